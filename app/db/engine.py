@@ -1,0 +1,67 @@
+"""The connection to PostgreSQL: engine, sessions, the base of all tables.
+
+SQLAlchemy is used synchronously everywhere, so that the API, the dispatcher and the workers share one
+repository code; the API runs it on FastAPI's threads and never while a request merely waits.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+from sqlalchemy import MetaData, create_engine
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+
+from app.settings import Settings, get_settings
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Base of every table."""
+
+    metadata = MetaData(naming_convention=NAMING)
+
+
+def make_engine(settings: Settings) -> Engine:
+    """An engine whose connections are checked before use and give up connecting after five seconds."""
+    return create_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.database_pool,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": 5,
+            "options": "-c timezone=UTC -c lock_timeout=15s -c idle_in_transaction_session_timeout=60s",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+        },
+    )
+
+
+@lru_cache
+def get_engine() -> Engine:
+    """The process's engine; call `.dispose()` on it before a fork."""
+    return make_engine(get_settings())
+
+
+@lru_cache
+def get_session_factory() -> sessionmaker[Session]:
+    """Sessions on the process's engine."""
+    return sessionmaker(get_engine(), expire_on_commit=False)
+
+
+@contextmanager
+def transaction() -> Iterator[Session]:
+    """One unit of work: commits at the end, rolls back on any exception."""
+    with get_session_factory().begin() as session:
+        yield session

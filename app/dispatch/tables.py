@@ -1,0 +1,26 @@
+"""The outbox: what must be said to the broker, written in the transaction that made it true."""
+
+from sqlalchemy import BigInteger, Identity, Index, String, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.columns import Created, Moment
+from app.db.engine import Base
+
+
+class OutboxMessage(Base):
+    """One ring of the doorbell. Published rows are deleted after a day."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        Index("ix_outbox_pending", "available_at", postgresql_where=text("published_at IS NULL")),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    queue: Mapped[str] = mapped_column(String(20))
+    hint: Mapped[str] = mapped_column(String(40))
+    """The id of the job or task that the message is about; a worker may well claim another one."""
+    created_at: Mapped[Created]
+    available_at: Mapped[Created]
+    """Not before this time: a dispatcher moves the row on when it takes it, so a hung broker holds no lock."""
+    attempts: Mapped[int] = mapped_column(default=0)
+    published_at: Mapped[Moment | None]

@@ -1,0 +1,37 @@
+"""Models: safetensors folders in the store, whatever they came from."""
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.columns import Created, Id, Json, JsonList, Name, Updated
+from app.db.engine import Base
+
+
+class Model(Base):
+    """A dense model: after intake, a list of content-addressed files and what they describe."""
+
+    __tablename__ = "models"
+    __table_args__ = (
+        CheckConstraint("state IN ('pending', 'ready', 'failed')", name="state"),
+        Index("ix_models_list", "project_id", "created_at", "id"),
+    )
+
+    id: Mapped[Id]
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name: Mapped[Name]
+    state: Mapped[str] = mapped_column(String(20))
+    source: Mapped[Json]
+    """`type` (folder, hub, gguf) and its fields as asked for; `commit` once a hub's revision is resolved."""
+    architecture: Mapped[str | None] = mapped_column(String(200))
+    model_type: Mapped[str | None] = mapped_column(String(100))
+    dtype: Mapped[str | None] = mapped_column(String(20))
+    parameters: Mapped[int | None] = mapped_column(BigInteger)
+    blocks: Mapped[int | None]
+    bytes: Mapped[int | None] = mapped_column(BigInteger)
+    digest: Mapped[str | None] = mapped_column(String(64))
+    """sha256 over the sorted (path, sha256) pairs of `files`."""
+    files: Mapped[JsonList | None]
+    """`path`, `sha256`, `bytes`, `key` of each file."""
+    error: Mapped[Json | None]
+    created_at: Mapped[Created]
+    updated_at: Mapped[Updated]

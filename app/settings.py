@@ -1,0 +1,85 @@
+"""Every setting of the service in one class, read from SECATEUR_* variables."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of the API, the dispatcher and the workers; each part reads the ones it needs."""
+
+    model_config = SettingsConfigDict(env_prefix="SECATEUR_", extra="ignore")
+
+    database_url: SecretStr
+    """PostgreSQL, as `postgresql+psycopg://user:password@host:port/name`."""
+    database_pool: int = Field(default=10, ge=1)
+    """Connections one process keeps at the most."""
+    broker_url: SecretStr
+    """Redis or Valkey, as `redis://:password@host:port/0`."""
+    secret: SecretStr = Field(min_length=32)
+    """Pepper of the API keys' HMAC; changing it invalidates every key."""
+
+    store_url: str
+    """`file:///folder` or `s3://bucket/prefix`."""
+    s3_endpoint: str | None = None
+    """URL of an S3 server that is not Amazon's."""
+    s3_region: str = "us-east-1"
+    s3_access_key_id: SecretStr | None = None
+    s3_secret_access_key: SecretStr | None = None
+
+    model_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Folders below which models may be registered by path, separated as in PATH."""
+    work_dir: Path = Path("/var/lib/secateur")
+    """Scratch space and the bounded cache of a worker."""
+    cache_bytes: int = Field(default=64 * 2**30, ge=0)
+    """Bound of the staging cache; the least recently used entries go first."""
+
+    heartbeat_seconds: float = Field(default=15, gt=0)
+    lease_seconds: float = Field(default=75, gt=0)
+    """A worker that does not renew within this time has lost its job."""
+    reaper_seconds: float = Field(default=15, gt=0)
+    dispatch_seconds: float = Field(default=1, gt=0)
+    """Longest pause between two looks at the outbox."""
+    ring_again_seconds: float = Field(default=60, gt=0)
+    """After this time a published but unclaimed job is rung again (with backoff)."""
+    max_attempts: int = Field(default=3, ge=1)
+    """Attempts that infrastructure may lose before a job fails as `worker_lost`."""
+    idempotency_hours: float = Field(default=24, gt=0)
+
+    max_upload_bytes: int = Field(default=2 * 2**30, ge=1)
+    max_body_bytes: int = Field(default=2**20, ge=1)
+    log_lines: int = Field(default=20_000, ge=1)
+    """Lines of engine log kept per job."""
+
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`; where the engine computes."""
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    """Threads of the engine; part of what makes a result reproducible."""
+
+    hf_endpoint: str = "https://huggingface.co"
+    hf_token: SecretStr | None = None
+
+    @field_validator("model_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: object) -> object:
+        """`a:b` becomes two folders; empty parts are dropped."""
+        if isinstance(value, str):
+            return tuple(Path(part) for part in value.split(os.pathsep) if part)
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _only_psycopg(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith("postgresql+psycopg://"):
+            raise ValueError("must start with postgresql+psycopg:// (PostgreSQL is the one database)")
+        return value
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()

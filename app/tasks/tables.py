@@ -1,0 +1,51 @@
+"""Work of the CPU queue: model intake, GGUF conversion, hub fetches. Claimed like jobs, by SQL."""
+
+from enum import StrEnum
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.columns import Created, Id, Json, Moment, Updated
+from app.db.engine import Base
+
+
+class TaskKind(StrEnum):
+    """What a task does; `subject_id` names the row it does it for."""
+
+    model_intake = "model_intake"
+    dataset_fetch = "dataset_fetch"
+
+
+class TaskState(StrEnum):
+    """A task's life: there is no cancel, the subject's deletion makes it moot."""
+
+    queued = "queued"
+    running = "running"
+    succeeded = "succeeded"
+    failed = "failed"
+
+
+class Task(Base):
+    """One piece of CPU work with its lease."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed')", name="state"),
+        Index("ix_tasks_claim", "available_at", postgresql_where=text("state = 'queued'")),
+        Index("ix_tasks_lease", "lease_expires_at", postgresql_where=text("state = 'running'")),
+    )
+
+    id: Mapped[Id]
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
+    kind: Mapped[str] = mapped_column(String(40))
+    subject_id: Mapped[str] = mapped_column(String(40), index=True)
+    state: Mapped[str] = mapped_column(String(20), default=TaskState.queued)
+    attempts: Mapped[int] = mapped_column(default=0)
+    fence: Mapped[int] = mapped_column(default=0)
+    lease_token: Mapped[str | None] = mapped_column(String(36))
+    lease_expires_at: Mapped[Moment | None]
+    worker: Mapped[str | None] = mapped_column(String(200))
+    available_at: Mapped[Created]
+    error: Mapped[Json | None]
+    created_at: Mapped[Created]
+    updated_at: Mapped[Updated]
