@@ -30,6 +30,10 @@ class Settings(BaseSettings):
     s3_region: str = "us-east-1"
     s3_access_key_id: SecretStr | None = None
     s3_secret_access_key: SecretStr | None = None
+    s3_public_endpoint: str | None = None
+    """Where callers reach the same S3 server, when that differs from `s3_endpoint`."""
+    presign_downloads: bool = False
+    """Answer a download with a redirect to a presigned URL of the S3 server instead of streaming it."""
 
     model_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders below which models may be registered by path, separated as in PATH."""

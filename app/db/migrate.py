@@ -1,0 +1,47 @@
+"""Bring a database to the newest revision: `python -m app.db.migrate`."""
+
+from importlib import resources
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, text
+
+from app.settings import get_settings
+
+_LOCK = 7_263_001
+"""Advisory lock: two migrations never run at once, the second finds nothing to do."""
+
+
+def _config(url: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(resources.files("migrations")))
+    config.attributes["url"] = url
+    return config
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Apply every missing revision, each in its own transaction; waits for another process's run."""
+    engine = create_engine(url)
+    try:
+        with engine.connect() as lock:
+            lock.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+            command.upgrade(_config(url), revision)
+    finally:
+        engine.dispose()
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Undo revisions down to `revision` (`base` undoes all of them)."""
+    command.downgrade(_config(url), revision)
+
+
+def is_current(connection: Connection) -> bool:
+    """Whether the database is at this code's newest revision."""
+    head = ScriptDirectory.from_config(_config("")).get_current_head()
+    return MigrationContext.configure(connection).get_current_revision() == head
+
+
+if __name__ == "__main__":
+    upgrade(get_settings().database_url.get_secret_value())
