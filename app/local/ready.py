@@ -1,0 +1,26 @@
+"""Waiting until a child serves."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from app.local.children import Child
+
+FIRST_PAUSE: Final = 0.02
+LONGEST_PAUSE: Final = 0.25
+
+
+class StartError(Exception):
+    """A child did not come up; the message ends with the tail of its log."""
+
+
+def wait_until_ready(child: Child, serves: Callable[[], bool], seconds: float) -> None:
+    """Return when `serves()` is true; raise StartError when the child ends or the time is over."""
+    deadline = time.monotonic() + seconds
+    pause = FIRST_PAUSE
+    while not serves():
+        if child.wait(pause):
+            raise StartError(f"{child.name} ended with code {child.exit_code} at start:\n{child.tail()}")
+        if time.monotonic() > deadline:
+            raise StartError(f"{child.name} did not answer within {seconds:.0f} s:\n{child.tail()}")
+        pause = min(pause * 1.5, LONGEST_PAUSE)
