@@ -1,0 +1,19 @@
+"""Ringing the doorbell: a row in the caller's transaction, published by the dispatcher after the commit."""
+
+from enum import StrEnum
+
+from sqlalchemy.orm import Session
+
+from app.dispatch.tables import OutboxMessage
+
+
+class Queue(StrEnum):
+    """Celery queues: one for what needs the accelerator, one for what does not."""
+
+    gpu = "gpu"
+    cpu = "cpu"
+
+
+def ring(session: Session, queue: Queue, hint: str) -> None:
+    """Say that there may be work; `hint` is the id of the job or task it is about."""
+    session.add(OutboxMessage(queue=queue, hint=hint))
