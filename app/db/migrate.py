@@ -14,7 +14,8 @@ _LOCK = 7_263_001
 """Advisory lock: two migrations never run at once, the second finds nothing to do."""
 
 
-def _config(url: str) -> Config:
+def alembic_config(url: str) -> Config:
+    """Alembic, told where the revisions are and which database is meant."""
     config = Config()
     config.set_main_option("script_location", str(resources.files("migrations")))
     config.attributes["url"] = url
@@ -27,19 +28,19 @@ def upgrade(url: str, revision: str = "head") -> None:
     try:
         with engine.connect() as lock:
             lock.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
-            command.upgrade(_config(url), revision)
+            command.upgrade(alembic_config(url), revision)
     finally:
         engine.dispose()
 
 
 def downgrade(url: str, revision: str) -> None:
     """Undo revisions down to `revision` (`base` undoes all of them)."""
-    command.downgrade(_config(url), revision)
+    command.downgrade(alembic_config(url), revision)
 
 
 def is_current(connection: Connection) -> bool:
     """Whether the database is at this code's newest revision."""
-    head = ScriptDirectory.from_config(_config("")).get_current_head()
+    head = ScriptDirectory.from_config(alembic_config("")).get_current_head()
     return MigrationContext.configure(connection).get_current_revision() == head
 
 

