@@ -11,9 +11,7 @@ class OutboxMessage(Base):
     """One ring of the doorbell. Published rows are deleted after a day."""
 
     __tablename__ = "outbox"
-    __table_args__ = (
-        Index("ix_outbox_pending", "available_at", postgresql_where=text("published_at IS NULL")),
-    )
+    __table_args__ = (Index("ix_outbox_pending", "available_at", postgresql_where=text("published_at IS NULL")),)
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     queue: Mapped[str] = mapped_column(String(20))

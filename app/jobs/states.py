@@ -92,9 +92,7 @@ ENDINGS: Final[dict[Reason, Ending]] = {
     Reason.engine_failed: Ending(Cause.system, Retry.counted, "The engine stopped with an error."),
     Reason.engine_killed: Ending(Cause.system, Retry.counted, "The engine was killed by a signal."),
     Reason.out_of_memory: Ending(Cause.system, Retry.counted, "The engine ran out of memory."),
-    Reason.store_failed: Ending(
-        Cause.system, Retry.counted, "The object store could not be read or written."
-    ),
+    Reason.store_failed: Ending(Cause.system, Retry.counted, "The object store could not be read or written."),
     Reason.worker_lost: Ending(Cause.system, Retry.counted, "The worker stopped renewing its lease."),
     Reason.worker_stopped: Ending(Cause.system, Retry.free, "The worker was asked to stop."),
     Reason.max_pending: Ending(Cause.system, Retry.never, "The job waited longer than its limit."),
