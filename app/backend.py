@@ -1,0 +1,49 @@
+"""What one API process holds on to: settings, connections, store; and the unit of work of a request."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.db.engine import make_engine
+from app.settings import Settings
+from app.storage import ObjectStore, open_store
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Made once by `create_app`."""
+
+    settings: Settings
+    engine: Engine
+    sessions: sessionmaker[Session]
+    store: ObjectStore
+
+
+def open_backend(settings: Settings) -> Backend:
+    """Connect lazily: nothing is contacted before the first request."""
+    engine = make_engine(settings)
+    return Backend(settings, engine, sessionmaker(engine, expire_on_commit=False), open_store(settings))
+
+
+def get_backend(request: Request) -> Backend:
+    """The process's backend."""
+    backend = request.app.state.backend
+    assert isinstance(backend, Backend)  # noqa: S101 - for the type checker
+    return backend
+
+
+BackendDep = Annotated[Backend, Depends(get_backend)]
+
+
+def unit_of_work(backend: BackendDep) -> Iterator[Session]:
+    """One transaction: committed after the endpoint returns and BEFORE the answer is sent, or rolled back."""
+    with backend.sessions.begin() as session:
+        yield session
+
+
+# With FastAPI's default scope the commit would come after the answer, and a 201 could be a lie.
+UnitOfWork = Annotated[Session, Depends(unit_of_work, scope="function")]
