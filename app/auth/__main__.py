@@ -1,0 +1,74 @@
+"""`python -m app.auth create-key --project default --name laptop`: prints the key and nothing else."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sqlalchemy.orm import Session
+
+from app.auth import repository
+from app.auth.scopes import ORDINARY, Scope
+from app.auth.service import create_key
+from app.db.engine import transaction
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code: 0, or 1 with the reason on standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        with transaction() as session:
+            text = _COMMANDS[options.command](session, options)
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(text)
+    return 0
+
+
+def _create(session: Session, options: argparse.Namespace) -> str:
+    expires = datetime.now(UTC) + timedelta(days=options.days) if options.days is not None else None
+    return create_key(session, options.project, options.name, options.scope or ORDINARY, expires) + "\n"
+
+
+def _revoke(session: Session, options: argparse.Namespace) -> str:
+    if not repository.revoke_key(session, options.id):
+        raise ValueError("there is no such key, or it is revoked already")
+    return ""
+
+
+def _list(session: Session, options: argparse.Namespace) -> str:
+    lines = [
+        f"{key.id}  {key.hint}…  {key.name}  {','.join(key.scopes)}  {'revoked' if key.revoked_at else 'alive'}\n"
+        for key in repository.list_keys(session, options.project)
+    ]
+    return "".join(lines)
+
+
+_COMMANDS: Final[dict[str, Callable[[Session, argparse.Namespace], str]]] = {
+    "create-key": _create,
+    "list-keys": _list,
+    "revoke-key": _revoke,
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m app.auth", description="Manage API keys.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    create = commands.add_parser("create-key", help="make a key and print it; it is shown only this once")
+    create.add_argument("--project", required=True, help="made when missing")
+    create.add_argument("--name", required=True, help="what the key is for")
+    create.add_argument(
+        "--scope", action="append", choices=[scope.value for scope in Scope], help="may be repeated"
+    )
+    create.add_argument("--days", type=float, help="days until it expires (default: never)")
+    listing = commands.add_parser("list-keys", help="ids, first characters, names and scopes of a project's keys")
+    listing.add_argument("--project", required=True)
+    revoke = commands.add_parser("revoke-key", help="end a key at once")
+    revoke.add_argument("id", help="key_…, as `list-keys` shows it")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Making and checking API keys."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from app.auth import repository
+from app.auth.scopes import Scope
+from app.auth.tables import ApiKey
+from app.auth.tokens import HINT, is_token, new_token, token_digest
+from app.kit.ids import Prefix, new_id
+from app.settings import get_settings
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who is asking: a key of one project."""
+
+    project: str
+    key: str
+    scopes: frozenset[str]
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the key has got the scope."""
+        return scope in self.scopes or Scope.admin in self.scopes
+
+
+def create_key(
+    session: Session,
+    project_name: str,
+    name: str,
+    scopes: Iterable[Scope | str],
+    expires_at: datetime | None = None,
+) -> str:
+    """A new key's text, which is nowhere kept; makes the project when missing.
+
+    Raises ValueError for an unknown scope, an empty or overlong name, or a past expiry.
+    """
+    wanted = sorted({Scope(scope) for scope in scopes})
+    if not wanted:
+        raise ValueError("a key needs at least one scope")
+    for text in (project_name, name):
+        if not 1 <= len(text.strip()) <= 200 or not text.isprintable():
+            raise ValueError("names have 1 to 200 printable characters")
+    if expires_at is not None and expires_at <= datetime.now(UTC):
+        raise ValueError("the expiry lies in the past")
+    token = new_token()
+    session.add(
+        ApiKey(
+            id=new_id(Prefix.key),
+            project_id=repository.ensure_project(session, project_name).id,
+            name=name,
+            hint=token[:HINT],
+            digest=token_digest(token, get_settings().secret.get_secret_value()),
+            scopes=wanted,
+            expires_at=expires_at,
+        )
+    )
+    session.flush()
+    return token
+
+
+def authenticate(session: Session, token: str, secret: str) -> Principal | None:
+    """Whose key it is; None when it is malformed, unknown, revoked or expired."""
+    if not is_token(token):
+        return None
+    key = repository.find_live_key(session, token_digest(token, secret))
+    if key is None:
+        return None
+    if key.last_used_at is None or key.last_used_at < datetime.now(UTC) - timedelta(minutes=1):
+        repository.touch_key(session, key.id)
+    return Principal(key.project_id, key.id, frozenset(key.scopes))
