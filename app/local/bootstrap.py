@@ -1,0 +1,33 @@
+"""Prepare the database of a local stack: migrations and the first API key (`python -m app.local.bootstrap FILE`).
+
+A process of its own, because it needs the stack's settings and the supervisor has none.
+"""
+
+import sys
+from pathlib import Path
+
+from app.auth import service
+from app.auth.scopes import Scope
+from app.db.engine import transaction
+from app.db.migrate import upgrade
+from app.local.state import write_private
+from app.settings import get_settings
+
+PROJECT = "default"
+KEY_NAME = "local stack"
+
+
+def main(key_file: Path) -> None:
+    """Bring the database to head; make the key unless the file has one that works."""
+    settings = get_settings()
+    upgrade(settings.database_url.get_secret_value())
+    with transaction() as session:
+        kept = key_file.read_text().strip() if key_file.exists() else ""
+        if service.authenticate(session, kept, settings.secret.get_secret_value()) is not None:
+            return
+        key = service.create_key(session, PROJECT, KEY_NAME, list(Scope))
+    write_private(key_file, key + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

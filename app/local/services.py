@@ -1,0 +1,83 @@
+"""Our own processes of a local stack, and the settings they share."""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import app
+from app.local.children import Child
+from app.local.postgres import PostgresServer
+from app.local.state import Memory, StateFolder
+from app.local.valkey import ValkeyServer
+
+CLIENT_ONLY: Final = {"SECATEUR_URL", "SECATEUR_API_KEY", "SECATEUR_STATE"}
+"""Variables for the command line, which are no business of the service."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """Makes the children: their command, environment and log."""
+
+    state: StateFolder
+    environment: Mapping[str, str]
+
+    def bootstrap(self) -> Child:
+        return self._python("bootstrap", "app.local.bootstrap", str(self.state.key_file))
+
+    def api(self, host: str, port: int) -> Child:
+        return self._python(
+            *("api", "uvicorn", "app.main:create_app", "--factory", "--host", host, "--port", str(port)),
+            *("--no-server-header", "--timeout-graceful-shutdown", "5"),
+        )
+
+    def dispatcher(self) -> Child:
+        return self._python("dispatcher", "app.dispatch")
+
+    def worker(self, queue: str) -> Child:
+        """One Celery worker; it takes one job at a time."""
+        child = self._python(
+            *(f"worker-{queue}", "celery", "-A", "worker.celery", "worker", "-Q", queue, "-c", "1"),
+            *("-n", f"{queue}0@%h", "--loglevel", "INFO", "--without-gossip", "--without-mingle"),
+        )
+        # With this Celery takes SIGTERM as its soft shutdown: the running job is given back at once.
+        child.environment = {**child.environment, "REMAP_SIGTERM": "SIGQUIT"}
+        child.grace = 20
+        return child
+
+    def _python(self, name: str, module: str, *arguments: str) -> Child:
+        return Child(
+            name,
+            [sys.executable, "-m", module, *arguments],
+            self.state.logs / f"{name}.log",
+            environment=self.environment,
+            directory=self.state.path,
+            inherit=(self.state.lock_handle,),
+        )
+
+
+def service_environment(
+    state: StateFolder,
+    memory: Memory,
+    postgres: PostgresServer,
+    valkey: ValkeyServer,
+    model_roots: Iterable[Path],
+    extra: Mapping[str, str],
+) -> dict[str, str]:
+    """The caller's environment with our settings over it; other SECATEUR_ variables, such as DEVICE, pass."""
+    inherited = {name: value for name, value in os.environ.items() if name not in CLIENT_ONLY}
+    source = str(Path(app.__file__).parent.parent)
+    path = os.pathsep.join(part for part in (source, os.environ.get("PYTHONPATH")) if part)
+    return inherited | {
+        "PYTHONPATH": path,
+        "PYTHONUNBUFFERED": "1",
+        "SECATEUR_DATABASE_URL": postgres.url,
+        "SECATEUR_BROKER_URL": valkey.url,
+        "SECATEUR_SECRET": memory.secret,
+        "SECATEUR_STORE_URL": (state.path / "store").as_uri(),
+        "SECATEUR_MODEL_ROOTS": os.pathsep.join(map(str, (state.models, *model_roots))),
+        "SECATEUR_WORK_DIR": str(state.path / "work"),
+        **extra,
+    }
