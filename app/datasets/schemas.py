@@ -1,0 +1,61 @@
+"""Datasets as callers send and see them."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from app.datasets.tables import IntakeState
+from app.kit.fields import HubId, Name, Revision, Strict
+from app.kit.refs import InputError
+
+Format = Literal["txt", "jsonl"]
+TextField = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_Part = Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+
+
+class HubReference(Strict):
+    """A dataset of the hub."""
+
+    id: HubId
+    config: _Part | None = Field(default=None, description="The dataset's configuration; null takes its only one.")
+    split: _Part = "train"
+    revision: Revision = "main"
+    text_field: TextField = "text"
+
+
+class DatasetCreate(Strict):
+    """Have a dataset of the hub fetched."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"name": "wiki", "hub": {"id": "Salesforce/wikitext", "config": "wikitext-2-v1", "split": "test"}}
+            ]
+        }
+    )
+
+    name: Name
+    hub: HubReference
+
+
+class DatasetRead(BaseModel):
+    """A dataset; its text never changes. The counts are null until it is ready."""
+
+    model_config = ConfigDict(from_attributes=True, title="Dataset")
+
+    id: str
+    object: Literal["dataset"] = "dataset"
+    name: str
+    state: IntakeState
+    source: Literal["upload", "hub"]
+    format: Format
+    text_field: str | None
+    hub: dict[str, Any] | None
+    bytes: int | None
+    documents: int | None
+    characters: int | None
+    sha256: str | None
+    error: InputError | None
+    created_at: datetime
+    updated_at: datetime

@@ -1,0 +1,116 @@
+"""Rules of datasets: immutable, content-addressed, deletable once no unfinished job needs them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from app.backend import Backend
+from app.datasets import repository
+from app.datasets.schemas import DatasetCreate
+from app.datasets.tables import Dataset, IntakeState
+from app.datasets.text import TextScanner
+from app.kit.ids import Prefix, new_id
+from app.kit.problems import NotFound, Problem
+from app.tasks.queue import enqueue
+from app.tasks.tables import TaskKind
+
+
+class DatasetNotFound(NotFound):
+    code, title = "dataset_not_found", "There is no such dataset"
+
+
+class DatasetInUse(Problem):
+    status, code, title = 409, "dataset_in_use", "An unfinished job needs the dataset"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A complete uploaded text in a local file."""
+
+    name: str
+    format: str
+    text_field: str | None
+    path: Path
+    scan: TextScanner
+
+
+def object_key(project: str, sha256: str) -> str:
+    """Where a dataset's text lies in the store; the same text is stored once a project."""
+    return f"projects/{project}/datasets/{sha256}"
+
+
+def add_upload(backend: Backend, project: str, upload: Upload) -> Dataset:
+    """Store the text, then make the dataset in one transaction."""
+    key = object_key(project, upload.scan.sha256)
+    backend.store.put_file(key, upload.path)
+    with backend.sessions.begin() as session:
+        repository.lock_object(session, key)
+        if backend.store.head(key) is None:
+            # The last dataset with this text was deleted in between.
+            backend.store.put_file(key, upload.path)
+        dataset = Dataset(
+            id=new_id(Prefix.dataset),
+            project_id=project,
+            name=upload.name,
+            state=IntakeState.ready,
+            source="upload",
+            format=upload.format,
+            text_field=upload.text_field,
+            bytes=upload.scan.bytes,
+            documents=upload.scan.documents,
+            characters=upload.scan.characters,
+            sha256=upload.scan.sha256,
+            object_key=key,
+        )
+        session.add(dataset)
+    return dataset
+
+
+def request_from_hub(session: Session, project: str, body: DatasetCreate) -> Dataset:
+    """A pending dataset and the task that fetches it."""
+    dataset = Dataset(
+        id=new_id(Prefix.dataset),
+        project_id=project,
+        name=body.name,
+        state=IntakeState.pending,
+        source="hub",
+        format="jsonl",
+        text_field=body.hub.text_field,
+        hub=body.hub.model_dump(),
+    )
+    session.add(dataset)
+    session.flush()
+    enqueue(session, project, TaskKind.dataset_fetch, dataset.id)
+    return dataset
+
+
+def read(session: Session, project: str, id: str) -> Dataset:
+    """Raises DatasetNotFound, also for another project's."""
+    dataset = repository.find(session, project, id)
+    if dataset is None:
+        raise DatasetNotFound
+    return dataset
+
+
+def delete(backend: Backend, project: str, id: str) -> None:
+    """Delete a dataset, and its text when no other dataset has the same. Raises DatasetNotFound, DatasetInUse."""
+    with backend.sessions.begin() as session:
+        dataset = repository.find_for_deletion(session, project, id)
+        if dataset is None:
+            raise DatasetNotFound
+        jobs = repository.unfinished_jobs(session, id)
+        if jobs:
+            raise DatasetInUse(f"Wait for or cancel: {', '.join(jobs)}.")
+        key = dataset.object_key
+        repository.remove(session, dataset)
+    if key is not None:
+        _delete_object(backend, key)
+
+
+def _delete_object(backend: Backend, key: str) -> None:
+    """Only after the commit, and under the key's lock: no dataset ever stands without its text."""
+    with backend.sessions.begin() as session:
+        repository.lock_object(session, key)
+        if not repository.is_referred(session, key):
+            backend.store.delete([key])

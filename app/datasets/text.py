@@ -1,0 +1,125 @@
+"""Reading a dataset's text piece by piece: is it usable, how much is it, what is its hash."""
+
+import codecs
+import hashlib
+import json
+from typing import Final
+
+MAX_LINE_BYTES: Final = 16 * 2**20
+"""Longest line of a jsonl dataset, that is, the longest document."""
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class TextRefused(Exception):
+    """The text cannot be a dataset; the message names the line and the fix."""
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(f"line {line}: {message}" if line is not None else message)
+        self.line = line
+
+
+class TextScanner:
+    """Takes the bytes of a dataset in order and counts them; memory is bounded by one line.
+
+    `txt` is one document. `jsonl` is one JSON object a line, with the text as a string under `text_field`;
+    blank lines do not count.
+    """
+
+    def __init__(self, format: str, text_field: str | None = None) -> None:
+        self._format = format
+        self._field = text_field or "text"
+        self._hash = hashlib.sha256()
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._rest = bytearray()
+        self._line = 1
+        self._blank = True
+        self.bytes = 0
+        self.documents = 0
+        self.characters = 0
+
+    @property
+    def sha256(self) -> str:
+        """Hex sha256 of all bytes so far."""
+        return self._hash.hexdigest()
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes. Raises TextRefused."""
+        if self.bytes < len(_BOM) and (bytes(self._rest) + data).startswith(_BOM):
+            raise TextRefused("starts with a byte order mark; save the text as UTF-8 without one", 1)
+        self._hash.update(data)
+        self.bytes += len(data)
+        if self._format == "jsonl":
+            self._feed_lines(data)
+        else:
+            self._feed_text(data, final=False)
+
+    def finish(self) -> None:
+        """No more bytes. Raises TextRefused when the end is cut off or there was no text at all."""
+        if self._format == "jsonl":
+            if self._rest:
+                self._take_line(bytes(self._rest))
+                self._rest.clear()
+        else:
+            self._feed_text(b"", final=True)
+            self.documents = 1
+        if self._blank:
+            raise TextRefused("there is no text in it; send at least one character that is not blank")
+
+    def _feed_text(self, data: bytes, final: bool) -> None:
+        try:
+            text = self._decoder.decode(data, final)
+        except UnicodeDecodeError as error:
+            line = self._line + error.object[: error.start].count(b"\n")
+            raise TextRefused("is not UTF-8; convert the text to UTF-8", line) from None
+        if "\0" in text:
+            line = self._line + text[: text.index("\0")].count("\n")
+            raise TextRefused("contains a NUL character; remove it", line)
+        self._line += text.count("\n")
+        self.characters += len(text)
+        self._blank = self._blank and not text.strip()
+
+    def _feed_lines(self, data: bytes) -> None:
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            self._rest += line
+            self._check_length()
+            self._take_line(bytes(self._rest))
+            self._rest.clear()
+            self._line += 1
+        self._rest += rest
+        self._check_length()
+
+    def _check_length(self) -> None:
+        if len(self._rest) > MAX_LINE_BYTES:
+            raise TextRefused(f"is longer than {MAX_LINE_BYTES} bytes; split the document", self._line)
+
+    def _take_line(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        text = self._document(line)
+        self.documents += 1
+        self.characters += len(text)
+        self._blank = self._blank and not text.strip()
+
+    def _document(self, line: bytes) -> str:
+        """The text of one line of jsonl."""
+        try:
+            value = json.loads(line.decode())
+        except UnicodeDecodeError:
+            raise TextRefused("is not UTF-8; convert the text to UTF-8", self._line) from None
+        except (ValueError, RecursionError):
+            raise TextRefused("is not JSON; write one JSON object a line", self._line) from None
+        if not isinstance(value, dict):
+            raise TextRefused(f'is not a JSON object; write {{"{self._field}": "…"}}', self._line)
+        text = value.get(self._field)
+        if not isinstance(text, str):
+            raise TextRefused(f"has no string under `{self._field}`; name the field as text_field", self._line)
+        if "\0" in text:
+            raise TextRefused(f"`{self._field}` contains a NUL character; remove it", self._line)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise TextRefused(
+                f"`{self._field}` contains half of a surrogate pair; remove it", self._line
+            ) from None
+        return text

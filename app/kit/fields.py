@@ -1,0 +1,42 @@
+"""Kinds of text that requests share."""
+
+from typing import Annotated
+
+from fastapi import Path
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must not contain control characters")
+    return text
+
+
+_REPO_PART = r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
+
+Name = Annotated[
+    str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), AfterValidator(_printable)
+]
+"""What people call a thing; need not be unique."""
+
+HubId = Annotated[
+    str,
+    StringConstraints(max_length=193, pattern=rf"^{_REPO_PART}(/{_REPO_PART})?$"),
+    Field(description="A repository of the hub: `name` or `owner/name`.", examples=["HuggingFaceTB/SmolLM2-135M"]),
+]
+Revision = Annotated[
+    str,
+    StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"),
+    Field(description="A branch, a tag or a commit."),
+]
+
+
+class Strict(BaseModel):
+    """Base of request bodies: unknown fields are errors, and nothing is converted in silence."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+DatasetId = Annotated[str, Path(description="`ds_…`", max_length=100)]
+ModelId = Annotated[str, Path(description="`mdl_…`", max_length=100)]
+JobId = Annotated[str, Path(description="`job_…`", max_length=100)]

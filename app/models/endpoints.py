@@ -1,0 +1,74 @@
+"""/v1/models"""
+
+from datetime import datetime
+
+from fastapi import APIRouter, Response
+
+from app.auth.dependencies import DataRead, DataWrite
+from app.backend import BackendDep, UnitOfWork
+from app.kit.fields import ModelId
+from app.kit.json_body import StrictRoute
+from app.kit.pagination import CursorText, Limit, Page, decode_cursor, encode_cursor, page_of
+from app.kit.problems import TooLarge, UnsupportedMediaType, problems
+from app.kit.replies import reply
+from app.models import repository, service
+from app.models.schemas import ModelCreate, ModelRead
+from app.models.service import ModelInUse, ModelNotFound, SourceRefused
+
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute)
+
+
+@router.post(
+    "",
+    operation_id="create_model",
+    summary="Register a model",
+    status_code=202,
+    response_model=ModelRead,
+    responses=problems(SourceRefused, TooLarge, UnsupportedMediaType),
+)
+def create_model(body: ModelCreate, auth: DataWrite, session: UnitOfWork, backend: BackendDep) -> Response:
+    """A folder or GGUF file below one of the service's model roots, or a repository of the hub. The CPU queue
+    scans it (safetensors only, no code, known architecture), converts a GGUF, and stores its files."""
+    model = service.register(session, auth.project, body, backend.settings)
+    return reply(ModelRead.model_validate(model), 202, {"Location": f"/v1/models/{model.id}"})
+
+
+@router.get(
+    "",
+    operation_id="list_models",
+    summary="List models, newest first",
+    response_model=Page[ModelRead],
+    responses=problems(),
+)
+def list_models(auth: DataRead, session: UnitOfWork, limit: Limit = 50, cursor: CursorText = None) -> Response:
+    """One page of the project's models."""
+    after = decode_cursor(cursor, datetime, str)
+    rows, more = page_of(repository.list_page(session, auth.project, after, limit + 1), limit)
+    following = encode_cursor(*repository.created_key(rows[-1])) if more else None
+    return reply(Page[ModelRead](data=[ModelRead.model_validate(row) for row in rows], next_cursor=following))
+
+
+@router.get(
+    "/{id}",
+    operation_id="get_model",
+    summary="Read a model",
+    response_model=ModelRead,
+    responses=problems(ModelNotFound),
+)
+def get_model(id: ModelId, auth: DataRead, session: UnitOfWork) -> Response:
+    """`state` is pending until the intake is over; a failed one says why in `error`."""
+    return reply(ModelRead.model_validate(service.read(session, auth.project, id)))
+
+
+@router.delete(
+    "/{id}",
+    operation_id="delete_model",
+    summary="Delete a model",
+    status_code=204,
+    response_class=Response,
+    responses=problems(ModelNotFound, ModelInUse),
+)
+def delete_model(id: ModelId, auth: DataWrite, session: UnitOfWork) -> Response:
+    """Refused while any job refers to it, finished or not."""
+    service.delete(session, auth.project, id)
+    return Response(status_code=204)

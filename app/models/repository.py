@@ -1,0 +1,48 @@
+"""SQL of models; `_owned` is the one place where the tenant comes in."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Select, select, tuple_
+from sqlalchemy.orm import Session
+
+from app.jobs.tables import Job
+from app.models.tables import Model
+
+
+def _owned(project: str) -> Select[Model]:
+    return select(Model).where(Model.project_id == project)
+
+
+def find(session: Session, project: str, id: str) -> Model | None:
+    """The project's model of that id."""
+    return session.scalars(_owned(project).where(Model.id == id)).one_or_none()
+
+
+def find_for_use(session: Session, project: str, id: str) -> Model | None:
+    """The same, kept from deletion until the transaction ends."""
+    query = _owned(project).where(Model.id == id).with_for_update(read=True, key_share=True)
+    return session.scalars(query).one_or_none()
+
+
+def find_for_deletion(session: Session, project: str, id: str) -> Model | None:
+    """The same, kept from new uses until the transaction ends."""
+    return session.scalars(_owned(project).where(Model.id == id).with_for_update()).one_or_none()
+
+
+def list_page(session: Session, project: str, after: list[object] | None, limit: int) -> Sequence[Model]:
+    """Newest first; `after` is the (created_at, id) of the last row of the page before."""
+    query = _owned(project).order_by(Model.created_at.desc(), Model.id.desc()).limit(limit)
+    if after is not None:
+        query = query.where(tuple_(Model.created_at, Model.id) < tuple_(*after))
+    return session.scalars(query).all()
+
+
+def some_jobs(session: Session, id: str) -> Sequence[str]:
+    """Some jobs of the model, finished or not."""
+    return session.scalars(select(Job.id).where(Job.model_id == id).order_by(Job.id).limit(3)).all()
+
+
+def created_key(model: Model) -> tuple[datetime, str]:
+    """The sort key of `list_page`."""
+    return model.created_at, model.id

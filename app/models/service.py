@@ -1,0 +1,75 @@
+"""Rules of models: registered by reference, taken in by the CPU queue, kept while any job refers to them."""
+
+from sqlalchemy.orm import Session
+
+from app.datasets.tables import IntakeState
+from app.kit.ids import Prefix, new_id
+from app.kit.problems import FieldError, Invalid, NotFound, Problem
+from app.models import repository
+from app.models.references import may_exist
+from app.models.schemas import HubSource, ModelCreate
+from app.models.tables import Model
+from app.settings import Settings
+from app.tasks.queue import enqueue
+from app.tasks.tables import TaskKind
+
+
+class ModelNotFound(NotFound):
+    code, title = "model_not_found", "There is no such model"
+
+
+class ModelInUse(Problem):
+    status, code, title = 409, "model_in_use", "A job refers to the model"
+
+
+class SourceRefused(Invalid):
+    code, title = "source_refused", "The model's source cannot be used"
+
+
+def register(session: Session, project: str, body: ModelCreate, settings: Settings) -> Model:
+    """A pending model and the task that takes it in. Raises SourceRefused."""
+    if not isinstance(body.source, HubSource):
+        _check_path(body.source.path, settings)
+    model = Model(
+        id=new_id(Prefix.model),
+        project_id=project,
+        name=body.name,
+        state=IntakeState.pending,
+        source=body.source.model_dump(),
+    )
+    session.add(model)
+    session.flush()
+    enqueue(session, project, TaskKind.model_intake, model.id)
+    return model
+
+
+def read(session: Session, project: str, id: str) -> Model:
+    """Raises ModelNotFound, also for another project's."""
+    model = repository.find(session, project, id)
+    if model is None:
+        raise ModelNotFound
+    return model
+
+
+def delete(session: Session, project: str, id: str) -> None:
+    """Delete a model; its objects are left to garbage collection, because models share files.
+
+    Raises ModelNotFound, ModelInUse.
+    """
+    model = repository.find_for_deletion(session, project, id)
+    if model is None:
+        raise ModelNotFound
+    jobs = repository.some_jobs(session, id)
+    if jobs:
+        raise ModelInUse(f"Jobs refer to it, among them {', '.join(jobs)}.")
+    session.delete(model)
+
+
+def _check_path(path: str, settings: Settings) -> None:
+    if not settings.model_roots:
+        detail = "this service has no folder that models may be registered from"
+    elif not may_exist(settings.model_roots, path):
+        detail = "no model root has this path"
+    else:
+        return
+    raise SourceRefused(f"source.path: {detail}", errors=[FieldError(detail, pointer="/source/path")])
