@@ -12,7 +12,7 @@ from app.datasets.tables import Dataset, IntakeState
 from app.datasets.text import TextScanner
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import NotFound, Problem
-from app.tasks.queue import enqueue
+from app.tasks.service import submit
 from app.tasks.tables import TaskKind
 
 
@@ -81,7 +81,7 @@ def request_from_hub(session: Session, project: str, body: DatasetCreate) -> Dat
     )
     session.add(dataset)
     session.flush()
-    enqueue(session, project, TaskKind.dataset_fetch, dataset.id)
+    submit(session, project, TaskKind.dataset_fetch, dataset.id)
     return dataset
 
 

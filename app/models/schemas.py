@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.datasets.tables import IntakeState
 from app.kit.fields import HubId, Name, Revision, Strict
@@ -26,11 +26,17 @@ class HubSource(Strict):
     revision: Revision = "main"
 
 
+def _gguf(path: str) -> str:
+    if not path.lower().endswith(".gguf"):
+        raise ValueError("must name a .gguf file")
+    return path
+
+
 class GgufSource(Strict):
     """A GGUF file, converted once to safetensors of the named type."""
 
     type: Literal["gguf"]
-    path: Annotated[RootPath, StringConstraints(pattern=r"\.[gG][gG][uU][fF]$")]
+    path: Annotated[RootPath, AfterValidator(_gguf)]
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
 
 

@@ -10,7 +10,7 @@ from app.models.references import may_exist
 from app.models.schemas import HubSource, ModelCreate
 from app.models.tables import Model
 from app.settings import Settings
-from app.tasks.queue import enqueue
+from app.tasks.service import submit
 from app.tasks.tables import TaskKind
 
 
@@ -39,7 +39,7 @@ def register(session: Session, project: str, body: ModelCreate, settings: Settin
     )
     session.add(model)
     session.flush()
-    enqueue(session, project, TaskKind.model_intake, model.id)
+    submit(session, project, TaskKind.model_intake, model.id)
     return model
 
 
