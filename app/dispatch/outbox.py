@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from sqlalchemy.orm import Session
 
+from app.db.clock import from_now
 from app.dispatch.tables import OutboxMessage
 
 
@@ -14,6 +15,9 @@ class Queue(StrEnum):
     cpu = "cpu"
 
 
-def ring(session: Session, queue: Queue, hint: str) -> None:
+def ring(session: Session, queue: Queue, hint: str, after_seconds: float = 0) -> None:
     """Say that there may be work; `hint` is the id of the job or task it is about."""
-    session.add(OutboxMessage(queue=queue, hint=hint))
+    message = OutboxMessage(queue=queue, hint=hint)
+    if after_seconds > 0:
+        message.available_at = from_now(after_seconds)
+    session.add(message)

@@ -1,0 +1,51 @@
+"""The dispatcher and reaper process: `python -m app.dispatch`. Run as many copies as you like."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+
+from app.dispatch.dispatcher import Dispatcher
+from app.dispatch.housekeeping import clean_round
+from app.settings import get_settings
+
+log = logging.getLogger("app.dispatch")
+
+
+def main() -> None:
+    """Two loops side by side, so that a hanging broker does not keep the reaper from its work."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = get_settings()
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    dispatcher = Dispatcher(settings.broker_url.get_secret_value())
+    loops = [
+        _start("dispatcher", dispatcher.look, settings.dispatch_seconds, stopping),
+        _start("reaper", lambda: clean_round(settings), settings.reaper_seconds, stopping),
+    ]
+    log.info("dispatching every %gs, reaping every %gs", settings.dispatch_seconds, settings.reaper_seconds)
+    stopping.wait()
+    for loop in loops:
+        loop.join(timeout=10)
+    dispatcher.close()
+
+
+def _start(name: str, act: Callable[[], object], pause: float, stopping: threading.Event) -> threading.Thread:
+    thread = threading.Thread(target=_repeat, args=(name, act, pause, stopping), name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def _repeat(name: str, act: Callable[[], object], pause: float, stopping: threading.Event) -> None:
+    """Act, rest, act …; an error is logged and the next turn tries again."""
+    while not stopping.is_set():
+        try:
+            act()
+        except Exception as error:
+            log.exception("%s: this turn failed (%s)", name, type(error).__name__)
+        stopping.wait(pause)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What must happen every few seconds although nobody asks: the reaper's round."""
+
+import logging
+
+from sqlalchemy import delete, func
+
+from app.db.engine import transaction
+from app.dispatch import repository
+from app.jobs.delivery import reaper
+from app.jobs.tables import IdempotencyKey
+from app.settings import Settings
+from app.tasks import repository as task_repository
+from app.tasks import service as tasks
+
+log = logging.getLogger(__name__)
+
+
+def clean_round(settings: Settings) -> None:
+    """One round. Each step is a transaction of its own, so that one that fails does not hide the others' work."""
+    reap_jobs(settings)
+    reap_tasks(settings)
+    with transaction() as session:
+        count = reaper.fail_unusable(session)
+        count += reaper.ring_again(session, settings.ring_again_seconds)
+        count += task_repository.ring_again(session, settings.ring_again_seconds)
+    if count:
+        log.info("%d jobs and tasks were rung again or cannot start", count)
+    with transaction() as session:
+        repository.forget_published(session)
+        session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < func.now()))
+
+
+def reap_jobs(settings: Settings) -> int:
+    """Take every job whose lease has expired; how many."""
+    count = 0
+    while True:
+        with transaction() as session:
+            reaped = reaper.reap_one(session, settings.lease_seconds, settings.max_attempts)
+        if reaped is None:
+            return count
+        log.warning("the lease of %s expired; the job is now %s", *reaped)
+        count += 1
+
+
+def reap_tasks(settings: Settings) -> int:
+    """The same for the CPU queue's tasks."""
+    count = 0
+    while True:
+        with transaction() as session:
+            task_id = tasks.reap_one(session, settings.lease_seconds, settings.max_attempts)
+        if task_id is None:
+            return count
+        log.warning("the lease of %s expired", task_id)
+        count += 1

@@ -1,0 +1,62 @@
+"""The SQL of the outbox."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.orm import Session
+
+from app.db.clock import from_now
+from app.dispatch.tables import OutboxMessage
+
+BATCH: Final = 100
+HOLD_SECONDS: Final = 30
+"""For so long a taken message is not offered to another dispatcher."""
+LONGEST_WAIT_SECONDS: Final = 15
+KEPT_SECONDS: Final = 86_400
+
+
+def take(session: Session) -> Sequence[OutboxMessage]:
+    """Messages to publish now, in the order they were written. They come back if nobody marks them."""
+    due = (
+        select(OutboxMessage.id)
+        .where(OutboxMessage.published_at.is_(None), OutboxMessage.available_at <= func.now())
+        .order_by(OutboxMessage.id)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        update(OutboxMessage)
+        .where(OutboxMessage.id.in_(due.scalar_subquery()))
+        .values(available_at=from_now(HOLD_SECONDS), attempts=OutboxMessage.attempts + 1)
+        .returning(OutboxMessage)
+        .execution_options(synchronize_session=False)
+    )
+    return sorted(session.scalars(statement).all(), key=lambda message: message.id)
+
+
+_RUNG = text("UPDATE jobs SET rung_at = now(), rings = rings + 1 WHERE id = ANY(:hints) AND state = 'queued'")
+
+
+def mark_published(session: Session, messages: Sequence[OutboxMessage]) -> None:
+    """These have reached the broker."""
+    if messages:
+        ids = [message.id for message in messages]
+        session.execute(update(OutboxMessage).where(OutboxMessage.id.in_(ids)).values(published_at=func.now()))
+        session.execute(_RUNG, {"hints": [message.hint for message in messages]})
+
+
+def put_off(session: Session, messages: Sequence[OutboxMessage]) -> None:
+    """These have not; try again soon, later each time."""
+    for message in messages:
+        wait = min(LONGEST_WAIT_SECONDS, 0.5 * 2 ** min(message.attempts, 10))
+        session.execute(
+            update(OutboxMessage).where(OutboxMessage.id == message.id).values(available_at=from_now(wait))
+        )
+
+
+def forget_published(session: Session) -> int:
+    """Delete rows that were published more than a day ago."""
+    statement = delete(OutboxMessage).where(OutboxMessage.published_at < from_now(-KEPT_SECONDS))
+    result: Any = session.execute(statement)
+    return int(result.rowcount)

@@ -1,0 +1,202 @@
+"""What a running attempt writes down: progress, evaluations, log lines, blocks, stages.
+
+Each function expects a transaction whose first statement was `lease.guard`, and may be run again after a commit of
+unknown outcome: it writes the same rows and no second event (a note may appear twice).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Executable, func, literal_column, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from app.db.clock import from_now
+from app.jobs.delivery.lease import Lease
+from app.jobs.events import EventType, append_event
+from app.jobs.states import Phase
+from app.jobs.tables import (
+    Job,
+    JobAttempt,
+    JobBlock,
+    JobEvaluation,
+    JobLayer,
+    JobLog,
+    JobProgress,
+    JobStage,
+)
+from app.sensitivity.tables import JobSensitivity
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of a job's log, already free of paths."""
+
+    seq: int
+    level: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """A finished block: its stored files and its records as the engine sent them."""
+
+    stage: int
+    domain: str
+    block: int
+    engine_format: int
+    files: list[dict[str, Any]]
+    """`role`, `path`, `sha256`, `bytes`, `key`."""
+    layers: Sequence[Record]
+    sensitivity: Sequence[Record]
+
+
+def write_hello(
+    session: Session, lease: Lease, engine: dict[str, Any], domains: Sequence[str], blocks: int | None
+) -> None:
+    """The engine has started: what it is, and one row for each stage to come."""
+    session.get_one(JobAttempt, (lease.job_id, lease.attempt)).engine = engine
+    rows = [
+        {"job_id": lease.job_id, "stage": stage, "domain": domain, "state": "pending", "blocks": blocks}
+        for stage, domain in enumerate(domains)
+    ]
+    session.execute(insert(JobStage).values(rows).on_conflict_do_nothing())
+
+
+def write_phase(session: Session, lease: Lease, phase: Phase) -> None:
+    """The attempt does something else now."""
+    job = session.get_one(Job, lease.job_id)
+    if job.phase != phase:
+        job.phase = phase
+        append_event(session, job, EventType.phase, {"phase": phase, "attempt": lease.attempt})
+
+
+def write_progress(session: Session, lease: Lease, progress: Record) -> None:
+    """How far the job is; overwrites what was known."""
+    phase = Phase(progress["phase"])
+    write_phase(session, lease, phase)
+    if phase is Phase.pruning and progress.get("stage") is not None:
+        _open_stage(session, lease, progress["stage"])
+    eta = progress.get("eta_seconds")
+    names = ("phase", "stage", "stages", "domain", "block", "blocks", "fraction")
+    values = {name: progress.get(name) for name in names}
+    values |= {"eta_at": None if eta is None else from_now(eta), "updated_at": func.now()}
+    statement = insert(JobProgress).values(job_id=lease.job_id, **values)
+    session.execute(statement.on_conflict_do_update(index_elements=["job_id"], set_=values))
+
+
+def write_evaluation(session: Session, lease: Lease, evaluation: Record) -> None:
+    """One entry of the matrix R."""
+    key = {"job_id": lease.job_id, "row": evaluation["row"], "domain": evaluation["domain"]}
+    names = ("perplexity", "loss", "windows", "tokens", "window_losses", "protocol")
+    values = {name: evaluation[name] for name in names}
+    statement: Executable = (
+        insert(JobEvaluation)
+        .values(**key, **values)
+        .on_conflict_do_update(index_elements=list(key), set_=values)
+        .returning(literal_column("xmax = 0"))
+    )
+    if session.scalar(statement):
+        data = {"row": key["row"], "domain": key["domain"], "perplexity": values["perplexity"]}
+        append_event(session, session.get_one(Job, lease.job_id), EventType.evaluated, data)
+
+
+def next_log_seq(session: Session, job_id: str) -> int:
+    """Number of the next log line; only the lease's holder adds lines."""
+    return (session.scalar(select(func.max(JobLog.seq)).where(JobLog.job_id == job_id)) or 0) + 1
+
+
+def write_log(session: Session, lease: Lease, lines: Iterable[LogLine]) -> None:
+    """Lines that the engine printed or noted."""
+    rows = [
+        {
+            "job_id": lease.job_id,
+            "attempt": lease.attempt,
+            "seq": line.seq,
+            "level": line.level,
+            "message": line.message,
+        }
+        for line in lines
+    ]
+    if rows:
+        session.execute(insert(JobLog).values(rows).on_conflict_do_nothing())
+
+
+def write_note(session: Session, lease: Lease, note: Record) -> None:
+    """Something that must not stay silent."""
+    data = {**dict(note.get("data") or {}), "level": note["level"], "message": note["message"]}
+    append_event(session, session.get_one(Job, lease.job_id), EventType.note, data)
+
+
+def write_block(session: Session, lease: Lease, block: Block) -> None:
+    """The checkpoint of one block: files and records together, or nothing."""
+    _open_stage(session, lease, block.stage)
+    values = {
+        "fence": lease.fence,
+        "attempt": lease.attempt,
+        "engine_format": block.engine_format,
+        "files": block.files,
+        "committed_at": func.now(),
+    }
+    key = {"job_id": lease.job_id, "stage": block.stage, "block": block.block}
+    statement = insert(JobBlock).values(**key, **values)
+    session.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+    for record in block.layers:
+        _write_layer(session, key, record)
+    for record in block.sensitivity:
+        _write_sensitivity(session, key | {"domain": block.domain}, record)
+    # The job's visible state has changed, so its ETag must.
+    session.execute(update(Job).where(Job.id == lease.job_id).values(version=Job.version + 1))
+
+
+def write_stage(session: Session, lease: Lease, stage: Record) -> None:
+    """All blocks of a stage are committed."""
+    row = session.get_one(JobStage, (lease.job_id, stage["stage"]))
+    if row.state == "done":
+        return
+    _open_stage(session, lease, stage["stage"])
+    row.state = "done"
+    row.finished_at = func.now()
+    for name in ("sparsity", "weights", "zeros", "calibration_tokens", "seconds"):
+        setattr(row, name, stage.get(name))
+    data = {"stage": row.stage, "domain": row.domain, "sparsity": row.sparsity, "seconds": row.seconds}
+    append_event(session, session.get_one(Job, lease.job_id), EventType.stage_finished, data)
+
+
+def _open_stage(session: Session, lease: Lease, stage: int) -> None:
+    statement = (
+        update(JobStage)
+        .where(JobStage.job_id == lease.job_id, JobStage.stage == stage, JobStage.state == "pending")
+        .values(state="running", started_at=func.now())
+        .returning(JobStage.domain)
+    )
+    domain = session.scalar(statement)
+    if domain is not None:
+        job = session.get_one(Job, lease.job_id)
+        append_event(session, job, EventType.stage_started, {"stage": stage, "domain": domain})
+
+
+_LAYER = (
+    *("rows", "columns", "weights", "zeros", "sparsity", "target", "pattern"),
+    *("relative_error", "seconds", "solver", "notes", "mask_changed"),
+)
+
+
+def _write_layer(session: Session, key: dict[str, Any], record: Record) -> None:
+    values = {name: record[name] for name in _LAYER} | {"block": key["block"]}
+    statement = insert(JobLayer).values(
+        job_id=key["job_id"], stage=key["stage"], matrix=record["matrix"], **values
+    )
+    session.execute(statement.on_conflict_do_update(index_elements=["job_id", "stage", "matrix"], set_=values))
+
+
+def _write_sensitivity(session: Session, key: dict[str, Any], record: Record) -> None:
+    names = ("mean", "total", "quantiles", "histogram")
+    values = {name: record[name] for name in names} | {"block": key["block"], "domain": key["domain"]}
+    statement = insert(JobSensitivity).values(
+        job_id=key["job_id"], stage=key["stage"], matrix=record["matrix"], **values
+    )
+    session.execute(statement.on_conflict_do_update(index_elements=["job_id", "stage", "matrix"], set_=values))

@@ -1,0 +1,60 @@
+"""Publishing: one guarded update makes a finished job's files its artifact."""
+
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from sqlalchemy.orm import Session
+
+from app.jobs.delivery.endings import end_attempt
+from app.jobs.delivery.lease import Lease, guard
+from app.jobs.events import EventType, append_event, lock_job
+from app.jobs.states import State
+from app.jobs.tables import Job, Outcome
+from app.jobs.transitions import transition
+from app.kit.digests import tree_digest
+
+MEDIA_TYPES: Final = {".json": "application/json", ".txt": "text/plain; charset=utf-8", ".md": "text/markdown"}
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of an artifact, already in the store."""
+
+    path: str
+    sha256: str
+    bytes: int
+    key: str
+
+
+def make_manifest(files: list[StoredFile], provenance: dict[str, Any]) -> dict[str, Any]:
+    """The artifact's table of contents. Its digest says what is in it, not where or when it was made."""
+    ordered = sorted(files, key=lambda file: file.path)
+    return {
+        "digest": tree_digest((file.path, file.sha256) for file in ordered),
+        "bytes": sum(file.bytes for file in ordered),
+        "files": [{**asdict(file), "media_type": _media_type(file.path)} for file in ordered],
+        "provenance": provenance,
+    }
+
+
+def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: dict[str, Any]) -> State:
+    """Make the job succeed with this artifact, unless its cancellation was committed first. Raises LeaseLost."""
+    row = guard(session, lease)
+    job = session.get_one(Job, lease.job_id)
+    lock_job(session, job)
+    if State(job.state) is State.cancelling:
+        end_attempt(session, row, job, Outcome.cancelled, None)
+        transition(session, job, State.cancelled)
+        return State.cancelled
+    size = {"bytes": manifest["bytes"], "files": len(manifest["files"])}
+    job.manifest = manifest
+    job.result = {"manifest_digest": manifest["digest"], **size, **summary}
+    end_attempt(session, row, job, Outcome.succeeded, None)
+    append_event(session, job, EventType.published, {"manifest_digest": manifest["digest"], **size})
+    transition(session, job, State.succeeded)
+    return State.succeeded
+
+
+def _media_type(path: str) -> str:
+    return MEDIA_TYPES.get(PurePosixPath(path).suffix, "application/octet-stream")

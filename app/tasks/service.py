@@ -1,0 +1,109 @@
+"""Rules of the CPU queue's tasks: how they are made, and how they end."""
+
+from typing import Any, Final
+
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
+
+from app.datasets.tables import Dataset, IntakeState
+from app.db.clock import from_now
+from app.dispatch.outbox import Queue, ring
+from app.kit.ids import Prefix, new_id
+from app.models.tables import Model
+from app.tasks import repository
+from app.tasks.repository import TaskClaim, TaskLost, claim, guard, renew
+from app.tasks.tables import Task, TaskKind, TaskState
+
+__all__ = [
+    "TaskClaim",
+    "TaskLost",
+    "claim",
+    "finish",
+    "give_back",
+    "guard",
+    "reap_one",
+    "renew",
+    "retry",
+    "submit",
+]
+
+BACKOFF_SECONDS: Final = 5.0
+_SUBJECTS: Final[dict[str, type[Model] | type[Dataset]]] = {
+    TaskKind.model_intake: Model,
+    TaskKind.dataset_fetch: Dataset,
+}
+
+
+def submit(session: Session, project_id: str, kind: TaskKind, subject_id: str) -> Task:
+    """Queue work for a model or a dataset, in the transaction that made it."""
+    task = Task(id=new_id(Prefix.task), project_id=project_id, kind=kind, subject_id=subject_id)
+    session.add(task)
+    ring(session, Queue.cpu, task.id)
+    return task
+
+
+def finish(session: Session, claim: TaskClaim) -> None:
+    """The subject has its final state (or is gone); jobs that waited for it may start. Raises TaskLost."""
+    task = guard(session, claim.id, claim.token)
+    subject: Model | Dataset | None = session.get(_SUBJECTS[task.kind], task.subject_id)
+    if subject is not None and subject.state == IntakeState.failed:
+        _end(task, TaskState.failed, subject.error)
+    else:
+        _end(task, TaskState.succeeded, None)
+    repository.ring_for_jobs(session, task.subject_id)
+
+
+def retry(session: Session, claim: TaskClaim, budget: int) -> None:
+    """Something of ours went wrong: try again later, at most `budget` attempts in all. Raises TaskLost."""
+    task = guard(session, claim.id, claim.token)
+    _retry(session, task, budget, BACKOFF_SECONDS * 2 ** (task.attempts - 1))
+
+
+def give_back(session: Session, claim: TaskClaim) -> None:
+    """The worker stops; the attempt costs nothing. Raises TaskLost."""
+    task = guard(session, claim.id, claim.token)
+    task.attempts -= 1
+    _queue_again(session, task, 0)
+
+
+def reap_one(session: Session, lease_seconds: float, budget: int) -> str | None:
+    """Take one task from a lost worker; its id, or None when there is none."""
+    task = repository.lock_expired(session, lease_seconds)
+    if task is None:
+        return None
+    _retry(session, task, budget, 0)
+    return task.id
+
+
+def _retry(session: Session, task: Task, budget: int, after_seconds: float) -> None:
+    if task.attempts < budget:
+        _queue_again(session, task, after_seconds)
+    else:
+        message = "The service could not do this; try again or ask its operator."
+        _fail(session, task, {"code": "internal", "cause": "system", "message": message, "field": None})
+
+
+def _fail(session: Session, task: Task, error: dict[str, Any]) -> None:
+    """The task and its subject fail together; jobs that wait for the subject are ended by the reaper."""
+    _end(task, TaskState.failed, error)
+    subject = _SUBJECTS[task.kind]
+    session.execute(
+        update(subject)
+        .where(subject.id == task.subject_id, subject.state == IntakeState.pending)
+        .values(state=IntakeState.failed, error=error)
+    )
+
+
+def _end(task: Task, state: TaskState, error: dict[str, Any] | None) -> None:
+    task.state = state
+    task.error = error
+    task.lease_token = None
+    task.lease_expires_at = None
+
+
+def _queue_again(session: Session, task: Task, after_seconds: float) -> None:
+    task.state = TaskState.queued
+    task.lease_token = None
+    task.lease_expires_at = None
+    task.available_at = func.now() if after_seconds == 0 else from_now(after_seconds)
+    ring(session, Queue.cpu, task.id, after_seconds)
