@@ -94,11 +94,6 @@ class Stack:
         self.supervisor.stop()
         self.state.unlock()
 
-    def kill(self) -> None:
-        """Stop all at once."""
-        self.supervisor.kill()
-        self.state.unlock()
-
     def _start_all(self, memory: Memory) -> None:
         link_demo_model(self.state.models / DEMO_MODEL)
         postgres, valkey = self._start_servers(memory)

@@ -39,6 +39,7 @@ class Supervisor:
         self._groups: list[list[_Watched]] = []
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._hurried = False
         self._thread: threading.Thread | None = None
 
     def add(self, *children: Child) -> None:
@@ -56,16 +57,12 @@ class Supervisor:
         """Stop every child, newest group first; each group has the longest grace of its members."""
         self._end_watch()
         for group in reversed(self._groups):
-            _stop_together([watched.child for watched in group])
+            self._stop_together([watched.child for watched in group])
         self._groups.clear()
 
-    def kill(self) -> None:
-        """End every child at once."""
-        self._end_watch()
-        for group in reversed(self._groups):
-            for watched in group:
-                watched.child.kill()
-        self._groups.clear()
+    def hurry(self) -> None:
+        """Make a running `stop()` kill instead of wait; may be called from a signal handler."""
+        self._hurried = True
 
     def _end_watch(self) -> None:
         self._stopping.set()
@@ -103,12 +100,13 @@ class Supervisor:
         watched.again_at = now + pause
         log.warning("%s ended with code %s; it starts again in %.1f s", child.name, code, pause)
 
-
-def _stop_together(children: Sequence[Child]) -> None:
-    for child in children:
-        child.ask_to_stop()
-    deadline = time.monotonic() + max((child.grace for child in children), default=0)
-    for child in children:
-        if not child.wait(max(0.0, deadline - time.monotonic())):
-            log.warning("%s did not stop in time and is killed", child.name)
-        child.kill()
+    def _stop_together(self, children: Sequence[Child]) -> None:
+        for child in children:
+            child.ask_to_stop()
+        deadline = time.monotonic() + max((child.grace for child in children), default=0)
+        for child in children:
+            while not child.wait(0.1):
+                if self._hurried or time.monotonic() > deadline:
+                    log.warning("%s did not stop in time and is killed", child.name)
+                    break
+            child.kill()

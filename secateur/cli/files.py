@@ -1,0 +1,43 @@
+"""Commands about a job's files: download, verify."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+from secateur.cli.context import client_of, errors, output
+from secateur.cli.exits import Exit
+from secateur.cli.jobs import JobId
+
+Folder = Annotated[Path | None, typer.Argument(help="Default: a folder named after the job.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(download)
+    app.command()(verify)
+
+
+def download(context: typer.Context, job: JobId, folder: Folder = None) -> None:
+    """Download a job's files and check each against the manifest; goes on where it was interrupted."""
+    target = folder or Path(job)
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    with client_of(context) as client, Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("")
+        paths = client.download(
+            job, target, on_bytes=lambda done, all: bar.update(task, completed=done, total=all)
+        )
+    output.print(f"{len(paths)} files in {target}, all as the manifest says")
+
+
+def verify(context: typer.Context, job: JobId, folder: Folder = None) -> None:
+    """Hash a downloaded folder again and compare it with the manifest."""
+    target = folder or Path(job)
+    with client_of(context) as client:
+        problems = client.verify(job, target)
+    for problem in problems:
+        errors.print(problem)
+    if problems:
+        raise typer.Exit(Exit.failed)
+    output.print(f"{target} is as the manifest says")

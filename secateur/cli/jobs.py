@@ -1,0 +1,148 @@
+"""Commands about jobs: submit, watch, ls, get, cancel, evaluation."""
+
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from secateur.cli import show
+from secateur.cli.context import client_of, errors, output, print_json
+from secateur.cli.exits import OF_STATE, Exit
+from secateur.cli.spec import SpecOptions, build_spec, read_spec
+from secateur.cli.watching import watch as watch_job
+from secateur.client import Client
+from secateur.transport import Json
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="job_…")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the API's JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (submit, watch, get, cancel, evaluation):
+        app.command()(command)
+    app.command("ls")(list_jobs)
+
+
+def submit(
+    context: typer.Context,
+    spec: Annotated[str | None, typer.Argument(help="JSON file with the whole spec, or - for stdin.")] = None,
+    model: Annotated[str | None, typer.Option(help="mdl_… or a model's name.")] = None,
+    domain: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="name=calibration[:evaluation]: dataset ids or local files, in order.", metavar="DOMAIN"
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help="copal, admm, wanda or magnitude.")] = "copal",
+    weight_update: Annotated[str | None, typer.Option(help="admm or none.")] = None,
+    mode: Annotated[str | None, typer.Option(help="accumulated, restart or sequential.")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Share of weights to remove, such as 0.5.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="unstructured, or n:m such as 2:4.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Calibration windows a domain.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="Tokens in a window.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the calibration sample.")] = None,
+    max_windows: Annotated[int | None, typer.Option(help="Evaluation windows a domain at the most.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="name=value; may be repeated.")] = None,
+    text_field: Annotated[str | None, typer.Option(help="Field of uploaded JSON lines.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="Submit at most once under this key.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay until the job ends.")] = False,
+) -> None:
+    """Start a job from a JSON spec or from options; prints its id."""
+    if (spec is None) == (model is None and not domain):
+        raise typer.BadParameter("give either a JSON spec or --model and --domain")
+    with client_of(context) as client:
+        if spec is not None:
+            body = read_spec(spec)
+        elif model is None or not domain:
+            raise typer.BadParameter("--model and at least one --domain are needed")
+        else:
+            options = SpecOptions(
+                model=model,
+                domains=domain,
+                method=method,
+                weight_update=weight_update,
+                mode=mode,
+                sparsity=sparsity if sparsity is not None or pattern not in (None, "unstructured") else 0.5,
+                pattern=pattern,
+                samples=samples,
+                sequence_length=sequence_length,
+                seed=seed,
+                max_windows=max_windows,
+                priority=priority,
+                labels=label or [],
+                text_field=text_field,
+            )
+            body = build_spec(client, options)
+        job = client.submit(body, idempotency_key=idempotency_key)
+        output.print(job["id"])
+        if watch:
+            raise typer.Exit(_watch(client, job["id"]))
+
+
+def watch(context: typer.Context, job: JobId) -> None:
+    """Show a job's progress until it ends; the exit code tells how (0 succeeded, 1 failed, 3 cancelled)."""
+    with client_of(context) as client:
+        raise typer.Exit(_watch(client, job))
+
+
+def list_jobs(
+    context: typer.Context,
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    method: Annotated[str | None, typer.Option()] = None,
+    model: Annotated[str | None, typer.Option()] = None,
+    label: Annotated[str | None, typer.Option(help="name=value")] = None,
+    limit: Annotated[int, typer.Option(help="So many of the newest.", min=1)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    with client_of(context) as client:
+        filters = {"state": state, "method": method, "model": model, "label": label}
+        jobs = list(islice(client.jobs(**filters, limit=min(limit, 200)), limit))
+    if as_json:
+        print_json(jobs)
+    else:
+        output.print(show.jobs_table(jobs))
+
+
+def get(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
+    """Show one job."""
+    with client_of(context) as client:
+        found = client.job(job)
+    if as_json:
+        print_json(found)
+    else:
+        _print_job(found)
+
+
+def cancel(context: typer.Context, job: JobId) -> None:
+    """Cancel a job."""
+    with client_of(context) as client:
+        output.print(client.cancel(job)["state"])
+
+
+def evaluation(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
+    """Show every domain's perplexity after every stage, and how much was forgotten (BWT)."""
+    with client_of(context) as client:
+        found = client.evaluation(job)
+    if as_json:
+        print_json(found)
+        return
+    output.print(show.evaluation_table(found))
+    output.print(f"BWT {show.number(found.get('bwt'))} · log BWT {show.number(found.get('log_bwt'), 4)}")
+
+
+def _watch(client: Client, id: str) -> Exit:
+    try:
+        job = watch_job(client, id, errors)
+    except KeyboardInterrupt:
+        errors.print(f"not watching any more; the job goes on: secateur watch {id}")
+        return Exit.interrupted
+    _print_job(job)
+    return OF_STATE[job["state"]]
+
+
+def _print_job(job: Json) -> None:
+    for name, value in show.job_lines(job):
+        output.print(f"{name:<12}{value}")

@@ -1,0 +1,124 @@
+"""Commands about datasets and models, and `version`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import secateur
+from secateur.cli import show
+from secateur.cli.context import client_of, errors, output, print_json
+from secateur.cli.exits import Exit
+from secateur.cli.jobs import AsJson
+from secateur.transport import Json
+
+datasets = typer.Typer(help="Calibration and evaluation texts.", no_args_is_help=True)
+models = typer.Typer(help="Models to prune.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(datasets, name="datasets")
+    app.add_typer(models, name="models")
+    app.command()(version)
+
+
+def version() -> None:
+    """Print the version of this program."""
+    output.print(secateur.__version__)
+
+
+@datasets.command("add")
+def add_dataset(
+    context: typer.Context,
+    file: Annotated[
+        Path | None, typer.Argument(help="A .txt or .jsonl file to upload.", show_default=False)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
+    format: Annotated[str | None, typer.Option(help="txt or jsonl, when the suffix does not tell.")] = None,
+    text_field: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
+    hub: Annotated[str | None, typer.Option(help="Instead of a file: a dataset's id on the hub.")] = None,
+    config: Annotated[str | None, typer.Option(help="Its configuration.")] = None,
+    split: Annotated[str, typer.Option(help="Its split.")] = "train",
+    revision: Annotated[str | None, typer.Option(help="Its commit.")] = None,
+) -> None:
+    """Upload a file, or refer to a hub dataset; prints the id."""
+    if (file is None) == (hub is None):
+        raise typer.BadParameter("give either a file or --hub")
+    with client_of(context) as client:
+        if file is not None:
+            found = client.upload_dataset(file, name=name, format=format, text_field=text_field)
+        else:
+            given = {"id": hub, "config": config, "split": split, "revision": revision, "text_field": text_field}
+            wanted = {field: value for field, value in given.items() if value is not None}
+            found = client.add_hub_dataset(name or str(hub), **wanted)
+            found = client.wait_for_dataset(found["id"])
+    _print_added(found)
+
+
+@datasets.command("ls")
+def list_datasets(context: typer.Context, as_json: AsJson = False) -> None:
+    """List datasets, newest first."""
+    with client_of(context) as client:
+        found = list(client.datasets())
+    if as_json:
+        print_json(found)
+        return
+    table = show.table("dataset", "state", "format", ">size", ">documents", "name")
+    for each in found:
+        documents = "–" if each["documents"] is None else str(each["documents"])
+        table.add_row(
+            each["id"], each["state"], each["format"] or "–", show.size(each["bytes"]), documents, each["name"]
+        )
+    output.print(table)
+
+
+@models.command("add")
+def add_model(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="What to call it.")],
+    folder: Annotated[str | None, typer.Option(help="A safetensors folder, below a model root.")] = None,
+    gguf: Annotated[str | None, typer.Option(help="A GGUF file, below a model root.")] = None,
+    dtype: Annotated[str, typer.Option(help="What a GGUF is converted to.")] = "bfloat16",
+    hub: Annotated[str | None, typer.Option(help="A model's id on the hub.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Its commit.")] = None,
+) -> None:
+    """Register a model and wait until it is checked; prints the id."""
+    sources: list[Json] = []
+    if folder is not None:
+        sources.append({"type": "folder", "path": folder})
+    if gguf is not None:
+        sources.append({"type": "gguf", "path": gguf, "dtype": dtype})
+    if hub is not None:
+        sources.append({"type": "hub", "id": hub} | ({"revision": revision} if revision else {}))
+    if len(sources) != 1:
+        raise typer.BadParameter("give exactly one of --folder, --gguf and --hub")
+    with client_of(context) as client:
+        _print_added(client.wait_for_model(client.add_model(name, sources[0])["id"]))
+
+
+@models.command("ls")
+def list_models(context: typer.Context, as_json: AsJson = False) -> None:
+    """List models, newest first."""
+    with client_of(context) as client:
+        found = list(client.models())
+    if as_json:
+        print_json(found)
+        return
+    table = show.table("model", "state", "type", "dtype", ">parameters", ">size", "name")
+    for each in found:
+        parameters = "–" if each["parameters"] is None else f"{each['parameters'] / 1e6:.1f} M"
+        table.add_row(
+            *(each["id"], each["state"], each["model_type"] or "–", each["dtype"] or "–", parameters),
+            *(show.size(each["bytes"]), each["name"]),
+        )
+    output.print(table)
+
+
+def _print_added(resource: Json) -> None:
+    if resource["state"] == "failed":
+        error = resource["error"]
+        text = error.get("message", error) if isinstance(error, dict) else error
+        errors.print(f"error: {resource['id']}: {text}")
+        raise typer.Exit(Exit.failed)
+    output.print(resource["id"])

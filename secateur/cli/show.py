@@ -1,0 +1,120 @@
+"""Resources as text for people."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from rich.table import Table
+
+from secateur.transport import Json
+
+
+def table(*columns: str) -> Table:
+    """A plain table; columns whose names begin with `>` are aligned right."""
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        found.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
+    return found
+
+
+def jobs_table(jobs: Iterable[Json]) -> Table:
+    """One line a job."""
+    found = table("job", "state", ">done", "method", ">sparsity", "model", "created")
+    for job in jobs:
+        spec = job["spec"]
+        found.add_row(
+            job["id"],
+            job["state"],
+            f"{fraction(job):.0%}",
+            job["method"],
+            percent(spec.get("sparsity", {}).get("target")),
+            job["model"],
+            moment(job["created_at"]),
+        )
+    return found
+
+
+def job_lines(job: Json) -> Iterable[tuple[str, str]]:
+    """Name and value of what matters about a job."""
+    yield "job", job["id"]
+    yield "state", job["state"] + (f" ({job['phase']})" if job.get("phase") else "")
+    yield "model", job["model"]
+    yield "method", job["method"]
+    yield "created", moment(job["created_at"])
+    if job.get("finished_at"):
+        yield "finished", moment(job["finished_at"])
+    yield "attempts", str(job["attempts"])
+    if job.get("progress") and not job.get("finished_at"):
+        yield "progress", progress_text(job)
+    if failure := job.get("failure"):
+        yield "failure", failure_text(failure)
+    if result := job.get("result"):
+        yield "sparsity", percent(result.get("sparsity"), 3)
+        yield "perplexity", _perplexities(result)
+        yield "BWT", number(result.get("bwt"))
+        yield "files", f"{result.get('files')} ({size(result.get('bytes'))})"
+        yield "manifest", str(result.get("manifest_digest"))
+
+
+def failure_text(failure: Json) -> str:
+    """Whose fault, which code, what to do."""
+    place = f" at {failure['field']}" if failure.get("field") else ""
+    return f"{failure.get('message')} ({failure.get('code')}, cause: {failure.get('cause')}{place})"
+
+
+def progress_text(job: Json) -> str:
+    """Where a running job is, in a few words."""
+    progress = job.get("progress") or {}
+    words = [str(progress.get("phase") or job.get("phase") or job["state"])]
+    if progress.get("domain") is not None:
+        words.append(f"{progress['domain']} ({(progress.get('stage') or 0) + 1}/{progress.get('stages')})")
+    if progress.get("block") is not None and progress.get("blocks"):
+        words.append(f"block {progress['block'] + 1}/{progress['blocks']}")
+    return " · ".join(words)
+
+
+def fraction(job: Json) -> float:
+    """How much of a job is done, 0 to 1."""
+    if job["state"] == "succeeded":
+        return 1.0
+    return float((job.get("progress") or {}).get("fraction") or 0.0)
+
+
+def evaluation_table(evaluation: Json) -> Table:
+    """The matrix R: a row a model (dense, then after each stage), a column a domain."""
+    found = table("perplexity after", *(f">{domain}" for domain in evaluation["domains"]))
+    for row in evaluation["rows"]:
+        name = "(dense)" if row["row"] == 0 else f"{row['row']}. {row['after']}"
+        values = (number((row["perplexity"] or {}).get(domain)) for domain in evaluation["domains"])
+        found.add_row(name, *values)
+    return found
+
+
+def number(value: Any, digits: int = 2) -> str:
+    return "–" if value is None else f"{float(value):.{digits}f}"
+
+
+def percent(value: Any, digits: int = 0) -> str:
+    return "–" if value is None else f"{float(value):.{digits}%}"
+
+
+def size(count: Any) -> str:
+    """Bytes in the largest unit that keeps the number above one."""
+    if count is None:
+        return "–"
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def moment(text: str) -> str:
+    """A time of the API in the local zone."""
+    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _perplexities(result: Json) -> str:
+    dense, pruned = result.get("dense_mean_perplexity"), result.get("mean_perplexity")
+    return f"{number(dense)} dense → {number(pruned)} pruned (mean over domains)"

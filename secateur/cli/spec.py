@@ -1,0 +1,132 @@
+"""From options to a job spec."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from secateur.client import Client
+from secateur.errors import SecateurError
+from secateur.transport import Json
+
+
+@dataclass(frozen=True)
+class DomainOption:
+    """`name=calibration[:evaluation]`, each a dataset id or a local file."""
+
+    name: str
+    calibration: str
+    evaluation: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "DomainOption":
+        name, equals, rest = text.partition("=")
+        if not equals or not name or not rest:
+            raise typer.BadParameter(f"{text!r} is not name=calibration[:evaluation]")
+        if Path(rest).is_file():
+            return cls(name, rest, None)
+        calibration, _, evaluation = rest.partition(":")
+        return cls(name, calibration, evaluation or None)
+
+
+@dataclass(frozen=True)
+class SpecOptions:
+    """The options of `submit` that make a spec; what is None is left to the server's defaults."""
+
+    model: str
+    domains: list[str]
+    method: str = "copal"
+    weight_update: str | None = None
+    mode: str | None = None
+    sparsity: float | None = None
+    pattern: str | None = None
+    samples: int | None = None
+    sequence_length: int | None = None
+    seed: int | None = None
+    max_windows: int | None = None
+    priority: int | None = None
+    labels: list[str] = field(default_factory=list)
+    text_field: str | None = None
+
+
+def read_spec(source: str) -> Json:
+    """A spec from a JSON file or, for `-`, from standard input."""
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{source} cannot be read: {error}") from error
+    try:
+        spec = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{source} is not JSON: {error}") from error
+    if not isinstance(spec, dict):
+        raise typer.BadParameter(f"{source} is not a JSON object")
+    return spec
+
+
+def build_spec(client: Client, options: SpecOptions) -> Json:
+    """A spec from options; local files are uploaded."""
+    domains = [DomainOption.parse(text) for text in options.domains]
+    labels = dict(_label(text) for text in options.labels)
+    calibration = _given(samples=options.samples, sequence_length=options.sequence_length, seed=options.seed)
+    uploaded: dict[str, str] = {}
+
+    def dataset(reference: str, name: str) -> str:
+        if reference not in uploaded:
+            uploaded[reference] = _dataset(client, reference, name, options.text_field)
+        return uploaded[reference]
+
+    return {
+        "model": find_model(client, options.model),
+        "method": {"name": options.method} | _given(weight_update=options.weight_update, mode=options.mode),
+        "sparsity": _given(target=options.sparsity, pattern=options.pattern),
+        "domains": [
+            {"name": domain.name, "dataset": dataset(domain.calibration, domain.name)}
+            | ({"calibration": calibration} if calibration else {})
+            | (
+                {"evaluation": dataset(domain.evaluation, f"{domain.name} evaluation")}
+                if domain.evaluation
+                else {}
+            )
+            for domain in domains
+        ],
+        **_given(
+            evaluation=_given(sequence_length=options.sequence_length, max_windows=options.max_windows) or None,
+            priority=options.priority,
+            labels=labels or None,
+        ),
+    }
+
+
+def find_model(client: Client, reference: str) -> str:
+    """A model's id, from the id itself or the name of the newest model that has it."""
+    if reference.startswith("mdl_"):
+        return reference
+    for model in client.models():
+        if model["name"] == reference and model["state"] != "failed":
+            return str(model["id"])
+    raise SecateurError(f"there is no model named {reference!r}; `secateur models ls` shows what there is")
+
+
+def _dataset(client: Client, reference: str, name: str, text_field: str | None) -> str:
+    path = Path(reference)
+    if path.is_file():
+        return str(client.upload_dataset(path, name=name, text_field=text_field)["id"])
+    if reference.startswith("ds_"):
+        return reference
+    raise typer.BadParameter(f"{reference!r} is neither a file nor a dataset id")
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"{text!r} is not name=value")
+    return name, value
+
+
+def _given(**values: Any) -> Json:
+    """Without the values that are None."""
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,196 @@
+"""The client: one method a call of the API."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+from secateur import download, upload
+from secateur.errors import NotReachable, WaitTimeout
+from secateur.transport import Json, Transport
+
+FINISHED: Final = {"succeeded", "failed", "cancelled"}
+READY: Final = {"ready", "failed"}
+
+
+class Client:
+    """A Secateur server, seen with one API key.
+
+    with Client("http://127.0.0.1:8640", key) as client:
+        job = client.submit(spec)
+        client.wait(job["id"])
+        client.download(job["id"], Path("pruned"))
+
+    Connection errors, 502, 503 and 429 are tried again for `patience` seconds where that is harmless. Methods
+    raise ProblemError when the server refuses, NotReachable when it does not answer.
+    """
+
+    def __init__(self, url: str, key: str, *, timeout: float = 60, patience: float = 30) -> None:
+        self._transport = Transport(url, key, timeout=timeout, patience=patience)
+
+    @property
+    def url(self) -> str:
+        return self._transport.url
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Jobs
+
+    def submit(self, spec: Json, *, idempotency_key: str | None = None) -> Json:
+        """Start a job. Sent again with the same key and spec, it returns the same job."""
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        return self._transport.call("POST", "/v1/jobs", json=spec, headers=headers, repeatable=True)
+
+    def job(self, id: str) -> Json:
+        return self._transport.call("GET", _path("jobs", id))
+
+    def jobs(self, **filters: Any) -> Iterator[Json]:
+        """Jobs, newest first.
+
+        filters: state, method, model, label ("k=v"), created_after, created_before, limit (of one page).
+        """
+        return self._transport.pages("/v1/jobs", filters)
+
+    def cancel(self, id: str) -> Json:
+        """Ask for the end of a job; harmless when it is cancelled already."""
+        return self._transport.call("POST", _path("jobs", id, "cancel"), repeatable=True)
+
+    def events(self, id: str, after: int = 0) -> Iterator[Json]:
+        """A job's events with a number above `after`."""
+        return self._transport.pages(_path("jobs", id, "events"), {"after": after})
+
+    def logs(self, id: str, after: int = 0) -> Iterator[Json]:
+        return self._transport.pages(_path("jobs", id, "logs"), {"after": after})
+
+    def attempts(self, id: str) -> Iterator[Json]:
+        return self._transport.pages(_path("jobs", id, "attempts"))
+
+    def stages(self, id: str) -> Iterator[Json]:
+        return self._transport.pages(_path("jobs", id, "stages"))
+
+    def evaluation(self, id: str) -> Json:
+        """The matrix R (perplexity of every domain after every stage), BWT, and the protocols."""
+        return self._transport.call("GET", _path("jobs", id, "evaluation"))
+
+    def layers(self, id: str, **filters: Any) -> Iterator[Json]:
+        """One record a matrix and stage. filters: stage, block, matrix."""
+        return self._transport.pages(_path("jobs", id, "layers"), filters)
+
+    def sensitivity(self, id: str, **filters: Any) -> Iterator[Json]:
+        """One summary a matrix and stage. filters: stage, domain, block, matrix."""
+        return self._transport.pages(_path("jobs", id, "sensitivity"), filters)
+
+    def wait(
+        self,
+        id: str,
+        *,
+        timeout: float | None = None,
+        every: float = 1.0,
+        on_update: Callable[[Json], None] | None = None,
+    ) -> Json:
+        """The job once it is finished, however that is. Raises WaitTimeout.
+
+        on_update is called with the job after every look. A server that is away for a while (five minutes) is
+        waited for.
+        """
+        return self._poll(lambda: self.job(id), FINISHED, id, timeout, every, on_update)
+
+    # Artifacts
+
+    def manifest(self, id: str) -> Json:
+        """A finished job's files, with sha256 and size, and the digest over all of them."""
+        return self._transport.call("GET", _path("jobs", id, "artifacts"))
+
+    def download(self, id: str, folder: Path, *, on_bytes: Callable[[int, int], None] | None = None) -> list[Path]:
+        """Download every file of a job below `folder` and check it; what is there and correct stays.
+
+        A broken download goes on where it ended, also in a later call. on_bytes(done, total) tells the progress.
+        Raises UnsafePath before the first byte, DownloadError.
+        """
+        return download.download_all(self._transport, id, self.manifest(id), folder, on_bytes)
+
+    def verify(self, id: str, folder: Path) -> list[str]:
+        """What is wrong with a downloaded folder, one line a file; empty when all is well."""
+        return download.verify_folder(self.manifest(id), folder)
+
+    # Datasets
+
+    def upload_dataset(
+        self, path: Path, *, name: str | None = None, format: str | None = None, text_field: str | None = None
+    ) -> Json:
+        """Send a text (`txt`) or JSON-lines (`jsonl`) file, streamed. The format is taken from its suffix."""
+        return upload.upload_dataset(self._transport, path, name, format, text_field)
+
+    def add_hub_dataset(self, name: str, **hub: Any) -> Json:
+        """Refer to a dataset on a hub. hub: id, config, split, revision, text_field."""
+        return self._transport.call("POST", "/v1/datasets", json={"name": name, "hub": hub})
+
+    def dataset(self, id: str) -> Json:
+        return self._transport.call("GET", _path("datasets", id))
+
+    def datasets(self, **filters: Any) -> Iterator[Json]:
+        return self._transport.pages("/v1/datasets", filters)
+
+    def wait_for_dataset(self, id: str, *, timeout: float | None = None) -> Json:
+        """The dataset once it is ready or failed."""
+        return self._poll(lambda: self.dataset(id), READY, id, timeout, 0.5, None)
+
+    # Models
+
+    def add_model(self, name: str, source: Json) -> Json:
+        """Register a model: `{"type": "folder", "path": …}`, `{"type": "hub", "id": …, "revision": …}` or
+        `{"type": "gguf", "path": …, "dtype": "bfloat16"}`."""
+        return self._transport.call("POST", "/v1/models", json={"name": name, "source": source})
+
+    def model(self, id: str) -> Json:
+        return self._transport.call("GET", _path("models", id))
+
+    def models(self, **filters: Any) -> Iterator[Json]:
+        return self._transport.pages("/v1/models", filters)
+
+    def wait_for_model(self, id: str, *, timeout: float | None = None) -> Json:
+        """The model once it is ready or failed."""
+        return self._poll(lambda: self.model(id), READY, id, timeout, 0.5, None)
+
+    def methods(self) -> Json:
+        return self._transport.call("GET", "/v1/methods")
+
+    def _poll(
+        self,
+        look: Callable[[], Json],
+        until: set[str],
+        what: str,
+        timeout: float | None,
+        every: float,
+        on_update: Callable[[Json], None] | None,
+    ) -> Json:
+        started = time.monotonic()
+        last_answer = started
+        while True:
+            try:
+                resource = look()
+            except NotReachable:
+                if time.monotonic() - last_answer > 300:
+                    raise
+            else:
+                last_answer = time.monotonic()
+                if on_update is not None:
+                    on_update(resource)
+                if resource["state"] in until:
+                    return resource
+            if timeout is not None and time.monotonic() + every - started > timeout:
+                raise WaitTimeout(f"{what} is not finished after {timeout:g} s")
+            time.sleep(every)
+
+
+def _path(*parts: str) -> str:
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)

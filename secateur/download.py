@@ -1,0 +1,187 @@
+"""Downloading a job's files: resumed, checked, and never outside the folder."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+
+from secateur.errors import DownloadError, ProblemError, UnsafePath
+from secateur.retries import Patience, may_repeat, requested_pause, should_repeat
+from secateur.transport import Json, Transport
+
+CHUNK_BYTES: Final = 1 << 20
+OnBytes = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """One file of a manifest; the path is relative, with slashes."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+def download_all(
+    transport: Transport, job: str, manifest: Json, folder: Path, on_bytes: OnBytes | None
+) -> list[Path]:
+    """Every file of the manifest below `folder`; see Client.download."""
+    files = manifest_files(manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = [_target(folder, file.path) for file in files]
+    total = sum(file.bytes for file in files)
+    done = 0
+    for file, target in zip(files, targets, strict=True):
+        before = done
+
+        def report(bytes_of_file: int, before: int = before) -> None:
+            if on_bytes is not None:
+                on_bytes(before + bytes_of_file, total)
+
+        _Download(transport, job, file, target, report).run()
+        done += file.bytes
+        report(file.bytes)
+    return targets
+
+
+def verify_folder(manifest: Json, folder: Path) -> list[str]:
+    """Compare a folder's files with the manifest; one line a difference."""
+    problems = []
+    for file in manifest_files(manifest):
+        target = _target(folder, file.path)
+        if not target.is_file():
+            problems.append(f"{file.path}: missing")
+        elif target.stat().st_size != file.bytes:
+            problems.append(f"{file.path}: has {target.stat().st_size} bytes instead of {file.bytes}")
+        elif file_sha256(target) != file.sha256:
+            problems.append(f"{file.path}: the contents differ")
+    return problems
+
+
+def manifest_files(manifest: Json) -> list[ManifestFile]:
+    """The files of a manifest whose digest is right. Raises DownloadError and UnsafePath."""
+    entries: list[dict[str, Any]] = manifest["files"]
+    files = [ManifestFile(str(entry["path"]), str(entry["sha256"]), int(entry["bytes"])) for entry in entries]
+    for file in files:
+        _check_path(file.path)
+    if len({file.path for file in files}) != len(files):
+        raise UnsafePath("the manifest names a file twice")
+    if manifest_digest(files) != manifest["digest"]:
+        raise DownloadError("the manifest's digest does not match its files")
+    return files
+
+
+def manifest_digest(files: Iterable[ManifestFile]) -> str:
+    """sha256 over the lines that `sha256sum` would print for the files, sorted by path."""
+    lines = (f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_path(path: str) -> None:
+    """Refuse what could mean a place outside the folder, on any system."""
+    parts = path.split("/")
+    bad = any(part in ("", ".", "..") or part.startswith("~") for part in parts)
+    if bad or any(sign in path for sign in "\\:\0\n\r"):
+        raise UnsafePath(f"the manifest names an unsafe path: {path!r}")
+
+
+def _target(folder: Path, path: str) -> Path:
+    """Where a file goes; also a symbolic link that is there already must not lead out."""
+    target = folder.joinpath(*PurePosixPath(path).parts)
+    if not target.parent.resolve().is_relative_to(folder.resolve()) or target.is_symlink():
+        raise UnsafePath(f"a symbolic link leads {path!r} out of {folder}")
+    return target
+
+
+class _Download:
+    """One file: `.<name>.<sha256>.part` beside the target until it is whole and checked."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        job: str,
+        file: ManifestFile,
+        target: Path,
+        report: Callable[[int], None],
+    ) -> None:
+        self.transport = transport
+        self.url = f"/v1/jobs/{quote(job, safe='')}/artifacts/{quote(file.path)}"
+        self.file = file
+        self.target = target
+        self.report = report
+        self.part = target.with_name(f".{target.name}.{file.sha256[:16]}.part")
+        self.patience = Patience(transport.patience)
+
+    def run(self) -> None:
+        if self._is_there():
+            return
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        resumed = self.part.exists()
+        self._fetch()
+        if file_sha256(self.part) != self.file.sha256:
+            self.part.unlink()
+            if not resumed:
+                raise DownloadError(f"{self.file.path}: what arrived is not what the manifest says")
+            self._fetch()  # the piece from an earlier run was bad; once more from the start
+            if file_sha256(self.part) != self.file.sha256:
+                self.part.unlink()
+                raise DownloadError(f"{self.file.path}: what arrived is not what the manifest says")
+        self.part.replace(self.target)
+
+    def _is_there(self) -> bool:
+        if not self.target.is_file() or self.target.stat().st_size != self.file.bytes:
+            return False
+        return file_sha256(self.target) == self.file.sha256
+
+    def _fetch(self) -> None:
+        """Fill the part file to its full size, going on after breaks."""
+        self.part.touch()
+        while (have := self.part.stat().st_size) != self.file.bytes:
+            if have > self.file.bytes:
+                self.part.write_bytes(b"")
+                have = 0
+            try:
+                self._fetch_rest(have)
+            except httpx.TransportError as error:
+                if self.part.stat().st_size > have:
+                    self.patience.renew()
+                if not may_repeat(error, repeatable=True) or not self.patience.pause():
+                    reason = str(error) or type(error).__name__
+                    raise DownloadError(f"{self.file.path}: the connection broke: {reason}") from error
+
+    def _fetch_rest(self, have: int) -> None:
+        # If-Range: the rest of this very content, otherwise the whole.
+        headers = {"Range": f"bytes={have}-", "If-Range": f'"{self.file.sha256}"'} if have else {}
+        with self.transport.stream(self.url, headers) as response:
+            if should_repeat(response, repeatable=True) and self.patience.pause(requested_pause(response)):
+                return
+            if have and response.status_code == 416:
+                self.part.write_bytes(b"")
+                return
+            if response.is_error:
+                response.read()
+                raise ProblemError.of(response)
+            self._append(response, have if response.status_code == 206 else 0)
+
+    def _append(self, response: httpx.Response, have: int) -> None:
+        with self.part.open("r+b") as file:
+            file.seek(have)
+            file.truncate()
+            for piece in response.iter_raw(CHUNK_BYTES):
+                have += len(piece)
+                if have > self.file.bytes:
+                    raise DownloadError(f"{self.file.path}: the server sends more than the manifest says")
+                file.write(piece)
+                self.report(have)
+        if have != self.file.bytes:
+            # A clean end too early is a break like any other.
+            raise httpx.RemoteProtocolError("the answer ended early")

@@ -1,0 +1,117 @@
+"""HTTP: the key in the header, problems as exceptions, retries."""
+
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from secateur.errors import NotReachable, ProblemError, SecateurError
+from secateur.retries import Patience, may_repeat, requested_pause, should_repeat
+
+REPEATABLE: Final = {"GET", "HEAD", "PUT", "DELETE"}
+Json = dict[str, Any]
+Content = Callable[[], Iterator[bytes]]
+"""Makes the body anew for every try."""
+
+
+class Transport:
+    """Requests to one server with one key."""
+
+    def __init__(self, url: str, key: str, *, timeout: float, patience: float) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise SecateurError(f"{url!r} is not the URL of a server (http://host or https://host)")
+        if not key or not key.isascii() or not key.isprintable():
+            raise SecateurError("the API key has characters that no key has")
+        self.url = url.rstrip("/")
+        self.patience = patience
+        self._client = httpx.Client(
+            base_url=self.url,
+            headers={
+                "Authorization": f"Bearer {key}",
+                "User-Agent": f"secateur-python/{platform.python_version()}",
+            },
+            timeout=httpx.Timeout(timeout, connect=10),
+            # A proxy for the internet is not a way to this machine.
+            trust_env=parts.hostname not in ("localhost", "127.0.0.1", "::1"),
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        content: Content | None = None,
+        repeatable: bool | None = None,
+    ) -> Json:
+        """Send a request and return the JSON object of its answer.
+
+        repeatable: whether sending it twice does no harm; by default decided by the method.
+        Raises ProblemError and NotReachable.
+        """
+        again = method in REPEATABLE if repeatable is None else repeatable
+        patience = Patience(self.patience)
+        while True:
+            try:
+                response = self._client.request(
+                    method,
+                    path,
+                    json=json,
+                    params=_present(params),
+                    headers=headers,
+                    content=content() if content is not None else None,
+                )
+            except httpx.TransportError as error:
+                if may_repeat(error, again) and patience.pause():
+                    continue
+                raise self._not_reachable(error) from error
+            if should_repeat(response, again) and patience.pause(requested_pause(response)):
+                continue
+            return _object(response)
+
+    def pages(self, path: str, params: Mapping[str, Any] | None = None) -> Iterator[Json]:
+        """Every row of a list, page by page as they are consumed."""
+        cursor: str | None = None
+        while True:
+            page = self.call("GET", path, params={**(params or {}), "cursor": cursor})
+            yield from page["data"]
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                return
+
+    @contextmanager
+    def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """A GET whose body is read by the caller. Follows redirects (to an object store, without our key)."""
+        wanted = {"Accept-Encoding": "identity", **headers}
+        with self._client.stream("GET", path, headers=wanted, follow_redirects=True) as response:
+            yield response
+
+    def _not_reachable(self, error: httpx.TransportError) -> NotReachable:
+        reason = str(error) or type(error).__name__
+        return NotReachable(f"{self.url} does not answer: {reason}")
+
+
+def _present(params: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Without the parameters that are None."""
+    return {name: value for name, value in params.items() if value is not None} if params else None
+
+
+def _object(response: httpx.Response) -> Json:
+    if response.is_error:
+        raise ProblemError.of(response)
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not response.is_success or not isinstance(body, dict):
+        raise SecateurError(f"{response.url} does not answer like Secateur ({response.status_code})")
+    return body
