@@ -1,0 +1,1 @@
+"""The tests; a package so that `tests.tiny` and other makers can be imported by name."""
