@@ -103,22 +103,24 @@ def _field_error(error: Any, body: Any) -> FieldError:
     place, *rest = error["loc"]
     message = str(error["msg"]).removeprefix("Value error, ")
     if place == "body":
-        return FieldError(message, pointer=_pointer(rest, body))
+        return FieldError(message, pointer=_pointer(rest, body, error["type"] == "missing"))
     return FieldError(message, parameter=str(rest[0]) if rest else str(place))
 
 
-def _pointer(parts: list[int | str], body: Any) -> str:
-    """JSON pointer of an error, without the tags of unions and other steps that are not in the document."""
+def _pointer(parts: list[int | str], body: Any, absent: bool) -> str:
+    """JSON pointer of an error, without the tags of unions and other steps that are not in the document.
+
+    absent: the last part is a field that should have been there.
+    """
     path: list[str] = []
     here = body
     for position, part in enumerate(parts):
-        last = position == len(parts) - 1
         inside = (isinstance(here, dict) and part in here) or (
             isinstance(here, list) and isinstance(part, int) and part < len(here)
         )
         if inside:
             here = here[part]
-        elif not last or part == "[key]" or not isinstance(here, dict):
+        elif not absent or position < len(parts) - 1:
             continue
         path.append(str(part).replace("~", "~0").replace("/", "~1"))
     return "".join(f"/{part}" for part in path)

@@ -1,0 +1,103 @@
+"""The methods as callers choose them: one model a method, told apart by `name`. The engine has the same table."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from app.kit.fields import Strict
+
+Mode = Annotated[
+    Literal["accumulated", "restart", "sequential"],
+    Field(
+        description="What a later domain starts from. `accumulated`: the dense weights and the statistics of all "
+        "domains so far; `restart`: the dense weights and this domain's statistics; `sequential`: the pruned weights "
+        "of the stage before and this domain's statistics."
+    ),
+]
+
+
+class AdmmSettings(Strict):
+    """The ADMM solver (arXiv 2401.02938)."""
+
+    iterations: int = Field(default=20, ge=1, le=1000, description="Steps; each is one matrix product.")
+    mask_steps: int = Field(default=15, ge=1, le=1000, description="The mask is frozen after so many steps.")
+    schedule: Literal["immediate", "gradual"] = Field(
+        default="immediate", description="`immediate`: the full target from the first step; `gradual`: cubic."
+    )
+    damping: float = Field(
+        default=0.1,
+        ge=0,
+        le=100,
+        description="Ridge towards the dense weights, by the Gram's mean diagonal.",
+    )
+    rho: float = Field(default=1.0, gt=0, le=1e6, description="Penalty, in normalised coordinates.")
+    polish_steps: int = Field(default=10, ge=0, le=1000, description="Conjugate gradient steps on the final mask.")
+
+    @model_validator(mode="after")
+    def _freeze_in_time(self) -> "AdmmSettings":
+        if self.mask_steps > self.iterations:
+            raise ValueError(f"mask_steps must not exceed iterations ({self.iterations})")
+        return self
+
+
+class _Selecting(Strict):
+    """A method that selects weights and may then update the kept ones."""
+
+    mode: Mode = "accumulated"
+    weight_update: Literal["none", "admm"] = Field(
+        default="none", description="`admm`: replace the kept weights by those which best keep the layer's output."
+    )
+    admm: AdmmSettings | None = Field(default=None, description="Only with `weight_update: admm`.")
+
+    @model_validator(mode="after")
+    def _only_with_update(self) -> "_Selecting":
+        if self.weight_update == "none" and self.admm is not None:
+            raise ValueError("admm has no effect without weight_update: admm")
+        if self.weight_update == "admm" and self.admm is None:
+            self.admm = AdmmSettings()
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value is not None}
+
+
+class Magnitude(_Selecting):
+    """Baseline: removes the smallest weights of each matrix."""
+
+    name: Literal["magnitude"]
+
+
+class Wanda(_Selecting):
+    """Baseline: removes, in each row, the weights with the smallest product of size and input norm."""
+
+    name: Literal["wanda"]
+
+
+class Copal(_Selecting):
+    """Continual: keeps the weights to which the layer's output is most sensitive over all domains so far
+    (our reading of arXiv 2405.02347)."""
+
+    name: Literal["copal"]
+    reading: Literal["own_terms", "token"] = Field(
+        default="own_terms", description="How a weight's sensitivity is read off the total differential."
+    )
+    perturbation: Literal["domain_shift", "relative"] = Field(
+        default="domain_shift", description="How the input is thought to change."
+    )
+    comparison_group: Literal["row", "layer"] = Field(
+        default="row", description="Weights compete within their output row or within the whole matrix."
+    )
+
+
+class Admm(Strict):
+    """Finds the mask and the optimal weights for it together, by ADMM (arXiv 2401.02938)."""
+
+    name: Literal["admm"]
+    mode: Mode = "accumulated"
+    weight_update: Literal["admm"] = Field(default="admm", description="Implied.")
+    admm: AdmmSettings = AdmmSettings()
+
+
+Method = Annotated[Magnitude | Wanda | Admm | Copal, Field(discriminator="name")]
+METHODS: tuple[type[Strict], ...] = (Copal, Admm, Wanda, Magnitude)
