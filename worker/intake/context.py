@@ -1,0 +1,39 @@
+"""What every intake needs beside its request."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from app.settings import Settings
+from app.storage import ObjectStore
+from worker.intake.errors import IntakeError
+
+SPARE_BYTES: Final = 512 * 2**20
+"""Disk that an intake leaves to the rest of the worker."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """One task's surroundings; the scratch folder goes when the task ends."""
+
+    project_id: str
+    scratch: Path
+    store: ObjectStore
+    settings: Settings
+    check: Callable[[], None]
+    """Raises when the work must stop; to be called every few seconds."""
+
+    def need_disk(self, size: int) -> None:
+        """Refuse work whose files do not fit into the scratch folder."""
+        free = shutil.disk_usage(self.scratch).free
+        if size + SPARE_BYTES > free:
+            raise IntakeError(
+                "too_large",
+                f"This needs {_gigabytes(size)} of disk on the worker, which has {_gigabytes(free)} left.",
+            )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

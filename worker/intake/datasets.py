@@ -1,0 +1,145 @@
+"""Hub datasets: the text column of one split, as JSON lines in the store."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO, Any, Final
+
+from worker.intake.context import Context
+from worker.intake.dataset_card import CARD, CARD_BYTES, CardConfig, read_card
+from worker.intake.dataset_files import parquet_branch_files, split_files
+from worker.intake.dataset_text import TextFile, too_large
+from worker.intake.errors import IntakeError
+from worker.intake.hub import PARQUET_BRANCH, HubRepo, open_repo
+
+CHECK_EVERY: Final = 1000
+"""Rows between two looks whether to stop."""
+
+
+def fetch_dataset(hub: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Bring a split of a hub dataset into the store; the values of its row.
+
+    hub: as in the dataset's row: `id`, `config`, `split` (train), `revision`, `text_field` (text).
+    """
+    repo = open_repo("dataset", hub.get("id"), "/hub", context)
+    split = _Split.find(repo, hub)
+    limit = context.settings.max_upload_bytes
+    if sum(split.files.values()) > limit:
+        raise too_large(limit)
+    target = context.scratch / "dataset.jsonl"
+    with target.open("wb") as file:
+        writer = JsonlWriter(file, limit, context.check)
+        for path, size in split.files.items():
+            local = repo.download(split.commit, path, size, context.scratch / "hub")
+            for text in TextFile(local, path, str(hub.get("text_field") or "text"), limit).texts():
+                writer.write(text)
+            local.unlink()
+    if writer.characters == 0:
+        raise IntakeError("dataset_empty", "The split holds no text.", "/hub/split")
+    key = f"projects/{context.project_id}/datasets/{writer.sha256}"
+    context.check()
+    context.store.put_file(key, target)
+    return {
+        "format": "jsonl",
+        "text_field": "text",
+        "hub": {**hub, **split.record, "null_rows": writer.nulls},
+        "bytes": writer.bytes,
+        "documents": writer.documents,
+        "characters": writer.characters,
+        "sha256": writer.sha256,
+        "object_key": key,
+    }
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Files of a split (path → bytes) at a commit, and what the dataset's row records about them."""
+
+    commit: str
+    files: dict[str, int]
+    record: dict[str, Any]
+
+    @classmethod
+    def find(cls, repo: HubRepo, hub: dict[str, Any]) -> "_Split":
+        config, split, revision = hub.get("config"), str(hub.get("split") or "train"), hub.get("revision")
+        commit = repo.resolve(revision)
+        tree = repo.tree(commit, recursive=True)
+        paths = split_files(sorted(tree), _cards(repo, commit, tree), config, split)
+        if paths:
+            return cls(commit, {path: tree[path] for path in paths}, {"commit": commit})
+        if revision not in (None, "main"):  # the hub's copy is of the main branch only
+            raise _no_files()
+        copy = _copy_commit(repo)
+        tree = repo.tree(copy, recursive=True)
+        paths = parquet_branch_files(sorted(tree), config, split)
+        return cls(copy, {path: tree[path] for path in paths}, {"commit": commit, "parquet_commit": copy})
+
+
+@dataclass
+class JsonlWriter:
+    """Writes canonical lines `{"text": …}` and counts; stops at `limit` bytes."""
+
+    file: IO[bytes]
+    limit: int
+    check: Callable[[], None]
+    bytes: int = 0
+    documents: int = 0
+    characters: int = 0
+    nulls: int = 0
+    """Rows without a text; they are left out."""
+    _digest: Any = field(default_factory=hashlib.sha256)
+
+    @property
+    def sha256(self) -> str:
+        return str(self._digest.hexdigest())
+
+    def write(self, text: str | None) -> None:
+        """Add a row. Raises IntakeError for text that could not be stored or read back as it is."""
+        if (self.documents + self.nulls) % CHECK_EVERY == 0:
+            self.check()
+        if text is None:
+            self.nulls += 1
+            return
+        row = f"Row {self.documents + self.nulls}"
+        if "\0" in text:
+            raise IntakeError("text_nul", f"{row} holds a NUL character.", "/hub/text_field")
+        try:
+            line = json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
+        except UnicodeEncodeError as error:
+            raise IntakeError(
+                "invalid_unicode", f"{row} holds half a surrogate pair.", "/hub/text_field"
+            ) from error
+        self.bytes += len(line)
+        if self.bytes > self.limit:
+            raise too_large(self.limit)
+        self.file.write(line)
+        self._digest.update(line)
+        self.documents += 1
+        self.characters += len(text)
+
+
+def _cards(repo: HubRepo, commit: str, tree: dict[str, int]) -> list[CardConfig]:
+    if CARD not in tree:
+        return []
+    if tree[CARD] > CARD_BYTES:
+        raise IntakeError("dataset_card_invalid", f"The dataset's {CARD} is too large.", "/hub/id")
+    return read_card(repo.download(commit, CARD, tree[CARD], repo.context.scratch / "hub"))
+
+
+def _copy_commit(repo: HubRepo) -> str:
+    try:
+        return repo.resolve(PARQUET_BRANCH)
+    except IntakeError as error:
+        if error.code == "hub_revision_not_found":
+            raise _no_files() from error
+        raise
+
+
+def _no_files() -> IntakeError:
+    return IntakeError(
+        "dataset_files_not_found",
+        "No Parquet, JSON-lines or text files of this split were found, and the hub keeps no Parquet copy of the "
+        "revision. Code in a dataset's repository is never run; upload the text instead.",
+        "/hub/split",
+    )

@@ -1,0 +1,20 @@
+"""The one error of an intake that is the user's to mend."""
+
+from typing import Any
+
+
+class IntakeError(Exception):
+    """The input is at fault and trying again would not help.
+
+    The message goes to the API: it names the fix, and no path, token or address of ours.
+    """
+
+    def __init__(self, code: str, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+
+    def as_json(self) -> dict[str, Any]:
+        """What is stored in the `error` of a model or dataset."""
+        return {"code": self.code, "message": self.message, "field": self.field}

@@ -1,0 +1,190 @@
+"""One repository of a Hugging Face hub at one commit, with its errors told apart: the user's or the system's."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from httpx2 import HTTPError
+from huggingface_hub import HfApi, constants, set_client_factory
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import _http as hub_http
+
+from worker.intake.context import Context
+from worker.intake.errors import IntakeError
+
+TIMEOUT_SECONDS: Final = 30.0
+MAX_FILES: Final = 100_000
+PARQUET_BRANCH: Final = "refs/convert/parquet"
+"""Where the hub keeps its own Parquet copy of a dataset."""
+
+_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,95})?", re.ASCII)
+_REVISION: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,199}", re.ASCII)
+_COMMIT: Final = re.compile(r"[0-9a-f]{40,64}", re.ASCII)
+
+
+class HubUnavailable(Exception):
+    """The hub could not be reached or did not answer properly; trying again may help. Carries no address."""
+
+
+@dataclass(frozen=True)
+class HubRepo:
+    """A repository; `kind` is `model` or `dataset`, `pointer` the place of its id in the user's request."""
+
+    kind: str
+    id: str
+    pointer: str
+    context: Context
+    api: HfApi = field(repr=False)
+
+    def resolve(self, revision: str | None) -> str:
+        """The commit that a branch, tag or commit means now."""
+        if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+            raise IntakeError("hub_revision_invalid", "This is not a revision's name.", f"{self.pointer}/revision")
+        with self._errors():
+            info = self.api.repo_info(self.id, repo_type=self.kind, revision=revision, timeout=TIMEOUT_SECONDS)
+        if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
+            raise HubUnavailable("the hub did not name a commit")
+        return info.sha
+
+    def tree(self, commit: str, recursive: bool) -> dict[str, int]:
+        """Path → bytes of every file at a commit."""
+        files: dict[str, int] = {}
+        with self._errors():
+            for entry in self.api.list_repo_tree(
+                self.id, repo_type=self.kind, revision=commit, recursive=recursive
+            ):
+                self.context.check()
+                if isinstance(entry, RepoFile):
+                    files[entry.path] = int(entry.size)
+                if len(files) > MAX_FILES:
+                    raise IntakeError("too_many_files", f"The repository has more than {MAX_FILES} files.")
+        return files
+
+    def download(self, commit: str, path: str, size: int, folder: Path) -> Path:
+        """Fetch one file of a commit into `folder`, at its own path; at most `size` bytes are taken."""
+        self.context.check()
+        self.context.need_disk(size)
+        with self._errors():
+            local = self.api.hf_hub_download(
+                self.id,
+                path,
+                repo_type=self.kind,
+                revision=commit,
+                local_dir=folder,
+                cache_dir=self.context.scratch / "hub-cache",
+                tqdm_class=_watch(self.context.check, size),
+            )
+        return Path(local)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (IntakeError, HubUnavailable):
+            raise
+        except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, EntryNotFoundError) as error:
+            raise self._explain(error) from error
+        except (HTTPError, OSError) as error:
+            raise HubUnavailable(f"the hub could not be reached ({type(error).__name__})") from error
+
+    def _explain(self, error: BaseException) -> Exception:
+        """An error of the hub's client in our words: nothing of its text, which has addresses."""
+        if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
+            error = error.__cause__
+        if isinstance(error, LocalEntryNotFoundError):  # by its class a missing file, in truth a failed request
+            return HubUnavailable("the hub could not be reached")
+        for kind, (code, message, place) in _USER_ERRORS.items():
+            if isinstance(error, kind):
+                return IntakeError(code, message, f"{self.pointer}/{place}")
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        if status in _USER_STATUS:
+            code, message = _USER_STATUS[status]
+            return IntakeError(code, message, f"{self.pointer}/id")
+        return HubUnavailable(f"the hub answered {status}" if status else "the hub could not be reached")
+
+
+_NOT_FOUND: Final = (
+    "hub_not_found",
+    "The hub has no such repository, or the service's token may not see it. Check the id.",
+)
+_USER_ERRORS: Final[dict[type[Exception], tuple[str, str, str]]] = {
+    # The first match counts, and a gated repository is a kind of repository not found.
+    GatedRepoError: (
+        "hub_gated",
+        "The repository is gated: accept its terms on the hub with the account whose token the service uses.",
+        "id",
+    ),
+    RepositoryNotFoundError: (*_NOT_FOUND, "id"),
+    DisabledRepoError: ("hub_disabled", "The hub has disabled this repository.", "id"),
+    RevisionNotFoundError: ("hub_revision_not_found", "The repository has no such revision.", "revision"),
+    EntryNotFoundError: ("hub_file_not_found", "The repository does not have the file at this commit.", "id"),
+    HFValidationError: ("hub_id_invalid", "This is not the id of a repository.", "id"),
+}
+_USER_STATUS: Final = {
+    400: ("hub_bad_request", "The hub does not understand this id or revision."),
+    401: ("hub_unauthorized", "The hub does not accept the service's token."),
+    403: ("hub_forbidden", "The service's token may not read this repository."),
+    404: _NOT_FOUND,
+    410: _NOT_FOUND,
+}
+
+
+def open_repo(kind: str, repo_id: object, pointer: str, context: Context) -> HubRepo:
+    """The repository with this id on the configured hub; nothing is asked yet."""
+    if not isinstance(repo_id, str) or not _ID.fullmatch(repo_id) or ".." in repo_id:
+        raise IntakeError("hub_id_invalid", "A hub id has the form owner/name.", f"{pointer}/id")
+    _set_up_client()
+    token = context.settings.hf_token
+    # False: never the token that the machine's user may have logged in with.
+    api = HfApi(endpoint=context.settings.hf_endpoint, token=token.get_secret_value() if token else False)
+    return HubRepo(kind, repo_id, pointer, context, api)
+
+
+@cache
+def _set_up_client() -> None:
+    """Every request gets a time limit, and no transfer runs in native threads that cannot be stopped."""
+    constants.HF_HUB_DISABLE_XET = True
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    set_client_factory(_make_client)
+
+
+def _make_client() -> Any:
+    client = hub_http.default_client_factory()
+    client.timeout = TIMEOUT_SECONDS
+    return client
+
+
+def _watch(check: Callable[[], None], limit: int) -> type:
+    """A progress bar that shows nothing, stops the transfer when asked to, and bounds it."""
+
+    class Watch:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.received = 0
+
+        def __enter__(self) -> "Watch":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def update(self, received: float | None = 1) -> None:
+            check()
+            self.received += int(received or 0)
+            if self.received > limit:
+                raise HubUnavailable("the hub sent more than it had announced")
+
+    return Watch

@@ -1,0 +1,112 @@
+"""Model intake: from a folder, a hub or a GGUF file to content-addressed files in the store."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from app.kit.digests import file_sha256, tree_digest
+from worker.intake.choose import INDEX, small_files, weight_files
+from worker.intake.context import Context
+from worker.intake.errors import IntakeError
+from worker.intake.gguf import convert
+from worker.intake.hub import HubRepo, open_repo
+from worker.intake.roots import resolve, root_of
+from worker.intake.scan import scan_small_files, scan_weights
+from worker.intake.sources import FolderSource, Source, stamp
+
+DTYPES: Final = ("bfloat16", "float16", "float32")
+
+
+def take_model(source: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Check a model and bring it into the store; the values of its row.
+
+    source: as in the model's row: `type` folder (`path`), hub (`id`, `revision`) or gguf (`path`, `dtype`).
+    """
+    match source.get("type"):
+        case "folder":
+            return _take(_folder(source, context), context)
+        case "hub":
+            return _take_from_hub(source, context)
+        case "gguf":
+            return _take(_converted(source, context), context)
+    raise IntakeError("source_unknown", "The source's type must be folder, hub or gguf.", "/source/type")
+
+
+def _folder(source: dict[str, Any], context: Context) -> Source:
+    roots = context.settings.model_roots
+    folder = resolve(roots, source.get("path"))
+    if not folder.is_dir():
+        raise IntakeError("not_a_folder", "The path must name the folder that holds the model.", "/source/path")
+    return FolderSource(folder, root_of(roots, folder))
+
+
+def _take_from_hub(source: dict[str, Any], context: Context) -> dict[str, Any]:
+    repo = open_repo("model", source.get("id"), "/source", context)
+    commit = repo.resolve(source.get("revision"))
+    values = _take(HubSource(repo, commit, context.scratch / "hub"), context)
+    return {**values, "source": {**source, "commit": commit}}
+
+
+def _converted(source: dict[str, Any], context: Context) -> Source:
+    path = resolve(context.settings.model_roots, source.get("path"))
+    dtype = source.get("dtype") or DTYPES[0]
+    if dtype not in DTYPES:
+        raise IntakeError("dtype_unknown", f"The dtype must be one of {', '.join(DTYPES)}.", "/source/dtype")
+    if not path.is_file() or path.suffix.lower() != ".gguf":
+        raise IntakeError("not_a_gguf", "The path must name a file that ends in .gguf.", "/source/path")
+    target = convert(path, str(dtype), context)
+    return FolderSource(target, target)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """The top level of a hub repository at one commit; files are fetched into `folder`."""
+
+    repo: HubRepo
+    commit: str
+    folder: Path
+
+    def listing(self) -> dict[str, int]:
+        return self.repo.tree(self.commit, recursive=False)
+
+    def fetch(self, names: Iterable[str]) -> dict[str, Path]:
+        sizes, wanted = self.listing(), list(names)
+        self.repo.context.need_disk(sum(sizes[name] for name in wanted))
+        return {name: self.repo.download(self.commit, name, sizes[name], self.folder).resolve() for name in wanted}
+
+
+def _take(source: Source, context: Context) -> dict[str, Any]:
+    """Scan the small files before any weight is fetched, then the weights, then store all of them."""
+    listing = source.listing()
+    files = source.fetch(small_files(listing))
+    description = scan_small_files(files)
+    files |= source.fetch(weight_files(listing, files.get(INDEX)))
+    before = {name: stamp(path) for name, path in files.items()}
+    weights = scan_weights(files, context.check)
+    stored = _store(files, context)
+    if any(stamp(path) != before[name] for name, path in files.items()):
+        raise IntakeError("source_changed", "The files changed while they were read; register the model again.")
+    return {
+        "architecture": description.architecture,
+        "model_type": description.model_type,
+        "blocks": description.blocks,
+        "dtype": weights.dtype,
+        "parameters": weights.parameters,
+        "files": stored,
+        "bytes": sum(file["bytes"] for file in stored),
+        "digest": tree_digest((file["path"], file["sha256"]) for file in stored),
+    }
+
+
+def _store(files: Mapping[str, Path], context: Context) -> list[dict[str, Any]]:
+    """Put the files under their digests. They are written even when present, which keeps the sweep off them."""
+    stored = []
+    for name, path in sorted(files.items()):
+        context.check()
+        sha256 = file_sha256(path)
+        context.check()
+        key = f"projects/{context.project_id}/models/objects/{sha256}"
+        context.store.put_file(key, path)
+        stored.append({"path": name, "sha256": sha256, "bytes": path.stat().st_size, "key": key})
+    return stored

@@ -1,0 +1,72 @@
+"""One task of the CPU queue, from its subject's row to the row's final state."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from app.datasets.tables import Dataset, IntakeState
+from app.db.engine import transaction
+from app.models.tables import Model
+from app.settings import Settings
+from app.storage import open_store
+from app.tasks.tables import TaskKind
+from worker.intake.context import Context
+from worker.intake.datasets import fetch_dataset
+from worker.intake.errors import IntakeError
+from worker.intake.models import take_model
+
+Guard = Callable[[Session], None]
+Check = Callable[[], None]
+
+Table = type[Model] | type[Dataset]
+
+_TABLES: Final[dict[TaskKind, Table]] = {TaskKind.model_intake: Model, TaskKind.dataset_fetch: Dataset}
+
+
+def run(kind: str, subject_id: str, guard: Guard, check: Check, settings: Settings) -> None:
+    """Do a task: afterwards its subject is `ready` with its facts, or `failed` with the user's error.
+
+    guard: called first in the transaction that writes; raises when the task's lease is lost.
+    check: called often; raises when the work must stop.
+    A subject that is gone or already final is left alone. Every other exception is the system's: the row
+    stays `pending` and the task may be tried again.
+    """
+    table = _TABLES[TaskKind(kind)]
+    with transaction() as session:
+        row = cast(Model | Dataset | None, session.get(table, subject_id))
+        if row is None or row.state != IntakeState.pending:
+            return
+        request = _request(row)
+    with _scratch(settings) as folder:
+        context = Context(row.project_id, folder, open_store(settings), settings, check)
+        try:
+            facts = take_model(request, context) if table is Model else fetch_dataset(request, context)
+            values = {**facts, "state": IntakeState.ready, "error": None}
+        except IntakeError as error:
+            values = {"state": IntakeState.failed, "error": error.as_json()}
+    _write(table, subject_id, values, guard)
+
+
+def _request(row: Model | Dataset) -> dict[str, Any]:
+    return dict(row.source) if isinstance(row, Model) else dict(row.hub or {})
+
+
+def _write(table: Table, subject_id: str, values: dict[str, Any], guard: Guard) -> None:
+    with transaction() as session:
+        guard(session)
+        pending = (table.id == subject_id, table.state == IntakeState.pending)
+        session.execute(update(table).where(*pending).values(**values))
+
+
+@contextmanager
+def _scratch(settings: Settings) -> Iterator[Path]:
+    """A private folder below the work folder, removed afterwards."""
+    parent = settings.work_dir / "scratch"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="intake-", dir=parent, ignore_cleanup_errors=True) as name:
+        yield Path(name)

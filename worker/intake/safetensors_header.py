@@ -1,0 +1,105 @@
+"""A reader of safetensors headers that believes nothing; it never touches the tensors' bytes.
+
+Format: 8 bytes little-endian header length, that many bytes of JSON, then the data. The rules are those of
+the safetensors library, plus no duplicate names.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from worker.intake.errors import IntakeError
+from worker.intake.strict_json import parse_object
+
+HEADER_BYTES: Final = 32 * 2**20
+"""Longest header; the library's own bound is 100 MB, of which no real model needs a tenth."""
+MAX_NAME: Final = 300
+MAX_DIMENSIONS: Final = 8
+
+BITS: Final = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+    "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor as its header tells, checked against the file's length."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """Every tensor of a safetensors file. Raises IntakeError(safetensors_invalid) when anything is off."""
+    name = path.name
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length < 2 or length > min(HEADER_BYTES, size - 8):
+            raise _invalid(name, "its header length is out of bounds or the file is truncated")
+        text = file.read(length)
+    if not text.startswith(b"{"):
+        raise _invalid(name, "its header is not a JSON object")
+    header = parse_object(text, f"The header of {name}")
+    _check_metadata(name, header.pop("__metadata__", None))
+    entries = {key: _entry(name, key, value) for key, value in header.items()}
+    _check_layout(name, entries, size - 8 - length)
+    return entries
+
+
+def _entry(file: str, key: str, value: Any) -> Entry:
+    if len(key) > MAX_NAME or not _NAME.fullmatch(key):
+        raise _invalid(file, "a tensor's name is too long or has odd characters")
+    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+        raise _invalid(file, f"{key} does not have exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise _invalid(file, f"{key} has an unknown dtype")
+    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
+        raise _invalid(file, f"the shape of {key} is not a short list of sizes")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _invalid(file, f"the offsets of {key} are not a range")
+    entry = Entry(dtype, tuple(shape), offsets[0], offsets[1])
+    if entry.elements * BITS[dtype] != (entry.end - entry.start) * 8:
+        raise _invalid(file, f"the shape of {key} does not match its bytes")
+    return entry
+
+
+def _check_layout(file: str, entries: dict[str, Entry], data_bytes: int) -> None:
+    """The tensors must fill the data exactly: no overlap, no gap, nothing after the last one."""
+    position = 0
+    for key, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != position:
+            raise _invalid(file, f"{key} overlaps another tensor or leaves a gap")
+        position = entry.end
+    if position > data_bytes:
+        raise _invalid(file, "the file is truncated")
+    if position < data_bytes:
+        raise _invalid(file, "there are bytes behind the last tensor")
+
+
+def _check_metadata(file: str, metadata: Any) -> None:
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _invalid(file, "its __metadata__ is not a map of strings")
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**48 for item in value)
+
+
+def _invalid(file: str, why: str) -> IntakeError:
+    return IntakeError("safetensors_invalid", f"{file} is not a valid safetensors file: {why}.")
