@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -13,7 +13,6 @@ from secateur.errors import DownloadError, ProblemError, UnsafePath
 from secateur.retries import Patience, may_repeat, requested_pause, should_repeat
 from secateur.transport import Json, Transport
 
-CHUNK_BYTES: Final = 1 << 20
 OnBytes = Callable[[int, int], None]
 
 
@@ -176,7 +175,7 @@ class _Download:
         with self.part.open("r+b") as file:
             file.seek(have)
             file.truncate()
-            for piece in response.iter_raw(CHUNK_BYTES):
+            for piece in response.iter_raw():
                 have += len(piece)
                 if have > self.file.bytes:
                     raise DownloadError(f"{self.file.path}: the server sends more than the manifest says")

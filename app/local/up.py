@@ -30,14 +30,15 @@ class StopSignals:
     A second signal kills everything at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
         self.received = threading.Event()
         self.raising = True
-        self.impatient: Stack | None = None
 
     def install(self) -> None:
         for number in STOPPING_SIGNALS:
-            signal.signal(number, self._handle)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         again = self.received.is_set()
@@ -45,15 +46,15 @@ class StopSignals:
         if self.raising:
             self.raising = False
             raise _Interrupted(signal.Signals(number).name)
-        if again and self.impatient is not None:
-            self.impatient.supervisor.hurry()
+        if again:
+            self.stack.supervisor.hurry()
 
 
 def run(state: Path | None, host: str, port: int | None, model_roots: Sequence[Path]) -> int:
     """Start, tell where it is, wait for a signal, stop. The exit code. Raises SecateurError."""
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     stack = Stack(state, host=host, port=port, model_roots=model_roots)
-    signals = StopSignals()
+    signals = StopSignals(stack)
     signals.install()
     try:
         with console.status("starting"):
@@ -64,7 +65,6 @@ def run(state: Path | None, host: str, port: int | None, model_roots: Sequence[P
         return 130
     except (StartError, StateError) as error:
         raise SecateurError(str(error)) from error
-    signals.impatient = stack
     _log_to(stack.state.logs / "supervisor.log", console)
     _announce(stack, console)
     return _serve(stack, signals, console)

@@ -1,0 +1,93 @@
+"""A real HTTP server that answers as a test scripts it, for what the real service does not do on demand."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+
+@dataclass
+class Request:
+    """What arrived."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Reply:
+    """What is sent; with `cut`, the connection breaks after so many bytes of the body."""
+
+    status: int = 200
+    body: bytes = b"{}"
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int | None = None
+
+    @classmethod
+    def json(cls, value: Any, status: int = 200, **headers: str) -> "Reply":
+        named = {name.replace("_", "-"): text for name, text in headers.items()}
+        return cls(status, json.dumps(value).encode(), {"Content-Type": "application/json", **named})
+
+
+Answer = Callable[[Request], Reply]
+
+
+class ScriptedServer:
+    """Answers with the next reply of the script, or with `answer` when that is set."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.script: list[Reply] = []
+        self.answer: Answer | None = None
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _serve(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                request = Request(self.command, self.path, headers, body)
+                server.requests.append(request)
+                reply = server.answer(request) if server.answer else server.script.pop(0)
+                self.send_response(reply.status)
+                for name, value in reply.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(reply.body)))
+                self.end_headers()
+                if reply.cut is None:
+                    self.wfile.write(reply.body)
+                else:
+                    self.wfile.write(reply.body[: reply.cut])
+                    self.close_connection = True
+
+            do_GET = do_POST = _serve
+
+            def log_message(self, *_: Any) -> None:
+                """Quiet."""
+
+        return Handler
+
+
+@pytest.fixture
+def scripted() -> Iterator[ScriptedServer]:
+    """The server, and nothing of the environment that would point elsewhere."""
+    server = ScriptedServer()
+    yield server
+    server.close()

@@ -1,0 +1,165 @@
+"""The client against scripted answers."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from secateur import Client, NotReachable, ProblemError, SecateurError, WaitTimeout
+from tests.secateur.conftest import Reply, Request, ScriptedServer
+
+PROBLEM = {
+    "type": "urn:secateur:problem:invalid_request",
+    "title": "The request is well-formed but cannot be accepted",
+    "status": 422,
+    "detail": "sparsity: must be below 1",
+    "code": "invalid_request",
+    "request_id": "01abc",
+    "errors": [{"pointer": "/sparsity/target", "parameter": None, "detail": "must be below 1"}],
+}
+
+
+@pytest.fixture
+def client(scripted: ScriptedServer) -> Client:
+    return Client(scripted.url, "sctr_key", patience=5)
+
+
+def test_key_goes_into_the_header(client: Client, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply.json({"id": "job_1"})]
+    assert client.job("job_1") == {"id": "job_1"}
+    assert scripted.requests[0].headers["authorization"] == "Bearer sctr_key"
+
+
+def test_problem_becomes_a_typed_error(client: Client, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply.json(PROBLEM, 422, Content_Type="application/problem+json")]
+    with pytest.raises(ProblemError, match="/sparsity/target: must be below 1") as caught:
+        client.submit({})
+    error = caught.value
+    assert (error.status, error.code, error.request_id) == (422, "invalid_request", "01abc")
+    assert error.pointers == ["/sparsity/target"]
+
+
+def test_page_of_a_proxy_becomes_an_error_too(client: Client, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply(404, b"<html>nginx</html>", {"Content-Type": "text/html"})]
+    with pytest.raises(ProblemError, match="Not Found") as caught:
+        client.job("job_1")
+    assert caught.value.code == "http_404"
+
+
+def test_foreign_server_is_named_as_such(client: Client, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply(200, b"<html>hello</html>", {"Content-Type": "text/html"})]
+    with pytest.raises(SecateurError, match="does not answer like Secateur"):
+        client.job("job_1")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_refusal_is_tried_again_with_the_same_idempotency_key(
+    client: Client, scripted: ScriptedServer, status: int
+) -> None:
+    scripted.script = [Reply.json({}, status, Retry_After="0"), Reply.json({"id": "job_1"}, 201)]
+    assert client.submit({"a": 1})["id"] == "job_1"
+    first, second = scripted.requests
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+    assert json.loads(second.body) == {"a": 1}
+
+
+def test_each_submission_has_its_own_key_unless_given(client: Client, scripted: ScriptedServer) -> None:
+    scripted.answer = lambda _: Reply.json({"id": "job_1"}, 201)
+    client.submit({})
+    client.submit({})
+    client.submit({}, idempotency_key="mine")
+    keys = [request.headers["idempotency-key"] for request in scripted.requests]
+    assert keys[2] == "mine"
+    assert len(set(keys)) == 3
+
+
+def test_broken_answer_is_tried_again_only_when_harmless(client: Client, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply.json({"id": "job_1"})]
+    scripted.script.insert(0, Reply(200, b'{"id": "job_1"}', cut=3))
+    assert client.job("job_1")["id"] == "job_1"
+    scripted.script = [Reply(201, b'{"id": "mdl_1"}', cut=3), Reply.json({})]
+    with pytest.raises(NotReachable):
+        client.add_model("name", {})
+    assert len(scripted.script) == 1
+
+
+def test_bad_gateway_of_an_unrepeatable_call_is_reported(client: Client, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply.json({}, 502), Reply.json({})]
+    with pytest.raises(ProblemError):
+        client.add_model("name", {})
+
+
+def test_patience_ends(scripted: ScriptedServer) -> None:
+    scripted.answer = lambda _: Reply.json({}, 503, Retry_After="60")
+    with pytest.raises(ProblemError) as caught:
+        Client(scripted.url, "sctr_key", patience=5).job("job_1")
+    assert caught.value.status == 503
+    assert len(scripted.requests) == 1
+
+
+def test_nobody_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with pytest.raises(NotReachable, match=f"127.0.0.1:{port} does not answer"):
+        Client(f"http://127.0.0.1:{port}", "sctr_key", patience=0).job("job_1")
+
+
+def test_lists_are_read_page_by_page(client: Client, scripted: ScriptedServer) -> None:
+    scripted.script = [
+        Reply.json({"data": [{"id": 1}, {"id": 2}], "next_cursor": "c 2"}),
+        Reply.json({"data": [{"id": 3}], "next_cursor": None}),
+    ]
+    rows = client.jobs(state="queued")
+    assert next(rows)["id"] == 1
+    assert len(scripted.requests) == 1
+    assert [row["id"] for row in rows] == [2, 3]
+    assert "state=queued" in scripted.requests[1].path
+    assert "cursor=c+2" in scripted.requests[1].path.replace("%20", "+")
+
+
+def test_ids_cannot_change_the_path(client: Client, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply.json({})]
+    client.job("../models?x")
+    assert scripted.requests[0].path == "/v1/jobs/..%2Fmodels%3Fx"
+
+
+def test_wait_returns_the_finished_job(client: Client, scripted: ScriptedServer) -> None:
+    states = ["queued", "running", "failed"]
+    scripted.script = [Reply.json({"id": "job_1", "state": state}) for state in states]
+    seen: list[str] = []
+    job = client.wait("job_1", every=0.01, on_update=lambda job: seen.append(job["state"]))
+    assert job["state"] == "failed"
+    assert seen == states
+
+
+def test_wait_gives_up_in_time(client: Client, scripted: ScriptedServer) -> None:
+    scripted.answer = lambda _: Reply.json({"id": "job_1", "state": "running"})
+    with pytest.raises(WaitTimeout):
+        client.wait("job_1", every=0.01, timeout=0.05)
+
+
+def test_upload_streams_the_file_and_sends_it_whole_again(
+    client: Client, scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes(b'{"body": "text"}\n' * 200_000)
+    scripted.script = [Reply.json({}, 503, Retry_After="0"), Reply.json({"id": "ds_1"}, 201)]
+    assert client.upload_dataset(path, text_field="body")["id"] == "ds_1"
+    request: Request
+    for request in scripted.requests:
+        assert request.body == path.read_bytes()
+        assert request.headers["content-type"] == "application/x-ndjson"
+    assert scripted.requests[1].path == "/v1/datasets?name=corpus&format=jsonl&text_field=body"
+
+
+def test_upload_asks_for_the_format_it_cannot_guess(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "corpus.bin").write_text("text")
+    with pytest.raises(SecateurError, match="txt or jsonl"):
+        client.upload_dataset(tmp_path / "corpus.bin")
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8640", "ftp://host", "http://"])
+def test_url_must_be_one(url: str) -> None:
+    with pytest.raises(SecateurError, match="not the URL of a server"):
+        Client(url, "sctr_key")
