@@ -10,7 +10,7 @@ Mode = Annotated[
     Literal["accumulated", "restart", "sequential"],
     Field(
         description="What a later domain starts from. `accumulated`: the dense weights and the statistics of all "
-        "domains so far; `restart`: the dense weights and this domain's statistics; `sequential`: the pruned weights "
+        "domains so far; `restart`: the dense weights and this domain's statistics; `sequential`: pruned weights "
         "of the stage before and this domain's statistics."
     ),
 ]

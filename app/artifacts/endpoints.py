@@ -1,0 +1,112 @@
+"""/v1/jobs/{id}/artifacts"""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Header, Path, Query, Response
+from starlette.responses import RedirectResponse, StreamingResponse
+
+from app.artifacts import service
+from app.artifacts.ranges import Unsatisfiable, parse_range
+from app.artifacts.schemas import ManifestRead
+from app.artifacts.service import FileNotInArtifact, NoArtifacts, RangeNotSatisfiable, StoredFile
+from app.auth.dependencies import JobsRead
+from app.backend import Backend, BackendDep, UnitOfWork
+from app.jobs.service import JobNotFound
+from app.kit.conditions import IfNoneMatch, none_match
+from app.kit.fields import JobId
+from app.kit.problems import problems
+from app.kit.replies import reply
+from app.storage import ObjectMissing
+
+router = APIRouter(prefix="/v1/jobs/{id}/artifacts", tags=["artifacts"])
+
+PRESIGNED_SECONDS: Final = 300
+FilePath = Annotated[str, Path(description="As in the manifest, slashes and all.", examples=["model/config.json"])]
+_BINARY: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_FILE: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The file", "content": _BINARY},
+    206: {"description": "The range", "content": _BINARY},
+    304: {"description": "The caller's ETag is current"},
+    307: {"description": "Where the store serves it for some minutes"},
+}
+
+
+@router.get(
+    "",
+    operation_id="get_manifest",
+    summary="The files of a succeeded job",
+    response_model=ManifestRead,
+    responses={304: {"description": "The caller's ETag is current"}, **problems(JobNotFound, NoArtifacts)},
+)
+def get_manifest(id: JobId, auth: JobsRead, session: UnitOfWork, if_none_match: IfNoneMatch = None) -> Response:
+    """Path, size and sha256 of every file, and where the result comes from. `digest` names it all."""
+    manifest = service.read_manifest(session, auth.project, id)
+    headers = {"ETag": f'"{manifest["digest"]}"', "Cache-Control": "private, no-cache"}
+    if not none_match(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return reply(ManifestRead.model_validate(manifest), headers=headers)
+
+
+@router.get(
+    "/{path:path}",
+    operation_id="download_file",
+    summary="Download a file",
+    response_class=Response,
+    responses={**_FILE, **problems(JobNotFound, NoArtifacts, FileNotInArtifact, RangeNotSatisfiable)},
+)
+def download_file(
+    id: JobId,
+    path: FilePath,
+    auth: JobsRead,
+    session: UnitOfWork,
+    backend: BackendDep,
+    if_none_match: IfNoneMatch = None,
+    range: Annotated[str | None, Header(description="One range of bytes.")] = None,
+    if_range: Annotated[str | None, Header(description="ETag for which the range is meant.")] = None,
+    redirect: Annotated[bool, Query(description="Whether an answer may point to the store.")] = True,
+) -> Response:
+    """The whole file or one range of it, with its sha256 as `ETag` and `Repr-Digest`."""
+    file = service.find_file(session, auth.project, id, path)
+    if not none_match(if_none_match, file.etag):
+        return Response(status_code=304, headers=file.headers())
+    url = backend.store.presign(file.key, PRESIGNED_SECONDS) if redirect else None
+    if url is not None:
+        return RedirectResponse(url, 307, {"ETag": file.etag, "Cache-Control": "no-store"})
+    wanted = _range(range if if_range in (None, file.etag) else None, file)
+    return _stream(backend, file, wanted)
+
+
+@router.head(
+    "/{path:path}",
+    operation_id="describe_file",
+    summary="A file's headers",
+    response_class=Response,
+    responses={
+        200: {"description": "As the download"},
+        **problems(JobNotFound, NoArtifacts, FileNotInArtifact),
+    },
+)
+def describe_file(id: JobId, path: FilePath, auth: JobsRead, session: UnitOfWork) -> Response:
+    """Size, type and digest without the content."""
+    file = service.find_file(session, auth.project, id, path)
+    headers = {**file.headers(), "Content-Length": str(file.bytes), "Content-Type": file.media_type}
+    return Response(headers=headers)
+
+
+def _range(header: str | None, file: StoredFile) -> tuple[int, int] | None:
+    try:
+        return parse_range(header, file.bytes)
+    except Unsatisfiable:
+        raise RangeNotSatisfiable(file.bytes) from None
+
+
+def _stream(backend: Backend, file: StoredFile, wanted: tuple[int, int] | None) -> Response:
+    """Through the service; the session is long closed when the last byte goes out."""
+    if backend.store.head(file.key) is None:
+        raise ObjectMissing("a published file is not in the store")
+    start, end = wanted or (0, file.bytes)
+    headers = {**file.headers(), "Content-Length": str(end - start)}
+    if wanted is not None:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.bytes}"
+    content = backend.store.stream(file.key, start, end)
+    return StreamingResponse(content, 206 if wanted is not None else 200, headers, file.media_type)

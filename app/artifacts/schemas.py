@@ -1,0 +1,26 @@
+"""Artifacts as callers see them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class FileRead(BaseModel):
+    """One file of the artifact."""
+
+    path: str
+    sha256: str
+    bytes: int
+    media_type: str
+
+
+class ManifestRead(BaseModel):
+    """Everything that a job produced; it never changes."""
+
+    model_config = ConfigDict(title="Manifest")
+
+    object: Literal["manifest"] = "manifest"
+    digest: str = Field(description="sha256 of the lines `<sha256>  <path>` in the order of the paths.")
+    bytes: int
+    files: list[FileRead]
+    provenance: dict[str, Any] = Field(description="Digests of spec, model and datasets; versions; seed; attempt.")

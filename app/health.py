@@ -1,0 +1,91 @@
+"""/livez and /readyz: for whoever starts, restarts and routes; they say nothing that needs a key."""
+
+from collections.abc import Callable
+from typing import Final, Literal
+
+import anyio
+import redis
+import structlog
+from anyio import to_thread
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from app.backend import Backend, BackendDep
+from app.db.migrate import is_current
+from app.kit.replies import reply
+
+log = structlog.get_logger("app.health")
+router = APIRouter(tags=["health"])
+
+_SECONDS: Final = 4.0
+Answer = Literal["ok", "failed"]
+
+
+class LiveRead(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ReadyRead(BaseModel):
+    """Whether requests can be served. Without the broker they can: jobs are accepted and start later."""
+
+    status: Literal["ready", "degraded", "unavailable"]
+    checks: dict[str, Answer]
+
+
+@router.get("/livez", operation_id="livez", summary="Does the process answer", response_model=LiveRead)
+async def livez() -> Response:
+    """Always ok; a process that cannot say so should be started again."""
+    return reply(LiveRead())
+
+
+@router.get(
+    "/readyz",
+    operation_id="readyz",
+    summary="Can requests be served",
+    response_model=ReadyRead,
+    responses={503: {"model": ReadyRead, "description": "Not at the moment"}},
+)
+async def readyz(backend: BackendDep) -> Response:
+    """Asks the database (and whether its migrations are current), the object store and the broker."""
+    found: dict[str, Answer] = dict.fromkeys(_CHECKS, "failed")
+    async with anyio.create_task_group() as group:
+        for name in _CHECKS:
+            group.start_soon(_check, backend, name, found)
+    needed = all(found[name] == "ok" for name in _CHECKS if name != "broker")
+    if not needed:
+        return reply(ReadyRead(status="unavailable", checks=found), 503, {"Retry-After": "5"})
+    return reply(ReadyRead(status="ready" if found["broker"] == "ok" else "degraded", checks=found))
+
+
+async def _check(backend: Backend, name: str, found: dict[str, Answer]) -> None:
+    with anyio.move_on_after(_SECONDS):
+        try:
+            good = await to_thread.run_sync(_CHECKS[name], backend, abandon_on_cancel=True)
+        except Exception as error:
+            log.warning("not_ready", check=name, error=type(error).__name__)
+            return
+        found[name] = "ok" if good else "failed"
+
+
+def _database(backend: Backend) -> bool:
+    """Reachable, with every migration of this code."""
+    with backend.engine.connect() as connection:
+        return is_current(connection)
+
+
+def _store(backend: Backend) -> bool:
+    return backend.store.reachable()
+
+
+def _broker(backend: Backend) -> bool:
+    url = backend.settings.broker_url.get_secret_value()
+    client = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
+    try:
+        return bool(client.ping())
+    finally:
+        client.close()
+
+
+_CHECKS: Final[dict[str, Callable[[Backend], bool]]] = {"database": _database, "store": _store, "broker": _broker}

@@ -1,0 +1,169 @@
+"""/v1/jobs: submit, list, read, cancel. What a job did is in history.py."""
+
+import asyncio
+import time
+from datetime import datetime
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import AwareDatetime
+from starlette.concurrency import run_in_threadpool
+
+from app.auth.dependencies import JobsRead, JobsWrite
+from app.backend import Backend, BackendDep, UnitOfWork
+from app.jobs import repository, service
+from app.jobs.idempotency import KeyHeader, KeyInFlight, KeyReused
+from app.jobs.repository import Filter
+from app.jobs.schemas import JobRead, etag, retry_after
+from app.jobs.service import InputRefused, JobFinished, JobNotFound, Submission
+from app.jobs.spec import JobCreate, canonical_digest
+from app.jobs.states import TERMINAL, State
+from app.kit.conditions import IfNoneMatch, none_match
+from app.kit.fields import JobId
+from app.kit.json_body import StrictRoute, parse_json
+from app.kit.pagination import CursorText, Limit, Page, decode_cursor, encode_cursor, page_of
+from app.kit.problems import FieldError, Invalid, TooLarge, UnsupportedMediaType, problems
+from app.kit.replies import reply
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
+
+MAX_WAIT: Final = 60.0
+_LOOK_SECONDS: Final = 0.5
+
+
+async def _fingerprint(request: Request) -> str:
+    """Names the body as sent, before defaults; spelling (blanks, order of keys) does not count."""
+    return canonical_digest(parse_json(await request.body()))
+
+
+Fingerprint = Annotated[str, Depends(_fingerprint)]
+Labels = Annotated[
+    list[str] | None,
+    Query(alias="label", max_length=16, description="`key=value`; may be repeated, then all must hold."),
+]
+
+
+@router.post(
+    "",
+    operation_id="create_job",
+    summary="Submit a job",
+    status_code=201,
+    response_model=JobRead,
+    responses=problems(InputRefused, KeyInFlight, KeyReused, TooLarge, UnsupportedMediaType),
+)
+def create_job(
+    body: JobCreate,
+    auth: JobsWrite,
+    session: UnitOfWork,
+    backend: BackendDep,
+    fingerprint: Fingerprint,
+    key: KeyHeader = None,
+) -> Response:
+    """The job starts when its model and datasets are ready and a worker is free. With an `Idempotency-Key` the
+    request may be repeated without making a second job: the first answer comes again, marked
+    `Idempotency-Replayed: true`."""
+    submission = Submission(auth.project, body, key, fingerprint, backend.settings.idempotency_hours)
+    submitted = service.submit(session, submission)
+    headers = {"Location": f"/v1/jobs/{submitted.body['id']}"}
+    if submitted.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return reply(JobRead.model_validate(submitted.body), 201, headers)
+
+
+@router.get(
+    "",
+    operation_id="list_jobs",
+    summary="List jobs, newest first",
+    response_model=Page[JobRead],
+    responses=problems(),
+)
+def list_jobs(
+    auth: JobsRead,
+    session: UnitOfWork,
+    state: Annotated[list[State] | None, Query(description="May be repeated.")] = None,
+    method: Annotated[str | None, Query(max_length=40)] = None,
+    model: Annotated[str | None, Query(max_length=100, description="`mdl_…`")] = None,
+    label: Labels = None,
+    created_after: AwareDatetime | None = None,
+    created_before: AwareDatetime | None = None,
+    limit: Limit = 50,
+    cursor: CursorText = None,
+) -> Response:
+    """One page of the project's jobs; all filters must hold."""
+    filter = Filter(state or (), method, model, _labels(label), created_after, created_before)
+    after = decode_cursor(cursor, datetime, str)
+    rows, more = page_of(repository.list_page(session, auth.project, filter, after, limit + 1), limit)
+    following = encode_cursor(rows[-1][0].created_at, rows[-1][0].id) if more else None
+    return reply(Page[JobRead](data=[JobRead.of(*row) for row in rows], next_cursor=following))
+
+
+@router.get(
+    "/{id}",
+    operation_id="get_job",
+    summary="Read a job, or wait for its next change",
+    response_model=JobRead,
+    responses={304: {"description": "The caller's ETag is current"}, **problems(JobNotFound)},
+)
+async def get_job(
+    id: JobId,
+    request: Request,
+    auth: JobsRead,
+    backend: BackendDep,
+    if_none_match: IfNoneMatch = None,
+    wait: Annotated[
+        float,
+        Query(
+            ge=0,
+            le=3600,
+            description="Seconds to wait, at most 60: with If-None-Match for a change, without it for the end.",
+        ),
+    ] = 0,
+) -> Response:
+    """`ETag` changes with everything in the answer; `Retry-After` says when to ask again. Neither is there any
+    cost in asking often with `If-None-Match`, nor does a waiting call hold a connection to the database."""
+    deadline = time.monotonic() + min(wait, MAX_WAIT)
+    while True:
+        response, settled = await run_in_threadpool(_look, backend, auth.project, id, if_none_match)
+        left = deadline - time.monotonic()
+        if settled or left <= 0 or await request.is_disconnected():
+            return response
+        await asyncio.sleep(min(_LOOK_SECONDS, left))
+
+
+@router.post(
+    "/{id}/cancel",
+    operation_id="cancel_job",
+    summary="Cancel a job",
+    status_code=202,
+    response_model=JobRead,
+    responses={
+        200: {"model": JobRead, "description": "It was cancelled already"},
+        **problems(JobNotFound, JobFinished),
+    },
+)
+def cancel_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
+    """A waiting job ends at once; a running one is `cancelling` until its worker has stopped. May be repeated."""
+    found, pending = service.cancel(session, auth.project, id)
+    return reply(JobRead.of(*found), 202 if pending else 200)
+
+
+def _look(backend: Backend, project: str, id: str, if_none_match: str | None) -> tuple[Response, bool]:
+    """The answer as of now, and whether it is what a waiting caller waits for."""
+    with backend.sessions.begin() as session:
+        job, progress = service.read(session, project, id)
+        body = JobRead.of(job, progress)
+    tag, pause = etag(job, progress), retry_after(job)
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    if pause is not None:
+        headers["Retry-After"] = str(pause)
+    if not none_match(if_none_match, tag):
+        return Response(status_code=304, headers=headers), pause is None
+    return reply(body, headers=headers), if_none_match is not None or State(job.state) in TERMINAL
+
+
+def _labels(given: list[str] | None) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given or ()]
+    if any(not separator or not key for key, separator, _ in pairs):
+        message = "must look like key=value"
+        raise Invalid(f"label: {message}", errors=[FieldError(message, parameter="label")])
+    return {key: value for key, _, value in pairs}

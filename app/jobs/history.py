@@ -1,0 +1,131 @@
+"""/v1/jobs/{id}/…: what a job did, for reading only."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from app.auth.dependencies import JobsRead
+from app.backend import UnitOfWork
+from app.jobs import repository, service
+from app.jobs.evaluation import matrix_of
+from app.jobs.schemas import AttemptRead, EvaluationRead, EventRead, LayerRead, LogRead, StageRead
+from app.jobs.service import JobNotFound
+from app.kit.fields import JobId
+from app.kit.pagination import CursorText, Page, decode_cursor, encode_cursor, page_of
+from app.kit.problems import problems
+from app.kit.replies import reply
+
+router = APIRouter(prefix="/v1/jobs/{id}", tags=["history"])
+
+After = Annotated[
+    int, Query(ge=0, lt=2**31, description="Only numbers above it; `next_cursor` for the next page.")
+]
+Rows = Annotated[int, Query(ge=1, le=1000, description="Rows a page has at the most.")]
+Number = Annotated[int | None, Query(ge=0, lt=2**31)]
+MatrixName = Annotated[str | None, Query(max_length=300, description="Name in the checkpoint.")]
+
+
+@router.get(
+    "/events",
+    operation_id="list_events",
+    summary="A job's history",
+    response_model=Page[EventRead],
+    responses=problems(JobNotFound),
+)
+def list_events(id: JobId, auth: JobsRead, session: UnitOfWork, after: After = 0, limit: Rows = 100) -> Response:
+    """Numbered without gaps: whoever has read up to n asks for `after=n` and misses nothing."""
+    service.read(session, auth.project, id)
+    rows, more = page_of(repository.events(session, id, after, limit + 1), limit)
+    data = [EventRead.model_validate(row) for row in rows]
+    return reply(Page[EventRead](data=data, next_cursor=str(data[-1].seq) if more else None))
+
+
+@router.get(
+    "/logs",
+    operation_id="list_logs",
+    summary="What the engine printed",
+    response_model=Page[LogRead],
+    responses=problems(JobNotFound),
+)
+def list_logs(id: JobId, auth: JobsRead, session: UnitOfWork, after: After = 0, limit: Rows = 100) -> Response:
+    """Lines of all attempts, oldest first; paths of the worker are hidden."""
+    service.read(session, auth.project, id)
+    rows, more = page_of(repository.logs(session, id, after, limit + 1), limit)
+    data = [LogRead.model_validate(row) for row in rows]
+    return reply(Page[LogRead](data=data, next_cursor=str(data[-1].seq) if more else None))
+
+
+@router.get(
+    "/attempts",
+    operation_id="list_attempts",
+    summary="Which workers tried",
+    response_model=Page[AttemptRead],
+    responses=problems(JobNotFound),
+)
+def list_attempts(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
+    """All of them, with how each ended."""
+    service.read(session, auth.project, id)
+    data = [AttemptRead.model_validate(row) for row in repository.attempts(session, id)]
+    return reply(Page[AttemptRead](data=data, next_cursor=None))
+
+
+@router.get(
+    "/stages",
+    operation_id="list_stages",
+    summary="The domains' turns",
+    response_model=Page[StageRead],
+    responses=problems(JobNotFound),
+)
+def list_stages(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
+    """One stage a domain, in order; `blocks_done` of its blocks are safe in the store."""
+    service.read(session, auth.project, id)
+    data = [
+        StageRead.model_validate({**_columns(stage), "blocks_done": done})
+        for stage, done in repository.stages(session, id)
+    ]
+    return reply(Page[StageRead](data=data, next_cursor=None))
+
+
+@router.get(
+    "/evaluation",
+    operation_id="get_evaluation",
+    summary="Perplexity of every domain after every stage",
+    response_model=EvaluationRead,
+    responses=problems(JobNotFound),
+)
+def get_evaluation(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
+    """The matrix R as far as it is known; complete when the job has succeeded."""
+    job, _ = service.read(session, auth.project, id)
+    stages = [domain["name"] for domain in job.spec["domains"]]
+    return reply(matrix_of(id, stages, repository.evaluations(session, id)))
+
+
+@router.get(
+    "/layers",
+    operation_id="list_layers",
+    summary="What happened to each matrix",
+    response_model=Page[LayerRead],
+    responses=problems(JobNotFound),
+)
+def list_layers(
+    id: JobId,
+    auth: JobsRead,
+    session: UnitOfWork,
+    stage: Number = None,
+    block: Number = None,
+    matrix: MatrixName = None,
+    limit: Rows = 200,
+    cursor: CursorText = None,
+) -> Response:
+    """One record a matrix and stage, in the order of stage, block and name; there while the job runs."""
+    service.read(session, auth.project, id)
+    after = decode_cursor(cursor, int, int, str)
+    found = repository.layers(session, id, stage=stage, block=block, matrix=matrix, after=after, limit=limit + 1)
+    rows, more = page_of(found, limit)
+    data = [LayerRead.model_validate({**_columns(row), "domain": domain}) for row, domain in rows]
+    following = encode_cursor(data[-1].stage, data[-1].block, data[-1].matrix) if more else None
+    return reply(Page[LayerRead](data=data, next_cursor=following))
+
+
+def _columns(row: object) -> dict[str, object]:
+    return {name: value for name, value in vars(row).items() if not name.startswith("_")}

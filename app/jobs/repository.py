@@ -1,0 +1,124 @@
+"""SQL of jobs as callers read them; `_owned` is the one place where the tenant comes in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Select, and_, func, select, tuple_
+from sqlalchemy.orm import Session
+
+from app.jobs.tables import (
+    Job,
+    JobAttempt,
+    JobBlock,
+    JobEvaluation,
+    JobEvent,
+    JobLayer,
+    JobLog,
+    JobProgress,
+    JobStage,
+)
+
+Found = tuple[Job, JobProgress | None]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What a list of jobs is narrowed to; the parts are joined by `and`, states by `or`."""
+
+    states: Sequence[str] = ()
+    method: str | None = None
+    model: str | None = None
+    labels: dict[str, str] | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+def _owned(project: str) -> Select[Job, JobProgress]:
+    query = select(Job, JobProgress).outerjoin(JobProgress, JobProgress.job_id == Job.id)
+    return query.where(Job.project_id == project)
+
+
+def find(session: Session, project: str, id: str) -> Found | None:
+    """The project's job of that id, with its progress."""
+    row = session.execute(_owned(project).where(Job.id == id)).one_or_none()
+    return (row[0], row[1]) if row is not None else None
+
+
+def list_page(
+    session: Session, project: str, filter: Filter, after: list[object] | None, limit: int
+) -> Sequence[Found]:
+    """Newest first; `after` is the (created_at, id) of the last row of the page before."""
+    query = _narrowed(_owned(project), filter).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
+    if after is not None:
+        query = query.where(tuple_(Job.created_at, Job.id) < tuple_(*after))
+    return [(row[0], row[1]) for row in session.execute(query)]
+
+
+def _narrowed(query: Select[Job, JobProgress], filter: Filter) -> Select[Job, JobProgress]:
+    if filter.states:
+        query = query.where(Job.state.in_(filter.states))
+    if filter.method is not None:
+        query = query.where(Job.method == filter.method)
+    if filter.model is not None:
+        query = query.where(Job.model_id == filter.model)
+    if filter.labels:
+        query = query.where(Job.labels.contains(filter.labels))
+    if filter.created_after is not None:
+        query = query.where(Job.created_at > filter.created_after)
+    if filter.created_before is not None:
+        query = query.where(Job.created_at < filter.created_before)
+    return query
+
+
+def events(session: Session, job: str, after: int, limit: int) -> Sequence[JobEvent]:
+    """Events numbered above `after`, in order."""
+    query = select(JobEvent).where(JobEvent.job_id == job, JobEvent.seq > after)
+    return session.scalars(query.order_by(JobEvent.seq).limit(limit)).all()
+
+
+def logs(session: Session, job: str, after: int, limit: int) -> Sequence[JobLog]:
+    """Lines numbered above `after`, in order."""
+    query = select(JobLog).where(JobLog.job_id == job, JobLog.seq > after)
+    return session.scalars(query.order_by(JobLog.seq).limit(limit)).all()
+
+
+def attempts(session: Session, job: str) -> Sequence[JobAttempt]:
+    """All attempts, in order."""
+    return session.scalars(select(JobAttempt).where(JobAttempt.job_id == job).order_by(JobAttempt.number)).all()
+
+
+def stages(session: Session, job: str) -> Sequence[tuple[JobStage, int]]:
+    """All stages in order, each with the number of its committed blocks."""
+    same = and_(JobBlock.job_id == JobStage.job_id, JobBlock.stage == JobStage.stage)
+    done = select(func.count()).select_from(JobBlock).where(same).correlate(JobStage).scalar_subquery()
+    rows = session.execute(select(JobStage, done).where(JobStage.job_id == job).order_by(JobStage.stage))
+    return [(row[0], row[1]) for row in rows]
+
+
+def evaluations(session: Session, job: str) -> Sequence[JobEvaluation]:
+    """All entries of R."""
+    query = select(JobEvaluation).where(JobEvaluation.job_id == job)
+    return session.scalars(query.order_by(JobEvaluation.row, JobEvaluation.domain)).all()
+
+
+def layers(
+    session: Session,
+    job: str,
+    *,
+    stage: int | None,
+    block: int | None,
+    matrix: str | None,
+    after: list[object] | None,
+    limit: int,
+) -> Sequence[tuple[JobLayer, str]]:
+    """Records with their stage's domain, by (stage, block, matrix); `after` is that of the last row before."""
+    same = and_(JobStage.job_id == JobLayer.job_id, JobStage.stage == JobLayer.stage)
+    query = select(JobLayer, JobStage.domain).join(JobStage, same).where(JobLayer.job_id == job)
+    for column, value in ((JobLayer.stage, stage), (JobLayer.block, block), (JobLayer.matrix, matrix)):
+        if value is not None:
+            query = query.where(column == value)
+    key = (JobLayer.stage, JobLayer.block, JobLayer.matrix)
+    if after is not None:
+        query = query.where(tuple_(*key) > tuple_(*after))
+    return [(row[0], row[1]) for row in session.execute(query.order_by(*key).limit(limit))]

@@ -1,0 +1,55 @@
+"""The HTTP service: `uvicorn --factory app.main:create_app`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from app import health
+from app.artifacts import endpoints as artifacts
+from app.backend import open_backend
+from app.datasets import endpoints as datasets
+from app.jobs import endpoints as jobs
+from app.jobs import history
+from app.kit.handlers import install_handlers
+from app.kit.logs import configure_logs
+from app.kit.middleware import RequestContext, RequestLimits
+from app.methods import endpoints as methods
+from app.models import endpoints as models
+from app.openapi import install_openapi
+from app.sensitivity import endpoints as sensitivity
+from app.settings import Settings, get_settings
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; contacts nothing before the first request."""
+    configure_logs()
+    settings = settings or get_settings()
+    backend = open_backend(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        backend.engine.dispose()
+
+    uploads = {"/v1/datasets": settings.max_upload_bytes}
+    app = FastAPI(
+        title="Secateur",
+        version=version("secateur"),
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+        # Also bounds bodies whose length nobody announced, which FastAPI's own limit answers in plain text.
+        middleware=[
+            Middleware(RequestContext),
+            Middleware(RequestLimits, default=settings.max_body_bytes, larger=uploads),
+        ],
+    )
+    app.state.backend = backend
+    install_handlers(app)
+    install_openapi(app)
+    for part in (datasets, models, jobs, history, sensitivity, artifacts, methods, health):
+        app.include_router(part.router)
+    return app

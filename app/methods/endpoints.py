@@ -1,0 +1,81 @@
+"""/v1/methods: what can be asked for, read off the job spec itself."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.auth.dependencies import JobsRead
+from app.jobs.method_spec import METHODS
+from app.kit.fields import Strict
+from app.kit.pagination import Page
+from app.kit.problems import problems
+from app.kit.replies import reply
+
+_SAID = frozenset({"title", "description", "default"})
+router = APIRouter(prefix="/v1/methods", tags=["methods"])
+
+
+class ParameterRead(BaseModel):
+    """One parameter of a method; a dot leads into a nested object."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    name: str = Field(examples=["admm.iterations"])
+    description: str
+    default: Any
+    json_schema: dict[str, Any] = Field(alias="schema", description="JSON Schema of its values.")
+
+
+class MethodRead(BaseModel):
+    """A method of pruning."""
+
+    model_config = ConfigDict(title="Method")
+
+    object: Literal["method"] = "method"
+    name: str
+    description: str
+    parameters: list[ParameterRead]
+
+
+@router.get(
+    "",
+    operation_id="list_methods",
+    summary="Methods and their parameters",
+    response_model=Page[MethodRead],
+    responses=problems(),
+)
+def list_methods(auth: JobsRead) -> Response:
+    """What `method` of a job may be, with every parameter's meaning and default."""
+    return reply(Page[MethodRead](data=[_describe(method) for method in METHODS], next_cursor=None))
+
+
+def _describe(method: type[Strict]) -> MethodRead:
+    text = " ".join((method.__doc__ or "").split())
+    return MethodRead(name=_name(method), description=text, parameters=list(_parameters(method, "")))
+
+
+def _name(method: type[Strict]) -> str:
+    return str(get_args(method.model_fields["name"].annotation)[0])
+
+
+def _parameters(model: type[BaseModel], prefix: str) -> Iterator[ParameterRead]:
+    properties = model.model_json_schema()["properties"]
+    for name, field in model.model_fields.items():
+        if name == "name":
+            continue
+        nested = [each for each in (field.annotation, *get_args(field.annotation)) if _is_model(each)]
+        if nested:
+            yield from _parameters(nested[0], f"{prefix}{name}.")
+            continue
+        schema = {
+            key: value for key, value in properties[name].items() if key not in ("title", "description", "default")
+        }
+        yield ParameterRead(
+            name=f"{prefix}{name}", description=field.description or "", default=field.default, json_schema=schema
+        )
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

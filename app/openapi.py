@@ -1,0 +1,38 @@
+"""The OpenAPI document: FastAPI's, with our errors and the bodies that FastAPI cannot see."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from app.datasets.schemas import DatasetCreate
+from app.kit.problems import ProblemRead
+
+_DESCRIPTION = """Prunes large language models: continual jobs over an ordered list of domains.
+
+Register a **model**, upload one **dataset** a domain, submit a **job**, poll it, read its history, download its
+**artifacts**. Errors are `application/problem+json` (RFC 9457) with a stable `code`; the answer to somebody else's
+id is 404. Every answer carries `X-Request-Id`."""
+
+
+def install_openapi(app: FastAPI) -> None:
+    """Complete the document once, when it is first asked for."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = original()
+            document["info"]["description"] = _DESCRIPTION
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            _add(schemas, "Problem", ProblemRead, "serialization")
+            _add(schemas, "DatasetCreate", DatasetCreate, "validation")
+            app.openapi_schema = document
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add(schemas: dict[str, Any], name: str, model: type[BaseModel], mode: Any) -> None:
+    schema = model.model_json_schema(mode=mode, ref_template="#/components/schemas/{model}")
+    schemas.update(schema.pop("$defs", {}))
+    schemas[name] = schema
