@@ -45,7 +45,8 @@ def submit(session: Session, project_id: str, kind: TaskKind, subject_id: str) -
 def finish(session: Session, claim: TaskClaim) -> None:
     """The subject has its final state (or is gone); jobs that waited for it may start. Raises TaskLost."""
     task = guard(session, claim.id, claim.token)
-    subject: Model | Dataset | None = session.get(_SUBJECTS[task.kind], task.subject_id)
+    table: Any = _SUBJECTS[task.kind]
+    subject = session.get(table, task.subject_id)
     if subject is not None and subject.state == IntakeState.failed:
         _end(task, TaskState.failed, subject.error)
     else:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from app.jobs.delivery.claim import SourceFile
@@ -54,8 +54,11 @@ def engine_formats(session: Session, job_id: str) -> set[int]:
 
 def discard(session: Session, lease: Lease, reason: str) -> None:
     """Forget everything computed so far, with an event. The transaction must be guarded."""
-    for table in (JobBlock, JobLayer, JobSensitivity, JobEvaluation, JobStage):
+    for table in (JobBlock, JobLayer, JobSensitivity, JobEvaluation):
         session.execute(delete(table).where(table.job_id == lease.job_id))
+    names = ("sparsity", "weights", "zeros", "calibration_tokens", "seconds", "started_at", "finished_at")
+    reset = {"state": "pending", **dict.fromkeys(names)}
+    session.execute(update(JobStage).where(JobStage.job_id == lease.job_id).values(**reset))
     append_event(session, session.get_one(Job, lease.job_id), EventType.restarted, {"reason": reason})
 
 

@@ -57,13 +57,17 @@ class Block:
 def write_hello(
     session: Session, lease: Lease, engine: dict[str, Any], domains: Sequence[str], blocks: int | None
 ) -> None:
-    """The engine has started: what it is, and one row for each stage to come."""
+    """The engine has started: what it is, and how many blocks each stage has."""
     session.get_one(JobAttempt, (lease.job_id, lease.attempt)).engine = engine
     rows = [
         {"job_id": lease.job_id, "stage": stage, "domain": domain, "state": "pending", "blocks": blocks}
         for stage, domain in enumerate(domains)
     ]
-    session.execute(insert(JobStage).values(rows).on_conflict_do_nothing())
+    session.execute(
+        insert(JobStage)
+        .values(rows)
+        .on_conflict_do_update(index_elements=["job_id", "stage"], set_={"blocks": blocks})
+    )
 
 
 def write_phase(session: Session, lease: Lease, phase: Phase) -> None:

@@ -16,6 +16,9 @@ from app.kit.digests import tree_digest
 
 MEDIA_TYPES: Final = {".json": "application/json", ".txt": "text/plain; charset=utf-8", ".md": "text/markdown"}
 
+FIGURES: Final = ("sparsity", "mean_perplexity", "dense_mean_perplexity", "bwt")
+"""What of the engine's summary is shown with the job itself."""
+
 
 @dataclass(frozen=True)
 class StoredFile:
@@ -49,7 +52,8 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: d
         return State.cancelled
     size = {"bytes": manifest["bytes"], "files": len(manifest["files"])}
     job.manifest = manifest
-    job.result = {"manifest_digest": manifest["digest"], **size, **summary}
+    figures = {name: summary.get(name) for name in FIGURES}
+    job.result = {"manifest_digest": manifest["digest"], **size, **figures}
     end_attempt(session, row, job, Outcome.succeeded, None)
     append_event(session, job, EventType.published, {"manifest_digest": manifest["digest"], **size})
     transition(session, job, State.succeeded)

@@ -1,0 +1,240 @@
+"""A worker writes only with its token."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
+
+from app.db.clock import from_now
+from app.db.engine import transaction
+from app.jobs.delivery import commits, endings
+from app.jobs.delivery.claim import claim
+from app.jobs.delivery.endings import Failure
+from app.jobs.delivery.lease import Lease, LeaseLost, guard, renew
+from app.jobs.delivery.publish import StoredFile, make_manifest, publish
+from app.jobs.delivery.reaper import fail_unusable, reap_one, ring_again, ring_all
+from app.jobs.events import EventType
+from app.jobs.states import Reason, State
+from app.jobs.tables import Job, JobAttempt, JobBlock, JobEvent, JobLease, Outcome
+from app.jobs.transitions import transition
+from app.models.tables import Model
+from app.tasks import repository as task_repository
+from tests.jobs import make_jobs
+
+BLOCK = commits.Block(stage=0, domain="d0", block=0, engine_format=1, files=[], layers=[], sensitivity=[])
+
+
+def take() -> Lease:
+    with transaction() as session:
+        found = claim(session, "w", 60)
+        assert found is not None
+        return found.lease
+
+
+def expire(session: Session) -> None:
+    session.execute(update(JobLease).values(expires_at=from_now(-1)))
+    session.commit()
+
+
+def reap() -> State | None:
+    with transaction() as session:
+        found = reap_one(session, 0, 3)
+        return None if found is None else found[1]
+
+
+@pytest.fixture
+def job(session: Session) -> str:
+    return make_jobs(session).make()
+
+
+def outcomes(session: Session, job: str) -> list[str | None]:
+    session.expire_all()
+    return [row.outcome for row in session.query(JobAttempt).filter_by(job_id=job).order_by(JobAttempt.number)]
+
+
+def test_renewal_moves_the_end_and_brings_orders(session: Session, job: str) -> None:
+    lease = take()
+    before = session.get_one(JobLease, job).expires_at
+    with transaction() as other:
+        assert not renew(other, lease, 120).cancel
+    session.expire_all()
+    assert session.get_one(JobLease, job).expires_at > before + timedelta(seconds=50)
+    session.get_one(Job, job).cancel_requested_at = func.now()
+    session.commit()
+    with transaction() as other:
+        assert renew(other, lease, 120).cancel
+
+
+def test_an_expired_lease_that_nobody_took_can_be_renewed(session: Session, job: str) -> None:
+    lease = take()
+    expire(session)
+    with transaction() as other:
+        renew(other, lease, 60)
+    assert reap() is None
+
+
+def test_a_stale_worker_can_write_nothing(session: Session, job: str) -> None:
+    stale = take()
+    expire(session)
+    assert reap() is State.queued
+    current = take()
+    assert (current.fence, current.attempt) == (2, 2)
+    manifest = make_manifest([StoredFile("a", "0" * 64, 1, "k")], {})
+    for write in (
+        lambda s: renew(s, stale, 60),
+        lambda s: guard(s, stale),
+        lambda s: publish(s, stale, manifest, {}),
+        lambda s: endings.fail(s, stale, Failure(Reason.engine_failed), 3),
+        lambda s: endings.stop(s, stale, Outcome.cancelled),
+    ):
+        with pytest.raises(LeaseLost), transaction() as other:
+            write(other)
+    session.expire_all()
+    assert session.get_one(Job, job).state == State.running
+    assert session.get_one(JobLease, job).token == current.token
+
+
+def test_a_lost_worker_costs_an_attempt_and_the_third_ends_the_job(session: Session, job: str) -> None:
+    ends = []
+    for _ in range(3):
+        take()
+        expire(session)
+        ends.append(reap())
+    assert ends == [State.queued, State.queued, State.failed]
+    row = session.get_one(Job, job)
+    assert row.failure is not None
+    assert (row.failure["code"], row.failure["cause"]) == ("worker_lost", "system")
+    assert outcomes(session, job) == ["worker_lost"] * 3
+
+
+def test_an_attempt_that_made_progress_costs_nothing(session: Session, job: str) -> None:
+    for block in range(5):
+        lease = take()
+        with transaction() as other:
+            guard(other, lease)
+            commits.write_block(other, lease, commits.Block(**{**vars(BLOCK), "block": block}))
+        expire(session)
+        assert reap() is State.queued
+    assert session.get_one(Job, job).lost_attempts == 0
+
+
+def test_a_lost_worker_ends_a_cancelled_job(session: Session, job: str) -> None:
+    take()
+    transition(session, session.get_one(Job, job), State.cancelling)
+    session.commit()
+    expire(session)
+    assert reap() is State.cancelled
+    assert outcomes(session, job) == ["cancelled"]
+
+
+def test_no_lease_is_taken_right_after_a_restart_of_the_database(session: Session, job: str) -> None:
+    take()
+    expire(session)
+    with transaction() as other:
+        assert reap_one(other, lease_seconds=10**6, budget=3) is None
+
+
+def test_a_lease_that_is_being_used_is_not_taken(session: Session, job: str) -> None:
+    lease = take()
+    expire(session)
+    with transaction() as writer:
+        guard(writer, lease)
+        assert reap() is None
+
+
+def test_giving_back_costs_nothing_and_rings(session: Session, job: str) -> None:
+    lease = take()
+    with transaction() as other:
+        assert endings.fail(other, lease, Failure(Reason.worker_stopped), 1) is State.queued
+    row = session.get_one(Job, job)
+    assert (row.lost_attempts, row.phase) == (0, None)
+    assert take().attempt == 2
+
+
+def test_a_failed_engine_waits_before_the_next_attempt(session: Session, job: str) -> None:
+    lease = take()
+    with transaction() as other:
+        assert endings.fail(other, lease, Failure(Reason.engine_failed), 3) is State.queued
+    with transaction() as other:
+        assert claim(other, "w", 60) is None
+
+
+def test_cancel_before_publishing_wins(session: Session, job: str) -> None:
+    lease = take()
+    transition(session, session.get_one(Job, job), State.cancelling)
+    session.commit()
+    manifest = make_manifest([StoredFile("a", "0" * 64, 1, "k")], {})
+    with transaction() as other:
+        assert publish(other, lease, manifest, {}) is State.cancelled
+    session.expire_all()
+    assert session.get_one(Job, job).manifest is None
+
+
+def test_publishing_before_cancel_wins(session: Session, job: str) -> None:
+    lease = take()
+    manifest = make_manifest([StoredFile("a", "0" * 64, 1, "k")], {})
+    with transaction() as other:
+        assert publish(other, lease, manifest, {"sparsity": 0.5, "other": 1}) is State.succeeded
+    session.expire_all()
+    row = session.get_one(Job, job)
+    assert row.result == {
+        "manifest_digest": manifest["digest"],
+        "bytes": 1,
+        "files": 1,
+        "sparsity": 0.5,
+        "mean_perplexity": None,
+        "dense_mean_perplexity": None,
+        "bwt": None,
+    }
+    types = [event.type for event in session.query(JobEvent).filter_by(job_id=job).order_by(JobEvent.seq)]
+    assert types[-3:] == [EventType.attempt_ended, EventType.published, EventType.transition]
+    assert session.get(JobLease, job) is None
+
+
+def test_a_block_committed_twice_is_one_block(session: Session, job: str) -> None:
+    lease = take()
+    for _ in range(2):
+        with transaction() as other:
+            guard(other, lease)
+            commits.write_block(other, lease, BLOCK)
+    assert session.query(JobBlock).count() == 1
+    events = [event.type for event in session.query(JobEvent).order_by(JobEvent.seq)]
+    assert events.count(EventType.stage_started) == 1
+
+
+def test_a_job_over_a_failed_model_ends(session: Session, job: str) -> None:
+    session.query(Model).update({"state": "failed"})
+    session.commit()
+    with transaction() as other:
+        assert fail_unusable(other) == 1
+    row = session.get_one(Job, job, populate_existing=True)
+    assert row.failure is not None
+    assert (row.state, row.failure["code"], row.failure["field"]) == (State.failed, "model_failed", "/model")
+
+
+def test_an_unanswered_bell_rings_again_later_each_time(session: Session, job: str) -> None:
+    row = session.get_one(Job, job)
+
+    def rung_after(seconds: float, rings: int) -> int:
+        row.rung_at = row.available_at = from_now(-seconds)
+        row.rings = rings
+        session.commit()
+        with transaction() as other:
+            found = ring_again(other, 10)
+            other.rollback()
+        return found
+
+    assert rung_after(5, 0) == 0
+    assert rung_after(11, 0) == 1
+    assert rung_after(11, 1) == 0
+    assert rung_after(21, 1) == 1
+    with transaction() as other:
+        assert ring_all(other) == 1
+    with transaction() as other:
+        assert ring_all(other) == 0, "a message is waiting already"
+
+
+def test_tasks_that_nobody_heard_of_ring_again(session: Session) -> None:
+    with transaction() as other:
+        assert task_repository.ring_again(other, 1) == 0

@@ -1,0 +1,94 @@
+"""The engine's process: `python -m worker.engine --report-fd N --parent PID`. One job, then the end.
+
+The first line of standard input is the request; the lines after it are acknowledgements and the order to stop.
+Reports leave through the given descriptor; what is printed is the job's log. The process has no key, no network,
+and no longer a life than its parent.
+"""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+from worker.isolation import isolate
+from worker.reporting import Reporter
+
+
+def main() -> int:
+    """The exit code: 0 after a published output, 1 after a reported failure."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--report-fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    arguments = parser.parse_args()
+    isolation = isolate(arguments.parent)
+    request = json.loads(sys.stdin.buffer.readline())
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(request["threads"])
+    # Only now: torch reads the environment and starts threads.
+    from worker.pruning import Stopped
+
+    with os.fdopen(arguments.report_fd, "w", encoding="utf-8") as reports:
+        reporter = Reporter(reports, lambda: Stopped("the supervisor asked to stop"))
+        reporter.listen()
+        try:
+            _run(request, reporter, isolation)
+        except Stopped:
+            return 1
+        except BaseException as error:
+            reporter.say("failed", **_describe(error))
+            return 1
+    return 0
+
+
+def _run(request: dict[str, Any], reporter: Reporter, isolation: dict[str, bool]) -> None:
+    import torch
+
+    from worker.pruning import ENGINE_FORMAT, PruningJob, plan, run
+
+    job = PruningJob.from_dict(request)
+    torch.set_num_threads(job.threads)
+    reporter.hello(
+        engine_format=ENGINE_FORMAT,
+        versions=_versions(),
+        device=job.device,
+        threads=job.threads,
+        isolation=isolation,
+        plan=plan(job),
+    )
+    output = run(job, reporter)
+    files = [{"path": file.path, "local": file.local} for file in output.files]
+    reporter.output(files, output.summary)
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import version
+
+    names = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _describe(error: BaseException) -> dict[str, Any]:
+    """A failure for its owner; `detail` is for the operator's log only."""
+    from worker.pruning import UserError
+
+    detail = "".join(traceback.format_exception(error))
+    if isinstance(error, UserError):
+        return {"code": error.code, "cause": "user", "message": error.message, "field": error.field}
+    known = {"cause": "system", "field": None, "detail": detail}
+    if _is_out_of_memory(error):
+        return {"code": "out_of_memory", "message": "The engine ran out of memory.", **known}
+    return {"code": "engine_failed", "message": f"The engine stopped with {type(error).__name__}.", **known}
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """torch has an exception for CUDA only; the CPU's allocator says it in words."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

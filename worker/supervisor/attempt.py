@@ -1,0 +1,217 @@
+"""One attempt at one job, told from the claim to its end."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from sqlalchemy.orm import Session
+
+from app.jobs.delivery import checkpoint as checkpoints
+from app.jobs.delivery import commits, endings
+from app.jobs.delivery.checkpoint import Checkpoint
+from app.jobs.delivery.claim import Claim
+from app.jobs.delivery.endings import Failure
+from app.jobs.delivery.lease import LeaseLost, Orders, guard, renew
+from app.jobs.states import ENDINGS, Reason, State
+from app.jobs.tables import Outcome
+from app.settings import Settings
+from app.storage import ObjectStore, StoreError
+from worker.engine_format import ENGINE_FORMAT
+from worker.supervisor.engine_process import EngineProcess
+from worker.supervisor.keeper import Keeper
+from worker.supervisor.log_book import LogBook
+from worker.supervisor.memory import oom_kills
+from worker.supervisor.pump import Pump
+from worker.supervisor.redaction import Redactor
+from worker.supervisor.scratch import Scratch
+from worker.supervisor.situation import AttemptFailed, Interrupted, Situation, transact
+from worker.supervisor.staging import Staging, make_request
+from worker.supervisor.uploads import Uploads
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE_SECONDS: Final = 5.0
+"""What an engine gets to stop by itself when its job is cancelled or paused."""
+END_GRACE_SECONDS: Final = 10.0
+"""What an engine gets to exit after its last message."""
+
+
+class Spawn(Protocol):
+    """Runs a function in the main thread and gives its result. Raises Interrupted."""
+
+    def __call__(self, start: Callable[[], EngineProcess], /) -> EngineProcess: ...
+
+
+class Attempt:
+    """Runs in the runner's thread; `interrupt` may be called from any."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        since: float,
+        settings: Settings,
+        store: ObjectStore,
+        spawn: Spawn,
+        command: Sequence[str],
+    ) -> None:
+        """since: `time.monotonic()` before the claim was sent."""
+        self.situation = Situation()
+        self._claim = claim
+        self._lease = claim.lease
+        self._since = since
+        self._settings = settings
+        self._store = store
+        self._spawn = spawn
+        self._command = command
+        self._engine: EngineProcess | None = None
+
+    def run(self) -> None:
+        """Until the job has another state, or the lease is lost. Raises nothing but what the database says."""
+        log.info("%s: attempt %d begins", self._lease.job_id, self._lease.attempt)
+        keeper = Keeper(
+            lambda session: renew(session, self._lease, self._settings.lease_seconds),
+            lease_seconds=self._settings.lease_seconds,
+            heartbeat_seconds=self._settings.heartbeat_seconds,
+            since=self._since,
+            on_lost=self._on_lost,
+            on_orders=self._on_orders,
+        )
+        with keeper:
+            try:
+                state = self._run_to_end()
+                log.info("%s: attempt %d left it %s", self._lease.job_id, self._lease.attempt, state)
+            except LeaseLost:
+                log.warning("%s: the lease of attempt %d is lost", self._lease.job_id, self._lease.attempt)
+
+    def shut_down(self) -> None:
+        """The worker must go: kill the engine; the runner gives the job back."""
+        self.situation.stopping.set()
+        self._kill_engine()
+
+    def _run_to_end(self) -> State:
+        try:
+            with Scratch(self._settings.work_dir, f"{self._lease.job_id}-{self._lease.fence}") as scratch:
+                outcome = self._perform(scratch)
+            if isinstance(outcome, State):
+                return outcome
+            failure = outcome
+        except Interrupted:
+            return self._end_as_ordered()
+        except AttemptFailed as error:
+            failure = error.failure
+        except StoreError as error:
+            log.error("%s: %s", self._lease.job_id, error)
+            failure = Failure(Reason.store_failed)
+        except OSError as error:
+            log.exception("%s: the worker's own files failed", self._lease.job_id)
+            failure = Failure(Reason.store_failed, f"The worker could not use its disk ({type(error).__name__}).")
+        except (KeyError, TypeError, ValueError):
+            log.exception("%s: the job could not be prepared", self._lease.job_id)
+            failure = Failure(Reason.engine_failed, "The worker could not prepare the job.")
+        return self._fail(failure)
+
+    def _perform(self, scratch: Scratch) -> State | Failure:
+        """Stage, start the engine, pump; published or the reason why not."""
+        checkpoint, next_line = self._look_back()
+        staging = Staging(self._settings, self._store, self.situation, scratch)
+        staging.bring(self._claim, checkpoint)
+        request = make_request(self._claim, checkpoint, scratch, self._settings)
+        killed_before = oom_kills()
+        self.situation.check()
+        start = lambda: EngineProcess(scratch.workspace, request["threads"], self._command)  # noqa: E731
+        engine = self._engine = self._spawn(start)
+        try:
+            outcome = self._pump(engine, request, scratch, next_line).run()
+        except Interrupted:
+            if not self.situation.stopping.is_set() and not self.situation.lost.is_set():
+                engine.stop(STOP_GRACE_SECONDS)
+            raise
+        except BaseException:
+            engine.kill()
+            raise
+        finally:
+            code = engine.finish(END_GRACE_SECONDS if not self._is_interrupted() else 0)
+        # An engine that we killed ourselves looks like one that died.
+        if not isinstance(outcome, State):
+            self.situation.check()
+        return outcome or self._judge(code, oom_kills() > killed_before)
+
+    def _look_back(self) -> tuple[Checkpoint, int]:
+        """What the attempts before have left, unless another format of checkpoints made it useless."""
+
+        def read(session: Session) -> tuple[Checkpoint, int]:
+            formats = checkpoints.engine_formats(session, self._lease.job_id)
+            if formats - {ENGINE_FORMAT}:
+                reason = f"checkpoints of engine format {min(formats)}, this is {ENGINE_FORMAT}"
+                checkpoints.discard(session, self._lease, reason)
+            next_line = commits.next_log_seq(session, self._lease.job_id)
+            return checkpoints.load(session, self._lease.job_id), next_line
+
+        checkpoint: Checkpoint
+        checkpoint, next_line = self._commit(read)
+        return checkpoint, next_line
+
+    def _pump(self, engine: EngineProcess, request: dict[str, Any], scratch: Scratch, next_line: int) -> Pump:
+        redact = Redactor(
+            {
+                "<workspace>": scratch.workspace,
+                "<model>": scratch.model,
+                "<data>": scratch.data,
+                "<work>": self._settings.work_dir,
+            }
+        )
+        book = LogBook(next_line, self._settings.log_lines, redact)
+        engine.listen(lambda line: book.add("info", line))
+        engine.say(request)
+        uploads = Uploads(self._store, self._lease.job_id, scratch.workspace, self.situation)
+        return Pump(self._claim, engine, uploads, book, self.situation, self._commit, redact)
+
+    def _judge(self, code: int, out_of_memory: bool) -> Failure:
+        """An engine that ended without a word."""
+        log.error("%s: the engine ended with %d and no report", self._lease.job_id, code)
+        if code >= 0:
+            return Failure(Reason.engine_failed, f"The engine ended with exit code {code}.")
+        return Failure(Reason.out_of_memory if out_of_memory else Reason.engine_killed)
+
+    def _commit(self, write: Callable[[Session], Any]) -> Any:
+        return transact(self.situation, lambda session: guard(session, self._lease), write)
+
+    def _end_as_ordered(self) -> State:
+        if self.situation.lost.is_set():
+            raise LeaseLost
+        if self.situation.cancelled.is_set():
+            return self._stop(Outcome.cancelled)
+        if self.situation.paused.is_set():
+            return self._stop(Outcome.paused)
+        return self._fail(Failure(Reason.worker_stopped))
+
+    def _stop(self, outcome: Outcome) -> State:
+        state: State = self._commit(lambda session: endings.stop(session, self._lease, outcome))
+        return state
+
+    def _fail(self, failure: Failure) -> State:
+        budget = self._settings.max_attempts
+        log.warning("%s: %s", self._lease.job_id, failure.message or ENDINGS[failure.reason].message)
+        state: State = self._commit(lambda session: endings.fail(session, self._lease, failure, budget))
+        return state
+
+    def _on_orders(self, orders: Orders) -> None:
+        if orders.cancel:
+            self.situation.cancelled.set()
+        elif orders.pause:
+            self.situation.paused.set()
+
+    def _on_lost(self) -> None:
+        self.situation.lost.set()
+        self._kill_engine()
+
+    def _kill_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.kill()
+
+    def _is_interrupted(self) -> bool:
+        try:
+            self.situation.check()
+        except Interrupted:
+            return True
+        return False

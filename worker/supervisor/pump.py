@@ -1,0 +1,192 @@
+"""What the engine reports, made durable and acknowledged."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from sqlalchemy.exc import DataError, IntegrityError, StatementError
+from sqlalchemy.orm import Session
+
+from app.jobs.delivery import commits
+from app.jobs.delivery.claim import Claim
+from app.jobs.delivery.endings import Failure
+from app.jobs.delivery.publish import StoredFile, make_manifest, publish
+from app.jobs.states import Phase, Reason, State
+from worker.supervisor.engine_process import END, EngineProcess
+from worker.supervisor.log_book import LogBook
+from worker.supervisor.situation import AttemptFailed, Situation
+from worker.supervisor.uploads import Uploads
+
+log = logging.getLogger(__name__)
+
+WRITE_SECONDS: Final = 1.0
+"""Progress and log lines are written this often at the most."""
+HEAR_SECONDS: Final = 0.25
+Message = dict[str, Any]
+Commit = Callable[[Callable[[Session], Any]], Any]
+
+
+class Pump:
+    """Reads messages until the engine's output is published, or raises what ended it."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        engine: EngineProcess,
+        uploads: Uploads,
+        book: LogBook,
+        situation: Situation,
+        commit: Commit,
+        redact: Callable[[str], str],
+    ) -> None:
+        """commit: runs a function in a guarded transaction."""
+        self._claim = claim
+        self._lease = claim.lease
+        self._engine = engine
+        self._uploads = uploads
+        self._book = book
+        self._situation = situation
+        self._commit = commit
+        self._redact = redact
+        self._domains = [domain["name"] for domain in claim.spec["domains"]]
+        self._hello: Message = {}
+        self._progress: Message | None = None
+        self._written_at = 0.0
+        self._failure: Failure | None = None
+        self._handlers: dict[str, Callable[[Message], None]] = {
+            "hello": self._on_hello,
+            "progress": self._on_progress,
+            "evaluation": self._on_evaluation,
+            "block": self._on_block,
+            "stage": self._on_stage,
+            "note": self._on_note,
+            "failed": self._on_failed,
+        }
+
+    def run(self) -> State | Failure | None:
+        """The job's final state when the output was published; else what the engine said, or None if nothing."""
+        while True:
+            self._situation.check()
+            message = self._engine.hear(HEAR_SECONDS)
+            if message is END:
+                self.flush()
+                return self._failure
+            if message is not None:
+                try:
+                    if message.get("type") == "output":
+                        return self._publish(message)
+                    self._handle(message)
+                except (KeyError, TypeError, ValueError, DataError, IntegrityError, StatementError) as error:
+                    log.exception("a report of the engine could not be used")
+                    text = "The engine reported something that the worker could not use."
+                    raise AttemptFailed(Failure(Reason.engine_failed, text)) from error
+            if time.monotonic() - self._written_at >= WRITE_SECONDS:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write down the newest progress and all waiting log lines."""
+        progress, self._progress = self._progress, None
+        lines = self._book.take()
+        self._written_at = time.monotonic()
+        if progress is None and not lines:
+            return
+
+        def write(session: Session) -> None:
+            if progress is not None:
+                commits.write_progress(session, self._lease, progress)
+            commits.write_log(session, self._lease, lines)
+
+        self._commit(write)
+
+    def _handle(self, message: Message) -> None:
+        handler = self._handlers.get(str(message.get("type")))
+        if handler is None:
+            raise ValueError("a message of an unknown type")
+        handler(message)
+
+    def _on_hello(self, message: Message) -> None:
+        names = ("engine_format", "versions", "device", "threads", "isolation")
+        engine = {name: message.get(name) for name in names}
+        self._hello = {**message, **engine}
+        blocks = (message.get("plan") or {}).get("blocks")
+        self._commit(lambda session: commits.write_hello(session, self._lease, engine, self._domains, blocks))
+
+    def _on_progress(self, message: Message) -> None:
+        Phase(message["phase"])
+        self._progress = message
+
+    def _on_evaluation(self, message: Message) -> None:
+        self._commit(lambda session: commits.write_evaluation(session, self._lease, message))
+
+    def _on_block(self, message: Message) -> None:
+        """Upload, commit, and only then acknowledge."""
+        stage, number = int(message["stage"]), int(message["block"])
+        block = commits.Block(
+            stage=stage,
+            domain=self._domains[stage],
+            block=number,
+            engine_format=int(self._hello["engine_format"]),
+            files=[self._store(file) for file in message["files"]],
+            layers=message["layers"],
+            sensitivity=message["sensitivity"],
+        )
+        self._commit(lambda session: commits.write_block(session, self._lease, block))
+        self._engine.say({"type": "ack", "stage": stage, "block": number})
+
+    def _store(self, file: Message) -> Message:
+        stored = self._uploads.put(file["path"])
+        return {
+            "role": file["role"],
+            "path": stored.path,
+            "sha256": stored.sha256,
+            "bytes": stored.bytes,
+            "key": stored.key,
+        }
+
+    def _on_stage(self, message: Message) -> None:
+        self._commit(lambda session: commits.write_stage(session, self._lease, message))
+
+    def _on_note(self, message: Message) -> None:
+        note = {**message, "message": self._redact(str(message["message"]))}
+        self._book.add(note["level"], note["message"])
+        if note["level"] != "debug":
+            self._commit(lambda session: commits.write_note(session, self._lease, note))
+
+    def _on_failed(self, message: Message) -> None:
+        """The engine's own account of its end; the details stay in the worker's log."""
+        if detail := message.get("detail"):
+            log.error("the engine failed:\n%s", detail)
+        text = self._redact(str(message["message"]))
+        if message["cause"] == "user":
+            self._failure = Failure(Reason.invalid_input, text, str(message["code"]), message.get("field"))
+        elif message["code"] == Reason.out_of_memory:
+            self._failure = Failure(Reason.out_of_memory)
+        else:
+            self._failure = Failure(Reason.engine_failed, text)
+
+    def _publish(self, message: Message) -> State:
+        """Upload what is not there yet, then one guarded update."""
+        self._progress = {**(self._progress or {"fraction": 1.0}), "phase": Phase.publishing}
+        self.flush()
+        files: list[StoredFile] = []
+        for file in message["files"]:
+            self._situation.check()
+            files.append(self._uploads.put(file["local"], file["path"]))
+        manifest = make_manifest(files, self._provenance())
+        self._uploads.put_manifest(manifest["digest"], json.dumps(manifest, sort_keys=True).encode())
+        self.flush()
+        state: State = self._commit(lambda session: publish(session, self._lease, manifest, message["summary"]))
+        self._engine.say({"type": "ack", "output": True})
+        return state
+
+    def _provenance(self) -> dict[str, Any]:
+        claim = self._claim
+        return {
+            "job": claim.lease.job_id,
+            "spec_digest": claim.spec_digest,
+            "model": {"id": claim.model_id, "digest": claim.model_digest},
+            "datasets": {name: text.file.sha256 for name, text in sorted(claim.datasets.items())},
+            "engine": {name: self._hello.get(name) for name in ("engine_format", "versions", "device", "threads")},
+        }

@@ -1,0 +1,104 @@
+"""What has happened to an attempt from outside, and the two ways to do something under those conditions."""
+
+import errno
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from app.db.engine import transaction
+from app.jobs.delivery.endings import Failure
+from app.jobs.delivery.lease import LeaseLost
+from app.storage import ObjectMissing, StoreError
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+DATABASE_DOWN: Final = (OperationalError, InterfaceError, PoolTimeout)
+"""Errors that pass: a restart, a lock that was not granted, no free connection."""
+STORE_TRIES: Final = 6
+LONGEST_PAUSE_SECONDS: Final = 10.0
+
+
+class Interrupted(Exception):
+    """The attempt must stop: ordered by its owner, by the worker's shutdown, or because the lease is lost."""
+
+
+class AttemptFailed(Exception):
+    """The attempt cannot go on, for a reason that is written down."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message or failure.reason)
+        self.failure = failure
+
+
+class Situation:
+    """Flags that any thread may raise; none is ever lowered."""
+
+    def __init__(self) -> None:
+        self.lost = threading.Event()
+        """The lease may be somebody else's: write nothing."""
+        self.stopping = threading.Event()
+        """The worker shuts down."""
+        self.cancelled = threading.Event()
+        self.paused = threading.Event()
+
+    def check(self) -> None:
+        """Raise Interrupted if any flag is up."""
+        for flag in (self.lost, self.stopping, self.cancelled, self.paused):
+            if flag.is_set():
+                raise Interrupted
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but notice a flag at once. Raises Interrupted."""
+        waited = 0.0
+        while waited < seconds:
+            self.check()
+            step = min(0.2, seconds - waited)
+            self.lost.wait(step)
+            waited += step
+
+
+def transact(
+    situation: Situation, guard: Callable[[Session], object], write: Callable[[Session], Result]
+) -> Result:
+    """A guarded transaction, tried again while the database is away and the lease may still be ours.
+
+    `write` may therefore run again after a commit of unknown outcome. Raises LeaseLost.
+    """
+    pause = 0.1
+    while not situation.lost.is_set():
+        try:
+            with transaction() as session:
+                guard(session)
+                return write(session)
+        except DATABASE_DOWN as error:
+            log.warning("the database did not take a write (%s); trying again", type(error).__name__)
+        situation.lost.wait(pause)
+        pause = min(2 * pause, 5.0)
+    raise LeaseLost
+
+
+def persist(situation: Situation, action: Callable[[], Result]) -> Result:
+    """Do something with the store, a few times if need be. Raises StoreError when it stays unusable."""
+    pause = 0.5
+    for _ in range(STORE_TRIES - 1):
+        situation.check()
+        try:
+            return action()
+        except ObjectMissing:
+            raise
+        except StoreError as error:
+            log.warning("%s; trying again", error)
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.ESTALE):
+                raise
+            log.warning("input/output error; trying again")
+        situation.pause(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+    situation.check()
+    return action()

@@ -1,0 +1,115 @@
+"""The worker's side of the CPU queue: claim, keep the lease, let the intake work, write down how it ended."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from sqlalchemy.orm import Session
+
+from app.db.engine import transaction
+from app.jobs.delivery.lease import LeaseLost
+from app.settings import Settings
+from app.tasks import service
+from app.tasks.service import TaskClaim, TaskLost
+from worker import intake
+from worker.supervisor.keeper import Keeper
+from worker.supervisor.situation import Interrupted, Situation, transact
+
+log = logging.getLogger(__name__)
+
+GIVE_BACK_SECONDS: Final = 20.0
+"""How long a worker that must go waits for the intake to notice."""
+
+
+def run_tasks(settings: Settings, worker: str) -> int:
+    """Run tasks until there is none; how many. Call it in the main thread, which only waits (see `supervisor`)."""
+    runner = TaskRunner(settings, worker)
+    try:
+        runner.thread.start()
+        runner.thread.join()
+    except BaseException:
+        for number in (signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_IGN)
+        runner.situation.stopping.set()
+        if runner.thread.is_alive():
+            runner.thread.join(GIVE_BACK_SECONDS)
+        raise
+    if runner.error is not None:
+        raise runner.error
+    return runner.count
+
+
+class TaskRunner:
+    """A thread that claims and runs tasks one after another."""
+
+    def __init__(self, settings: Settings, worker: str) -> None:
+        self.situation = Situation()
+        self.count = 0
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, name="runner", daemon=True)
+        self._settings = settings
+        self._worker = worker
+
+    def _run(self) -> None:
+        try:
+            while not self.situation.stopping.is_set():
+                since = time.monotonic()
+                with transaction() as session:
+                    claim = service.claim(session, self._worker, self._settings.lease_seconds)
+                if claim is None:
+                    return
+                _Turn(claim, self._settings, self.situation.stopping).run(since)
+                self.count += 1
+        except BaseException as error:
+            self.error = error
+
+
+class _Turn:
+    """One attempt at one task."""
+
+    def __init__(self, claim: TaskClaim, settings: Settings, stopping: threading.Event) -> None:
+        self._claim = claim
+        self._settings = settings
+        self._situation = Situation()
+        self._situation.stopping = stopping
+
+    def run(self, since: float) -> None:
+        claim, seconds = self._claim, self._settings.lease_seconds
+        keeper = Keeper(
+            lambda session: service.renew(session, claim.id, claim.token, seconds),
+            lease_seconds=seconds,
+            heartbeat_seconds=self._settings.heartbeat_seconds,
+            since=since,
+            on_lost=self._situation.lost.set,
+        )
+        try:
+            with keeper:
+                self._write(self._work())
+        except (TaskLost, LeaseLost):
+            log.warning("%s: the lease is lost", claim.id)
+
+    def _work(self) -> Callable[[Session], None]:
+        """Do it, and say how it is to be written down."""
+        claim = self._claim
+        log.info("%s: %s of %s begins", claim.id, claim.kind, claim.subject_id)
+        try:
+            intake.run(claim.kind, claim.subject_id, self._guard, self._situation.check, self._settings)
+        except (TaskLost, LeaseLost):
+            raise
+        except Interrupted:
+            if self._situation.lost.is_set():
+                raise LeaseLost from None
+            return lambda session: service.give_back(session, claim)
+        except Exception:
+            log.exception("%s: %s failed", claim.id, claim.kind)
+            return lambda session: service.retry(session, claim, self._settings.max_attempts)
+        return lambda session: service.finish(session, claim)
+
+    def _guard(self, session: Session) -> None:
+        service.guard(session, self._claim.id, self._claim.token)
+
+    def _write(self, write: Callable[[Session], Any]) -> None:
+        transact(self._situation, self._guard, write)
