@@ -1,0 +1,42 @@
+"""The pruning engine: a plain torch library that prunes a Hugging Face folder block by block.
+
+`run(job, observer)` does a whole job in a workspace folder; `plan(job)` says what it would do.
+"""
+
+from worker.pruning.errors import IllConditioned, PruningError, SpecError, Stopped, UserError
+from worker.pruning.observer import (
+    BlockResult,
+    Evaluation,
+    MatrixRecord,
+    Observer,
+    Progress,
+    SensitivitySummary,
+    Silent,
+    StageResult,
+)
+from worker.pruning.planning import plan
+from worker.pruning.report import ENGINE_FORMAT
+from worker.pruning.run import Output, OutputFile, run
+from worker.pruning.spec import PruningJob
+
+__all__ = [
+    "ENGINE_FORMAT",
+    "BlockResult",
+    "Evaluation",
+    "IllConditioned",
+    "MatrixRecord",
+    "Observer",
+    "Output",
+    "OutputFile",
+    "Progress",
+    "PruningError",
+    "PruningJob",
+    "SensitivitySummary",
+    "Silent",
+    "SpecError",
+    "StageResult",
+    "Stopped",
+    "UserError",
+    "plan",
+    "run",
+]

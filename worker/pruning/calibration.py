@@ -1,0 +1,134 @@
+"""From text files to token windows: random ones for calibration, consecutive ones for evaluation."""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from worker.pruning.errors import UserError
+from worker.pruning.spec import Calibration, EvaluationSpec, Format, Text
+
+PIECE = 1 << 24
+"""Characters tokenised at once. Longer texts are cut at line (or document) ends, to bound memory."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
+
+
+class Tokenizer:
+    """The model folder's own tokenizer. digest: sha256 over its files."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError("unsupported_model", f"the tokenizer cannot be read: {first}", "/model") from error
+        digest = hashlib.sha256()
+        for name in TOKENIZER_FILES:
+            if (folder / name).is_file():
+                digest.update(name.encode() + b"\0" + hashlib.sha256((folder / name).read_bytes()).digest())
+        self.digest = digest.hexdigest()
+
+    def tokens(self, text: Text, field: str, limit: int | None = None) -> numpy.ndarray[Any, Any]:
+        """Token ids of a whole text, int32; special tokens only at its start. limit: stop after so many."""
+        found: list[numpy.ndarray[Any, Any]] = []
+        count = 0
+        for piece in _pieces(text, field):
+            ids = self._tokenizer(piece, add_special_tokens=not found, verbose=False)["input_ids"]
+            found.append(numpy.asarray(ids, dtype=numpy.int32))
+            count += len(ids)
+            if limit is not None and count >= limit:
+                break
+        return numpy.concatenate(found) if found else numpy.zeros(0, dtype=numpy.int32)
+
+
+def calibration_windows(tokenizer: Tokenizer, calibration: Calibration) -> Tensor:
+    """Random windows, (samples, sequence_length), int64: starts are random.Random(seed).randint(0, len − s − 1).
+
+    Raises UserError when the text has too few tokens.
+    """
+    tokens = tokenizer.tokens(calibration.text, calibration.field)
+    length = calibration.sequence_length
+    if len(tokens) < length + 1:
+        message = f"has {len(tokens)} tokens; one window needs {length + 1}: give more text or shorter windows"
+        raise UserError("too_few_tokens", f"calibration text {message}", calibration.field)
+    draw = random.Random(calibration.seed)  # noqa: S311 - the protocol's generator, not a secret
+    starts = [draw.randint(0, len(tokens) - length - 1) for _ in range(calibration.samples)]
+    return torch.from_numpy(numpy.stack([tokens[start : start + length] for start in starts]).astype(numpy.int64))
+
+
+def evaluation_windows(tokenizer: Tokenizer, text: Text, spec: EvaluationSpec, field: str) -> Tensor:
+    """The first non-overlapping windows, (windows, sequence_length), int64; the tail is dropped."""
+    length = spec.sequence_length
+    tokens = tokenizer.tokens(text, field, limit=spec.max_windows * length)
+    count = min(len(tokens) // length, spec.max_windows)
+    if count == 0:
+        message = f"evaluation text has {len(tokens)} tokens; one window needs {length}"
+        raise UserError("too_few_tokens", message, field)
+    return torch.from_numpy(tokens[: count * length].reshape(count, length).astype(numpy.int64))
+
+
+def text_digest(text: Text) -> str:
+    """sha256 of the file's bytes."""
+    digest = hashlib.sha256()
+    with text.path.open("rb") as handle:
+        while chunk := handle.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _pieces(text: Text, field: str) -> Iterator[str]:
+    """The text in pieces of about PIECE characters: lines of a txt, documents of a jsonl joined by one blank."""
+    gathered: list[str] = []
+    size = 0
+    first = True
+    try:
+        for part in _parts(text, field):
+            gathered.append(part if first or text.format is Format.txt else f" {part}")
+            first = False
+            size += len(part)
+            if size >= PIECE:
+                yield "".join(gathered)
+                gathered, size = [], 0
+    except UnicodeDecodeError:
+        raise UserError("invalid_text", "the text is not UTF-8", field) from None
+    if gathered:
+        yield "".join(gathered)
+
+
+def _parts(text: Text, field: str) -> Iterator[str]:
+    # newline="": what the file says is what the model reads.
+    with text.path.open(encoding="utf-8", newline="" if text.format is Format.txt else None) as handle:
+        for number, line in enumerate(handle, start=1):
+            if text.format is Format.txt:
+                yield line
+            elif line.strip():
+                yield _document(line, text.text_field, number, field)
+
+
+def _document(line: str, text_field: str, number: int, field: str) -> str:
+    try:
+        document = json.loads(line)
+    except ValueError:
+        raise UserError("invalid_text", f"line {number} is not JSON", field) from None
+    content = document.get(text_field) if isinstance(document, dict) else None
+    if not isinstance(content, str):
+        raise UserError("invalid_text", f"line {number} has no text in its field {text_field!r}", field)
+    return content

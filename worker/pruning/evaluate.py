@@ -1,0 +1,95 @@
+"""Perplexity of a checkpoint on disk, block by block, over the windows of all domains at once."""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from worker.pruning.blocks import Shell, batches, unload
+from worker.pruning.checkpoint import Checkpoint
+
+LOGITS = 1 << 26
+"""Logits held at once, (windows × positions × vocabulary)."""
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """One domain's evaluation windows, (windows, length), and what must be equal for two results to be compared."""
+
+    domain: str
+    windows: Tensor
+    protocol: dict[str, Any]
+
+    @property
+    def tokens(self) -> int:
+        """Predicted tokens."""
+        return self.windows.shape[0] * (self.windows.shape[1] - 1)
+
+
+def native_dtype(device: torch.device) -> str:
+    """bfloat16 where the hardware multiplies it, float32 where it would be emulated (hundreds of times slower)."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if fast else "float32"
+
+
+def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    """Autocast for an evaluation dtype."""
+    if dtype == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def window_losses(
+    shell: Shell, checkpoint: Checkpoint, sets: list[TestSet], dtype: str, advance: Callable[[int, int], None]
+) -> list[list[float]]:
+    """Mean loss of every window, per set, computed from `checkpoint`'s blocks inside the shell's outer weights.
+
+    Batches never mix sets, so that one domain's figures do not depend on which others are evaluated.
+    advance(block, tokens) is called after every batch; the head counts as one block more.
+    """
+    parts = [(number, part) for number, item in enumerate(sets) for part in batches(*_shape(item))]
+    with precision(shell.device, dtype):
+        hidden = [shell.enter(sets[number].windows[part]).cpu() for number, part in parts]
+        for block in shell.skeleton.blocks:
+            shell.load_block(block, checkpoint.read(block.tensors))
+            for index, state in enumerate(hidden):
+                hidden[index] = shell.forward(block, state.to(shell.device)).cpu()
+                advance(block.index, state.shape[0] * state.shape[1])
+            unload(block.module)
+        losses: list[list[float]] = [[] for _ in sets]
+        for (number, part), state in zip(parts, hidden, strict=True):
+            ids = sets[number].windows[part]
+            losses[number] += _losses(shell, ids, state.to(shell.device))
+            advance(len(shell.skeleton.blocks), ids.numel())
+    return losses
+
+
+def mean_loss(losses: list[float]) -> float:
+    """Mean over predicted tokens; windows are equally long, so the mean of their means."""
+    return math.fsum(losses) / len(losses)
+
+
+def _shape(item: TestSet) -> tuple[int, int]:
+    return item.windows.shape[0], item.windows.shape[1]
+
+
+def _losses(shell: Shell, ids: Tensor, hidden: Tensor) -> list[float]:
+    """Mean loss of each window of a batch; logits are made a chunk of positions at a time."""
+    ids = ids.to(shell.device)
+    windows, length = ids.shape
+    chunk = max(1, LOGITS // (shell.vocabulary * windows))
+    total = torch.zeros(windows, dtype=torch.float64, device=shell.device)
+    for start in range(0, length - 1, chunk):
+        positions = torch.arange(start, min(start + chunk, length - 1), device=shell.device)
+        logits = shell.leave(ids, hidden, positions).float()
+        targets = ids[:, positions + 1]
+        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        total += loss.view(windows, -1).double().sum(dim=1)
+    return [float(value) for value in total / (length - 1)]

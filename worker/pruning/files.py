@@ -1,0 +1,43 @@
+"""Writing files so that they are either whole or absent, also after a power cut."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """One safetensors file, its tensors in sorted order (so that equal tensors give equal bytes)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    ordered = {name: tensors[name].contiguous() for name in sorted(tensors)}
+    # transformers refuses a file that does not say which framework wrote it.
+    save_file(ordered, temporary, metadata={"format": "pt", **(metadata or {})})
+    _commit(temporary, path)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    _commit(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Sorted keys and shortest exact floats: the same value always gives the same bytes."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, text.encode() + b"\n")
+
+
+def _commit(temporary: Path, path: Path) -> None:
+    with temporary.open("rb") as handle:
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

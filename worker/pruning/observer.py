@@ -1,0 +1,99 @@
+"""What a running job tells its caller. Everything here is plain data; times are the only thing that may differ
+between two runs of the same job."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Progress:
+    phase: str  # evaluating | pruning | publishing
+    stage: int | None  # None while the dense model is evaluated
+    stages: int
+    domain: str | None
+    block: int
+    blocks: int
+    fraction: float  # of the whole job, 0 to 1, never falling
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    row: int  # 0 is the dense model, t + 1 the model after stage t
+    domain: str
+    perplexity: float
+    loss: float  # mean over predicted tokens, natural logarithm
+    windows: int
+    tokens: int  # predicted tokens
+    window_losses: list[float]
+    protocol: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SensitivitySummary:
+    """The scores that chose a mask. Scores of zero are counted in the histogram's first bin."""
+
+    matrix: str
+    mean: float
+    quantiles: dict[str, float]
+    histogram: dict[str, Any]  # scale "log10", 21 edges, 20 counts
+    total: float
+
+
+@dataclass(frozen=True)
+class MatrixRecord:
+    matrix: str
+    rows: int
+    columns: int
+    weights: int
+    zeros: int  # counted in the written tensor
+    sparsity: float
+    target: float
+    pattern: str
+    relative_error: float | None  # ‖X(W−W0)ᵀ‖² / ‖XW0ᵀ‖² on this stage's calibration inputs
+    seconds: float
+    solver: str
+    notes: dict[str, Any] = field(default_factory=dict)
+    mask_changed: float | None = None  # share of mask entries that differ from the previous stage
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    stage: int
+    block: int
+    files: list[tuple[str, str]]  # (role, path relative to the workspace)
+    layers: list[MatrixRecord]
+    sensitivity: list[SensitivitySummary]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    stage: int
+    domain: str
+    sparsity: float
+    weights: int
+    zeros: int
+    calibration_tokens: int
+    seconds: float
+
+
+class Observer(Protocol):
+    """Called from the job's own thread. Any call may raise Stopped; `block` may wait."""
+
+    def progress(self, p: Progress) -> None: ...
+    def evaluation(self, e: Evaluation) -> None: ...
+    def block(self, b: BlockResult) -> None: ...
+    def stage(self, s: StageResult) -> None: ...
+    def note(self, level: str, message: str, data: dict[str, Any]) -> None: ...
+    def check(self) -> None: ...
+
+
+class Silent:
+    """An observer that listens to nothing."""
+
+    def progress(self, p: Progress) -> None: ...
+    def evaluation(self, e: Evaluation) -> None: ...
+    def block(self, b: BlockResult) -> None: ...
+    def stage(self, s: StageResult) -> None: ...
+    def note(self, level: str, message: str, data: dict[str, Any]) -> None: ...
+    def check(self) -> None: ...

@@ -1,0 +1,247 @@
+"""Pruning one block: measure its inputs, solve its matrices, write it, and move on through what was written."""
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.pruning import methods
+from worker.pruning.blocks import Shell, unload
+from worker.pruning.budget import Share
+from worker.pruning.checkpoint import DTYPES, Checkpoint, read_file
+from worker.pruning.errors import IllConditioned
+from worker.pruning.files import write_tensors
+from worker.pruning.folder import StageFolder
+from worker.pruning.groups import dense_weight, find_groups, measure
+from worker.pruning.methods import Group
+from worker.pruning.methods.solution import Solution
+from worker.pruning.observer import BlockResult, MatrixRecord, Observer, SensitivitySummary
+from worker.pruning.patterns import Selection
+from worker.pruning.progress import Kind, Tracker
+from worker.pruning.sensitivity import summarise
+from worker.pruning.skeleton import Block, Matrix
+from worker.pruning.spec import Method, MethodName, Mode, PruningJob, Reading
+from worker.pruning.statistics import Accumulated, Measured, accumulate, read_document, read_state, write_state
+from worker.pruning.work import gram_work, pass_work, solve_work
+
+
+@dataclass
+class BlockPruner:
+    """Prunes blocks of one stage. hidden: inputs of the next block, one tensor a batch, on the CPU, replaced as
+    blocks are passed. previous: the stage before, None in the first."""
+
+    job: PruningJob
+    shell: Shell
+    source: Checkpoint
+    shares: dict[str, Share]
+    folder: StageFolder
+    previous: StageFolder | None
+    hidden: list[Tensor]
+    tracker: Tracker
+    observer: Observer
+    _groups: list[list[Matrix]] = field(default_factory=list)
+
+    @property
+    def method(self) -> Method:
+        return self.job.method
+
+    def prune(self, block: Block) -> BlockResult:
+        """Write the block's shard and state, and send the hidden states through the block as written."""
+        tensors = self._start_from(block)
+        self.shell.load_block(block, tensors)
+        sums, measured = self._statistics(block)
+        layers, summaries = [], []
+        for group in self._groups:
+            name = group[0].name
+            prepared = self._prepare(name, sums[name])
+            for matrix in group:
+                record, summary, written = self._solve(block, matrix, prepared, measured[name])
+                tensors[matrix.name] = written
+                layers.append(record)
+                summaries.append(summary)
+        layers = self._compare_masks(block, tensors, layers)
+        self._write(block, tensors, sums, layers)
+        self.advance_through(block)
+        files = [("weights", self.folder.shard(block.index)), ("state", self.folder.state(block.index))]
+        return BlockResult(self.folder.stage, block.index, files, layers, summaries)
+
+    def advance_through(self, block: Block) -> None:
+        """Replace the hidden states by what the block, as written, makes of them."""
+        self.shell.load_block(block, read_file(self.folder.path(self.folder.shard(block.index))))
+        for index, state in enumerate(self.hidden):
+            self.hidden[index] = self.shell.forward(block, state.to(self.shell.device)).cpu()
+            self.tracker.advance(Kind.forward, pass_work(block, state))
+        unload(block.module)
+
+    def _start_from(self, block: Block) -> dict[str, Tensor]:
+        if self.method.mode is Mode.sequential and self.previous is not None:
+            return read_file(self.previous.path(self.previous.shard(block.index)))
+        return self.source.read(block.tensors)
+
+    def _statistics(self, block: Block) -> tuple[dict[str, Accumulated], dict[str, Measured]]:
+        before = self._carried(block)
+        matrices = tuple(matrix for matrix in block.matrices if self.shares[matrix.name].zeros is not None)
+        device = self.shell.device
+        one = self.hidden[0][:1].to(device)
+        self._groups = find_groups(block, matrices, lambda: self.shell.forward(block, one))
+        measured = measure(block, self._groups, lambda: self._dense_pass(block), device, self._means(before))
+        for name, statistics in measured.items():
+            self._check(name, statistics)
+        sums = {
+            name: accumulate(
+                before.get(name),
+                statistics,
+                self.method.perturbation,
+                keep_gram=self.method.updates_weights,
+            )
+            for name, statistics in measured.items()
+        }
+        return sums, measured
+
+    def _dense_pass(self, block: Block) -> None:
+        for state in self.hidden:
+            self.shell.forward(block, state.to(self.shell.device))
+            self.tracker.advance(Kind.forward, pass_work(block, state) + gram_work(block, state))
+
+    def _carried(self, block: Block) -> dict[str, Accumulated]:
+        if self.previous is None or self.method.mode is not Mode.accumulated:
+            return {}
+        return read_state(self.previous.path(self.previous.state(block.index)), self.shell.device)
+
+    def _means(self, before: dict[str, Accumulated]) -> dict[str, Tensor | None] | None:
+        """Earlier domains' mean inputs for the token reading; None for every other method."""
+        if self.method.name is not MethodName.copal or self.method.reading is not Reading.token:
+            return None
+        if self.method.perturbation.value == "relative":
+            before = {}
+        sums = {group[0].name: before.get(group[0].name) for group in self._groups}
+        return {name: None if s is None else s.mean / s.domains for name, s in sums.items()}
+
+    def _check(self, name: str, statistics: Measured) -> None:
+        if statistics.tokens == 0:
+            self.observer.note("warning", "no calibration token reached this input", {"matrix": name})
+        if not bool(torch.isfinite(statistics.gram).all()):
+            raise IllConditioned(f"{name}: its inputs are not finite")
+
+    def _prepare(self, name: str, sums: Accumulated) -> Group:
+        try:
+            group = methods.prepare(self.method, sums)
+        except IllConditioned as error:
+            raise IllConditioned(f"{name}: {error}") from error
+        if group.factor is not None and group.factor.notes:
+            self.observer.note("warning", "raised the damping of a Gram", {"matrix": name, **group.factor.notes})
+        return group
+
+    def _solve(
+        self, block: Block, matrix: Matrix, group: Group, measured: Measured
+    ) -> tuple[MatrixRecord, SensitivitySummary, Tensor]:
+        began = time.monotonic()
+        self.observer.check()
+        share = self.shares[matrix.name]
+        dense = dense_weight(block, matrix).contiguous()
+        selection = Selection(self.job.sparsity.pattern, self.method.scope, share.zeros or 0)
+        with exact_products():
+            scores = methods.scores(self.method, matrix.name, dense, group.sums)
+            try:
+                solution = methods.solve(self.method, dense, scores, group, selection, self.observer.check)
+            except IllConditioned as error:
+                raise IllConditioned(f"{matrix.name}: {error}") from error
+            written = self._cast(matrix, solution)
+            weight = written.to(dense.device).float()
+            weight = weight.T if matrix.transposed else weight
+            error = relative_error(weight, dense, measured.gram)
+        record = self._record(matrix, share, written, error, solution, time.monotonic() - began)
+        summary = summarise(matrix.name, scores)
+        self.tracker.advance(Kind.solve, solve_work(self.method, matrix))
+        return record, summary, written
+
+    def _cast(self, matrix: Matrix, solution: Solution) -> Tensor:
+        """The weight in the checkpoint's own dtype and orientation."""
+        cast = solution.weight.to(DTYPES[self.source.tensors[matrix.name].dtype])
+        if not bool(torch.isfinite(cast).all()):
+            raise IllConditioned(f"{matrix.name}: a weight does not fit {cast.dtype}")
+        return (cast.T if matrix.transposed else cast).contiguous().cpu()
+
+    def _record(
+        self,
+        matrix: Matrix,
+        share: Share,
+        written: Tensor,
+        error: float | None,
+        solution: Solution,
+        seconds: float,
+    ) -> MatrixRecord:
+        zeros = int((written == 0).sum())
+        notes = dict(solution.notes)
+        if zeros != share.zeros:
+            # Zeros of the dense weights that the mask kept, or values too small for the dtype.
+            notes["zeros_beyond_mask"] = zeros - (share.zeros or 0)
+        if share.override:
+            notes["override"] = share.override
+        solver = self.method.name.value
+        if self.method.updates_weights and self.method.name is not MethodName.admm:
+            solver += "+admm"
+        return MatrixRecord(
+            matrix=matrix.name,
+            rows=matrix.rows,
+            columns=matrix.columns,
+            weights=matrix.weights,
+            zeros=zeros,
+            sparsity=zeros / matrix.weights,
+            target=share.target,
+            pattern=str(self.job.sparsity.pattern),
+            relative_error=error,
+            seconds=seconds,
+            solver=solver,
+            notes=notes,
+        )
+
+    def _compare_masks(
+        self, block: Block, tensors: dict[str, Tensor], layers: list[MatrixRecord]
+    ) -> list[MatrixRecord]:
+        """The records with the share of mask entries that differ from the previous stage's."""
+        if self.previous is None:
+            return layers
+        before = read_file(self.previous.path(self.previous.shard(block.index)))
+        compared = []
+        for record in layers:
+            changed = (tensors[record.matrix] != 0) != (before[record.matrix] != 0)
+            compared.append(replace(record, mask_changed=int(changed.sum()) / record.weights))
+        return compared
+
+    def _write(
+        self,
+        block: Block,
+        tensors: dict[str, Tensor],
+        sums: dict[str, Accumulated],
+        layers: list[MatrixRecord],
+    ) -> None:
+        history: list[Any] = []
+        if self.previous is not None:
+            history = read_document(self.previous.path(self.previous.state(block.index)))["history"]
+        # Without their times, records are the same in every run: they travel in the state and make the report.
+        records = [{key: value for key, value in asdict(layer).items() if key != "seconds"} for layer in layers]
+        write_state(self.folder.path(self.folder.state(block.index)), sums, {"history": [*history, records]})
+        write_tensors(self.folder.path(self.folder.shard(block.index)), tensors)
+
+
+def relative_error(weight: Tensor, dense: Tensor, gram: Tensor) -> float | None:
+    """‖X(W − W0)ᵀ‖² / ‖X W0ᵀ‖², from the Gram of X; None where the dense output is all zero."""
+    whole = float(((dense @ gram) * dense).sum(dtype=torch.float64))
+    if whole <= 0:
+        return None
+    difference = weight - dense
+    return max(float(((difference @ gram) * difference).sum(dtype=torch.float64)) / whole, 0.0)
+
+
+class exact_products:
+    """Full float32 products inside, whatever precision the forwards use."""
+
+    def __enter__(self) -> None:
+        self._before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_float32_matmul_precision(self._before)

@@ -1,0 +1,167 @@
+"""Figures of a finished job: R, backward transfer, digests. No clock, no path: equal jobs give equal reports."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import torch
+
+from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.evaluate import TestSet
+from worker.pruning.skeleton import Skeleton
+from worker.pruning.spec import Domain, PruningJob
+
+REPORT = "report.json"
+ENGINE_FORMAT = 1
+"""Raised by hand when a half-finished job of an older engine could not be gone on with to the same bytes."""
+
+Row = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the report is made of. rows: R with the dense row first, a column for each evaluated domain.
+    records: per stage, the matrices' records. calibration: sha256 of each domain's calibration text."""
+
+    job: PruningJob
+    skeleton: Skeleton
+    written: Checkpoint
+    sets: list[TestSet]
+    rows: list[list[float | None]]
+    records: list[list[dict[str, Any]]]
+    calibration: list[str]
+
+
+def bwt(rows: Sequence[Row], own_columns: Sequence[int | None]) -> float | None:
+    """Backward transfer on perplexity: mean over the domains before the last of R[T, i] − R[i, i].
+
+    rows: R without the dense row, one row a stage, one column an evaluated domain. own_columns: per stage, the
+    column of the stage's own domain (None when it is not evaluated). Positive means forgetting; zero with a bad
+    later column means stasis, so it is never to be read without R. None for a single stage.
+    """
+    return _transfer(rows, own_columns, float)
+
+
+def log_bwt(rows: Sequence[Row], own_columns: Sequence[int | None]) -> float | None:
+    """The same on log-perplexity."""
+    return _transfer(rows, own_columns, math.log)
+
+
+def _transfer(
+    rows: Sequence[Row], own_columns: Sequence[int | None], scale: Callable[[float], float]
+) -> float | None:
+    differences = []
+    for stage, column in enumerate(own_columns[:-1]):
+        if column is None:
+            continue
+        last, own = rows[-1][column], rows[stage][column]
+        if last is None or own is None:
+            return None
+        differences.append(scale(last) - scale(own))
+    return math.fsum(differences) / len(differences) if differences else None
+
+
+def mean(values: Row) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The report and its summary. Zeros and digests are taken from the files as written."""
+    weights, zeros, digests = _count(done)
+    columns = [item.domain for item in done.sets]
+    own = [columns.index(d.name) if d.name in columns else None for d in done.job.domains]
+    summary = {
+        "weights": weights,
+        "zeros": zeros,
+        "sparsity": zeros / weights,
+        "mean_perplexity": mean(done.rows[-1]),
+        "dense_mean_perplexity": mean(done.rows[0]),
+        "bwt": bwt(done.rows[1:], own),
+        "log_bwt": log_bwt(done.rows[1:], own),
+        **digests,
+    }
+    report = {
+        "engine_format": ENGINE_FORMAT,
+        "torch": torch.__version__,
+        "model": {"architecture": type(done.skeleton.model).__name__, "blocks": len(done.skeleton.blocks)},
+        "method": _method(done.job),
+        "sparsity": _sparsity(done.job),
+        "domains": [_domain(d, sha) for d, sha in zip(done.job.domains, done.calibration, strict=True)],
+        "evaluation": _evaluation(done, columns),
+        "stages": [_stage(done, stage) for stage in range(len(done.job.domains))],
+        "layers": done.records,
+        "summary": summary,
+    }
+    return report, summary
+
+
+def _count(done: Finished) -> tuple[int, int, dict[str, str]]:
+    """Weights and zeros of the pruned matrices, and sha256 of all masks and of all weights, in order of name."""
+    masks, contents = hashlib.sha256(), hashlib.sha256()
+    weights = zeros = 0
+    for record in sorted(done.records[-1], key=lambda record: str(record["matrix"])):
+        name = record["matrix"]
+        tensor = done.written.read([name])[name]
+        mask = tensor != 0
+        kept = int(mask.sum())
+        if tensor.numel() - kept != record["zeros"]:
+            raise RuntimeError(f"{name}: the file has {tensor.numel() - kept} zeros, its record {record['zeros']}")
+        weights, zeros = weights + tensor.numel(), zeros + tensor.numel() - kept
+        masks.update(name.encode() + b"\0" + numpy.packbits(mask.numpy()).tobytes())
+        contents.update(name.encode() + b"\0" + tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return weights, zeros, {"masks_sha256": masks.hexdigest(), "weights_sha256": contents.hexdigest()}
+
+
+def _method(job: PruningJob) -> dict[str, Any]:
+    method = job.method
+    found: dict[str, Any] = {"name": method.name, "mode": method.mode, "comparison_group": method.scope}
+    if method.name == "copal":
+        found |= {"reading": method.reading, "perturbation": method.perturbation}
+    if method.updates_weights:
+        found |= {"weight_update": "admm", "admm": vars(method.admm)}
+    return found
+
+
+def _sparsity(job: PruningJob) -> dict[str, Any]:
+    overrides = [{"match": o.match, "target": o.target, "skip": o.skip} for o in job.sparsity.overrides]
+    return {"target": job.sparsity.target, "pattern": str(job.sparsity.pattern), "overrides": overrides}
+
+
+def _domain(domain: Domain, digest: str) -> dict[str, Any]:
+    calibration = domain.calibration
+    return {
+        "name": domain.name,
+        "calibration": {
+            "text_sha256": digest,
+            "samples": calibration.samples,
+            "sequence_length": calibration.sequence_length,
+            "seed": calibration.seed,
+        },
+    }
+
+
+def _evaluation(done: Finished, columns: list[str]) -> dict[str, Any]:
+    after = [None, *(domain.name for domain in done.job.domains)]
+    rows = [
+        {"row": row, "after": after[row], "perplexity": dict(zip(columns, values, strict=True))}
+        for row, values in enumerate(done.rows)
+    ]
+    return {"domains": columns, "rows": rows, "protocols": {item.domain: item.protocol for item in done.sets}}
+
+
+def _stage(done: Finished, stage: int) -> dict[str, Any]:
+    weights = sum(record["weights"] for record in done.records[stage])
+    zeros = sum(record["zeros"] for record in done.records[stage])
+    domain = done.job.domains[stage]
+    return {
+        "stage": stage,
+        "domain": domain.name,
+        "weights": weights,
+        "zeros": zeros,
+        "sparsity": zeros / weights,
+        "calibration_tokens": domain.calibration.tokens,
+    }

@@ -1,0 +1,284 @@
+"""The story of one job: evaluate the dense model; for each domain prune block by block, then evaluate; report."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.pruning import skeleton as skeletons
+from worker.pruning.blocks import Shell, batches
+from worker.pruning.budget import assign
+from worker.pruning.calibration import Tokenizer, calibration_windows, evaluation_windows, text_digest
+from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.evaluate import TestSet, mean_loss, native_dtype, window_losses
+from worker.pruning.files import write_json
+from worker.pruning.folder import StageFolder
+from worker.pruning.observer import Evaluation, Observer, StageResult
+from worker.pruning.planning import check_lengths
+from worker.pruning.progress import Kind, Tracker
+from worker.pruning.prune import BlockPruner
+from worker.pruning.report import REPORT, Finished, final_report
+from worker.pruning.spec import PruningJob
+from worker.pruning.statistics import read_document
+from worker.pruning.work import block_work, head_work, planned_work, stage_work, token_work
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    path: str
+    """Its name in the artifact."""
+    local: str
+    """Where it is, relative to the workspace."""
+
+
+@dataclass(frozen=True)
+class Output:
+    files: list[OutputFile]
+    summary: dict[str, Any]
+
+
+def run(job: PruningJob, observer: Observer) -> Output:
+    """Do the whole job in job.workspace, or what is left of it (job.resume), and say which files are its result.
+
+    The same job, threads and device give the same bytes, interrupted or not. Raises UserError for what the user can
+    mend, Stopped when the observer asks, anything else when the system is at fault.
+    """
+    with _torch_settings(job):
+        return _Run.start(job, observer).execute()
+
+
+@contextmanager
+def _torch_settings(job: PruningJob) -> Iterator[None]:
+    """Threads pinned (sums depend on how they are split) and no gradients; restored afterwards."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(job.threads)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+
+
+def pick_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+@dataclass
+class _Run:
+    job: PruningJob
+    observer: Observer
+    source: Checkpoint
+    shell: Shell
+    windows: list[Tensor]
+    digests: list[str]
+    sets: list[TestSet]
+    tracker: Tracker
+    dtype: str
+    known: dict[tuple[int, str], float] = field(default_factory=dict)
+    """(row of R, domain) → perplexity."""
+
+    @classmethod
+    def start(cls, job: PruningJob, observer: Observer) -> "_Run":
+        source = Checkpoint.open(job.model)
+        skeleton = skeletons.build(job.model, source)
+        check_lengths(job, skeleton)
+        assign(skeleton.matrices, job.sparsity)  # refuse what cannot be met before the texts are read
+        tokenizer = Tokenizer(job.model)
+        device = pick_device(job.device)
+        known = {(int(e["row"]), str(e["domain"])): float(e["perplexity"]) for e in job.resume.evaluations}
+        dtype = _resumed_dtype(job) or native_dtype(device)
+        observer.check()
+        windows = [calibration_windows(tokenizer, domain.calibration) for domain in job.domains]
+        observer.check()
+        sets = _test_sets(job, tokenizer, dtype)
+        digests = [text_digest(domain.calibration.text) for domain in job.domains]
+        shell = Shell(skeleton, source, device)
+        planned = planned_work(job, skeleton, shell.vocabulary, sum(s.windows.numel() for s in sets))
+        tracker = Tracker(observer, len(job.domains), len(skeleton.blocks), planned)
+        return cls(job, observer, source, shell, windows, digests, sets, tracker, dtype, known)
+
+    def execute(self) -> Output:
+        stages = len(self.job.domains)
+        self.evaluate(0)
+        for stage in range(stages):
+            if stage < self.job.resume.stages:
+                self._skip_stage(stage)
+            else:
+                self._stage(stage)
+        self.tracker.finish()
+        return self._publish()
+
+    def folder(self, stage: int) -> StageFolder:
+        return StageFolder(self.job.workspace, stage, len(self.shell.skeleton.blocks))
+
+    def evaluate(self, row: int) -> None:
+        """Fill one row of R, leaving out what an earlier run has reported."""
+        missing = [item for item in self.sets if (row, item.domain) not in self.known]
+        for item in self.sets:
+            if (row, item.domain) in self.known:
+                self.tracker.skip(Kind.evaluate, self._row_work(item.windows.numel()))
+        if not missing:
+            return
+        checkpoint = self.source
+        if row:
+            self.folder(row - 1).complete(self.source, self.shell.skeleton)
+            checkpoint = Checkpoint.open(self.job.workspace / self.folder(row - 1).model)
+        stage = row - 1 if row else None
+        domain = self.job.domains[row - 1].name if row else None
+        self.tracker.move("evaluating", stage, domain)
+        self.tracker.restart_clock()
+        losses = window_losses(self.shell, checkpoint, missing, self.dtype, self._advance_evaluation)
+        for item, own in zip(missing, losses, strict=True):
+            self._report_evaluation(row, item, own)
+
+    def _advance_evaluation(self, block: int, tokens: int) -> None:
+        self.tracker.where.block = block
+        skeleton = self.shell.skeleton
+        head = block == len(skeleton.blocks)
+        work = head_work(skeleton, self.shell.vocabulary) if head else token_work(skeleton.blocks[block])
+        self.tracker.advance(Kind.evaluate, work * tokens)
+
+    def _row_work(self, tokens: int) -> float:
+        skeleton = self.shell.skeleton
+        return tokens * (sum(map(token_work, skeleton.blocks)) + head_work(skeleton, self.shell.vocabulary))
+
+    def _report_evaluation(self, row: int, item: TestSet, losses: list[float]) -> None:
+        loss = mean_loss(losses)
+        # A broken model's loss may be past what a float can hold; JSON knows no infinity.
+        perplexity = math.exp(min(loss, 700.0))
+        self.known[row, item.domain] = perplexity
+        self.observer.evaluation(
+            Evaluation(
+                row=row,
+                domain=item.domain,
+                perplexity=perplexity,
+                loss=loss,
+                windows=len(losses),
+                tokens=item.tokens,
+                window_losses=losses,
+                protocol=item.protocol,
+            )
+        )
+
+    def _skip_stage(self, stage: int) -> None:
+        forward, solve = stage_work(self.job, self.shell.skeleton, self.job.domains[stage].calibration.tokens)
+        self.tracker.skip(Kind.forward, forward)
+        self.tracker.skip(Kind.solve, solve)
+        self.evaluate(stage + 1)
+
+    def _stage(self, stage: int) -> None:
+        began = time.monotonic()
+        domain = self.job.domains[stage]
+        self._prune_stage(stage)
+        self.evaluate(stage + 1)
+        weights, zeros = self._counts(stage)
+        self.observer.stage(
+            StageResult(
+                stage=stage,
+                domain=domain.name,
+                sparsity=zeros / weights,
+                weights=weights,
+                zeros=zeros,
+                calibration_tokens=domain.calibration.tokens,
+                seconds=time.monotonic() - began,
+            )
+        )
+
+    def _prune_stage(self, stage: int) -> None:
+        domain, blocks = self.job.domains[stage], self.shell.skeleton.blocks
+        committed = self.job.resume.blocks if stage == self.job.resume.stages else 0
+        windows = self.windows[stage]
+        self.tracker.move("pruning", stage, domain.name)
+        self.tracker.restart_clock()
+        pruner = BlockPruner(
+            job=self.job,
+            shell=self.shell,
+            source=self.source,
+            shares=assign(self.shell.skeleton.matrices, self.job.sparsity),
+            folder=self.folder(stage),
+            previous=self.folder(stage - 1) if stage else None,
+            hidden=[],
+            tracker=self.tracker,
+            observer=self.observer,
+        )
+        if committed < len(blocks):
+            pruner.hidden = [self.shell.enter(windows[part]).cpu() for part in batches(*windows.shape)]
+        for block in blocks:
+            self.tracker.move("pruning", stage, domain.name, block.index)
+            if block.index >= committed:
+                self.observer.block(pruner.prune(block))
+                continue
+            forward, solve = block_work(self.job, block, domain.calibration.tokens)
+            self.tracker.skip(Kind.solve, solve)
+            self.tracker.skip(Kind.forward, forward - token_work(block) * domain.calibration.tokens)
+            if committed < len(blocks):
+                pruner.advance_through(block)
+
+    def _records(self) -> list[list[dict[str, Any]]]:
+        """Every stage's records; the last stage's state files carry them all."""
+        last = self.folder(len(self.job.domains) - 1)
+        documents = [read_document(last.path(last.state(b.index))) for b in self.shell.skeleton.blocks]
+        stages = range(len(self.job.domains))
+        return [[record for document in documents for record in document["history"][stage]] for stage in stages]
+
+    def _counts(self, stage: int) -> tuple[int, int]:
+        folder = self.folder(stage)
+        weights = zeros = 0
+        for block in self.shell.skeleton.blocks:
+            for record in read_document(folder.path(folder.state(block.index)))["history"][stage]:
+                weights, zeros = weights + record["weights"], zeros + record["zeros"]
+        return weights, zeros
+
+    def _publish(self) -> Output:
+        last = self.folder(len(self.job.domains) - 1)
+        files = last.complete(self.source, self.shell.skeleton)
+        written = Checkpoint.open(self.job.workspace / last.model)
+        rows = [
+            [self.known.get((row, item.domain)) for item in self.sets] for row in range(len(self.job.domains) + 1)
+        ]
+        done = Finished(self.job, self.shell.skeleton, written, self.sets, rows, self._records(), self.digests)
+        report, summary = final_report(done)
+        write_json(self.job.workspace / REPORT, report)
+        output = [OutputFile(f"model/{Path(local).name}", local) for local in files]
+        for block in self.shell.skeleton.blocks:
+            local = last.state(block.index)
+            output.append(OutputFile(f"state/{Path(local).name}", local))
+        output.append(OutputFile(REPORT, REPORT))
+        return Output(output, summary)
+
+
+def _resumed_dtype(job: PruningJob) -> str | None:
+    """The dtype of the rows that exist: one R must not mix protocols, even after a move to other hardware."""
+    for evaluation in job.resume.evaluations:
+        dtype = (evaluation.get("protocol") or {}).get("dtype")
+        if dtype is not None:
+            return str(dtype)
+    return None
+
+
+def _test_sets(job: PruningJob, tokenizer: Tokenizer, dtype: str) -> list[TestSet]:
+    sets = []
+    for domain in job.domains:
+        if domain.evaluation is None:
+            continue
+        field = f"{domain.field}/evaluation"
+        windows = evaluation_windows(tokenizer, domain.evaluation, job.evaluation, field)
+        protocol = {
+            "text_sha256": text_digest(domain.evaluation),
+            "sequence_length": job.evaluation.sequence_length,
+            "max_windows": job.evaluation.max_windows,
+            "tokenizer_sha256": tokenizer.digest,
+            "dtype": dtype,
+        }
+        sets.append(TestSet(domain.name, windows, protocol))
+    return sets

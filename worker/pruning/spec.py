@@ -1,0 +1,325 @@
+"""The description of a pruning job: plain dataclasses, read from the engine's request."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from worker.pruning.errors import SpecError
+from worker.pruning.fields import Fields
+from worker.pruning.patterns import Pattern, Scope
+
+
+class MethodName(StrEnum):
+    magnitude = "magnitude"
+    wanda = "wanda"
+    admm = "admm"
+    copal = "copal"
+
+
+class WeightUpdate(StrEnum):
+    none = "none"
+    admm = "admm"
+
+
+class Mode(StrEnum):
+    """What a later domain starts from."""
+
+    accumulated = "accumulated"  # dense weights, statistics of all domains so far
+    restart = "restart"  # dense weights, this domain's statistics only
+    sequential = "sequential"  # the previous stage's pruned weights, this domain's statistics only
+
+
+class Reading(StrEnum):
+    own_terms = "own_terms"
+    token = "token"  # noqa: S105 - a reading of the sensitivity per token, not a secret
+
+
+class Perturbation(StrEnum):
+    relative = "relative"
+    domain_shift = "domain_shift"
+
+
+class Schedule(StrEnum):
+    immediate = "immediate"
+    gradual = "gradual"
+
+
+class Format(StrEnum):
+    txt = "txt"
+    jsonl = "jsonl"
+
+
+@dataclass(frozen=True)
+class AdmmConfig:
+    iterations: int = 20
+    """ADMM steps; each is one product with the cached inverse."""
+    mask_steps: int = 15
+    """The mask is chosen anew in the first so many steps, then frozen."""
+    schedule: Schedule = Schedule.immediate
+    """immediate: full sparsity from the first step; gradual: s_t = s·(1 − (1 − t/mask_steps)³)."""
+    damping: float = 0.1
+    """Ridge towards the dense weights, relative to the mean of the Gram's normalised diagonal."""
+    rho: float = 1.0
+    """ADMM's penalty, in the same normalised coordinates."""
+    polish_steps: int = 10
+    """Conjugate gradient steps on the final support."""
+
+    @classmethod
+    def read(cls, fields: Fields | None) -> "AdmmConfig":
+        if fields is None:
+            return cls()
+        config = cls(
+            iterations=fields.integer("iterations", cls.iterations, low=1, high=1000),
+            mask_steps=fields.integer("mask_steps", cls.mask_steps, low=1, high=1000),
+            schedule=fields.choice("schedule", Schedule, cls.schedule),
+            damping=fields.number("damping", cls.damping),
+            rho=fields.number("rho", cls.rho, above=True),
+            polish_steps=fields.integer("polish_steps", cls.polish_steps, high=1000),
+        )
+        fields.finish()
+        if config.mask_steps > config.iterations:
+            raise SpecError(fields.at("mask_steps"), f"must not exceed iterations ({config.iterations})")
+        return config
+
+
+@dataclass(frozen=True)
+class Method:
+    name: MethodName
+    weight_update: WeightUpdate = WeightUpdate.none
+    mode: Mode = Mode.accumulated
+    reading: Reading = Reading.own_terms
+    perturbation: Perturbation = Perturbation.domain_shift
+    comparison_group: Scope = Scope.row
+    """COPAL's comparison group; the other methods keep their papers' own (see `scope`)."""
+    admm: AdmmConfig = field(default_factory=AdmmConfig)
+
+    @property
+    def scope(self) -> Scope:
+        """Among which weights of a matrix the scores of this method are compared."""
+        fixed = {
+            MethodName.magnitude: Scope.layer,
+            MethodName.wanda: Scope.row,
+            MethodName.admm: Scope.layer,
+        }
+        return fixed.get(self.name, self.comparison_group)
+
+    @property
+    def updates_weights(self) -> bool:
+        return self.name is MethodName.admm or self.weight_update is WeightUpdate.admm
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Method":
+        name = fields.choice("name", MethodName)
+        implied = WeightUpdate.admm if name is MethodName.admm else WeightUpdate.none
+        method = cls(
+            name=name,
+            weight_update=fields.choice("weight_update", WeightUpdate, implied),
+            mode=fields.choice("mode", Mode, cls.mode),
+            reading=fields.choice("reading", Reading, cls.reading),
+            perturbation=fields.choice("perturbation", Perturbation, cls.perturbation),
+            comparison_group=fields.choice("comparison_group", Scope, cls.comparison_group),
+            admm=AdmmConfig.read(fields.child("admm", optional=True)),
+        )
+        fields.finish()
+        if name is MethodName.admm and method.weight_update is WeightUpdate.none:
+            raise SpecError(
+                fields.at("weight_update"), "admm always updates the weights; leave it out or say admm"
+            )
+        return method
+
+
+@dataclass(frozen=True)
+class Override:
+    match: str
+    """Glob over the checkpoint's tensor names; where several match a tensor, the last one counts."""
+    target: float | None
+    skip: bool
+    field: str
+    """JSON pointer, for errors."""
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Override":
+        override = cls(
+            match=fields.text("match"),
+            target=fields.number("target", None, high=1.0),
+            skip=fields.flag("skip", False),
+            field=fields.pointer,
+        )
+        fields.finish()
+        if (override.target is None) != override.skip:
+            raise SpecError(fields.pointer, "needs exactly one of `target` (a number) and `skip` (true)")
+        return override
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    target: float
+    pattern: Pattern
+    overrides: tuple[Override, ...] = ()
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Sparsity":
+        text = fields.text("pattern", "unstructured")
+        try:
+            pattern = Pattern.parse(text)
+        except ValueError as error:
+            raise SpecError(fields.at("pattern"), str(error)) from None
+        target = fields.number("target", pattern.sparsity, high=1.0)
+        if target is None:
+            raise SpecError(fields.at("target"), "is required for an unstructured pattern")
+        if fields.text("allocation", "uniform") != "uniform":
+            raise SpecError(fields.at("allocation"), "must be: uniform")
+        overrides = tuple(Override.read(item) for item in fields.children("overrides", optional=True))
+        fields.finish()
+        if pattern.sparsity is not None:
+            _refuse_targets(fields, pattern, target, overrides)
+        elif not 0 < target < 1:
+            raise SpecError(fields.at("target"), "must be more than 0 and less than 1")
+        return cls(target, pattern, overrides)
+
+
+def _refuse_targets(fields: Fields, pattern: Pattern, target: float, overrides: tuple[Override, ...]) -> None:
+    assert pattern.sparsity is not None  # noqa: S101 - for the type checker; the caller asked
+    if abs(target - pattern.sparsity) > 1e-9:
+        raise SpecError(fields.at("target"), f"pattern {pattern} sets it to {pattern.sparsity}; leave it out")
+    for override in overrides:
+        if not override.skip:
+            raise SpecError(
+                f"{override.field}/target", f"pattern {pattern} sets every target; only skip is possible"
+            )
+
+
+@dataclass(frozen=True)
+class Text:
+    path: Path
+    format: Format
+    text_field: str
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Text":
+        return cls(
+            path=Path(fields.text("path")),
+            format=fields.choice("format", Format, Format.txt),
+            text_field=fields.text("text_field", "text"),
+        )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    text: Text
+    samples: int
+    sequence_length: int
+    seed: int
+    field: str
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Calibration":
+        calibration = cls(
+            text=Text.read(fields),
+            samples=fields.integer("samples", 128, low=1),
+            sequence_length=fields.integer("sequence_length", 2048, low=2),
+            seed=fields.integer("seed", 0),
+            field=fields.pointer,
+        )
+        fields.finish()
+        return calibration
+
+    @property
+    def tokens(self) -> int:
+        return self.samples * self.sequence_length
+
+
+@dataclass(frozen=True)
+class Domain:
+    name: str
+    calibration: Calibration
+    evaluation: Text | None
+    """None: this domain has no column in R."""
+    field: str
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Domain":
+        evaluation = fields.child("evaluation", optional=True)
+        domain = cls(
+            name=fields.text("name"),
+            calibration=Calibration.read(fields.required("calibration")),
+            evaluation=Text.read(evaluation) if evaluation else None,
+            field=fields.pointer,
+        )
+        if evaluation:
+            evaluation.finish()
+        fields.finish()
+        return domain
+
+
+@dataclass(frozen=True)
+class EvaluationSpec:
+    sequence_length: int = 2048
+    max_windows: int = 64
+
+    @classmethod
+    def read(cls, fields: Fields | None) -> "EvaluationSpec":
+        if fields is None:
+            return cls()
+        spec = cls(
+            sequence_length=fields.integer("sequence_length", cls.sequence_length, low=2),
+            max_windows=fields.integer("max_windows", cls.max_windows, low=1),
+        )
+        fields.finish()
+        return spec
+
+
+@dataclass(frozen=True)
+class Resume:
+    stages: int = 0
+    """Complete stages, whose files are in the workspace."""
+    blocks: int = 0
+    """Committed blocks of the next stage."""
+    evaluations: tuple[dict[str, Any], ...] = ()
+    """Evaluations already reported: at least row, domain, perplexity."""
+
+    @classmethod
+    def read(cls, fields: Fields | None) -> "Resume":
+        if fields is None:
+            return cls()
+        evaluations = fields.raw("evaluations", []) or []
+        return cls(fields.integer("stages", 0), fields.integer("blocks", 0), tuple(evaluations))
+
+
+@dataclass(frozen=True)
+class PruningJob:
+    workspace: Path
+    model: Path
+    method: Method
+    sparsity: Sparsity
+    domains: tuple[Domain, ...]
+    evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
+    device: str = "auto"
+    threads: int = 2
+    resume: Resume = field(default_factory=Resume)
+
+    @classmethod
+    def from_dict(cls, request: Any) -> "PruningJob":
+        """The job an engine request describes. Raises SpecError naming the field by JSON pointer and the fix."""
+        fields = Fields(request)
+        domains = tuple(Domain.read(item) for item in fields.children("domains"))
+        if not domains:
+            raise SpecError("/domains", "needs at least one domain")
+        names = [domain.name for domain in domains]
+        for domain in domains:
+            if names.count(domain.name) > 1:
+                raise SpecError(
+                    f"{domain.field}/name", f"two domains are called {domain.name!r}; names must differ"
+                )
+        return cls(
+            workspace=Path(fields.text("workspace")),
+            model=Path(fields.text("model")),
+            method=Method.read(fields.required("method")),
+            sparsity=Sparsity.read(fields.required("sparsity")),
+            domains=domains,
+            evaluation=EvaluationSpec.read(fields.child("evaluation", optional=True)),
+            device=fields.text("device", "auto"),
+            threads=fields.integer("threads", 2, low=1),
+            resume=Resume.read(fields.child("resume", optional=True)),
+        )

@@ -1,0 +1,179 @@
+"""What a layer's input looked like on the calibration text, and the sums kept from domain to domain.
+
+A group is the set of matrices that read one input. Measured: one domain. Accumulated: all domains so far, each
+divided by its own number of tokens, so that a long domain does not outvote a short one.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.pruning.checkpoint import read_file, read_metadata
+from worker.pruning.files import write_tensors
+from worker.pruning.spec import Perturbation
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One domain's statistics of one group, per token.
+
+    gram: XᵀX / tokens, (in, in), float32. mean: (in,), float32. importance: per matrix (out, in), the token
+    reading's Σ_t |dz_t||x_t|ᵀ / tokens before the factor |W0|; empty otherwise.
+    """
+
+    gram: Tensor
+    mean: Tensor
+    tokens: int
+    importance: dict[str, Tensor]
+
+    @property
+    def second(self) -> Tensor:
+        """E x², (in,)."""
+        return self.gram.diagonal().clone()
+
+
+@dataclass(frozen=True)
+class Accumulated:
+    """Σ over domains. gram is None for methods that never solve with it; shift is Σ E dx² (COPAL's input term)."""
+
+    gram: Tensor | None
+    second: Tensor
+    shift: Tensor
+    mean: Tensor
+    domains: int
+    tokens: int
+    importance: dict[str, Tensor]
+
+    @property
+    def dead(self) -> Tensor:
+        """Inputs that were never anything but zero, (in,)."""
+        return self.second == 0
+
+
+def accumulate(
+    previous: Accumulated | None, measured: Measured, perturbation: Perturbation, *, keep_gram: bool
+) -> Accumulated:
+    """The sums after one more domain. Its data are not needed again.
+
+    dx = x − the unweighted mean of the earlier domains' mean inputs under domain_shift (dx = x for the first
+    domain); dx ∝ x under the relative perturbation.
+    """
+    second = measured.second
+    shift = second.clone()
+    if previous is not None and perturbation is Perturbation.domain_shift:
+        earlier = previous.mean / previous.domains
+        shift = (second - 2 * earlier * measured.mean + earlier**2).clamp_min(0)
+    gram = measured.gram.clone() if keep_gram else None
+    if previous is None:
+        return Accumulated(gram, second, shift, measured.mean, 1, measured.tokens, measured.importance)
+    if gram is not None and previous.gram is not None:
+        gram += previous.gram
+    return Accumulated(
+        gram=gram,
+        second=previous.second + second,
+        shift=previous.shift + shift,
+        mean=previous.mean + measured.mean,
+        domains=previous.domains + 1,
+        tokens=previous.tokens + measured.tokens,
+        importance={name: value + previous.importance[name] for name, value in measured.importance.items()},
+    )
+
+
+class Accumulator:
+    """Sums of one group over the batches of one domain."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self.gram = torch.zeros((width, width), device=device)
+        self.total = torch.zeros(width, device=device, dtype=torch.float64)
+        self.tokens = 0
+        self.importance: dict[str, Tensor] = {}
+
+    def add(self, inputs: Tensor) -> None:
+        """inputs: (tokens, in)."""
+        self.gram.addmm_(inputs.T, inputs)
+        self.total += inputs.sum(dim=0, dtype=torch.float64)
+        self.tokens += inputs.shape[0]
+
+    def add_importance(self, name: str, responses: Tensor, inputs: Tensor) -> None:
+        """Σ_t |dz_t||x_t|ᵀ as one product. responses: dz, (tokens, out); inputs: (tokens, in)."""
+        product = responses.abs().T @ inputs.abs()
+        self.importance[name] = self.importance[name] + product if name in self.importance else product
+
+    def measured(self) -> Measured:
+        tokens = max(self.tokens, 1)
+        return Measured(
+            gram=self.gram / tokens,
+            mean=(self.total / tokens).float(),
+            tokens=self.tokens,
+            importance={name: value / tokens for name, value in self.importance.items()},
+        )
+
+
+def write_state(path: Path, groups: dict[str, Accumulated], document: dict[str, Any]) -> None:
+    """One block's sums, plus a JSON document that travels with them (records of the stages so far).
+
+    A Gram is stored as the upper triangle of its correlations in float16 beside its exact diagonal in float32: half
+    a thousandth of a correlation is far below the damping of any solver here.
+    """
+    tensors: dict[str, Tensor] = {}
+    counts = {}
+    for name, sums in groups.items():
+        counts[name] = {"domains": sums.domains, "tokens": sums.tokens, "gram": sums.gram is not None}
+        counts[name]["importance"] = sorted(sums.importance)
+        for part in ("second", "shift", "mean"):
+            tensors[f"{name}/{part}"] = getattr(sums, part).cpu()
+        if sums.gram is not None:
+            tensors[f"{name}/gram"] = pack(sums.gram, sums.second).cpu()
+        for matrix, value in sums.importance.items():
+            tensors[f"{matrix}/importance"] = value.cpu()
+    text = json.dumps({"groups": counts, **document}, sort_keys=True, allow_nan=False)
+    write_tensors(path, tensors, {"secateur": text})
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The JSON document of a state file."""
+    document: dict[str, Any] = json.loads(read_metadata(path)["secateur"])
+    return document
+
+
+def read_state(path: Path, device: torch.device) -> dict[str, Accumulated]:
+    """The sums of a state file, by group."""
+    tensors = {name: tensor.to(device) for name, tensor in read_file(path).items()}
+    groups = {}
+    for name, counts in read_document(path)["groups"].items():
+        sums = Accumulated(
+            gram=None,
+            second=tensors[f"{name}/second"],
+            shift=tensors[f"{name}/shift"],
+            mean=tensors[f"{name}/mean"],
+            domains=counts["domains"],
+            tokens=counts["tokens"],
+            importance={matrix: tensors[f"{matrix}/importance"] for matrix in counts["importance"]},
+        )
+        gram = unpack(tensors[f"{name}/gram"], sums.second) if counts["gram"] else None
+        groups[name] = replace(sums, gram=gram)
+    return groups
+
+
+def pack(gram: Tensor, diagonal: Tensor) -> Tensor:
+    """The upper triangle, row by row, of gram / sqrt(d dᵀ) in float16. gram: (in, in); diagonal: its diagonal."""
+    scale = diagonal.sqrt().reciprocal().masked_fill(diagonal == 0, 0.0)
+    upper = torch.ones_like(gram, dtype=torch.bool).triu()
+    return (gram * scale * scale.unsqueeze(1))[upper].half()
+
+
+def unpack(packed: Tensor, diagonal: Tensor) -> Tensor:
+    """The Gram that `pack` stored, (in, in), float32, symmetric, with its diagonal exact."""
+    width = diagonal.numel()
+    upper = torch.ones((width, width), dtype=torch.bool, device=packed.device).triu()
+    gram = torch.zeros((width, width), device=packed.device).masked_scatter_(upper, packed.float())
+    root = diagonal.sqrt()
+    gram = gram * root * root.unsqueeze(1)
+    gram = gram.triu(1)
+    gram = gram + gram.T
+    gram.diagonal().copy_(diagonal)
+    return gram

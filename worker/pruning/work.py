@@ -1,0 +1,64 @@
+"""What the parts of a job cost, in floating point operations: only ratios matter, for progress and ETA."""
+
+import math
+
+from torch import Tensor
+
+from worker.pruning.progress import Kind
+from worker.pruning.skeleton import Block, Matrix, Skeleton
+from worker.pruning.spec import Method, PruningJob
+
+SELECTION = 200
+"""Operations a weight that scoring, selecting and summarising cost beside any products."""
+
+
+def token_work(block: Block) -> float:
+    """One token through one block."""
+    return 2.0 * block.weights
+
+
+def pass_work(block: Block, state: Tensor) -> float:
+    """One batch (windows, length, width) through one block."""
+    return token_work(block) * math.prod(state.shape[:2])
+
+
+def gram_work(block: Block, state: Tensor) -> float:
+    """One batch's Grams, taking matrices of equal width for one group."""
+    return 2.0 * sum(width**2 for width in {m.columns for m in block.matrices}) * math.prod(state.shape[:2])
+
+
+def solve_work(method: Method, matrix: Matrix) -> float:
+    steps = method.admm.iterations + method.admm.polish_steps + 4 if method.updates_weights else 2
+    return matrix.weights * (2.0 * steps * matrix.columns + SELECTION)
+
+
+def head_work(skeleton: Skeleton, vocabulary: int) -> float:
+    """One token through the output head."""
+    width = getattr(skeleton.config.get_text_config(), "hidden_size", 1024)
+    return 2.0 * width * vocabulary
+
+
+def planned_work(job: PruningJob, skeleton: Skeleton, vocabulary: int, evaluated_tokens: int) -> dict[Kind, float]:
+    """The whole job: T + 1 evaluations, T stages."""
+    row = evaluated_tokens * (sum(map(token_work, skeleton.blocks)) + head_work(skeleton, vocabulary))
+    stages = [stage_work(job, skeleton, domain.calibration.tokens) for domain in job.domains]
+    return {
+        Kind.evaluate: row * (len(job.domains) + 1),
+        Kind.forward: sum(forward for forward, _ in stages),
+        Kind.solve: sum(solve for _, solve in stages),
+    }
+
+
+def stage_work(job: PruningJob, skeleton: Skeleton, tokens: int) -> tuple[float, float]:
+    """Forwards and solving of one stage."""
+    forward = solve = 0.0
+    for block in skeleton.blocks:
+        one, two = block_work(job, block, tokens)
+        forward, solve = forward + one, solve + two
+    return forward, solve
+
+
+def block_work(job: PruningJob, block: Block, tokens: int) -> tuple[float, float]:
+    widths = {matrix.columns for matrix in block.matrices}
+    forward = tokens * (2 * token_work(block) + 2.0 * sum(width**2 for width in widths))
+    return forward, sum(solve_work(job.method, matrix) for matrix in block.matrices)
