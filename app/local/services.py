@@ -67,12 +67,7 @@ def service_environment(
     extra: Mapping[str, str],
 ) -> dict[str, str]:
     """The caller's environment with our settings over it; other SECATEUR_ variables, such as DEVICE, pass."""
-    inherited = {name: value for name, value in os.environ.items() if name not in CLIENT_ONLY}
-    source = str(Path(app.__file__).parent.parent)
-    path = os.pathsep.join(part for part in (source, os.environ.get("PYTHONPATH")) if part)
-    return inherited | {
-        "PYTHONPATH": path,
-        "PYTHONUNBUFFERED": "1",
+    return python_environment() | {
         "SECATEUR_DATABASE_URL": postgres.url,
         "SECATEUR_BROKER_URL": valkey.url,
         "SECATEUR_SECRET": memory.secret,
@@ -81,3 +76,11 @@ def service_environment(
         "SECATEUR_WORK_DIR": str(state.path / "work"),
         **extra,
     }
+
+
+def python_environment() -> dict[str, str]:
+    """The caller's environment, in which a child finds this very code from any folder."""
+    inherited = {name: value for name, value in os.environ.items() if name not in CLIENT_ONLY}
+    source = str(Path(app.__file__).parent.parent)
+    path = os.pathsep.join(part for part in (source, os.environ.get("PYTHONPATH")) if part)
+    return inherited | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,70 @@
+"""What the demo prints about its job."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from secateur.cli.show import evaluation_table, number, percent, size, table
+
+Json = dict[str, Any]
+
+
+def show_evaluation(console: Console, evaluation: Json) -> None:
+    """R, and what it says about forgetting."""
+    console.print(evaluation_table(evaluation))
+    bwt, log_bwt = number(evaluation["bwt"]), number(evaluation["log_bwt"], 4)
+    console.print(f"BWT {bwt}, on log perplexity {log_bwt}; above zero means that earlier domains were forgotten")
+
+
+def show_layers(console: Console, layers: Sequence[Json]) -> None:
+    """Sparsity of every block after the last stage, two blocks a line."""
+    blocks: dict[int, list[Json]] = defaultdict(list)
+    for layer in layers:
+        blocks[layer["block"]].append(layer)
+    rows = [_block_row(block, blocks[block]) for block in sorted(blocks)]
+    half = (len(rows) + 1) // 2
+    columns = (">block", ">sparsity", ">error", ">mask changed")
+    found: Table = table(*columns, "  ", *columns)
+    for left, right in zip(rows[:half], [*rows[half:], ("", "", "", "")][:half], strict=True):
+        found.add_row(*left, "", *right)
+    console.print(found)
+    weights = sum(layer["weights"] for layer in layers)
+    zeros = sum(layer["zeros"] for layer in layers)
+    console.print(f"{zeros:,} of {weights:,} prunable weights are zero: {percent(zeros / weights, 4)}")
+
+
+def _block_row(block: int, layers: Iterable[Json]) -> tuple[str, str, str, str]:
+    layers = list(layers)
+    weights = sum(layer["weights"] for layer in layers)
+    zeros = sum(layer["zeros"] for layer in layers)
+    errors = [layer["relative_error"] for layer in layers if layer["relative_error"] is not None]
+    changed = [layer["mask_changed"] for layer in layers if layer["mask_changed"] is not None]
+    return (
+        str(block),
+        percent(zeros / weights, 2),
+        number(sum(errors) / len(errors), 4) if errors else "–",
+        percent(sum(changed) / len(changed), 1) if changed else "–",
+    )
+
+
+def show_files(console: Console, manifest: Json, folder: str) -> None:
+    """Sizes by part of the artifact."""
+    sizes: dict[str, list[int]] = defaultdict(list)
+    for file in manifest["files"]:
+        sizes[file["path"].partition("/")[0]].append(file["bytes"])
+    for part, counts in sizes.items():
+        console.print(f"  {part:<14}{len(counts):>3} files  {size(sum(counts)):>10}")
+    console.print(f"  in {folder}, manifest {manifest['digest'][:16]}…")
+
+
+def show_texts(console: Console, prompts: Sequence[str], dense: Sequence[str], pruned: Sequence[str]) -> None:
+    """The same prompts, continued by both models."""
+    found = Table(show_lines=True)
+    for column in ("prompt", "dense", "pruned"):
+        found.add_column(column, ratio=1, overflow="fold")
+    for row in zip(prompts, dense, pruned, strict=True):
+        found.add_row(*(text.strip() for text in row))
+    console.print(found)
