@@ -108,7 +108,7 @@ def _architecture(config: dict[str, Any], model_type: str) -> str:
     named = config.get("architectures")
     if named is None:
         return sorted(known)[0]
-    if not isinstance(named, list) or len(named) != 1 or named[0] not in known:
+    if named not in [[name] for name in known]:
         raise IntakeError(
             "unsupported_architecture",
             f"`architectures` of {CONFIG} must be one of {', '.join(sorted(known))} for model_type {model_type}.",

@@ -11,11 +11,11 @@ from typing import Any, BinaryIO, Final, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from app.datasets.text import MAX_LINE_BYTES
 from worker.intake.dataset_files import PARQUET, TEXT
 from worker.intake.errors import IntakeError
 
 BATCH_ROWS: Final = 1024
-LINE_BYTES: Final = 64 * 2**20
 RATIO: Final = 200
 """Text does not shrink to less than a two-hundredth, unless somebody made it for that."""
 SLACK: Final = 2**20
@@ -101,10 +101,10 @@ class TextFile:
         packed, total, number = self.path.stat().st_size, 0, 0
         try:
             with self._open() as file:
-                while line := file.readline(LINE_BYTES + 1):
+                while line := file.readline(MAX_LINE_BYTES + 1):
                     number, total = number + 1, total + len(line)
-                    if len(line) > LINE_BYTES:
-                        message = f"Line {number} of {self.name} is longer than {LINE_BYTES} bytes."
+                    if len(line) > MAX_LINE_BYTES:
+                        message = f"Line {number} of {self.name} is longer than {MAX_LINE_BYTES} bytes."
                         raise IntakeError("line_too_long", message)
                     self._bound(total, packed)
                     yield number, line

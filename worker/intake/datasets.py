@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
+from app.datasets.text import MAX_LINE_BYTES
 from worker.intake.context import Context
 from worker.intake.dataset_card import CARD, CARD_BYTES, CardConfig, read_card
 from worker.intake.dataset_files import parquet_branch_files, split_files
@@ -35,7 +36,7 @@ def fetch_dataset(hub: dict[str, Any], context: Context) -> dict[str, Any]:
             for text in TextFile(local, path, str(hub.get("text_field") or "text"), limit).texts():
                 writer.write(text)
             local.unlink()
-    if writer.characters == 0:
+    if writer.blank:
         raise IntakeError("dataset_empty", "The split holds no text.", "/hub/split")
     key = f"projects/{context.project_id}/datasets/{writer.sha256}"
     context.check()
@@ -88,6 +89,8 @@ class JsonlWriter:
     characters: int = 0
     nulls: int = 0
     """Rows without a text; they are left out."""
+    blank: bool = True
+    """No row had a character that is not white space."""
     _digest: Any = field(default_factory=hashlib.sha256)
 
     @property
@@ -110,6 +113,8 @@ class JsonlWriter:
             raise IntakeError(
                 "invalid_unicode", f"{row} holds half a surrogate pair.", "/hub/text_field"
             ) from error
+        if len(line) > MAX_LINE_BYTES:
+            raise IntakeError("line_too_long", f"{row} is longer than {MAX_LINE_BYTES} bytes.", "/hub/text_field")
         self.bytes += len(line)
         if self.bytes > self.limit:
             raise too_large(self.limit)
@@ -117,6 +122,7 @@ class JsonlWriter:
         self._digest.update(line)
         self.documents += 1
         self.characters += len(text)
+        self.blank = self.blank and not text.strip()
 
 
 def _cards(repo: HubRepo, commit: str, tree: dict[str, int]) -> list[CardConfig]:

@@ -1,0 +1,83 @@
+"""A hub, a tiny model and a way to run an intake on real rows."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from app.auth.tables import Project
+from app.datasets.tables import Dataset
+from app.kit.ids import Prefix, new_id
+from app.models.tables import Model
+from app.settings import Settings
+from app.storage import ObjectStore
+from app.tasks.tables import TaskKind
+from tests.tiny import make_tiny_llama
+from tests.worker.intake.hub_server import Hub, run_hub
+from worker.intake import run
+from worker.intake.context import Context
+
+
+@pytest.fixture(scope="session")
+def tiny_original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, made once; not to be changed."""
+    return make_tiny_llama(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def tiny(tiny_original: Path, tmp_path: Path) -> Path:
+    """A tiny model of the test's own, at `tiny` below the model root of the settings."""
+    return Path(shutil.copytree(tiny_original, tmp_path / "models" / "tiny", dirs_exist_ok=True))
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """An empty hub."""
+    with run_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def context(hub: Hub, tmp_path: Path) -> Context:
+    """Surroundings of an intake that needs no database; its settings know the hub."""
+    settings = Settings.model_validate(
+        {
+            "database_url": "postgresql+psycopg://nobody@localhost/none",
+            "broker_url": "redis://localhost",
+            "secret": "s" * 32,
+            "store_url": (tmp_path / "store").as_uri(),
+            "hf_endpoint": hub.url,
+            "hf_token": "hf_secret",
+            "max_upload_bytes": 100_000,
+        }
+    )
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    return Context("prj_0", scratch, ObjectStore(None), settings, lambda: None)  # type: ignore[arg-type]
+
+
+Intake = Callable[..., Any]
+
+
+@pytest.fixture
+def intake(session: Session, settings: Settings, hub: Hub) -> Intake:
+    """Make a pending model or dataset of a new project, run its task, return the row."""
+
+    def act(row: Model | Dataset, check: Callable[[], None] = lambda: None, **more: Any) -> Model | Dataset:
+        project = Project(id=new_id(Prefix.project), name=new_id(Prefix.project))
+        session.add(project)
+        session.flush()
+        row.id = new_id(Prefix.model if isinstance(row, Model) else Prefix.dataset)
+        row.project_id, row.name, row.state = project.id, "subject", "pending"
+        session.add(row)
+        session.commit()
+        kind = TaskKind.model_intake if isinstance(row, Model) else TaskKind.dataset_fetch
+        mine = settings.model_copy(update={"hf_endpoint": hub.url, **more})
+        run(kind, row.id, lambda session: None, check, mine)
+        session.refresh(row)
+        return row
+
+    return act

@@ -1,0 +1,97 @@
+"""What a config.json may say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.intake.architectures import causal_models
+from worker.intake.config import CONFIG_BYTES, read_config
+from worker.intake.errors import IntakeError
+
+LLAMA: dict[str, Any] = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps({**LLAMA, **changes}))
+    return folder / "config.json"
+
+
+def code(path: Path) -> str:
+    with pytest.raises(IntakeError) as caught:
+        read_config(path)
+    assert str(path.parent) not in caught.value.message
+    return caught.value.code
+
+
+def test_the_description_of_a_model(tmp_path: Path) -> None:
+    found = read_config(write(tmp_path))
+    assert (found.architecture, found.model_type, found.blocks) == ("LlamaForCausalLM", "llama", 2)
+
+
+def test_the_table_is_that_of_transformers() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as names
+
+    table = causal_models()
+    assert table.keys() == names.keys()
+    assert table["llama"] == {"LlamaForCausalLM"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"auto_map": {"AutoModel": "modeling.Evil"}}, "auto_map"),
+        ({"text_config": {"layers": [{"auto_map": {"AutoModel": "x"}}]}}, "auto_map"),
+        ({"trust_remote_code": True}, "trust_remote_code"),
+        ({"_attn_implementation_internal": "evil/kernel"}, "dangerous_config"),
+        ({"_experts_implementation_internal": "evil/kernel"}, "dangerous_config"),
+        ({"attn_implementation": "evil/kernel"}, "dangerous_config"),
+        ({"_attn_implementation": {"": "evil/kernel"}}, "dangerous_config"),
+        ({"transformers_weights": "../../other.safetensors"}, "dangerous_config"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantised_model"),
+        ({"text_config": {"quantization_config": {}}}, "quantised_model"),
+        ({"model_type": "evil"}, "unknown_model_type"),
+        ({"model_type": "vit"}, "unknown_model_type"),
+        ({"model_type": None}, "unknown_model_type"),
+        ({"model_type": ["llama"]}, "unknown_model_type"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "unsupported_architecture"),
+        ({"architectures": "LlamaForCausalLM"}, "unsupported_architecture"),
+        ({"architectures": [["LlamaForCausalLM"]]}, "unsupported_architecture"),
+        ({"is_encoder_decoder": True}, "unsupported_architecture"),
+        ({"num_hidden_layers": None}, "config_incomplete"),
+        ({"num_hidden_layers": True}, "config_incomplete"),
+        ({"num_hidden_layers": 10**9}, "config_incomplete"),
+    ],
+)
+def test_refused(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    assert code(write(tmp_path, **changes)) == expected
+
+
+@pytest.mark.parametrize(
+    "changes", [{"auto_map": None}, {"trust_remote_code": False}, {"_attn_implementation": "sdpa"}]
+)
+def test_harmless_forms_of_those_keys_pass(changes: dict[str, Any], tmp_path: Path) -> None:
+    assert read_config(write(tmp_path, **changes)).blocks == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b'{"a": 1, "a": 2}',
+        b'{"a": NaN}',
+        b'{"a": ' + b"[" * 100_000,
+        b"\xff{}",
+        b'{"a": 1} {}',
+    ],
+)
+def test_anything_but_one_strict_object_is_refused(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(text)
+    assert code(tmp_path / "config.json") == "invalid_json"
+
+
+def test_a_huge_config_is_not_parsed(tmp_path: Path) -> None:
+    assert code(write(tmp_path, padding="x" * CONFIG_BYTES)) == "file_too_large"

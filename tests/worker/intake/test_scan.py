@@ -1,0 +1,192 @@
+"""The scan of a whole model folder."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from worker.intake.choose import INDEX, SINGLE, small_files, weight_files
+from worker.intake.errors import IntakeError
+from worker.intake.scan import scan_small_files, scan_weights
+from worker.intake.sources import FolderSource
+
+
+def scan(folder: Path) -> tuple[Any, Any]:
+    """What an intake does before it stores anything."""
+    source = FolderSource(folder, folder)
+    listing = source.listing()
+    files = source.fetch(small_files(listing))
+    description = scan_small_files(files)
+    files |= source.fetch(weight_files(listing, files.get(INDEX)))
+    return description, scan_weights(files, lambda: None)
+
+
+def shard(folder: Path) -> dict[str, Any]:
+    """Split the model into two shards with an index, which is returned."""
+    tensors = load_file(folder / SINGLE)
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
+    for file, keys in parts.items():
+        save_file({key: tensors[key] for key in keys}, folder / file)
+    (folder / SINGLE).unlink()
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    weight_map = {key: file for file, keys in parts.items() for key in keys}
+    return {"metadata": {"total_size": total}, "weight_map": weight_map}
+
+
+def write_index(folder: Path, index: Any) -> None:
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def code(folder: Path) -> str:
+    with pytest.raises(IntakeError) as caught:
+        scan(folder)
+    assert str(folder) not in caught.value.message
+    return caught.value.code
+
+
+def test_a_model_in_one_file(tiny: Path) -> None:
+    description, weights = scan(tiny)
+    assert (description.architecture, description.blocks) == ("LlamaForCausalLM", 2)
+    expected = sum(tensor.numel() for tensor in load_file(tiny / SINGLE).values())
+    assert (weights.dtype, weights.parameters) == ("float32", expected)
+
+
+def test_a_model_in_shards(tiny: Path) -> None:
+    before = scan(tiny)
+    write_index(tiny, shard(tiny))
+    assert scan(tiny) == before
+
+
+def test_files_that_are_no_part_of_the_model_are_not_taken(tiny: Path) -> None:
+    for name in ("pytorch_model.bin", "modeling_evil.py", "consolidated.safetensors", ".hidden.json", "README.md"):
+        (tiny / name).write_bytes(b"anything")
+    listing = FolderSource(tiny, tiny).listing()
+    taken = {*small_files(listing), *weight_files(listing, None)}
+    assert taken == {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", SINGLE}
+
+
+INDEX_LIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "a shard outside": (lambda index: first(index, "../b.safetensors"), "weight_map_path"),
+    "an absolute shard": (lambda index: first(index, "/etc/b.safetensors"), "weight_map_path"),
+    "a pickled shard": (lambda index: first(index, "b.bin"), "weight_map_path"),
+    "a shard that is a number": (lambda index: first(index, 3), "weight_map_path"),
+    "a shard with a backslash": (lambda index: first(index, "..\\b.safetensors"), "weight_map_path"),
+    "a missing shard": (lambda index: first(index, "c.safetensors"), "shard_missing"),
+    "the wrong shard": (lambda index: first(index, "b.safetensors"), "index_mismatch"),
+    "a tensor that is nowhere": (lambda i: i["weight_map"].update(ghost="a.safetensors"), "index_mismatch"),
+    "a tensor left out": (lambda i: i["weight_map"].pop("model.norm.weight"), "index_mismatch"),
+    "a wrong total": (lambda index: index["metadata"].update(total_size=1), "index_mismatch"),
+    "no weight_map": (lambda index: index.pop("weight_map"), "index_invalid"),
+    "an empty weight_map": (lambda index: index["weight_map"].clear(), "index_invalid"),
+}
+
+
+def first(index: dict[str, Any], file: Any) -> None:
+    index["weight_map"][min(index["weight_map"])] = file
+
+
+@pytest.mark.parametrize("name", INDEX_LIES)
+def test_an_index_that_lies_is_refused(name: str, tiny: Path) -> None:
+    change, expected = INDEX_LIES[name]
+    index = shard(tiny)
+    change(index)
+    write_index(tiny, index)
+    assert code(tiny) == expected
+
+
+def test_a_tensor_in_two_shards_is_refused(tiny: Path) -> None:
+    index = shard(tiny)
+    both = load_file(tiny / "a.safetensors") | load_file(tiny / "b.safetensors")
+    save_file(both, tiny / "b.safetensors")
+    write_index(tiny, index)
+    assert code(tiny) == "duplicate_tensor"
+
+
+def test_two_models_in_one_folder_are_refused(tiny: Path) -> None:
+    whole = (tiny / SINGLE).read_bytes()
+    write_index(tiny, shard(tiny))
+    (tiny / SINGLE).write_bytes(whole)
+    assert code(tiny) == "ambiguous_weights"
+
+
+FOLDER_LIES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no config": (lambda folder: (folder / "config.json").unlink(), "config_missing"),
+    "pickles only": (lambda folder: (folder / SINGLE).rename(folder / "pytorch_model.bin"), "pickled_weights"),
+    "a GGUF only": (lambda folder: (folder / SINGLE).rename(folder / "model.gguf"), "gguf_folder"),
+    "no weights": (lambda folder: (folder / SINGLE).unlink(), "weights_missing"),
+    "weights of another name": (
+        lambda folder: (folder / SINGLE).rename(folder / "x.safetensors"),
+        "weights_missing",
+    ),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer_missing"),
+    "a tokenizer that is no JSON": (lambda folder: (folder / "tokenizer.json").write_text("{"), "invalid_json"),
+    "a tokenizer with code": (
+        lambda folder: (folder / "tokenizer_config.json").write_text(
+            '{"auto_map": {"AutoTokenizer": ["x.Y", null]}}'
+        ),
+        "auto_map",
+    ),
+    "a truncated file": (lambda folder: cut(folder / SINGLE), "safetensors_invalid"),
+    "a pickle by another name": (
+        lambda folder: (folder / SINGLE).write_bytes(b"\x80\4" * 99),
+        "safetensors_invalid",
+    ),
+}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("name", FOLDER_LIES)
+def test_a_folder_that_is_no_model_is_refused(name: str, tiny: Path) -> None:
+    change, expected = FOLDER_LIES[name]
+    change(tiny)
+    assert code(tiny) == expected
+
+
+def test_a_slow_tokenizer_that_converts_by_itself_is_taken(tiny: Path) -> None:
+    (tiny / "tokenizer.json").unlink()
+    (tiny / "vocab.json").write_text("{}")
+    (tiny / "merges.txt").write_text("")
+    assert scan(tiny)[0].blocks == 2
+
+
+def rewrite(folder: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
+    tensors = {name: change(name, tensor) for name, tensor in load_file(folder / SINGLE).items()}
+    save_file(tensors, folder / SINGLE)
+
+
+def test_the_dtype_is_that_of_the_matrices(tiny: Path) -> None:
+    rewrite(tiny, lambda _, tensor: tensor.bfloat16() if tensor.ndim == 2 else tensor)
+    assert scan(tiny)[1].dtype == "bfloat16"
+
+
+def test_half_of_the_matrices_in_another_dtype_is_refused(tiny: Path) -> None:
+    rewrite(tiny, lambda name, tensor: tensor.bfloat16() if "mlp" in name else tensor)
+    assert code(tiny) == "mixed_dtypes"
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.float64])
+def test_matrices_of_other_dtypes_are_refused(dtype: torch.dtype, tiny: Path) -> None:
+    rewrite(tiny, lambda name, tensor: tensor.to(dtype) if "q_proj" in name else tensor)
+    assert code(tiny) == "unsupported_dtype"
+
+
+def test_boolean_masks_of_old_checkpoints_do_not_matter(tiny: Path) -> None:
+    tensors = load_file(tiny / SINGLE)
+    save_file(tensors | {"h.0.attn.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool)}, tiny / SINGLE)
+    assert scan(tiny)[1].dtype == "float32"
+
+
+def test_links_must_stay_in_the_root(tiny: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.safetensors"
+    shutil.move(tiny / SINGLE, outside)
+    (tiny / SINGLE).symlink_to(outside)
+    assert code(tiny) == "symlink_outside"
