@@ -31,6 +31,9 @@ class Base(DeclarativeBase):
 
 def make_engine(settings: Settings) -> Engine:
     """An engine whose connections are checked before use and give up connecting after five seconds."""
+    # Foreign keys name tables of other features: all must be known before the first statement.
+    import app.db.tables  # noqa: F401
+
     return create_engine(
         settings.database_url.get_secret_value(),
         pool_size=settings.database_pool,
