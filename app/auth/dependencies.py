@@ -12,7 +12,7 @@ from app.backend import BackendDep
 from app.kit.problems import Forbidden, Unauthorized
 
 _BEARER = HTTPBearer(
-    scheme_name="API key",
+    scheme_name="ApiKey",
     bearerFormat="sctr_…",
     description="A project's API key: `Authorization: Bearer sctr_…`.",
     auto_error=False,

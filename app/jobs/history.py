@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from app.auth.dependencies import JobsRead
 from app.backend import UnitOfWork
@@ -17,11 +17,20 @@ from app.kit.replies import reply
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["history"])
 
-After = Annotated[
-    int, Query(ge=0, lt=2**31, description="Only numbers above it; `next_cursor` for the next page.")
-]
 Rows = Annotated[int, Query(ge=1, le=1000, description="Rows a page has at the most.")]
 Number = Annotated[int | None, Query(ge=0, lt=2**31)]
+
+
+async def _position(
+    after: Annotated[int, Query(ge=0, lt=2**31, description="Only what is numbered above.")] = 0,
+    cursor: CursorText = None,
+) -> int:
+    """Where a page of numbered rows begins: a cursor goes before `after`."""
+    decoded = decode_cursor(cursor, int)
+    return int(decoded[0]) if decoded is not None else after
+
+
+Position = Annotated[int, Depends(_position)]
 MatrixName = Annotated[str | None, Query(max_length=300, description="Name in the checkpoint.")]
 
 
@@ -32,12 +41,12 @@ MatrixName = Annotated[str | None, Query(max_length=300, description="Name in th
     response_model=Page[EventRead],
     responses=problems(JobNotFound),
 )
-def list_events(id: JobId, auth: JobsRead, session: UnitOfWork, after: After = 0, limit: Rows = 100) -> Response:
+def list_events(id: JobId, auth: JobsRead, session: UnitOfWork, after: Position, limit: Rows = 100) -> Response:
     """Numbered without gaps: whoever has read up to n asks for `after=n` and misses nothing."""
     service.read(session, auth.project, id)
     rows, more = page_of(repository.events(session, id, after, limit + 1), limit)
     data = [EventRead.model_validate(row) for row in rows]
-    return reply(Page[EventRead](data=data, next_cursor=str(data[-1].seq) if more else None))
+    return reply(Page[EventRead](data=data, next_cursor=encode_cursor(data[-1].seq) if more else None))
 
 
 @router.get(
@@ -47,12 +56,12 @@ def list_events(id: JobId, auth: JobsRead, session: UnitOfWork, after: After = 0
     response_model=Page[LogRead],
     responses=problems(JobNotFound),
 )
-def list_logs(id: JobId, auth: JobsRead, session: UnitOfWork, after: After = 0, limit: Rows = 100) -> Response:
+def list_logs(id: JobId, auth: JobsRead, session: UnitOfWork, after: Position, limit: Rows = 100) -> Response:
     """Lines of all attempts, oldest first; paths of the worker are hidden."""
     service.read(session, auth.project, id)
     rows, more = page_of(repository.logs(session, id, after, limit + 1), limit)
     data = [LogRead.model_validate(row) for row in rows]
-    return reply(Page[LogRead](data=data, next_cursor=str(data[-1].seq) if more else None))
+    return reply(Page[LogRead](data=data, next_cursor=encode_cursor(data[-1].seq) if more else None))
 
 
 @router.get(

@@ -13,6 +13,10 @@ _SECRET: Final = re.compile(
 )
 
 
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Marks the handler as ours."""
+
+
 def configure_logs(level: str = "INFO") -> None:
     """Route structlog and the standard library through one renderer that hides keys and passwords."""
     shared: list[structlog.typing.Processor] = [
@@ -29,7 +33,7 @@ def configure_logs(level: str = "INFO") -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    renderer = structlog.stdlib.ProcessorFormatter(
+    renderer = _Formatter(
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.JSONRenderer(),
@@ -39,12 +43,15 @@ def configure_logs(level: str = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(renderer)
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    # Called again, it replaces its own handler; other people's stay.
+    root.handlers[:] = [each for each in root.handlers if not isinstance(each.formatter, _Formatter)] + [handler]
     root.setLevel(level)
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
     logging.getLogger("uvicorn.access").disabled = True
+    for name in ("alembic", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def redact(text: str) -> str:

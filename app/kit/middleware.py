@@ -25,6 +25,11 @@ _HEADERS: Final = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
+_DOCS_POLICY: Final = (
+    "default-src 'self'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: https:; "
+    "style-src 'unsafe-inline' https://cdn.jsdelivr.net; frame-ancestors 'none'"
+)
+"""FastAPI's page loads its script from there."""
 _QUIET: Final = frozenset({"/livez", "/readyz"})
 
 
@@ -42,7 +47,7 @@ class RequestContext:
         scope.setdefault("state", {})["request_id"] = id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=id)
-        reply = _Reply(send, id)
+        reply = _Reply(send, id, _DOCS_POLICY if scope["path"] == "/docs" else None)
         started = time.monotonic()
         try:
             await self._app(scope, receive, reply.send)
@@ -60,9 +65,10 @@ class RequestContext:
 class _Reply:
     """Adds our headers to the answer and remembers its status."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, content_policy: str | None) -> None:
         self._send = send
         self._request_id = request_id
+        self._content_policy = content_policy
         self.status: int | None = None
 
     async def send(self, message: Message) -> None:
@@ -70,6 +76,8 @@ class _Reply:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self._request_id
+            if self._content_policy is not None:
+                headers["content-security-policy"] = self._content_policy
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
         await self._send(message)

@@ -1,0 +1,123 @@
+"""The real HTTP service on a free port, and keys for it."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from sqlalchemy.orm import Session
+
+from app.auth.repository import ensure_project
+from app.auth.scopes import ORDINARY
+from app.auth.service import create_key
+from app.db.engine import transaction
+from app.main import create_app
+from app.settings import Settings
+from tests.jobs import make_dataset, make_model
+
+MakeKey = Callable[..., str]
+
+
+class Server(uvicorn.Server):
+    """Says when it is listening."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = threading.Event()
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.servers[0].sockets[0].getsockname()[1]}"
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[str]:
+    """URL of the running service."""
+    server = Server(
+        uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, access_log=False)
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert server.listening.wait(10)
+    yield server.url
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture
+def make_key(settings: Settings) -> MakeKey:
+    """Makes keys: project, scopes, expires_at."""
+
+    def make(project: str = "ours", scopes: Any = ORDINARY, expires_at: Any = None) -> str:
+        with transaction() as session:
+            return create_key(session, project, "tests", scopes, expires_at)
+
+    return make
+
+
+def client_of(url: str, key: str | None) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
+    limits = httpx.Limits(max_connections=100)
+    return httpx.Client(base_url=url, headers=headers, timeout=30, limits=limits, trust_env=False)
+
+
+@pytest.fixture
+def api(service: str, make_key: MakeKey) -> Iterator[httpx.Client]:
+    """A caller with an ordinary key of the project `ours`."""
+    with client_of(service, make_key()) as client:
+        yield client
+
+
+@pytest.fixture
+def stranger(service: str, make_key: MakeKey) -> Iterator[httpx.Client]:
+    """A caller of another project."""
+    with client_of(service, make_key("theirs")) as client:
+        yield client
+
+
+@pytest.fixture
+def project(session: Session, make_key: MakeKey) -> str:
+    """The id of the project `ours`."""
+    id = ensure_project(session, "ours").id
+    session.commit()
+    return id
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A ready model and two ready datasets of `ours`."""
+
+    model: str
+    first: str
+    second: str
+
+    def body(self, **changes: Any) -> dict[str, Any]:
+        """A job over two domains, the second without evaluation text."""
+        domains = [
+            {"name": "law", "dataset": self.first, "evaluation": self.second},
+            {"name": "code", "dataset": self.second},
+        ]
+        body = {"model": self.model, "method": {"name": "copal"}, "sparsity": {"target": 0.5}, "domains": domains}
+        return {**body, **changes}
+
+
+@pytest.fixture
+def inputs(session: Session, project: str) -> Inputs:
+    """What a job needs."""
+    model = make_model(session, project)
+    found = Inputs(model, make_dataset(session, project, "one"), make_dataset(session, project, "two"))
+    session.commit()
+    return found
+
+
+@pytest.fixture
+def job(api: httpx.Client, inputs: Inputs) -> str:
+    """Id of a queued job of `ours`."""
+    return str(api.post("/v1/jobs", json=inputs.body()).json()["id"])

@@ -1,0 +1,203 @@
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session
+
+from app.dispatch.tables import OutboxMessage
+from app.jobs.tables import IdempotencyKey, Job, JobDataset, JobEvent, JobStage
+from app.models.tables import Model
+from tests.app.conftest import Inputs
+
+COUNT_JOBS = select(func.count()).select_from(Job)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"sparsity": {"target": 1.0}}, "/sparsity/target"),
+    ({"sparsity": {"target": True}}, "/sparsity/target"),
+    ({"sparsity": {"target": "0.5"}}, "/sparsity/target"),
+    ({"sparsity": {}}, "/sparsity"),
+    ({"sparsity": {"pattern": "4:2"}}, "/sparsity/pattern"),
+    ({"sparsity": {"pattern": "2:4", "target": 0.7}}, "/sparsity"),
+    ({"sparsity": {"target": 0.5, "overrides": [{"match": "*"}]}}, "/sparsity/overrides/0"),
+    ({"method": {"name": "sparsegpt"}}, "/method"),
+    ({"method": {"name": "wanda", "reading": "token"}}, "/method/reading"),
+    ({"method": {"name": "magnitude", "admm": {}}}, "/method"),
+    ({"method": {"name": "admm", "admm": {"iterations": 5, "mask_steps": 9}}}, "/method/admm"),
+    ({"method": {}}, "/method"),
+    ({"domains": []}, "/domains"),
+    ({"domains": [{"name": "a"}]}, "/domains/0/dataset"),
+    ({"domains": [{"name": "a", "dataset": "x"}] * 2}, ""),
+    ({"domains": [{"name": f"d{i}", "dataset": "x"} for i in range(65)]}, "/domains"),
+    ({"domains": [{"name": "../a", "dataset": "x"}]}, "/domains/0/name"),
+    ({"domains": [{"name": "a", "dataset": "x", "calibration": {"seed": -1}}]}, "/domains/0/calibration/seed"),
+    ({"labels": {"a b": "c"}}, "/labels/a b"),
+    ({"labels": {f"l{i}": "c" for i in range(17)}}, "/labels"),
+    ({"priority": 101}, "/priority"),
+    ({"priority": 1e3}, "/priority"),
+    ({"gate": {}}, "/gate"),
+    ({"model": "mdl_" + "0" * 32}, "/model"),
+    ({"domains": [{"name": "a", "dataset": "ds_x"}]}, "/domains/0/dataset"),
+]
+
+
+def test_a_job_comes_with_stages_first_event_and_ring(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    response = api.post("/v1/jobs", json=inputs.body(labels={"team": "search"}, priority=3))
+    assert response.status_code == 201, response.text
+    job = response.json()
+    assert response.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert (job["state"], job["method"], job["model"], job["priority"]) == ("queued", "copal", inputs.model, 3)
+    assert job["labels"] == {"team": "search"}
+    assert job["spec"]["domains"][0]["calibration"] == {"samples": 128, "sequence_length": 2048, "seed": 0}
+    assert job["spec"]["method"]["reading"] == "own_terms"
+    assert [
+        (row.stage, row.domain, row.state) for row in session.scalars(select(JobStage).order_by(JobStage.stage))
+    ] == [
+        (0, "law", "pending"),
+        (1, "code", "pending"),
+    ]
+    assert [(row.seq, row.type) for row in session.scalars(select(JobEvent))] == [(1, "created")]
+    assert [(row.queue, row.hint) for row in session.scalars(select(OutboxMessage))] == [("gpu", job["id"])]
+    assert set(session.scalars(select(JobDataset.dataset_id))) == {inputs.first, inputs.second}
+    assert api.get(f"/v1/jobs/{job['id']}").json() == job
+
+
+def test_what_is_wrong_is_named(api: httpx.Client, inputs: Inputs) -> None:
+    for change, pointer in WRONG:
+        response = api.post("/v1/jobs", json=inputs.body(**change))
+        assert response.status_code == 422, (change, response.text)
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["errors"][0]["pointer"] == pointer, change
+    assert api.get("/v1/jobs").json()["data"] == []
+
+
+def test_pending_inputs_are_taken_and_failed_ones_not(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    session.execute(update(Model).values(state="pending"))
+    session.commit()
+    assert api.post("/v1/jobs", json=inputs.body()).status_code == 201
+    session.execute(update(Model).values(state="failed"))
+    session.commit()
+    refused = api.post("/v1/jobs", json=inputs.body())
+    assert (refused.status_code, refused.json()["code"]) == (422, "input_refused")
+
+
+def test_another_projects_inputs_do_not_exist(stranger: httpx.Client, inputs: Inputs) -> None:
+    response = stranger.post("/v1/jobs", json=inputs.body())
+    assert response.status_code == 422
+    assert {error["detail"] for error in response.json()["errors"]} == {
+        "there is no such model",
+        "there is no such dataset",
+    }
+
+
+def test_a_failed_commit_never_looks_like_success(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    session.execute(text("CREATE FUNCTION refuse() RETURNS trigger AS 'BEGIN RAISE ''no''; END' LANGUAGE plpgsql"))
+    session.execute(
+        text(
+            "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON jobs DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+    )
+    session.commit()
+    response = api.post("/v1/jobs", json=inputs.body())
+    assert (response.status_code, response.json()["code"]) == (500, "internal_error")
+    assert "refuse" not in response.text
+    assert session.scalar(COUNT_JOBS) == 0
+
+
+def test_a_connection_lost_in_the_commit_is_503(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    session.execute(
+        text(
+            "CREATE FUNCTION die() RETURNS trigger AS "
+            "'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END' LANGUAGE plpgsql"
+        )
+    )
+    session.execute(
+        text(
+            "CREATE CONSTRAINT TRIGGER die AFTER INSERT ON jobs DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION die()"
+        )
+    )
+    session.commit()
+    response = api.post("/v1/jobs", json=inputs.body())
+    assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+    assert response.headers["retry-after"]
+    assert session.scalar(COUNT_JOBS) == 0
+    assert api.get("/v1/jobs").status_code == 200
+
+
+def test_the_same_request_twice_makes_one_job(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    key = {"Idempotency-Key": "k-1"}
+    first = api.post("/v1/jobs", json=inputs.body(), headers=key)
+    again = api.post("/v1/jobs", json=dict(reversed(inputs.body().items())), headers=key)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json() == again.json()
+    assert first.headers["location"] == again.headers["location"]
+    assert (first.headers.get("idempotency-replayed"), again.headers["idempotency-replayed"]) == (None, "true")
+    assert session.scalar(COUNT_JOBS) == 1
+
+
+def test_a_key_with_another_body_is_refused(api: httpx.Client, inputs: Inputs) -> None:
+    key = {"Idempotency-Key": "k-1"}
+    api.post("/v1/jobs", json=inputs.body(), headers=key)
+    # The default written out is another body, as sent.
+    other = api.post("/v1/jobs", json=inputs.body(priority=0), headers=key)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+
+
+def test_a_refused_request_does_not_use_up_its_key(api: httpx.Client, inputs: Inputs) -> None:
+    key = {"Idempotency-Key": "k-1"}
+    assert api.post("/v1/jobs", json=inputs.body(model="mdl_x"), headers=key).status_code == 422
+    assert api.post("/v1/jobs", json=inputs.body(), headers=key).status_code == 201
+
+
+def test_a_key_is_forgotten_after_its_time(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    key = {"Idempotency-Key": "k-1"}
+    first = api.post("/v1/jobs", json=inputs.body(), headers=key)
+    session.execute(update(IdempotencyKey).values(expires_at=func.now() - text("interval '1 second'")))
+    session.commit()
+    again = api.post("/v1/jobs", json=inputs.body(), headers=key)
+    assert again.status_code == 201
+    assert again.json()["id"] != first.json()["id"]
+
+
+def test_projects_do_not_share_keys(api: httpx.Client, stranger: httpx.Client, inputs: Inputs) -> None:
+    key = {"Idempotency-Key": "k-1"}
+    api.post("/v1/jobs", json=inputs.body(), headers=key)
+    response = stranger.post("/v1/jobs", json=inputs.body(), headers=key)
+    assert response.json()["code"] == "input_refused"
+
+
+def test_unusable_keys_are_refused(api: httpx.Client, inputs: Inputs) -> None:
+    for key in ("", "a b", "ü".encode("latin-1"), "x" * 256):
+        response = api.post("/v1/jobs", json=inputs.body(), headers={"Idempotency-Key": key})
+        assert response.status_code == 422
+        assert response.json()["errors"][0]["parameter"] == "Idempotency-Key"
+
+
+def test_many_identical_requests_at_once_make_one_job(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    def send(_: int) -> httpx.Response:
+        return api.post("/v1/jobs", json=inputs.body(), headers={"Idempotency-Key": "race"})
+
+    with ThreadPoolExecutor(24) as pool:
+        responses = list(pool.map(send, range(48)))
+    assert session.scalar(COUNT_JOBS) == 1
+    made = [response for response in responses if response.status_code == 201]
+    assert len({response.json()["id"] for response in made}) == 1
+    assert sum("idempotency-replayed" not in response.headers for response in made) == 1
+    for response in responses:
+        if response.status_code != 201:
+            assert (response.status_code, response.json()["code"]) == (409, "idempotency_key_in_flight")
+            assert response.headers["retry-after"] == "1"
+
+
+def test_many_different_requests_at_once_all_succeed(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    """More callers than threads and more threads than connections: nobody waits for somebody who waits for him."""
+
+    def send(number: int) -> int:
+        return api.post("/v1/jobs", json=inputs.body(priority=number)).status_code
+
+    with ThreadPoolExecutor(60) as pool:
+        assert set(pool.map(send, range(100))) == {201}
+    assert session.scalar(COUNT_JOBS) == 100
