@@ -14,15 +14,18 @@ from worker.pruning.observer import (
     Silent,
     StageResult,
 )
+from worker.pruning.perplexity import perplexities
 from worker.pruning.planning import plan
 from worker.pruning.report import ENGINE_FORMAT
 from worker.pruning.run import Output, OutputFile, run
-from worker.pruning.spec import PruningJob
+from worker.pruning.spec import EvaluationSpec, Format, PruningJob, Text
 
 __all__ = [
     "ENGINE_FORMAT",
     "BlockResult",
     "Evaluation",
+    "EvaluationSpec",
+    "Format",
     "IllConditioned",
     "MatrixRecord",
     "Observer",
@@ -36,7 +39,9 @@ __all__ = [
     "SpecError",
     "StageResult",
     "Stopped",
+    "Text",
     "UserError",
+    "perplexities",
     "plan",
     "run",
 ]

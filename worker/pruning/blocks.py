@@ -99,7 +99,7 @@ class Shell:
         return self.calls(*hidden.shape[:2])[block.index].run(block.module, hidden)
 
     def enter(self, ids: Tensor) -> Tensor:
-        """Hidden states before the first block, (windows, length, width), on the device. ids: (windows, length)."""
+        """Hidden states before the first block, (windows, length, width), on the device. ids: (windows, len)."""
 
         def stop(index: int, hidden: Tensor) -> Tensor:
             raise _Reached(hidden)

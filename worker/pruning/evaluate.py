@@ -19,7 +19,7 @@ LOGITS = 1 << 26
 
 @dataclass(frozen=True)
 class TestSet:
-    """One domain's evaluation windows, (windows, length), and what must be equal for two results to be compared."""
+    """One domain's evaluation windows, (windows, length), and what two comparable results have in common."""
 
     domain: str
     windows: Tensor

@@ -12,7 +12,7 @@ MISSING: Any = object()
 
 
 class Fields:
-    """One JSON object and the pointer to it. Every getter marks its field as known; `finish` refuses the others."""
+    """One JSON object and the pointer to it. Every getter marks its field known; `finish` refuses the others."""
 
     def __init__(self, value: Any, pointer: str = "") -> None:
         if not isinstance(value, Mapping):

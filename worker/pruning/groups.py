@@ -22,8 +22,8 @@ def dense_weight(block: Block, matrix: Matrix) -> Tensor:
 def find_groups(block: Block, matrices: tuple[Matrix, ...], forward: Callable[[], object]) -> list[list[Matrix]]:
     """Those of `matrices` that read the very same tensor during one `forward`, in the block's order.
 
-    Memory address, version, shape and strides decide, never names; the tensors are held on to meanwhile, so that no
-    address is used twice. A matrix that is not reached, or is reached twice, is a group of its own.
+    Memory address, version, shape and strides decide, never names; the tensors are held on to meanwhile, so that
+    no address is used twice. A matrix that is not reached, or is reached twice, is a group of its own.
     """
     seen: dict[str, list[Tensor]] = {matrix.name: [] for matrix in matrices}
     with _listening(block, matrices, lambda matrix, inputs: seen[matrix.name].append(inputs)):

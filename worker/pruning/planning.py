@@ -11,7 +11,7 @@ from worker.pruning.spec import PruningJob
 
 
 def plan(job: PruningJob) -> dict[str, Any]:
-    """Matched and skipped tensors with reasons, and the exact budget. Raises UserError for a job that cannot run."""
+    """Matched and skipped tensors with reasons, and the exact budget. Raises UserError when it cannot run."""
     checkpoint = Checkpoint.open(job.model)
     skeleton = skeletons.build(job.model, checkpoint)
     check_lengths(job, skeleton)
@@ -23,17 +23,21 @@ def check_lengths(job: PruningJob, skeleton: Skeleton) -> None:
     longest = getattr(skeleton.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(longest, int):
         return
-    lengths = [(f"{domain.calibration.field}/sequence_length", domain.calibration) for domain in job.domains]
-    for field, spec in [*lengths, ("/evaluation/sequence_length", job.evaluation)]:
-        if spec.sequence_length > longest:
-            raise SpecError(field, f"must be at most {longest}, the model's max_position_embeddings")
+    lengths = {domain.calibration.field: domain.calibration.sequence_length for domain in job.domains}
+    if any(domain.evaluation for domain in job.domains):
+        lengths["/evaluation"] = job.evaluation.sequence_length
+    for field, length in lengths.items():
+        if length > longest:
+            raise SpecError(
+                f"{field}/sequence_length", f"must be at most {longest}, the model's max_position_embeddings"
+            )
 
 
 def describe(
     skeleton: Skeleton, checkpoint: Checkpoint, shares: dict[str, Share], job: PruningJob
 ) -> dict[str, Any]:
-    matched = []
-    skipped = [
+    matched: list[dict[str, Any]] = []
+    skipped: list[dict[str, Any]] = [
         {"name": name, "reason": reason, "weights": _count(checkpoint, name)}
         for name, reason in skeleton.skipped.items()
     ]

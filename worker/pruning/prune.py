@@ -21,6 +21,7 @@ from worker.pruning.observer import BlockResult, MatrixRecord, Observer, Sensiti
 from worker.pruning.patterns import Selection
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.sensitivity import summarise
+from worker.pruning.settings import products
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.spec import Method, MethodName, Mode, PruningJob, Reading
 from worker.pruning.statistics import Accumulated, Measured, accumulate, read_document, read_state, write_state
@@ -127,7 +128,8 @@ class BlockPruner:
 
     def _prepare(self, name: str, sums: Accumulated) -> Group:
         try:
-            group = methods.prepare(self.method, sums)
+            with products("highest"):
+                group = methods.prepare(self.method, sums)
         except IllConditioned as error:
             raise IllConditioned(f"{name}: {error}") from error
         if group.factor is not None and group.factor.notes:
@@ -142,7 +144,7 @@ class BlockPruner:
         share = self.shares[matrix.name]
         dense = dense_weight(block, matrix).contiguous()
         selection = Selection(self.job.sparsity.pattern, self.method.scope, share.zeros or 0)
-        with exact_products():
+        with products("highest"):
             scores = methods.scores(self.method, matrix.name, dense, group.sums)
             try:
                 solution = methods.solve(self.method, dense, scores, group, selection, self.observer.check)
@@ -151,8 +153,8 @@ class BlockPruner:
             written = self._cast(matrix, solution)
             weight = written.to(dense.device).float()
             weight = weight.T if matrix.transposed else weight
-            error = relative_error(weight, dense, measured.gram)
-        record = self._record(matrix, share, written, error, solution, time.monotonic() - began)
+            loss = relative_error(weight, dense, measured.gram)
+        record = self._record(matrix, share, written, loss, solution, time.monotonic() - began)
         summary = summarise(matrix.name, scores)
         self.tracker.advance(Kind.solve, solve_work(self.method, matrix))
         return record, summary, written
@@ -234,14 +236,3 @@ def relative_error(weight: Tensor, dense: Tensor, gram: Tensor) -> float | None:
         return None
     difference = weight - dense
     return max(float(((difference @ gram) * difference).sum(dtype=torch.float64)) / whole, 0.0)
-
-
-class exact_products:
-    """Full float32 products inside, whatever precision the forwards use."""
-
-    def __enter__(self) -> None:
-        self._before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_float32_matmul_precision(self._before)

@@ -1,29 +1,27 @@
 """The story of one job: evaluate the dense model; for each domain prune block by block, then evaluate; report."""
 
-import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from worker.pruning import skeleton as skeletons
 from worker.pruning.blocks import Shell, batches
 from worker.pruning.budget import assign
-from worker.pruning.calibration import Tokenizer, calibration_windows, evaluation_windows, text_digest
+from worker.pruning.calibration import Tokenizer, calibration_windows, text_digest
 from worker.pruning.checkpoint import Checkpoint
-from worker.pruning.evaluate import TestSet, mean_loss, native_dtype, window_losses
+from worker.pruning.evaluate import TestSet, native_dtype, window_losses
 from worker.pruning.files import write_json
 from worker.pruning.folder import StageFolder
-from worker.pruning.observer import Evaluation, Observer, StageResult
+from worker.pruning.observer import Observer, StageResult
+from worker.pruning.perplexity import evaluation, test_set
 from worker.pruning.planning import check_lengths
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.prune import BlockPruner
 from worker.pruning.report import REPORT, Finished, final_report
+from worker.pruning.settings import pick_device, torch_settings
 from worker.pruning.spec import PruningJob
 from worker.pruning.statistics import read_document
 from worker.pruning.work import block_work, head_work, planned_work, stage_work, token_work
@@ -46,31 +44,11 @@ class Output:
 def run(job: PruningJob, observer: Observer) -> Output:
     """Do the whole job in job.workspace, or what is left of it (job.resume), and say which files are its result.
 
-    The same job, threads and device give the same bytes, interrupted or not. Raises UserError for what the user can
-    mend, Stopped when the observer asks, anything else when the system is at fault.
+    The same job, threads and device give the same bytes, interrupted or not. Raises UserError for what the user
+    can mend, Stopped when the observer asks, anything else when the system is at fault.
     """
-    with _torch_settings(job):
+    with torch_settings(job.threads):
         return _Run.start(job, observer).execute()
-
-
-@contextmanager
-def _torch_settings(job: PruningJob) -> Iterator[None]:
-    """Threads pinned (sums depend on how they are split) and no gradients; restored afterwards."""
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(job.threads)
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
-
-
-def pick_device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 @dataclass
@@ -153,22 +131,9 @@ class _Run:
         return tokens * (sum(map(token_work, skeleton.blocks)) + head_work(skeleton, self.shell.vocabulary))
 
     def _report_evaluation(self, row: int, item: TestSet, losses: list[float]) -> None:
-        loss = mean_loss(losses)
-        # A broken model's loss may be past what a float can hold; JSON knows no infinity.
-        perplexity = math.exp(min(loss, 700.0))
-        self.known[row, item.domain] = perplexity
-        self.observer.evaluation(
-            Evaluation(
-                row=row,
-                domain=item.domain,
-                perplexity=perplexity,
-                loss=loss,
-                windows=len(losses),
-                tokens=item.tokens,
-                window_losses=losses,
-                protocol=item.protocol,
-            )
-        )
+        result = evaluation(row, item, losses)
+        self.known[row, item.domain] = result.perplexity
+        self.observer.evaluation(result)
 
     def _skip_stage(self, stage: int) -> None:
         forward, solve = stage_work(self.job, self.shell.skeleton, self.job.domains[stage].calibration.tokens)
@@ -259,26 +224,16 @@ class _Run:
 
 def _resumed_dtype(job: PruningJob) -> str | None:
     """The dtype of the rows that exist: one R must not mix protocols, even after a move to other hardware."""
-    for evaluation in job.resume.evaluations:
-        dtype = (evaluation.get("protocol") or {}).get("dtype")
+    for reported in job.resume.evaluations:
+        dtype = (reported.get("protocol") or {}).get("dtype")
         if dtype is not None:
             return str(dtype)
     return None
 
 
 def _test_sets(job: PruningJob, tokenizer: Tokenizer, dtype: str) -> list[TestSet]:
-    sets = []
-    for domain in job.domains:
-        if domain.evaluation is None:
-            continue
-        field = f"{domain.field}/evaluation"
-        windows = evaluation_windows(tokenizer, domain.evaluation, job.evaluation, field)
-        protocol = {
-            "text_sha256": text_digest(domain.evaluation),
-            "sequence_length": job.evaluation.sequence_length,
-            "max_windows": job.evaluation.max_windows,
-            "tokenizer_sha256": tokenizer.digest,
-            "dtype": dtype,
-        }
-        sets.append(TestSet(domain.name, windows, protocol))
-    return sets
+    return [
+        test_set(domain.name, domain.evaluation, job.evaluation, tokenizer, dtype, f"{domain.field}/evaluation")
+        for domain in job.domains
+        if domain.evaluation is not None
+    ]

@@ -29,7 +29,7 @@ def summarise(matrix: str, scores: Tensor) -> SensitivitySummary:
     )
 
 
-def _histogram(values: numpy.ndarray) -> dict[str, object]:  # type: ignore[type-arg]
+def _histogram(values: numpy.ndarray) -> dict[str, object]:
     positive = values[values > 0]
     low, high = -1.0, 0.0
     if positive.size:

@@ -53,7 +53,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The whole graph. outer: the checkpoint's tensors outside the blocks; skipped: tensor → why it is not pruned."""
+    """The whole graph. outer: tensors outside the blocks; skipped: tensor → why it is not pruned."""
 
     model: Any
     config: Any
@@ -91,10 +91,10 @@ def parameters_on_meta() -> Iterator[None]:
     """
     register = nn.Module.register_parameter
 
-    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and parameter.device.type != "meta":
-            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
-        register(module, name, parameter)
+    def register_on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and param.device.type != "meta":
+            param = nn.Parameter(param.to("meta"), requires_grad=False)
+        register(self, name, param)
 
     nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign]
     try:

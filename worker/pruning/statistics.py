@@ -116,14 +116,18 @@ class Accumulator:
 def write_state(path: Path, groups: dict[str, Accumulated], document: dict[str, Any]) -> None:
     """One block's sums, plus a JSON document that travels with them (records of the stages so far).
 
-    A Gram is stored as the upper triangle of its correlations in float16 beside its exact diagonal in float32: half
-    a thousandth of a correlation is far below the damping of any solver here.
+    A Gram is stored as the upper triangle of its correlations in float16 beside its exact diagonal in float32:
+    half a thousandth of a correlation is far below the damping of any solver here.
     """
     tensors: dict[str, Tensor] = {}
     counts = {}
     for name, sums in groups.items():
-        counts[name] = {"domains": sums.domains, "tokens": sums.tokens, "gram": sums.gram is not None}
-        counts[name]["importance"] = sorted(sums.importance)
+        counts[name] = {
+            "domains": sums.domains,
+            "tokens": sums.tokens,
+            "gram": sums.gram is not None,
+            "importance": sorted(sums.importance),
+        }
         for part in ("second", "shift", "mean"):
             tensors[f"{name}/{part}"] = getattr(sums, part).cpu()
         if sums.gram is not None:

@@ -31,8 +31,8 @@ class Factor:
 def factorise(gram: Tensor, config: AdmmConfig) -> Factor:
     """Normalise, damp and invert a Gram, once for all matrices of a group.
 
-    gram: Σ_domains XᵀX / tokens, (in, in), float32. A Cholesky that fails is tried with ten times the damping, then
-    in float64; each rung is in the notes. Raises IllConditioned when none succeeds.
+    gram: Σ_domains XᵀX / tokens, (in, in), float32. A Cholesky that fails is tried with ten times the damping,
+    then in float64; each rung is in the notes. Raises IllConditioned when none succeeds.
     """
     if not bool(torch.isfinite(gram).all()):
         raise IllConditioned("the Gram matrix is not finite")

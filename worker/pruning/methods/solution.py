@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Solution:
-    """weight: (out, in), float32, exactly zero where mask is False. mask: (out, in), bool. notes: for the record."""
+    """weight: (out, in), float32, exactly zero where mask is False. mask: (out, in). notes: for the record."""
 
     weight: Tensor
     mask: Tensor

@@ -1,0 +1,66 @@
+"""Perplexity of any checkpoint folder on any texts, under the protocol of a job's evaluation."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from worker.pruning import skeleton as skeletons
+from worker.pruning.blocks import Shell
+from worker.pruning.calibration import Tokenizer, evaluation_windows, text_digest
+from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.evaluate import TestSet, mean_loss, native_dtype, window_losses
+from worker.pruning.observer import Evaluation, Observer, Silent
+from worker.pruning.settings import pick_device, torch_settings
+from worker.pruning.spec import EvaluationSpec, Text
+
+
+def test_set(
+    domain: str, text: Text, spec: EvaluationSpec, tokenizer: Tokenizer, dtype: str, field: str
+) -> TestSet:
+    """One text's windows and protocol."""
+    windows = evaluation_windows(tokenizer, text, spec, field)
+    protocol = {
+        "text_sha256": text_digest(text),
+        "sequence_length": spec.sequence_length,
+        "max_windows": spec.max_windows,
+        "tokenizer_sha256": tokenizer.digest,
+        "dtype": dtype,
+    }
+    return TestSet(domain, windows, protocol)
+
+
+def evaluation(row: int, item: TestSet, losses: list[float]) -> Evaluation:
+    """One entry of R."""
+    loss = mean_loss(losses)
+    return Evaluation(
+        row=row,
+        domain=item.domain,
+        # A broken model's loss may be past what a float can hold; JSON knows no infinity.
+        perplexity=math.exp(min(loss, 700.0)),
+        loss=loss,
+        windows=len(losses),
+        tokens=item.tokens,
+        window_losses=losses,
+        protocol=item.protocol,
+    )
+
+
+def perplexities(
+    folder: Path,
+    texts: Mapping[str, Text],
+    spec: EvaluationSpec,
+    *,
+    device: str = "auto",
+    threads: int = 2,
+    observer: Observer | None = None,
+) -> dict[str, Evaluation]:
+    """Evaluate the checkpoint in `folder` on every text, all at once, block by block."""
+    listener = observer or Silent()
+    with torch_settings(threads):
+        where = pick_device(device)
+        source = Checkpoint.open(folder)
+        shell = Shell(skeletons.build(folder, source), source, where)
+        tokenizer, dtype = Tokenizer(folder), native_dtype(where)
+        sets = [test_set(name, text, spec, tokenizer, dtype, f"/{name}") for name, text in texts.items()]
+        losses = window_losses(shell, source, sets, dtype, lambda _block, _tokens: listener.check())
+    return {item.domain: evaluation(0, item, own) for item, own in zip(sets, losses, strict=True)}
