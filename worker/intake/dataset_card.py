@@ -54,7 +54,10 @@ def glob_expression(pattern: str) -> re.Pattern[str]:
         position, wild = match.end(), wild + 1
     if wild > MAX_WILDCARDS:  # each one multiplies the time a match can take
         raise _invalid("a path has too many wildcards")
-    return re.compile("".join(parts) + re.escape(pattern[position:]), re.DOTALL)
+    try:
+        return re.compile("".join(parts) + re.escape(pattern[position:]), re.DOTALL)
+    except re.error as error:  # a range that runs backwards
+        raise _invalid("a path is not a glob") from error
 
 
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

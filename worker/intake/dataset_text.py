@@ -42,10 +42,11 @@ class TextFile:
 
     def _parquet(self) -> Iterator[str | None]:
         try:
+            metadata = pq.read_metadata(self.path)
+            self._check_schema(metadata.schema.to_arrow_schema())
+            self._check_sizes(metadata)
             # As a dictionary, a text that is repeated a million times takes its memory once.
             file = pq.ParquetFile(self.path, read_dictionary=[self.field])
-            self._check_schema(file.schema_arrow)
-            self._check_sizes(file.metadata)
             for batch in file.iter_batches(BATCH_ROWS, columns=[self.field]):
                 yield from _strings(batch.column(0))
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

