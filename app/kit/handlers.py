@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError as DatabaseDown
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from app.kit.problems import (
     MEDIA_TYPE,
@@ -37,6 +38,7 @@ _BY_STATUS: Final[dict[int, type[Problem]]] = {
     415: UnsupportedMediaType,
     422: Invalid,
 }
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _MAX_ERRORS: Final = 50
 
 
@@ -71,8 +73,19 @@ async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
     if error.status_code == 413:
         return problem_response(TooLarge(), request_id(request))
-    problem = _BY_STATUS.get(error.status_code, Problem)(headers=error.headers)
+    headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+    problem = _BY_STATUS.get(error.status_code, Problem)(headers=headers)
     return problem_response(problem, request_id(request))
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the address; the framework names those of the first route only."""
+    found = []
+    for method in _METHODS:
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
+            found.append(method)
+    return ", ".join(found)
 
 
 async def _on_validation(request: Request, error: Exception) -> Response:

@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 import uvicorn
 from sqlalchemy.orm import Session
@@ -17,6 +19,10 @@ from app.db.engine import transaction
 from app.main import create_app
 from app.settings import Settings
 from tests.jobs import make_dataset, make_model
+
+# The machine may be busy; what counts is what comes out.
+hypothesis.settings.register_profile("app", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("app")
 
 MakeKey = Callable[..., str]
 
@@ -37,18 +43,26 @@ class Server(uvicorn.Server):
         return f"http://127.0.0.1:{self.servers[0].sockets[0].getsockname()[1]}"
 
 
+@contextmanager
+def running(settings: Settings) -> Iterator[str]:
+    """URL of a service with these settings, stopped at the end."""
+    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, access_log=False)
+    server = Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert server.listening.wait(30)
+    try:
+        yield server.url
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
 @pytest.fixture
 def service(settings: Settings) -> Iterator[str]:
     """URL of the running service."""
-    server = Server(
-        uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, access_log=False)
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    assert server.listening.wait(10)
-    yield server.url
-    server.should_exit = True
-    thread.join(10)
+    with running(settings) as url:
+        yield url
 
 
 @pytest.fixture

@@ -1,0 +1,115 @@
+"""What holds for every call."""
+
+import socket
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import SecretStr
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.orm import Session
+
+from app.kit.logs import redact
+from app.settings import Settings
+from tests.app.conftest import Inputs, client_of, running
+
+
+def test_every_answer_has_an_id_and_safe_headers(api: httpx.Client) -> None:
+    mine = api.get("/v1/jobs", headers={"X-Request-Id": "abc-1"})
+    assert mine.headers["x-request-id"] == "abc-1"
+    other = api.get("/nowhere", headers={"X-Request-Id": "a b<script>"})
+    assert other.headers["x-request-id"] == other.json()["request_id"] != "a b<script>"
+    for response in (mine, other):
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["cache-control"] == "no-store"
+        assert "default-src 'none'" in response.headers["content-security-policy"]
+
+
+def test_the_frameworks_errors_are_problems_too(api: httpx.Client) -> None:
+    for method, path, status, code in [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/v1/jobs/", 404, "not_found"),
+        ("PUT", "/v1/jobs", 405, "method_not_allowed"),
+        ("GET", "/v1/jobs?limit=0", 422, "invalid_request"),
+        ("GET", "/v1/jobs?cursor=xx", 422, "invalid_request"),
+        ("GET", "/v1/jobs?cursor=%00", 400, "malformed_request"),
+        ("GET", "/v1/jobs/a%00b", 400, "malformed_request"),
+    ]:
+        response = api.request(method, path)
+        assert (response.status_code, response.json()["code"]) == (status, code), path
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["type"] == f"urn:secateur:problem:{code}"
+    assert api.put("/v1/jobs").headers["allow"] == "GET, POST"
+
+
+def test_bodies_must_be_small_strict_json(api: httpx.Client, settings: Settings) -> None:
+    json_type = {"Content-Type": "application/json"}
+    limit = settings.max_body_bytes
+    for body, headers, status, code in [
+        (b"{}", {}, 415, "unsupported_media_type"),
+        (b"a=b", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type"),
+        (b"{", json_type, 400, "malformed_request"),
+        (b'{"a": NaN}', json_type, 400, "malformed_request"),
+        (b'{"model": "\\u0000"}', json_type, 422, "invalid_request"),
+        (b"[" * 100_000, json_type, 422, "invalid_request"),
+        (b" " * (limit + 1), json_type, 413, "too_large"),
+        ((b" " * 2**16 for _ in range(limit // 2**16 + 1)), json_type, 413, "too_large"),
+    ]:
+        response = api.post("/v1/jobs", content=body, headers=headers)
+        assert (response.status_code, response.json()["code"]) == (status, code), response.text
+        assert response.headers["x-request-id"]
+
+
+def test_a_lost_database_is_503_and_comes_back(api: httpx.Client, settings: Settings) -> None:
+    ours = make_url(settings.database_url.get_secret_value())
+    engine = create_engine(ours.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as administrator:
+        assert api.get("/v1/jobs").status_code == 200
+        administrator.execute(text(f'ALTER DATABASE "{ours.database}" ALLOW_CONNECTIONS false'))
+        kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+        administrator.execute(text(kill), {"name": ours.database})
+        response = api.get("/v1/jobs")
+        assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+        assert response.headers["retry-after"]
+        for inside in (ours.database, "psycopg", "SELECT"):
+            assert str(inside) not in response.text
+        ready = api.get("/readyz")
+        assert (ready.status_code, ready.json()["checks"]["database"]) == (503, "failed")
+        assert api.get("/livez").status_code == 200
+        administrator.execute(text(f'ALTER DATABASE "{ours.database}" ALLOW_CONNECTIONS true'))
+        assert api.get("/v1/jobs").status_code == 200
+    engine.dispose()
+
+
+def test_an_unforeseen_error_tells_nothing(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    session.execute(text("ALTER TABLE job_stages RENAME TO elsewhere"))
+    session.commit()
+    response = api.post("/v1/jobs", json=inputs.body())
+    assert (response.status_code, response.json()["code"]) == (500, "internal_error")
+    for inside in ("elsewhere", "job_stages", "psycopg", "Traceback", "/app/"):
+        assert inside not in response.text
+
+
+def test_a_caller_who_hangs_up_is_no_error(service: str, api: httpx.Client) -> None:
+    address = urlsplit(service)
+    with socket.create_connection((str(address.hostname), int(address.port or 0))) as raw:
+        raw.sendall(b"POST /v1/datasets?name=a&format=txt HTTP/1.1\r\nHost: x\r\n")
+        raw.sendall(f"Authorization: {api.headers['authorization']}\r\n".encode())
+        raw.sendall(b"Content-Type: text/plain\r\nContent-Length: 1000\r\n\r\nabc")
+    assert api.get("/v1/datasets").json()["data"] == []
+
+
+def test_logs_hide_secrets() -> None:
+    token = "sctr_" + "a" * 46
+    line = f"Authorization: Bearer {token} postgresql://me:pw@host/db https://s3/x?X-Amz-Signature=abc&y=1"
+    hidden = redact(line)
+    for secret in (token, "pw", "abc"):
+        assert secret not in hidden
+    assert "host/db" in hidden
+
+
+def test_readiness_without_the_broker_is_degraded(settings: Settings) -> None:
+    deaf = settings.model_copy(update={"broker_url": SecretStr("redis://127.0.0.1:1/0")})
+    for used, status in ((settings, "ready"), (deaf, "degraded")):
+        with running(used) as url, client_of(url, None) as client:
+            response = client.get("/readyz")
+            assert (response.status_code, response.json()["status"]) == (200, status)

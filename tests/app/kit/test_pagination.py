@@ -1,0 +1,46 @@
+import base64
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.kit.pagination import decode_cursor, encode_cursor
+from app.kit.problems import Invalid
+
+MOMENTS = st.datetimes(timezones=st.just(UTC))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+
+
+@given(MOMENTS, TEXTS, st.integers(-(2**31) + 1, 2**31 - 1))
+def test_a_cursor_comes_back(moment: datetime, text: str, number: int) -> None:
+    assert decode_cursor(encode_cursor(moment, text, number), datetime, str, int) == [moment, text, number]
+
+
+@given(st.text() | st.binary().map(lambda data: base64.urlsafe_b64encode(data).decode()))
+def test_noise_is_refused(text: str) -> None:
+    with pytest.raises(Invalid):
+        decode_cursor(text, datetime, str)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        ["2026-01-01T00:00:00", "a"],
+        ["2026-01-01T00:00:00Z", 1],
+        ["2026-01-01T00:00:00Z", "\0"],
+        [None, "a"],
+        {},
+    ],
+)
+def test_forged_cursors_are_refused(values: object) -> None:
+    with pytest.raises(Invalid):
+        decode_cursor(base64.urlsafe_b64encode(json.dumps(values).encode()).decode(), datetime, str)
+
+
+@pytest.mark.parametrize("value", [True, 2**31, 1.5, "1"])
+def test_numbers_stay_numbers(value: object) -> None:
+    with pytest.raises(Invalid):
+        decode_cursor(base64.urlsafe_b64encode(json.dumps([value]).encode()).decode(), int)
