@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from httpx2 import HTTPError
 from huggingface_hub import HfApi, constants, set_client_factory
 from huggingface_hub.errors import (
     DisabledRepoError,
@@ -16,6 +15,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -27,6 +27,8 @@ from worker.intake.context import Context
 from worker.intake.errors import IntakeError
 
 TIMEOUT_SECONDS: Final = 30.0
+CHUNK_BYTES: Final = 2**20
+"""Received between two looks whether to stop."""
 MAX_FILES: Final = 100_000
 PARQUET_BRANCH: Final = "refs/convert/parquet"
 """Where the hub keeps its own Parquet copy of a dataset."""
@@ -159,6 +161,7 @@ def _set_up_client() -> None:
     """Every request gets a time limit, and no transfer runs in native threads that cannot be stopped."""
     constants.HF_HUB_DISABLE_XET = True
     constants.HF_HUB_DISABLE_TELEMETRY = True
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK_BYTES
     set_client_factory(_make_client)
 
 
