@@ -27,9 +27,10 @@ from secateur.cli.watching import watch
 from secateur.client import Client
 from secateur.errors import SecateurError
 
-SAMPLES: Final = 32
+# Small enough for two cores and ten minutes; a real job takes 128 windows of 2,048 tokens.
+SAMPLES: Final = 16
 SEQUENCE_LENGTH: Final = 512
-EVALUATION_WINDOWS: Final = 10
+EVALUATION_WINDOWS: Final = 5
 PROMPTS: Final = [
     "The capital of France is",
     "And God said unto Moses,",

@@ -1,7 +1,7 @@
 """Three domains of text that come with Python and with an installed package; no download.
 
 Each source is a row of pieces (topics, modules, books). Every second piece is for calibration, the others are for
-evaluation, so the two never share text.
+evaluation; paragraphs that stand in both (topics quote each other) are left out of the evaluation.
 """
 
 import json
@@ -105,7 +105,9 @@ def _books() -> Pieces:
 
 def _write(folder: Path, name: str, pieces: Pieces, write: Callable[[Path, list[Document]], Path]) -> Domain:
     calibration = list(_cut(pieces[::2], CALIBRATION_CHARACTERS))
-    evaluation = list(_cut(pieces[1::2], EVALUATION_CHARACTERS))
+    seen = {paragraph for document in calibration for paragraph in _paragraphs(document.text)}
+    unseen = [[_without(document, seen) for document in piece] for piece in pieces[1::2]]
+    evaluation = list(_cut(unseen, EVALUATION_CHARACTERS))
     return Domain(
         name,
         write(folder / f"{name}-calibration", calibration),
@@ -113,10 +115,21 @@ def _write(folder: Path, name: str, pieces: Pieces, write: Callable[[Path, list[
     )
 
 
+def _paragraphs(text: str) -> list[str]:
+    return [paragraph.strip() for paragraph in text.split("\n\n")]
+
+
+def _without(document: Document, seen: set[str]) -> Document:
+    kept = [part for part in document.text.split("\n\n") if part.strip() not in seen]
+    return Document(document.title, "\n\n".join(kept))
+
+
 def _cut(pieces: Pieces, characters: int) -> Iterator[Document]:
     """Whole documents until there are enough characters."""
     for piece in pieces:
         for document in piece:
+            if not document.text.strip():
+                continue
             yield document
             characters -= len(document.text)
             if characters <= 0:

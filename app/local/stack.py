@@ -81,6 +81,8 @@ class Stack:
         for root in self._model_roots:
             if not root.is_dir():
                 raise StateError(f"there is no folder {root} for models")
+        if self._wanted_port is not None and not is_free(self._wanted_port, self.host):
+            raise StartError(f"port {self._wanted_port} of {self.host} is in use")
         self.state.lock()
         self.supervisor = Supervisor()
         try:
@@ -129,8 +131,6 @@ class Stack:
         return postgres, valkey
 
     def _start_api(self, services: Services, memory: Memory) -> Child:
-        if self._wanted_port is not None and not is_free(self._wanted_port, self.host):
-            raise StartError(f"port {self._wanted_port} is in use")
         self.port = self._wanted_port or memory.ports.get("api", DEFAULT_PORT)
         api = services.api(self.host, self.port)
 

@@ -69,7 +69,7 @@ def progress_text(job: Json) -> str:
     if progress.get("domain") is not None:
         words.append(f"{progress['domain']} ({(progress.get('stage') or 0) + 1}/{progress.get('stages')})")
     if progress.get("block") is not None and progress.get("blocks"):
-        words.append(f"block {progress['block'] + 1}/{progress['blocks']}")
+        words.append(f"block {progress['block']}/{progress['blocks']}")
     return " · ".join(words)
 
 

@@ -1,0 +1,203 @@
+"""The command line: exit codes, clear errors, uploads on the way; against scripted answers."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secateur.cli import main
+from tests.secateur.conftest import Reply, Request, ScriptedServer
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in this process: exit code, standard output, standard error."""
+    monkeypatch.setenv("SECATEUR_URL", scripted.url)
+    monkeypatch.setenv("SECATEUR_API_KEY", "sctr_key")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["secateur", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def _job(state: str, **more: Any) -> dict[str, Any]:
+    return {
+        "id": "job_1",
+        "state": state,
+        "phase": None,
+        "method": "copal",
+        "model": "mdl_1",
+        "spec": {"sparsity": {"target": 0.5}},
+        "progress": None,
+        "failure": None,
+        "result": None,
+        "attempts": 1,
+        "created_at": "2026-01-01T00:00:00Z",
+        "finished_at": None,
+        **more,
+    }
+
+
+FAILURE = {"code": "too_few_tokens", "cause": "user", "message": "the text is too short", "field": "/domains/0"}
+
+
+@pytest.mark.parametrize(("state", "code"), [("succeeded", 0), ("failed", 1), ("cancelled", 3)])
+def test_exit_code_of_watch_reflects_the_job(run: Run, scripted: ScriptedServer, state: str, code: int) -> None:
+    failure = FAILURE if state == "failed" else None
+    scripted.script = [Reply.json(_job("running")), Reply.json(_job(state, failure=failure))]
+    found, out, err = run("watch", "job_1")
+    assert found == code
+    assert "running" in err
+    assert state in out
+    assert ("the text is too short (too_few_tokens, cause: user at /domains/0)" in out) == (state == "failed")
+
+
+def test_submit_takes_a_file_and_prints_the_id_only(run: Run, scripted: ScriptedServer, tmp_path: Path) -> None:
+    spec = {"model": "mdl_1", "domains": []}
+    (tmp_path / "job.json").write_text(json.dumps(spec))
+    scripted.script = [Reply.json(_job("queued"), 201)]
+    assert run("submit", str(tmp_path / "job.json"), "--idempotency-key", "k") == (0, "job_1\n", "")
+    assert json.loads(scripted.requests[0].body) == spec
+    assert scripted.requests[0].headers["idempotency-key"] == "k"
+
+
+def test_submit_uploads_local_files_once(run: Run, scripted: ScriptedServer, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text of a")
+    (tmp_path / "b.jsonl").write_text('{"body": "b"}\n')
+
+    def answer(request: Request) -> Reply:
+        if request.path.startswith("/v1/models"):
+            return Reply.json({"data": [{"id": "mdl_7", "name": "tiny", "state": "ready"}], "next_cursor": None})
+        if request.path.startswith("/v1/datasets"):
+            return Reply.json({"id": "ds_b" if b"body" in request.body else "ds_a"}, 201)
+        return Reply.json(_job("queued"), 201)
+
+    scripted.answer = answer
+    a, b = tmp_path / "a.txt", tmp_path / "b.jsonl"
+    options = [
+        "--model",
+        "tiny",
+        "--domain",
+        f"first={a}:{b}",
+        "--domain",
+        f"second={a}",
+        "--domain",
+        "third=ds_9:ds_8",
+    ]
+    options += ["--sparsity", "0.6", "--samples", "8", "--label", "team=search", "--text-field", "body"]
+    assert run("submit", *options)[0] == 0
+    assert [request.path.partition("?")[0] for request in scripted.requests] == [
+        *("/v1/models", "/v1/datasets", "/v1/datasets", "/v1/jobs")
+    ]
+    assert json.loads(scripted.requests[-1].body) == {
+        "model": "mdl_7",
+        "method": {"name": "copal"},
+        "sparsity": {"target": 0.6},
+        "domains": [
+            {"name": "first", "dataset": "ds_a", "calibration": {"samples": 8}, "evaluation": "ds_b"},
+            {"name": "second", "dataset": "ds_a", "calibration": {"samples": 8}},
+            {"name": "third", "dataset": "ds_9", "calibration": {"samples": 8}, "evaluation": "ds_8"},
+        ],
+        "labels": {"team": "search"},
+    }
+
+
+def test_semi_structured_pattern_needs_no_target(run: Run, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply.json(_job("queued"), 201)]
+    run("submit", "--model", "mdl_1", "--domain", "a=ds_1", "--pattern", "2:4")
+    assert json.loads(scripted.requests[0].body)["sparsity"] == {"pattern": "2:4"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["submit"],
+        ["submit", "spec.json", "--model", "mdl_1"],
+        ["submit", "--model", "mdl_1"],
+        ["submit", "--model", "mdl_1", "--domain", "nonsense"],
+        ["submit", "--model", "mdl_1", "--domain", "a=/no/such/file"],
+        ["submit", "/no/such/spec.json"],
+        ["datasets", "add"],
+        ["models", "add", "name"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_use_is_exit_code_2(run: Run, arguments: list[str]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+
+
+def test_refusal_names_the_field(run: Run, scripted: ScriptedServer, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text("{}")
+    errors = [{"pointer": "/model", "parameter": None, "detail": "is missing"}]
+    problem = {"status": 422, "code": "invalid_request", "detail": "not acceptable", "errors": errors}
+    scripted.script = [Reply.json(problem, 422, Content_Type="application/problem+json")]
+    code, _, err = run("submit", str(tmp_path / "job.json"))
+    assert code == 2
+    assert err == "error: not acceptable (422 invalid_request)\n  /model: is missing\n"
+
+
+def test_unknown_job_is_an_error_of_one_line(run: Run, scripted: ScriptedServer) -> None:
+    problem = {"status": 404, "code": "not_found", "detail": "there is no such job"}
+    scripted.script = [Reply.json(problem, 404, Content_Type="application/problem+json")]
+    assert run("get", "job_2") == (1, "", "error: there is no such job (404 not_found)\n")
+
+
+def test_ls_stops_at_the_limit(run: Run, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply.json({"data": [_job("queued"), _job("running")], "next_cursor": "more"})]
+    code, out, _ = run("ls", "--limit", "2", "--json")
+    assert code == 0
+    assert [job["state"] for job in json.loads(out)] == ["queued", "running"]
+
+
+def test_ls_prints_a_line_a_job(run: Run, scripted: ScriptedServer) -> None:
+    running = _job("running", progress={"fraction": 0.25})
+    scripted.script = [Reply.json({"data": [running], "next_cursor": None})]
+    lines = run("ls")[1].splitlines()
+    assert lines[1].split()[:5] == ["job_1", "running", "25%", "copal", "50%"]
+
+
+def test_evaluation_prints_the_matrix(run: Run, scripted: ScriptedServer) -> None:
+    rows = [
+        {"row": 0, "stage": None, "after": None, "perplexity": {"a": 10.0, "b": 20.0}},
+        {"row": 1, "stage": 0, "after": "a", "perplexity": {"a": 11.5, "b": None}},
+    ]
+    scripted.script = [Reply.json({"domains": ["a", "b"], "rows": rows, "bwt": None, "log_bwt": None})]
+    out = run("evaluation", "job_1")[1]
+    assert [line.split() for line in out.splitlines()[1:3]] == [
+        ["(dense)", "10.00", "20.00"],
+        ["1.", "a", "11.50", "–"],
+    ]
+
+
+def test_cancel_prints_the_state(run: Run, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply.json(_job("cancelling"), 202)]
+    assert run("cancel", "job_1") == (0, "cancelling\n", "")
+    assert scripted.requests[0].path == "/v1/jobs/job_1/cancel"
+
+
+def test_version_needs_no_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SECATEUR_URL")
+    assert run("version")[0] == 0
+
+
+def test_missing_server_is_explained(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SECATEUR_URL")
+    monkeypatch.delenv("SECATEUR_API_KEY")
+    code, _, err = run("--state", str(tmp_path), "ls")
+    assert code == 1
+    assert "secateur up" in err
