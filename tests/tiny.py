@@ -9,6 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -110,6 +112,21 @@ def make_tiny_opt(folder: Path, *, blocks: int = 2, hidden: int = 64, seed: int 
         init_std=0.1,
     )
     return _save(OPTForCausalLM(config), folder, torch.float32)
+
+
+def make_tiny_gpt2(folder: Path, *, blocks: int = 2, hidden: int = 64, seed: int = 0) -> Path:
+    """A random GPT-2: its matrices are stored transposed (Conv1D)."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=hidden,
+        n_layer=blocks,
+        n_head=4,
+        n_positions=256,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return _save(GPT2LMHeadModel(config), folder, torch.float32)
 
 
 def _shape(blocks: int, hidden: int) -> dict[str, Any]:

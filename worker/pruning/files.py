@@ -9,13 +9,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """One safetensors file, its tensors in sorted order (so that equal tensors give equal bytes)."""
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: tuple[str, str] = ("format", "pt")) -> None:
+    """One safetensors file, its tensors in sorted order (so that equal tensors give equal bytes).
+
+    metadata: one entry only, because safetensors writes several in random order. The default is what transformers
+    asks of a model's files.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     ordered = {name: tensors[name].contiguous() for name in sorted(tensors)}
-    # transformers refuses a file that does not say which framework wrote it.
-    save_file(ordered, temporary, metadata={"format": "pt", **(metadata or {})})
+    save_file(ordered, temporary, metadata=dict([metadata]))
     _commit(temporary, path)
 
 

@@ -135,7 +135,7 @@ def write_state(path: Path, groups: dict[str, Accumulated], document: dict[str, 
         for matrix, value in sums.importance.items():
             tensors[f"{matrix}/importance"] = value.cpu()
     text = json.dumps({"groups": counts, **document}, sort_keys=True, allow_nan=False)
-    write_tensors(path, tensors, {"secateur": text})
+    write_tensors(path, tensors, ("secateur", text))
 
 
 def read_document(path: Path) -> dict[str, Any]:

@@ -1,0 +1,103 @@
+"""A tiny model, tiny texts, and a recorder of everything a job says."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny import make_tiny_llama, text
+from worker.pruning import BlockResult, Evaluation, Output, Progress, PruningJob, Silent, StageResult, run
+
+
+class Recorder(Silent):
+    """Keeps every call, in order."""
+
+    def __init__(self) -> None:
+        self.progresses: list[Progress] = []
+        self.evaluations: list[Evaluation] = []
+        self.blocks: list[BlockResult] = []
+        self.stages: list[StageResult] = []
+        self.notes: list[tuple[str, str, dict[str, Any]]] = []
+        self.checks = 0
+
+    def progress(self, p: Progress) -> None:
+        self.progresses.append(p)
+
+    def evaluation(self, e: Evaluation) -> None:
+        self.evaluations.append(e)
+
+    def block(self, b: BlockResult) -> None:
+        self.blocks.append(b)
+
+    def stage(self, s: StageResult) -> None:
+        self.stages.append(s)
+
+    def note(self, level: str, message: str, data: dict[str, Any]) -> None:
+        self.notes.append((level, message, data))
+
+    def check(self) -> None:
+        self.checks += 1
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_llama(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a.txt, b.txt and c.txt."""
+    folder = tmp_path_factory.mktemp("texts")
+    for seed, name in enumerate("abc"):
+        (folder / f"{name}.txt").write_text(text(1500, seed), encoding="utf-8")
+    return folder
+
+
+def domain(texts: Path, name: str, *, evaluation: str | None = "c", seed: int = 0) -> dict[str, Any]:
+    return {
+        "name": name,
+        "calibration": {
+            "path": str(texts / f"{name}.txt"),
+            "format": "txt",
+            "text_field": None,
+            "samples": 6,
+            "sequence_length": 32,
+            "seed": seed,
+        },
+        "evaluation": {"path": str(texts / f"{evaluation}.txt"), "format": "txt"} if evaluation else None,
+    }
+
+
+Request = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def request_for(tiny_llama: Path, texts: Path, tmp_path: Path) -> Request:
+    """Makes engine requests; keyword arguments replace whole fields, `domains` is a string of names."""
+
+    def make(*, domains: str = "a", workspace: str = "work", **fields: Any) -> dict[str, Any]:
+        return {
+            "job": "job_test",
+            "workspace": str(tmp_path / workspace),
+            "model": str(tiny_llama),
+            "device": "cpu",
+            "threads": 2,
+            "method": {"name": "wanda"},
+            "sparsity": {"target": 0.5},
+            "domains": [domain(texts, name) for name in domains],
+            "evaluation": {"sequence_length": 32, "max_windows": 4},
+            **fields,
+        }
+
+    return make
+
+
+def prune(request: dict[str, Any], recorder: Silent | None = None) -> Output:
+    return run(PruningJob.from_dict(request), recorder or Silent())

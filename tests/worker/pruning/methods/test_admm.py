@@ -1,0 +1,178 @@
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from worker.pruning.errors import IllConditioned
+from worker.pruning.methods.admm import factorise, polish, solve_admm
+from worker.pruning.patterns import Pattern, Scope, Selection, follows
+from worker.pruning.spec import AdmmConfig, Schedule
+
+
+def gram_of(tokens: int, width: int, *, mixed: bool = True) -> Tensor:
+    inputs = torch.randn(tokens, width)
+    if mixed:
+        inputs = inputs @ torch.randn(width, width) * torch.linspace(0.2, 3, width)
+    return inputs.T @ inputs / tokens
+
+
+def unstructured(zeros: int) -> Selection:
+    return Selection(Pattern(), Scope.layer, zeros)
+
+
+def damped_error(weight: Tensor, dense: Tensor, gram: Tensor, damping: float) -> float:
+    norms = gram.diagonal().sqrt()
+    normal = gram / norms / norms[:, None] + damping * torch.eye(len(norms))
+    difference = (weight - dense) * norms
+    return float(((difference @ normal) * difference).sum())
+
+
+def exact_least_squares(dense: Tensor, gram: Tensor, mask: Tensor, damping: float) -> Tensor:
+    """Row by row in float64: the minimum of the damped error on a support."""
+    norms = gram.double().diagonal().sqrt()
+    normal = gram.double() / norms / norms[:, None] + damping * torch.eye(len(norms), dtype=torch.float64)
+    result = torch.zeros_like(dense, dtype=torch.float64)
+    for row in range(len(dense)):
+        on = mask[row].nonzero().flatten()
+        right = (normal[on] @ (dense[row].double() * norms)[:, None]).flatten()
+        result[row, on] = torch.linalg.solve(normal[on][:, on], right) / norms[on]
+    return result.float()
+
+
+def test_identity_gram_is_magnitude_pruning() -> None:
+    # Undamped: the ridge would let a dual grow past its weight, and those near the threshold change places.
+    dense, config = torch.randn(8, 16), AdmmConfig(damping=0.0)
+    solution = solve_admm(dense, factorise(torch.eye(16), config), unstructured(64), config)
+    kept = unstructured(64).mask(dense.abs())
+    assert torch.equal(solution.mask, kept)
+    torch.testing.assert_close(solution.weight, dense * kept, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", list(Schedule))
+def test_nothing_to_prune_gives_the_dense_weights(schedule: Schedule) -> None:
+    dense, config = torch.randn(8, 16), AdmmConfig(schedule=schedule)
+    solution = solve_admm(dense, factorise(gram_of(64, 16), config), unstructured(0), config)
+    assert bool(solution.mask.all())
+    torch.testing.assert_close(solution.weight, dense, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", list(Schedule))
+def test_both_schedules_end_at_the_exact_count(schedule: Schedule) -> None:
+    config = AdmmConfig(schedule=schedule)
+    solution = solve_admm(torch.randn(8, 16), factorise(gram_of(64, 16), config), unstructured(77), config)
+    assert int((solution.weight == 0).sum()) == 77
+
+
+@pytest.mark.parametrize("schedule", list(Schedule))
+@pytest.mark.parametrize("text", ["2:4", "3:7", "4:8"])
+def test_n_of_m_holds_under_both_schedules(text: str, schedule: Schedule) -> None:
+    pattern, config = Pattern.parse(text), AdmmConfig(schedule=schedule)
+    assert pattern.group
+    assert pattern.kept
+    width = 4 * pattern.group
+    zeros = 6 * 4 * (pattern.group - pattern.kept)
+    selection = Selection(pattern, Scope.layer, zeros)
+    solution = solve_admm(torch.randn(6, width), factorise(gram_of(200, width), config), selection, config)
+    assert follows(solution.weight, pattern)
+    assert int((solution.weight == 0).sum()) == zeros
+
+
+def test_polish_reaches_the_exact_least_squares_of_a_given_mask() -> None:
+    dense, gram = torch.randn(5, 12), gram_of(200, 12)
+    mask = torch.rand(5, 12) > 0.5
+    config = AdmmConfig(polish_steps=40)
+    solution = solve_admm(dense, factorise(gram, config), unstructured(0), config, mask)
+    assert torch.equal(solution.mask, mask)
+    torch.testing.assert_close(solution.weight, exact_least_squares(dense, gram, mask, 0.1), rtol=1e-3, atol=1e-3)
+
+
+def test_polish_never_raises_the_error() -> None:
+    gram = factorise(gram_of(100, 24), AdmmConfig()).gram
+    v0 = torch.randn(7, 24)
+    mask = torch.rand(7, 24) > 0.6
+    errors = []
+    for steps in range(12):
+        difference = polish(v0 * mask, v0, gram, mask, steps) - v0
+        errors.append(float(((difference @ gram) * difference).sum()))
+    assert all(later <= earlier * (1 + 1e-6) for earlier, later in itertools.pairwise(errors))
+    assert errors[-1] < errors[0]
+
+
+def test_polish_keeps_the_support_and_an_empty_row() -> None:
+    gram, v0 = torch.eye(6) + 0.2, torch.randn(3, 6)
+    mask = torch.rand(3, 6) > 0.5
+    mask[1] = False
+    v = polish(v0 * mask, v0, gram, mask, 5)
+    assert bool((v[~mask] == 0).all())
+    assert bool(torch.isfinite(v).all())
+
+
+def test_result_is_close_to_the_best_of_all_masks() -> None:
+    """Brute force on 4 × 8, each row with its own half of the inputs."""
+    config = AdmmConfig()
+    ratios = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        dense, gram = torch.randn(4, 8), gram_of(100, 8)
+        best = 0.0
+        for row in dense:
+            found = []
+            for chosen in itertools.combinations(range(8), 4):
+                mask = torch.zeros(1, 8, dtype=torch.bool)
+                mask[0, list(chosen)] = True
+                weight = exact_least_squares(row[None], gram, mask, 0.1)
+                found.append(damped_error(weight, row[None], gram, 0.1))
+            best += min(found)
+        selection = Selection(Pattern(), Scope.row, 16)
+        solution = solve_admm(dense, factorise(gram, config), selection, config)
+        error = damped_error(solution.weight, dense, gram, 0.1)
+        assert error >= best * (1 - 1e-4)
+        naive = dense * selection.mask(dense.abs() * gram.diagonal().sqrt())
+        assert error < damped_error(naive, dense, gram, 0.1)
+        ratios.append(error / best)
+    assert sum(ratios) / len(ratios) < 1.25
+
+
+def test_dead_inputs_are_pruned_first() -> None:
+    gram = gram_of(100, 8)
+    gram[2], gram[:, 2] = 0.0, 0.0
+    dense = torch.randn(4, 8)
+    dense[:, 2] = 100.0
+    solution = solve_admm(dense, factorise(gram, AdmmConfig()), unstructured(4), AdmmConfig())
+    assert not bool(solution.mask[:, 2].any())
+    assert bool(solution.mask[:, [0, 1, 3, 4, 5, 6, 7]].all())
+
+
+def test_a_gram_of_nothing_but_zeros_is_no_trouble() -> None:
+    solution = solve_admm(
+        torch.randn(4, 8), factorise(torch.zeros(8, 8), AdmmConfig()), unstructured(16), AdmmConfig()
+    )
+    assert bool(torch.isfinite(solution.weight).all())
+    assert int((solution.weight == 0).sum()) == 16
+
+
+def test_failed_cholesky_climbs_the_ladder_and_says_so() -> None:
+    broken = torch.eye(4)
+    broken[0, 1] = broken[1, 0] = 3.0  # eigenvalues 4 and −2
+    factor = factorise(broken, AdmmConfig(damping=0.15, rho=1.0))
+    assert factor.notes == {"damping": 1.5, "precision": "float32"}
+
+
+def test_hopeless_gram_fails_instead_of_lying() -> None:
+    broken = torch.eye(4)
+    broken[0, 1] = broken[1, 0] = 30.0
+    with pytest.raises(IllConditioned):
+        factorise(broken, AdmmConfig())
+    with pytest.raises(IllConditioned):
+        factorise(torch.full((4, 4), torch.nan), AdmmConfig())
+
+
+def test_stop_is_heard_inside_the_solver() -> None:
+    def stop() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        solve_admm(
+            torch.randn(4, 8), factorise(torch.eye(8), AdmmConfig()), unstructured(16), AdmmConfig(), check=stop
+        )

@@ -1,0 +1,108 @@
+import torch
+from torch import Tensor
+
+from worker.pruning.methods import prepare, scores, solve
+from worker.pruning.methods.copal import response
+from worker.pruning.patterns import Pattern, Scope, Selection
+from worker.pruning.spec import Method, MethodName, Perturbation, Reading, WeightUpdate
+from worker.pruning.statistics import Accumulated, Accumulator, accumulate
+
+
+def sums_of(*domains: Tensor, perturbation: Perturbation = Perturbation.domain_shift) -> Accumulated:
+    sums = None
+    for inputs in domains:
+        accumulator = Accumulator(inputs.shape[1], torch.device("cpu"))
+        accumulator.add(inputs)
+        sums = accumulate(sums, accumulator.measured(), perturbation, keep_gram=True)
+    assert sums is not None
+    return sums
+
+
+def mask_of(method: Method, dense: Tensor, sums: Accumulated, zeros: int) -> Tensor:
+    sensitivity = scores(method, "w", dense, sums)
+    selection = Selection(Pattern(), method.scope, zeros)
+    return solve(method, dense, sensitivity, prepare(method, sums), selection).mask
+
+
+def test_magnitude_ignores_the_inputs() -> None:
+    dense = torch.randn(4, 6)
+    mask = mask_of(Method(MethodName.magnitude), dense, sums_of(torch.rand(50, 6) * 9), 12)
+    assert torch.equal(mask, Selection(Pattern(), Scope.layer, 12).mask(dense.abs()))
+
+
+def test_wanda_is_weight_times_input_norm_per_row() -> None:
+    dense, inputs = torch.randn(4, 6), torch.randn(50, 6) * torch.linspace(0.1, 4, 6)
+    expected = Selection(Pattern(), Scope.row, 12).mask(dense.abs() * inputs.square().mean(0).sqrt())
+    assert torch.equal(mask_of(Method(MethodName.wanda), dense, sums_of(inputs), 12), expected)
+
+
+def test_copal_on_one_domain_is_wanda() -> None:
+    dense, sums = torch.randn(4, 6), sums_of(torch.randn(50, 6) * torch.linspace(0.1, 4, 6))
+    copal = mask_of(Method(MethodName.copal), dense, sums, 12)
+    assert torch.equal(copal, mask_of(Method(MethodName.wanda), dense, sums, 12))
+
+
+def test_relative_perturbation_is_accumulated_wanda_over_domains() -> None:
+    dense = torch.randn(4, 6)
+    domains = (torch.randn(50, 6) * torch.linspace(0.1, 4, 6), torch.randn(40, 6) + 2)
+    sums = sums_of(*domains, perturbation=Perturbation.relative)
+    method = Method(MethodName.copal, perturbation=Perturbation.relative)
+    assert torch.equal(mask_of(method, dense, sums, 12), mask_of(Method(MethodName.wanda), dense, sums, 12))
+
+
+def test_domain_shift_matches_its_definition() -> None:
+    first, second, third = torch.randn(50, 3), torch.randn(40, 3) + 2, torch.randn(30, 3) - 1
+    sums = sums_of(first, second, third)
+    shift = first.square().mean(0)
+    shift += (second - first.mean(0)).square().mean(0)
+    shift += (third - (first.mean(0) + second.mean(0)) / 2).square().mean(0)
+    torch.testing.assert_close(sums.shift, shift, rtol=1e-4, atol=1e-4)
+
+
+def test_token_reading_takes_the_absolute_value_per_token() -> None:
+    dense, inputs = torch.randn(4, 6), torch.randn(50, 6)
+    accumulator = Accumulator(6, torch.device("cpu"))
+    for part in inputs.split(20):
+        accumulator.add(part)
+        accumulator.add_importance("w", response(dense, part, None), part)
+    sums = accumulate(None, accumulator.measured(), Perturbation.relative, keep_gram=False)
+    expected = dense.abs() * torch.stack([(dense @ x).abs().outer(x.abs()) for x in inputs]).mean(0)
+    found = scores(Method(MethodName.copal, reading=Reading.token), "w", dense, sums)
+    torch.testing.assert_close(found, expected)
+
+
+def test_token_reading_with_domain_shift_adds_both_perturbations() -> None:
+    dense, inputs, mean = torch.randn(4, 6), torch.randn(50, 6), torch.randn(6)
+    expected = (inputs - mean) @ dense.T + inputs @ dense.T
+    torch.testing.assert_close(response(dense, inputs, mean), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_weight_update_keeps_the_selection_and_lowers_the_error() -> None:
+    dense, inputs = torch.randn(8, 16), torch.randn(200, 16) @ torch.randn(16, 16)
+    sums = sums_of(inputs)
+    plain = Method(MethodName.copal)
+    updated = Method(MethodName.copal, weight_update=WeightUpdate.admm)
+    sensitivity = scores(plain, "w", dense, sums)
+    selection = Selection(Pattern(), Scope.row, 64)
+    one = solve(plain, dense, sensitivity, prepare(plain, sums), selection)
+    two = solve(updated, dense, sensitivity, prepare(updated, sums), selection)
+    assert torch.equal(one.mask, two.mask)
+    assert (inputs @ (two.weight - dense).T).square().sum() < (inputs @ (one.weight - dense).T).square().sum()
+
+
+def test_selection_on_already_pruned_weights_is_a_fixed_point() -> None:
+    """Weight stasis: sequential magnitude and Wanda cannot change a mask at a fixed sparsity."""
+    for name in (MethodName.magnitude, MethodName.wanda):
+        method, dense = Method(name), torch.randn(8, 16)
+        first = mask_of(method, dense, sums_of(torch.randn(100, 16)), 64)
+        second = mask_of(method, dense * first, sums_of(torch.randn(100, 16) * torch.linspace(0.1, 5, 16)), 64)
+        assert torch.equal(first, second)
+
+
+def test_dead_inputs_go_first_whatever_the_weight() -> None:
+    inputs, dense = torch.randn(50, 4), torch.ones(2, 4)
+    inputs[:, 1] = 0
+    dense[:, 1] = 100
+    for name in (MethodName.magnitude, MethodName.wanda, MethodName.copal):
+        mask = mask_of(Method(name), dense, sums_of(inputs), 2)
+        assert mask.tolist() == [[True, False, True, True]] * 2

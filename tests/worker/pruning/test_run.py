@@ -1,0 +1,237 @@
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from tests.tiny import make_tiny_llama
+from tests.worker.pruning.conftest import Recorder, Request, prune
+from worker.pruning import EvaluationSpec, Format, Output, PruningJob, Stopped, Text, UserError, perplexities, plan
+
+COPAL_ADMM = {"name": "copal", "weight_update": "admm"}
+
+
+def contents(request: dict[str, Any], output: Output) -> dict[str, bytes]:
+    return {file.path: (Path(request["workspace"]) / file.local).read_bytes() for file in output.files}
+
+
+def weights(request: dict[str, Any], stage: int) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for path in sorted((Path(request["workspace"]) / f"stage-{stage:02d}/model").glob("*.safetensors")):
+        found |= load_file(path)
+    return found
+
+
+@pytest.mark.parametrize("method", [COPAL_ADMM, {"name": "admm"}], ids=["copal+admm", "admm"])
+def test_interrupted_job_ends_in_the_same_bytes(request_for: Request, method: dict[str, str]) -> None:
+    """Whatever block the run was stopped after, the resumed one gives bit-identical files."""
+    whole = request_for(domains="ab", method=method)
+    recorder = Recorder()
+    expected = contents(whole, prune(whole, recorder))
+    for stages, blocks in itertools.product((0, 1), (0, 1, 2)):
+        again = request_for(domains="ab", method=method, workspace=f"again-{stages}-{blocks}")
+        _copy_committed(Path(whole["workspace"]), Path(again["workspace"]), stages, blocks)
+        reported = [_plain(e) for e in recorder.evaluations if e.row <= stages]
+        again["resume"] = {"stages": stages, "blocks": blocks, "evaluations": reported}
+        listener = Recorder()
+        assert contents(again, prune(again, listener)) == expected
+        first = stages * 2 + blocks
+        assert [(b.stage, b.block) for b in listener.blocks] == [(i // 2, i % 2) for i in range(first, 4)]
+        assert {e.row for e in listener.evaluations} == set(range(stages + 1, 3))
+
+
+def _plain(evaluation: Any) -> dict[str, Any]:
+    """As it comes back from a database: through JSON."""
+    found: dict[str, Any] = json.loads(json.dumps(vars(evaluation)))
+    return found
+
+
+def _copy_committed(source: Path, target: Path, stages: int, blocks: int) -> None:
+    """Only what a block's commit holds: shards and states."""
+    for stage in range(2):
+        for block in range(2 if stage < stages else blocks if stage == stages else 0):
+            for name in (
+                f"stage-{stage:02d}/model/model-{block + 1:05d}-of-00003.safetensors",
+                f"stage-{stage:02d}/state/block-{block:04d}.safetensors",
+            ):
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source / name, target / name)
+
+
+def test_same_job_gives_the_same_bytes(request_for: Request) -> None:
+    one, two = request_for(method=COPAL_ADMM, workspace="one"), request_for(method=COPAL_ADMM, workspace="two")
+    assert contents(one, prune(one)) == contents(two, prune(two))
+
+
+def test_report_has_no_path_and_no_clock(request_for: Request, tmp_path: Path) -> None:
+    request = request_for(domains="ab")
+    prune(request)
+    text = (Path(request["workspace"]) / "report.json").read_text()
+    assert str(tmp_path) not in text
+    assert "seconds" not in text
+    report = json.loads(text)
+    assert [row["after"] for row in report["evaluation"]["rows"]] == [None, "a", "b"]
+    assert len(report["layers"]) == 2
+    assert report["summary"]["sparsity"] == pytest.approx(0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["magnitude", "wanda"])
+def test_sequential_selection_stands_still(request_for: Request, name: str) -> None:
+    """Weight stasis is exact: the second domain cannot change a mask, nor a weight."""
+    request = request_for(domains="ab", method={"name": name, "mode": "sequential"})
+    recorder = Recorder()
+    prune(request, recorder)
+    first, second = weights(request, 0), weights(request, 1)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert {layer.mask_changed for b in recorder.blocks if b.stage == 1 for layer in b.layers} == {0.0}
+
+
+def test_restart_forgets_the_first_domain(request_for: Request) -> None:
+    request = request_for(domains="ab", method={"name": "wanda", "mode": "restart"})
+    prune(request)
+    alone = request_for(domains="b", method={"name": "wanda"}, workspace="alone")
+    prune(alone)
+    both, single = weights(request, 1), weights(alone, 0)
+    assert all(torch.equal(both[key], single[key]) for key in single)
+
+
+def test_accumulated_statistics_change_the_mask(request_for: Request) -> None:
+    recorder = Recorder()
+    prune(request_for(domains="ab", method={"name": "wanda"}), recorder)
+    changed = [layer.mask_changed for b in recorder.blocks if b.stage == 1 for layer in b.layers]
+    assert all(share is not None and 0 <= share < 0.5 for share in changed)
+    assert any(share for share in changed)
+    assert all(layer.mask_changed is None for b in recorder.blocks if b.stage == 0 for layer in b.layers)
+
+
+def test_one_domain_of_copal_is_wanda(request_for: Request) -> None:
+    one, two = request_for(method={"name": "copal"}), request_for(method={"name": "wanda"}, workspace="two")
+    assert prune(one).summary["weights_sha256"] == prune(two).summary["weights_sha256"]
+
+
+@pytest.mark.parametrize("mode", ["accumulated", "restart", "sequential"])
+@pytest.mark.parametrize("perturbation", ["relative", "domain_shift"])
+def test_token_reading_runs_over_domains(request_for: Request, mode: str, perturbation: str) -> None:
+    method = {"name": "copal", "reading": "token", "mode": mode, "perturbation": perturbation}
+    request = request_for(domains="ab", method=method | {"comparison_group": "layer"})
+    assert prune(request).summary["sparsity"] == pytest.approx(0.5, abs=1e-5)
+
+
+def test_events_are_complete_and_in_order(request_for: Request) -> None:
+    recorder = Recorder()
+    request = request_for(domains="ab", method=COPAL_ADMM)
+    output = prune(request, recorder)
+    assert [(e.row, e.domain) for e in recorder.evaluations] == [(row, d) for row in range(3) for d in "ab"]
+    assert [(b.stage, b.block) for b in recorder.blocks] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [s.domain for s in recorder.stages] == ["a", "b"]
+    assert all(s.zeros * 2 == s.weights for s in recorder.stages)
+    fractions = [p.fraction for p in recorder.progresses]
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+    assert recorder.checks > 50
+    for block in recorder.blocks:
+        assert len(block.layers) == len(block.sensitivity) == 7
+        for role, path in block.files:
+            assert role in ("weights", "state")
+            assert (Path(request["workspace"]) / path).is_file()
+        assert all(0 < (layer.relative_error or 0) < 1 for layer in block.layers)
+    paths = {file.path for file in output.files}
+    assert {"model/config.json", "model/tokenizer.json", "state/block-0001.safetensors", "report.json"} <= paths
+
+
+def test_overrides_reach_the_files(request_for: Request) -> None:
+    overrides = [{"match": "*.down_proj.weight", "target": 0.4}, {"match": "model.layers.0.*", "skip": True}]
+    request = request_for(sparsity={"target": 0.5, "overrides": overrides}, method={"name": "admm"})
+    planned = plan(PruningJob.from_dict(request))
+    output = prune(request)
+    written, dense = weights(request, 0), load_file(Path(request["model"]) / "model.safetensors")
+    assert output.summary["zeros"] == round(output.summary["weights"] / 2) == planned["zeros"]
+    for name, tensor in written.items():
+        if ".layers.0." in name:
+            assert torch.equal(tensor, dense[name])
+    for entry in planned["matched"]:
+        assert int((written[entry["name"]] == 0).sum()) == entry["zeros"]
+    reasons = {entry["name"]: entry["reason"] for entry in planned["skipped"]}
+    assert "override" in reasons["model.layers.0.mlp.up_proj.weight"]
+    assert "outside" in reasons["model.embed_tokens.weight"]
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "5:8"])
+@pytest.mark.parametrize("name", ["wanda", "admm", "magnitude"])
+def test_n_of_m_holds_in_the_files(request_for: Request, name: str, pattern: str) -> None:
+    request = request_for(sparsity={"pattern": pattern}, method={"name": name})
+    prune(request)
+    kept, group = map(int, pattern.split(":"))
+    for key, tensor in weights(request, 0).items():
+        if "proj" in key:
+            assert int((tensor.reshape(tensor.shape[0], -1, group) != 0).sum(dim=2).max()) == kept
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_output_keeps_the_dtype_and_exact_zeros(request_for: Request, tmp_path: Path, dtype: torch.dtype) -> None:
+    folder = make_tiny_llama(tmp_path / "half", dtype=dtype)
+    request = request_for(model=str(folder), method={"name": "admm"})
+    output = prune(request)
+    assert {tensor.dtype for tensor in weights(request, 0).values()} == {dtype}
+    assert output.summary["sparsity"] == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_weights_stay_tied(request_for: Request, tmp_path: Path, tied: bool) -> None:
+    request = request_for(model=str(make_tiny_llama(tmp_path / "model", tied=tied)))
+    prune(request)
+    assert ("lm_head.weight" in weights(request, 0)) is not tied
+    model = AutoModelForCausalLM.from_pretrained(Path(request["workspace"]) / "stage-00/model")
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) is tied
+
+
+def test_reported_perplexity_is_that_of_the_files(request_for: Request, texts: Path) -> None:
+    recorder = Recorder()
+    request = request_for(method={"name": "admm"})
+    prune(request, recorder)
+    folder = Path(request["workspace"]) / "stage-00/model"
+    found = perplexities(folder, {"c": Text(texts / "c.txt", Format.txt, "text")}, EvaluationSpec(32, 4))["c"]
+    assert found.perplexity == recorder.evaluations[-1].perplexity
+    assert found.protocol == recorder.evaluations[-1].protocol
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    windows = recorder.evaluations[-1].windows
+    assert windows == 4
+    assert model.num_parameters() > 0
+
+
+def test_domain_without_evaluation_has_no_column(request_for: Request) -> None:
+    request = request_for(domains="ab")
+    request["domains"][0]["evaluation"] = None
+    recorder = Recorder()
+    output = prune(request, recorder)
+    assert {e.domain for e in recorder.evaluations} == {"b"}
+    assert output.summary["bwt"] is None
+
+
+def test_stop_is_obeyed(request_for: Request) -> None:
+    class Impatient(Recorder):
+        def check(self) -> None:
+            super().check()
+            if self.checks > 25:
+                raise Stopped
+
+    with pytest.raises(Stopped):
+        prune(request_for(domains="ab"), Impatient())
+
+
+def test_windows_longer_than_the_model_are_refused(request_for: Request) -> None:
+    request = request_for(evaluation={"sequence_length": 4096, "max_windows": 1})
+    with pytest.raises(UserError) as caught:
+        plan(PruningJob.from_dict(request))
+    assert caught.value.field == "/evaluation/sequence_length"
+
+
+def test_torch_settings_are_put_back(request_for: Request) -> None:
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.is_grad_enabled()
+    prune(request_for(threads=1))
+    assert before == (torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.is_grad_enabled())

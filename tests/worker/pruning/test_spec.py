@@ -1,0 +1,94 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worker.pruning.conftest import Request
+from worker.pruning import PruningJob, SpecError
+from worker.pruning.patterns import Pattern, Scope
+from worker.pruning.spec import AdmmConfig, Mode, Perturbation, Reading, Schedule, WeightUpdate
+
+
+def test_defaults(request_for: Request) -> None:
+    job = PruningJob.from_dict(request_for(method={"name": "copal"}))
+    assert job.method.mode is Mode.accumulated
+    assert job.method.weight_update is WeightUpdate.none
+    assert job.method.reading is Reading.own_terms
+    assert job.method.perturbation is Perturbation.domain_shift
+    assert job.method.scope is Scope.row
+    assert job.method.admm == AdmmConfig(20, 15, Schedule.immediate, 0.1, 1.0, 10)
+    assert job.sparsity.pattern == Pattern()
+
+
+def test_admm_implies_its_own_weight_update(request_for: Request) -> None:
+    job = PruningJob.from_dict(request_for(method={"name": "admm"}))
+    assert job.method.weight_update is WeightUpdate.admm
+    assert job.method.scope is Scope.layer
+
+
+def test_pattern_sets_the_target(request_for: Request) -> None:
+    job = PruningJob.from_dict(request_for(sparsity={"pattern": "2:4"}))
+    assert job.sparsity.target == 0.5
+    assert job.workspace == Path(request_for()["workspace"])
+
+
+def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(request: dict[str, Any]) -> None:
+        *parents, last = path.strip("/").split("/")
+        node: Any = request
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        if isinstance(node, list):
+            node[int(last)] = value
+        else:
+            node[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "pointer"),
+    [
+        ("/method", None, "/method"),
+        ("/method", {"name": "copa"}, "/method/name"),
+        ("/method", {"name": "copal", "reding": "token"}, "/method/reding"),
+        ("/method", {"name": "admm", "weight_update": "none"}, "/method/weight_update"),
+        ("/method", {"name": "admm", "admm": {"iterations": 0}}, "/method/admm/iterations"),
+        ("/method", {"name": "admm", "admm": {"iterations": 5}}, "/method/admm/mask_steps"),
+        ("/method", {"name": "admm", "admm": {"rho": 0}}, "/method/admm/rho"),
+        ("/method", {"name": "admm", "admm": {"damping": float("nan")}}, "/method/admm/damping"),
+        ("/sparsity", {}, "/sparsity/target"),
+        ("/sparsity", {"target": 1}, "/sparsity/target"),
+        ("/sparsity", {"target": True}, "/sparsity/target"),
+        ("/sparsity", {"target": "0.5"}, "/sparsity/target"),
+        ("/sparsity", {"pattern": "4:2"}, "/sparsity/pattern"),
+        ("/sparsity", {"pattern": "2:4", "target": 0.6}, "/sparsity/target"),
+        ("/sparsity", {"target": 0.5, "allocation": "magic"}, "/sparsity/allocation"),
+        ("/sparsity", {"target": 0.5, "overrides": [{"match": "*"}]}, "/sparsity/overrides/0"),
+        (
+            "/sparsity",
+            {"pattern": "2:4", "overrides": [{"match": "*", "target": 0.1}]},
+            "/sparsity/overrides/0/target",
+        ),
+        ("/domains", [], "/domains"),
+        ("/domains/1/name", "a", "/domains/0/name"),
+        ("/domains/0/calibration/samples", 0, "/domains/0/calibration/samples"),
+        ("/domains/0/calibration/format", "csv", "/domains/0/calibration/format"),
+        ("/domains/0/calibration/path", None, "/domains/0/calibration/path"),
+        ("/evaluation/sequence_length", 1, "/evaluation/sequence_length"),
+    ],
+)
+def test_errors_point_at_the_field(request_for: Request, path: str, value: Any, pointer: str) -> None:
+    request = request_for(domains="ab")
+    _set(path, value)(request)
+    with pytest.raises(SpecError) as caught:
+        PruningJob.from_dict(request)
+    assert caught.value.field == pointer
+    assert caught.value.code == "invalid_spec"
+    assert pointer in caught.value.message
+
+
+def test_a_request_that_is_no_object_is_refused() -> None:
+    with pytest.raises(SpecError):
+        PruningJob.from_dict([])

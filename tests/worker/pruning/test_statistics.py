@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import torch
+
+from worker.pruning.spec import Perturbation
+from worker.pruning.statistics import (
+    Accumulator,
+    Measured,
+    accumulate,
+    pack,
+    read_document,
+    read_state,
+    unpack,
+    write_state,
+)
+
+CPU = torch.device("cpu")
+
+
+def measured(inputs: torch.Tensor) -> Measured:
+    accumulator = Accumulator(inputs.shape[1], CPU)
+    for part in inputs.split(7):
+        accumulator.add(part)
+    return accumulator.measured()
+
+
+def test_sums_are_per_token_so_that_long_domains_do_not_outvote_short_ones() -> None:
+    long, short = torch.randn(200, 5), torch.randn(20, 5)
+    sums = accumulate(None, measured(long), Perturbation.relative, keep_gram=True)
+    sums = accumulate(sums, measured(short), Perturbation.relative, keep_gram=True)
+    assert sums.gram is not None
+    torch.testing.assert_close(sums.gram, long.T @ long / 200 + short.T @ short / 20)
+    torch.testing.assert_close(sums.mean, long.mean(0) + short.mean(0))
+    assert (sums.domains, sums.tokens) == (2, 220)
+
+
+def test_adding_a_domain_leaves_the_earlier_sums_alone() -> None:
+    first = accumulate(None, measured(torch.randn(30, 4)), Perturbation.relative, keep_gram=True)
+    assert first.gram is not None
+    before = first.gram.clone()
+    accumulate(first, measured(torch.randn(30, 4)), Perturbation.relative, keep_gram=True)
+    assert torch.equal(first.gram, before)
+
+
+def test_packed_gram_comes_back_within_half_precision_and_its_diagonal_exactly() -> None:
+    inputs = torch.randn(300, 33) * torch.logspace(-4, 4, 33)
+    inputs[:, 5] = 0
+    gram = inputs.T @ inputs
+    packed = pack(gram, gram.diagonal())
+    assert packed.dtype == torch.float16
+    assert packed.numel() == 33 * 34 // 2
+    back = unpack(packed, gram.diagonal())
+    root = gram.diagonal().sqrt().clamp_min(1e-30)
+    assert torch.equal(back.diagonal(), gram.diagonal())
+    assert torch.equal(back, back.T)
+    assert float(((back - gram) / root / root[:, None]).abs().max()) < 1e-3
+
+
+def test_state_file_round_trip(tmp_path: Path) -> None:
+    sums = accumulate(None, measured(torch.randn(40, 6)), Perturbation.domain_shift, keep_gram=True)
+    plain = accumulate(None, measured(torch.randn(40, 3)), Perturbation.domain_shift, keep_gram=False)
+    path = tmp_path / "state" / "block.safetensors"
+    write_state(path, {"a.weight": sums, "b.weight": plain}, {"history": [[{"zeros": 3}]]})
+    back = read_state(path, CPU)
+    assert torch.equal(back["a.weight"].second, sums.second)
+    assert torch.equal(back["b.weight"].mean, plain.mean)
+    assert back["b.weight"].gram is None
+    assert back["a.weight"].tokens == 40
+    assert read_document(path)["history"] == [[{"zeros": 3}]]
+    again = tmp_path / "again.safetensors"
+    write_state(again, {"a.weight": sums, "b.weight": plain}, {"history": [[{"zeros": 3}]]})
+    assert again.read_bytes() == path.read_bytes()
