@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-_SINGLE: Final = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
+_SINGLE: Final = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 
 
 class Unsatisfiable(Exception):

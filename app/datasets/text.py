@@ -30,6 +30,7 @@ class TextScanner:
         self._field = text_field or "text"
         self._hash = hashlib.sha256()
         self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._head = b""
         self._rest = bytearray()
         self._line = 1
         self._blank = True
@@ -44,8 +45,10 @@ class TextScanner:
 
     def feed(self, data: bytes) -> None:
         """The next bytes. Raises TextRefused."""
-        if self.bytes < len(_BOM) and (bytes(self._rest) + data).startswith(_BOM):
-            raise TextRefused("starts with a byte order mark; save the text as UTF-8 without one", 1)
+        if len(self._head) < len(_BOM):
+            self._head += data[: len(_BOM) - len(self._head)]
+            if self._head == _BOM:
+                raise TextRefused("starts with a byte order mark; save the text as UTF-8 without one", 1)
         self._hash.update(data)
         self.bytes += len(data)
         if self._format == "jsonl":

@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1/methods", tags=["methods"])
 class ParameterRead(BaseModel):
     """One parameter of a method; a dot leads into a nested object."""
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     name: str = Field(examples=["admm.iterations"])
     description: str

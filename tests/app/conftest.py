@@ -18,6 +18,7 @@ from app.auth.service import create_key
 from app.db.engine import transaction
 from app.main import create_app
 from app.settings import Settings
+from tests.app.contract import check_documented
 from tests.jobs import make_dataset, make_model
 
 # The machine may be busy; what counts is what comes out.
@@ -77,9 +78,13 @@ def make_key(settings: Settings) -> MakeKey:
 
 
 def client_of(url: str, key: str | None) -> httpx.Client:
+    """A caller whose every answer is checked against the OpenAPI document."""
     headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
     limits = httpx.Limits(max_connections=100)
-    return httpx.Client(base_url=url, headers=headers, timeout=30, limits=limits, trust_env=False)
+    hooks = {"response": [check_documented]}
+    return httpx.Client(
+        base_url=url, headers=headers, timeout=30, limits=limits, trust_env=False, event_hooks=hooks
+    )
 
 
 @pytest.fixture

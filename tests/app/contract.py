@@ -1,0 +1,41 @@
+"""Every answer in the tests is held against the service's own OpenAPI document."""
+
+import re
+from typing import Any
+
+import httpx
+
+_PATHS: dict[str, Any] = {}
+
+
+def _paths(url: str) -> dict[str, Any]:
+    """The same for every service that the tests start."""
+    if not _PATHS:
+        with httpx.Client(trust_env=False) as client:
+            _PATHS.update(client.get(f"{url}/openapi.json").json()["paths"])
+    return _PATHS
+
+
+def check_documented(response: httpx.Response) -> None:
+    """The status is documented for the call, and so is a problem's code."""
+    request = response.request
+    operation = _operation(request)
+    if operation is None:
+        assert response.status_code in (400, 404, 405) or not request.url.path.startswith("/v1/")
+        return
+    documented = operation["responses"].get(str(response.status_code))
+    assert documented is not None, f"{request.method} {request.url.path}: {response.status_code} is not documented"
+    if response.headers.get("content-type") == "application/problem+json":
+        response.read()
+        examples = documented["content"]["application/problem+json"]["examples"]
+        if request.method != "HEAD":
+            assert response.json()["code"] in examples, f"{request.method} {request.url.path}: {response.text}"
+
+
+def _operation(request: httpx.Request) -> dict[str, Any] | None:
+    url = f"{request.url.scheme}://{request.url.host}:{request.url.port}"
+    for template, operations in _paths(url).items():
+        pattern = re.sub(r"\{path\}", ".*", re.sub(r"\{(?!path\})\w+\}", "[^/]+", template))
+        if re.fullmatch(pattern, request.url.path, re.DOTALL) and request.method.lower() in operations:
+            return dict(operations[request.method.lower()])
+    return None

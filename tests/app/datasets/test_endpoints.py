@@ -1,0 +1,180 @@
+import hashlib
+from pathlib import Path
+
+import httpx
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from app.datasets.tables import Dataset
+from app.dispatch.tables import OutboxMessage
+from app.jobs.tables import Job
+from app.settings import Settings
+from app.storage import ObjectStore
+from app.tasks.tables import Task
+from tests.app.conftest import Inputs, client_of, running
+
+TXT = {"Content-Type": "text/plain"}
+JSONL = {"Content-Type": "application/x-ndjson"}
+COUNT = select(func.count()).select_from(Dataset)
+
+
+def upload(api: httpx.Client, text: str, name: str = "book") -> dict[str, object]:
+    response = api.post("/v1/datasets", params={"name": name}, content=text.encode(), headers=TXT)
+    assert response.status_code == 201, response.text
+    return dict(response.json())
+
+
+def test_an_uploaded_text_is_counted_hashed_and_stored(
+    api: httpx.Client, store: ObjectStore, project: str, settings: Settings
+) -> None:
+    data = "Es war einmal\nein Käse.\n".encode()
+    response = api.post("/v1/datasets?name=märchen", content=iter([data[:18], data[18:]]), headers=TXT)
+    assert response.status_code == 201, response.text
+    found = response.json()
+    digest = hashlib.sha256(data).hexdigest()
+    assert found["name"] == "märchen"
+    assert (found["state"], found["source"], found["format"], found["text_field"]) == (
+        "ready",
+        "upload",
+        "txt",
+        None,
+    )
+    assert (found["bytes"], found["documents"], found["characters"]) == (len(data), 1, len(data.decode()))
+    assert found["sha256"] == digest
+    assert store.get(f"projects/{project}/datasets/{digest}") == data
+    assert api.get(response.headers["location"]).json() == found
+    assert list((settings.work_dir / "uploads").iterdir()) == []
+
+
+def test_jsonl_is_checked_line_by_line(api: httpx.Client, session: Session, settings: Settings) -> None:
+    good = b'{"body": "one"}\n{"body": "two"}\n'
+    query = {"name": "lines", "text_field": "body"}
+    made = api.post("/v1/datasets", params=query, content=good, headers=JSONL)
+    assert made.status_code == 201, made.text
+    assert (made.json()["documents"], made.json()["text_field"]) == (2, "body")
+    # Refused in the middle of a long body: the answer still arrives.
+    bad = good + b'{"text": "three"}\n' + good * 100_000
+    refused = api.post("/v1/datasets", params=query, content=bad, headers=JSONL)
+    assert (refused.status_code, refused.json()["code"]) == (422, "dataset_refused")
+    assert "line 3" in refused.json()["detail"]
+    assert session.scalar(COUNT) == 1
+    assert list((settings.work_dir / "uploads").iterdir()) == []
+
+
+def test_the_type_and_the_parameters_must_fit(api: httpx.Client) -> None:
+    for query, headers, status, parameter in [
+        ("name=a", {"Content-Type": "application/x-www-form-urlencoded"}, 415, None),
+        ("name=a", {"Content-Type": "text/plain; charset=latin-1"}, 415, None),
+        ("name=a", {**TXT, "Content-Encoding": "gzip"}, 415, None),
+        ("", TXT, 422, "name"),
+        ("name=a%0d%0ab", TXT, 422, "name"),
+        ("name=" + "a" * 201, TXT, 422, "name"),
+        ("name=a&format=csv", TXT, 422, "format"),
+        ("name=a", {"Content-Type": "application/octet-stream"}, 422, "format"),
+    ]:
+        response = api.post(f"/v1/datasets?{query}", content=b"text", headers=headers)
+        assert response.status_code == status, (query, response.text)
+        if parameter is not None:
+            assert response.json()["errors"][0]["parameter"] == parameter
+    fine = api.post(
+        "/v1/datasets?name=a&format=txt", content=b"text", headers={"Content-Type": "text/plain; charset=UTF-8"}
+    )
+    assert fine.status_code == 201
+
+
+def test_uploads_end_at_their_limit(settings: Settings, api: httpx.Client, session: Session) -> None:
+    key = api.headers["authorization"].removeprefix("Bearer ")
+    small = settings.model_copy(update={"max_upload_bytes": 3_000_000})
+    with running(small) as url, client_of(url, key) as client:
+        for content in (b"a" * 3_000_001, iter([b"a" * 1_000_000] * 4)):
+            response = client.post("/v1/datasets?name=a", content=content, headers=TXT)
+            assert (response.status_code, response.json()["code"]) == (413, "too_large")
+        assert client.post("/v1/datasets?name=a", content=b"a" * 3_000_000, headers=TXT).status_code == 201
+        # JSON keeps its own, smaller limit at the same address.
+        response = client.post(
+            "/v1/datasets", content=b" " * 2_000_000, headers={"Content-Type": "application/json"}
+        )
+        assert response.status_code == 413
+    assert session.scalar(COUNT) == 1
+    assert list((settings.work_dir / "uploads").iterdir()) == []
+
+
+def test_a_hub_reference_becomes_a_task(api: httpx.Client, session: Session) -> None:
+    hub = {"id": "Salesforce/wikitext", "config": "wikitext-2-raw-v1", "split": "test"}
+    response = api.post("/v1/datasets", json={"name": "wiki", "hub": hub})
+    assert response.status_code == 202, response.text
+    found = response.json()
+    assert (found["state"], found["source"], found["bytes"]) == ("pending", "hub", None)
+    assert found["hub"] == {**hub, "revision": "main", "text_field": "text"}
+    task = session.scalars(select(Task)).one()
+    assert (task.kind, task.subject_id, task.state) == ("dataset_fetch", found["id"], "queued")
+    assert [(row.queue, row.hint) for row in session.scalars(select(OutboxMessage))] == [("cpu", task.id)]
+
+
+def test_hub_references_are_names_and_nothing_else(api: httpx.Client, session: Session) -> None:
+    for change in [
+        {"id": "../etc"},
+        {"id": "http://169.254.169.254/x"},
+        {"id": "a/b/c"},
+        {"id": "a/../b"},
+        {"id": "/etc/passwd"},
+        {"id": "~/x"},
+        {"id": "a\n"},
+        {"id": "a/b", "revision": "../../x"},
+        {"id": "a/b", "revision": "a//b"},
+        {"id": "a/b", "split": "train[:10%]"},
+        {"id": "a/b", "config": "../x"},
+        {"id": "a/b", "data_files": "http://x"},
+        {"id": 1},
+    ]:
+        response = api.post("/v1/datasets", json={"name": "x", "hub": change})
+        assert response.status_code == 422, change
+        assert response.json()["errors"][0]["pointer"].startswith("/hub/"), change
+    assert session.scalar(COUNT) == 0
+
+
+def test_lists_page_by_cursor(api: httpx.Client) -> None:
+    made = [upload(api, f"text {number}", f"n{number}")["id"] for number in range(5)]
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = api.get("/v1/datasets", params={"limit": 2, **({"cursor": cursor} if cursor else {})}).json()
+        assert page["object"] == "list"
+        assert len(page["data"]) <= 2
+        seen += [row["id"] for row in page["data"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert seen == made[::-1]
+
+
+def test_the_last_dataset_takes_the_text_along(api: httpx.Client, store: ObjectStore, project: str) -> None:
+    first, second = upload(api, "same"), upload(api, "same")
+    key = f"projects/{project}/datasets/{first['sha256']}"
+    assert api.delete(f"/v1/datasets/{first['id']}").status_code == 204
+    assert store.head(key) == 4
+    assert api.delete(f"/v1/datasets/{second['id']}").status_code == 204
+    assert store.head(key) is None
+    assert api.delete(f"/v1/datasets/{second['id']}").status_code == 404
+
+
+def test_unfinished_jobs_keep_their_datasets(
+    api: httpx.Client, inputs: Inputs, job: str, session: Session
+) -> None:
+    refused = api.delete(f"/v1/datasets/{inputs.first}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "dataset_in_use")
+    assert job in refused.json()["detail"]
+    session.execute(update(Job).values(state="succeeded"))
+    session.commit()
+    assert api.delete(f"/v1/datasets/{inputs.first}").status_code == 204
+    assert api.get(f"/v1/jobs/{job}").json()["spec"]["domains"][0]["dataset"] == inputs.first
+
+
+def test_a_full_disk_is_not_the_callers_fault(settings: Settings, api: httpx.Client, tmp_path: Path) -> None:
+    key = api.headers["authorization"].removeprefix("Bearer ")
+    (tmp_path / "file").write_text("in the way")
+    broken = settings.model_copy(update={"work_dir": tmp_path / "file"})
+    with running(broken) as url, client_of(url, key) as client:
+        response = client.post("/v1/datasets?name=a", content=b"text", headers=TXT)
+    assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+    assert str(tmp_path) not in response.text
