@@ -1,0 +1,84 @@
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.jobs.spec import JobCreate, canonical_digest, implied_target
+from worker.pruning.fields import Fields
+from worker.pruning.spec import Method, Sparsity
+
+METHODS: list[dict[str, Any]] = [
+    *({"name": name} for name in ("copal", "admm", "wanda", "magnitude")),
+    *({"name": name, "weight_update": "admm"} for name in ("copal", "admm", "wanda", "magnitude")),
+    {
+        "name": "copal",
+        "reading": "token",
+        "perturbation": "relative",
+        "comparison_group": "layer",
+        "mode": "restart",
+    },
+    {"name": "admm", "mode": "sequential", "admm": {"iterations": 30, "schedule": "gradual", "polish_steps": 0}},
+]
+SPARSITIES: list[dict[str, Any]] = [
+    {"target": 0.5},
+    {"pattern": "2:4", "overrides": [{"match": "*", "skip": True}]},
+    {"pattern": "3:4", "target": 0.25},
+    {"target": 0.3, "overrides": [{"match": "a.*", "target": 0}, {"match": "b", "skip": True}]},
+]
+
+
+def job(**changes: Any) -> JobCreate:
+    domains = [{"name": "a", "dataset": "ds_a"}]
+    spec = {"model": "m", "method": METHODS[0], "sparsity": SPARSITIES[0], "domains": domains}
+    return JobCreate.model_validate({**spec, **changes})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_engine_takes_what_the_api_accepts(method: dict[str, Any]) -> None:
+    for sparsity in SPARSITIES:
+        resolved = job(method=method, sparsity=sparsity).resolved()
+        read = Method.read(Fields(resolved["method"], "/method"))
+        assert read.name == method["name"]
+        for name in ("mode", "reading", "perturbation", "comparison_group"):
+            if name in resolved["method"]:
+                assert getattr(read, name) == resolved["method"][name]
+        assert Sparsity.read(Fields(resolved["sparsity"], "/sparsity")).target == resolved["sparsity"]["target"]
+
+
+def test_both_have_the_same_defaults() -> None:
+    for method in METHODS[:4]:
+        resolved = job(method=method).resolved()["method"]
+        assert Method.read(Fields(resolved)) == Method.read(Fields(method))
+
+
+def test_defaults_are_part_of_the_digest_and_labels_are_not() -> None:
+    short, long = job(), job(method={"name": "copal", "mode": "accumulated"}, labels={"a": "b"}, priority=5)
+    assert canonical_digest(short.resolved()) == canonical_digest(long.resolved())
+    assert canonical_digest(short.resolved()) != canonical_digest(job(evaluation={"max_windows": 1}).resolved())
+    again = JobCreate.model_validate(short.resolved())
+    assert again.resolved() == short.resolved()
+
+
+@given(st.integers(1, 999), st.integers(1, 999))
+def test_n_of_m_are_kept(kept: int, group: int) -> None:
+    if kept < group:
+        assert implied_target(f"{kept}:{group}") == pytest.approx(1 - kept / group)
+    else:
+        with pytest.raises(ValueError, match="less than"):
+            implied_target(f"{kept}:{group}")
+
+
+@pytest.mark.parametrize("pattern", ["", "2:4 ", "02:4", "0:4", "2/4", "2:4:8", "-1:4", "٢:٤", "2:1000"])
+def test_other_patterns_do_not_exist(pattern: str) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        implied_target(pattern)
+
+
+def test_the_api_process_never_imports_torch() -> None:
+    check = (
+        "import sys, app.main; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'worker')))"
+    )
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
