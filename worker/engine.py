@@ -91,4 +91,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: everything is published or reported, and taking torch down would only take time.
+    os._exit(code)

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy.orm import Session
 
@@ -87,7 +87,9 @@ class _Turn:
         )
         try:
             with keeper:
-                self._write(self._work())
+                write = self._work()
+                keeper.let_go()
+                transact(self._situation, self._guard, write)
         except (TaskLost, LeaseLost):
             log.warning("%s: the lease is lost", claim.id)
 
@@ -110,6 +112,3 @@ class _Turn:
 
     def _guard(self, session: Session) -> None:
         service.guard(session, self._claim.id, self._claim.token)
-
-    def _write(self, write: Callable[[Session], Any]) -> None:
-        transact(self._situation, self._guard, write)

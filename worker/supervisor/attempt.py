@@ -43,7 +43,7 @@ class Spawn(Protocol):
 
 
 class Attempt:
-    """Runs in the runner's thread; `interrupt` may be called from any."""
+    """Runs in the runner's thread; `shut_down` may be called from any."""
 
     def __init__(
         self,
@@ -58,25 +58,24 @@ class Attempt:
         self.situation = Situation()
         self._claim = claim
         self._lease = claim.lease
-        self._since = since
         self._settings = settings
         self._store = store
         self._spawn = spawn
         self._command = command
         self._engine: EngineProcess | None = None
+        self._keeper = Keeper(
+            lambda session: renew(session, self._lease, settings.lease_seconds),
+            lease_seconds=settings.lease_seconds,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            since=since,
+            on_lost=self._on_lost,
+            on_orders=self._on_orders,
+        )
 
     def run(self) -> None:
         """Until the job has another state, or the lease is lost. Raises nothing but what the database says."""
         log.info("%s: attempt %d begins", self._lease.job_id, self._lease.attempt)
-        keeper = Keeper(
-            lambda session: renew(session, self._lease, self._settings.lease_seconds),
-            lease_seconds=self._settings.lease_seconds,
-            heartbeat_seconds=self._settings.heartbeat_seconds,
-            since=self._since,
-            on_lost=self._on_lost,
-            on_orders=self._on_orders,
-        )
-        with keeper:
+        with self._keeper:
             try:
                 state = self._run_to_end()
                 log.info("%s: attempt %d left it %s", self._lease.job_id, self._lease.attempt, state)
@@ -164,7 +163,7 @@ class Attempt:
         engine.listen(lambda line: book.add("info", line))
         engine.say(request)
         uploads = Uploads(self._store, self._lease.job_id, scratch.workspace, self.situation)
-        return Pump(self._claim, engine, uploads, book, self.situation, self._commit, redact)
+        return Pump(self._claim, engine, uploads, book, self.situation, self._commit, self._end, redact)
 
     def _judge(self, code: int, out_of_memory: bool) -> Failure:
         """An engine that ended without a word."""
@@ -176,6 +175,13 @@ class Attempt:
     def _commit(self, write: Callable[[Session], Any]) -> Any:
         return transact(self.situation, lambda session: guard(session, self._lease), write)
 
+    def _end(self, write: Callable[[Session], Any]) -> Any:
+        """A commit that gives up the lease."""
+        self._keeper.let_go()
+        result = self._commit(write)
+        self._keeper.stop()
+        return result
+
     def _end_as_ordered(self) -> State:
         if self.situation.lost.is_set():
             raise LeaseLost
@@ -186,13 +192,13 @@ class Attempt:
         return self._fail(Failure(Reason.worker_stopped))
 
     def _stop(self, outcome: Outcome) -> State:
-        state: State = self._commit(lambda session: endings.stop(session, self._lease, outcome))
+        state: State = self._end(lambda session: endings.stop(session, self._lease, outcome))
         return state
 
     def _fail(self, failure: Failure) -> State:
         budget = self._settings.max_attempts
         log.warning("%s: %s", self._lease.job_id, failure.message or ENDINGS[failure.reason].message)
-        state: State = self._commit(lambda session: endings.fail(session, self._lease, failure, budget))
+        state: State = self._end(lambda session: endings.fail(session, self._lease, failure, budget))
         return state
 
     def _on_orders(self, orders: Orders) -> None:

@@ -40,6 +40,7 @@ class Keeper:
         self._on_orders = on_orders
         self._deadline = since + lease_seconds
         self._done = threading.Event()
+        self._leaving = threading.Event()
         self._threads = [
             threading.Thread(target=self._beat, name="heartbeat", daemon=True),
             threading.Thread(target=self._watch, name="fence", daemon=True),
@@ -51,7 +52,14 @@ class Keeper:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop renewing; a renewal under way is not waited for."""
+        self.stop()
+
+    def let_go(self) -> None:
+        """The lease is about to be given up by its holder: that it is gone is no news any more."""
+        self._leaving.set()
+
+    def stop(self) -> None:
+        """Stop renewing and watching; a renewal under way is not waited for."""
         self._done.set()
 
     def _beat(self) -> None:
@@ -62,7 +70,8 @@ class Keeper:
                 with transaction() as session:
                     orders = self._renew(session)
             except (LeaseLost, TaskLost):
-                self._lose("was taken by somebody else")
+                if not self._leaving.is_set():
+                    self._lose("was taken by somebody else")
                 return
             except Exception as error:
                 log.warning("a renewal failed (%s); trying again", type(error).__name__)

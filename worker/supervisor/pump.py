@@ -39,9 +39,10 @@ class Pump:
         book: LogBook,
         situation: Situation,
         commit: Commit,
+        end: Commit,
         redact: Callable[[str], str],
     ) -> None:
-        """commit: runs a function in a guarded transaction."""
+        """commit: runs a function in a guarded transaction. end: the same for one that gives up the lease."""
         self._claim = claim
         self._lease = claim.lease
         self._engine = engine
@@ -49,10 +50,12 @@ class Pump:
         self._book = book
         self._situation = situation
         self._commit = commit
+        self._end = end
         self._redact = redact
         self._domains = [domain["name"] for domain in claim.spec["domains"]]
         self._hello: Message = {}
         self._progress: Message | None = None
+        self._phase: Phase | None = None
         self._written_at = 0.0
         self._failure: Failure | None = None
         self._handlers: dict[str, Callable[[Message], None]] = {
@@ -114,8 +117,12 @@ class Pump:
         self._commit(lambda session: commits.write_hello(session, self._lease, engine, self._domains, blocks))
 
     def _on_progress(self, message: Message) -> None:
-        Phase(message["phase"])
+        """Kept until the next write, unless it begins another phase."""
+        phase = Phase(message["phase"])
         self._progress = message
+        if phase is not self._phase:
+            self._phase = phase
+            self.flush()
 
     def _on_evaluation(self, message: Message) -> None:
         self._commit(lambda session: commits.write_evaluation(session, self._lease, message))
@@ -177,7 +184,7 @@ class Pump:
         manifest = make_manifest(files, self._provenance())
         self._uploads.put_manifest(manifest["digest"], json.dumps(manifest, sort_keys=True).encode())
         self.flush()
-        state: State = self._commit(lambda session: publish(session, self._lease, manifest, message["summary"]))
+        state: State = self._end(lambda session: publish(session, self._lease, manifest, message["summary"]))
         self._engine.say({"type": "ack", "output": True})
         return state
 

@@ -147,5 +147,6 @@ def _pause(reason: Reason, job: Job) -> float:
 def _queue_again(session: Session, job: Job, after_seconds: float) -> None:
     if State(job.state) is State.queued:
         job.rings = 0
-        job.available_at = from_now(after_seconds)
+        if after_seconds > 0:  # else it keeps its place in the queue
+            job.available_at = from_now(after_seconds)
         ring(session, Queue.gpu, job.id, after_seconds)

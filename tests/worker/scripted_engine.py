@@ -1,0 +1,200 @@
+"""An engine without torch: `python scripted_engine.py [how] --report-fd N --parent PID`.
+
+It speaks the real protocol through the real reporter, isolates itself like the real engine, needs the files that a
+real one would need to resume, and computes contents that depend on nothing but the request and those files.
+`how` is a list of words: `slow` (a pause in each block), `fail`, `user`, `memory`, `deaf` (ignores the order to
+stop), `spawn` (leaves a child of its own), `outside` (reports a file that is not in the workspace), `nonsense`.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worker.engine_format import ENGINE_FORMAT
+from worker.isolation import isolate
+from worker.reporting import Reporter
+
+BLOCKS = 4
+
+
+class Stopped(Exception):
+    pass
+
+
+@dataclass
+class Progress:
+    phase: str
+    stage: int
+    stages: int
+    domain: str
+    block: int
+    blocks: int
+    fraction: float
+    eta_seconds: float
+
+
+@dataclass
+class Block:
+    stage: int
+    block: int
+    files: list[tuple[str, str]]
+    layers: list[dict[str, Any]]
+    sensitivity: list[dict[str, Any]]
+
+
+@dataclass
+class Stage:
+    stage: int
+    domain: str
+    sparsity: float
+    weights: int
+    zeros: int
+    calibration_tokens: int
+    seconds: float
+
+
+@dataclass
+class Evaluation:
+    row: int
+    domain: str
+    perplexity: float
+    loss: float
+    windows: int
+    tokens: int
+    window_losses: list[float]
+    protocol: dict[str, Any]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("how", nargs="*")
+    parser.add_argument("--report-fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    arguments = parser.parse_args()
+    isolation = isolate(arguments.parent)
+    request = json.loads(sys.stdin.buffer.readline())
+    with os.fdopen(arguments.report_fd, "w") as reports:
+        reporter = Reporter(reports, Stopped)
+        reporter.listen()
+        reporter.hello(
+            engine_format=ENGINE_FORMAT,
+            versions={"script": "1"},
+            device="cpu",
+            threads=request["threads"],
+            isolation=isolation,
+            plan={"blocks": BLOCKS},
+        )
+        try:
+            perform(request, reporter, set(arguments.how))
+        except Stopped:
+            return 1
+    return 0
+
+
+def perform(request: dict[str, Any], reporter: Reporter, how: set[str]) -> None:
+    misbehave(how, reporter)
+    print("environment", sorted(os.environ))
+    print("working in", request["workspace"], "\x1b[1mbold\x1b[0m")
+    resume = request.get("resume", {})
+    domains = request["domains"]
+    known = {(entry["row"], entry["domain"]) for entry in resume.get("evaluations", [])}
+    for row, domain in enumerate(["dense", *(domain["name"] for domain in domains)]):
+        if row and row - 1 >= resume.get("stages", 0):
+            first = resume.get("blocks", 0) if row - 1 == resume.get("stages", 0) else 0
+            prune(row - 1, len(domains), domain, first, request, reporter, how)
+        if (row, "d0") not in known:
+            reporter.evaluation(Evaluation(row, "d0", 10.0 + row, 2.3, 1, 4, [2.3], {"dtype": "float32"}))
+        if row and row - 1 >= resume.get("stages", 0):
+            reporter.stage(Stage(row - 1, domain, 0.5, 100, 50, 128, 0.1))
+    last = len(domains) - 1
+    Path("report.json").write_text("{}")
+    files = [{"path": f"model/{b}", "local": weights(last, b)} for b in range(BLOCKS)]
+    files += [{"path": f"state/{b}", "local": state(last, b)} for b in range(BLOCKS)]
+    reporter.output([*files, {"path": "report.json", "local": "report.json"}], {"sparsity": 0.5})
+
+
+def prune(
+    stage: int, stages: int, domain: str, first: int, request: Any, reporter: Reporter, how: set[str]
+) -> None:
+    text = Path(request["domains"][stage]["calibration"]["path"]).read_bytes()
+    before = b"".join(Path(weights(stage, block)).read_bytes() for block in range(first))
+    for block in range(first, BLOCKS):
+        fraction = (stage * BLOCKS + block) / (stages * BLOCKS)
+        reporter.progress(Progress("pruning", stage, stages, domain, block, BLOCKS, fraction, 1.0))
+        # The block before as written, and the state of the stage before: exactly what a resume must bring back.
+        earlier = Path(state(stage - 1, block)).read_bytes() if stage else b""
+        content = hashlib.sha256(text + before + earlier).digest()
+        for path, data in ((weights(stage, block), content), (state(stage, block), content[:9])):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_bytes(data)
+        before += content
+        pause(0.4 if "slow" in how else 0.0, reporter, how)
+        files = [("weights", weights(stage, block)), ("state", state(stage, block))]
+        reporter.block(Block(stage, block, files, [layer(block)], [sensitivity(block)]))
+
+
+def weights(stage: int, block: int) -> str:
+    return f"stage-{stage:02d}/model/{block}"
+
+
+def state(stage: int, block: int) -> str:
+    return f"stage-{stage:02d}/state/{block}"
+
+
+def layer(block: int) -> dict[str, Any]:
+    counts = {"rows": 2, "columns": 2, "weights": 4, "zeros": 2, "sparsity": 0.5, "target": 0.5}
+    more = {"pattern": "unstructured", "relative_error": None, "seconds": 0.1, "solver": "script"}
+    return {"matrix": f"block.{block}", **counts, **more, "notes": {}, "mask_changed": None}
+
+
+def sensitivity(block: int) -> dict[str, Any]:
+    return {"matrix": f"block.{block}", "mean": 1.0, "total": 4.0, "quantiles": {}, "histogram": {}}
+
+
+def pause(seconds: float, reporter: Reporter, how: set[str]) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if "deaf" not in how:
+            reporter.check()
+        time.sleep(0.02)
+
+
+def misbehave(how: set[str], reporter: Reporter) -> None:
+    if "deaf" in how:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "spawn" in how:
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    if "user" in how:
+        reporter.say("failed", code="too_few_tokens", cause="user", message="too short", field="/domains/0")
+        sys.exit(1)
+    if "fail" in how:
+        reporter.say(
+            "failed",
+            code="x",
+            cause="system",
+            message=f"broke in {os.getcwd()}",
+            field=None,
+            detail="secret detail",
+        )
+        sys.exit(1)
+    if "memory" in how:
+        reporter.say("failed", code="out_of_memory", cause="system", message="", field=None)
+        sys.exit(1)
+    if "outside" in how:
+        reporter.block(Block(0, 0, [("weights", "../../../etc/passwd")], [], []))
+    if "nonsense" in how:
+        reporter.say("progress", phase="dancing")
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)

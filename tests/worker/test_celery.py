@@ -1,0 +1,179 @@
+"""The whole delivery: outbox, dispatcher, broker, Celery worker, the real engine on a tiny model."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from sqlalchemy.orm import Session
+
+from app.db.engine import transaction
+from app.dispatch.outbox import Queue, ring
+from app.jobs.states import State
+from app.jobs.tables import Job, JobAttempt, JobEvaluation, JobLayer, JobLease
+from app.models.tables import Model
+from app.sensitivity.tables import JobSensitivity
+from app.settings import Settings
+from app.storage import ObjectStore
+from app.tasks import service as tasks
+from app.tasks.tables import Task, TaskKind
+from tests.jobs import JobMaker, make_model, make_project
+from tests.tiny import make_tiny_llama
+from tests.worker.house import Watch, dispatcher, engines, gone, make_tiny_jobs, wait_until, worker
+from worker.supervisor import run_jobs
+
+BLOCKS = 6
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_llama(tmp_path_factory.mktemp("tiny"), blocks=BLOCKS)
+
+
+@pytest.fixture
+def jobs(session: Session, store: ObjectStore, model: Path) -> JobMaker:
+    return make_tiny_jobs(session, store, model)
+
+
+@pytest.fixture
+def dispatch(environment: dict[str, str], settings: Settings, tmp_path: Path) -> Iterator[psutil.Process]:
+    with dispatcher(environment, tmp_path / "dispatcher.log") as process:
+        yield process
+
+
+@pytest.fixture
+def submit(jobs: JobMaker, session: Session) -> Callable[..., Watch]:
+    """Queue a job and ring once."""
+
+    def act(iterations: int = 60) -> Watch:
+        # So many steps of the solver that there is a middle to disturb.
+        watch = Watch(session, jobs.make(method={"name": "admm", "admm": {"iterations": iterations}}))
+        ring(session, Queue.gpu, watch.id)
+        session.commit()
+        return watch
+
+    return act
+
+
+def outcomes(session: Session, job: str) -> list[str | None]:
+    session.rollback()
+    rows = session.query(JobAttempt).filter_by(job_id=job).order_by(JobAttempt.number).populate_existing()
+    return [row.outcome for row in rows]
+
+
+def test_the_supervisor_never_imports_torch(environment: dict[str, str]) -> None:
+    """Neither the Celery parent nor its child: memory, start-up time, and CUDA that never meets a fork."""
+    code = (
+        "import sys, worker.celery, worker.supervisor, worker.task_runner\n"
+        "assert 'torch' not in sys.modules, 'torch is imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, check=True)
+
+
+def test_a_worker_killed_in_the_middle(
+    submit: Callable[..., Watch],
+    session: Session,
+    settings: Settings,
+    environment: dict[str, str],
+    dispatch: psutil.Process,
+    tmp_path: Path,
+) -> None:
+    """The job that nothing happens to and the one whose first worker is killed have the same artifact."""
+    disturbed = submit()
+    with worker(environment, tmp_path / "first.log") as first:
+        disturbed.wait_for_blocks(3)
+        family = [first, *first.children(recursive=True)]
+        assert len(engines(first)) == 1
+        os.killpg(first.pid, signal.SIGKILL)
+        wait_until(lambda: gone(family), 5)
+    assert disturbed.state is State.running
+    undisturbed = submit()
+    with worker(environment, tmp_path / "second.log", name="w2"):
+        assert disturbed.wait_for_end() is State.succeeded
+        assert undisturbed.wait_for_end() is State.succeeded
+    one, other = disturbed.row, undisturbed.row
+    assert one.result is not None
+    assert one.result == other.result
+    assert outcomes(session, disturbed.id) == ["worker_lost", "succeeded"]
+    assert one.lost_attempts == 0
+    assert session.query(JobLayer).filter_by(job_id=one.id).count() == 2 * 7 * BLOCKS
+    assert session.query(JobSensitivity).filter_by(job_id=one.id).count() == 2 * 7 * BLOCKS
+    assert session.query(JobEvaluation).filter_by(job_id=one.id).count() == 3 * 2
+    assert session.query(JobLease).count() == 0
+
+
+def test_sigterm_gives_the_job_back(
+    submit: Callable[..., Watch],
+    session: Session,
+    environment: dict[str, str],
+    dispatch: psutil.Process,
+    tmp_path: Path,
+) -> None:
+    watch = submit(iterations=1000)
+    with worker(environment, tmp_path / "first.log") as first:
+        watch.wait_for_blocks(1)
+        family = [first, *first.children(recursive=True)]
+        first.terminate()
+        wait_until(lambda: watch.state is not State.running, 15)
+        wait_until(lambda: gone(family), 15)
+    assert watch.state is State.queued
+    assert outcomes(session, watch.id) == ["worker_stopped"]
+    assert watch.row.lost_attempts == 0
+
+
+def test_many_doorbells_and_a_flushed_broker(
+    submit: Callable[..., Watch],
+    session: Session,
+    settings: Settings,
+    environment: dict[str, str],
+    dispatch: psutil.Process,
+    tmp_path: Path,
+) -> None:
+    """Messages are only bells: twenty do no harm, and none is needed when the broker forgets them all."""
+    watch = submit()
+    for _ in range(20):
+        ring(session, Queue.gpu, watch.id)
+    session.commit()
+    client = redis.Redis.from_url(settings.broker_url.get_secret_value())
+    wait_until(lambda: client.llen("secateur:gpu") > 5)
+    client.flushall()
+    client.close()
+    with worker(environment, tmp_path / "worker.log"):
+        assert watch.wait_for_end() is State.succeeded
+    assert outcomes(session, watch.id) == ["succeeded"]
+
+
+def test_the_cpu_queue_takes_a_model_in(
+    session: Session,
+    settings: Settings,
+    environment: dict[str, str],
+    dispatch: psutil.Process,
+    model: Path,
+    tmp_path: Path,
+) -> None:
+    """And the job that waited for it starts."""
+    (settings.model_roots[0] / "tiny").symlink_to(model)
+    project = make_project(session)
+    row = session.get_one(Model, make_model(session, project, state="pending"))
+    row.files = row.digest = None
+    tasks.submit(session, project, TaskKind.model_intake, row.id)
+    session.commit()
+    with worker(environment, tmp_path / "cpu.log", queue="cpu"):
+        wait_until(lambda: finished(session))
+    task = session.query(Task).one()
+    assert (task.state, task.error) == ("succeeded", None)
+    session.refresh(row)
+    assert row.state == "ready"
+    with transaction() as other:
+        assert other.query(Job).count() == 0
+    assert run_jobs(settings, "here") == 0
+
+
+def finished(session: Session) -> bool:
+    session.rollback()
+    return session.query(Task).populate_existing().one().state in ("succeeded", "failed")

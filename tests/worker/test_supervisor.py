@@ -1,0 +1,314 @@
+"""One attempt, whatever happens to it. The engine is a script with the real protocol; everything else is real."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
+
+from app.db.engine import transaction
+from app.dispatch.housekeeping import reap_jobs
+from app.jobs import service
+from app.jobs.delivery.reaper import reap_one
+from app.jobs.states import State
+from app.jobs.tables import (
+    Job,
+    JobAttempt,
+    JobBlock,
+    JobEvaluation,
+    JobEvent,
+    JobLayer,
+    JobLease,
+    JobLog,
+    JobStage,
+)
+from app.settings import Settings
+from app.storage import ObjectStore
+from tests.jobs import JobMaker
+from tests.worker.house import SCRIPTED, Watch, driver, engines, gone, make_tiny_jobs, wait_until
+from worker.supervisor import run_jobs
+
+ALL_BLOCKS = 8
+"""Two stages of four blocks."""
+
+
+@pytest.fixture
+def jobs(session: Session, store: ObjectStore) -> JobMaker:
+    return make_tiny_jobs(session, store, None)
+
+
+@pytest.fixture
+def run(settings: Settings) -> Callable[..., int]:
+    return lambda *how: run_jobs(settings, "here", [*SCRIPTED, *how])
+
+
+@pytest.fixture
+def undisturbed(jobs: JobMaker, session: Session, run: Callable[..., int]) -> str:
+    """Manifest digest of a job that nothing happens to."""
+    watch = Watch(session, jobs.make())
+    run()
+    assert watch.row.result is not None
+    return str(watch.row.result["manifest_digest"])
+
+
+def attempts(session: Session, job: str) -> list[str | None]:
+    session.rollback()
+    rows = session.query(JobAttempt).filter_by(job_id=job).order_by(JobAttempt.number).populate_existing()
+    return [row.outcome for row in rows]
+
+
+def finish_in_another_worker(session: Session, watch: Watch, settings: Settings, run: Callable[..., int]) -> None:
+    """What the reaper and the next worker do."""
+    wait_until(lambda: reap_jobs(settings) > 0 or watch.state is State.queued)
+    session.execute(update(Job).values(available_at=func.now()))
+    session.commit()
+    run()
+
+
+def test_a_job_runs_to_its_end(
+    jobs: JobMaker, session: Session, store: ObjectStore, settings: Settings, run: Callable[..., int]
+) -> None:
+    watch = Watch(session, jobs.make())
+    assert run() == 1
+    row = watch.row
+    assert row.state == State.succeeded
+    assert row.manifest is not None
+    assert [file["path"] for file in row.manifest["files"]] == [
+        *(f"model/{block}" for block in range(4)),
+        "report.json",
+        *(f"state/{block}" for block in range(4)),
+    ]
+    assert all(store.head(file["key"]) == file["bytes"] for file in row.manifest["files"])
+    assert [stage.state for stage in session.query(JobStage)] == ["done", "done"]
+    assert session.query(JobLayer).count() == ALL_BLOCKS
+    assert session.query(JobEvaluation).count() == 3
+    assert attempts(session, row.id) == ["succeeded"]
+    assert session.query(JobLease).count() == 0
+    assert list((settings.work_dir / "scratch").iterdir()) == []
+
+
+def test_the_engine_sees_no_secret_and_its_log_no_path(
+    jobs: JobMaker, session: Session, settings: Settings, run: Callable[..., int]
+) -> None:
+    jobs.make()
+    run()
+    log = "\n".join(row.message for row in session.query(JobLog).order_by(JobLog.seq))
+    assert "SECATEUR_" not in log
+    assert "HF_HUB_OFFLINE" in log
+    assert "working in <workspace> bold" in log
+    assert str(settings.work_dir) not in log
+    engine = session.query(JobAttempt).one().engine
+    assert engine is not None
+    assert engine["isolation"]["tied"]
+
+
+def test_one_call_runs_all_that_is_queued(jobs: JobMaker, session: Session, run: Callable[..., int]) -> None:
+    watches = [Watch(session, jobs.make()) for _ in range(3)]
+    assert run() == 3
+    assert [watch.state for watch in watches] == [State.succeeded] * 3
+    assert run() == 0, "a second doorbell finds nothing"
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "cause", "state"),
+    [
+        ("user", "too_few_tokens", "user", State.failed),
+        ("fail", "engine_failed", "system", State.queued),
+        ("memory", "out_of_memory", "system", State.queued),
+        ("outside", "engine_failed", "system", State.queued),
+        ("nonsense", "engine_failed", "system", State.queued),
+    ],
+)
+def test_a_failing_engine_names_the_cause(
+    jobs: JobMaker, session: Session, run: Callable[..., int], how: str, code: str, cause: str, state: State
+) -> None:
+    watch = Watch(session, jobs.make())
+    run(how)
+    assert watch.state is state
+    error = session.query(JobAttempt).one().error
+    assert error is not None
+    assert (error["code"], error["cause"]) == (code, cause)
+    assert "/" not in error["message"].replace("<workspace>", "")
+    assert "secret" not in error["message"]
+
+
+def test_a_failure_of_the_user_names_the_field(jobs: JobMaker, session: Session, run: Callable[..., int]) -> None:
+    watch = Watch(session, jobs.make())
+    run("user")
+    assert watch.row.failure == {
+        "code": "too_few_tokens",
+        "cause": "user",
+        "message": "too short",
+        "field": "/domains/0",
+    }
+
+
+def test_a_missing_object_is_the_stores_failure(
+    jobs: JobMaker, session: Session, store: ObjectStore, run: Callable[..., int]
+) -> None:
+    watch = Watch(session, jobs.make())
+    store.delete([key for key, _ in store.list("datasets")])
+    run()
+    assert watch.state is State.queued
+    assert attempts(session, watch.id) == ["store_failed"]
+
+
+def test_killed_worker(
+    jobs: JobMaker,
+    session: Session,
+    settings: Settings,
+    environment: dict[str, str],
+    run: Callable[..., int],
+    undisturbed: str,
+    tmp_path: Path,
+) -> None:
+    """kill -9 in the middle: nothing is orphaned, nothing computed twice, the result is the same to the bit."""
+    watch = Watch(session, jobs.make())
+    with driver(environment, tmp_path / "log", "slow", "spawn") as worker:
+        watch.wait_for_blocks(6)
+        (engine,) = engines(worker)
+        assert os.getpgid(engine.pid) == engine.pid
+        worker.kill()
+        wait_until(lambda: gone([engine]), 5)
+    before = {(row.stage, row.block) for row in session.query(JobBlock).filter_by(job_id=watch.id)}
+    finish_in_another_worker(session, watch, settings, run)
+    row = watch.row
+    assert row.result is not None
+    assert row.result["manifest_digest"] == undisturbed
+    again = session.query(JobBlock).filter_by(job_id=watch.id, attempt=2)
+    assert not before & {(row.stage, row.block) for row in again}
+    assert attempts(session, row.id) == ["worker_lost", "succeeded"]
+    assert row.lost_attempts == 0, "the first attempt had made progress"
+    assert not any((settings.work_dir / "scratch").iterdir())
+
+
+def test_killed_engine(
+    jobs: JobMaker,
+    session: Session,
+    settings: Settings,
+    environment: dict[str, str],
+    run: Callable[..., int],
+    undisturbed: str,
+    tmp_path: Path,
+) -> None:
+    watch = Watch(session, jobs.make())
+    with driver(environment, tmp_path / "log", "slow") as worker:
+        watch.wait_for_blocks(2)
+        for engine in engines(worker):
+            engine.kill()
+        wait_until(lambda: watch.state is State.queued)
+    finish_in_another_worker(session, watch, settings, run)
+    assert watch.row.result is not None
+    assert watch.row.result["manifest_digest"] == undisturbed
+    assert attempts(session, watch.id) == ["engine_killed", "succeeded"]
+
+
+@pytest.mark.parametrize("how", [["slow"], ["slow", "deaf", "spawn"]])
+def test_cancel_while_running(
+    jobs: JobMaker, session: Session, environment: dict[str, str], tmp_path: Path, how: list[str]
+) -> None:
+    watch = Watch(session, jobs.make())
+    with driver(environment, tmp_path / "log", *how) as worker:
+        watch.wait_for_blocks(1)
+        family = worker.children(recursive=True)
+        with transaction() as other:
+            service.cancel(other, jobs.project, watch.id)
+        assert watch.wait_for_end(20) is State.cancelled
+        wait_until(lambda: gone(family), 5)
+    assert attempts(session, watch.id) == ["cancelled"]
+
+
+def test_a_stopped_worker_gives_its_job_back(
+    jobs: JobMaker,
+    session: Session,
+    settings: Settings,
+    environment: dict[str, str],
+    run: Callable[..., int],
+    undisturbed: str,
+    tmp_path: Path,
+) -> None:
+    watch = Watch(session, jobs.make())
+    with driver(environment, tmp_path / "log", "slow", "deaf") as worker:
+        watch.wait_for_blocks(1)
+        family = engines(worker)
+        worker.terminate()
+        wait_until(lambda: watch.state is State.queued, 5)
+        wait_until(lambda: gone([worker, *family]), 5)
+    assert attempts(session, watch.id) == ["worker_stopped"]
+    assert watch.row.lost_attempts == 0
+    run()
+    assert watch.row.result is not None
+    assert watch.row.result["manifest_digest"] == undisturbed
+
+
+def test_a_frozen_worker_that_wakes_up_changes_nothing(
+    jobs: JobMaker,
+    session: Session,
+    store: ObjectStore,
+    environment: dict[str, str],
+    settings: Settings,
+    run: Callable[..., int],
+    undisturbed: str,
+    tmp_path: Path,
+) -> None:
+    """SIGSTOP past the lease, another worker finishes, SIGCONT: the old one notices and leaves all alone."""
+    watch = Watch(session, jobs.make())
+    with driver(environment, tmp_path / "log", "slow") as worker:
+        watch.wait_for_blocks(2)
+        family: list[psutil.Process] = [worker, *engines(worker)]
+        for process in family:
+            process.send_signal(signal.SIGSTOP)
+        finish_in_another_worker(session, watch, settings, run)
+        row = watch.row
+        before = (row.version, row.last_event, row.manifest, sorted(store.list("jobs")))
+        for process in family:
+            process.send_signal(signal.SIGCONT)
+        wait_until(lambda: gone(family), 20)
+    row = watch.row
+    assert (row.version, row.last_event, row.manifest) == before[:3]
+    assert row.result is not None
+    assert row.result["manifest_digest"] == undisturbed
+    assert attempts(session, row.id) == ["worker_lost", "succeeded"]
+
+
+def test_a_worker_whose_token_was_taken_kills_its_engine(
+    jobs: JobMaker, session: Session, environment: dict[str, str], tmp_path: Path
+) -> None:
+    watch = Watch(session, jobs.make())
+    with driver(environment, tmp_path / "log", "slow", "deaf") as worker:
+        watch.wait_for_blocks(1)
+        family = engines(worker)
+        session.execute(update(JobLease).values(token="another's", expires_at=func.now()))
+        session.commit()
+        wait_until(lambda: gone([worker, *family]), 10)
+        events = session.query(JobEvent).filter_by(job_id=watch.id).count()
+    assert watch.state is State.running
+    assert events == session.query(JobEvent).filter_by(job_id=watch.id).count()
+    with transaction() as other:
+        assert reap_one(other, 0, 3) == (watch.id, State.queued)
+
+
+def test_a_checkpoint_of_another_format_is_not_used(
+    jobs: JobMaker,
+    session: Session,
+    settings: Settings,
+    environment: dict[str, str],
+    run: Callable[..., int],
+    undisturbed: str,
+    tmp_path: Path,
+) -> None:
+    watch = Watch(session, jobs.make())
+    with driver(environment, tmp_path / "log", "slow") as worker:
+        watch.wait_for_blocks(5)
+        worker.kill()
+    session.execute(update(JobBlock).where(JobBlock.job_id == watch.id).values(engine_format=0))
+    session.commit()
+    finish_in_another_worker(session, watch, settings, run)
+    assert watch.row.result is not None
+    assert watch.row.result["manifest_digest"] == undisturbed
+    assert session.query(JobBlock).filter_by(job_id=watch.id, attempt=2).count() == ALL_BLOCKS
+    assert session.query(JobEvent).filter_by(job_id=watch.id, type="restarted").count() == 1
