@@ -3,6 +3,7 @@
 `run(job, observer)` does a whole job in a workspace folder; `plan(job)` says what it would do.
 """
 
+from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.errors import IllConditioned, PruningError, SpecError, Stopped, UserError
 from worker.pruning.observer import (
     BlockResult,
@@ -16,7 +17,6 @@ from worker.pruning.observer import (
 )
 from worker.pruning.perplexity import perplexities
 from worker.pruning.planning import plan
-from worker.pruning.report import ENGINE_FORMAT
 from worker.pruning.run import Output, OutputFile, run
 from worker.pruning.spec import EvaluationSpec, Format, PruningJob, Text
 

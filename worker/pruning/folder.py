@@ -47,7 +47,9 @@ class StageFolder:
     def complete(self, source: Checkpoint, skeleton: Skeleton) -> list[str]:
         """Write everything beside the blocks' shards: outer shard, index, config, tokenizer. Returns all files."""
         folder = self.path(self.model)
-        write_tensors(folder / self.shard_name(self.blocks), source.read(skeleton.outer))
+        outer = folder / self.shard_name(self.blocks)
+        if not outer.exists():
+            write_tensors(outer, source.read(skeleton.outer))
         places = {name: self.shard_name(self.blocks) for name in skeleton.outer}
         for block in skeleton.blocks:
             places.update(dict.fromkeys(block.tensors, self.shard_name(block.index)))

@@ -69,7 +69,14 @@ class BlockPruner:
         return BlockResult(self.folder.stage, block.index, files, layers, summaries)
 
     def advance_through(self, block: Block) -> None:
-        """Replace the hidden states by what the block, as written, makes of them."""
+        """Replace the hidden states by what the block, as written, makes of them.
+
+        The last block's outputs are nobody's inputs.
+        """
+        if block is self.shell.skeleton.blocks[-1]:
+            self.hidden = []
+            unload(block.module)
+            return
         self.shell.load_block(block, read_file(self.folder.path(self.folder.shard(block.index))))
         for index, state in enumerate(self.hidden):
             self.hidden[index] = self.shell.forward(block, state.to(self.shell.device)).cpu()

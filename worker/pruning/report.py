@@ -9,14 +9,13 @@ from typing import Any
 import numpy
 import torch
 
+from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.evaluate import TestSet
 from worker.pruning.skeleton import Skeleton
 from worker.pruning.spec import Domain, PruningJob
 
 REPORT = "report.json"
-ENGINE_FORMAT = 1
-"""Raised by hand when a half-finished job of an older engine could not be gone on with to the same bytes."""
 
 Row = Sequence[float | None]
 

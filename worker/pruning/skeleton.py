@@ -19,6 +19,9 @@ from transformers.pytorch_utils import Conv1D
 from worker.pruning.checkpoint import DTYPES, Checkpoint
 from worker.pruning.errors import UserError
 
+OLD_ROTARY = r"rotary_emb\.inv_freq$"
+"""Old checkpoints hold a constant for every block; transformers ignores it too."""
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -137,7 +140,7 @@ def _compare_names(model: Any, checkpoint: Checkpoint) -> None:
     """Every module tensor must be in the checkpoint (or tied to one that is), and the other way round."""
     expected = model.state_dict(keep_vars=True)
     stored = checkpoint.tensors
-    ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
+    ignored = [OLD_ROTARY, *(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or [])]
     for name in stored:
         if name not in expected and not any(re.search(pattern, name) for pattern in ignored):
             raise UserError("unsupported_model", f"checkpoint tensor {name} belongs to no module", "/model")

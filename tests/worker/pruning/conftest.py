@@ -88,7 +88,7 @@ def request_for(tiny_llama: Path, texts: Path, tmp_path: Path) -> Request:
             "workspace": str(tmp_path / workspace),
             "model": str(tiny_llama),
             "device": "cpu",
-            "threads": 2,
+            "threads": 1,
             "method": {"name": "wanda"},
             "sparsity": {"target": 0.5},
             "domains": [domain(texts, name) for name in domains],
