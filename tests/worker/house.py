@@ -131,9 +131,8 @@ def worker(
 ) -> AbstractContextManager[psutil.Process]:
     """A real Celery worker."""
     command = [sys.executable, "-m", "celery", "-A", "worker.celery", "worker", "-Q", queue, "-n", f"{name}@tests"]
-    return process(
-        [*command, "-c", "1", "--loglevel", "INFO", "--without-gossip", "--without-mingle"], environment, log
-    )
+    command += ["-c", "1", "--loglevel", "INFO", "--without-gossip", "--without-mingle"]
+    return process(command, {**environment, "REMAP_SIGTERM": "SIGQUIT"}, log)
 
 
 def dispatcher(environment: dict[str, str], log: Path) -> AbstractContextManager[psutil.Process]:

@@ -1,6 +1,7 @@
 """The whole delivery: outbox, dispatcher, broker, Celery worker, the real engine on a tiny model."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,19 +13,18 @@ import pytest
 import redis
 from sqlalchemy.orm import Session
 
-from app.db.engine import transaction
 from app.dispatch.outbox import Queue, ring
 from app.jobs.states import State
-from app.jobs.tables import Job, JobAttempt, JobEvaluation, JobLayer, JobLease
+from app.jobs.tables import JobAttempt, JobEvaluation, JobLayer, JobLease
 from app.models.tables import Model
 from app.sensitivity.tables import JobSensitivity
 from app.settings import Settings
 from app.storage import ObjectStore
 from app.tasks import service as tasks
 from app.tasks.tables import Task, TaskKind
-from tests.jobs import JobMaker, make_model, make_project
+from tests.jobs import JobMaker, make_dataset, make_model, make_project
 from tests.tiny import make_tiny_llama
-from tests.worker.house import Watch, dispatcher, engines, gone, make_tiny_jobs, wait_until, worker
+from tests.worker.house import SCRIPTED, Watch, dispatcher, engines, gone, make_tiny_jobs, wait_until, worker
 from worker.supervisor import run_jobs
 
 BLOCKS = 6
@@ -150,28 +150,29 @@ def test_many_doorbells_and_a_flushed_broker(
 
 def test_the_cpu_queue_takes_a_model_in(
     session: Session,
+    store: ObjectStore,
     settings: Settings,
     environment: dict[str, str],
     dispatch: psutil.Process,
     model: Path,
     tmp_path: Path,
 ) -> None:
-    """And the job that waited for it starts."""
-    (settings.model_roots[0] / "tiny").symlink_to(model)
+    """And the job that waited for it can start."""
+    shutil.copytree(model, settings.model_roots[0] / "tiny")
     project = make_project(session)
-    row = session.get_one(Model, make_model(session, project, state="pending"))
-    row.files = row.digest = None
-    tasks.submit(session, project, TaskKind.model_intake, row.id)
+    pending = make_model(session, project, state="pending")
+    text = make_dataset(session, project, "text", store)
+    watch = Watch(session, JobMaker(session, project, pending, [text]).make())
+    assert run_jobs(settings, "here", SCRIPTED) == 0
+    tasks.submit(session, project, TaskKind.model_intake, pending)
     session.commit()
     with worker(environment, tmp_path / "cpu.log", queue="cpu"):
         wait_until(lambda: finished(session))
     task = session.query(Task).one()
     assert (task.state, task.error) == ("succeeded", None)
-    session.refresh(row)
-    assert row.state == "ready"
-    with transaction() as other:
-        assert other.query(Job).count() == 0
-    assert run_jobs(settings, "here") == 0
+    assert session.get_one(Model, pending, populate_existing=True).state == "ready"
+    assert run_jobs(settings, "here", SCRIPTED) == 1
+    assert watch.state is State.succeeded
 
 
 def finished(session: Session) -> bool:
