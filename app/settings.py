@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     """After this time a published but unclaimed job is rung again (with backoff)."""
     max_attempts: int = Field(default=3, ge=1)
     """Attempts that infrastructure may lose before a job fails as `worker_lost`."""
+    health_dir: Path | None = None
+    """Where a dispatcher notes each turn of its loops, for `python -m app.dispatch.health`."""
     idempotency_hours: float = Field(default=24, gt=0)
 
     max_upload_bytes: int = Field(default=2 * 2**30, ge=1)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from app.dispatch.dispatcher import Dispatcher
+from app.dispatch.health import note_turn
 from app.dispatch.housekeeping import clean_round
 from app.settings import get_settings
 
@@ -42,6 +43,7 @@ def _repeat(name: str, act: Callable[[], object], pause: float, stopping: thread
     while not stopping.is_set():
         try:
             act()
+            note_turn(get_settings().health_dir, name)
         except Exception as error:
             log.exception("%s: this turn failed (%s)", name, type(error).__name__)
         stopping.wait(pause)

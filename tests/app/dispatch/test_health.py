@@ -1,0 +1,24 @@
+"""The dispatcher's health is that of its loops."""
+
+import os
+import time
+from pathlib import Path
+
+from app.dispatch.health import LOOPS, PATIENCE, note_turn, stuck_loops
+
+
+def test_loops_that_never_turned_are_stuck(tmp_path: Path) -> None:
+    assert stuck_loops(tmp_path, 1) == list(LOOPS)
+
+
+def test_a_good_turn_counts_for_a_while(tmp_path: Path) -> None:
+    for loop in LOOPS:
+        note_turn(tmp_path, loop)
+    assert stuck_loops(tmp_path, 1) == []
+    long_ago = time.time() - PATIENCE - 10
+    os.utime(tmp_path / "secateur-reaper-turn", (long_ago, long_ago))
+    assert stuck_loops(tmp_path, 1) == ["reaper"]
+
+
+def test_without_a_folder_nothing_is_noted() -> None:
+    note_turn(None, "reaper")

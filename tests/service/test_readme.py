@@ -1,0 +1,38 @@
+"""The README's HTTP example does what it says, line by line, on the real model."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from app.local.stack import Stack
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def http_example() -> str:
+    """The bash block under "Over HTTP"."""
+    section = README.read_text().split("## Over HTTP")[1].split("\n## ")[0]
+    return re.search(r"```bash\n(.*?)```", section, re.S)[1]  # type: ignore[index]
+
+
+def test_the_http_example_runs_as_written(tmp_path: Path) -> None:
+    state, folder = tmp_path / "state", tmp_path / "work"
+    folder.mkdir()
+    with Stack(state) as stack:
+        environment = os.environ | {"SECATEUR_STATE": str(state), "SECATEUR_URL": stack.url, "NO_PROXY": "*"}
+        command = ["bash", "-euo", "pipefail", "-c", http_example()]
+        answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert '"state":"succeeded"' in answer.stdout.replace(" ", "")
+    model = AutoModelForCausalLM.from_pretrained(folder / "pruned/model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "pruned/model")
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    assert "Paris" in tokenizer.decode(model.generate(**prompt, max_new_tokens=8, do_sample=False)[0])
+    first = load_file(folder / "pruned/model/model-00001-of-00031.safetensors")
+    matrices = [tensor for tensor in first.values() if tensor.dim() == 2]
+    assert torch.cat([(tensor == 0).flatten() for tensor in matrices]).float().mean() == 0.5
