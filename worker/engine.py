@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--parent", type=int, required=True)
     arguments = parser.parse_args()
     isolation = isolate(arguments.parent)
+    os.set_inheritable(arguments.report_fd, False)
     request = json.loads(sys.stdin.buffer.readline())
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(request["threads"])

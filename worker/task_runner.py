@@ -30,7 +30,7 @@ def run_tasks(settings: Settings, worker: str) -> int:
     try:
         runner.thread.start()
         runner.thread.join()
-    except BaseException:
+    except (SystemExit, KeyboardInterrupt):
         for number in (signal.SIGTERM, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)
         runner.situation.stopping.set()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
@@ -20,6 +21,7 @@ KEPT: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ", "PYTORCH_CUDA_
 KEPT_PREFIXES: Final = ("CUDA_", "NVIDIA_")
 LONGEST_MESSAGE: Final = 64 * 2**20
 QUEUED_MESSAGES: Final = 1_000
+SILENCE_SECONDS: Final = 2.0
 END: Final[dict[str, Any]] = {"type": "end"}
 """What the reader says after the engine's last message."""
 
@@ -68,6 +70,8 @@ class EngineProcess:
         self._reports = os.fdopen(reports, "rb")
         self._messages: queue.Queue[dict[str, Any]] = queue.Queue(QUEUED_MESSAGES)
         self._closed = threading.Event()
+        self._reaping = threading.Lock()
+        self._ended_at: float | None = None
 
     @property
     def pid(self) -> int:
@@ -94,7 +98,7 @@ class EngineProcess:
         try:
             return self._messages.get(timeout=seconds)
         except queue.Empty:
-            return None
+            return END if self._is_silent() else None
 
     def stop(self, grace: float) -> None:
         """Ask, then insist: stop message, SIGTERM after `grace` seconds, SIGKILL after two more."""
@@ -106,7 +110,6 @@ class EngineProcess:
 
     def kill(self) -> None:
         """End the engine and all of its process group now. Any thread may do this."""
-        # Not reaped before: the group's number cannot be another's yet.
         self._signal(signal.SIGKILL)
 
     def finish(self, grace: float) -> int:
@@ -114,30 +117,45 @@ class EngineProcess:
         self._ended_within(grace)
         self.kill()
         self._closed.set()
-        code = self._process.wait()
+        while not self._ended_within(1):
+            pass
+        with self._reaping:
+            code = self._process.wait()
         for pipe in (self._process.stdin, self._reports):
             with contextlib.suppress(OSError, ValueError):
                 if pipe is not None:
                     pipe.close()
         return code
 
+    def _is_silent(self) -> bool:
+        """Whether it ended some time ago: a process that it left behind may still hold the pipe open."""
+        if not self._has_ended():
+            return False
+        self._ended_at = self._ended_at or time.monotonic()
+        return time.monotonic() - self._ended_at > SILENCE_SECONDS
+
+    def _has_ended(self) -> bool:
+        """Seen without reaping it."""
+        if self._process.returncode is not None:
+            return True
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
     def _ended_within(self, seconds: float) -> bool:
-        """Whether it has ended, which is seen without reaping it."""
-        waited = threading.Event()
-        for _ in range(max(1, round(seconds / 0.05))):
-            if self._process.returncode is not None:
-                return True
-            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-            try:
-                if os.waitid(os.P_PID, self._process.pid, options) is not None:
-                    return True
-            except ChildProcessError:
-                return True
-            waited.wait(0.05)
-        return False
+        deadline = time.monotonic() + seconds
+        while not self._has_ended():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+        return True
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process.returncode is None:
+        # While the engine is not reaped, its group's number cannot be another's.
+        with self._reaping:
+            if self._process.returncode is not None:
+                return
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
 

@@ -34,7 +34,7 @@ def run_jobs(settings: Settings, worker: str, command: Sequence[str] = COMMAND) 
     try:
         runner.start()
         runner.serve()
-    except BaseException:
+    except (SystemExit, KeyboardInterrupt):
         # No second signal may disturb the orderly end.
         for number in (signal.SIGTERM, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)
