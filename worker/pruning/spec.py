@@ -53,7 +53,7 @@ class Format(StrEnum):
 @dataclass(frozen=True)
 class AdmmConfig:
     iterations: int = 20
-    """ADMM steps; each is one product with the cached inverse."""
+    """ADMM steps, each one product with the cached inverse; the most steps of the update on a given mask."""
     mask_steps: int = 15
     """The mask is chosen anew in the first so many steps, then frozen."""
     schedule: Schedule = Schedule.immediate
@@ -63,7 +63,7 @@ class AdmmConfig:
     rho: float = 1.0
     """ADMM's penalty, in the same normalised coordinates."""
     polish_steps: int = 10
-    """Conjugate gradient steps on the final support."""
+    """Conjugate gradient steps on the final support at most; they end early once they gain nothing."""
 
     @classmethod
     def read(cls, fields: Fields | None) -> "AdmmConfig":

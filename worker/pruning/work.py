@@ -28,7 +28,7 @@ def gram_work(block: Block, state: Tensor) -> float:
 
 
 def solve_work(method: Method, matrix: Matrix) -> float:
-    steps = method.admm.iterations + method.admm.polish_steps + 4 if method.updates_weights else 2
+    steps = 2 + method.admm.iterations if method.updates_weights else 2
     return matrix.weights * (2.0 * steps * matrix.columns + SELECTION)
 
 
