@@ -159,18 +159,20 @@ class _Demo:
         with self.console.status("loading the checkpoint"):
             answer = self._look_at(folder / "model")
         counted = answer["zeros"]
-        problems += [
-            f"{layer['matrix']}: {counted.get(layer['matrix'])} zeros counted, {layer['zeros']} reported"
-            for layer in layers
-            if counted.get(layer["matrix"]) != layer["zeros"]
-        ]
+        report = json.loads((folder / "report.json").read_text())
+        for source, records in (("API", layers), ("report", report["layers"][-1])):
+            problems += [
+                f"{record['matrix']}: {counted.get(record['matrix'])} zeros counted, {record['zeros']} in the {source}"
+                for record in records
+                if counted.get(record["matrix"]) != record["zeros"]
+            ]
         self._say("Checks")
         for problem in problems:
             self.console.print(f"WRONG: {problem}")
         if problems:
             return Exit.failed
         self.console.print("every file hashed again: as the manifest says")
-        self.console.print(f"zeros counted in {len(layers)} matrices: as the report says")
+        self.console.print(f"zeros counted in {len(layers)} matrices: as the API and report.json say")
         self.console.print("loads with AutoModelForCausalLM.from_pretrained, and writes:")
         demo_show.show_texts(self.console, PROMPTS, answer["dense"], answer["pruned"])
         return Exit.well
