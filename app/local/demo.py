@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -51,6 +51,9 @@ def run(state: Path | None) -> int:
                 stack.start()
             try:
                 code = _Demo(stack, console).run()
+            except KeyboardInterrupt:
+                console.print("interrupted; stopping the stack")
+                raise
             finally:
                 stack.stop()
         console.print(f"\nThe stack is stopped. {time.monotonic() - started:.0f} s in all.")
@@ -158,14 +161,9 @@ class _Demo:
         problems = self.client.verify(job, folder)
         with self.console.status("loading the checkpoint"):
             answer = self._look_at(folder / "model")
-        counted = answer["zeros"]
         report = json.loads((folder / "report.json").read_text())
-        for source, records in (("API", layers), ("report", report["layers"][-1])):
-            problems += [
-                f"{record['matrix']}: {counted.get(record['matrix'])} zeros counted, {record['zeros']} in the {source}"
-                for record in records
-                if counted.get(record["matrix"]) != record["zeros"]
-            ]
+        problems += _zero_differences(answer["zeros"], layers, "API")
+        problems += _zero_differences(answer["zeros"], report["layers"][-1], "report")
         self._say("Checks")
         for problem in problems:
             self.console.print(f"WRONG: {problem}")
@@ -198,3 +196,13 @@ class _Demo:
         finally:
             child.kill()
         return dict(json.loads(answer.read_text()))
+
+
+def _zero_differences(counted: dict[str, int], records: Iterable[dict[str, Any]], source: str) -> list[str]:
+    """Matrices whose zeros in the file are not those of the record."""
+    pairs = ((str(record["matrix"]), record["zeros"]) for record in records)
+    return [
+        f"{matrix}: {counted.get(matrix)} zeros counted, {zeros} in the {source}"
+        for matrix, zeros in pairs
+        if counted.get(matrix) != zeros
+    ]
