@@ -26,8 +26,10 @@ from app.jobs.tables import (
     JobLog,
     JobStage,
 )
+from app.local.servers import SeaweedServer
 from app.settings import Settings
-from app.storage import ObjectStore
+from app.storage import ObjectStore, open_store
+from tests.app.storage.test_store import s3_settings
 from tests.jobs import JobMaker
 from tests.worker.house import SCRIPTED, Watch, driver, engines, gone, make_tiny_jobs, wait_until
 from worker.supervisor import run_jobs
@@ -312,3 +314,24 @@ def test_a_checkpoint_of_another_format_is_not_used(
     assert watch.row.result["manifest_digest"] == undisturbed
     assert session.query(JobBlock).filter_by(job_id=watch.id, attempt=2).count() == ALL_BLOCKS
     assert session.query(JobEvent).filter_by(job_id=watch.id, type="restarted").count() == 1
+
+
+def test_an_s3_store_holds_the_same_artifact(
+    jobs: JobMaker,
+    session: Session,
+    store: ObjectStore,
+    settings: Settings,
+    seaweed: SeaweedServer,
+    undisturbed: str,
+    tmp_path: Path,
+) -> None:
+    on_s3 = s3_settings(settings, seaweed, tmp_path.name)
+    other = open_store(on_s3)
+    for key, _ in store.list("datasets"):
+        other.put_bytes(key, store.get(key))
+    watch = Watch(session, jobs.make())
+    assert run_jobs(on_s3, "here", SCRIPTED) == 1
+    row = watch.row
+    assert row.manifest is not None
+    assert row.manifest["digest"] == undisturbed
+    assert all(other.head(file["key"]) == file["bytes"] for file in row.manifest["files"])
