@@ -17,10 +17,9 @@ from rich.console import Console
 from app.local import demo_show
 from app.local.children import Child
 from app.local.demo_text import Domain, write_domains
-from app.local.ready import StartError
+from app.local.errors import LocalError
 from app.local.services import python_environment
 from app.local.stack import DEMO_MODEL, Stack
-from app.local.state import StateError
 from secateur.cli.exits import OF_STATE, Exit
 from secateur.cli.show import failure_text, size
 from secateur.cli.watching import watch
@@ -57,7 +56,7 @@ def run(state: Path | None) -> int:
             finally:
                 stack.stop()
         console.print(f"\nThe stack is stopped. {time.monotonic() - started:.0f} s in all.")
-    except (StartError, StateError, FileNotFoundError) as error:
+    except (LocalError, OSError) as error:
         raise SecateurError(str(error)) from error
     if state is not None:
         console.print(f"Everything is kept in {state}; go on with: secateur up --state {state}")

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from app.local.errors import IdentityError
+
 CAP_DAC_OVERRIDE: Final = 1
 CAP_DAC_READ_SEARCH: Final = 2
-
-
-class IdentityError(Exception):
-    """No unprivileged way to run a server was found; the message says what to do."""
 
 
 @dataclass(frozen=True)

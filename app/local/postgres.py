@@ -10,9 +10,9 @@ import psycopg
 from psycopg import sql
 
 from app.local.children import Child
+from app.local.errors import StartError
 from app.local.identity import unprivileged
 from app.local.ports import LOOPBACK, prefer
-from app.local.ready import StartError
 from app.local.server import Server, bare_environment, package_folder, start_on_free_port
 
 

@@ -5,13 +5,10 @@ from collections.abc import Callable
 from typing import Final
 
 from app.local.children import Child
+from app.local.errors import StartError
 
 FIRST_PAUSE: Final = 0.02
 LONGEST_PAUSE: Final = 0.25
-
-
-class StartError(Exception):
-    """A child did not come up; the message ends with the tail of its log."""
 
 
 def wait_until_ready(child: Child, serves: Callable[[], bool], seconds: float) -> None:

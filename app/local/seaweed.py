@@ -8,8 +8,8 @@ from typing import Final
 import httpx
 
 from app.local.children import Child
+from app.local.errors import StartError
 from app.local.ports import LOOPBACK, free_ports
-from app.local.ready import StartError
 from app.local.server import Server, bare_environment, scripts_path, start_on_free_port
 
 

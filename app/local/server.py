@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from app.local.children import Child
-from app.local.ready import StartError, wait_until_ready
+from app.local.errors import StartError
+from app.local.ready import wait_until_ready
 
 ATTEMPTS: Final = 3
 """A free port can be taken between our look and the server's bind; so often we try."""

@@ -4,8 +4,8 @@
 another one is taken when it is in use, so read `port` after the start.
 """
 
+from app.local.errors import StartError
 from app.local.postgres import PostgresServer
-from app.local.ready import StartError
 from app.local.seaweed import SeaweedServer
 from app.local.server import Server
 from app.local.valkey import ValkeyServer

@@ -13,12 +13,12 @@ from typing import Final, Self
 import httpx
 
 from app.local.children import Child
+from app.local.errors import StartError, StateError
 from app.local.ports import LOOPBACK, is_free, prefer
-from app.local.ready import StartError
 from app.local.server import start_on_free_port
 from app.local.servers import PostgresServer, ValkeyServer
 from app.local.services import Services, service_environment
-from app.local.state import Memory, StateError, StateFolder, write_private
+from app.local.state import Memory, StateFolder, write_private
 from app.local.supervisor import Supervisor
 
 DEFAULT_PORT: Final = 8640

@@ -17,12 +17,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
+from app.local.errors import StateError
+
 LOCK_PATIENCE: Final = 20.0
 """Seconds to wait for the children of a supervisor that was killed; they are on their way out."""
-
-
-class StateError(Exception):
-    """The state folder cannot be used; the message says why."""
 
 
 @dataclass

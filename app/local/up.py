@@ -10,9 +10,8 @@ from typing import Final
 
 from rich.console import Console
 
-from app.local.ready import StartError
+from app.local.errors import LocalError
 from app.local.stack import Stack
-from app.local.state import StateError
 from secateur.errors import SecateurError
 
 STOPPING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -63,7 +62,7 @@ def run(state: Path | None, host: str, port: int | None, model_roots: Sequence[P
     except _Interrupted:
         console.print("stopped while starting")
         return 130
-    except (StartError, StateError) as error:
+    except (LocalError, OSError) as error:
         raise SecateurError(str(error)) from error
     _log_to(stack.state.logs / "supervisor.log", console)
     _announce(stack, console)

@@ -12,10 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.local.errors import StartError, StateError
 from app.local.ports import LOOPBACK, free_ports
-from app.local.ready import StartError
 from app.local.stack import Stack
-from app.local.state import StateError
 from secateur import Client
 from secateur.config import find_config
 from tests.tiny import make_tiny_llama, text

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from app.local.children import Child
-from app.local.state import StateError, StateFolder, write_private
+from app.local.errors import StateError
+from app.local.state import StateFolder, write_private
 
 REPOSITORY = Path(__file__).parents[3]
 SLEEPER = [sys.executable, "-c", "import signal; print('up', flush=True); signal.pause()"]
