@@ -34,6 +34,8 @@ EXPOSE 8000
 CMD ["uvicorn", "--factory", "app.main:create_app", "--host", "0.0.0.0", "--port", "8000", "--no-server-header", "--no-access-log"]
 
 FROM runtime AS worker
+# Read by Celery before it loads any module: SIGTERM then gives the job back at once.
+ENV REMAP_SIGTERM=SIGQUIT
 COPY --from=build-worker /opt/secateur /opt/secateur
 VOLUME /work
 CMD ["celery", "-A", "worker.celery", "worker", "-Q", "gpu", "-c", "1", "--loglevel", "INFO"]
