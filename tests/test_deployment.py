@@ -22,9 +22,10 @@ def compose() -> dict[str, Any]:
 
 def compose_client() -> list[str] | None:
     """The compose plugin of docker, or the older program of its own."""
-    if shutil.which("docker") and not subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
-        return ["docker", "compose"]
-    return ["docker-compose"] if shutil.which("docker-compose") else None
+    for client in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(client[0]) and not subprocess.run([*client, "version"], capture_output=True).returncode:
+            return client
+    return None
 
 
 def test_every_part_is_there_and_waits_for_what_it_needs(compose: dict[str, Any]) -> None:
