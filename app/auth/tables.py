@@ -4,8 +4,8 @@ from sqlalchemy import ForeignKey, LargeBinary, String, UniqueConstraint
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.db.base import Base
 from app.db.columns import Created, Id, Moment, Name
-from app.db.engine import Base
 
 
 class Project(Base):

@@ -5,8 +5,8 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.db.base import Base
 from app.db.columns import Created, Id, Json, Name, Updated
-from app.db.engine import Base
 
 
 class IntakeState(StrEnum):

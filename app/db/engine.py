@@ -1,4 +1,4 @@
-"""The connection to PostgreSQL: engine, sessions, the base of all tables.
+"""The connection to PostgreSQL: engine and sessions.
 
 SQLAlchemy is used synchronously everywhere, so that the API, the dispatcher and the workers share one
 repository code; the API runs it on FastAPI's threads and never while a request merely waits.
@@ -8,32 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
-from sqlalchemy import MetaData, create_engine
+from sqlalchemy import create_engine
 from sqlalchemy.engine import Engine
-from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
+# Foreign keys name tables of other features: all must be known before the first statement.
+import app.db.tables  # noqa: F401
 from app.settings import Settings, get_settings
-
-NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-
-class Base(DeclarativeBase):
-    """Base of every table."""
-
-    metadata = MetaData(naming_convention=NAMING)
 
 
 def make_engine(settings: Settings) -> Engine:
     """An engine whose connections are checked before use and give up connecting after five seconds."""
-    # Foreign keys name tables of other features: all must be known before the first statement.
-    import app.db.tables  # noqa: F401
-
     return create_engine(
         settings.database_url.get_secret_value(),
         pool_size=settings.database_pool,

@@ -2,7 +2,7 @@
 
 from app.auth import tables as auth
 from app.datasets import tables as datasets
-from app.db.engine import Base
+from app.db.base import Base
 from app.dispatch import tables as dispatch
 from app.jobs import tables as jobs
 from app.models import tables as models

@@ -3,8 +3,8 @@
 from sqlalchemy import BigInteger, Identity, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.db.base import Base
 from app.db.columns import Created, Moment
-from app.db.engine import Base
 
 
 class OutboxMessage(Base):

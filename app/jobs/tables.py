@@ -16,8 +16,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.db.base import Base
 from app.db.columns import Created, Digest, Id, Json, JsonList, LongText, Moment, Updated
-from app.db.engine import Base
 from app.jobs.states import State
 
 _STATES = ", ".join(f"'{state}'" for state in State)

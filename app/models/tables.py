@@ -3,8 +3,8 @@
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.db.base import Base
 from app.db.columns import Created, Id, Json, JsonList, Name, Updated
-from app.db.engine import Base
 
 
 class Model(Base):

@@ -3,8 +3,8 @@
 from sqlalchemy import Double, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.db.base import Base
 from app.db.columns import Json
-from app.db.engine import Base
 
 
 class JobSensitivity(Base):

@@ -5,8 +5,8 @@ from enum import StrEnum
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.db.base import Base
 from app.db.columns import Created, Id, Json, Moment, Updated
-from app.db.engine import Base
 
 
 class TaskKind(StrEnum):
