@@ -31,7 +31,8 @@ class Context:
         if size + SPARE_BYTES > free:
             raise IntakeError(
                 "too_large",
-                f"This needs {_gigabytes(size)} of disk on the worker, which has {_gigabytes(free)} left.",
+                f"This needs {_gigabytes(size)} of disk, more than the service has left. Use a smaller one, or "
+                "ask its operator for more room.",
             )
 
 

@@ -6,13 +6,14 @@ from typing import Any
 class IntakeError(Exception):
     """The input is at fault and trying again would not help.
 
-    The message goes to the API: it names the fix, and no path, token or address of ours.
+    The message goes to the API: it names the fix, and no path, token or address of ours. It may quote the input;
+    what PostgreSQL or a terminal could not bear of that is replaced.
     """
 
     def __init__(self, code: str, message: str, field: str | None = None) -> None:
         super().__init__(message)
         self.code = code
-        self.message = message
+        self.message = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in message)
         self.field = field
 
     def as_json(self) -> dict[str, Any]:
