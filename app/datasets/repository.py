@@ -54,6 +54,11 @@ def remove(session: Session, dataset: Dataset) -> None:
     session.delete(dataset)
 
 
+def object_key(project: str, sha256: str) -> str:
+    """Where a dataset's text lies in the store; the same text is stored once a project."""
+    return f"projects/{project}/datasets/{sha256}"
+
+
 def lock_object(session: Session, key: str) -> None:
     """One at a time for whoever puts a name to an object or takes the last one away."""
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(key, 0))))

@@ -35,14 +35,9 @@ class Upload:
     scan: TextScanner
 
 
-def object_key(project: str, sha256: str) -> str:
-    """Where a dataset's text lies in the store; the same text is stored once a project."""
-    return f"projects/{project}/datasets/{sha256}"
-
-
 def add_upload(backend: Backend, project: str, upload: Upload) -> Dataset:
     """Store the text, then make the dataset in one transaction."""
-    key = object_key(project, upload.scan.sha256)
+    key = repository.object_key(project, upload.scan.sha256)
     backend.store.put_file(key, upload.path)
     with backend.sessions.begin() as session:
         repository.lock_object(session, key)

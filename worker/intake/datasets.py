@@ -6,14 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
+from sqlalchemy.orm import Session
+
+from app.datasets import repository
 from app.datasets.text import MAX_LINE_BYTES
 from worker.intake.context import Context
 from worker.intake.dataset_card import CARD, CARD_BYTES, CardConfig, read_card
 from worker.intake.dataset_files import parquet_branch_files, split_files
 from worker.intake.dataset_text import TextFile, too_large
 from worker.intake.errors import IntakeError
-from worker.intake.hub import PARQUET_BRANCH, HubRepo, open_repo
+from worker.intake.hub import PARQUET_BRANCH, HubFile, HubRepo, open_repo
 
+TEXT: Final = "dataset.jsonl"
+"""The text's name in the scratch folder."""
 CHECK_EVERY: Final = 1000
 """Rows between two looks whether to stop."""
 
@@ -26,19 +31,19 @@ def fetch_dataset(hub: dict[str, Any], context: Context) -> dict[str, Any]:
     repo = open_repo("dataset", hub.get("id"), "/hub", context)
     split = _Split.find(repo, hub)
     limit = context.settings.max_upload_bytes
-    if sum(split.files.values()) > limit:
+    if sum(file.bytes for file in split.files.values()) > limit:
         raise too_large(limit)
-    target = context.scratch / "dataset.jsonl"
-    with target.open("wb") as file:
-        writer = JsonlWriter(file, limit, context.check)
-        for path, size in split.files.items():
-            local = repo.download(split.commit, path, size, context.scratch / "hub")
+    target = context.scratch / TEXT
+    with target.open("wb") as written:
+        writer = JsonlWriter(written, limit, context.check)
+        for path, file in split.files.items():
+            local = repo.download(split.commit, path, file, context.scratch / "hub")
             for text in TextFile(local, path, str(hub.get("text_field") or "text"), limit).texts():
                 writer.write(text)
             local.unlink()
     if writer.blank:
         raise IntakeError("dataset_empty", "The split holds no text.", "/hub/split")
-    key = f"projects/{context.project_id}/datasets/{writer.sha256}"
+    key = repository.object_key(context.project_id, writer.sha256)
     context.check()
     context.store.put_file(key, target)
     return {
@@ -53,12 +58,28 @@ def fetch_dataset(hub: dict[str, Any], context: Context) -> dict[str, Any]:
     }
 
 
+def hold_text(session: Session, key: str, context: Context) -> None:
+    """Keep the text of `fetch_dataset` in the store until the transaction ends.
+
+    Since it was stored, somebody may have deleted the last dataset with the same text, and the text with it.
+    """
+    repository.lock_object(session, key)
+    if context.store.head(key) is None:
+        context.store.put_file(key, context.scratch / TEXT)
+
+
+def release_text(session: Session, key: str, context: Context) -> None:
+    """The dataset was deleted while its text was fetched. The transaction must hold the text."""
+    if not repository.is_referred(session, key):
+        context.store.delete([key])
+
+
 @dataclass(frozen=True)
 class _Split:
-    """Files of a split (path → bytes) at a commit, and what the dataset's row records about them."""
+    """Files of a split (by path) at a commit, and what the dataset's row records about them."""
 
     commit: str
-    files: dict[str, int]
+    files: dict[str, HubFile]
     record: dict[str, Any]
 
     @classmethod
@@ -125,10 +146,10 @@ class JsonlWriter:
         self.blank = self.blank and not text.strip()
 
 
-def _cards(repo: HubRepo, commit: str, tree: dict[str, int]) -> list[CardConfig]:
+def _cards(repo: HubRepo, commit: str, tree: dict[str, HubFile]) -> list[CardConfig]:
     if CARD not in tree:
         return []
-    if tree[CARD] > CARD_BYTES:
+    if tree[CARD].bytes > CARD_BYTES:
         raise IntakeError("dataset_card_invalid", f"The dataset's {CARD} is too large.", "/hub/id")
     return read_card(repo.download(commit, CARD, tree[CARD], repo.context.scratch / "hub"))
 

@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import _http as hub_http
 
+from app.kit.digests import file_sha256
 from worker.intake.context import Context
 from worker.intake.errors import IntakeError
 
@@ -40,6 +41,15 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40,64}", re.ASCII)
 
 class HubUnavailable(Exception):
     """The hub could not be reached or did not answer properly; trying again may help. Carries no address."""
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """What the hub lists about a file."""
+
+    bytes: int
+    sha256: str | None = None
+    """Of its contents; known for large files, whose pointers in git name it."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +72,25 @@ class HubRepo:
             raise HubUnavailable("the hub did not name a commit")
         return info.sha
 
-    def tree(self, commit: str, recursive: bool) -> dict[str, int]:
-        """Path → bytes of every file at a commit."""
-        files: dict[str, int] = {}
+    def tree(self, commit: str, recursive: bool) -> dict[str, HubFile]:
+        """Every file at a commit, by its path."""
+        files: dict[str, HubFile] = {}
         with self._errors():
             for entry in self.api.list_repo_tree(
                 self.id, repo_type=self.kind, revision=commit, recursive=recursive
             ):
                 self.context.check()
                 if isinstance(entry, RepoFile):
-                    files[entry.path] = int(entry.size)
+                    sha256 = entry.lfs.sha256 if entry.lfs is not None else None
+                    files[entry.path] = HubFile(int(entry.size), sha256)
                 if len(files) > MAX_FILES:
                     raise IntakeError("too_many_files", f"The repository has more than {MAX_FILES} files.")
         return files
 
-    def download(self, commit: str, path: str, size: int, folder: Path) -> Path:
-        """Fetch one file of a commit into `folder`, at its own path; at most `size` bytes are taken."""
+    def download(self, commit: str, path: str, file: HubFile, folder: Path) -> Path:
+        """Fetch one file of a commit into `folder`, at its own path; no more and nothing else than is listed."""
         self.context.check()
-        self.context.need_disk(size)
+        self.context.need_disk(file.bytes)
         with self._errors():
             local = self.api.hf_hub_download(
                 self.id,
@@ -88,8 +99,10 @@ class HubRepo:
                 revision=commit,
                 local_dir=folder,
                 cache_dir=self.context.scratch / "hub-cache",
-                tqdm_class=_watch(self.context.check, size),
+                tqdm_class=_watch(self.context.check, file.bytes),
             )
+        if file.sha256 is not None and file_sha256(Path(local)) != file.sha256:
+            raise HubUnavailable("the hub sent something else than it had announced")
         return Path(local)
 
     @contextmanager

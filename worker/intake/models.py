@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from worker.intake.choose import INDEX, small_files, weight_files
 from worker.intake.context import Context
 from worker.intake.errors import IntakeError
 from worker.intake.gguf import convert
-from worker.intake.hub import HubRepo, open_repo
+from worker.intake.hub import HubFile, HubRepo, open_repo
 from worker.intake.roots import resolve, root_of
 from worker.intake.scan import scan_small_files, scan_weights
 from worker.intake.sources import FolderSource, Source, stamp
@@ -68,12 +69,19 @@ class HubSource:
     folder: Path
 
     def listing(self) -> dict[str, int]:
-        return self.repo.tree(self.commit, recursive=False)
+        return {name: file.bytes for name, file in self._tree.items()}
 
     def fetch(self, names: Iterable[str]) -> dict[str, Path]:
-        sizes, wanted = self.listing(), list(names)
-        self.repo.context.need_disk(sum(sizes[name] for name in wanted))
-        return {name: self.repo.download(self.commit, name, sizes[name], self.folder).resolve() for name in wanted}
+        files = {name: self._tree[name] for name in names}
+        self.repo.context.need_disk(sum(file.bytes for file in files.values()))
+        return {
+            name: self.repo.download(self.commit, name, file, self.folder).resolve()
+            for name, file in files.items()
+        }
+
+    @cached_property
+    def _tree(self) -> dict[str, HubFile]:
+        return self.repo.tree(self.commit, recursive=False)
 
 
 def _take(source: Source, context: Context) -> dict[str, Any]:

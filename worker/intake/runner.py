@@ -16,7 +16,7 @@ from app.settings import Settings
 from app.storage import open_store
 from app.tasks.tables import TaskKind
 from worker.intake.context import Context
-from worker.intake.datasets import fetch_dataset
+from worker.intake.datasets import fetch_dataset, hold_text, release_text
 from worker.intake.errors import IntakeError
 from worker.intake.models import take_model
 
@@ -31,7 +31,7 @@ _TABLES: Final[dict[TaskKind, Table]] = {TaskKind.model_intake: Model, TaskKind.
 def run(kind: str, subject_id: str, guard: Guard, check: Check, settings: Settings) -> None:
     """Do a task: afterwards its subject is `ready` with its facts, or `failed` with the user's error.
 
-    guard: called first in the transaction that writes; raises when the task's lease is lost.
+    guard: called in the transaction that writes, before it does; raises when the task's lease is lost.
     check: called often; raises when the work must stop.
     A subject that is gone or already final is left alone. Every other exception is the system's: the row
     stays `pending` and the task may be tried again.
@@ -49,18 +49,23 @@ def run(kind: str, subject_id: str, guard: Guard, check: Check, settings: Settin
             values = {**facts, "state": IntakeState.ready, "error": None}
         except IntakeError as error:
             values = {"state": IntakeState.failed, "error": error.as_json()}
-    _write(table, subject_id, values, guard)
+        _write(table, subject_id, values, guard, context)
 
 
 def _request(row: Model | Dataset) -> dict[str, Any]:
     return dict(row.source) if isinstance(row, Model) else dict(row.hub or {})
 
 
-def _write(table: Table, subject_id: str, values: dict[str, Any], guard: Guard) -> None:
+def _write(table: Table, subject_id: str, values: dict[str, Any], guard: Guard, context: Context) -> None:
+    key = values.get("object_key")
     with transaction() as session:
+        if key is not None:  # before the guard, whose lock the heartbeat needs
+            hold_text(session, key, context)
         guard(session)
         pending = (table.id == subject_id, table.state == IntakeState.pending)
-        session.execute(update(table).where(*pending).values(**values))
+        written = session.scalar(update(table).where(*pending).values(**values).returning(table.id))
+        if written is None and key is not None:
+            release_text(session, key, context)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 PAGE = 3
 """Entries of a page of a tree: few, so that every listing is paged."""
+LARGE = 40
 
 _API = re.compile(r"/api/(model|dataset)s/(.+?)(?:/(revision|tree)/([^/]+))?")
 _FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+|[^/]+)/resolve/([^/]+)/(.+)")
@@ -25,6 +26,8 @@ class Repo:
     gated: bool = False
     token: str | None = None
     """Without this token the repository is not to be seen."""
+    other: bool = False
+    """Contents are replaced by as many other bytes."""
     extra: bytes = b""
     """Sent behind the announced contents of every file."""
 
@@ -154,9 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         recursive = query["recursive"][0].lower() == "true"
         top = {path for path in files if "/" not in path or recursive}
         folders = {path.split("/")[0] for path in files if "/" in path}
-        entries = [
-            {"type": "file", "path": path, "size": len(files[path]), "oid": "0" * 40} for path in sorted(top)
-        ]
+        entries: list[dict[str, object]] = [_entry(path, files[path]) for path in sorted(top)]
         entries += [{"type": "directory", "path": path, "oid": "0" * 40} for path in sorted(folders)]
         start = int(query.get("cursor", ["0"])[0])
         headers = {}
@@ -187,7 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _cdn(self, kind: str, id: str, path: str) -> None:
         repo = self.hub.repos[kind, unquote(id)]
         commit = parse_qs(urlsplit(self.path).query)["commit"][0]
-        self._send(200, repo.files(commit)[unquote(path)] + repo.extra)
+        data = repo.files(commit)[unquote(path)]
+        self._send(200, (bytes(len(data)) if repo.other else data) + repo.extra)
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
@@ -196,3 +198,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def _entry(path: str, data: bytes) -> dict[str, object]:
+    """One file of a tree; large ones are kept outside of git, under their sha256."""
+    entry: dict[str, object] = {"type": "file", "path": path, "size": len(data), "oid": "0" * 40}
+    if len(data) >= LARGE:
+        entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+    return entry

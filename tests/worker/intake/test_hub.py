@@ -1,5 +1,6 @@
 """Errors of a hub told apart, and what is sent to it."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from tests.worker.intake.hub_server import Hub
 from worker.intake.context import Context
 from worker.intake.errors import IntakeError
-from worker.intake.hub import HubRepo, HubUnavailable, open_repo
+from worker.intake.hub import HubFile, HubRepo, HubUnavailable, open_repo
 
 
 @pytest.fixture
@@ -34,7 +35,11 @@ def test_a_branch_becomes_a_commit_and_a_commit_stays(hub: Hub, repo: HubRepo) -
 
 def test_a_tree_is_listed_over_all_its_pages(repo: HubRepo) -> None:
     commit = repo.resolve(None)
-    assert repo.tree(commit, recursive=True) == {"config.json": 2, "a.txt": 50, "b.txt": 1, "deep/c.txt": 1}
+    tree = repo.tree(commit, recursive=True)
+    sizes = {path: file.bytes for path, file in tree.items()}
+    assert sizes == {"config.json": 2, "a.txt": 50, "b.txt": 1, "deep/c.txt": 1}
+    assert tree["a.txt"].sha256 == hashlib.sha256(b"a" * 50).hexdigest()
+    assert tree["b.txt"].sha256 is None
     assert "deep/c.txt" not in repo.tree(commit, recursive=False)
 
 
@@ -42,7 +47,7 @@ def test_a_file_is_fetched_with_the_services_token_and_no_other(
     hub: Hub, repo: HubRepo, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = repo.resolve(None)
-    path = repo.download(commit, "deep/c.txt", 1, context.scratch / "files")
+    path = repo.download(commit, "deep/c.txt", HubFile(1), context.scratch / "files")
     assert path.read_bytes() == b"c"
     assert (hub.tokens, hub.content_tokens) == ({"Bearer hf_secret"}, {None})
     hub.tokens.clear()
@@ -111,14 +116,21 @@ def test_a_hub_that_is_not_there_is_a_system_error(context: Context) -> None:
 
 def test_a_file_that_vanished_is_told(repo: HubRepo, context: Context) -> None:
     with pytest.raises(IntakeError) as caught:
-        repo.download(repo.resolve(None), "none.txt", 1, context.scratch)
+        repo.download(repo.resolve(None), "none.txt", HubFile(1), context.scratch)
     assert caught.value.code == "hub_file_not_found"
 
 
 def test_more_bytes_than_announced_are_not_taken(hub: Hub, repo: HubRepo, context: Context) -> None:
     hub.repos["model", "team/model"].extra = b"more"
     with pytest.raises(HubUnavailable, match="more than it had announced"):
-        repo.download(repo.resolve(None), "a.txt", 50, context.scratch)
+        repo.download(repo.resolve(None), "a.txt", HubFile(50), context.scratch)
+
+
+def test_other_bytes_than_announced_are_not_taken(hub: Hub, repo: HubRepo, context: Context) -> None:
+    hub.repos["model", "team/model"].other = True
+    commit = repo.resolve(None)
+    with pytest.raises(HubUnavailable, match="something else"):
+        repo.download(commit, "a.txt", repo.tree(commit, recursive=False)["a.txt"], context.scratch)
 
 
 def test_a_transfer_stops_when_asked_to(repo: HubRepo, context: Context) -> None:
@@ -134,7 +146,7 @@ def test_a_transfer_stops_when_asked_to(repo: HubRepo, context: Context) -> None
 
     stopping = replace(repo, context=replace(context, check=check))
     with pytest.raises(Stop):
-        stopping.download(repo.resolve(None), "a.txt", 50, context.scratch)
+        stopping.download(repo.resolve(None), "a.txt", HubFile(50), context.scratch)
     assert not (context.scratch / "a.txt").exists()
 
 
@@ -142,6 +154,6 @@ def test_a_file_larger_than_the_disk_is_refused_before_the_transfer(
     repo: HubRepo, context: Context, hub: Hub
 ) -> None:
     with pytest.raises(IntakeError) as caught:
-        repo.download("0" * 40, "a.txt", 2**60, Path(context.scratch))
+        repo.download("0" * 40, "a.txt", HubFile(2**60), Path(context.scratch))
     assert caught.value.code == "too_large"
     assert hub.requests == []

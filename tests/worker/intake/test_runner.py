@@ -10,16 +10,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy import delete
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 
 from app.auth.tables import Project
 from app.datasets.tables import Dataset
+from app.db.engine import transaction
 from app.kit.digests import file_sha256, tree_digest
 from app.models.tables import Model
 from app.settings import Settings
 from app.storage import ObjectStore
 from tests.worker.intake.hub_server import Hub, Repo
 from worker.intake import run
+from worker.intake.context import Context
+from worker.intake.datasets import TEXT, hold_text
 from worker.intake.hub import HubUnavailable
 
 
@@ -252,6 +257,35 @@ def test_code_and_addresses_of_a_dataset_are_never_followed(
 def test_half_a_surrogate_pair_is_refused(intake: Any, hub: Hub) -> None:
     hub.add("dataset", "team/data", {"train.jsonl": b'{"text": "\\ud800"}\n'})
     assert code(intake(hub_dataset())) == "invalid_unicode"
+
+
+def test_a_message_may_quote_anything(intake: Any, hub: Hub) -> None:
+    hub.add("dataset", "team/data", {"train.jsonl": b'{"a\\u0000b": "x", "\\ud800": "y"}\n'})
+    row = intake(hub_dataset())
+    assert code(row) == "text_field_missing"
+    assert "a�b" in row.error["message"]
+
+
+def test_a_text_that_a_deletion_took_meanwhile_is_stored_again(
+    session: Session, store: ObjectStore, settings: Settings, tmp_path: Path
+) -> None:
+    context = Context("prj_1", tmp_path, store, settings, lambda: None)
+    (tmp_path / TEXT).write_bytes(b"text")
+    hold_text(session, "projects/prj_1/datasets/x", context)
+    assert store.get("projects/prj_1/datasets/x") == b"text"
+
+
+def test_a_dataset_deleted_meanwhile_leaves_no_text(
+    intake: Any, hub: Hub, session: Session, settings: Settings, store: ObjectStore
+) -> None:
+    def remove() -> None:
+        with transaction() as other:
+            other.execute(delete(Dataset).where(Dataset.state == "pending"))
+
+    hub.add("dataset", "team/data", {"train.jsonl": b'{"text": "gone"}\n'})
+    with pytest.raises(InvalidRequestError):  # the row that it wants to show
+        intake(hub_dataset(), remove)
+    assert list(store.list("projects")) == []
 
 
 def test_a_split_above_the_limit_is_not_fetched(intake: Any, hub: Hub) -> None:
