@@ -3,16 +3,18 @@
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
     """Settings of the API, the dispatcher and the workers; each part reads the ones it needs."""
 
-    model_config = SettingsConfigDict(env_prefix="SECATEUR_", extra="ignore")
+    # A refused setting may be a secret or hold one, so errors do not show it.
+    model_config = SettingsConfigDict(env_prefix="SECATEUR_", extra="ignore", hide_input_in_errors=True)
 
     database_url: SecretStr
     """PostgreSQL, as `postgresql+psycopg://user:password@host:port/name`."""
@@ -43,6 +45,7 @@ class Settings(BaseSettings):
     """Bound of the staging cache; the least recently used entries go first."""
 
     heartbeat_seconds: float = Field(default=15, gt=0)
+    """At most a third of `lease_seconds`, so that a lease survives two lost heartbeats."""
     lease_seconds: float = Field(default=75, gt=0)
     """A worker that does not renew within this time has lost its job."""
     reaper_seconds: float = Field(default=15, gt=0)
@@ -61,8 +64,8 @@ class Settings(BaseSettings):
     log_lines: int = Field(default=20_000, ge=1)
     """Lines of engine log kept per job."""
 
-    device: str = "auto"
-    """`auto`, `cpu` or `cuda`; where the engine computes."""
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:0`; where the engine computes."""
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     """Threads of the engine; part of what makes a result reproducible."""
 
@@ -76,6 +79,35 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(Path(part) for part in value.split(os.pathsep) if part)
         return value
+
+    @field_validator("store_url")
+    @classmethod
+    def _known_store(cls, value: str) -> str:
+        url = urlsplit(value)
+        folder = url.scheme == "file" and not url.netloc and url.path.startswith("/")
+        if not folder and not (url.scheme == "s3" and url.netloc):
+            raise ValueError("must be file:///an/absolute/folder or s3://bucket/prefix")
+        return value
+
+    @field_validator("s3_endpoint", "s3_public_endpoint", "hf_endpoint")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _only_redis(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("redis://", "rediss://")):
+            raise ValueError("must start with redis:// or rediss:// (also for Valkey)")
+        return value
+
+    @model_validator(mode="after")
+    def _beat_in_time(self) -> Self:
+        if self.heartbeat_seconds * 3 > self.lease_seconds:
+            raise ValueError("heartbeat_seconds must be at most a third of lease_seconds")
+        return self
 
     @field_validator("database_url")
     @classmethod

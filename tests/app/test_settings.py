@@ -1,0 +1,46 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings
+
+GOOD: dict[str, Any] = {
+    "database_url": "postgresql+psycopg://me:hidden-word@db/secateur",
+    "broker_url": "redis://:hidden-word@broker:6379/0",
+    "secret": "hidden-word, and long enough for a pepper",
+    "store_url": "s3://bucket/prefix",
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"store_url": "file:///data", "device": "cuda:1", "broker_url": "rediss://broker"},
+        {"heartbeat_seconds": 20, "lease_seconds": 60},
+    ],
+)
+def test_sound_settings_are_taken(changes: dict[str, Any]) -> None:
+    assert Settings.model_validate(GOOD | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        ({"heartbeat_seconds": 30, "lease_seconds": 60}, "at most a third of lease_seconds"),
+        ({"store_url": "file://data/store"}, "file:///an/absolute/folder"),
+        ({"store_url": "/data/store"}, "file:///an/absolute/folder"),
+        ({"store_url": "s3:///prefix"}, "s3://bucket/prefix"),
+        ({"s3_endpoint": "seaweedfs:8333"}, "http://"),
+        ({"device": "gpu"}, "cuda"),
+        ({"broker_url": "amqp://:hidden-word@broker"}, "redis://"),
+        ({"database_url": "postgresql://me:hidden-word@db/secateur"}, "postgresql+psycopg://"),
+        ({"secret": "hidden-word"}, "32"),
+    ],
+)
+def test_refused_settings_name_the_fix_and_no_secret(changes: dict[str, Any], fix: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate(GOOD | changes)
+    assert fix in str(caught.value)
+    assert "hidden-word" not in str(caught.value)
