@@ -26,6 +26,7 @@ class Dataset(Base):
         CheckConstraint("source IN ('upload', 'hub')", name="source"),
         CheckConstraint("format IN ('txt', 'jsonl')", name="format"),
         Index("ix_datasets_list", "project_id", "created_at", "id"),
+        Index("ix_datasets_object_key", "object_key"),
     )
 
     id: Mapped[Id]

@@ -31,6 +31,7 @@ class Job(Base):
     __table_args__ = (
         CheckConstraint(f"state IN ({_STATES})", name="state"),
         Index("ix_jobs_list", "project_id", "created_at", "id"),
+        Index("ix_jobs_state", "project_id", "state", "created_at", "id"),
         Index(
             "ix_jobs_claim",
             text("priority DESC"),

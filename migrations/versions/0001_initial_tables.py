@@ -83,6 +83,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_datasets")),
     )
     op.create_index("ix_datasets_list", "datasets", ["project_id", "created_at", "id"], unique=False)
+    op.create_index("ix_datasets_object_key", "datasets", ["object_key"], unique=False)
     op.create_table(
         "models",
         sa.Column("id", sa.String(length=40), nullable=False),
@@ -190,6 +191,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_labels", "jobs", ["labels"], unique=False, postgresql_using="gin")
     op.create_index("ix_jobs_list", "jobs", ["project_id", "created_at", "id"], unique=False)
+    op.create_index("ix_jobs_state", "jobs", ["project_id", "state", "created_at", "id"], unique=False)
     op.create_index(op.f("ix_jobs_model_id"), "jobs", ["model_id"], unique=False)
     op.create_table(
         "idempotency_keys",
@@ -393,6 +395,7 @@ def downgrade() -> None:
     op.drop_index("ix_idempotency_keys_expires_at", table_name="idempotency_keys")
     op.drop_table("idempotency_keys")
     op.drop_index(op.f("ix_jobs_model_id"), table_name="jobs")
+    op.drop_index("ix_jobs_state", table_name="jobs")
     op.drop_index("ix_jobs_list", table_name="jobs")
     op.drop_index("ix_jobs_labels", table_name="jobs", postgresql_using="gin")
     op.drop_index("ix_jobs_claim", table_name="jobs", postgresql_where=sa.text("state = 'queued'"))
@@ -404,6 +407,7 @@ def downgrade() -> None:
     op.drop_table("tasks")
     op.drop_index("ix_models_list", table_name="models")
     op.drop_table("models")
+    op.drop_index("ix_datasets_object_key", table_name="datasets")
     op.drop_index("ix_datasets_list", table_name="datasets")
     op.drop_table("datasets")
     op.drop_index(op.f("ix_api_keys_project_id"), table_name="api_keys")

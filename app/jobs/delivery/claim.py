@@ -27,8 +27,8 @@ CLAIMABLE: Final = """
 # After the row is locked PostgreSQL checks the condition again, so two workers never get the same job.
 _BEST = text(f"""
     WITH busy AS (
-        SELECT project_id, count(*) AS running FROM jobs
-        WHERE state IN ('running', 'pausing', 'cancelling') GROUP BY project_id
+        SELECT r.project_id, count(*) AS running FROM job_leases l JOIN jobs r ON r.id = l.job_id
+        GROUP BY r.project_id
     )
     SELECT j.id FROM jobs j LEFT JOIN busy USING (project_id)
     WHERE {CLAIMABLE}
