@@ -25,6 +25,8 @@ def make_engine(settings: Settings) -> Engine:
         max_overflow=0,
         pool_timeout=10,
         pool_pre_ping=True,
+        # Errors go to the log, and what a statement carried is the caller's business.
+        hide_parameters=True,
         connect_args={
             "connect_timeout": 5,
             "options": "-c timezone=UTC -c lock_timeout=15s -c idle_in_transaction_session_timeout=60s",

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import AwareDatetime
 from starlette.concurrency import run_in_threadpool
 
 from app.auth.dependencies import JobsRead, JobsWrite
@@ -18,6 +17,7 @@ from app.jobs.schemas import JobRead, etag, retry_after
 from app.jobs.service import InputRefused, JobFinished, JobNotFound, Submission
 from app.jobs.spec import JobCreate, canonical_digest
 from app.jobs.states import TERMINAL, State
+from app.kit.clock import Instant
 from app.kit.conditions import IfNoneMatch, none_match
 from app.kit.fields import JobId
 from app.kit.json_body import StrictRoute, parse_json
@@ -84,8 +84,8 @@ def list_jobs(
     method: Annotated[str | None, Query(max_length=40)] = None,
     model: Annotated[str | None, Query(max_length=100, description="`mdl_…`")] = None,
     label: Labels = None,
-    created_after: AwareDatetime | None = None,
-    created_before: AwareDatetime | None = None,
+    created_after: Instant | None = None,
+    created_before: Instant | None = None,
     limit: Limit = 50,
     cursor: CursorText = None,
 ) -> Response:
@@ -161,9 +161,9 @@ def _look(backend: Backend, project: str, id: str, if_none_match: str | None) ->
     return reply(body, headers=headers), if_none_match is not None or State(job.state) in TERMINAL
 
 
-def _labels(given: list[str] | None) -> dict[str, str]:
+def _labels(given: list[str] | None) -> list[tuple[str, str]]:
     pairs = [text.partition("=") for text in given or ()]
     if any(not separator or not key for key, separator, _ in pairs):
         message = "must look like key=value"
         raise Invalid(f"label: {message}", errors=[FieldError(message, parameter="label")])
-    return {key: value for key, _, value in pairs}
+    return [(key, value) for key, _, value in pairs]

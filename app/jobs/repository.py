@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Select, and_, func, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from app.jobs.tables import (
     Job,
@@ -29,14 +29,15 @@ class Filter:
     states: Sequence[str] = ()
     method: str | None = None
     model: str | None = None
-    labels: dict[str, str] | None = None
+    labels: Sequence[tuple[str, str]] = ()
     created_after: datetime | None = None
     created_before: datetime | None = None
 
 
 def _owned(project: str) -> Select[Job, JobProgress]:
     query = select(Job, JobProgress).outerjoin(JobProgress, JobProgress.job_id == Job.id)
-    return query.where(Job.project_id == project)
+    # A manifest can be large, and only the artifact's own calls read it.
+    return query.where(Job.project_id == project).options(defer(Job.manifest))
 
 
 def find(session: Session, project: str, id: str) -> Found | None:
@@ -62,8 +63,8 @@ def _narrowed(query: Select[Job, JobProgress], filter: Filter) -> Select[Job, Jo
         query = query.where(Job.method == filter.method)
     if filter.model is not None:
         query = query.where(Job.model_id == filter.model)
-    if filter.labels:
-        query = query.where(Job.labels.contains(filter.labels))
+    for key, value in filter.labels:
+        query = query.where(Job.labels.contains({key: value}))
     if filter.created_after is not None:
         query = query.where(Job.created_at > filter.created_after)
     if filter.created_before is not None:
@@ -97,8 +98,8 @@ def stages(session: Session, job: str) -> Sequence[tuple[JobStage, int]]:
 
 
 def evaluations(session: Session, job: str) -> Sequence[JobEvaluation]:
-    """All entries of R."""
-    query = select(JobEvaluation).where(JobEvaluation.job_id == job)
+    """All entries of R, without the losses of single windows, of which there can be a hundred thousand each."""
+    query = select(JobEvaluation).where(JobEvaluation.job_id == job).options(defer(JobEvaluation.window_losses))
     return session.scalars(query.order_by(JobEvaluation.row, JobEvaluation.domain)).all()
 
 

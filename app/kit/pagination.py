@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 from fastapi import Query
 from pydantic import BaseModel, Field
 
+from app.kit.clock import in_utc
 from app.kit.problems import FieldError, Invalid
 
 Limit = Annotated[int, Query(ge=1, le=200, description="Rows a page has at the most.")]
@@ -57,7 +58,7 @@ def _typed(value: Any, type: type) -> Any:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
         if moment is None or moment.tzinfo is None:
             raise ValueError
-        return moment
+        return in_utc(moment)
     if not isinstance(value, type) or isinstance(value, bool):
         raise ValueError
     if isinstance(value, int) and abs(value) >= _INT4:

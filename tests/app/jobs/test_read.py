@@ -49,12 +49,20 @@ def test_filters_narrow_the_list(api: httpx.Client, inputs: Inputs, session: Ses
         ({"model": "mdl_x"}, []),
         ({"label": "team=search"}, [second, first]),
         ({"label": ["team=search", "run=1"]}, [first]),
+        ({"label": ["team=search", "team=a=b"]}, []),
         ({"label": "team=a=b"}, [third]),
+        ({"created_after": "2020-01-01T00:00:00+23:59"}, [third, second, first]),
         ({"created_after": first["created_at"]}, [third, second]),
         ({"created_before": third["created_at"], "method": "copal"}, [first]),
     ]:
         assert ids(api.get("/v1/jobs", params=query)) == [job["id"] for job in expected], query
-    for query in ({"state": "done"}, {"label": "team"}, {"label": "=x"}, {"created_after": "2026-01-01T00:00:00"}):
+    for query in (
+        {"state": "done"},
+        {"label": "team"},
+        {"label": "=x"},
+        {"created_after": "2026-01-01T00:00:00"},
+        {"created_before": "0001-01-01T00:00:00+01:00"},
+    ):
         assert api.get("/v1/jobs", params=query).status_code == 422, query
 
 

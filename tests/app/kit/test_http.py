@@ -4,6 +4,7 @@ import socket
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 from pydantic import SecretStr
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.orm import Session
@@ -80,11 +81,15 @@ def test_a_lost_database_is_503_and_comes_back(api: httpx.Client, settings: Sett
     engine.dispose()
 
 
-def test_an_unforeseen_error_tells_nothing(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+def test_an_unforeseen_error_tells_nothing(
+    api: httpx.Client, inputs: Inputs, session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
     session.execute(text("ALTER TABLE job_stages RENAME TO elsewhere"))
     session.commit()
-    response = api.post("/v1/jobs", json=inputs.body())
+    response = api.post("/v1/jobs", json=inputs.body(domains=[{"name": "confidential", "dataset": inputs.first}]))
     assert (response.status_code, response.json()["code"]) == (500, "internal_error")
+    assert "database_error" in caplog.text
+    assert "confidential" not in caplog.text
     for inside in ("elsewhere", "job_stages", "psycopg", "Traceback", "/app/"):
         assert inside not in response.text
 

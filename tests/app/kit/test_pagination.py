@@ -31,6 +31,8 @@ def test_noise_is_refused(text: str) -> None:
         ["2026-01-01T00:00:00", "a"],
         ["2026-01-01T00:00:00Z", 1],
         ["2026-01-01T00:00:00Z", "\0"],
+        ["0001-01-01T00:00:00+01:00", "a"],
+        ["9999-12-31T23:59:59-01:00", "a"],
         [None, "a"],
         {},
     ],
@@ -38,6 +40,13 @@ def test_noise_is_refused(text: str) -> None:
 def test_forged_cursors_are_refused(values: object) -> None:
     with pytest.raises(Invalid):
         decode_cursor(base64.urlsafe_b64encode(json.dumps(values).encode()).decode(), datetime, str)
+
+
+def test_an_offset_that_postgresql_does_not_know_is_translated() -> None:
+    values = ["2026-01-02T00:00:00+23:59:59.5", "a"]
+    decoded = decode_cursor(base64.urlsafe_b64encode(json.dumps(values).encode()).decode(), datetime, str)
+    assert decoded == [datetime(2026, 1, 1, 0, 0, 0, 500_000, UTC), "a"]
+    assert decoded[0].tzinfo is UTC
 
 
 @pytest.mark.parametrize("value", [True, 2**31, 1.5, "1"])
