@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with transaction() as session:
             text = _COMMANDS[options.command](session, options)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.write(text)

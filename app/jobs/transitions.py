@@ -4,7 +4,7 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from app.jobs.events import EventType, append_event, lock_job
-from app.jobs.states import TERMINAL, Reason, State, may_become
+from app.jobs.states import LEASED, TERMINAL, Reason, State, may_become
 from app.jobs.tables import Job
 
 
@@ -22,7 +22,7 @@ def transition(
 ) -> None:
     """Move a job to `new` under its row's lock, with an event that says why.
 
-    A terminal state sets `finished_at` and clears the phase. Raises TransitionRefused.
+    A terminal state sets `finished_at`; one without a worker clears the phase. Raises TransitionRefused.
     """
     lock_job(session, job)
     old = State(job.state)
@@ -31,7 +31,7 @@ def transition(
     job.state = new
     if new in TERMINAL:
         job.finished_at = func.now()
-    if new in TERMINAL or new is State.queued:
+    if new not in LEASED:
         job.phase = None
     data = {"from": old, "to": new, "reason": reason, "message": message}
     append_event(session, job, EventType.transition, data)

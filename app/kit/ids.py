@@ -1,13 +1,9 @@
 """Prefixed UUIDv7 identifiers: sortable by time of creation, made in Python, opaque to callers."""
 
 import os
-import re
 import time
 import uuid
 from enum import StrEnum
-from typing import Final
-
-_PATTERN: Final = re.compile(r"^([a-z]{2,4})_([0-9a-f]{32})$")
 
 
 class Prefix(StrEnum):
@@ -29,9 +25,3 @@ def new_id(prefix: Prefix) -> str:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return f"{prefix.value}_{uuid.UUID(int=value).hex}"
-
-
-def is_id(text: str, prefix: Prefix) -> bool:
-    """Whether `text` has the form of an id of that kind (it may still name nothing)."""
-    match = _PATTERN.match(text)
-    return match is not None and match.group(1) == prefix.value
