@@ -14,6 +14,22 @@ class FileRead(BaseModel):
     media_type: str
 
 
+class CheckedFileRead(BaseModel):
+    """Whether a stored file is there and has the manifest's sha256."""
+
+    path: str
+    ok: bool
+
+
+class VerificationRead(BaseModel):
+    """What hashing the stored files again has found."""
+
+    model_config = ConfigDict(title="Verification")
+
+    ok: bool = Field(description="Whether all of them are.")
+    files: list[CheckedFileRead]
+
+
 class ManifestRead(BaseModel):
     """Everything that a job produced; it never changes."""
 

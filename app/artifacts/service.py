@@ -1,15 +1,23 @@
 """What a job produced: authorised by the job's row, found by the manifest, never by a path of the caller's."""
 
 import base64
+import hashlib
+import threading
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from sqlalchemy.orm import Session
 
+from app.artifacts.schemas import CheckedFileRead
 from app.jobs import service as jobs
-from app.kit.problems import NotFound, Problem
+from app.kit.problems import NotFound, Problem, Unavailable
+from app.storage import ObjectMissing, ObjectStore
+
+VERIFICATIONS: Final = 2
+"""Verifications that one process runs at once."""
+_VERIFYING: Final = threading.BoundedSemaphore(VERIFICATIONS)
 
 
 class NoArtifacts(NotFound):
@@ -62,12 +70,42 @@ def read_manifest(session: Session, project: str, id: str) -> dict[str, Any]:
     return job.manifest
 
 
+def find_files(session: Session, project: str, id: str) -> list[StoredFile]:
+    """All files of the artifact. Raises JobNotFound, NoArtifacts."""
+    names = StoredFile.__dataclass_fields__
+    files = read_manifest(session, project, id)["files"]
+    return [StoredFile(**{name: file[name] for name in names}) for file in files]
+
+
 def find_file(session: Session, project: str, id: str, path: str) -> StoredFile:
     """Raises JobNotFound, NoArtifacts, FileNotInArtifact."""
-    for file in read_manifest(session, project, id)["files"]:
-        if file["path"] == path:
-            return StoredFile(**{name: file[name] for name in StoredFile.__dataclass_fields__})
+    for file in find_files(session, project, id):
+        if file.path == path:
+            return file
     raise FileNotInArtifact
+
+
+def verify(store: ObjectStore, files: list[StoredFile]) -> list[CheckedFileRead]:
+    """Read the files again; one that is missing is not well, a store that fails is an error.
+
+    Raises Unavailable while too many others do the same, because each takes a thread and much of the store.
+    """
+    if not _VERIFYING.acquire(blocking=False):
+        raise Unavailable("Other artifacts are being verified; ask again in a minute.", retry_after=60)
+    try:
+        return [CheckedFileRead(path=file.path, ok=_is_intact(store, file)) for file in files]
+    finally:
+        _VERIFYING.release()
+
+
+def _is_intact(store: ObjectStore, file: StoredFile) -> bool:
+    digest = hashlib.sha256()
+    try:
+        for piece in store.stream(file.key):
+            digest.update(piece)
+    except ObjectMissing:
+        return False
+    return digest.hexdigest() == file.sha256
 
 
 def _attachment(name: str) -> str:

@@ -121,7 +121,8 @@ class ObjectStore:
         """URL that downloads exactly this object for a while; None when downloads go through the service."""
         if self.signer is None:
             return None
-        return str(obstore.sign(self.signer, "GET", key, timedelta(seconds=seconds)))
+        with _store_errors("signature"):
+            return str(obstore.sign(self.signer, "GET", key, timedelta(seconds=seconds)))
 
     def reachable(self) -> bool:
         """Whether the store answers at all."""

@@ -1,5 +1,6 @@
 import base64
 import hashlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session
 
-from app.artifacts.service import StoredFile
+from app.artifacts.service import _VERIFYING, VERIFICATIONS, StoredFile
 from app.jobs.tables import Job
 from app.local.servers import SeaweedServer
 from app.settings import Settings
@@ -149,3 +150,26 @@ def test_s3_serves_the_bytes_itself(
         streamed = client.get(path, params={"redirect": "false"}, headers={"Range": "bytes=1-3"})
         assert (streamed.status_code, streamed.content) == (206, FILES["model/config.json"][1:4])
         assert client.head(path).headers["content-length"] == "8"
+
+
+def test_verifying_finds_lost_and_spoilt_files(
+    api: httpx.Client, stranger: httpx.Client, published: str, job: str, store: ObjectStore
+) -> None:
+    whole = api.post(f"{published}/verify")
+    assert whole.status_code == 200
+    assert whole.json() == {"ok": True, "files": [{"path": path, "ok": True} for path in FILES]}
+    keys = [f"jobs/{job}/objects/{hashlib.sha256(data).hexdigest()}" for data in FILES.values()]
+    store.delete([keys[0]])
+    store.put_bytes(keys[1], bytes(len(FILES["model/model-00001.safetensors"])))
+    spoilt = api.post(f"{published}/verify").json()
+    assert (spoilt["ok"], [file["ok"] for file in spoilt["files"]]) == (False, [False, False, True])
+    assert stranger.post(f"{published}/verify").status_code == 404
+
+
+def test_only_a_few_artifacts_are_verified_at_once(api: httpx.Client, published: str) -> None:
+    with ExitStack() as stack:
+        for _ in range(VERIFICATIONS):
+            stack.enter_context(_VERIFYING)
+        refused = api.post(f"{published}/verify")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "60")
+    assert api.post(f"{published}/verify").status_code == 200
