@@ -16,18 +16,16 @@ log = logging.getLogger(__name__)
 
 
 def clean_round(settings: Settings) -> None:
-    """One round. Each step is a transaction of its own, so that one that fails does not hide the others' work."""
-    reap_jobs(settings)
-    reap_tasks(settings)
-    with transaction() as session:
-        count = reaper.fail_unusable(session)
-        count += reaper.ring_again(session, settings.ring_again_seconds)
-        count += task_repository.ring_again(session, settings.ring_again_seconds)
-    if count:
-        log.info("%d jobs and tasks were rung again or cannot start", count)
-    with transaction() as session:
-        repository.forget_published(session)
-        session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < func.now()))
+    """One round. A step that fails does not keep the others from their work; its error is raised at the end."""
+    errors: list[Exception] = []
+    for step in (reap_jobs, reap_tasks, ring_again, forget):
+        try:
+            step(settings)
+        except Exception as error:
+            log.warning("%s failed (%s)", step.__name__, type(error).__name__)
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def reap_jobs(settings: Settings) -> int:
@@ -52,3 +50,22 @@ def reap_tasks(settings: Settings) -> int:
             return count
         log.warning("the lease of %s expired", task_id)
         count += 1
+
+
+def ring_again(settings: Settings) -> int:
+    """End jobs that can never start, and ring for work that nobody has come for; how many."""
+    with transaction() as session:
+        count = reaper.fail_unusable(session)
+        count += reaper.ring_again(session, settings.ring_again_seconds)
+        count += task_repository.ring_again(session, settings.ring_again_seconds)
+    if count:
+        log.info("%d jobs and tasks were rung again or cannot start", count)
+    return count
+
+
+def forget(settings: Settings) -> int:
+    """Drop messages and idempotency keys that have had their time; how many."""
+    with transaction() as session:
+        count = repository.forget_published(session)
+        expired = delete(IdempotencyKey).where(IdempotencyKey.expires_at < func.now())
+        return count + len(session.scalars(expired.returning(IdempotencyKey.id)).all())
