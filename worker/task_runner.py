@@ -16,6 +16,7 @@ from app.tasks import service
 from app.tasks.service import TaskClaim, TaskLost
 from worker import intake
 from worker.supervisor.keeper import Keeper
+from worker.supervisor.scratch import sweep
 from worker.supervisor.situation import Interrupted, Situation, transact
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class TaskRunner:
 
     def _run(self) -> None:
         try:
+            sweep(self._settings.work_dir)
             while not self.situation.stopping.is_set():
                 since = time.monotonic()
                 with transaction() as session:

@@ -1,8 +1,9 @@
 """Receiving a dataset's text: from the network into a scratch file, checked on the way."""
 
 import tempfile
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -15,6 +16,8 @@ from app.kit.problems import Invalid, Unavailable
 _PIECE: Final = 2**20
 """Bytes handed to a thread at once."""
 _DRAIN: Final = 16 * 2**20
+ABANDONED_SECONDS: Final = 86_400
+"""A file that nobody has written to for so long belongs to no upload."""
 
 
 class DatasetRefused(Invalid):
@@ -54,9 +57,18 @@ async def _drain(request: Request) -> None:
 def _open(folder: Path) -> IO[bytes]:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _sweep(folder)
         return tempfile.NamedTemporaryFile(dir=folder, prefix="upload-", delete=False)
     except OSError as error:
         raise _no_disk() from error
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a process left that was killed while it received."""
+    for left in folder.glob("upload-*"):
+        with suppress(FileNotFoundError):  # another process sweeps too
+            if left.stat().st_mtime < time.time() - ABANDONED_SECONDS:
+                left.unlink()
 
 
 def _take(file: IO[bytes], scan: TextScanner, data: bytes) -> None:

@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -50,9 +51,10 @@ def sweep(work_dir: Path) -> int:
             os.close(lock)
             count += 1
     for folder in parent.glob("intake-*"):
-        if folder.stat().st_mtime < time.time() - ABANDONED_SECONDS:
-            _remove(folder)
-            count += 1
+        with suppress(FileNotFoundError):  # its intake has just ended
+            if folder.stat().st_mtime < time.time() - ABANDONED_SECONDS:
+                _remove(folder)
+                count += 1
     return count
 
 

@@ -1,4 +1,5 @@
 import hashlib
+import os
 from pathlib import Path
 
 import httpx
@@ -168,6 +169,17 @@ def test_unfinished_jobs_keep_their_datasets(
     session.commit()
     assert api.delete(f"/v1/datasets/{inputs.first}").status_code == 204
     assert api.get(f"/v1/jobs/{job}").json()["spec"]["domains"][0]["dataset"] == inputs.first
+
+
+def test_an_upload_clears_away_what_dead_processes_left(api: httpx.Client, settings: Settings) -> None:
+    folder = settings.work_dir / "uploads"
+    folder.mkdir(parents=True)
+    old, fresh = folder / "upload-old", folder / "upload-fresh"
+    for path in (old, fresh):
+        path.write_text("half")
+    os.utime(old, (0, 0))
+    upload(api, "text")
+    assert [path.name for path in folder.iterdir()] == [fresh.name]
 
 
 def test_a_full_disk_is_not_the_callers_fault(settings: Settings, api: httpx.Client, tmp_path: Path) -> None:
