@@ -46,6 +46,14 @@ def test_the_broker_keeps_what_it_is_told(compose: dict[str, Any]) -> None:
     assert "--maxmemory-policy noeviction" in command
 
 
+def test_what_is_written_has_a_place_on_a_disk(compose: dict[str, Any]) -> None:
+    for name in ("api", "worker-cpu", "worker-gpu"):
+        service = compose["services"][name]
+        places = {volume.split(":")[1]: volume.split(":")[0] for volume in service["volumes"]}
+        assert service["read_only"]
+        assert places[service["environment"]["SECATEUR_WORK_DIR"]] in compose["volumes"], name
+
+
 def test_no_secret_is_written_down() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     for name in SECRETS:
