@@ -51,7 +51,7 @@ _BODY: Final[dict[str, Any]] = {
     response_model=DatasetRead,
     responses={
         202: {"model": DatasetRead, "description": "It will be fetched from the hub"},
-        **problems(DatasetRefused, TooLarge, UnsupportedMediaType),
+        **problems(DatasetRefused, UnsupportedMediaType),
     },
     openapi_extra={"requestBody": _BODY},
 )

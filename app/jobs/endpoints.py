@@ -22,7 +22,7 @@ from app.kit.conditions import IfNoneMatch, none_match
 from app.kit.fields import JobId
 from app.kit.json_body import StrictRoute, parse_json
 from app.kit.pagination import CursorText, Limit, Page, decode_cursor, encode_cursor, page_of
-from app.kit.problems import FieldError, Invalid, TooLarge, UnsupportedMediaType, problems
+from app.kit.problems import FieldError, Invalid, UnsupportedMediaType, problems
 from app.kit.replies import reply
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -49,7 +49,7 @@ Labels = Annotated[
     summary="Submit a job",
     status_code=201,
     response_model=JobRead,
-    responses=problems(InputRefused, KeyInFlight, KeyReused, TooLarge, UnsupportedMediaType),
+    responses=problems(InputRefused, KeyInFlight, KeyReused, UnsupportedMediaType),
 )
 def create_job(
     body: JobCreate,

@@ -128,7 +128,7 @@ def document(problem: Problem, request_id: str) -> dict[str, Any]:
     }
 
 
-OPEN: Final = (Malformed, Invalid, Problem, Unavailable)
+OPEN: Final = (Malformed, TooLarge, Invalid, Problem, Unavailable)
 """What any call can answer."""
 KEYED: Final = (Unauthorized, Forbidden)
 

@@ -9,7 +9,7 @@ from app.backend import BackendDep, UnitOfWork
 from app.kit.fields import ModelId
 from app.kit.json_body import StrictRoute
 from app.kit.pagination import CursorText, Limit, Page, decode_cursor, encode_cursor, page_of
-from app.kit.problems import TooLarge, UnsupportedMediaType, problems
+from app.kit.problems import UnsupportedMediaType, problems
 from app.kit.replies import reply
 from app.models import repository, service
 from app.models.schemas import ModelCreate, ModelRead
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute
     summary="Register a model",
     status_code=202,
     response_model=ModelRead,
-    responses=problems(SourceRefused, TooLarge, UnsupportedMediaType),
+    responses=problems(SourceRefused, UnsupportedMediaType),
 )
 def create_model(body: ModelCreate, auth: DataWrite, session: UnitOfWork, backend: BackendDep) -> Response:
     """A folder or GGUF file below one of the service's model roots, or a repository of the hub. The CPU queue

@@ -60,6 +60,11 @@ def test_bodies_must_be_small_strict_json(api: httpx.Client, settings: Settings)
         assert response.headers["x-request-id"]
 
 
+def test_a_call_without_a_body_takes_no_large_one(api: httpx.Client, job: str, settings: Settings) -> None:
+    body = b"x" * (settings.max_body_bytes + 1)
+    assert api.post(f"/v1/jobs/{job}/cancel", content=body).status_code == 413
+
+
 def test_a_lost_database_is_503_and_comes_back(api: httpx.Client, settings: Settings) -> None:
     ours = make_url(settings.database_url.get_secret_value())
     engine = create_engine(ours.set(database="postgres"), isolation_level="AUTOCOMMIT")
