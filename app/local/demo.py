@@ -27,9 +27,9 @@ from secateur.client import Client
 from secateur.errors import SecateurError
 
 # Small enough for two cores and ten minutes; a real job takes 128 windows of 2,048 tokens.
-SAMPLES: Final = 16
+SAMPLES: Final = 12
 SEQUENCE_LENGTH: Final = 512
-EVALUATION_WINDOWS: Final = 5
+EVALUATION_WINDOWS: Final = 4
 PROMPTS: Final = [
     "The capital of France is",
     "And God said unto Moses,",
