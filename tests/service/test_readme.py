@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -20,13 +21,14 @@ def http_example() -> str:
     return re.search(r"```bash\n(.*?)```", section, re.S)[1]  # type: ignore[index]
 
 
+@pytest.mark.timeout(900)
 def test_the_http_example_runs_as_written(tmp_path: Path) -> None:
     state, folder = tmp_path / "state", tmp_path / "work"
     folder.mkdir()
     with Stack(state) as stack:
         environment = os.environ | {"SECATEUR_STATE": str(state), "SECATEUR_URL": stack.url, "NO_PROXY": "*"}
         command = ["bash", "-euo", "pipefail", "-c", http_example()]
-        answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+        answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=840)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert '"state":"succeeded"' in answer.stdout.replace(" ", "")
     model = AutoModelForCausalLM.from_pretrained(folder / "pruned/model")

@@ -31,6 +31,8 @@ QUICK = {
     "SECATEUR_THREADS": "1",
     "SECATEUR_DEVICE": "cpu",
 }
+pytestmark = pytest.mark.timeout(600)
+
 BLOCKS = 8
 CALIBRATION = {"samples": 48, "sequence_length": 64, "seed": 0}
 
@@ -85,7 +87,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     folder = tmp_path_factory.mktemp("finished")
     with service(folder / "state") as (stack, client):
         job = submit(client, folder)
-        assert client.wait(job, timeout=120, every=0.2)["state"] == "succeeded"
+        assert client.wait(job, timeout=240, every=0.2)["state"] == "succeeded"
         client.download(job, folder / "pruned")
         yield Finished(stack, client, job, folder / "pruned")
 
@@ -151,7 +153,7 @@ def test_s3_and_folder_give_the_same_digest(finished: Finished, seaweed: Seaweed
     }
     with service(tmp_path / "state", **s3) as (_, other):
         copy = submit(other, tmp_path)
-        assert other.wait(copy, timeout=120, every=0.2)["state"] == "succeeded"
+        assert other.wait(copy, timeout=240, every=0.2)["state"] == "succeeded"
         assert other.manifest(copy)["digest"] == client.manifest(job)["digest"]
         other.download(copy, tmp_path / "pruned")
         assert other.verify(copy, tmp_path / "pruned") == []
@@ -165,7 +167,7 @@ def test_a_killed_worker_group_costs_nothing_but_time(finished: Finished, tmp_pa
         worker = gpu_worker(tmp_path / "state")
         family = worker.children(recursive=True)
         os.killpg(worker.pid, signal.SIGKILL)
-        assert other.wait(copy, timeout=120, every=0.2)["state"] == "succeeded"
+        assert other.wait(copy, timeout=240, every=0.2)["state"] == "succeeded"
         assert gone(family)
         assert [attempt["outcome"] for attempt in other.attempts(copy)] == ["worker_lost", "succeeded"]
         assert other.manifest(copy)["digest"] == client.manifest(job)["digest"]
