@@ -106,6 +106,12 @@ def _wait_for_attempt(client: Client, job: str, number: int) -> None:
         os.sched_yield()
 
 
+def _assert_gone(family: list[psutil.Process]) -> None:
+    """The kernel ends grandchildren a moment after their parents."""
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert [process.cmdline() for process in alive] == []
+
+
 def _living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return [process for process in processes if process.is_running() and process.status() != "zombie"]
 
@@ -129,8 +135,7 @@ def test_kill_of_the_supervisor_leaves_nothing_and_loses_nothing(up: Up, root: P
     family = up.family()
     up.process.kill()
     up.process.wait()
-    _, alive = psutil.wait_procs(family, timeout=20)
-    assert alive == []
+    _assert_gone(family)
 
     # The same key, the same data, and the job is taken up again without help.
     others = psutil.Process().children(recursive=True)
@@ -141,7 +146,7 @@ def test_kill_of_the_supervisor_leaves_nothing_and_loses_nothing(up: Up, root: P
         client.cancel(job)
         assert client.wait(job, every=0.1, timeout=120)["state"] == "cancelled"
         family = set(psutil.Process().children(recursive=True)) - set(others)
-    assert _living(family) == []
+    _assert_gone(family)
     with pytest.raises(ProcessLookupError):
         os.kill(up.process.pid, 0)
 
@@ -166,7 +171,7 @@ def test_stack_prunes_and_stops_on_a_signal(up: Up, root: Path) -> None:
     assert up.process.returncode == 0, said
     assert "stopped" in said
     assert "api ended with code -9" in said
-    assert _living(family) == []
+    _assert_gone(family)
 
 
 def test_taken_port_is_refused_when_it_was_asked_for(tmp_path: Path) -> None:
