@@ -16,6 +16,9 @@ LONGEST_WAIT_SECONDS: Final = 15
 KEPT_SECONDS: Final = 86_400
 
 
+_RUNG = text("UPDATE jobs SET rung_at = now(), rings = rings + 1 WHERE id = ANY(:hints) AND state = 'queued'")
+
+
 def take(session: Session) -> Sequence[OutboxMessage]:
     """Messages to publish now, in the order they were written. They come back if nobody marks them."""
     due = (
@@ -32,10 +35,11 @@ def take(session: Session) -> Sequence[OutboxMessage]:
         .returning(OutboxMessage)
         .execution_options(synchronize_session=False)
     )
-    return sorted(session.scalars(statement).all(), key=lambda message: message.id)
-
-
-_RUNG = text("UPDATE jobs SET rung_at = now(), rings = rings + 1 WHERE id = ANY(:hints) AND state = 'queued'")
+    messages = sorted(session.scalars(statement).all(), key=lambda message: message.id)
+    # Noted before the bell rings, not after: a worker answers within milliseconds, and its claim passes over a job
+    # whose row somebody holds.
+    session.execute(_RUNG, {"hints": [message.hint for message in messages if message.attempts == 1]})
+    return messages
 
 
 def mark_published(session: Session, messages: Sequence[OutboxMessage]) -> None:
@@ -43,7 +47,6 @@ def mark_published(session: Session, messages: Sequence[OutboxMessage]) -> None:
     if messages:
         ids = [message.id for message in messages]
         session.execute(update(OutboxMessage).where(OutboxMessage.id.in_(ids)).values(published_at=func.now()))
-        session.execute(_RUNG, {"hints": [message.hint for message in messages]})
 
 
 def put_off(session: Session, messages: Sequence[OutboxMessage]) -> None:

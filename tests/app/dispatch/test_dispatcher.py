@@ -10,9 +10,11 @@ import redis
 from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
+from app.dispatch import repository
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.outbox import Queue, ring
 from app.dispatch.tables import OutboxMessage
+from app.jobs.delivery.claim import claim
 from app.jobs.tables import Job
 from app.local.servers import ValkeyServer
 from app.settings import Settings
@@ -52,6 +54,21 @@ def test_a_published_ring_is_noted_on_its_job(dispatcher: Dispatcher, session: S
     dispatcher.look()
     job = session.get_one(Job, id, populate_existing=True)
     assert (job.rings > 0, job.rung_at is not None) == (True, True)
+
+
+def test_a_worker_that_answers_at_once_gets_the_job(session: Session) -> None:
+    id = make_jobs(session).make()
+    ring(session, Queue.gpu, id)
+    session.commit()
+    with transaction() as dispatching:
+        messages = repository.take(dispatching)
+    with transaction() as dispatching:
+        # The broker has the message, its row is being marked, and a worker is already there.
+        repository.mark_published(dispatching, messages)
+        with transaction() as worker:
+            found = claim(worker, "w1", 60)
+    assert found is not None
+    assert found.lease.job_id == id
 
 
 def test_a_broker_that_lost_its_data_hears_of_every_queued_job(
