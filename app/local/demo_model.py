@@ -60,7 +60,8 @@ def count_zeros(folder: Path) -> dict[str, int]:
 
 
 def _write_on(model: Any, tokenizer: Any, request: Request) -> list[str]:
-    """Greedy continuations."""
+    """Greedy continuations; in float32, because many processors only emulate bfloat16."""
+    model = model.float()
     texts = []
     for prompt in request.prompts:
         inputs = tokenizer(prompt, return_tensors="pt")
