@@ -186,7 +186,7 @@ class _Demo:
             "demo-model",
             [sys.executable, "-m", "app.local.demo_model", json.dumps(request)],
             self.stack.state.logs / "demo-model.log",
-            environment=python_environment(),
+            environment=python_environment() | {"OMP_WAIT_POLICY": "PASSIVE"},
         )
         child.start()
         try:
