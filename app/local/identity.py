@@ -18,6 +18,7 @@ from app.local.errors import IdentityError
 
 CAP_DAC_OVERRIDE: Final = 1
 CAP_DAC_READ_SEARCH: Final = 2
+CAP_SETPCAP: Final = 8
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,10 @@ def _reachable(path: Path, uid: int) -> bool:
 
 def _capability() -> int:
     held = _effective()
-    for capability in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE):
-        if held >> capability & 1:
-            return capability
+    if held >> CAP_SETPCAP & 1:
+        for capability in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE):
+            if held >> capability & 1:
+                return capability
     raise IdentityError(
         "PostgreSQL does not run as root, and the user it would run as cannot reach the state folder or the "
         "installed packages; run as an ordinary user, or use folders that everybody may traverse"

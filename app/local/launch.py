@@ -19,7 +19,8 @@ import sys
 import threading
 
 PR_SET_PDEATHSIG = 1
-PR_SET_KEEPCAPS = 8
+PR_SET_SECUREBITS = 28
+SECBIT_NO_SETUID_FIXUP = 4
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 CAPABILITY_VERSION_3 = 0x20080522
@@ -41,9 +42,13 @@ def main() -> None:
 
 
 def _become(uid: int, gid: int, capability: int | None) -> None:
-    """Change to an unprivileged user, keeping at most one capability (also over exec: an ambient one)."""
+    """Change to an unprivileged user, keeping at most one capability (also over exec: an ambient one).
+
+    access(2) asks on behalf of the real user and forgets the capabilities of anybody but root, and initdb looks
+    for its binaries with it; the secure bit "no set-uid fix-up" makes it count the capability.
+    """
     if capability is not None:
-        _prctl(PR_SET_KEEPCAPS, 1)
+        _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)

