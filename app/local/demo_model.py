@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -40,10 +41,11 @@ def main(request: Request) -> None:
     dense = Path(request.dense)
     answer = Answer(zeros=count_zeros(pruned))
     tokenizer = AutoTokenizer.from_pretrained(pruned)
-    model = AutoModelForCausalLM.from_pretrained(pruned)
+    # float32, because many processors only emulate bfloat16.
+    model = AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32)
     answer.pruned = _write_on(model, tokenizer, request)
     del model
-    model = AutoModelForCausalLM.from_pretrained(dense.parent, gguf_file=dense.name)
+    model = AutoModelForCausalLM.from_pretrained(dense.parent, gguf_file=dense.name, dtype=torch.float32)
     answer.dense = _write_on(model, tokenizer, request)
     Path(request.answer).write_text(json.dumps(asdict(answer)))
 
@@ -60,8 +62,7 @@ def count_zeros(folder: Path) -> dict[str, int]:
 
 
 def _write_on(model: Any, tokenizer: Any, request: Request) -> list[str]:
-    """Greedy continuations; in float32, because many processors only emulate bfloat16."""
-    model = model.float()
+    """Greedy continuations."""
     texts = []
     for prompt in request.prompts:
         inputs = tokenizer(prompt, return_tensors="pt")
