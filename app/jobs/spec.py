@@ -81,7 +81,12 @@ class Sparsity(Strict):
         description="`unstructured`, or n:m: n of every m consecutive inputs are KEPT, as in 2:4.",
         examples=["unstructured", "2:4"],
     )
-    allocation: Literal["uniform"] = Field(default="uniform", description="How matrices share the target.")
+    allocation: Literal["uniform", "owl", "error"] = Field(
+        default="uniform",
+        description="How the matrices share the target. `uniform`: all at one rate; `owl`: by the share of "
+        "outliers in their activations; `error`: by the reconstruction errors measured on the calibration data. "
+        "Only with the pattern `unstructured`: n:m fixes every rate.",
+    )
     overrides: list[Override] = Field(default=[], max_length=100)
 
     @model_validator(mode="after")
@@ -93,6 +98,8 @@ class Sparsity(Strict):
             return self
         if self.target is not None and abs(self.target - implied) > 1e-9:
             raise ValueError(f"the pattern {self.pattern} implies the target {implied}; leave target out")
+        if self.allocation != "uniform":
+            raise ValueError(f"the pattern {self.pattern} fixes every rate; leave allocation out")
         if any(override.target is not None for override in self.overrides):
             raise ValueError(f"the pattern {self.pattern} implies every target; an override can only skip")
         self.target = implied

@@ -127,7 +127,12 @@ def _method(job: PruningJob) -> dict[str, Any]:
 
 def _sparsity(job: PruningJob) -> dict[str, Any]:
     overrides = [{"match": o.match, "target": o.target, "skip": o.skip} for o in job.sparsity.overrides]
-    return {"target": job.sparsity.target, "pattern": str(job.sparsity.pattern), "overrides": overrides}
+    return {
+        "target": job.sparsity.target,
+        "pattern": str(job.sparsity.pattern),
+        "allocation": job.sparsity.allocation,
+        "overrides": overrides,
+    }
 
 
 def _domain(domain: Domain, digest: str) -> dict[str, Any]:

@@ -45,6 +45,14 @@ class Schedule(StrEnum):
     gradual = "gradual"
 
 
+class Allocation(StrEnum):
+    """How the free matrices share an unstructured target."""
+
+    uniform = "uniform"  # every matrix at the same rate
+    owl = "owl"  # by the share of outliers in its activations (Yin et al. 2024, arXiv 2310.05175)
+    error = "error"  # by the reconstruction errors measured on the calibration data
+
+
 class Format(StrEnum):
     txt = "txt"
     jsonl = "jsonl"
@@ -157,6 +165,7 @@ class Sparsity:
     target: float
     pattern: Pattern
     overrides: tuple[Override, ...] = ()
+    allocation: Allocation = Allocation.uniform
 
     @classmethod
     def read(cls, fields: Fields) -> "Sparsity":
@@ -168,15 +177,18 @@ class Sparsity:
         target = fields.number("target", pattern.sparsity, high=1.0)
         if target is None:
             raise SpecError(fields.at("target"), "is required for an unstructured pattern")
-        if fields.text("allocation", "uniform") != "uniform":
-            raise SpecError(fields.at("allocation"), "must be: uniform")
+        allocation = fields.choice("allocation", Allocation, cls.allocation)
         overrides = tuple(Override.read(item) for item in fields.children("overrides", optional=True))
         fields.finish()
         if pattern.sparsity is not None:
+            if allocation is not Allocation.uniform:
+                raise SpecError(
+                    fields.at("allocation"), f"pattern {pattern} fixes every rate; leave allocation out"
+                )
             _refuse_targets(fields, pattern, target, overrides)
         elif not 0 < target < 1:
             raise SpecError(fields.at("target"), "must be more than 0 and less than 1")
-        return cls(target, pattern, overrides)
+        return cls(target, pattern, overrides, allocation)
 
 
 def _refuse_targets(fields: Fields, pattern: Pattern, target: float, overrides: tuple[Override, ...]) -> None:

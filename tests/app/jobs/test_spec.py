@@ -24,6 +24,8 @@ METHODS: list[dict[str, Any]] = [
 ]
 SPARSITIES: list[dict[str, Any]] = [
     {"target": 0.5},
+    {"target": 0.5, "allocation": "owl"},
+    {"target": 0.5, "allocation": "error"},
     {"pattern": "2:4", "overrides": [{"match": "*", "skip": True}]},
     {"pattern": "3:4", "target": 0.25},
     {"target": 0.3, "overrides": [{"match": "a.*", "target": 0}, {"match": "b", "skip": True}]},
@@ -45,7 +47,15 @@ def test_the_engine_takes_what_the_api_accepts(method: dict[str, Any]) -> None:
         for name in ("mode", "reading", "perturbation", "comparison_group"):
             if name in resolved["method"]:
                 assert getattr(read, name) == resolved["method"][name]
-        assert Sparsity.read(Fields(resolved["sparsity"], "/sparsity")).target == resolved["sparsity"]["target"]
+        read_sparsity = Sparsity.read(Fields(resolved["sparsity"], "/sparsity"))
+        assert read_sparsity.target == resolved["sparsity"]["target"]
+        assert read_sparsity.allocation == resolved["sparsity"]["allocation"]
+
+
+@pytest.mark.parametrize("allocation", ["owl", "error"])
+def test_a_fixed_pattern_takes_no_allocation(allocation: str) -> None:
+    with pytest.raises(ValueError, match="leave allocation out"):
+        job(sparsity={"pattern": "2:4", "allocation": allocation})
 
 
 def test_both_have_the_same_defaults() -> None:

@@ -65,6 +65,7 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("/sparsity", {"pattern": "4:2"}, "/sparsity/pattern"),
         ("/sparsity", {"pattern": "2:4", "target": 0.6}, "/sparsity/target"),
         ("/sparsity", {"target": 0.5, "allocation": "magic"}, "/sparsity/allocation"),
+        ("/sparsity", {"pattern": "2:4", "allocation": "owl"}, "/sparsity/allocation"),
         ("/sparsity", {"target": 0.5, "overrides": [{"match": "*"}]}, "/sparsity/overrides/0"),
         (
             "/sparsity",
