@@ -17,6 +17,8 @@ from worker.pruning.files import write_tensors
 from worker.pruning.spec import Perturbation
 
 STRIPS = 4
+ROWS = 256
+"""Rows of a Gram handled at once where a whole second Gram is not worth its memory."""
 
 
 @dataclass(frozen=True)
@@ -111,19 +113,24 @@ class Accumulator:
         self.importance[name] = self.importance[name] + product if name in self.importance else product
 
     def measured(self) -> Measured:
+        """The means; the sums are used up."""
         tokens = max(self.tokens, 1)
         return Measured(
-            gram=_mirrored(self.gram) / tokens,
+            gram=_mirror(self.gram).div_(tokens),
             mean=(self.total / tokens).float(),
             tokens=self.tokens,
             importance={name: value / tokens for name, value in self.importance.items()},
         )
 
 
-def _mirrored(gram: Tensor) -> Tensor:
-    """The whole matrix of which the upper triangle is known."""
-    upper = gram.triu(1)
-    return gram.diagonal().diag() + upper + upper.T
+def _mirror(gram: Tensor) -> Tensor:
+    """Copy the upper triangle to the lower one, in place."""
+    for start in range(0, len(gram), ROWS):
+        rows = slice(start, start + ROWS)
+        corner = gram[rows, rows]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+        gram[start + ROWS :, rows] = gram[rows, start + ROWS :].T
+    return gram
 
 
 def write_state(path: Path, groups: dict[str, Accumulated], document: dict[str, Any]) -> None:
@@ -179,16 +186,22 @@ def read_state(path: Path, device: torch.device) -> dict[str, Accumulated]:
 def pack(gram: Tensor, diagonal: Tensor) -> Tensor:
     """The upper triangle, row by row, of gram / sqrt(d dᵀ) in float16. gram: (in, in); diagonal: its diagonal."""
     scale = diagonal.sqrt().reciprocal().masked_fill(diagonal == 0, 0.0)
-    upper = torch.ones_like(gram, dtype=torch.bool).triu()
-    return (gram * scale * scale.unsqueeze(1))[upper].half()
+    packed = []
+    for start in range(0, len(gram), ROWS):
+        strip = (gram[start : start + ROWS] * scale * scale[start : start + ROWS, None]).half()
+        packed.append(torch.cat([row[start + index :] for index, row in enumerate(strip)]))
+    return torch.cat(packed)
 
 
 def unpack(packed: Tensor, diagonal: Tensor) -> Tensor:
     """The Gram that `pack` stored, (in, in), float32, symmetric, with its diagonal exact."""
-    width = diagonal.numel()
-    upper = torch.ones((width, width), dtype=torch.bool, device=packed.device).triu()
-    gram = torch.zeros((width, width), device=packed.device).masked_scatter_(upper, packed.float())
-    root = diagonal.sqrt()
-    gram = gram * root * root.unsqueeze(1)
+    width, root = diagonal.numel(), diagonal.sqrt()
+    gram = torch.zeros((width, width), device=packed.device)
+    start = 0
+    for index in range(width):
+        gram[index, index:] = packed[start : start + width - index]
+        start += width - index
+    gram *= root
+    gram *= root.unsqueeze(1)
     gram.diagonal().copy_(diagonal)
-    return _mirrored(gram)
+    return _mirror(gram)

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from worker.pruning import UserError
-from worker.pruning.checkpoint import INDEX, Checkpoint
+from worker.pruning.checkpoint import INDEX, STORED, Checkpoint, read_file
 
 
 def write_index(folder: Path, weight_map: object) -> None:
@@ -25,6 +25,31 @@ def test_shards_are_read_by_name(tmp_path: Path) -> None:
     found = checkpoint.read(["two", "one"])
     assert torch.equal(found["one"], one)
     assert torch.equal(found["two"], two)
+
+
+def test_every_dtype_and_shape_comes_back_as_stored(tmp_path: Path) -> None:
+    shapes = [(3, 5), (7,), (), (0, 4)]
+    tensors = {
+        f"{name}-{len(shape)}-{0 in shape}": torch.randint(0, 2, shape).to(dtype)
+        for name, dtype in STORED.items()
+        for shape in shapes
+    }
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    found = read_file(tmp_path / "model.safetensors")
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+        assert found[name].reshape(-1).view(torch.uint8).tolist() == tensor.reshape(-1).view(torch.uint8).tolist()
+    assert Checkpoint.open(tmp_path).read(["BF16-2-False"])["BF16-2-False"].data_ptr() % 64 == 0
+
+
+def test_file_cut_off_after_its_header_was_read_is_an_error(tmp_path: Path) -> None:
+    save_file({"one": torch.zeros(64)}, tmp_path / "model.safetensors")
+    checkpoint = Checkpoint.open(tmp_path)
+    with (tmp_path / "model.safetensors").open("r+b") as handle:
+        handle.truncate(checkpoint.tensors["one"].start + 8)
+    with pytest.raises(OSError, match="ended within one"):
+        checkpoint.read(["one"])
 
 
 @pytest.mark.parametrize(

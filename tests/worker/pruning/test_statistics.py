@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pytest
 import torch
 
 from worker.pruning.spec import Perturbation
@@ -34,6 +35,14 @@ def test_sums_are_per_token_so_that_long_domains_do_not_outvote_short_ones() -> 
     assert (sums.domains, sums.tokens) == (2, 220)
 
 
+@pytest.mark.parametrize("width", [5, 256, 600])
+def test_gram_is_whole_and_symmetric(width: int) -> None:
+    inputs = torch.randn(100, width)
+    gram = measured(inputs).gram
+    torch.testing.assert_close(gram, inputs.T @ inputs / 100, rtol=1e-4, atol=1e-5)
+    assert torch.equal(gram, gram.T)
+
+
 def test_adding_a_domain_leaves_the_earlier_sums_alone() -> None:
     first = accumulate(None, measured(torch.randn(30, 4)), Perturbation.relative, keep_gram=True)
     assert first.gram is not None
@@ -42,13 +51,14 @@ def test_adding_a_domain_leaves_the_earlier_sums_alone() -> None:
     assert torch.equal(first.gram, before)
 
 
-def test_packed_gram_comes_back_within_half_precision_and_its_diagonal_exactly() -> None:
-    inputs = torch.randn(300, 33) * torch.logspace(-4, 4, 33)
+@pytest.mark.parametrize("width", [33, 256, 600])
+def test_packed_gram_comes_back_within_half_precision_and_its_diagonal_exactly(width: int) -> None:
+    inputs = torch.randn(900, width) * torch.logspace(-4, 4, width)
     inputs[:, 5] = 0
-    gram = inputs.T @ inputs
+    gram = measured(inputs).gram
     packed = pack(gram, gram.diagonal())
     assert packed.dtype == torch.float16
-    assert packed.numel() == 33 * 34 // 2
+    assert packed.numel() == width * (width + 1) // 2
     back = unpack(packed, gram.diagonal())
     root = gram.diagonal().sqrt().clamp_min(1e-30)
     assert torch.equal(back.diagonal(), gram.diagonal())
