@@ -160,6 +160,8 @@ class StageRead(_Row):
     weights: int | None
     zeros: int | None
     calibration_tokens: int | None
+    relative_error: float | None = Field(description="Mean over the matrices, on the windows solved on.")
+    held_out_error: float | None = Field(description="Mean over the matrices, on the windows held out.")
     seconds: float | None
     started_at: datetime | None
     finished_at: datetime | None
@@ -179,7 +181,12 @@ class LayerRead(_Row):
     sparsity: float = Field(description="Counted.")
     target: float
     pattern: str
-    relative_error: float | None = Field(description="‖X(W−W0)ᵀ‖² / ‖XW0ᵀ‖² on this stage's calibration inputs.")
+    relative_error: float | None = Field(
+        description="‖X(W−W0)ᵀ‖² / ‖XW0ᵀ‖² on this stage's calibration inputs that were solved on."
+    )
+    held_out_error: float | None = Field(
+        description="The same on the calibration windows held out; null when there were none."
+    )
     seconds: float
     solver: str
     notes: dict[str, Any]

@@ -112,6 +112,12 @@ class Calibration(Strict):
     samples: int = Field(default=128, ge=1, le=16384, description="Windows.")
     sequence_length: int = Field(default=2048, ge=2, le=131072, description="Tokens a window.")
     seed: int = Field(default=0, ge=0, lt=2**31)
+    held_out: float = Field(
+        default=0.1,
+        ge=0,
+        lt=0.5,
+        description="Share of the windows that nothing is solved on; they measure the error of what was solved.",
+    )
 
 
 class Domain(Strict):

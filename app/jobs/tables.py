@@ -195,6 +195,8 @@ class JobStage(Base):
     weights: Mapped[int | None] = mapped_column(BigInteger)
     zeros: Mapped[int | None] = mapped_column(BigInteger)
     calibration_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    relative_error: Mapped[float | None] = mapped_column(Double)
+    held_out_error: Mapped[float | None] = mapped_column(Double)
     seconds: Mapped[float | None] = mapped_column(Double)
     started_at: Mapped[Moment | None]
     finished_at: Mapped[Moment | None]
@@ -233,6 +235,7 @@ class JobLayer(Base):
     target: Mapped[float] = mapped_column(Double)
     pattern: Mapped[str] = mapped_column(String(20))
     relative_error: Mapped[float | None] = mapped_column(Double)
+    held_out_error: Mapped[float | None] = mapped_column(Double)
     seconds: Mapped[float] = mapped_column(Double)
     solver: Mapped[str] = mapped_column(String(40))
     notes: Mapped[Json]

@@ -26,9 +26,9 @@ def show_layers(console: Console, layers: Sequence[Json]) -> None:
         blocks[layer["block"]].append(layer)
     rows = [_block_row(block, blocks[block]) for block in sorted(blocks)]
     half = (len(rows) + 1) // 2
-    columns = (">block", ">sparsity", ">error", ">mask changed")
+    columns = (">block", ">sparsity", ">error", ">held out", ">mask changed")
     found: Table = table(*columns, "  ", *columns)
-    for left, right in zip(rows[:half], [*rows[half:], ("", "", "", "")][:half], strict=True):
+    for left, right in zip(rows[:half], [*rows[half:], ("",) * len(columns)][:half], strict=True):
         found.add_row(*left, "", *right)
     console.print(found)
     weights = sum(layer["weights"] for layer in layers)
@@ -36,18 +36,22 @@ def show_layers(console: Console, layers: Sequence[Json]) -> None:
     console.print(f"{zeros:,} of {weights:,} prunable weights are zero: {percent(zeros / weights, 4)}")
 
 
-def _block_row(block: int, layers: Iterable[Json]) -> tuple[str, str, str, str]:
+def _block_row(block: int, layers: Iterable[Json]) -> tuple[str, ...]:
     layers = list(layers)
     weights = sum(layer["weights"] for layer in layers)
     zeros = sum(layer["zeros"] for layer in layers)
-    errors = [layer["relative_error"] for layer in layers if layer["relative_error"] is not None]
-    changed = [layer["mask_changed"] for layer in layers if layer["mask_changed"] is not None]
     return (
         str(block),
         percent(zeros / weights, 2),
-        number(sum(errors) / len(errors), 4) if errors else "–",
-        percent(sum(changed) / len(changed), 1) if changed else "–",
+        number(_mean(layers, "relative_error"), 4),
+        number(_mean(layers, "held_out_error"), 4),
+        percent(_mean(layers, "mask_changed"), 1),
     )
+
+
+def _mean(layers: Iterable[Json], field: str) -> float | None:
+    known = [layer[field] for layer in layers if layer[field] is not None]
+    return sum(known) / len(known) if known else None
 
 
 def show_files(console: Console, manifest: Json, folder: str) -> None:

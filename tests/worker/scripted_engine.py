@@ -58,6 +58,8 @@ class Stage:
     weights: int
     zeros: int
     calibration_tokens: int
+    relative_error: float
+    held_out_error: float
     seconds: float
 
 
@@ -113,7 +115,7 @@ def perform(request: dict[str, Any], reporter: Reporter, how: set[str]) -> None:
         if (row, "d0") not in known:
             reporter.evaluation(Evaluation(row, "d0", 10.0 + row, 2.3, 1, 4, [2.3], {"dtype": "float32"}))
         if row and row - 1 >= resume.get("stages", 0):
-            reporter.stage(Stage(row - 1, domain, 0.5, 100, 50, 128, 0.1))
+            reporter.stage(Stage(row - 1, domain, 0.5, 100, 50, 128, 0.01, 0.02, 0.1))
     last = len(domains) - 1
     Path("report.json").write_text("{}")
     files = [{"path": f"model/{b}", "local": weights(last, b)} for b in range(BLOCKS)]
@@ -151,7 +153,13 @@ def state(stage: int, block: int) -> str:
 
 def layer(block: int) -> dict[str, Any]:
     counts = {"rows": 2, "columns": 2, "weights": 4, "zeros": 2, "sparsity": 0.5, "target": 0.5}
-    more = {"pattern": "unstructured", "relative_error": None, "seconds": 0.1, "solver": "script"}
+    more = {
+        "pattern": "unstructured",
+        "relative_error": None,
+        "held_out_error": None,
+        "seconds": 0.1,
+        "solver": "script",
+    }
     return {"matrix": f"block.{block}", **counts, **more, "notes": {}, "mask_changed": None}
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,23 @@ def calibration_windows(tokenizer: Tokenizer, calibration: Calibration) -> Tenso
     draw = random.Random(calibration.seed)  # noqa: S311 - the protocol's generator, not a secret
     starts = [draw.randint(0, len(tokens) - length - 1) for _ in range(calibration.samples)]
     return torch.from_numpy(numpy.stack([tokens[start : start + length] for start in starts]).astype(numpy.int64))
+
+
+def split(windows: Tensor, held_out: float) -> tuple[Tensor, Tensor]:
+    """The windows to solve on and those held out, both in the order drawn. windows: (samples, length)."""
+    chosen = torch.zeros(len(windows), dtype=torch.bool)
+    chosen[held_out_indices(len(windows), held_out)] = True
+    return windows[~chosen], windows[chosen]
+
+
+def held_out_indices(samples: int, share: float) -> list[int]:
+    """Which of `samples` windows are held out: evenly spread, for a tenth those with index % 10 == 9.
+
+    Too few windows for the share give up their last one, a single window none.
+    """
+    exact = Fraction(str(share))
+    spread = [index for index in range(samples) if int((index + 1) * exact) > int(index * exact)]
+    return spread or ([samples - 1] if share and samples > 1 else [])
 
 
 def evaluation_windows(tokenizer: Tokenizer, text: Text, spec: EvaluationSpec, field: str) -> Tensor:

@@ -50,7 +50,10 @@ class MatrixRecord:
     sparsity: float
     target: float
     pattern: str
-    relative_error: float | None  # ‖X(W−W0)ᵀ‖² / ‖XW0ᵀ‖² on this stage's calibration inputs
+    relative_error: (
+        float | None
+    )  # ‖X(W−W0)ᵀ‖² / ‖XW0ᵀ‖² on the calibration inputs of this stage that are solved on
+    held_out_error: float | None  # the same on the windows held out; None when there are none
     seconds: float
     solver: str
     notes: dict[str, Any] = field(default_factory=dict)
@@ -74,6 +77,8 @@ class StageResult:
     weights: int
     zeros: int
     calibration_tokens: int
+    relative_error: float | None  # mean of the matrices' errors
+    held_out_error: float | None
     seconds: float
 
 

@@ -24,14 +24,24 @@ from worker.pruning.sensitivity import summarise
 from worker.pruning.settings import products
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.spec import Method, MethodName, Mode, PruningJob, Reading
-from worker.pruning.statistics import Accumulated, Measured, accumulate, read_document, read_state, write_state
+from worker.pruning.statistics import (
+    Accumulated,
+    Inputs,
+    Measured,
+    accumulate,
+    read_document,
+    read_state,
+    relative_error,
+    write_state,
+)
 from worker.pruning.work import gram_work, pass_work, solve_work
 
 
 @dataclass
 class BlockPruner:
     """Prunes blocks of one stage. hidden: inputs of the next block, one tensor a batch, on the CPU, replaced as
-    blocks are passed. previous: the stage before, None in the first."""
+    blocks are passed; those from index `solved_on` on are of held-out windows. previous: the stage before, None in
+    the first."""
 
     job: PruningJob
     shell: Shell
@@ -42,6 +52,7 @@ class BlockPruner:
     hidden: list[Tensor]
     tracker: Tracker
     observer: Observer
+    solved_on: int = 0
     _groups: list[list[Matrix]] = field(default_factory=list)
 
     @property
@@ -52,18 +63,18 @@ class BlockPruner:
         """Write the block's shard and state, and send the hidden states through the block as written."""
         tensors = self._start_from(block)
         self.shell.load_block(block, tensors)
-        sums, measured = self._statistics(block)
+        inputs = self._statistics(block)
         layers, summaries = [], []
         for group in self._groups:
             name = group[0].name
-            prepared = self._prepare(name, sums[name])
+            prepared = self._prepare(name, inputs[name].sums)
             for matrix in group:
-                record, summary, written = self._solve(block, matrix, prepared, measured[name])
+                record, summary, written = self._solve(block, matrix, prepared, inputs[name])
                 tensors[matrix.name] = written
                 layers.append(record)
                 summaries.append(summary)
         layers = self._compare_masks(block, tensors, layers)
-        self._write(block, tensors, sums, layers)
+        self._write(block, tensors, {name: each.sums for name, each in inputs.items()}, layers)
         self.advance_through(block)
         files = [("weights", self.folder.shard(block.index)), ("state", self.folder.state(block.index))]
         return BlockResult(self.folder.stage, block.index, files, layers, summaries)
@@ -88,28 +99,33 @@ class BlockPruner:
             return read_file(self.previous.path(self.previous.shard(block.index)))
         return self.source.read(block.tensors)
 
-    def _statistics(self, block: Block) -> tuple[dict[str, Accumulated], dict[str, Measured]]:
+    def _statistics(self, block: Block) -> dict[str, Inputs]:
         before = self._carried(block)
         matrices = tuple(matrix for matrix in block.matrices if self.shares[matrix.name].zeros is not None)
         device = self.shell.device
         one = self.hidden[0][:1].to(device)
         self._groups = find_groups(block, matrices, lambda: self.shell.forward(block, one))
-        measured = measure(block, self._groups, lambda: self._dense_pass(block), device, self._means(before))
+        solved_on, held = self.hidden[: self.solved_on], self.hidden[self.solved_on :]
+        means = self._means(before)
+        measured = measure(block, self._groups, lambda: self._dense_pass(block, solved_on), device, means)
+        apart = measure(block, self._groups, lambda: self._dense_pass(block, held), device) if held else {}
+        found = {}
         for name, statistics in measured.items():
             self._check(name, statistics)
-        sums = {
-            name: accumulate(
-                before.get(name),
-                statistics,
-                self.method.perturbation,
-                keep_gram=self.method.updates_weights,
-            )
-            for name, statistics in measured.items()
-        }
-        return sums, measured
+            keep = self.method.updates_weights
+            sums = accumulate(before.get(name), statistics, self.method.perturbation, keep_gram=keep)
+            found[name] = Inputs(sums, statistics, self._held_out(name, apart.get(name)))
+        return found
 
-    def _dense_pass(self, block: Block) -> None:
-        for state in self.hidden:
+    def _held_out(self, name: str, measured: Measured | None) -> Measured | None:
+        if measured is None or measured.tokens == 0:
+            return None
+        if not bool(torch.isfinite(measured.gram).all()):
+            raise IllConditioned(f"{name}: its inputs are not finite")
+        return measured
+
+    def _dense_pass(self, block: Block, batches: list[Tensor]) -> None:
+        for state in batches:
             self.shell.forward(block, state.to(self.shell.device))
             self.tracker.advance(Kind.forward, pass_work(block, state) + gram_work(block, state))
 
@@ -144,7 +160,7 @@ class BlockPruner:
         return group
 
     def _solve(
-        self, block: Block, matrix: Matrix, group: Group, measured: Measured
+        self, block: Block, matrix: Matrix, group: Group, inputs: Inputs
     ) -> tuple[MatrixRecord, SensitivitySummary, Tensor]:
         began = time.monotonic()
         self.observer.check()
@@ -160,8 +176,12 @@ class BlockPruner:
             written = self._cast(matrix, solution)
             weight = written.to(dense.device).float()
             weight = weight.T if matrix.transposed else weight
-            loss = relative_error(weight, dense, measured.gram)
-        record = self._record(matrix, share, written, loss, solution, time.monotonic() - began)
+            held = inputs.held_out
+            errors = (
+                relative_error(weight, dense, inputs.measured.gram),
+                relative_error(weight, dense, held.gram) if held is not None else None,
+            )
+        record = self._record(matrix, share, written, errors, solution, time.monotonic() - began)
         summary = summarise(matrix.name, scores)
         self.tracker.advance(Kind.solve, solve_work(self.method, matrix))
         return record, summary, written
@@ -178,7 +198,7 @@ class BlockPruner:
         matrix: Matrix,
         share: Share,
         written: Tensor,
-        error: float | None,
+        errors: tuple[float | None, float | None],
         solution: Solution,
         seconds: float,
     ) -> MatrixRecord:
@@ -201,7 +221,8 @@ class BlockPruner:
             sparsity=zeros / matrix.weights,
             target=share.target,
             pattern=str(self.job.sparsity.pattern),
-            relative_error=error,
+            relative_error=errors[0],
+            held_out_error=errors[1],
             seconds=seconds,
             solver=solver,
             notes=notes,
@@ -234,12 +255,3 @@ class BlockPruner:
         records = [{key: value for key, value in asdict(layer).items() if key != "seconds"} for layer in layers]
         write_state(self.folder.path(self.folder.state(block.index)), sums, {"history": [*history, records]})
         write_tensors(self.folder.path(self.folder.shard(block.index)), tensors)
-
-
-def relative_error(weight: Tensor, dense: Tensor, gram: Tensor) -> float | None:
-    """‖X(W − W0)ᵀ‖² / ‖X W0ᵀ‖², from the Gram of X; None where the dense output is all zero."""
-    whole = float(((dense @ gram) * dense).sum(dtype=torch.float64))
-    if whole <= 0:
-        return None
-    difference = weight - dense
-    return max(float(((difference @ gram) * difference).sum(dtype=torch.float64)) / whole, 0.0)

@@ -10,6 +10,7 @@ import numpy
 import torch
 
 from worker.engine_format import ENGINE_FORMAT
+from worker.pruning.calibration import held_out_indices
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.evaluate import TestSet
 from worker.pruning.skeleton import Skeleton
@@ -144,6 +145,8 @@ def _domain(domain: Domain, digest: str) -> dict[str, Any]:
             "samples": calibration.samples,
             "sequence_length": calibration.sequence_length,
             "seed": calibration.seed,
+            "held_out": calibration.held_out,
+            "held_out_windows": len(held_out_indices(calibration.samples, calibration.held_out)),
         },
     }
 
@@ -157,15 +160,19 @@ def _evaluation(done: Finished, columns: list[str]) -> dict[str, Any]:
     return {"domains": columns, "rows": rows, "protocols": {item.domain: item.protocol for item in done.sets}}
 
 
+def stage_figures(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts of one stage, and the means over its matrices of their errors."""
+    weights = sum(record["weights"] for record in records)
+    zeros = sum(record["zeros"] for record in records)
+    errors = {kind: mean([record[kind] for record in records]) for kind in ("relative_error", "held_out_error")}
+    return {"weights": weights, "zeros": zeros, "sparsity": zeros / weights, **errors}
+
+
 def _stage(done: Finished, stage: int) -> dict[str, Any]:
-    weights = sum(record["weights"] for record in done.records[stage])
-    zeros = sum(record["zeros"] for record in done.records[stage])
     domain = done.job.domains[stage]
     return {
         "stage": stage,
         "domain": domain.name,
-        "weights": weights,
-        "zeros": zeros,
-        "sparsity": zeros / weights,
+        **stage_figures(done.records[stage]),
         "calibration_tokens": domain.calibration.tokens,
     }

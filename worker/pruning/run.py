@@ -10,7 +10,7 @@ from torch import Tensor
 from worker.pruning import skeleton as skeletons
 from worker.pruning.blocks import Shell, batches
 from worker.pruning.budget import assign
-from worker.pruning.calibration import Tokenizer, calibration_windows, text_digest
+from worker.pruning.calibration import Tokenizer, calibration_windows, split, text_digest
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.evaluate import TestSet, native_dtype, window_losses
 from worker.pruning.files import write_json
@@ -20,9 +20,9 @@ from worker.pruning.perplexity import evaluation, test_set
 from worker.pruning.planning import check_lengths
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.prune import BlockPruner
-from worker.pruning.report import REPORT, Finished, final_report
+from worker.pruning.report import REPORT, Finished, final_report, stage_figures
 from worker.pruning.settings import pick_device, torch_settings
-from worker.pruning.spec import PruningJob
+from worker.pruning.spec import Domain, PruningJob
 from worker.pruning.statistics import read_document
 from worker.pruning.work import block_work, head_work, planned_work, stage_work, token_work
 
@@ -146,14 +146,12 @@ class _Run:
         domain = self.job.domains[stage]
         self._prune_stage(stage)
         self.evaluate(stage + 1)
-        weights, zeros = self._counts(stage)
+        figures = stage_figures(self._stage_records(stage))
         self.observer.stage(
             StageResult(
                 stage=stage,
                 domain=domain.name,
-                sparsity=zeros / weights,
-                weights=weights,
-                zeros=zeros,
+                **figures,
                 calibration_tokens=domain.calibration.tokens,
                 seconds=time.monotonic() - began,
             )
@@ -162,7 +160,6 @@ class _Run:
     def _prune_stage(self, stage: int) -> None:
         domain, blocks = self.job.domains[stage], self.shell.skeleton.blocks
         committed = self.job.resume.blocks if stage == self.job.resume.stages else 0
-        windows = self.windows[stage]
         self.tracker.move("pruning", stage, domain.name)
         self.tracker.restart_clock()
         pruner = BlockPruner(
@@ -177,7 +174,7 @@ class _Run:
             observer=self.observer,
         )
         if committed < len(blocks):
-            pruner.hidden = [self.shell.enter(windows[part]).cpu() for part in batches(*windows.shape)]
+            self._enter(pruner, domain)
         for block in blocks:
             self.tracker.move("pruning", stage, domain.name, block.index)
             if block.index >= committed:
@@ -189,6 +186,18 @@ class _Run:
             if committed < len(blocks):
                 pruner.advance_through(block)
 
+    def _enter(self, pruner: BlockPruner, domain: Domain) -> None:
+        """The stage's windows up to the first block; a batch is solved on as a whole or held out as a whole."""
+        windows = self.windows[pruner.folder.stage]
+        solved_on, held_out = split(windows, domain.calibration.held_out)
+        if domain.calibration.held_out and not len(held_out):
+            message = "a single calibration window: none is held out, so there are no held-out errors"
+            self.observer.note("warning", message, {"domain": domain.name})
+        entered = [
+            [self.shell.enter(part[rows]).cpu() for rows in batches(*part.shape)] for part in (solved_on, held_out)
+        ]
+        pruner.hidden, pruner.solved_on = entered[0] + entered[1], len(entered[0])
+
     def _records(self) -> list[list[dict[str, Any]]]:
         """Every stage's records; the last stage's state files carry them all."""
         last = self.folder(len(self.job.domains) - 1)
@@ -196,13 +205,10 @@ class _Run:
         stages = range(len(self.job.domains))
         return [[record for document in documents for record in document["history"][stage]] for stage in stages]
 
-    def _counts(self, stage: int) -> tuple[int, int]:
+    def _stage_records(self, stage: int) -> list[dict[str, Any]]:
         folder = self.folder(stage)
-        weights = zeros = 0
-        for block in self.shell.skeleton.blocks:
-            for record in read_document(folder.path(folder.state(block.index)))["history"][stage]:
-                weights, zeros = weights + record["weights"], zeros + record["zeros"]
-        return weights, zeros
+        documents = [read_document(folder.path(folder.state(b.index))) for b in self.shell.skeleton.blocks]
+        return [record for document in documents for record in document["history"][stage]]
 
     def _publish(self) -> Output:
         last = self.folder(len(self.job.domains) - 1)

@@ -224,6 +224,8 @@ class Calibration:
     sequence_length: int
     seed: int
     field: str
+    held_out: float = 0.1
+    """Share of the windows that nothing is solved on: they only measure the error of what was solved."""
 
     @classmethod
     def read(cls, fields: Fields) -> "Calibration":
@@ -233,8 +235,11 @@ class Calibration:
             sequence_length=fields.integer("sequence_length", 2048, low=2),
             seed=fields.integer("seed", 0),
             field=fields.pointer,
+            held_out=fields.number("held_out", cls.held_out),
         )
         fields.finish()
+        if calibration.held_out >= 0.5:
+            raise SpecError(fields.at("held_out"), "must be less than 0.5; 0 holds nothing out")
         return calibration
 
     @property

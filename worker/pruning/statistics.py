@@ -5,6 +5,7 @@ divided by its own number of tokens, so that a long domain does not outvote a sh
 """
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,19 @@ class Measured:
     def second(self) -> Tensor:
         """E x², (in,)."""
         return self.gram.diagonal().clone()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known of one group's inputs.
+
+    sums: what is solved on. measured: this domain's part of them. held_out: the windows of this domain that are in
+    neither, None when there are none.
+    """
+
+    sums: "Accumulated"
+    measured: Measured
+    held_out: Measured | None
 
 
 @dataclass(frozen=True)
@@ -99,11 +113,8 @@ class Accumulator:
     def add(self, inputs: Tensor) -> None:
         """inputs: (tokens, in)."""
         # A Gram is symmetric: strips from the diagonal to the right save a third of the products.
-        width = len(self.gram)
-        strip = -(-width // STRIPS)
-        for start in range(0, width, strip):
-            rows = slice(start, start + strip)
-            self.gram[rows, start:].addmm_(inputs[:, rows].T, inputs[:, start:])
+        for rows in _strips(len(self.gram)):
+            self.gram[rows, rows.start :].addmm_(inputs[:, rows].T, inputs[:, rows.start :])
         self.total += inputs.sum(dim=0, dtype=torch.float64)
         self.tokens += inputs.shape[0]
 
@@ -131,6 +142,36 @@ def _mirror(gram: Tensor) -> Tensor:
         corner.copy_(corner.triu() + corner.triu(1).T)
         gram[start + ROWS :, rows] = gram[rows, start + ROWS :].T
     return gram
+
+
+def relative_error(weight: Tensor, dense: Tensor, gram: Tensor) -> float | None:
+    """‖X(W − W0)ᵀ‖² / ‖X W0ᵀ‖², from the Gram of X; None where the dense output is all zero.
+
+    weight, dense: (out, in); gram: (in, in), on any scale.
+    """
+    whole, lost = (quadratic_form(part, gram) for part in (dense, weight - dense))
+    if not math.isfinite(whole + lost):
+        # Squares of large inputs times squares of large weights can leave float32.
+        whole, lost = (quadratic_form(part.double(), gram.double()) for part in (dense, weight - dense))
+    return max(lost / whole, 0.0) if whole > 0 else None
+
+
+def quadratic_form(weight: Tensor, gram: Tensor) -> float:
+    """‖X Wᵀ‖² = tr(W H Wᵀ), summed in float64. weight: (out, in); gram: H, (in, in), symmetric."""
+    # Twice what is right of the diagonal blocks, so that a third of the products is saved.
+    total = 0.0
+    for rows in _strips(len(gram)):
+        part = weight[:, rows]
+        total += float(((part @ gram[rows, rows]) * part).sum(dtype=torch.float64))
+        if rows.stop < len(gram):
+            rest = slice(rows.stop, None)
+            total += 2 * float(((part @ gram[rows, rest]) * weight[:, rest]).sum(dtype=torch.float64))
+    return total
+
+
+def _strips(width: int) -> list[slice]:
+    step = -(-width // STRIPS)
+    return [slice(start, min(start + step, width)) for start in range(0, width, step)]
 
 
 def write_state(path: Path, groups: dict[str, Accumulated], document: dict[str, Any]) -> None:

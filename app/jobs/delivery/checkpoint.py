@@ -7,6 +7,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from app.jobs.delivery.claim import SourceFile
+from app.jobs.delivery.commits import STAGE_FIGURES
 from app.jobs.delivery.lease import Lease
 from app.jobs.events import EventType, append_event
 from app.jobs.tables import Job, JobAttempt, JobBlock, JobEvaluation, JobLayer, JobStage
@@ -56,7 +57,7 @@ def discard(session: Session, lease: Lease, reason: str) -> None:
     """Forget everything computed so far, with an event. The transaction must be guarded."""
     for table in (JobBlock, JobLayer, JobSensitivity, JobEvaluation):
         session.execute(delete(table).where(table.job_id == lease.job_id))
-    names = ("sparsity", "weights", "zeros", "calibration_tokens", "seconds", "started_at", "finished_at")
+    names = (*STAGE_FIGURES, "started_at", "finished_at")
     reset = {"state": "pending", **dict.fromkeys(names)}
     session.execute(update(JobStage).where(JobStage.job_id == lease.job_id).values(**reset))
     append_event(session, session.get_one(Job, lease.job_id), EventType.restarted, {"reason": reason})

@@ -6,7 +6,7 @@ unknown outcome: it writes the same rows and no second event (a note may appear 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Executable, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -29,6 +29,11 @@ from app.jobs.tables import (
 from app.sensitivity.tables import JobSensitivity
 
 Record = Mapping[str, Any]
+STAGE_FIGURES: Final = (
+    *("sparsity", "weights", "zeros", "calibration_tokens"),
+    *("relative_error", "held_out_error", "seconds"),
+)
+"""Columns of a finished stage that the engine reports."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,7 @@ def write_stage(session: Session, lease: Lease, stage: Record) -> None:
     _open_stage(session, lease, stage["stage"])
     row.state = "done"
     row.finished_at = func.now()
-    for name in ("sparsity", "weights", "zeros", "calibration_tokens", "seconds"):
+    for name in STAGE_FIGURES:
         setattr(row, name, stage.get(name))
     data = {"stage": row.stage, "domain": row.domain, "sparsity": row.sparsity, "seconds": row.seconds}
     append_event(session, session.get_one(Job, lease.job_id), EventType.stage_finished, data)
@@ -185,7 +190,7 @@ def _open_stage(session: Session, lease: Lease, stage: int) -> None:
 
 _LAYER = (
     *("rows", "columns", "weights", "zeros", "sparsity", "target", "pattern"),
-    *("relative_error", "seconds", "solver", "notes", "mask_changed"),
+    *("relative_error", "held_out_error", "seconds", "solver", "notes", "mask_changed"),
 )
 
 

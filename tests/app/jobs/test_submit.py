@@ -32,6 +32,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"domains": [{"name": f"d{i}", "dataset": "x"} for i in range(65)]}, "/domains"),
     ({"domains": [{"name": "../a", "dataset": "x"}]}, "/domains/0/name"),
     ({"domains": [{"name": "a", "dataset": "x", "calibration": {"seed": -1}}]}, "/domains/0/calibration/seed"),
+    (
+        {"domains": [{"name": "a", "dataset": "x", "calibration": {"held_out": 0.5}}]},
+        "/domains/0/calibration/held_out",
+    ),
     ({"labels": {"a b": "c"}}, "/labels/a b"),
     ({"labels": {f"l{i}": "c" for i in range(17)}}, "/labels"),
     ({"priority": 101}, "/priority"),
@@ -49,7 +53,8 @@ def test_a_job_comes_with_stages_first_event_and_ring(api: httpx.Client, inputs:
     assert response.headers["location"] == f"/v1/jobs/{job['id']}"
     assert (job["state"], job["method"], job["model"], job["priority"]) == ("queued", "copal", inputs.model, 3)
     assert job["labels"] == {"team": "search"}
-    assert job["spec"]["domains"][0]["calibration"] == {"samples": 128, "sequence_length": 2048, "seed": 0}
+    calibration = {"samples": 128, "sequence_length": 2048, "seed": 0, "held_out": 0.1}
+    assert job["spec"]["domains"][0]["calibration"] == calibration
     assert job["spec"]["method"]["reading"] == "own_terms"
     assert [
         (row.stage, row.domain, row.state) for row in session.scalars(select(JobStage).order_by(JobStage.stage))

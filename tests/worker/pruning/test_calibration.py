@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from tests.tiny import text
 from worker.pruning import EvaluationSpec, Format, Text, UserError
 from worker.pruning import calibration as module
-from worker.pruning.calibration import Tokenizer, calibration_windows, evaluation_windows
+from worker.pruning.calibration import Tokenizer, calibration_windows, evaluation_windows, held_out_indices, split
 from worker.pruning.spec import Calibration
 
 
@@ -26,6 +28,37 @@ def test_windows_start_where_the_protocol_says(tiny_llama: Path, tmp_path: Path)
     starts = [draw.randint(0, len(ids) - 16 - 1) for _ in range(5)]
     windows = calibration_windows(Tokenizer(tiny_llama), Calibration(written(tmp_path, content), 5, 16, 7, "/x"))
     assert windows.tolist() == [ids[start : start + 16] for start in starts]
+
+
+@pytest.mark.parametrize(
+    ("samples", "share", "expected"),
+    [
+        (1, 0.1, []),
+        (2, 0.1, [1]),
+        (9, 0.1, [8]),
+        (10, 0.1, [9]),
+        (35, 0.1, [9, 19, 29]),
+        (10, 0.25, [3, 7]),
+        (7, 0.4, [2, 4]),
+        (20, 0, []),
+    ],
+)
+def test_held_out_windows_are_spread_evenly(samples: int, share: float, expected: list[int]) -> None:
+    assert held_out_indices(samples, share) == expected
+
+
+@given(st.integers(2, 400), st.integers(1, 499))
+def test_about_the_share_is_held_out_and_never_the_half(samples: int, thousandths: int) -> None:
+    count = len(held_out_indices(samples, thousandths / 1000))
+    assert count == max(samples * thousandths // 1000, 1)
+    assert count <= samples / 2
+
+
+def test_split_keeps_the_order_drawn() -> None:
+    windows = torch.arange(40).reshape(20, 2)
+    solved_on, held_out = split(windows, 0.1)
+    assert held_out[:, 0].tolist() == [18, 38]
+    assert solved_on[:, 0].tolist() == [2 * index for index in range(20) if index % 10 != 9]
 
 
 def test_jsonl_documents_are_joined_by_one_blank(tiny_llama: Path, tmp_path: Path) -> None:

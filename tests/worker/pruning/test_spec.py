@@ -75,6 +75,8 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("/domains", [], "/domains"),
         ("/domains/1/name", "a", "/domains/0/name"),
         ("/domains/0/calibration/samples", 0, "/domains/0/calibration/samples"),
+        ("/domains/0/calibration/held_out", 0.5, "/domains/0/calibration/held_out"),
+        ("/domains/0/calibration/held_out", -0.1, "/domains/0/calibration/held_out"),
         ("/domains/0/calibration/format", "csv", "/domains/0/calibration/format"),
         ("/domains/0/calibration/path", None, "/domains/0/calibration/path"),
         ("/evaluation/sequence_length", 1, "/evaluation/sequence_length"),

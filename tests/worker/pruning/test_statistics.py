@@ -11,6 +11,7 @@ from worker.pruning.statistics import (
     pack,
     read_document,
     read_state,
+    relative_error,
     unpack,
     write_state,
 )
@@ -80,3 +81,21 @@ def test_state_file_round_trip(tmp_path: Path) -> None:
     again = tmp_path / "again.safetensors"
     write_state(again, {"a.weight": sums, "b.weight": plain}, {"history": [[{"zeros": 3}]]})
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_relative_error_is_that_of_the_outputs() -> None:
+    for width in (1, 3, 4, 33):
+        inputs, dense = torch.randn(50, width), torch.randn(7, width)
+        weight = torch.where(torch.rand(7, width) < 0.5, dense, 0)
+        expected = (inputs @ (weight - dense).T).square().sum() / (inputs @ dense.T).square().sum()
+        assert relative_error(weight, dense, inputs.T @ inputs) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_relative_error_of_large_inputs_does_not_overflow() -> None:
+    inputs, dense = torch.randn(50, 8), torch.randn(7, 8) * 1e10
+    gram = inputs.T @ inputs
+    assert relative_error(dense / 2, dense, gram * 1e20) == pytest.approx(0.25, rel=1e-5)
+
+
+def test_relative_error_of_outputs_that_are_all_zero_is_unknown() -> None:
+    assert relative_error(torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(3, 3)) is None
