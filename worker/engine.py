@@ -1,4 +1,4 @@
-"""The engine's process: `python -m worker.engine --report-fd N --parent PID`. One job, then the end.
+"""The engine's process: `python -m worker.engine --report-fd N --parent PID`. One job (or its plan), then the end.
 
 The first line of standard input is the request; the lines after it are acknowledgements and the order to stop.
 Reports leave through the given descriptor; what is printed is the job's log. The process has no key, no network,
@@ -47,16 +47,20 @@ def _run(request: dict[str, Any], reporter: Reporter, isolation: dict[str, bool]
     import torch
 
     from worker.pruning import ENGINE_FORMAT, PruningJob, plan, run
+    from worker.pruning.planning import describe, look
 
     job = PruningJob.from_dict(request)
     torch.set_num_threads(job.threads)
+    if request.get("dry_run"):
+        reporter.say("plan", plan=plan(job))
+        return
     reporter.hello(
         engine_format=ENGINE_FORMAT,
         versions=_versions(),
         device=job.device,
         threads=job.threads,
         isolation=isolation,
-        plan=plan(job),
+        plan=describe(look(job)),
     )
     output = run(job, reporter)
     files = [{"path": file.path, "local": file.local} for file in output.files]

@@ -2,108 +2,17 @@
 
 import hashlib
 import json
-import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    StringConstraints,
-    model_serializer,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from app.jobs.method_spec import Method
+from app.jobs.sparsity_spec import Sparsity
 from app.kit.fields import Strict
-
-_PATTERN: Final = re.compile(r"([1-9][0-9]{0,2}):([1-9][0-9]{0,2})")
 
 DomainName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$")]
 LabelValue = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-
-
-def implied_target(pattern: str) -> float | None:
-    """Sparsity of an n:m pattern, of which n weights in every m are kept; None for `unstructured`.
-
-    Raises ValueError for anything else.
-    """
-    if pattern == "unstructured":
-        return None
-    match = _PATTERN.fullmatch(pattern)
-    if match is None:
-        raise ValueError("must be `unstructured` or n:m, for example 2:4")
-    kept, group = int(match.group(1)), int(match.group(2))
-    if kept >= group:
-        raise ValueError("an n:m pattern keeps n of every m weights, so n must be less than m")
-    return 1 - kept / group
-
-
-def _known_pattern(pattern: str) -> str:
-    implied_target(pattern)
-    return pattern
-
-
-class Override(Strict):
-    """An exception for the matrices whose name matches; the last match counts."""
-
-    match: Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")] = Field(
-        description="Glob over the checkpoint's tensor names.", examples=["*.down_proj.weight"]
-    )
-    target: float | None = Field(default=None, ge=0, lt=1, description="Sparsity of these matrices.")
-    skip: bool | None = Field(default=None, description="Leave these matrices as they are.")
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> "Override":
-        if (self.target is None) != (self.skip is True):
-            raise ValueError("needs exactly one of `target` and `skip: true`")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in dump(self).items() if value is not None}
-
-
-class Sparsity(Strict):
-    """How much is removed, and in which pattern."""
-
-    target: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="Share of all prunable weights (that no override skips) to remove, met to the weight. "
-        "An n:m pattern implies it.",
-    )
-    pattern: Annotated[str, AfterValidator(_known_pattern)] = Field(
-        default="unstructured",
-        description="`unstructured`, or n:m: n of every m consecutive inputs are KEPT, as in 2:4.",
-        examples=["unstructured", "2:4"],
-    )
-    allocation: Literal["uniform", "owl", "error"] = Field(
-        default="uniform",
-        description="How the matrices share the target. `uniform`: all at one rate; `owl`: by the share of "
-        "outliers in their activations; `error`: by the reconstruction errors measured on the calibration data. "
-        "Only with the pattern `unstructured`: n:m fixes every rate.",
-    )
-    overrides: list[Override] = Field(default=[], max_length=100)
-
-    @model_validator(mode="after")
-    def _agree(self) -> "Sparsity":
-        implied = implied_target(self.pattern)
-        if implied is None:
-            if self.target is None:
-                raise ValueError("target is required with the pattern unstructured")
-            return self
-        if self.target is not None and abs(self.target - implied) > 1e-9:
-            raise ValueError(f"the pattern {self.pattern} implies the target {implied}; leave target out")
-        if self.allocation != "uniform":
-            raise ValueError(f"the pattern {self.pattern} fixes every rate; leave allocation out")
-        if any(override.target is not None for override in self.overrides):
-            raise ValueError(f"the pattern {self.pattern} implies every target; an override can only skip")
-        self.target = implied
-        return self
 
 
 class Calibration(Strict):

@@ -1,117 +1,181 @@
-"""How many weights each matrix loses: overrides by glob, and a total that is met to the weight."""
+"""How many weights each matrix loses: overrides, patterns, rates, and a total that is met to the weight."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from fractions import Fraction
 
 from worker.pruning.errors import UserError
+from worker.pruning.overrides import Verdict, settle
+from worker.pruning.patterns import Pattern
 from worker.pruning.skeleton import Matrix
-from worker.pruning.spec import Override, Sparsity
+from worker.pruning.spec import MethodName, Sparsity
+
+OVERRIDES = "/sparsity/overrides"
 
 
 @dataclass(frozen=True)
 class Share:
-    """One matrix's part of the budget. zeros None: an override skips it."""
+    """One matrix's part of the budget, and how it is to be pruned. zeros None: an override skips it."""
 
     matrix: Matrix
     zeros: int | None
-    override: str | None
+    pattern: Pattern
+    method: MethodName | None = None
+    """None: the job's own."""
+    overrides: tuple[str, ...] = ()
+    """Those that decide something here, as they were written."""
+    fixed: bool = False
+    """An override or a pattern fixes the rate; the others share what is left."""
 
     @property
     def target(self) -> float:
         return 0.0 if self.zeros is None else self.zeros / self.matrix.weights
 
 
-def assign(matrices: list[Matrix], sparsity: Sparsity) -> dict[str, Share]:
-    """Zeros for every matrix, by name. Raises UserError for overrides without effect and impossible budgets."""
-    chosen = _overrides(matrices, sparsity.overrides)
-    kept = [matrix for matrix in matrices if not _skipped(chosen[matrix.name])]
+@dataclass(frozen=True)
+class _Need:
+    """What a matrix is to lose: `share` weights if that were a whole number, from low to high in the end."""
+
+    share: Fraction
+    low: int
+    high: int
+
+
+def assign(
+    matrices: list[Matrix], sparsity: Sparsity, rates: Mapping[str, float] | None = None
+) -> dict[str, Share]:
+    """Zeros, pattern and method of every matrix, by name.
+
+    rates: the wanted sparsity of each free matrix (one with no target and no n:m pattern; others are not looked
+    at). They are moved together until the total is the target, see `rescale`. None: all the same.
+    Raises UserError for overrides without effect and for budgets that cannot be met, ValueError for missing rates.
+    """
+    verdicts = settle(matrices, sparsity)
+    kept = [matrix for matrix in matrices if not verdicts[matrix.name].skip]
     if not kept:
-        raise UserError("nothing_to_prune", "the overrides skip every matrix", "/sparsity/overrides")
-    if sparsity.pattern.group is not None:
-        zeros = _by_pattern(kept, sparsity)
-    else:
-        targets = {matrix.name: _target(chosen[matrix.name]) for matrix in kept}
-        zeros = _by_target(kept, targets, sparsity.target)
-    shares = {}
-    for matrix in matrices:
-        override = chosen[matrix.name]
-        shares[matrix.name] = Share(matrix, zeros.get(matrix.name), override.match if override else None)
-    return shares
+        raise UserError("nothing_to_prune", "the overrides skip every matrix", OVERRIDES)
+    zeros = _count(kept, verdicts, sparsity, rates)
+    return {matrix.name: _share(matrix, zeros, verdicts[matrix.name], sparsity) for matrix in matrices}
 
 
-def _skipped(override: Override | None) -> bool:
-    return override is not None and override.skip
+def is_fixed(verdict: Verdict, sparsity: Sparsity) -> bool:
+    """Whether the matrix's rate is its own: a target, or a pattern that means one."""
+    return verdict.target is not None or (verdict.pattern or sparsity.pattern).sparsity is not None
 
 
-def _target(override: Override | None) -> float | None:
-    return None if override is None else override.target
+def rescale(rates: Mapping[str, Fraction], weights: Mapping[str, int], total: Fraction) -> dict[str, Fraction]:
+    """Zeros of each matrix, not yet whole, that sum to `total`; 0 ≤ total ≤ Σ weights.
 
-
-def _overrides(matrices: list[Matrix], overrides: tuple[Override, ...]) -> dict[str, Override | None]:
-    """The last override that matches each matrix. One that decides nothing is an error, not a shrug."""
-    chosen: dict[str, Override | None] = {matrix.name: None for matrix in matrices}
-    for override in overrides:
-        matched = [matrix.name for matrix in matrices if fnmatchcase(matrix.name, override.match)]
-        if not matched:
-            message = f"{override.match!r} matches no prunable matrix, such as {matrices[0].name}"
-            raise UserError("unmatched_override", message, f"{override.field}/match")
-        chosen.update(dict.fromkeys(matched, override))
-    for override in overrides:
-        if override not in chosen.values():
-            message = f"{override.match!r} has no effect: later overrides match everything it matches"
-            raise UserError("shadowed_override", message, f"{override.field}/match")
-    return chosen
-
-
-def _by_pattern(matrices: list[Matrix], sparsity: Sparsity) -> dict[str, int]:
-    pattern = sparsity.pattern
-    zeros = {}
-    for matrix in matrices:
-        if pattern.group is None or pattern.kept is None or matrix.columns % pattern.group:
-            message = f"{matrix.name} has {matrix.columns} inputs, which {pattern} does not divide; skip it"
-            raise UserError("pattern_does_not_fit", message, "/sparsity/pattern")
-        zeros[matrix.name] = matrix.weights // pattern.group * (pattern.group - pattern.kept)
-    return zeros
-
-
-def _by_target(matrices: list[Matrix], targets: dict[str, float | None], target: float) -> dict[str, int]:
-    """Largest remainder: floors of the exact shares, then one more where the fraction lost was largest."""
-    total = round(exact(target) * sum(matrix.weights for matrix in matrices))
-    fixed = {m.name: exact(t) * m.weights for m in matrices if (t := targets[m.name]) is not None}
-    free = [matrix for matrix in matrices if matrix.name not in fixed]
-    rest = total - sum(fixed.values(), Fraction(0))
-    weights = sum(matrix.weights for matrix in free)
-    # Without free matrices only rounding is left to share, less than one weight a matrix.
-    slack = len(fixed) if not free else 0
-    if not -slack <= rest <= weights + slack:
-        rate = f"{float(rest / weights):.4f}" if weights else "undefined"
-        message = f"the overrides leave the other matrices a sparsity of {rate}; the target {target} cannot be met"
-        raise UserError("impossible_budget", message, "/sparsity/overrides")
-    share = {m.name: fixed.get(m.name, rest * m.weights / weights if weights else Fraction(0)) for m in matrices}
-    zeros = {name: int(value) for name, value in share.items()}
-    room = {matrix.name: matrix.weights for matrix in matrices}
-    order = sorted(share, key=lambda name: zeros[name] - share[name])
-    return _spread(zeros, order, room, total)
-
-
-def _spread(zeros: dict[str, int], order: list[str], room: dict[str, int], total: int) -> dict[str, int]:
-    """Hand out (or take back) the difference to `total`, one weight at a time, in order."""
-    missing = total - sum(zeros.values())
-    step = 1 if missing > 0 else -1
-    while missing:
-        before = missing
-        for name in order:
-            if missing and 0 <= zeros[name] + step <= room[name]:
-                zeros[name] += step
-                missing -= step
-        if missing == before:
-            raise UserError(
-                "impossible_budget", "the overrides leave no room for the target", "/sparsity/overrides"
-            )
-    return zeros
+    Where the rates ask for too much, all sparsities shrink by one factor; where they ask for too little, all
+    densities do. So the order of the rates stays, and none leaves [0, 1]. Rates beyond these bounds are first cut.
+    """
+    wanted = {name: min(max(rate, Fraction(0)), Fraction(1)) * weights[name] for name, rate in rates.items()}
+    have, room = sum(wanted.values(), Fraction(0)), sum(weights[name] for name in rates)
+    if have >= total:
+        factor = total / have if have else Fraction(0)
+        return {name: value * factor for name, value in wanted.items()}
+    factor = (room - total) / (room - have)
+    return {name: weights[name] - (weights[name] - value) * factor for name, value in wanted.items()}
 
 
 def exact(number: float) -> Fraction:
     """The decimal number that was written, not the nearest binary one: 0.1 is a tenth."""
     return Fraction(str(number))
+
+
+def _share(matrix: Matrix, zeros: dict[str, int], verdict: Verdict, sparsity: Sparsity) -> Share:
+    deciding = sorted(set(verdict.winners.values()))
+    return Share(
+        matrix=matrix,
+        zeros=zeros.get(matrix.name),
+        pattern=verdict.pattern or sparsity.pattern,
+        method=verdict.method,
+        overrides=tuple(sparsity.overrides[number].says for number in deciding),
+        fixed=is_fixed(verdict, sparsity),
+    )
+
+
+def _count(
+    matrices: list[Matrix],
+    verdicts: dict[str, Verdict],
+    sparsity: Sparsity,
+    rates: Mapping[str, float] | None,
+) -> dict[str, int]:
+    needs = {
+        m.name: _fixed(m, verdicts[m.name], sparsity) for m in matrices if is_fixed(verdicts[m.name], sparsity)
+    }
+    if sparsity.pattern.sparsity is not None:
+        return {name: round(need.share) for name, need in needs.items()}  # the total is what it comes to
+    free = [matrix for matrix in matrices if matrix.name not in needs]
+    total = round(exact(sparsity.target) * sum(matrix.weights for matrix in matrices))
+    _refuse_impossible(needs, matrices, total, sparsity.target)
+    weights = {matrix.name: matrix.weights for matrix in free}
+    room = sum(weights.values())
+    rest = min(max(total - sum((need.share for need in needs.values()), Fraction(0)), Fraction(0)), Fraction(room))
+    shares = rescale(_rates(free, rates), weights, rest) if free else {}
+    needs |= {name: _Need(share, 0, weights[name]) for name, share in shares.items()}
+    return _round({matrix.name: needs[matrix.name] for matrix in matrices}, total)
+
+
+def _rates(free: list[Matrix], rates: Mapping[str, float] | None) -> dict[str, Fraction]:
+    if rates is None:
+        return {matrix.name: Fraction(1, 2) for matrix in free}
+    unknown = [matrix.name for matrix in free if not math.isfinite(rates.get(matrix.name, math.nan))]
+    if unknown:
+        raise ValueError(f"no finite rate for {unknown[0]} ({len(unknown)} matrices in all)")
+    return {matrix.name: exact(rates[matrix.name]) for matrix in free}
+
+
+def _fixed(matrix: Matrix, verdict: Verdict, sparsity: Sparsity) -> _Need:
+    pattern = verdict.pattern or sparsity.pattern
+    if pattern.kept is None or pattern.group is None:
+        share = exact(verdict.target or 0.0) * matrix.weights
+        return _Need(share, math.floor(share), math.ceil(share))
+    if matrix.columns % pattern.group:
+        message = f"{matrix.name} has {matrix.columns} inputs, which {pattern} does not divide; skip it"
+        number = verdict.winners.get("pattern")
+        pointer = "/sparsity/pattern" if number is None else f"{sparsity.overrides[number].field}/pattern"
+        raise UserError("pattern_does_not_fit", message, pointer)
+    zeros = matrix.weights // pattern.group * (pattern.group - pattern.kept)
+    return _Need(Fraction(zeros), zeros, zeros)
+
+
+def _refuse_impossible(fixed: dict[str, _Need], matrices: list[Matrix], total: int, target: float) -> None:
+    """Say what would be possible: the rate that the free matrices would need, and the targets within reach."""
+    count = sum(matrix.weights for matrix in matrices)
+    room = sum(matrix.weights for matrix in matrices if matrix.name not in fixed)
+    low = sum(need.low for need in fixed.values())
+    high = sum(need.high for need in fixed.values()) + room
+    if low <= total <= high:
+        return
+    share = sum((need.share for need in fixed.values()), Fraction(0))
+    least, most = float(share / count), float((share + room) / count)
+    if room:
+        message = (
+            f"the target {target} cannot be met: the matrices that the overrides leave free would need a sparsity "
+            f"of {float((total - share) / room):.4f}; targets from {least:.4f} to {most:.4f} are possible"
+        )
+    else:
+        message = (
+            f"the overrides fix every matrix, which makes a sparsity of {least:.4f} in all; make that the target "
+            f"instead of {target}, or leave some matrices free"
+        )
+    raise UserError("impossible_budget", message, OVERRIDES)
+
+
+def _round(needs: dict[str, _Need], total: int) -> dict[str, int]:
+    """Largest remainder: floors of the shares, then one more where the fraction lost was largest, within bounds.
+
+    needs: with Σ low ≤ total ≤ Σ high. Ties go to the first.
+    """
+    zeros = {name: max(int(need.share), need.low) for name, need in needs.items()}
+    order = sorted(needs, key=lambda name: zeros[name] - needs[name].share)
+    missing = total - sum(zeros.values())
+    step = 1 if missing > 0 else -1
+    while missing:
+        for name in order:
+            if missing and needs[name].low <= zeros[name] + step <= needs[name].high:
+                zeros[name] += step
+                missing -= step
+    return zeros

@@ -6,16 +6,27 @@ from worker.pruning import skeleton as skeletons
 from worker.pruning.budget import Share, assign
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.errors import SpecError
+from worker.pruning.estimate import Subject, estimates
+from worker.pruning.overrides import overlaps, settle
 from worker.pruning.skeleton import Skeleton
-from worker.pruning.spec import PruningJob
+from worker.pruning.spec import Allocation, PruningJob
 
 
 def plan(job: PruningJob) -> dict[str, Any]:
-    """Matched and skipped tensors with reasons, and the exact budget. Raises UserError when it cannot run."""
+    """Matched and skipped tensors with reasons, overrides, the exact budget, and what it will take.
+
+    Reads the model's configuration and headers, no weight and no text. Raises UserError when it cannot run.
+    """
+    subject = look(job)
+    return {**describe(subject), "estimates": estimates(subject)}
+
+
+def look(job: PruningJob) -> Subject:
+    """The model's graph and the shares of its matrices. Raises UserError when the job cannot run."""
     checkpoint = Checkpoint.open(job.model)
     skeleton = skeletons.build(job.model, checkpoint)
     check_lengths(job, skeleton)
-    return describe(skeleton, checkpoint, assign(skeleton.matrices, job.sparsity), job)
+    return Subject(job, skeleton, checkpoint, assign(skeleton.matrices, job.sparsity))
 
 
 def check_lengths(job: PruningJob, skeleton: Skeleton) -> None:
@@ -33,45 +44,77 @@ def check_lengths(job: PruningJob, skeleton: Skeleton) -> None:
             )
 
 
-def describe(
-    skeleton: Skeleton, checkpoint: Checkpoint, shares: dict[str, Share], job: PruningJob
-) -> dict[str, Any]:
-    matched: list[dict[str, Any]] = []
-    skipped: list[dict[str, Any]] = [
-        {"name": name, "reason": reason, "weights": _count(checkpoint, name)}
-        for name, reason in skeleton.skipped.items()
-    ]
-    for share in shares.values():
-        matrix = share.matrix
-        if share.zeros is None:
-            reason = f"override {share.override} skips it"
-            skipped.append({"name": matrix.name, "reason": reason, "weights": matrix.weights})
-            continue
-        matched.append(
-            {
-                "name": matrix.name,
-                "rows": matrix.rows,
-                "columns": matrix.columns,
-                "weights": matrix.weights,
-                "zeros": share.zeros,
-                "target": share.target,
-                "override": share.override,
-            }
-        )
+def describe(subject: Subject) -> dict[str, Any]:
+    """The plan without its estimates."""
+    job, shares = subject.job, subject.shares
+    matched = [_matched(job, share) for share in shares.values() if share.zeros is not None]
     weights = sum(entry["weights"] for entry in matched)
     zeros = sum(entry["zeros"] for entry in matched)
     return {
-        "architecture": type(skeleton.model).__name__,
-        "blocks": len(skeleton.blocks),
+        "architecture": type(subject.skeleton.model).__name__,
+        "blocks": len(subject.skeleton.blocks),
+        "parameters": sum(_count(subject.checkpoint, name) for name in subject.checkpoint.tensors),
         "pattern": str(job.sparsity.pattern),
-        "comparison_group": job.method.scope.value,
-        "matched": matched,
-        "skipped": skipped,
+        "allocation": job.sparsity.allocation.value,
         "weights": weights,
         "zeros": zeros,
         "sparsity": zeros / weights,
-        "parameters": sum(_count(checkpoint, name) for name in checkpoint.tensors),
+        "matched": matched,
+        "skipped": _skipped(subject),
+        **_overrides(subject),
     }
+
+
+def _matched(job: PruningJob, share: Share) -> dict[str, Any]:
+    """A matrix that is pruned. `settled` is false where the allocation will move its rate while the job runs."""
+    method = job.method.named(share.method)
+    return {
+        "name": share.matrix.name,
+        "rows": share.matrix.rows,
+        "columns": share.matrix.columns,
+        "weights": share.matrix.weights,
+        "zeros": share.zeros,
+        "target": share.target,
+        "settled": share.fixed or job.sparsity.allocation is Allocation.uniform,
+        "pattern": str(share.pattern),
+        "comparison_group": method.scope.value,
+        "solver": method.solver,
+        "overrides": list(share.overrides),
+    }
+
+
+def _skipped(subject: Subject) -> list[dict[str, Any]]:
+    """Tensors that stay as they are, and why."""
+    checkpoint = subject.checkpoint
+    skipped = [
+        {"name": name, "reason": reason, "weights": _count(checkpoint, name)}
+        for name, reason in subject.skeleton.skipped.items()
+    ]
+    for share in subject.shares.values():
+        if share.zeros is None:
+            reason = f"skipped by the override {share.overrides[-1]}"
+            skipped.append({"name": share.matrix.name, "reason": reason, "weights": share.matrix.weights})
+    return skipped
+
+
+def _overrides(subject: Subject) -> dict[str, Any]:
+    """How many matrices each override matches and decides something about, and where several meet."""
+    sparsity = subject.job.sparsity
+    verdicts = settle(subject.skeleton.matrices, sparsity)
+    counted = [
+        {
+            "index": number,
+            "says": override.says,
+            "matches": sum(number in verdict.matched for verdict in verdicts.values()),
+            "decides": sum(number in verdict.winners.values() for verdict in verdicts.values()),
+        }
+        for number, override in enumerate(sparsity.overrides)
+    ]
+    met = [
+        {"overrides": list(each.overrides), "winners": each.winners, "matrices": each.matrices}
+        for each in overlaps(verdicts)
+    ]
+    return {"overrides": counted, "overlaps": met}
 
 
 def _count(checkpoint: Checkpoint, name: str) -> int:

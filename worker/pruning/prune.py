@@ -67,9 +67,9 @@ class BlockPruner:
         layers, summaries = [], []
         for group in self._groups:
             name = group[0].name
-            prepared = self._prepare(name, inputs[name].sums)
+            prepared = {method: self._prepare(name, method, inputs[name].sums) for method in self._methods(group)}
             for matrix in group:
-                record, summary, written = self._solve(block, matrix, prepared, inputs[name])
+                record, summary, written = self._solve(block, matrix, prepared[self._method(matrix)], inputs[name])
                 tensors[matrix.name] = written
                 layers.append(record)
                 summaries.append(summary)
@@ -112,10 +112,22 @@ class BlockPruner:
         found = {}
         for name, statistics in measured.items():
             self._check(name, statistics)
-            keep = self.method.updates_weights
+            keep = self._solves(name)
             sums = accumulate(before.get(name), statistics, self.method.perturbation, keep_gram=keep)
             found[name] = Inputs(sums, statistics, self._held_out(name, apart.get(name)))
         return found
+
+    def _method(self, matrix: Matrix) -> Method:
+        """The job's, or the one that an override names."""
+        return self.method.named(self.shares[matrix.name].method)
+
+    def _methods(self, group: list[Matrix]) -> list[Method]:
+        return list(dict.fromkeys(map(self._method, group)))
+
+    def _solves(self, name: str) -> bool:
+        """Whether any matrix of the group with that name is solved with the Gram, which is then to be kept."""
+        group = next(group for group in self._groups if group[0].name == name)
+        return any(method.updates_weights for method in self._methods(group))
 
     def _held_out(self, name: str, measured: Measured | None) -> Measured | None:
         if measured is None or measured.tokens == 0:
@@ -149,10 +161,10 @@ class BlockPruner:
         if not bool(torch.isfinite(statistics.gram).all()):
             raise IllConditioned(f"{name}: its inputs are not finite")
 
-    def _prepare(self, name: str, sums: Accumulated) -> Group:
+    def _prepare(self, name: str, method: Method, sums: Accumulated) -> Group:
         try:
             with products("highest"):
-                group = methods.prepare(self.method, sums)
+                group = methods.prepare(method, sums)
         except IllConditioned as error:
             raise IllConditioned(f"{name}: {error}") from error
         if group.factor is not None and group.factor.notes:
@@ -164,13 +176,13 @@ class BlockPruner:
     ) -> tuple[MatrixRecord, SensitivitySummary, Tensor]:
         began = time.monotonic()
         self.observer.check()
-        share = self.shares[matrix.name]
+        share, method = self.shares[matrix.name], self._method(matrix)
         dense = dense_weight(block, matrix).contiguous()
-        selection = Selection(self.job.sparsity.pattern, self.method.scope, share.zeros or 0)
+        selection = Selection(share.pattern, method.scope, share.zeros or 0)
         with products("highest"):
-            scores = methods.scores(self.method, matrix.name, dense, group.sums)
+            scores = methods.scores(method, matrix.name, dense, group.sums)
             try:
-                solution = methods.solve(self.method, dense, scores, group, selection, self.observer.check)
+                solution = methods.solve(method, dense, scores, group, selection, self.observer.check)
             except IllConditioned as error:
                 raise IllConditioned(f"{matrix.name}: {error}") from error
             written = self._cast(matrix, solution)
@@ -183,7 +195,7 @@ class BlockPruner:
             )
         record = self._record(matrix, share, written, errors, solution, time.monotonic() - began)
         summary = summarise(matrix.name, scores)
-        self.tracker.advance(Kind.solve, solve_work(self.method, matrix))
+        self.tracker.advance(Kind.solve, solve_work(method, matrix))
         return record, summary, written
 
     def _cast(self, matrix: Matrix, solution: Solution) -> Tensor:
@@ -207,11 +219,8 @@ class BlockPruner:
         if zeros != share.zeros:
             # Zeros of the dense weights that the mask kept, or values too small for the dtype.
             notes["zeros_beyond_mask"] = zeros - (share.zeros or 0)
-        if share.override:
-            notes["override"] = share.override
-        solver = self.method.name.value
-        if self.method.updates_weights and self.method.name is not MethodName.admm:
-            solver += "+admm"
+        if share.overrides:
+            notes["overrides"] = list(share.overrides)
         return MatrixRecord(
             matrix=matrix.name,
             rows=matrix.rows,
@@ -220,11 +229,11 @@ class BlockPruner:
             zeros=zeros,
             sparsity=zeros / matrix.weights,
             target=share.target,
-            pattern=str(self.job.sparsity.pattern),
+            pattern=str(share.pattern),
             relative_error=errors[0],
             held_out_error=errors[1],
             seconds=seconds,
-            solver=solver,
+            solver=self._method(matrix).solver,
             notes=notes,
         )
 

@@ -14,7 +14,7 @@ from worker.pruning.calibration import held_out_indices
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.evaluate import TestSet
 from worker.pruning.skeleton import Skeleton
-from worker.pruning.spec import Domain, PruningJob
+from worker.pruning.spec import Domain, Override, PruningJob
 
 REPORT = "report.json"
 
@@ -127,13 +127,20 @@ def _method(job: PruningJob) -> dict[str, Any]:
 
 
 def _sparsity(job: PruningJob) -> dict[str, Any]:
-    overrides = [{"match": o.match, "target": o.target, "skip": o.skip} for o in job.sparsity.overrides]
+    overrides = [_override(override) for override in job.sparsity.overrides]
     return {
         "target": job.sparsity.target,
         "pattern": str(job.sparsity.pattern),
         "allocation": job.sparsity.allocation,
         "overrides": overrides,
     }
+
+
+def _override(override: Override) -> dict[str, Any]:
+    """As it was written."""
+    pattern = None if override.pattern is None else str(override.pattern)
+    said = {**vars(override), "pattern": pattern, "skip": override.skip or None}
+    return {name: value for name, value in said.items() if name != "field" and value is not None}
 
 
 def _domain(domain: Domain, digest: str) -> dict[str, Any]:

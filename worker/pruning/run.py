@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worker.pruning import skeleton as skeletons
 from worker.pruning.blocks import Shell, batches
-from worker.pruning.budget import assign
+from worker.pruning.budget import Share, assign
 from worker.pruning.calibration import Tokenizer, calibration_windows, split, text_digest
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.evaluate import TestSet, native_dtype, window_losses
@@ -57,6 +57,7 @@ class _Run:
     observer: Observer
     source: Checkpoint
     shell: Shell
+    shares: dict[str, Share]
     windows: list[Tensor]
     digests: list[str]
     sets: list[TestSet]
@@ -70,7 +71,7 @@ class _Run:
         source = Checkpoint.open(job.model)
         skeleton = skeletons.build(job.model, source)
         check_lengths(job, skeleton)
-        assign(skeleton.matrices, job.sparsity)  # refuse what cannot be met before the texts are read
+        shares = assign(skeleton.matrices, job.sparsity)  # refuse what cannot be met before the texts are read
         tokenizer = Tokenizer(job.model)
         device = pick_device(job.device)
         known = {(int(e["row"]), str(e["domain"])): float(e["perplexity"]) for e in job.resume.evaluations}
@@ -81,9 +82,9 @@ class _Run:
         sets = _test_sets(job, tokenizer, dtype)
         digests = [text_digest(domain.calibration.text) for domain in job.domains]
         shell = Shell(skeleton, source, device)
-        planned = planned_work(job, skeleton, shell.vocabulary, sum(s.windows.numel() for s in sets))
+        planned = planned_work(job, skeleton, shares, shell.vocabulary, sum(s.windows.numel() for s in sets))
         tracker = Tracker(observer, len(job.domains), len(skeleton.blocks), planned)
-        return cls(job, observer, source, shell, windows, digests, sets, tracker, dtype, known)
+        return cls(job, observer, source, shell, shares, windows, digests, sets, tracker, dtype, known)
 
     def execute(self) -> Output:
         stages = len(self.job.domains)
@@ -136,7 +137,8 @@ class _Run:
         self.observer.evaluation(result)
 
     def _skip_stage(self, stage: int) -> None:
-        forward, solve = stage_work(self.job, self.shell.skeleton, self.job.domains[stage].calibration.tokens)
+        tokens = self.job.domains[stage].calibration.tokens
+        forward, solve = stage_work(self.job, self.shell.skeleton, self.shares, tokens)
         self.tracker.skip(Kind.forward, forward)
         self.tracker.skip(Kind.solve, solve)
         self.evaluate(stage + 1)
@@ -166,7 +168,7 @@ class _Run:
             job=self.job,
             shell=self.shell,
             source=self.source,
-            shares=assign(self.shell.skeleton.matrices, self.job.sparsity),
+            shares=self.shares,
             folder=self.folder(stage),
             previous=self.folder(stage - 1) if stage else None,
             hidden=[],
@@ -180,7 +182,7 @@ class _Run:
             if block.index >= committed:
                 self.observer.block(pruner.prune(block))
                 continue
-            forward, solve = block_work(self.job, block, domain.calibration.tokens)
+            forward, solve = block_work(self.job, block, self.shares, domain.calibration.tokens)
             self.tracker.skip(Kind.solve, solve)
             self.tracker.skip(Kind.forward, forward - token_work(block) * domain.calibration.tokens)
             if committed < len(blocks):

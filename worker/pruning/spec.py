@@ -1,6 +1,6 @@
 """The description of a pruning job: plain dataclasses, read from the engine's request."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,27 @@ class Method:
     def updates_weights(self) -> bool:
         return self.name is MethodName.admm or self.weight_update is WeightUpdate.admm
 
+    @property
+    def solver(self) -> str:
+        """What a record says: the method, and what follows its selection."""
+        return (
+            f"{self.name}+admm" if self.updates_weights and self.name is not MethodName.admm else self.name.value
+        )
+
+    def named(self, name: MethodName | None) -> "Method":
+        """The method of a matrix whose override names another one: the job's settings, that selection or solver.
+
+        A selection is followed by the job's `weight_update` where the job's own method is a selection too. None:
+        this very method.
+        """
+        if name is None or name is self.name:
+            return self
+        implied = {each: Method.read(Fields({"name": each.value})).weight_update for each in (name, self.name)}
+        asked = self.weight_update if implied[self.name] is WeightUpdate.none else WeightUpdate.none
+        return replace(
+            self, name=name, weight_update=asked if implied[name] is WeightUpdate.none else implied[name]
+        )
+
     @classmethod
     def read(cls, fields: Fields) -> "Method":
         name = fields.choice("name", MethodName)
@@ -137,27 +158,68 @@ class Method:
         return method
 
 
+REGEX_LENGTH = 300
+"""Characters of an override's regular expression at most, as in the API."""
+
+
 @dataclass(frozen=True)
 class Override:
-    match: str
-    """Glob over the checkpoint's tensor names; where several match a tensor, the last one counts."""
-    target: float | None
-    skip: bool
+    """An exception for the matrices whose name in the checkpoint matches, as a whole; see `overrides.Verdict`."""
+
     field: str
     """JSON pointer, for errors."""
+    match: str | None = None
+    """Glob; this or `regex`."""
+    regex: str | None = None
+    """Regular expression in RE2's syntax."""
+    target: float | None = None
+    pattern: Pattern | None = None
+    method: MethodName | None = None
+    skip: bool = False
+
+    @property
+    def says(self) -> str:
+        """What is to match, as written."""
+        return self.match if self.match is not None else str(self.regex)
+
+    @property
+    def pointer(self) -> str:
+        """To what is to match."""
+        return f"{self.field}/{'regex' if self.match is None else 'match'}"
 
     @classmethod
     def read(cls, fields: Fields) -> "Override":
         override = cls(
-            match=fields.text("match"),
-            target=fields.number("target", None, high=1.0),
-            skip=fields.flag("skip", False),
             field=fields.pointer,
+            match=fields.text("match", None),
+            regex=fields.text("regex", None),
+            target=fields.number("target", None, high=1.0),
+            pattern=_pattern(fields, None),
+            method=fields.choice("method", MethodName) if fields.raw("method") is not None else None,
+            skip=fields.flag("skip", False),
         )
         fields.finish()
-        if (override.target is None) != override.skip:
-            raise SpecError(fields.pointer, "needs exactly one of `target` (a number) and `skip` (true)")
+        if (override.match is None) == (override.regex is None):
+            raise SpecError(fields.pointer, "needs exactly one of `match` (a glob) and `regex`")
+        if override.regex is not None and len(override.regex) > REGEX_LENGTH:
+            raise SpecError(fields.at("regex"), f"must have at most {REGEX_LENGTH} characters")
+        asked = (override.target, override.pattern, override.method)
+        if override.skip == any(value is not None for value in asked):
+            raise SpecError(
+                fields.pointer, "needs `skip` (true) alone, or some of `target`, `pattern` and `method`"
+            )
+        own = override.pattern.sparsity if override.pattern is not None else None
+        if override.target is not None and own is not None and abs(override.target - own) > 1e-9:
+            raise SpecError(fields.at("target"), f"pattern {override.pattern} sets it to {own}; leave it out")
         return override
+
+
+def _pattern(fields: Fields, default: str | None) -> Pattern | None:
+    text = fields.text("pattern", default)
+    try:
+        return None if text is None else Pattern.parse(text)
+    except ValueError as error:
+        raise SpecError(fields.at("pattern"), str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -169,11 +231,7 @@ class Sparsity:
 
     @classmethod
     def read(cls, fields: Fields) -> "Sparsity":
-        text = fields.text("pattern", "unstructured")
-        try:
-            pattern = Pattern.parse(text)
-        except ValueError as error:
-            raise SpecError(fields.at("pattern"), str(error)) from None
+        pattern = _pattern(fields, "unstructured") or Pattern()
         target = fields.number("target", pattern.sparsity, high=1.0)
         if target is None:
             raise SpecError(fields.at("target"), "is required for an unstructured pattern")
@@ -181,25 +239,30 @@ class Sparsity:
         overrides = tuple(Override.read(item) for item in fields.children("overrides", optional=True))
         fields.finish()
         if pattern.sparsity is not None:
+            if abs(target - pattern.sparsity) > 1e-9:
+                raise SpecError(
+                    fields.at("target"), f"pattern {pattern} sets it to {pattern.sparsity}; leave it out"
+                )
             if allocation is not Allocation.uniform:
                 raise SpecError(
                     fields.at("allocation"), f"pattern {pattern} fixes every rate; leave allocation out"
                 )
-            _refuse_targets(fields, pattern, target, overrides)
+            _refuse_open_rates(pattern, overrides)
         elif not 0 < target < 1:
             raise SpecError(fields.at("target"), "must be more than 0 and less than 1")
         return cls(target, pattern, overrides, allocation)
 
 
-def _refuse_targets(fields: Fields, pattern: Pattern, target: float, overrides: tuple[Override, ...]) -> None:
-    assert pattern.sparsity is not None  # noqa: S101 - for the type checker; the caller asked
-    if abs(target - pattern.sparsity) > 1e-9:
-        raise SpecError(fields.at("target"), f"pattern {pattern} sets it to {pattern.sparsity}; leave it out")
+def _refuse_open_rates(pattern: Pattern, overrides: tuple[Override, ...]) -> None:
+    """Under an n:m pattern nothing is shared out, so each rate must be said: by a pattern, or with no pattern."""
     for override in overrides:
-        if not override.skip:
-            raise SpecError(
-                f"{override.field}/target", f"pattern {pattern} sets every target; only skip is possible"
-            )
+        free = override.pattern is not None and override.pattern.sparsity is None
+        if override.target is not None and override.pattern is None:
+            message = f'pattern {pattern} sets every target; add "pattern": "unstructured", or choose another n:m'
+            raise SpecError(f"{override.field}/target", message)
+        if free and override.target is None:
+            message = f"is required here: beside the job's pattern {pattern} there is no budget to share"
+            raise SpecError(f"{override.field}/target", message)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor
 
+from worker.pruning.budget import Share
 from worker.pruning.progress import Kind
 from worker.pruning.skeleton import Block, Matrix, Skeleton
 from worker.pruning.spec import Method, PruningJob
@@ -38,10 +39,12 @@ def head_work(skeleton: Skeleton, vocabulary: int) -> float:
     return 2.0 * width * vocabulary
 
 
-def planned_work(job: PruningJob, skeleton: Skeleton, vocabulary: int, evaluated_tokens: int) -> dict[Kind, float]:
+def planned_work(
+    job: PruningJob, skeleton: Skeleton, shares: dict[str, Share], vocabulary: int, evaluated_tokens: int
+) -> dict[Kind, float]:
     """The whole job: T + 1 evaluations, T stages."""
     row = evaluated_tokens * (sum(map(token_work, skeleton.blocks)) + head_work(skeleton, vocabulary))
-    stages = [stage_work(job, skeleton, domain.calibration.tokens) for domain in job.domains]
+    stages = [stage_work(job, skeleton, shares, domain.calibration.tokens) for domain in job.domains]
     return {
         Kind.evaluate: row * (len(job.domains) + 1),
         Kind.forward: sum(forward for forward, _ in stages),
@@ -49,16 +52,17 @@ def planned_work(job: PruningJob, skeleton: Skeleton, vocabulary: int, evaluated
     }
 
 
-def stage_work(job: PruningJob, skeleton: Skeleton, tokens: int) -> tuple[float, float]:
+def stage_work(job: PruningJob, skeleton: Skeleton, shares: dict[str, Share], tokens: int) -> tuple[float, float]:
     """Forwards and solving of one stage."""
     forward = solve = 0.0
     for block in skeleton.blocks:
-        one, two = block_work(job, block, tokens)
+        one, two = block_work(job, block, shares, tokens)
         forward, solve = forward + one, solve + two
     return forward, solve
 
 
-def block_work(job: PruningJob, block: Block, tokens: int) -> tuple[float, float]:
-    widths = {matrix.columns for matrix in block.matrices}
+def block_work(job: PruningJob, block: Block, shares: dict[str, Share], tokens: int) -> tuple[float, float]:
+    pruned = [shares[matrix.name] for matrix in block.matrices if shares[matrix.name].zeros is not None]
+    widths = {share.matrix.columns for share in pruned}
     forward = tokens * (2 * token_work(block) + 2.0 * sum(width**2 for width in widths))
-    return forward, sum(solve_work(job.method, matrix) for matrix in block.matrices)
+    return forward, sum(solve_work(job.method.named(share.method), share.matrix) for share in pruned)

@@ -5,10 +5,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from app.jobs.spec import JobCreate, canonical_digest, implied_target
+from app.jobs.sparsity_spec import Override, implied_target
+from app.jobs.spec import JobCreate, canonical_digest
+from worker.pruning.errors import SpecError
 from worker.pruning.fields import Fields
-from worker.pruning.spec import Method, Sparsity
+from worker.pruning.spec import Method, MethodName, Sparsity
+from worker.pruning.spec import Override as EngineOverride
 
 METHODS: list[dict[str, Any]] = [
     *({"name": name} for name in ("copal", "admm", "wanda", "magnitude")),
@@ -29,6 +33,9 @@ SPARSITIES: list[dict[str, Any]] = [
     {"pattern": "2:4", "overrides": [{"match": "*", "skip": True}]},
     {"pattern": "3:4", "target": 0.25},
     {"target": 0.3, "overrides": [{"match": "a.*", "target": 0}, {"match": "b", "skip": True}]},
+    {"target": 0.3, "overrides": [{"regex": "a.*", "pattern": "2:4", "method": "magnitude"}]},
+    {"pattern": "2:4", "overrides": [{"match": "a", "pattern": "unstructured", "target": 0.1, "method": "admm"}]},
+    {"pattern": "2:4", "overrides": [{"match": "a", "pattern": "4:8", "target": 0.5}]},
 ]
 
 
@@ -36,6 +43,48 @@ def job(**changes: Any) -> JobCreate:
     domains = [{"name": "a", "dataset": "ds_a"}]
     spec = {"model": "m", "method": METHODS[0], "sparsity": SPARSITIES[0], "domains": domains}
     return JobCreate.model_validate({**spec, **changes})
+
+
+MALFORMED: list[dict[str, Any]] = [
+    {"target": 0.5, "overrides": [{"skip": True}]},
+    {"target": 0.5, "overrides": [{"match": "*", "regex": ".*", "skip": True}]},
+    {"target": 0.5, "overrides": [{"match": "*"}]},
+    {"target": 0.5, "overrides": [{"match": "*", "skip": False}]},
+    {"target": 0.5, "overrides": [{"match": "*", "skip": True, "target": 0.5}]},
+    {"target": 0.5, "overrides": [{"match": "*", "skip": True, "method": "wanda"}]},
+    {"target": 0.5, "overrides": [{"match": "*", "method": "prayer"}]},
+    {"target": 0.5, "overrides": [{"match": "*", "pattern": "4:2"}]},
+    {"target": 0.5, "overrides": [{"match": "*", "pattern": "2:4", "target": 0.6}]},
+    {"target": 0.5, "overrides": [{"regex": "a" * 301, "skip": True}]},
+    {"pattern": "2:4", "overrides": [{"match": "*", "target": 0.5}]},
+    {"pattern": "2:4", "overrides": [{"match": "*", "pattern": "unstructured"}]},
+]
+
+
+@pytest.mark.parametrize("sparsity", MALFORMED)
+def test_both_refuse_the_same(sparsity: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        job(sparsity=sparsity)
+    with pytest.raises(SpecError):
+        Sparsity.read(Fields(sparsity, "/sparsity"))
+
+
+@pytest.mark.parametrize("regex", ["(", "[", "*a", "a{2,1}", "(?P<a>b)(?P<a>c)"])
+def test_a_slip_in_an_expression_is_caught_at_once(regex: str) -> None:
+    with pytest.raises(ValidationError, match="not a regular expression"):
+        job(sparsity={"target": 0.5, "overrides": [{"regex": regex, "skip": True}]})
+
+
+def test_an_override_may_name_every_method_there_is() -> None:
+    names = Override.model_json_schema()["properties"]["method"]["anyOf"][0]["enum"]
+    for name in names:
+        job(method={"name": name}, sparsity={"target": 0.5, "overrides": [{"match": "*", "method": name}]})
+    assert set(names) == {name.value for name in MethodName}
+
+
+def _override(read: EngineOverride) -> dict[str, Any]:
+    said = {**vars(read), "pattern": read.pattern and str(read.pattern), "skip": read.skip or None}
+    return {name: value for name, value in said.items() if name != "field" and value is not None}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -50,6 +99,7 @@ def test_the_engine_takes_what_the_api_accepts(method: dict[str, Any]) -> None:
         read_sparsity = Sparsity.read(Fields(resolved["sparsity"], "/sparsity"))
         assert read_sparsity.target == resolved["sparsity"]["target"]
         assert read_sparsity.allocation == resolved["sparsity"]["allocation"]
+        assert [_override(each) for each in read_sparsity.overrides] == resolved["sparsity"]["overrides"]
 
 
 @pytest.mark.parametrize("allocation", ["owl", "error"])

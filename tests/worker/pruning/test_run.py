@@ -161,6 +161,40 @@ def test_overrides_reach_the_files(request_for: Request) -> None:
     assert "outside" in reasons["model.embed_tokens.weight"]
 
 
+def test_each_matrix_is_pruned_by_the_pattern_and_method_of_its_override(request_for: Request) -> None:
+    overrides = [
+        {"match": "*.mlp.*", "pattern": "2:4", "method": "admm"},
+        {"regex": r".*\.0\.mlp\.up_proj\.weight", "method": "magnitude"},
+    ]
+    request = request_for(sparsity={"target": 0.6, "overrides": overrides}, domains="ab")
+    recorder = Recorder()
+    output = prune(request, recorder)
+    assert output.summary["zeros"] == round(0.6 * output.summary["weights"])
+    dense = load_file(Path(request["model"]) / "model.safetensors")
+    for stage in (0, 1):
+        written = weights(request, stage)
+        for layer in (layer for block in recorder.blocks if block.stage == stage for layer in block.layers):
+            tensor = written[layer.matrix]
+            kept = tensor[tensor != 0]
+            if "mlp" not in layer.matrix:
+                assert (layer.pattern, layer.solver, layer.notes) == ("unstructured", "wanda", {})
+                assert torch.equal(kept, dense[layer.matrix][tensor != 0])
+                continue
+            assert int((tensor.reshape(tensor.shape[0], -1, 4) != 0).sum(dim=2).max()) == 2
+            assert layer.pattern == "2:4"
+            chosen = "layers.0.mlp.up_proj" in layer.matrix
+            assert layer.solver == ("magnitude" if chosen else "admm")
+            assert layer.notes["overrides"] == [*(["*.mlp.*"]), *([overrides[1]["regex"]] if chosen else [])]
+            # Only ADMM moves the weights that it keeps.
+            assert torch.equal(kept, dense[layer.matrix][tensor != 0]) is chosen
+
+
+def test_a_method_of_an_override_gives_what_the_job_would_give_with_it(request_for: Request) -> None:
+    alone = request_for(method={"name": "admm"}, workspace="alone")
+    mixed = request_for(sparsity={"target": 0.5, "overrides": [{"match": "*", "method": "admm"}]})
+    assert prune(alone).summary["weights_sha256"] == prune(mixed).summary["weights_sha256"]
+
+
 @pytest.mark.parametrize("pattern", ["2:4", "5:8"])
 @pytest.mark.parametrize("name", ["wanda", "admm", "magnitude"])
 def test_n_of_m_holds_in_the_files(request_for: Request, name: str, pattern: str) -> None:

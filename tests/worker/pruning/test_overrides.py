@@ -1,0 +1,158 @@
+import time
+from typing import Any
+
+import pytest
+
+from worker.pruning import SpecError, UserError
+from worker.pruning.fields import Fields
+from worker.pruning.overrides import matching, overlaps, settle
+from worker.pruning.patterns import Pattern
+from worker.pruning.skeleton import Matrix
+from worker.pruning.spec import MethodName, Override, Sparsity
+
+PARTS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")
+MATRICES = [
+    Matrix(f"model.layers.{block}.{part}.weight", part, 8, 8, False) for block in range(12) for part in PARTS
+]
+NAMES = [matrix.name for matrix in MATRICES]
+
+
+def sparsity(*overrides: dict[str, Any], **changes: Any) -> Sparsity:
+    return Sparsity.read(Fields({"target": 0.5, "overrides": list(overrides), **changes}, "/sparsity"))
+
+
+def found(**match: str) -> list[str]:
+    return matching(Override(field="/sparsity/overrides/0", skip=True, **match), NAMES)
+
+
+def test_globs_and_regular_expressions_match_whole_names() -> None:
+    assert len(found(match="*.down_proj.weight")) == 12
+    assert found(match="model.layers.1.mlp") == []
+    assert len(found(match="model.layers.[01].*")) == 6
+    assert len(found(regex=r"model\.layers\.\d\..*")) == 30
+    assert found(regex=r"model\.layers\.3\.mlp\.\w+\.weight") == ["model.layers.3.mlp.down_proj.weight"]
+    assert found(regex=r"layers") == []
+    assert len(found(regex=r"model\.layers\.0\..*|.*\.11\..*")) == 6
+
+
+def test_no_expression_takes_more_than_linear_time() -> None:
+    # Python's own engine would take longer than the age of the universe.
+    names = ["a" * 5000 + "b"] * 50
+    began = time.process_time()
+    assert matching(Override(field="", regex="(a+)+", skip=True), names) == []
+    assert time.process_time() - began < 20
+
+
+@pytest.mark.parametrize("regex", ["(", "a)|(b", r"(a)\1", "(?=a)", "a{100000}", "((x{100}){100}){100}"])
+def test_an_expression_that_cannot_be_used_is_pointed_at(regex: str) -> None:
+    with pytest.raises(UserError) as caught:
+        settle(MATRICES, sparsity({"regex": regex, "skip": True}))
+    assert (caught.value.code, caught.value.field) == ("invalid_regex", "/sparsity/overrides/0/regex")
+
+
+def test_later_overrides_win_field_by_field() -> None:
+    verdicts = settle(
+        MATRICES,
+        sparsity(
+            {"match": "*.mlp.*", "target": 0.4, "method": "admm"},
+            {"match": "*.10.*", "target": 0.3},
+            {"match": "*.mlp.*", "method": "magnitude"},
+            {"match": "*.11.mlp.*", "pattern": "2:4"},
+        ),
+    )
+    ten, eleven = (
+        verdicts["model.layers.10.mlp.down_proj.weight"],
+        verdicts["model.layers.11.mlp.down_proj.weight"],
+    )
+    assert (ten.target, ten.method, ten.pattern) == (0.3, MethodName.magnitude, None)
+    assert ten.winners == {"target": 1, "method": 2}
+    assert (eleven.target, eleven.method, eleven.pattern) == (None, MethodName.magnitude, Pattern(2, 4))
+    assert eleven.winners == {"method": 2, "pattern": 3}
+    assert verdicts["model.layers.0.self_attn.q_proj.weight"].winners == {}
+
+
+def test_an_amount_ends_a_skip_and_a_method_does_not() -> None:
+    verdicts = settle(
+        MATRICES,
+        sparsity(
+            {"match": "model.layers.0.*", "skip": True},
+            {"match": "*.down_proj.*", "method": "magnitude"},
+            {"match": "*.0.*.o_proj.*", "target": 0.2},
+        ),
+    )
+    assert verdicts["model.layers.0.mlp.down_proj.weight"].skip
+    assert not verdicts["model.layers.0.self_attn.o_proj.weight"].skip
+    assert verdicts["model.layers.0.self_attn.q_proj.weight"].skip
+
+
+def test_overlaps_are_gathered_with_who_wins() -> None:
+    verdicts = settle(
+        MATRICES,
+        sparsity(
+            {"match": "*.mlp.*", "target": 0.4, "method": "admm"}, {"match": "model.layers.1*", "target": 0.3}
+        ),
+    )
+    (overlap,) = overlaps(verdicts)
+    assert overlap.overrides == (0, 1)
+    assert overlap.winners == {"target": 1, "method": 0}
+    assert overlap.matrices == [f"model.layers.{block}.mlp.down_proj.weight" for block in (1, 10, 11)]
+    assert overlaps(settle(MATRICES, sparsity({"match": "*.mlp.*", "target": 0.4}))) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "field"),
+    [
+        ([{"match": "*.up_proj.*", "skip": True}], "unmatched_override", "0/match"),
+        ([{"regex": "mlp", "skip": True}], "unmatched_override", "0/regex"),
+        (
+            [{"match": "*.0.mlp.*", "target": 0.1, "pattern": "unstructured"}, {"match": "*.mlp.*", "skip": True}],
+            "shadowed_override",
+            "0/match",
+        ),
+        (
+            [{"match": "*.0.mlp.*", "target": 0.4}, {"match": "*.mlp.*", "pattern": "2:4"}],
+            "shadowed_override",
+            "0/match",
+        ),
+        (
+            [{"match": "*.0.mlp.*", "pattern": "2:4"}, {"match": "*.mlp.*", "target": 0.4}],
+            "conflicting_overrides",
+            "1/target",
+        ),
+    ],
+)
+def test_an_override_that_cannot_count_is_an_error(given: list[dict[str, Any]], code: str, field: str) -> None:
+    with pytest.raises(UserError) as caught:
+        settle(MATRICES, sparsity(*given))
+    assert (caught.value.code, caught.value.field) == (code, f"/sparsity/overrides/{field}")
+
+
+def test_a_partly_shadowed_override_is_none() -> None:
+    verdicts = settle(
+        MATRICES,
+        sparsity({"match": "*.0.mlp.*", "target": 0.4, "method": "admm"}, {"match": "*.mlp.*", "skip": True}),
+    )
+    assert verdicts["model.layers.0.mlp.down_proj.weight"].winners == {"method": 0, "skip": 1}
+
+
+@pytest.mark.parametrize(
+    ("override", "pattern", "field"),
+    [
+        ({"skip": True}, None, ""),
+        ({"match": "*", "regex": ".*", "skip": True}, None, ""),
+        ({"match": "*"}, None, ""),
+        ({"match": "*", "skip": False}, None, ""),
+        ({"match": "*", "skip": True, "target": 0.5}, None, ""),
+        ({"match": "*", "skip": True, "method": "wanda"}, None, ""),
+        ({"match": "*", "method": "prayer"}, None, "/method"),
+        ({"match": "*", "pattern": "4:2"}, None, "/pattern"),
+        ({"match": "*", "pattern": "2:4", "target": 0.6}, None, "/target"),
+        ({"regex": "a" * 301, "skip": True}, None, "/regex"),
+        ({"match": "*", "target": 0.5}, "2:4", "/target"),
+        ({"match": "*", "pattern": "unstructured"}, "2:4", "/target"),
+    ],
+)
+def test_malformed_overrides(override: dict[str, Any], pattern: str | None, field: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        sparsity(override, **({"pattern": pattern} if pattern else {}))
+    assert caught.value.field == f"/sparsity/overrides/0{field}"

@@ -1,0 +1,123 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny import make_tiny_llama
+from tests.worker.pruning.conftest import Request, prune
+from worker.pruning import PruningJob, UserError, plan
+from worker.pruning.estimate import disk, input_widths, memory, probe
+from worker.pruning.planning import look
+from worker.pruning.skeleton import Matrix
+
+
+def planned(request: dict[str, Any]) -> dict[str, Any]:
+    return plan(PruningJob.from_dict(request))
+
+
+def test_every_tensor_is_matched_or_skipped_with_a_reason(request_for: Request) -> None:
+    found = planned(request_for(sparsity={"target": 0.5, "overrides": [{"match": "*.0.mlp.*", "skip": True}]}))
+    names = [entry["name"] for entry in (*found["matched"], *found["skipped"])]
+    subject = look(PruningJob.from_dict(request_for()))
+    assert sorted(names) == sorted(subject.checkpoint.tensors)
+    assert all(entry["reason"] for entry in found["skipped"])
+    reasons = {entry["name"]: entry["reason"] for entry in found["skipped"]}
+    assert reasons["model.layers.0.mlp.up_proj.weight"] == "skipped by the override *.0.mlp.*"
+    assert found["zeros"] == sum(entry["zeros"] for entry in found["matched"]) == round(found["weights"] / 2)
+
+
+def test_overlaps_name_the_matrices_and_the_winners(request_for: Request) -> None:
+    overrides = [
+        {"match": "*.mlp.*", "target": 0.4, "method": "admm"},
+        {"regex": r".*\.1\.mlp\.down_proj\.weight", "pattern": "2:4"},
+    ]
+    found = planned(request_for(sparsity={"target": 0.5, "overrides": overrides}))
+    assert found["overlaps"] == [
+        {
+            "overrides": [0, 1],
+            "winners": {"pattern": 1, "method": 0},
+            "matrices": ["model.layers.1.mlp.down_proj.weight"],
+        }
+    ]
+    assert [(entry["matches"], entry["decides"]) for entry in found["overrides"]] == [(6, 6), (1, 1)]
+    entry = next(entry for entry in found["matched"] if entry["name"] == "model.layers.1.mlp.down_proj.weight")
+    assert (entry["pattern"], entry["solver"], entry["target"]) == ("2:4", "admm", 0.5)
+    assert entry["overrides"] == ["*.mlp.*", overrides[1]["regex"]]
+
+
+@pytest.mark.parametrize("allocation", ["owl", "error"])
+def test_rates_that_an_allocation_will_move_are_not_called_settled(request_for: Request, allocation: str) -> None:
+    overrides = [{"match": "*.down_proj.weight", "target": 0.4}]
+    found = planned(request_for(sparsity={"target": 0.5, "allocation": allocation, "overrides": overrides}))
+    assert {entry["name"] for entry in found["matched"] if entry["settled"]} == {
+        f"model.layers.{block}.mlp.down_proj.weight" for block in (0, 1)
+    }
+    assert all(entry["settled"] for entry in planned(request_for())["matched"])
+
+
+@pytest.mark.parametrize(("method", "domains"), [("wanda", "a"), ("admm", "ab")])
+def test_estimated_disk_is_what_the_job_then_takes(request_for: Request, method: str, domains: str) -> None:
+    request = request_for(method={"name": method}, domains=domains)
+    job = PruningJob.from_dict(request)
+    estimate = disk(look(job))
+    assert sum(estimate.parts.values()) == estimate.total
+    prune(request)
+    workspace = Path(request["workspace"])
+    weights = sum(path.stat().st_size for path in workspace.glob("stage-*/model/*.safetensors"))
+    state = sum(path.stat().st_size for path in workspace.glob("stage-*/state/*"))
+    # The files' headers, and the records that travel in the state, come on top: they count in a model this small.
+    documents = 16_384 * len(job.domains) * 2
+    assert estimate.parts["stages_weights"] <= weights <= estimate.parts["stages_weights"] + documents
+    assert estimate.parts["stages_state"] <= state <= estimate.parts["stages_state"] + documents * len(job.domains)
+
+
+def test_memory_follows_the_widths_and_the_windows_but_not_the_blocks(
+    request_for: Request, tmp_path: Path
+) -> None:
+    def parts(**changes: Any) -> dict[str, float]:
+        return memory(look(PruningJob.from_dict(request_for(**changes)))).parts
+
+    plain = parts()
+    deeper = parts(model=str(make_tiny_llama(tmp_path / "deep", blocks=4)))
+    assert {**deeper, "process": 0} == {**plain, "process": 0}
+    solving = parts(method={"name": "admm"})
+    assert solving["statistics"] > 2 * plain["statistics"]
+    request = request_for(domains="ab")
+    for domain in request["domains"]:
+        domain["calibration"]["samples"] *= 10
+    assert memory(look(PruningJob.from_dict(request))).parts["hidden_states"] > 5 * plain["hidden_states"]
+    assert plain["process"] > 0
+
+
+def test_the_groups_of_a_llama_block_are_counted_right() -> None:
+    def matrix(module: str, rows: int, columns: int) -> Matrix:
+        return Matrix(f"model.layers.0.{module}.weight", module, rows, columns, False)
+
+    attention = [
+        matrix(f"self_attn.{part}_proj", rows, 64) for part, rows in zip("qkvo", (64, 32, 32, 64), strict=True)
+    ]
+    mlp = [matrix("mlp.gate_proj", 128, 64), matrix("mlp.up_proj", 128, 64), matrix("mlp.down_proj", 64, 128)]
+    assert sorted(input_widths(attention + mlp)) == [64, 64, 64, 128]
+    assert input_widths([]) == []
+
+
+def test_time_grows_with_the_work(request_for: Request) -> None:
+    short = planned(request_for())["estimates"]["seconds"]
+    request = request_for(domains="abc", method={"name": "admm", "admm": {"iterations": 1000}})
+    long = planned(request)["estimates"]["seconds"]
+    assert 0 < short["total"] < long["total"]
+    assert short["total"] == pytest.approx(sum(short["parts"].values()))
+    assert "GFLOP/s" in short["how"]
+
+
+def test_the_probe_leaves_precision_as_it_was() -> None:
+    before = torch.get_float32_matmul_precision()
+    assert probe(torch.device("cpu"), "medium") > 1e6
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_a_plan_is_refused_like_the_job(request_for: Request) -> None:
+    with pytest.raises(UserError) as caught:
+        planned(request_for(sparsity={"target": 0.5, "overrides": [{"match": "*.mpl.*", "skip": True}]}))
+    assert (caught.value.code, caught.value.field) == ("unmatched_override", "/sparsity/overrides/0/match")

@@ -1,0 +1,224 @@
+"""What a job will need, from shapes alone: memory, disk and time. Rough figures; each says how it is made."""
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worker.pruning.blocks import BATCH_TOKENS
+from worker.pruning.budget import Share
+from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.evaluate import LOGITS
+from worker.pruning.progress import Kind
+from worker.pruning.settings import pick_device, products
+from worker.pruning.skeleton import Block, Matrix, Skeleton
+from worker.pruning.spec import PruningJob
+from worker.pruning.work import planned_work
+
+FLOAT = 4
+PROBE_SIDE = 768
+PROBE_SECONDS = 0.1
+SOLVER_COPIES = 8
+"""Matrices of a weight's shape that a solver holds at once: weight, scores, mask, and ADMM's iterates."""
+FACTOR_COPIES = 4
+"""Matrices of a Gram's shape while one is factorised: itself, normalised, its factor, its inverse."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is estimated."""
+
+    job: PruningJob
+    skeleton: Skeleton
+    checkpoint: Checkpoint
+    shares: dict[str, Share]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One figure, the parts it is the sum of, and how it was made."""
+
+    total: float
+    parts: dict[str, float]
+    how: str
+
+
+def estimates(subject: Subject) -> dict[str, Any]:
+    """`memory_bytes`, `disk_bytes` and `seconds`, each with parts and how they were made."""
+    made = {"memory_bytes": memory(subject), "disk_bytes": disk(subject), "seconds": seconds(subject)}
+    return {name: asdict(estimate) for name, estimate in made.items()}
+
+
+def memory(subject: Subject) -> Estimate:
+    """Peak of the engine's memory (on a GPU: hidden states and texts are the host's, the rest the device's)."""
+    job, skeleton = subject.job, subject.skeleton
+    parts = {
+        "process": float(_resident_bytes()),
+        "outer_weights": float(FLOAT * sum(_numbers(subject, name) for name in skeleton.outer)),
+        "block_weights": float(max(_block_bytes(subject, block) for block in skeleton.blocks)),
+        "statistics": float(max(_statistics_bytes(subject, block) for block in skeleton.blocks)),
+        "solver": float(max(map(_solver_bytes, _pruned(subject)), default=0)),
+        "hidden_states": float(FLOAT * width(skeleton) * max(_calibration_tokens(job), evaluation_tokens(job))),
+        "activations": float(_activation_bytes(subject)),
+    }
+    how = (
+        "Sum of what is held at once, from shapes: weights outside the blocks and the largest block in float32 "
+        "(and once as stored), Gram matrices of that block by the widths of its inputs, a solver's and a "
+        "factorisation's copies of the largest matrix, hidden states of all windows, one batch's activations and "
+        "logits, and what the planning process holds. Evaluation counts max_windows also where texts are shorter."
+    )
+    return Estimate(sum(parts.values()), parts, how)
+
+
+def disk(subject: Subject) -> Estimate:
+    """Peak of a worker's disk for the job, without its text."""
+    stages = len(subject.job.domains)
+    model = float(sum(info.bytes for info in subject.checkpoint.tensors.values()))
+    state = float(sum(_state_bytes(subject, block) for block in subject.skeleton.blocks))
+    parts = {"model": model, "stages_weights": stages * model, "stages_state": stages * state}
+    how = (
+        f"The model as stored, and for each of {stages} stages its weights (as large as the model) and its state: "
+        "per input the triangle of its Gram matrix in float16 where a solver needs it, and four float32 vectors."
+    )
+    return Estimate(sum(parts.values()), parts, how)
+
+
+def seconds(subject: Subject) -> Estimate:
+    """Time of the job on a machine like this one."""
+    job, skeleton = subject.job, subject.skeleton
+    vocabulary = skeleton.model.get_output_embeddings().weight.shape[0]
+    work = planned_work(job, skeleton, subject.shares, vocabulary, evaluation_tokens(job))
+    device = pick_device(job.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        device = torch.device("cpu")  # a plan may be made elsewhere than the job is run, and says so
+    fast, careful = probe(device, "medium"), probe(device, "highest")
+    rates = {Kind.forward: fast, Kind.evaluate: fast, Kind.solve: careful}
+    parts = {kind.value: work[kind] / rates[kind] for kind in Kind}
+    how = (
+        "Operations counted by the engine's own progress meter, divided by the rate of a matrix product measured "
+        f"just now on {device.type} with {torch.get_num_threads()} threads: {fast / 1e9:.0f} GFLOP/s for forward "
+        f"passes, {careful / 1e9:.0f} GFLOP/s for solving. Reading, writing and attention are left out; another "
+        "machine has other rates; a running job's eta_at is better."
+    )
+    return Estimate(sum(parts.values()), parts, how)
+
+
+def probe(device: torch.device, precision: str) -> float:
+    """Operations a second of a float32 matrix product at a precision (see `settings.products`)."""
+    one = torch.ones((PROBE_SIDE, PROBE_SIDE), device=device)
+    with products(precision):
+        _finish(one @ one)
+        count, began = 0, time.perf_counter()
+        while (passed := time.perf_counter() - began) < PROBE_SECONDS or not count:
+            _finish(one @ one)
+            count += 1
+    return 2.0 * PROBE_SIDE**3 * count / passed
+
+
+def input_widths(matrices: list[Matrix]) -> list[int]:
+    """Widths of the different inputs of a block's matrices, one for each group.
+
+    Which matrices read the same tensor is known only once the block runs. Taken here: of one module's matrices of
+    equal width, two of the same shape read one input (gate and up), others two (query, key and value; output).
+    """
+    shapes: dict[tuple[str, int], list[int]] = {}
+    for matrix in matrices:
+        shapes.setdefault((matrix.module.rpartition(".")[0], matrix.columns), []).append(matrix.rows)
+    widths: list[int] = []
+    for (_, columns), rows in shapes.items():
+        alone = len(rows) == 1 or (len(rows) == 2 and rows[0] == rows[1])
+        widths += [columns] * (1 if alone else 2)
+    return widths
+
+
+def width(skeleton: Skeleton) -> int:
+    """Numbers in one token's hidden state."""
+    return int(skeleton.config.get_text_config().hidden_size)
+
+
+def evaluation_tokens(job: PruningJob) -> int:
+    """Of all domains' test texts, at the most."""
+    tested = sum(domain.evaluation is not None for domain in job.domains)
+    return tested * job.evaluation.max_windows * job.evaluation.sequence_length
+
+
+def _calibration_tokens(job: PruningJob) -> int:
+    return max(domain.calibration.tokens for domain in job.domains)
+
+
+def _numbers(subject: Subject, name: str) -> int:
+    return math.prod(subject.checkpoint.tensors[name].shape)
+
+
+def _block_bytes(subject: Subject, block: Block) -> int:
+    """In float32 inside its module, and as stored."""
+    return sum(FLOAT * _numbers(subject, name) + subject.checkpoint.tensors[name].bytes for name in block.tensors)
+
+
+def _pruned(subject: Subject) -> Iterator[Share]:
+    return (share for share in subject.shares.values() if share.zeros is not None)
+
+
+def _pruned_in(subject: Subject, block: Block) -> list[Matrix]:
+    return [matrix for matrix in block.matrices if subject.shares[matrix.name].zeros is not None]
+
+
+def _keeps_grams(subject: Subject, block: Block) -> bool:
+    method = subject.job.method
+    shares = (subject.shares[matrix.name] for matrix in block.matrices)
+    return any(method.named(share.method).updates_weights for share in shares if share.zeros is not None)
+
+
+def _statistics_bytes(subject: Subject, block: Block) -> int:
+    """Grams of all groups: this domain's, the sum with it, and the sum that came from the stage before."""
+    kept = _keeps_grams(subject, block)
+    grams = 1 + kept + (kept and len(subject.job.domains) > 1)
+    widths = input_widths(_pruned_in(subject, block))
+    factor = FACTOR_COPIES * max(widths, default=0) ** 2 if kept else 0
+    return FLOAT * (grams * sum(side**2 for side in widths) + factor)
+
+
+def _solver_bytes(share: Share) -> int:
+    return FLOAT * SOLVER_COPIES * share.matrix.weights
+
+
+def _state_bytes(subject: Subject, block: Block) -> int:
+    kept = _keeps_grams(subject, block)
+    return sum(
+        kept * side * (side + 1) // 2 * 2 + 4 * FLOAT * side for side in input_widths(_pruned_in(subject, block))
+    )
+
+
+def _activation_bytes(subject: Subject) -> int:
+    """A batch inside a block (its widest layers and one head's attention scores) or at the output head."""
+    job, skeleton = subject.job, subject.skeleton
+    longest = max(
+        [domain.calibration.sequence_length for domain in job.domains] + [job.evaluation.sequence_length]
+    )
+    tokens = max(BATCH_TOKENS, longest)
+    widest = max(sum({matrix.columns, matrix.rows}) for block in skeleton.blocks for matrix in block.matrices)
+    heads = int(getattr(skeleton.config.get_text_config(), "num_attention_heads", 1))
+    inside = tokens * (4 * width(skeleton) + 2 * widest) + heads * tokens * longest
+    vocabulary = skeleton.model.get_output_embeddings().weight.shape[0]
+    head = 3 * min(LOGITS, tokens * vocabulary) if evaluation_tokens(job) else 0
+    return FLOAT * max(inside, head)
+
+
+def _resident_bytes() -> int:
+    """Of this process; 0 where the system does not say."""
+    try:
+        pages = Path("/proc/self/statm").read_text("ascii").split()
+    except OSError:
+        return 0
+    return int(pages[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _finish(result: torch.Tensor) -> None:
+    """Wait until a device has computed it."""
+    if result.device.type == "cuda":
+        torch.cuda.synchronize(result.device)
