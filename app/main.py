@@ -19,6 +19,7 @@ from app.kit.middleware import RequestContext, RequestLimits
 from app.methods import endpoints as methods
 from app.models import endpoints as models
 from app.openapi import install_openapi
+from app.plans import endpoints as plans
 from app.sensitivity import endpoints as sensitivity
 from app.settings import Settings, get_settings
 
@@ -50,6 +51,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.backend = backend
     install_handlers(app)
     install_openapi(app)
-    for part in (datasets, models, jobs, history, sensitivity, artifacts, methods, health):
+    for part in (datasets, models, plans, jobs, history, sensitivity, artifacts, methods, health):
         app.include_router(part.router)
     return app

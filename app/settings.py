@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     health_dir: Path | None = None
     """Where a dispatcher notes each turn of its loops, for `python -m app.dispatch.health`."""
     idempotency_hours: float = Field(default=24, gt=0)
+    plan_hours: float = Field(default=24, gt=0)
+    """Plans (dry runs of jobs) are dropped after this time."""
 
     max_upload_bytes: int = Field(default=2 * 2**30, ge=1)
     max_body_bytes: int = Field(default=2**20, ge=1)

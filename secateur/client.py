@@ -104,6 +104,19 @@ class Client:
         """
         return self._poll(lambda: self.job(id), FINISHED, id, timeout, every, on_update)
 
+    # Plans
+
+    def plan(self, spec: Json, *, timeout: float | None = None) -> Json:
+        """What a job would do, without the job: the plan once it is `ready`, or `failed` with its `error`.
+
+        Raises WaitTimeout.
+        """
+        asked = self._transport.call("POST", "/v1/plans", json=spec)
+        return self._poll(lambda: self.read_plan(asked["id"]), READY, asked["id"], timeout, 0.5, None)
+
+    def read_plan(self, id: str) -> Json:
+        return self._transport.call("GET", _path("plans", id))
+
     # Artifacts
 
     def manifest(self, id: str) -> Json:

@@ -1,4 +1,4 @@
-"""The worker's side of the CPU queue: claim, keep the lease, let the intake work, write down how it ended."""
+"""The worker's side of the CPU queue: claim, keep the lease, let the task work, write down how it ended."""
 
 import logging
 import signal
@@ -14,7 +14,8 @@ from app.jobs.delivery.lease import LeaseLost
 from app.settings import Settings
 from app.tasks import service
 from app.tasks.service import TaskClaim, TaskLost
-from worker import intake
+from app.tasks.tables import TaskKind
+from worker import intake, plans
 from worker.supervisor.keeper import Keeper
 from worker.supervisor.scratch import sweep
 from worker.supervisor.situation import Interrupted, Situation, transact
@@ -100,13 +101,18 @@ class _Turn:
         claim = self._claim
         log.info("%s: %s of %s begins", claim.id, claim.kind, claim.subject_id)
         try:
-            intake.run(claim.kind, claim.subject_id, self._guard, self._situation.check, self._settings)
+            if claim.kind == TaskKind.plan:
+                plans.run(claim.subject_id, self._guard, self._situation.check, self._settings)
+            else:
+                intake.run(claim.kind, claim.subject_id, self._guard, self._situation.check, self._settings)
         except (TaskLost, LeaseLost):
             raise
         except Interrupted:
             if self._situation.lost.is_set():
                 raise LeaseLost from None
             return lambda session: service.give_back(session, claim)
+        except plans.TooEarly:
+            return lambda session: service.give_back(session, claim, plans.LOOK_AGAIN_SECONDS)
         except Exception:
             log.exception("%s: %s failed", claim.id, claim.kind)
             return lambda session: service.retry(session, claim, self._settings.max_attempts)

@@ -6,9 +6,10 @@ from app.db.base import Base
 from app.dispatch import tables as dispatch
 from app.jobs import tables as jobs
 from app.models import tables as models
+from app.plans import tables as plans
 from app.sensitivity import tables as sensitivity
 from app.tasks import tables as tasks
 
 METADATA = Base.metadata
 
-__all__ = ["METADATA", "auth", "datasets", "dispatch", "jobs", "models", "sensitivity", "tasks"]
+__all__ = ["METADATA", "auth", "datasets", "dispatch", "jobs", "models", "plans", "sensitivity", "tasks"]

@@ -8,6 +8,7 @@ from app.db.engine import transaction
 from app.dispatch import repository
 from app.jobs.delivery import reaper
 from app.jobs.tables import IdempotencyKey
+from app.plans import repository as plans
 from app.settings import Settings
 from app.tasks import repository as task_repository
 from app.tasks import service as tasks
@@ -64,8 +65,8 @@ def ring_again(settings: Settings) -> int:
 
 
 def forget(settings: Settings) -> int:
-    """Drop messages and idempotency keys that have had their time; how many."""
+    """Drop messages, idempotency keys and plans that have had their time; how many."""
     with transaction() as session:
-        count = repository.forget_published(session)
+        count = repository.forget_published(session) + plans.forget(session, settings.plan_hours)
         expired = delete(IdempotencyKey).where(IdempotencyKey.expires_at < func.now())
         return count + len(session.scalars(expired.returning(IdempotencyKey.id)).all())

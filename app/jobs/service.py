@@ -63,7 +63,7 @@ def submit(session: Session, submission: Submission) -> Submitted:
         replay = idempotency.find_replay(session, project, key, submission.fingerprint)
         if replay is not None:
             return Submitted(replay, replayed=True)
-    _check_inputs(session, project, submission.body)
+    check_inputs(session, project, submission.body)
     job = _insert(session, project, submission.body)
     response = JobRead.of(job, None).model_dump(mode="json")
     if key is not None:
@@ -103,10 +103,10 @@ def cancel(session: Session, project: str, id: str) -> tuple[Found, bool]:
     return (job, progress), True
 
 
-def _check_inputs(session: Session, project: str, body: JobCreate) -> None:
+def check_inputs(session: Session, project: str, body: JobCreate) -> None:
     """Every model and dataset is the project's and not failed (pending ones hold the job back until ready).
 
-    They are locked against deletion, which the rows of the job then prevent.
+    They are locked against deletion, which the rows of the job then prevent. Raises InputRefused.
     """
     errors: list[FieldError] = []
     model = models.find_for_use(session, project, body.model)

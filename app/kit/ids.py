@@ -15,6 +15,7 @@ class Prefix(StrEnum):
     model = "mdl"
     job = "job"
     task = "tsk"
+    plan = "pln"
 
 
 def new_id(prefix: Prefix) -> str:

@@ -10,6 +10,7 @@ from app.db.clock import from_now
 from app.dispatch.outbox import Queue, ring
 from app.kit.ids import Prefix, new_id
 from app.models.tables import Model
+from app.plans.tables import Plan
 from app.tasks import repository
 from app.tasks.repository import TaskClaim, TaskLost, claim, guard, renew
 from app.tasks.tables import Task, TaskKind, TaskState
@@ -28,14 +29,15 @@ __all__ = [
 ]
 
 BACKOFF_SECONDS: Final = 5.0
-_SUBJECTS: Final[dict[str, type[Model] | type[Dataset]]] = {
+_SUBJECTS: Final[dict[str, type[Model] | type[Dataset] | type[Plan]]] = {
     TaskKind.model_intake: Model,
     TaskKind.dataset_fetch: Dataset,
+    TaskKind.plan: Plan,
 }
 
 
 def submit(session: Session, project_id: str, kind: TaskKind, subject_id: str) -> Task:
-    """Queue work for a model or a dataset, in the transaction that made it."""
+    """Queue work for a model, a dataset or a plan, in the transaction that made it."""
     task = Task(id=new_id(Prefix.task), project_id=project_id, kind=kind, subject_id=subject_id)
     session.add(task)
     ring(session, Queue.cpu, task.id)
@@ -60,11 +62,14 @@ def retry(session: Session, claim: TaskClaim, budget: int) -> None:
     _retry(session, task, budget, BACKOFF_SECONDS * 2 ** (task.attempts - 1))
 
 
-def give_back(session: Session, claim: TaskClaim) -> None:
-    """The worker stops; the attempt costs nothing. Raises TaskLost."""
+def give_back(session: Session, claim: TaskClaim, after_seconds: float = 0) -> None:
+    """The worker stops, or it is too early (then not before so many seconds); the attempt costs nothing.
+
+    Raises TaskLost.
+    """
     task = guard(session, claim.id, claim.token)
     task.attempts -= 1
-    _queue_again(session, task, 0)
+    _queue_again(session, task, after_seconds)
 
 
 def reap_one(session: Session, lease_seconds: float, budget: int) -> str | None:

@@ -1,4 +1,4 @@
-"""Work of the CPU queue: model intake, GGUF conversion, hub fetches. Claimed like jobs, by SQL."""
+"""Work of the CPU queue: model intake, GGUF conversion, hub fetches, plans. Claimed like jobs, by SQL."""
 
 from enum import StrEnum
 
@@ -14,6 +14,7 @@ class TaskKind(StrEnum):
 
     model_intake = "model_intake"
     dataset_fetch = "dataset_fetch"
+    plan = "plan"
 
 
 class TaskState(StrEnum):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli import files, jobs, local, resources
+from secateur.cli import files, jobs, local, plans, resources
 from secateur.cli.context import Connection, errors
 from secateur.cli.exits import Exit
 from secateur.errors import ProblemError, SecateurError
@@ -34,6 +34,7 @@ def connect(
 
 
 jobs.register(app)
+plans.register(app)
 files.register(app)
 resources.register(app)
 local.register(app)

@@ -28,13 +28,18 @@ def test_every_resource_of_another_project_is_404(
     places += [("GET", f"/v1/jobs/{job}/artifacts/report.json"), ("POST", f"/v1/jobs/{job}/cancel")]
     for kind, id in (("datasets", inputs.first), ("models", inputs.model)):
         places += [("GET", f"/v1/{kind}/{id}"), ("DELETE", f"/v1/{kind}/{id}")]
+    plan = api.post("/v1/plans", json=inputs.body()).json()["id"]
+    places.append(("GET", f"/v1/plans/{plan}"))
     unknown = "0" * 32
     for method, path in places:
         theirs = stranger.request(method, path)
         assert theirs.status_code == 404, path
         # Not to be told from an id that never was.
         never = stranger.request(
-            method, path.replace(job, f"job_{unknown}").replace(inputs.first, f"ds_{unknown}")
+            method,
+            path.replace(job, f"job_{unknown}")
+            .replace(inputs.first, f"ds_{unknown}")
+            .replace(plan, f"pln_{unknown}"),
         )
         if inputs.model not in path:
             assert {**theirs.json(), "request_id": 0} == {**never.json(), "request_id": 0}
@@ -42,11 +47,12 @@ def test_every_resource_of_another_project_is_404(
     for kind in ("jobs", "datasets", "models"):
         assert stranger.get(f"/v1/{kind}").json()["data"] == []
     assert stranger.get("/v1/jobs", params={"model": inputs.model}).json()["data"] == []
+    assert stranger.post("/v1/plans", json=inputs.body()).status_code == 422
     assert api.get(f"/v1/jobs/{job}").json()["state"] == "queued"
     assert api.get(f"/v1/datasets/{inputs.first}").status_code == 200
 
 
 def test_ids_of_any_form_are_only_unknown(api: httpx.Client) -> None:
     for id in ("x", "job_", "JOB_" + "0" * 32, "..%2f..", "%F0%9F%92%A9", "' OR 1=1 --", "%ff"):
-        for kind in ("jobs", "datasets", "models"):
+        for kind in ("jobs", "datasets", "models", "plans"):
             assert api.get(f"/v1/{kind}/{id}").status_code == 404, id

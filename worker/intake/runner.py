@@ -42,7 +42,7 @@ def run(kind: str, subject_id: str, guard: Guard, check: Check, settings: Settin
         if row is None or row.state != IntakeState.pending:
             return
         request = _request(row)
-    with _scratch(settings) as folder:
+    with scratch_folder(settings) as folder:
         context = Context(row.project_id, folder, open_store(settings), settings, check)
         try:
             facts = take_model(request, context) if table is Model else fetch_dataset(request, context)
@@ -69,7 +69,7 @@ def _write(table: Table, subject_id: str, values: dict[str, Any], guard: Guard, 
 
 
 @contextmanager
-def _scratch(settings: Settings) -> Iterator[Path]:
+def scratch_folder(settings: Settings) -> Iterator[Path]:
     """A private folder below the work folder, removed afterwards."""
     parent = settings.work_dir / "scratch"
     parent.mkdir(parents=True, exist_ok=True)

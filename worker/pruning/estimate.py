@@ -175,9 +175,11 @@ def _keeps_grams(subject: Subject, block: Block) -> bool:
 
 
 def _statistics_bytes(subject: Subject, block: Block) -> int:
-    """Grams of all groups: this domain's, the sum with it, and the sum that came from the stage before."""
+    """Grams of all groups: this domain's, its held-out windows', the sum, and the one from the stage before."""
+    domains = subject.job.domains
     kept = _keeps_grams(subject, block)
-    grams = 1 + kept + (kept and len(subject.job.domains) > 1)
+    held_out = any(domain.calibration.held_out > 0 for domain in domains)
+    grams = 1 + held_out + kept + (kept and len(domains) > 1)
     widths = input_widths(_pruned_in(subject, block))
     factor = FACTOR_COPIES * max(widths, default=0) ** 2 if kept else 0
     return FLOAT * (grams * sum(side**2 for side in widths) + factor)

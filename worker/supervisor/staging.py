@@ -1,6 +1,7 @@
 """Staging: a claim's model, texts and checkpoint become files in the scratch folder, and its spec a request."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -61,17 +62,13 @@ def safe_join(folder: Path, relative: str) -> Path:
 
 def make_request(claim: Claim, checkpoint: Checkpoint, scratch: Scratch, settings: Settings) -> dict[str, Any]:
     """The engine's request; see `worker.engine`."""
-    spec = claim.spec
     request = {
         "job": claim.lease.job_id,
         "workspace": os.fspath(scratch.workspace),
         "model": os.fspath(scratch.model),
         "device": settings.device,
         "threads": checkpoint.threads or settings.threads,
-        "method": spec["method"],
-        "sparsity": spec["sparsity"],
-        "domains": [_domain(claim, domain, scratch) for domain in spec["domains"]],
-        "evaluation": spec["evaluation"],
+        **translate(claim.spec, lambda dataset: _text(claim, dataset, scratch)),
     }
     if checkpoint.stages or checkpoint.blocks or checkpoint.evaluations:
         request["resume"] = {
@@ -82,12 +79,22 @@ def make_request(claim: Claim, checkpoint: Checkpoint, scratch: Scratch, setting
     return request
 
 
-def _domain(claim: Claim, domain: dict[str, Any], scratch: Scratch) -> dict[str, Any]:
-    evaluation = domain.get("evaluation")
+def translate(spec: dict[str, Any], text: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """The parts of a request that are the spec's own, each dataset's id replaced by what `text` says of it."""
+
+    def translate_domain(domain: dict[str, Any]) -> dict[str, Any]:
+        evaluation = domain.get("evaluation")
+        return {
+            "name": domain["name"],
+            "calibration": {**text(domain["dataset"]), **domain["calibration"]},
+            "evaluation": None if evaluation is None else text(evaluation),
+        }
+
     return {
-        "name": domain["name"],
-        "calibration": {**_text(claim, domain["dataset"], scratch), **domain["calibration"]},
-        "evaluation": None if evaluation is None else _text(claim, evaluation, scratch),
+        "method": spec["method"],
+        "sparsity": spec["sparsity"],
+        "domains": [translate_domain(domain) for domain in spec["domains"]],
+        "evaluation": spec["evaluation"],
     }
 
 

@@ -82,7 +82,7 @@ def test_memory_follows_the_widths_and_the_windows_but_not_the_blocks(
     deeper = parts(model=str(make_tiny_llama(tmp_path / "deep", blocks=4)))
     assert {**deeper, "process": 0} == {**plain, "process": 0}
     solving = parts(method={"name": "admm"})
-    assert solving["statistics"] > 2 * plain["statistics"]
+    assert solving["statistics"] > 1.5 * plain["statistics"]
     request = request_for(domains="ab")
     for domain in request["domains"]:
         domain["calibration"]["samples"] *= 10

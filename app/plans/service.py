@@ -1,0 +1,42 @@
+"""Rules of plans: the spec is checked like a job's, then the CPU queue looks at the model."""
+
+from sqlalchemy.orm import Session
+
+from app.datasets.tables import IntakeState
+from app.jobs.service import check_inputs
+from app.jobs.spec import JobCreate
+from app.kit.ids import Prefix, new_id
+from app.kit.problems import NotFound
+from app.plans import repository
+from app.plans.tables import Plan
+from app.tasks.service import submit
+from app.tasks.tables import TaskKind
+
+
+class PlanNotFound(NotFound):
+    code, title = "plan_not_found", "There is no such plan"
+
+
+def ask(session: Session, project: str, body: JobCreate) -> Plan:
+    """A pending plan and the task that makes it. Raises InputRefused."""
+    check_inputs(session, project, body)
+    plan = Plan(
+        id=new_id(Prefix.plan),
+        project_id=project,
+        model_id=body.model,
+        state=IntakeState.pending,
+        spec=body.resolved(),
+    )
+    session.add(plan)
+    session.flush()
+    submit(session, project, TaskKind.plan, plan.id)
+    session.refresh(plan)
+    return plan
+
+
+def read(session: Session, project: str, id: str) -> Plan:
+    """Raises PlanNotFound, also for another project's."""
+    plan = repository.find(session, project, id)
+    if plan is None:
+        raise PlanNotFound
+    return plan

@@ -1,0 +1,74 @@
+"""`plan`: what a job would do, without running it."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from secateur.cli import show
+from secateur.cli.context import client_of, errors, output, print_json
+from secateur.cli.exits import Exit
+from secateur.cli.jobs import AsJson
+from secateur.cli.spec import read_spec
+from secateur.transport import Json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(plan)
+
+
+def plan(
+    context: typer.Context,
+    spec: Annotated[str, typer.Argument(help="A job's JSON spec; `-` is standard input.")],
+    as_json: AsJson = False,
+    matrices: Annotated[bool, typer.Option("--matrices", help="One line a matrix as well.")] = False,
+) -> None:
+    """Show what a job would do: budget, overrides, what stays, estimates. Exit code 1: it could not run."""
+    with client_of(context) as client:
+        found = client.plan(read_spec(spec))
+    if as_json:
+        print_json(found)
+    elif found["error"] is None:
+        _print(found["result"], matrices)
+    if error := found["error"]:
+        place = f" at {error['field']}" if error.get("field") else ""
+        errors.print(f"error: {error['message']} ({error['code']}{place})")
+        raise typer.Exit(Exit.failed)
+
+
+def _print(result: Json, matrices: bool) -> None:
+    for name, value in _lines(result):
+        output.print(f"{name:<12}{value}")
+    if matrices:
+        table = show.table("matrix", ">sparsity", "pattern", "solver", "overrides")
+        for entry in result["matched"]:
+            target = show.percent(entry["target"], 2) + ("" if entry["settled"] else " (open)")
+            table.add_row(entry["name"], target, entry["pattern"], entry["solver"], ", ".join(entry["overrides"]))
+        output.print(table)
+
+
+def _lines(result: Json) -> Iterator[tuple[str, str]]:
+    """Name and value of what matters about a plan."""
+    yield "model", f"{result['architecture']}, {result['blocks']} blocks, {result['parameters']:,} parameters"
+    yield "matched", f"{len(result['matched'])} matrices, {result['weights']:,} weights"
+    yield "sparsity", f"{show.percent(result['sparsity'], 3)}: {result['zeros']:,} zeros ({result['allocation']})"
+    for reason, count in _reasons(result).items():
+        yield "skipped", f"{count} tensors: {reason}"
+    for each in result["overrides"]:
+        yield f"override {each['index']}", f"{each['says']} matches {each['matches']}, decides {each['decides']}"
+    for each in result["overlaps"]:
+        winners = ", ".join(f"{field}: {winner}" for field, winner in each["winners"].items())
+        names = f"{each['matrices'][0]} and {len(each['matrices']) - 1} more"
+        yield "overlap", f"overrides {', '.join(map(str, each['overrides']))} on {names}; {winners} wins"
+    estimates = result["estimates"]
+    yield "memory", f"about {show.size(estimates['memory_bytes']['total'])}"
+    yield "disk", f"about {show.size(estimates['disk_bytes']['total'])}"
+    yield "time", f"about {estimates['seconds']['total']:,.0f} s on a machine like the service's CPU worker"
+
+
+def _reasons(result: Json) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for entry in result["skipped"]:
+        counts[entry["reason"]] = counts.get(entry["reason"], 0) + 1
+    return counts

@@ -1,0 +1,140 @@
+"""Plan tasks: what is fetched, and what becomes of plans that cannot be made."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file
+from sqlalchemy.orm import Session
+
+from app.db.engine import transaction
+from app.jobs.spec import JobCreate
+from app.models.tables import Model
+from app.plans import service as plans
+from app.plans.tables import Plan
+from app.settings import Settings
+from app.storage import ObjectStore
+from app.tasks import service as tasks
+from app.tasks.tables import Task
+from tests.jobs import CALIBRATION, SPEC, make_dataset, make_model, make_project
+from tests.tiny import make_tiny_llama
+from worker.plans import TooEarly, bring_outline, run
+from worker.task_runner import run_tasks
+
+
+def ask(session: Session, folder: Path | None = None, store: ObjectStore | None = None, **model: Any) -> str:
+    """A pending plan's id."""
+    project = make_project(session)
+    model_id = make_model(session, project, folder, store, **model)
+    domain = {"name": "a", "dataset": make_dataset(session, project), "calibration": CALIBRATION}
+    body = JobCreate.model_validate_json(json.dumps({**SPEC, "model": model_id, "domains": [domain]}))
+    id = plans.ask(session, project, body).id
+    session.commit()
+    return id
+
+
+def read(session: Session, id: str) -> Plan:
+    session.rollback()
+    return session.get_one(Plan, id, populate_existing=True)
+
+
+def unguarded(session: Session) -> None: ...
+
+
+def test_only_headers_are_fetched(store: ObjectStore, tmp_path: Path) -> None:
+    source = make_tiny_llama(tmp_path / "tiny") / "model.safetensors"
+    store.put_file("key", source)
+    target = tmp_path / "outline" / "model.safetensors"
+    bring_outline(store, {"key": "key", "bytes": source.stat().st_size}, target, lambda: None)
+    assert target.stat().st_size == source.stat().st_size
+    assert target.stat().st_blocks * 512 < source.stat().st_size / 4
+    dense = load_file(source)
+    with safe_open(target, framework="pt") as reader:
+        assert {name: tuple(reader.get_slice(name).get_shape()) for name in reader.keys()} == {  # noqa: SIM118
+            name: tuple(tensor.shape) for name, tensor in dense.items()
+        }
+
+
+def test_a_plan_waits_for_its_model_without_spending_attempts(session: Session, settings: Settings) -> None:
+    id = ask(session, state="pending")
+    with pytest.raises(TooEarly):
+        run(id, unguarded, lambda: None, settings)
+    assert run_tasks(settings, "w") == 1
+    session.rollback()
+    task = session.query(Task).one()
+    assert (task.state, task.attempts) == ("queued", 0)
+    assert task.available_at > task.created_at
+    assert read(session, id).state == "pending"
+
+
+def test_a_plan_fails_with_its_model(session: Session, settings: Settings) -> None:
+    id = ask(session)
+    session.query(Model).update({"state": "failed"})
+    session.commit()
+    assert run_tasks(settings, "w") == 1
+    plan = read(session, id)
+    assert plan.error is not None
+    assert (plan.state, plan.error["code"], plan.error["field"]) == ("failed", "model_failed", "/model")
+    assert session.query(Task).one().state == "failed"
+
+
+def test_a_model_that_the_engine_refuses_fails_the_plan_without_paths(
+    session: Session, store: ObjectStore, settings: Settings, tmp_path: Path
+) -> None:
+    folder = make_tiny_llama(tmp_path / "tiny")
+    (folder / "config.json").write_text('{"model_type": "nothing"}')
+    id = ask(session, folder, store)
+    run(id, unguarded, lambda: None, settings)
+    plan = read(session, id)
+    assert plan.error is not None
+    assert (plan.state, plan.error["code"], plan.error["field"]) == ("failed", "unsupported_model", "/model")
+    assert str(settings.work_dir) not in plan.error["message"]
+
+
+def test_a_lost_lease_writes_nothing(session: Session, settings: Settings) -> None:
+    class Lost(Exception):
+        pass
+
+    def lost(_: Session) -> None:
+        raise Lost
+
+    id = ask(session)
+    session.query(Model).update({"state": "failed"})
+    session.commit()
+    with pytest.raises(Lost):
+        run(id, lost, lambda: None, settings)
+    assert read(session, id).state == "pending"
+
+
+def test_an_engine_that_is_stopped_leaves_nothing_behind(
+    session: Session, store: ObjectStore, settings: Settings, tmp_path: Path
+) -> None:
+    class Stop(Exception):
+        pass
+
+    calls: list[int] = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) > 25:
+            raise Stop
+
+    id = ask(session, make_tiny_llama(tmp_path / "tiny"), store)
+    with pytest.raises(Stop):
+        run(id, unguarded, check, settings)
+    assert read(session, id).state == "pending"
+    assert not any((settings.work_dir / "scratch").iterdir())
+
+
+def test_the_last_failure_of_ours_fails_the_plan(session: Session, settings: Settings) -> None:
+    id = ask(session)
+    with transaction() as other:
+        claim = tasks.claim(other, "w", 60)
+    assert claim is not None
+    with transaction() as other:
+        tasks.retry(other, claim, budget=1)
+    plan = read(session, id)
+    assert plan.error is not None
+    assert (plan.state, plan.error["code"]) == ("failed", "internal")

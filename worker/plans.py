@@ -1,0 +1,137 @@
+"""Plans on the CPU queue: the engine, in a child process without keys or network, looks at a model's graph."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import update
+
+from app.datasets.tables import IntakeState
+from app.db.engine import transaction
+from app.models.tables import Model
+from app.plans.tables import Plan
+from app.settings import Settings
+from app.storage import ObjectStore, open_store
+from worker.intake.runner import Check, Guard, scratch_folder
+from worker.supervisor.engine_process import COMMAND, END, EngineProcess
+from worker.supervisor.redaction import Redactor
+from worker.supervisor.staging import safe_join, translate
+
+LOOK_AGAIN_SECONDS: Final = 2.0
+"""A plan whose model is still being taken in comes back after so long."""
+LONGEST_SECONDS: Final = 600.0
+"""No graph takes so long to build; the child is then stuck."""
+PREFIX_BYTES: Final = 8
+"""A safetensors file begins with the length of its header, little-endian."""
+
+
+class TooEarly(Exception):
+    """The model is not ready yet."""
+
+
+class PlanRefused(Exception):
+    """The job could not run, by its owner's doing."""
+
+    def __init__(self, code: str, message: str, field: str | None) -> None:
+        super().__init__(message)
+        self.error = {"code": code, "message": message, "field": field}
+
+
+def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
+    """Make a plan: afterwards its row is `ready` with the result, or `failed` with the user's error.
+
+    guard, check: as in `worker.intake.run`. A plan that is gone or final is left alone. Raises TooEarly while its
+    model is pending; every other exception is the system's.
+    """
+    with transaction() as session:
+        plan = session.get(Plan, plan_id)
+        if plan is None or plan.state != IntakeState.pending:
+            return
+        model = session.get_one(Model, plan.model_id)
+        session.expunge_all()
+    if model.state == IntakeState.pending:
+        raise TooEarly
+    try:
+        if model.state != IntakeState.ready:
+            raise PlanRefused("model_failed", "The model's intake has failed; see its `error`.", "/model")
+        values = {"state": IntakeState.ready, "result": _make(plan.spec, model.files or [], check, settings)}
+    except PlanRefused as error:
+        values = {"state": IntakeState.failed, "error": error.error}
+    with transaction() as session:
+        guard(session)
+        session.execute(update(Plan).where(Plan.id == plan_id, Plan.state == IntakeState.pending).values(**values))
+
+
+def _make(spec: dict[str, Any], files: list[dict[str, Any]], check: Check, settings: Settings) -> dict[str, Any]:
+    store = open_store(settings)
+    with scratch_folder(settings) as folder:
+        workspace, model = folder / "workspace", folder / "model"
+        for each in (workspace, model):
+            each.mkdir(mode=0o700)
+        for file in files:
+            check()
+            bring_outline(store, file, safe_join(model, file["path"]), check)
+        request = {
+            "job": "plan",
+            "dry_run": True,
+            "workspace": os.fspath(workspace),
+            "model": os.fspath(model),
+            "device": settings.device,
+            "threads": settings.threads,
+            # Texts are not brought: a plan does not read them.
+            **translate(spec, lambda dataset: {"path": dataset}),
+        }
+        redact = Redactor({"<workspace>": workspace, "<model>": model, "<work>": settings.work_dir})
+        return _ask(request, workspace, check, redact)
+
+
+def bring_outline(store: ObjectStore, file: dict[str, Any], target: Path, check: Check) -> None:
+    """A model's file as far as a plan reads it: of safetensors the header, then a hole in the place of weights."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix != ".safetensors":
+        store.download(file["key"], target, check)
+        return
+    prefix = b"".join(store.stream(file["key"], 0, PREFIX_BYTES))
+    length = int.from_bytes(prefix, "little")
+    if PREFIX_BYTES + length > file["bytes"]:
+        raise ValueError("a stored safetensors file has a header longer than itself")
+    with target.open("wb") as output:
+        output.write(prefix)
+        for piece in store.stream(file["key"], PREFIX_BYTES, PREFIX_BYTES + length):
+            check()
+            output.write(piece)
+        output.truncate(file["bytes"])
+
+
+def _ask(request: dict[str, Any], workspace: Path, check: Check, redact: Callable[[str], str]) -> dict[str, Any]:
+    """Run the engine's dry run. Raises PlanRefused, RuntimeError when the engine is at fault."""
+    engine = EngineProcess(workspace, request["threads"], COMMAND)
+    said: deque[str] = deque(maxlen=20)
+    try:
+        engine.listen(said.append)
+        engine.say(request)
+        for message in _messages(engine, check):
+            if message.get("type") == "plan":
+                return dict(message["plan"])
+            if message.get("type") == "failed":
+                if message.get("cause") == "user":
+                    text = redact(str(message["message"]))
+                    raise PlanRefused(str(message["code"]), text, message.get("field"))
+                raise RuntimeError(f"the engine failed: {message.get('detail')}")
+        raise RuntimeError(f"the engine ended without a plan; it said: {list(said)}")
+    finally:
+        engine.kill()
+        engine.finish(0)
+
+
+def _messages(engine: EngineProcess, check: Check) -> Iterator[dict[str, Any]]:
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while (message := engine.hear(0.2)) is not END:
+        check()
+        if message is not None:
+            yield message
+        if time.monotonic() > deadline:
+            raise RuntimeError("the engine took too long to make a plan")
