@@ -48,11 +48,16 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Selection:
-    """How the mask of one matrix is chosen: pattern, comparison scope and the exact number of zeros."""
+    """How the mask of one matrix is chosen: pattern, comparison scope and the exact number of zeros.
+
+    rows: what the scores of each output are multiplied by before they are compared, (out,), not negative (None:
+    ones). It makes a difference only where weights of different rows are compared.
+    """
 
     pattern: Pattern
     scope: Scope
     zeros: int
+    rows: Tensor | None = None
 
     def mask(self, scores: Tensor, zeros: int | None = None) -> Tensor:
         """True where a weight stays. scores: (out, in), finite; zeros: fewer than in the end, on the way.
@@ -61,6 +66,8 @@ class Selection:
         full count is exactly n:m.
         """
         count = self.zeros if zeros is None else zeros
+        if self.rows is not None:
+            scores = scores * self.rows.unsqueeze(1)
         if self.pattern.group is not None and self.pattern.kept is not None:
             protected = best_of_groups(scores, self.pattern.kept, self.pattern.group)
             if count >= self.zeros:

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from worker.pruning import methods
+from worker.pruning.allocation.curves import output_weights
+from worker.pruning.allocation.result import Survey
+from worker.pruning.allocation.stage import stored_survey
 from worker.pruning.blocks import Shell, unload
 from worker.pruning.budget import Share
 from worker.pruning.checkpoint import DTYPES, Checkpoint, read_file
@@ -18,7 +21,7 @@ from worker.pruning.groups import dense_weight, find_groups, measure
 from worker.pruning.methods import Group
 from worker.pruning.methods.solution import Solution
 from worker.pruning.observer import BlockResult, MatrixRecord, Observer, SensitivitySummary
-from worker.pruning.patterns import Selection
+from worker.pruning.patterns import Scope, Selection
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.sensitivity import summarise
 from worker.pruning.settings import products
@@ -52,6 +55,7 @@ class BlockPruner:
     hidden: list[Tensor]
     tracker: Tracker
     observer: Observer
+    survey: Survey = field(default_factory=Survey)
     solved_on: int = 0
     _groups: list[list[Matrix]] = field(default_factory=list)
 
@@ -178,7 +182,7 @@ class BlockPruner:
         self.observer.check()
         share, method = self.shares[matrix.name], self._method(matrix)
         dense = dense_weight(block, matrix).contiguous()
-        selection = Selection(share.pattern, method.scope, share.zeros or 0)
+        selection = self._selection(share, method, dense.device)
         with products("highest"):
             scores = methods.scores(method, matrix.name, dense, group.sums)
             try:
@@ -197,6 +201,14 @@ class BlockPruner:
         summary = summarise(matrix.name, scores)
         self.tracker.advance(Kind.solve, solve_work(method, matrix))
         return record, summary, written
+
+    def _selection(self, share: Share, method: Method, device: torch.device) -> Selection:
+        """A survey makes rows comparable, so that the whole matrix is one comparison group."""
+        outputs = self.survey.outputs.get(share.matrix.name)
+        if outputs is None:
+            return Selection(share.pattern, method.scope, share.zeros or 0)
+        rows = output_weights(outputs.to(device), squared=method.squared_scores)
+        return Selection(share.pattern, Scope.layer, share.zeros or 0, rows)
 
     def _cast(self, matrix: Matrix, solution: Solution) -> Tensor:
         """The weight in the checkpoint's own dtype and orientation."""
@@ -262,5 +274,10 @@ class BlockPruner:
             history = read_document(self.previous.path(self.previous.state(block.index)))["history"]
         # Without their times, records are the same in every run: they travel in the state and make the report.
         records = [{key: value for key, value in asdict(layer).items() if key != "seconds"} for layer in layers]
-        write_state(self.folder.path(self.folder.state(block.index)), sums, {"history": [*history, records]})
+        write_state(
+            self.folder.path(self.folder.state(block.index)),
+            sums,
+            {"history": [*history, records]},
+            stored_survey(self.survey, block),
+        )
         write_tensors(self.folder.path(self.folder.shard(block.index)), tensors)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from worker.pruning import skeleton as skeletons
+from worker.pruning.allocation.stage import Allocated, allocate
 from worker.pruning.blocks import Shell, batches
 from worker.pruning.budget import Share, assign
 from worker.pruning.calibration import Tokenizer, calibration_windows, split, text_digest
@@ -15,6 +16,7 @@ from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.evaluate import TestSet, native_dtype, window_losses
 from worker.pruning.files import write_json
 from worker.pruning.folder import StageFolder
+from worker.pruning.hidden import HiddenStates
 from worker.pruning.observer import Observer, StageResult
 from worker.pruning.perplexity import evaluation, test_set
 from worker.pruning.planning import check_lengths
@@ -22,9 +24,12 @@ from worker.pruning.progress import Kind, Tracker
 from worker.pruning.prune import BlockPruner
 from worker.pruning.report import REPORT, Finished, final_report, stage_figures
 from worker.pruning.settings import pick_device, torch_settings
+from worker.pruning.skeleton import Block
 from worker.pruning.spec import Domain, PruningJob
 from worker.pruning.statistics import read_document
 from worker.pruning.work import block_work, head_work, planned_work, stage_work, token_work
+
+SCRATCH = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -164,11 +169,13 @@ class _Run:
         committed = self.job.resume.blocks if stage == self.job.resume.stages else 0
         self.tracker.move("pruning", stage, domain.name)
         self.tracker.restart_clock()
+        allocated = self._allocate(stage) if committed < len(blocks) else Allocated(self.shares)
         pruner = BlockPruner(
             job=self.job,
             shell=self.shell,
             source=self.source,
-            shares=self.shares,
+            shares=allocated.shares,
+            survey=allocated.survey,
             folder=self.folder(stage),
             previous=self.folder(stage - 1) if stage else None,
             hidden=[],
@@ -187,6 +194,22 @@ class _Run:
             self.tracker.skip(Kind.forward, forward - token_work(block) * domain.calibration.tokens)
             if committed < len(blocks):
                 pruner.advance_through(block)
+
+    def _allocate(self, stage: int) -> Allocated:
+        """Also when a stage is resumed: the same text gives the same rates again."""
+        domain, blocks = self.job.domains[stage], self.shell.skeleton.blocks
+        previous = self.folder(stage - 1)
+        earlier = [previous.path(previous.state(block.index)) for block in blocks] if stage else []
+        solved_on, _ = split(self.windows[stage], domain.calibration.held_out)
+
+        def advance(block: Block, tokens: int, passes: int) -> None:
+            self.observer.check()
+            self.tracker.advance(Kind.forward, token_work(block) * tokens * passes)
+
+        def store() -> HiddenStates:
+            return HiddenStates(self.job.workspace / "scratch", SCRATCH)
+
+        return allocate(self.job, self.shares, self.shell, self.source, solved_on, earlier, store, advance)
 
     def _enter(self, pruner: BlockPruner, domain: Domain) -> None:
         """The stage's windows up to the first block; a batch is solved on as a whole or held out as a whole."""

@@ -113,6 +113,11 @@ class Method:
         return fixed.get(self.name, self.comparison_group)
 
     @property
+    def squared_scores(self) -> bool:
+        """Whether a weight twice as large has a score four times as high, not two times."""
+        return self.name is MethodName.copal and self.reading is Reading.own_terms
+
+    @property
     def updates_weights(self) -> bool:
         return self.name is MethodName.admm or self.weight_update is WeightUpdate.admm
 

@@ -6,6 +6,7 @@ divided by its own number of tokens, so that a long domain does not outvote a sh
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -174,13 +175,20 @@ def _strips(width: int) -> list[slice]:
     return [slice(start, min(start + step, width)) for start in range(0, width, step)]
 
 
-def write_state(path: Path, groups: dict[str, Accumulated], document: dict[str, Any]) -> None:
+def write_state(
+    path: Path,
+    groups: dict[str, Accumulated],
+    document: dict[str, Any],
+    others: Mapping[str, Tensor] | None = None,
+) -> None:
     """One block's sums, plus a JSON document that travels with them (records of the stages so far).
+
+    others: tensors to keep beside them, under their own names.
 
     A Gram is stored as the upper triangle of its correlations in float16 beside its exact diagonal in float32:
     half a thousandth of a correlation is far below the damping of any solver here.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = dict(others or {})
     counts = {}
     for name, sums in groups.items():
         counts[name] = {

@@ -7,10 +7,13 @@ from torch import Tensor
 from worker.pruning.budget import Share
 from worker.pruning.progress import Kind
 from worker.pruning.skeleton import Block, Matrix, Skeleton
-from worker.pruning.spec import Method, PruningJob
+from worker.pruning.spec import Allocation, Method, PruningJob
 
 SELECTION = 200
 """Operations a weight that scoring, selecting and summarising cost beside any products."""
+
+SURVEY_TOKENS = 8192
+"""Calibration tokens at which a survey looks, from the first window on."""
 
 
 def token_work(block: Block) -> float:
@@ -58,7 +61,13 @@ def stage_work(job: PruningJob, skeleton: Skeleton, shares: dict[str, Share], to
     for block in skeleton.blocks:
         one, two = block_work(job, block, shares, tokens)
         forward, solve = forward + one, solve + two
-    return forward, solve
+    return forward + survey_work(job, skeleton, tokens), solve
+
+
+def survey_work(job: PruningJob, skeleton: Skeleton, tokens: int) -> float:
+    """The passes over the dense model before a stage that shares its sparsity out."""
+    passes = {Allocation.uniform: 0, Allocation.owl: 1, Allocation.error: 3}[job.sparsity.allocation]
+    return passes * min(tokens, SURVEY_TOKENS) * sum(map(token_work, skeleton.blocks))
 
 
 def block_work(job: PruningJob, block: Block, shares: dict[str, Share], tokens: int) -> tuple[float, float]:

@@ -35,7 +35,7 @@ def test_interrupted_job_ends_in_the_same_bytes(request_for: Request, method: di
     expected = contents(whole, prune(whole, recorder))
     for stages, blocks in itertools.product((0, 1), (0, 1, 2)):
         again = request_for(domains="ab", method=method, workspace=f"again-{stages}-{blocks}")
-        _copy_committed(Path(whole["workspace"]), Path(again["workspace"]), stages, blocks)
+        copy_committed(Path(whole["workspace"]), Path(again["workspace"]), stages, blocks)
         reported = [_plain(e) for e in recorder.evaluations if e.row <= stages]
         again["resume"] = {"stages": stages, "blocks": blocks, "evaluations": reported}
         listener = Recorder()
@@ -51,7 +51,7 @@ def _plain(evaluation: Any) -> dict[str, Any]:
     return found
 
 
-def _copy_committed(source: Path, target: Path, stages: int, blocks: int) -> None:
+def copy_committed(source: Path, target: Path, stages: int, blocks: int) -> None:
     """Only what a block's commit holds: shards and states."""
     for stage in range(2):
         for block in range(2 if stage < stages else blocks if stage == stages else 0):

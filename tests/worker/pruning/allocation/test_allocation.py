@@ -1,0 +1,86 @@
+"""Allocations through a whole job on a tiny model."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.worker.pruning.conftest import Recorder, Request, prune
+from tests.worker.pruning.test_run import contents, copy_committed
+from worker.pruning import MatrixRecord
+
+
+def records(recorder: Recorder, stage: int = 0) -> dict[str, MatrixRecord]:
+    return {layer.matrix: layer for block in recorder.blocks if block.stage == stage for layer in block.layers}
+
+
+def sparsity(allocation: str, **fields: Any) -> dict[str, Any]:
+    return {"target": 0.6, "allocation": allocation, **fields}
+
+
+@pytest.mark.parametrize("allocation", ["owl", "error"])
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "copal", "admm"])
+def test_the_total_is_met_to_the_weight_with_unequal_rates(
+    request_for: Request, allocation: str, method: str
+) -> None:
+    recorder = Recorder()
+    prune(request_for(method={"name": method}, sparsity=sparsity(allocation)), recorder)
+    found = records(recorder)
+    assert sum(each.zeros for each in found.values()) == round(0.6 * sum(each.weights for each in found.values()))
+    assert len({each.target for each in found.values()}) > 1
+    assert all(each.target == pytest.approx(each.sparsity, abs=1e-9) for each in found.values())
+
+
+def test_rows_of_a_matrix_are_compared_by_what_they_mean_for_the_loss(request_for: Request) -> None:
+    """Wanda takes as much from each row; with a survey rows that matter less lose more."""
+    request = request_for(sparsity=sparsity("error"))
+    prune(request)
+    shard = load_file(Path(request["workspace"]) / "stage-00/model/model-00001-of-00003.safetensors")
+    zeros = (shard["model.layers.0.mlp.up_proj.weight"] == 0).sum(dim=1)
+    assert int(zeros.max() - zeros.min()) > 1
+
+
+@pytest.mark.parametrize("allocation", ["owl", "error"])
+def test_overrides_keep_their_targets(request_for: Request, allocation: str) -> None:
+    overrides = [{"match": "*.down_proj.weight", "target": 0.25}, {"match": "*.0.*.q_proj.weight", "skip": True}]
+    recorder = Recorder()
+    prune(request_for(sparsity=sparsity(allocation, overrides=overrides)), recorder)
+    found = records(recorder)
+    assert "model.layers.0.self_attn.q_proj.weight" not in found
+    assert all(each.target == 0.25 for name, each in found.items() if name.endswith("down_proj.weight"))
+    assert sum(each.zeros for each in found.values()) == round(0.6 * sum(each.weights for each in found.values()))
+
+
+@pytest.mark.parametrize("allocation", ["owl", "error"])
+def test_interrupted_job_shares_out_the_same(request_for: Request, allocation: str) -> None:
+    method = {"name": "copal", "weight_update": "admm"}
+    whole = request_for(domains="ab", method=method, sparsity=sparsity(allocation))
+    recorder = Recorder()
+    expected = contents(whole, prune(whole, recorder))
+    for stages, blocks in itertools.product((0, 1), (0, 1, 2)):
+        again = request_for(
+            domains="ab", method=method, sparsity=sparsity(allocation), workspace=f"again-{stages}-{blocks}"
+        )
+        copy_committed(Path(whole["workspace"]), Path(again["workspace"]), stages, blocks)
+        again["resume"] = {"stages": stages, "blocks": blocks, "evaluations": []}
+        assert contents(again, prune(again)) == expected
+
+
+def test_a_later_domain_counts_beside_the_earlier_ones(request_for: Request) -> None:
+    """Accumulated rates differ from those that the second domain alone would give."""
+    accumulated, alone = Recorder(), Recorder()
+    prune(request_for(domains="ab", sparsity=sparsity("error"), workspace="both"), accumulated)
+    prune(request_for(domains="b", sparsity=sparsity("error"), workspace="alone"), alone)
+    second, only = records(accumulated, 1), records(alone)
+    assert any(second[name].target != only[name].target for name in only)
+
+
+def test_restart_shares_out_by_its_own_domain(request_for: Request) -> None:
+    restart, alone = Recorder(), Recorder()
+    method = {"name": "wanda", "mode": "restart"}
+    prune(request_for(domains="ab", method=method, sparsity=sparsity("error"), workspace="both"), restart)
+    prune(request_for(domains="b", method=method, sparsity=sparsity("error"), workspace="alone"), alone)
+    second = records(restart, 1)
+    assert {name: each.target for name, each in records(alone).items()} == {n: r.target for n, r in second.items()}

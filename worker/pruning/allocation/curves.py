@@ -1,0 +1,58 @@
+"""How the loss rises with each matrix's sparsity, and the rates at which it rises least in all.
+
+When the weight w of row i and column j goes, the loss rises by about ½ · F_i · w² · d_j. F_i = E (∂loss/∂z_i)²
+stands for the second derivative by output i (Fisher), d_j for the curvature along input j, the other weights of
+the row being free to adapt (1/[H⁻¹]_jj, as in Optimal Brain Surgeon) or not (H_jj). Rows and columns are taken as
+independent, and the weights' losses as additive: good for sharing out, not for predicting.
+"""
+
+import numpy
+import torch
+from torch import Tensor
+
+POINTS = 100
+"""A curve has a value at every hundredth of sparsity."""
+HIGHEST = 98
+"""No matrix is emptied: the part of it, in hundredths, that can be taken while there is another way."""
+
+FLOOR = 1e-6
+"""An output without any gradient still counts this much, so that its weights keep their order."""
+
+
+def loss_scores(dense: Tensor, outputs: Tensor, curvature: Tensor) -> Tensor:
+    """½ F_i w² d_j, (out, in). dense: W0, (out, in); outputs: F, (out,); curvature: d, (in,)."""
+    return 0.5 * outputs.unsqueeze(1) * dense.square() * curvature
+
+
+def output_weights(outputs: Tensor, *, squared: bool) -> Tensor:
+    """What makes scores of different rows comparable, (out,): √F, or F where scores are squares; F relative to its
+    mean, and not less than FLOOR. outputs: F, (out,)."""
+    relative = (outputs / outputs.mean().clamp_min(torch.finfo(outputs.dtype).tiny)).clamp_min(FLOOR)
+    return relative if squared else relative.sqrt()
+
+
+def loss_curve(scores: Tensor) -> Tensor:
+    """Sum of the lowest 0, 1, … 100 hundredths of the scores, (POINTS + 1,), float32. scores: not negative."""
+    values = numpy.sort(scores.detach().float().cpu().numpy().ravel())
+    sums = numpy.concatenate([[0.0], numpy.cumsum(values, dtype=numpy.float64)])
+    places = numpy.rint(numpy.linspace(0, values.size, POINTS + 1)).astype(numpy.int64)
+    return torch.from_numpy(sums[places].astype(numpy.float32))
+
+
+def share_out(curves: dict[str, Tensor], weights: dict[str, int], zeros: float) -> dict[str, float]:
+    """Rates by matrix with Σ rate · weights = zeros and the least sum of losses.
+
+    The curves are convex, so the steps are taken in the order of their slopes. zeros: at most Σ weights.
+    """
+    names = sorted(curves)
+    counts = numpy.array([weights[name] for name in names], dtype=numpy.float64) / POINTS
+    heights = torch.stack([curves[name] for name in names]).double().numpy()
+    slopes = numpy.diff(heights, axis=1) / counts[:, None]
+    slopes[:, HIGHEST:] += slopes.max() + 1.0  # the last steps of every matrix come after all others
+    order = numpy.argsort(slopes, axis=None, kind="stable")
+    steps = numpy.repeat(counts, POINTS)[order]
+    before = numpy.cumsum(steps) - steps
+    taken = numpy.zeros_like(steps)
+    taken[order] = numpy.clip(zeros - before, 0.0, steps)
+    rates = taken.reshape(len(names), POINTS).sum(axis=1) / (counts * POINTS)
+    return {name: float(rate) for name, rate in zip(names, rates, strict=True)}

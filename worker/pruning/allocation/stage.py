@@ -1,0 +1,90 @@
+"""One stage's shares: survey the domain, add what earlier domains' surveys found, and share the sparsity out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+
+from worker.pruning.allocation import wanted_rates
+from worker.pruning.allocation.result import Survey
+from worker.pruning.allocation.survey import Surveyor
+from worker.pruning.blocks import Shell
+from worker.pruning.budget import Share, assign
+from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.hidden import HiddenStates
+from worker.pruning.skeleton import Block, Skeleton
+from worker.pruning.spec import Allocation, Mode, PruningJob
+
+OUTPUTS, CURVE, OUTLIERS = "loss/outputs", "loss/curve", "outliers"
+
+
+@dataclass(frozen=True)
+class Allocated:
+    """shares: by matrix. survey: of all domains so far, empty when every matrix gets the same rate."""
+
+    shares: dict[str, Share]
+    survey: Survey = field(default_factory=Survey)
+
+
+def allocate(
+    job: PruningJob,
+    shares: dict[str, Share],
+    shell: Shell,
+    source: Checkpoint,
+    windows: Tensor,
+    earlier: Sequence[Path],
+    store: Callable[[], HiddenStates],
+    advance: Callable[[Block, int, int], None],
+) -> Allocated:
+    """The shares of one stage.
+
+    shares: of a uniform allocation. windows: those of this domain that may be solved on. earlier: the previous
+    stage's state files, none in the first stage. Raises IllConditioned.
+    """
+    allocation = job.sparsity.allocation
+    if allocation is Allocation.uniform or all(share.fixed or share.zeros is None for share in shares.values()):
+        return Allocated(shares)
+    worth = {
+        block.index: tuple(matrix for matrix in block.matrices if shares[matrix.name].zeros is not None)
+        for block in shell.skeleton.blocks
+    }
+    surveyor = Surveyor(shell, source, worth, job.method.updates_weights, store, advance)
+    survey = surveyor.survey(allocation, windows)
+    if job.method.mode is Mode.accumulated and earlier:
+        survey = survey.plus(read_survey(earlier))
+    rates = wanted_rates(allocation, survey, shares, blocks_of(shell.skeleton))
+    return Allocated(assign(shell.skeleton.matrices, job.sparsity, rates), survey)
+
+
+def blocks_of(skeleton: Skeleton) -> Mapping[str, int]:
+    """The block of every prunable matrix."""
+    return {matrix.name: block.index for block in skeleton.blocks for matrix in block.matrices}
+
+
+def stored_survey(survey: Survey, block: Block) -> dict[str, Tensor]:
+    """A block's part of a survey, as tensors of its state file."""
+    found = {}
+    for matrix in block.matrices:
+        if matrix.name in survey.curves:
+            found[f"{matrix.name}/{OUTPUTS}"] = survey.outputs[matrix.name]
+            found[f"{matrix.name}/{CURVE}"] = survey.curves[matrix.name]
+    if block.index in survey.outliers:
+        found[f"{block.index}/{OUTLIERS}"] = survey.outliers[block.index]
+    return found
+
+
+def read_survey(paths: Sequence[Path]) -> Survey:
+    """What `stored_survey` put into these state files."""
+    survey = Survey()
+    for path in paths:
+        with safe_open(path, framework="pt") as reader:
+            for key in reader.keys():  # noqa: SIM118 - not a mapping
+                name, _, part = key.partition("/")
+                into = {OUTPUTS: survey.outputs, CURVE: survey.curves}.get(part)
+                if into is not None:
+                    into[name] = reader.get_tensor(key)
+                elif part == OUTLIERS:
+                    survey.outliers[int(name)] = reader.get_tensor(key)
+    return survey

@@ -1,0 +1,199 @@
+"""One pass forward and one backward over the dense model, block by block: what each matrix means for the loss.
+
+Forward, the inputs of every block are kept. Backward, each block is run again with gradients, from the last to the
+first, handing the gradient of its inputs to the block before it; so no more than one block is ever loaded. The
+parameters get no gradients, only the outputs of the matrices are looked at.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from worker.pruning.allocation.curves import loss_curve, loss_scores
+from worker.pruning.allocation.owl import outliers
+from worker.pruning.allocation.result import Survey
+from worker.pruning.blocks import Shell, batches, unload
+from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.errors import IllConditioned
+from worker.pruning.evaluate import LOGITS
+from worker.pruning.groups import dense_weight, find_groups, measure
+from worker.pruning.hidden import HiddenStates
+from worker.pruning.methods.wanda import input_norms, wanda_scores
+from worker.pruning.settings import products
+from worker.pruning.skeleton import Block, Matrix
+from worker.pruning.spec import Allocation
+from worker.pruning.statistics import Measured
+from worker.pruning.work import SURVEY_TOKENS
+
+DAMPING = 0.1
+"""Ridge of the Gram's inverse, in coordinates where every input has norm one."""
+
+
+@dataclass
+class Surveyor:
+    """Surveys one domain's text on the dense model."""
+
+    shell: Shell
+    source: Checkpoint
+    matrices: Mapping[int, tuple[Matrix, ...]]
+    """By block: those worth looking at."""
+    adapts: bool
+    """Whether the weights that stay will be solved for anew."""
+    store: Callable[[], HiddenStates]
+    advance: Callable[[Block, int, int], None]
+    """Told the block, the tokens that passed it and how many passes' work that was."""
+
+    def survey(self, allocation: Allocation, windows: Tensor) -> Survey:
+        """windows: calibration windows of one domain, (windows, length). Raises IllConditioned."""
+        windows = windows[: max(1, SURVEY_TOKENS // windows.shape[1])]
+        with self.store() as inputs:
+            if allocation is Allocation.owl:
+                return self._outliers(windows, inputs)
+            gradients = self._loss_gradients(windows, self._forward(windows, inputs))
+            return self._backward(inputs, gradients)
+
+    def _parts(self, windows: Tensor) -> list[Tensor]:
+        return [windows[part] for part in batches(*windows.shape)]
+
+    def _load(self, block: Block, sample: Tensor) -> list[list[Matrix]]:
+        """Load a block and find its groups. sample: its inputs in one window."""
+        self.shell.load_block(block, self.source.read(block.tensors))
+        return find_groups(block, self.matrices[block.index], lambda: self.shell.forward(block, sample))
+
+    def _outliers(self, windows: Tensor, hidden: HiddenStates) -> Survey:
+        for part in self._parts(windows):
+            hidden.append(self.shell.enter(part))
+        shares: dict[int, Tensor] = {}
+        for block in self.shell.skeleton.blocks:
+            groups = self._load(block, hidden[0][:1].to(self.shell.device))
+
+            def run(block: Block = block) -> None:
+                for index, state in enumerate(hidden):
+                    hidden[index] = self.shell.forward(block, state.to(self.shell.device))
+                    self.advance(block, state.shape[0] * state.shape[1], 1)
+
+            measured = measure(block, groups, run, self.shell.device)
+            if groups:
+                shares[block.index] = _outlier_share(block, groups, measured)
+            unload(block.module)
+        return Survey(outliers=shares)
+
+    def _forward(self, windows: Tensor, inputs: HiddenStates) -> list[Tensor]:
+        """Put every block's inputs into `inputs`, block by block; return the last block's outputs."""
+        states = [self.shell.enter(part).cpu() for part in self._parts(windows)]
+        for block in self.shell.skeleton.blocks:
+            self.shell.load_block(block, self.source.read(block.tensors))
+            for index, state in enumerate(states):
+                inputs.append(state)
+                states[index] = self.shell.forward(block, state.to(self.shell.device)).cpu()
+                self.advance(block, state.shape[0] * state.shape[1], 1)
+            unload(block.module)
+        return states
+
+    def _loss_gradients(self, windows: Tensor, states: list[Tensor]) -> list[Tensor]:
+        """∂(Σ losses of the predicted tokens)/∂(last block's outputs), a tensor a batch."""
+        found = []
+        for ids, state in zip(self._parts(windows), states, strict=True):
+            hidden = state.to(self.shell.device).requires_grad_()
+            ids = ids.to(self.shell.device)
+            chunk = max(1, LOGITS // (self.shell.vocabulary * len(ids)))
+            for start in range(0, ids.shape[1] - 1, chunk):
+                positions = torch.arange(start, min(start + chunk, ids.shape[1] - 1), device=ids.device)
+                with torch.enable_grad():
+                    logits = self.shell.leave(ids, hidden, positions).float()
+                    targets = ids[:, positions + 1].flatten()
+                    functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
+            assert hidden.grad is not None  # noqa: S101 - for the type checker; every window has two tokens
+            found.append(hidden.grad.cpu())
+        return found
+
+    def _backward(self, inputs: HiddenStates, gradients: list[Tensor]) -> Survey:
+        survey = Survey()
+        for block in reversed(self.shell.skeleton.blocks):
+            first = block.index * len(gradients)
+            groups = self._load(block, inputs[first][:1].to(self.shell.device))
+            squares: dict[str, Tensor] = {}
+
+            def run(block: Block = block, first: int = first, squares: dict[str, Tensor] = squares) -> None:
+                with _listening(block, self.matrices[block.index], squares):
+                    for index, gradient in enumerate(gradients):
+                        state = inputs[first + index].to(self.shell.device, copy=True).requires_grad_()
+                        with torch.enable_grad():
+                            output = self.shell.forward(block, state)
+                        output.backward(gradient.to(output))  # type: ignore[no-untyped-call]
+                        assert state.grad is not None  # noqa: S101 - for the type checker
+                        gradients[index] = state.grad.cpu()
+                        self.advance(block, state.shape[0] * state.shape[1], 2)
+
+            measured = measure(block, groups, run, self.shell.device)
+            for group in groups:
+                self._conclude(block, group, measured[group[0].name], squares, survey)
+            unload(block.module)
+        return survey
+
+    def _conclude(
+        self, block: Block, group: list[Matrix], measured: Measured, squares: dict[str, Tensor], survey: Survey
+    ) -> None:
+        """Add a group's matrices to the survey; those whose outputs' gradients were not seen are left out."""
+        if measured.tokens == 0:
+            return
+        with products("highest"):
+            across = curvature(measured.gram) if self.adapts else measured.second
+        for matrix in group:
+            if matrix.name not in squares:
+                continue
+            outputs = (squares[matrix.name] / measured.tokens).float()
+            scores = loss_scores(dense_weight(block, matrix).float(), outputs, across)
+            if not bool(torch.isfinite(scores).all()):
+                raise IllConditioned(f"{matrix.name}: the gradients of the loss are not finite")
+            survey.outputs[matrix.name] = outputs.cpu()
+            survey.curves[matrix.name] = loss_curve(scores)
+
+
+def curvature(gram: Tensor) -> Tensor:
+    """1 / [H⁻¹]_jj of the damped Gram, (in,). gram: (in, in), float32."""
+    norms = input_norms(gram.diagonal())
+    normal = gram / norms / norms.unsqueeze(1)
+    root, failed = torch.linalg.cholesky_ex(normal + DAMPING * torch.eye(len(norms), device=gram.device))
+    if int(failed):
+        raise IllConditioned("the Gram matrix is not positive definite")
+    return norms.square() / torch.cholesky_inverse(root).diagonal()
+
+
+def _outlier_share(block: Block, groups: list[list[Matrix]], measured: dict[str, Measured]) -> Tensor:
+    count = weights = 0
+    for group in groups:
+        for matrix in group:
+            count += outliers(wanda_scores(dense_weight(block, matrix), measured[group[0].name].second))
+            weights += matrix.weights
+    return torch.tensor(count / weights, dtype=torch.float64)
+
+
+@contextmanager
+def _listening(block: Block, matrices: tuple[Matrix, ...], squares: dict[str, Tensor]) -> Iterator[None]:
+    """While a block runs with gradients, add up Σ_t (∂loss/∂z)² of the matrices' outputs z, (out,), float64."""
+
+    def watch(matrix: Matrix, output: Tensor) -> None:
+        def add(gradient: Tensor) -> None:
+            square = gradient.reshape(-1, matrix.rows).square().sum(dim=0, dtype=torch.float64)
+            squares[matrix.name] = squares.get(matrix.name, torch.zeros_like(square)) + square
+
+        output.register_hook(add)  # type: ignore[no-untyped-call]
+
+    handles = []
+    for matrix in matrices:
+
+        def hook(_module: nn.Module, _args: object, output: Tensor, matrix: Matrix = matrix) -> None:
+            if output.requires_grad:
+                watch(matrix, output)
+
+        handles.append(block.module.get_submodule(matrix.module).register_forward_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
