@@ -1,0 +1,31 @@
+"""The engine as a measured child: python -m benchmarks.ours REQUEST ANSWER (see benchmarks.child).
+
+The clock runs from the call of the engine to the saved model: it includes reading and tokenising the calibration
+text, loading, calibration, solving, saving, and the report; not Python's imports.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from worker.pruning import PruningJob, Silent, run
+
+
+def main() -> None:
+    asked, answered = map(Path, sys.argv[1:])
+    job = PruningJob.from_dict(json.loads(asked.read_text()))
+    # The architecture's module is imported by its first use; that is an import, too.
+    _ = AutoModelForCausalLM._model_mapping[type(AutoConfig.from_pretrained(job.model))]
+    began = time.monotonic()
+    output = run(job, Silent())
+    seconds = time.monotonic() - began
+    model = next(file.local for file in output.files if file.path == "model/config.json")
+    folder = str(job.workspace / Path(model).parent)
+    answered.write_text(json.dumps({"seconds": seconds, "model": folder, "summary": output.summary}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The comparison on a tiny model: rows of ours, their cache, what makes them stale."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import compare
+from benchmarks.child import Finished
+from benchmarks.measure import Bench
+from benchmarks.protocol import CALIBRATION, TESTS, Protocol
+from benchmarks.ratio import compare_times
+from benchmarks.results import Results
+from benchmarks.rows import DENSE, Row, choose
+from tests.tiny import make_tiny_llama, text
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("bench")
+    for number, file in enumerate([CALIBRATION, *(path for path, _ in TESTS.values())]):
+        path = folder / "data" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        words = text(500, seed=number)
+        path.write_text(words if path.suffix == ".txt" else json.dumps({"text": words}) + "\n")
+    protocol = Protocol(folder / "data", 1, samples=4, sequence_length=32, windows=2, window_length=64)
+    (folder / "cache").mkdir()
+    return Bench(make_tiny_llama(folder / "model"), "float32", folder / "cache", protocol)
+
+
+def command(bench: Bench, out: Path, *more: str) -> list[str]:
+    protocol = bench.protocol
+    given = ["--data", protocol.data, "--model", bench.model, "--cache", bench.cache, "--out", out]
+    numbers = {key: value for key, value in vars(protocol).items() if key != "data"}
+    for key, value in numbers.items():
+        given += [f"--{key.replace('_', '-')}", value]
+    return [*map(str, given), *more]
+
+
+def test_rows_are_measured_once(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out.json"
+    assert compare.main(command(bench, out, "--rows", "dense,2:4/wanda")) == 0
+    first = json.loads(out.read_text())
+    row = first["rows"]["2:4/wanda"]
+    assert row["sparsity"] == 0.5
+    assert row["matrices_off_pattern"] == 0
+    assert row["peak_anon_bytes"] > 0
+    assert row["seconds"] > 0
+    assert row["perplexity"] != first["rows"]["dense"]["perplexity"]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a cached row was measured again")
+
+    monkeypatch.setattr(Bench, "measure", refuse)
+    assert compare.main(command(bench, out, "--rows", "dense,2:4/wanda")) == 0
+    assert json.loads(out.read_text()) == first
+
+
+def test_row_that_fails_is_reported_and_the_others_are_measured(bench: Bench, tmp_path: Path) -> None:
+    broken = replace(bench, cache=tmp_path / "cache")
+    broken.cache.mkdir()
+    rows = [Row("bad", "2:4", {"name": "no such method"}, None, {"pattern": "2:4"}), DENSE]
+    found, failed = compare.fill(broken, rows, again=False)
+    assert list(found) == ["dense"]
+    assert "/method/name" in failed["bad"]
+
+
+def test_key_tells_apart_what_gives_other_figures(bench: Bench) -> None:
+    (row,) = choose("50%/wanda")
+    key = bench.key(row)
+    assert key == bench.key(row)
+    assert key != bench.key(choose("60%/wanda")[0])
+    assert key != replace(bench, protocol=replace(bench.protocol, samples=5)).key(row)
+    assert key != replace(bench, dtype="bfloat16").key(row)
+
+
+def test_ours_depends_on_the_engine_and_a_peer_on_its_pins(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, peer = choose("50%/wanda,50%/llmcompressor-wanda")
+    before = bench.key(ours), bench.key(peer)
+    other = tmp_path / "other.py"
+    other.write_text("changed\n")
+    monkeypatch.setattr("benchmarks.measure.engine_sources", lambda: [other])
+    monkeypatch.setattr("benchmarks.measure.EVALUATOR", (other,))
+    monkeypatch.setattr("benchmarks.measure.PINS", other)
+    after = bench.key(ours), bench.key(peer)
+    assert before[0]["engine"] != after[0]["engine"]
+    assert before[1]["software"] != after[1]["software"]
+    assert before[1]["evaluator"] != after[1]["evaluator"]
+
+
+def test_results_are_found_by_equal_keys_only(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.keep({"row": "50%/wanda", "threads": 2}, {"seconds": 1.5})
+    assert results.find({"threads": 2, "row": "50%/wanda"}) == {"seconds": 1.5}
+    assert results.find({"row": "50%/wanda", "threads": 1}) is None
+
+
+def test_peer_is_asked_for_the_same_windows_and_rates(bench: Bench, tmp_path: Path) -> None:
+    (row,) = choose("4:8/llmcompressor-sparsegpt")
+    asked = bench.asked_of_peer(row, tmp_path)
+    assert asked["mask_structure"] == "4:8"
+    assert asked["dtype"] == "float32"
+    assert (tmp_path / "windows.npy").is_file()
+    (free,) = choose("70%/llmcompressor-sparsegpt")
+    assert bench.asked_of_peer(free, tmp_path)["mask_structure"] == "0:0"
+    assert bench.asked_of_peer(free, tmp_path)["target"] == 0.7
+
+
+def test_ratio_takes_turns_and_compares_medians(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def prune(_: Bench, row: Row, workspace: Path) -> Finished:
+        order.append(row.name)
+        return Finished({"seconds": 4.0 if row.peer else 1.0}, 2, 1)
+
+    monkeypatch.setattr(Bench, "prune", prune)
+    first, second = compare_times(bench, 2)
+    assert order[:4] == ["50%/admm", *["50%/llmcompressor-sparsegpt"] * 2, "50%/admm"]
+    assert first["ratio"] == second["ratio"] == 0.25
