@@ -124,11 +124,12 @@ class Sparsity(Strict):
         description="`unstructured`, or n:m: n of every m consecutive inputs are KEPT, as in 2:4.",
         examples=["unstructured", "2:4"],
     )
-    allocation: Literal["uniform", "owl", "error"] = Field(
-        default="uniform",
-        description="How the matrices share the target. `uniform`: all at one rate; `owl`: by the share of "
-        "outliers in their activations; `error`: by the reconstruction errors measured on the calibration data. "
-        "Only with the pattern `unstructured`: n:m fixes every rate.",
+    allocation: Literal["uniform", "owl", "error"] | None = Field(
+        default=None,
+        description="How the matrices share the target. `uniform`: all at one rate; `owl`: by block, less where "
+        "there are more outliers; `error`: by matrix and row, where the loss should rise least, measured by one "
+        "pass forward and one backward over the dense model. Default: `error` with the pattern `unstructured`; "
+        "n:m fixes every rate and takes none.",
     )
     overrides: list[Override] = Field(default=[], max_length=100, description="In order; all that match count.")
 
@@ -138,14 +139,16 @@ class Sparsity(Strict):
         if implied is None:
             if self.target is None:
                 raise ValueError("target is required with the pattern unstructured")
+            self.allocation = self.allocation or "error"
             return self
         if self.target is not None and abs(self.target - implied) > 1e-9:
             raise ValueError(f"the pattern {self.pattern} implies the target {implied}; leave target out")
-        if self.allocation != "uniform":
+        if self.allocation not in (None, "uniform"):
             raise ValueError(f"the pattern {self.pattern} fixes every rate; leave allocation out")
         for number, override in enumerate(self.overrides):
             self._refuse_open_rate(number, override)
         self.target = implied
+        self.allocation = "uniform"
         return self
 
     def _refuse_open_rate(self, number: int, override: Override) -> None:

@@ -240,7 +240,8 @@ class Sparsity:
         target = fields.number("target", pattern.sparsity, high=1.0)
         if target is None:
             raise SpecError(fields.at("target"), "is required for an unstructured pattern")
-        allocation = fields.choice("allocation", Allocation, cls.allocation)
+        usual = Allocation.error if pattern.sparsity is None else Allocation.uniform
+        allocation = fields.choice("allocation", Allocation, usual)
         overrides = tuple(Override.read(item) for item in fields.children("overrides", optional=True))
         fields.finish()
         if pattern.sparsity is not None:

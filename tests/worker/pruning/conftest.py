@@ -90,7 +90,7 @@ def request_for(tiny_llama: Path, texts: Path, tmp_path: Path) -> Request:
             "device": "cpu",
             "threads": 1,
             "method": {"name": "wanda"},
-            "sparsity": {"target": 0.5},
+            "sparsity": {"target": 0.5, "allocation": "uniform"},
             "domains": [domain(texts, name) for name in domains],
             "evaluation": {"sequence_length": 32, "max_windows": 4},
             **fields,

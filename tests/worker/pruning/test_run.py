@@ -146,7 +146,9 @@ def test_events_are_complete_and_in_order(request_for: Request) -> None:
 
 def test_overrides_reach_the_files(request_for: Request) -> None:
     overrides = [{"match": "*.down_proj.weight", "target": 0.4}, {"match": "model.layers.0.*", "skip": True}]
-    request = request_for(sparsity={"target": 0.5, "overrides": overrides}, method={"name": "admm"})
+    request = request_for(
+        sparsity={"target": 0.5, "allocation": "uniform", "overrides": overrides}, method={"name": "admm"}
+    )
     planned = plan(PruningJob.from_dict(request))
     output = prune(request)
     written, dense = weights(request, 0), load_file(Path(request["model"]) / "model.safetensors")
@@ -166,7 +168,7 @@ def test_each_matrix_is_pruned_by_the_pattern_and_method_of_its_override(request
         {"match": "*.mlp.*", "pattern": "2:4", "method": "admm"},
         {"regex": r".*\.0\.mlp\.up_proj\.weight", "method": "magnitude"},
     ]
-    request = request_for(sparsity={"target": 0.6, "overrides": overrides}, domains="ab")
+    request = request_for(sparsity={"target": 0.6, "allocation": "uniform", "overrides": overrides}, domains="ab")
     recorder = Recorder()
     output = prune(request, recorder)
     assert output.summary["zeros"] == round(0.6 * output.summary["weights"])
@@ -191,7 +193,9 @@ def test_each_matrix_is_pruned_by_the_pattern_and_method_of_its_override(request
 
 def test_a_method_of_an_override_gives_what_the_job_would_give_with_it(request_for: Request) -> None:
     alone = request_for(method={"name": "admm"}, workspace="alone")
-    mixed = request_for(sparsity={"target": 0.5, "overrides": [{"match": "*", "method": "admm"}]})
+    mixed = request_for(
+        sparsity={"target": 0.5, "allocation": "uniform", "overrides": [{"match": "*", "method": "admm"}]}
+    )
     assert prune(alone).summary["weights_sha256"] == prune(mixed).summary["weights_sha256"]
 
 
