@@ -131,16 +131,16 @@ class Method:
     def named(self, name: MethodName | None) -> "Method":
         """The method of a matrix whose override names another one: the job's settings, that selection or solver.
 
-        A selection is followed by the job's `weight_update` where the job's own method is a selection too. None:
-        this very method.
+        Weights are compared as is that method's own habit. A selection is followed by the job's `weight_update`
+        where the job's own method is a selection too. None: this very method.
         """
         if name is None or name is self.name:
             return self
-        implied = {each: Method.read(Fields({"name": each.value})).weight_update for each in (name, self.name)}
-        asked = self.weight_update if implied[self.name] is WeightUpdate.none else WeightUpdate.none
-        return replace(
-            self, name=name, weight_update=asked if implied[name] is WeightUpdate.none else implied[name]
-        )
+        plain, own = (Method.read(Fields({"name": each.value})) for each in (name, self.name))
+        update = plain.weight_update
+        if update is WeightUpdate.none and own.weight_update is WeightUpdate.none:
+            update = self.weight_update
+        return replace(self, name=name, weight_update=update, comparison_group=plain.comparison_group)
 
     @classmethod
     def read(cls, fields: Fields) -> "Method":

@@ -6,8 +6,9 @@ import pytest
 
 from tests.worker.pruning.conftest import Request
 from worker.pruning import PruningJob, SpecError
+from worker.pruning.fields import Fields
 from worker.pruning.patterns import Pattern, Scope
-from worker.pruning.spec import AdmmConfig, Mode, Perturbation, Reading, Schedule, WeightUpdate
+from worker.pruning.spec import AdmmConfig, Method, MethodName, Mode, Perturbation, Reading, Schedule, WeightUpdate
 
 
 def test_defaults(request_for: Request) -> None:
@@ -25,6 +26,26 @@ def test_admm_implies_its_own_weight_update(request_for: Request) -> None:
     job = PruningJob.from_dict(request_for(method={"name": "admm"}))
     assert job.method.weight_update is WeightUpdate.admm
     assert job.method.scope is Scope.layer
+
+
+def test_a_method_under_another_name_keeps_the_settings_but_not_the_comparison() -> None:
+    def method(**fields: Any) -> Method:
+        return Method.read(Fields({"name": "copal", "mode": "restart", "comparison_group": "layer", **fields}))
+
+    assert method().named(None) == method().named(MethodName.copal) == method()
+    assert (method().named(MethodName.wanda).scope, method().named(MethodName.wanda).mode) == (
+        Scope.row,
+        "restart",
+    )
+    assert method().named(MethodName.wanda).solver == "wanda"
+    assert method().named(MethodName.admm).solver == "admm"
+    updating = method(weight_update="admm", admm={"iterations": 30})
+    assert updating.named(MethodName.wanda).solver == "wanda+admm"
+    assert updating.named(MethodName.wanda).admm.iterations == 30
+    # ADMM's own update is no wish for one after a plain selection.
+    solving = Method.read(Fields({"name": "admm"}))
+    assert solving.named(MethodName.magnitude).solver == "magnitude"
+    assert not solving.named(MethodName.magnitude).updates_weights
 
 
 def test_pattern_sets_the_target(request_for: Request) -> None:
