@@ -40,8 +40,37 @@ class AdmmSettings(Strict):
         return self
 
 
+class SparseGptSettings(Strict):
+    """The SparseGPT solver (arXiv 2301.00774)."""
+
+    block: int = Field(default=128, ge=1, le=4096, description="Inputs whose mask is chosen at once.")
+    damping: float = Field(default=0.01, ge=0, le=100, description="Ridge, by the Gram's mean diagonal.")
+
+
+class AlpsSettings(Strict):
+    """The ALPS solver (arXiv 2406.07831)."""
+
+    max_steps: int = Field(
+        default=300, ge=1, le=10_000, description="Steps at most; the settled support ends them."
+    )
+    update_every: int = Field(default=3, ge=1, le=1000, description="Steps between two changes of the penalty.")
+    rho: float = Field(
+        default=0.1, gt=0, le=1e6, description="The penalty to begin with, in normalised coordinates."
+    )
+    damping: float = Field(
+        default=0.01, ge=0, le=100, description="Ridge towards the dense weights, by the Gram's mean diagonal."
+    )
+    polish_steps: int = Field(default=10, ge=0, le=1000, description="Conjugate gradient steps on the final mask.")
+
+
+ByRow = Annotated[
+    Literal["row", "layer"],
+    Field(description="Weights compete within their output row or within the whole matrix."),
+]
+
+
 class _Selecting(Strict):
-    """A method that selects weights and may then update the kept ones."""
+    """A method whose mask may be kept while the kept weights are solved for once more."""
 
     mode: Mode = "accumulated"
     weight_update: Literal["none", "admm"] = Field(
@@ -66,12 +95,14 @@ class Magnitude(_Selecting):
     """Baseline: removes the smallest weights of each matrix."""
 
     name: Literal["magnitude"]
+    comparison_group: ByRow = "layer"
 
 
 class Wanda(_Selecting):
     """Baseline: removes, in each row, the weights with the smallest product of size and input norm."""
 
     name: Literal["wanda"]
+    comparison_group: ByRow = "row"
 
 
 class Copal(_Selecting):
@@ -85,9 +116,25 @@ class Copal(_Selecting):
     perturbation: Literal["domain_shift", "relative"] = Field(
         default="domain_shift", description="How the input is thought to change."
     )
-    comparison_group: Literal["row", "layer"] = Field(
-        default="row", description="Weights compete within their output row or within the whole matrix."
-    )
+    comparison_group: ByRow = "row"
+
+
+class SparseGpt(_Selecting):
+    """Baseline: removes weights input by input and lets the inputs still to come make up for each
+    (arXiv 2301.00774)."""
+
+    name: Literal["sparsegpt"]
+    comparison_group: ByRow = "layer"
+    sparsegpt: SparseGptSettings = SparseGptSettings()
+
+
+class Alps(_Selecting):
+    """Finds the mask and the optimal weights for it together, by ADMM with a growing penalty
+    (arXiv 2406.07831)."""
+
+    name: Literal["alps"]
+    comparison_group: ByRow = "layer"
+    alps: AlpsSettings = AlpsSettings()
 
 
 class Admm(Strict):
@@ -96,8 +143,9 @@ class Admm(Strict):
     name: Literal["admm"]
     mode: Mode = "accumulated"
     weight_update: Literal["admm"] = Field(default="admm", description="Implied.")
+    comparison_group: ByRow = "layer"
     admm: AdmmSettings = AdmmSettings()
 
 
-Method = Annotated[Magnitude | Wanda | Admm | Copal, Field(discriminator="name")]
-METHODS: tuple[type[Strict], ...] = (Copal, Admm, Wanda, Magnitude)
+Method = Annotated[Magnitude | Wanda | SparseGpt | Admm | Alps | Copal, Field(discriminator="name")]
+METHODS: tuple[type[Strict], ...] = (Copal, Admm, Alps, SparseGpt, Wanda, Magnitude)

@@ -68,12 +68,13 @@ def test_the_upload_documents_its_bodies(document: dict[str, Any]) -> None:
 
 def test_methods_come_from_the_spec(api: httpx.Client) -> None:
     found = {row["name"]: row for row in api.get("/v1/methods").json()["data"]}
-    assert set(found) == {"copal", "admm", "wanda", "magnitude"}
+    assert set(found) == {"copal", "admm", "alps", "sparsegpt", "wanda", "magnitude"}
     parameters = {each["name"]: each for each in found["copal"]["parameters"]}
     assert parameters["reading"]["default"] == "own_terms"
     assert parameters["reading"]["schema"]["enum"] == ["own_terms", "token"]
     assert parameters["admm.iterations"]["default"] == 20
     assert parameters["mode"]["description"]
+    assert {"alps.rho", "alps.max_steps"} <= {each["name"] for each in found["alps"]["parameters"]}
     for row in found.values():
         assert row["description"]
         assert all(each["description"] and each["schema"] for each in row["parameters"])

@@ -171,8 +171,8 @@ class BlockPruner:
                 group = methods.prepare(method, sums)
         except IllConditioned as error:
             raise IllConditioned(f"{name}: {error}") from error
-        if group.factor is not None and group.factor.notes:
-            self.observer.note("warning", "raised the damping of a Gram", {"matrix": name, **group.factor.notes})
+        if group.notes:
+            self.observer.note("warning", "raised the damping of a Gram", {"matrix": name, **group.notes})
         return group
 
     def _solve(
@@ -184,7 +184,7 @@ class BlockPruner:
         dense = dense_weight(block, matrix).contiguous()
         selection = self._selection(share, method, dense.device)
         with products("highest"):
-            scores = methods.scores(method, matrix.name, dense, group.sums)
+            scores = methods.scores(method, matrix.name, dense, group)
             try:
                 solution = methods.solve(method, dense, scores, group, selection, self.observer.check)
             except IllConditioned as error:

@@ -121,9 +121,10 @@ def _method(job: PruningJob) -> dict[str, Any]:
     found: dict[str, Any] = {"name": method.name, "mode": method.mode, "comparison_group": method.scope}
     if method.name == "copal":
         found |= {"reading": method.reading, "perturbation": method.perturbation}
-    if method.updates_weights:
+    if method.weight_update == "admm":
         found |= {"weight_update": "admm", "admm": vars(method.admm)}
-    return found
+    own = {"sparsegpt": method.sparsegpt, "alps": method.alps}.get(method.name)
+    return found if own is None else found | {method.name: vars(own)}
 
 
 def _sparsity(job: PruningJob) -> dict[str, Any]:

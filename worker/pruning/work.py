@@ -7,10 +7,14 @@ from torch import Tensor
 from worker.pruning.budget import Share
 from worker.pruning.progress import Kind
 from worker.pruning.skeleton import Block, Matrix, Skeleton
-from worker.pruning.spec import Allocation, Method, PruningJob
+from worker.pruning.spec import Allocation, Method, MethodName, PruningJob
 
 SELECTION = 200
 """Operations a weight that scoring, selecting and summarising cost beside any products."""
+SPARSEGPT_STEPS = 2.0
+"""Half a product with the Gram moves errors on; the steps from input to input are slower than their count."""
+ALPS_STEPS = 40
+"""Steps until the support settles, as a rule."""
 
 SURVEY_TOKENS = 8192
 """Calibration tokens at which a survey looks, from the first window on."""
@@ -32,8 +36,18 @@ def gram_work(block: Block, state: Tensor) -> float:
 
 
 def solve_work(method: Method, matrix: Matrix) -> float:
-    steps = 2 + method.admm.iterations if method.updates_weights else 2
-    return matrix.weights * (2.0 * steps * matrix.columns + SELECTION)
+    """One matrix: its products with a Gram, two of them to measure the error, and a selection for each mask."""
+    steps, masks = 2.0, 1
+    if method.name is MethodName.sparsegpt:
+        steps += SPARSEGPT_STEPS
+    elif method.name is MethodName.admm:
+        steps, masks = steps + method.admm.iterations + method.admm.polish_steps, method.admm.mask_steps
+    elif method.name is MethodName.alps:
+        masks = min(ALPS_STEPS, method.alps.max_steps)
+        steps += masks * (1 + 1 / method.alps.update_every) + method.alps.polish_steps
+    if method.updates_after:
+        steps += method.admm.iterations
+    return matrix.weights * (2.0 * steps * matrix.columns + SELECTION * masks)
 
 
 def head_work(skeleton: Skeleton, vocabulary: int) -> float:

@@ -14,9 +14,10 @@ from worker.pruning.fields import Fields
 from worker.pruning.spec import Method, MethodName, Sparsity
 from worker.pruning.spec import Override as EngineOverride
 
+NAMES = ("copal", "admm", "alps", "sparsegpt", "wanda", "magnitude")
 METHODS: list[dict[str, Any]] = [
-    *({"name": name} for name in ("copal", "admm", "wanda", "magnitude")),
-    *({"name": name, "weight_update": "admm"} for name in ("copal", "admm", "wanda", "magnitude")),
+    *({"name": name} for name in NAMES),
+    *({"name": name, "weight_update": "admm", "comparison_group": "row"} for name in NAMES),
     {
         "name": "copal",
         "reading": "token",
@@ -25,6 +26,8 @@ METHODS: list[dict[str, Any]] = [
         "mode": "restart",
     },
     {"name": "admm", "mode": "sequential", "admm": {"iterations": 30, "schedule": "gradual", "polish_steps": 0}},
+    {"name": "sparsegpt", "sparsegpt": {"block": 64, "damping": 0.1}},
+    {"name": "alps", "alps": {"max_steps": 30, "update_every": 1, "rho": 1.0, "damping": 0.1, "polish_steps": 0}},
 ]
 SPARSITIES: list[dict[str, Any]] = [
     {"target": 0.5},
@@ -109,7 +112,7 @@ def test_a_fixed_pattern_takes_no_allocation(allocation: str) -> None:
 
 
 def test_both_have_the_same_defaults() -> None:
-    for method in METHODS[:4]:
+    for method in METHODS:
         resolved = job(method=method).resolved()["method"]
         assert Method.read(Fields(resolved)) == Method.read(Fields(method))
 

@@ -27,7 +27,7 @@ def weights(request: dict[str, Any], stage: int) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("method", [COPAL_ADMM, {"name": "admm"}], ids=["copal+admm", "admm"])
+@pytest.mark.parametrize("method", [COPAL_ADMM, {"name": "admm"}, {"name": "alps"}], ids=lambda m: m["name"])
 def test_interrupted_job_ends_in_the_same_bytes(request_for: Request, method: dict[str, str]) -> None:
     """Whatever block the run was stopped after, the resumed one gives bit-identical files."""
     whole = request_for(domains="ab", method=method)
@@ -122,6 +122,31 @@ def test_token_reading_runs_over_domains(request_for: Request, mode: str, pertur
     assert prune(request).summary["sparsity"] == pytest.approx(0.5, abs=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["accumulated", "restart", "sequential"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "sparsegpt", "sparsegpt": {"block": 32}},
+        {"name": "sparsegpt", "weight_update": "admm", "comparison_group": "row"},
+        {"name": "alps", "comparison_group": "row"},
+    ],
+    ids=["sparsegpt", "sparsegpt+admm", "alps"],
+)
+def test_solvers_run_over_domains_in_every_mode(request_for: Request, method: dict[str, Any], mode: str) -> None:
+    recorder = Recorder()
+    request = request_for(domains="ab", method=method | {"mode": mode})
+    output = prune(request, recorder)
+    assert output.summary["zeros"] * 2 == output.summary["weights"]
+    update = "+admm" if "weight_update" in method else ""
+    assert {layer.solver for b in recorder.blocks for layer in b.layers} == {method["name"] + update}
+    described = json.loads((Path(request["workspace"]) / "report.json").read_text())["method"]
+    assert described["comparison_group"] == method.get("comparison_group", "layer")
+    assert described[method["name"]]["damping"] == 0.01
+    if mode == "accumulated":
+        first, second = weights(request, 0), weights(request, 1)
+        assert any(not torch.equal(first[key], second[key]) for key in first)
+
+
 def test_events_are_complete_and_in_order(request_for: Request) -> None:
     recorder = Recorder()
     request = request_for(domains="ab", method=COPAL_ADMM)
@@ -200,7 +225,7 @@ def test_a_method_of_an_override_gives_what_the_job_would_give_with_it(request_f
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "5:8"])
-@pytest.mark.parametrize("name", ["wanda", "admm", "magnitude"])
+@pytest.mark.parametrize("name", ["wanda", "admm", "magnitude", "sparsegpt", "alps"])
 def test_n_of_m_holds_in_the_files(request_for: Request, name: str, pattern: str) -> None:
     request = request_for(sparsity={"pattern": pattern}, method={"name": name})
     prune(request)

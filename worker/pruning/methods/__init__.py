@@ -1,48 +1,115 @@
 """From a group's statistics to masks and weights: the one place that knows which method does what."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from worker.pruning.errors import IllConditioned
-from worker.pruning.methods.admm import Factor, factorise, solve_admm
+from worker.pruning.methods import admm, alps, sparsegpt
+from worker.pruning.methods.admm import AdmmFactor, solve_admm
+from worker.pruning.methods.alps import solve_alps
 from worker.pruning.methods.copal import own_terms_scores, token_scores
 from worker.pruning.methods.magnitude import magnitude_scores
 from worker.pruning.methods.solution import Solution
+from worker.pruning.methods.sparsegpt import solve_sparsegpt, sparsegpt_scores
 from worker.pruning.methods.wanda import wanda_scores
 from worker.pruning.patterns import Selection
 from worker.pruning.spec import Method, MethodName, Reading
 from worker.pruning.statistics import Accumulated
 
+Check = Callable[[], None]
+
 
 @dataclass(frozen=True)
 class Group:
-    """One group's sums, and their factorisation when the method updates weights."""
+    """One group's sums and what was factored once for all its matrices.
+
+    factor: the method's own, None for methods that only select. update: for the weight update that follows.
+    """
 
     sums: Accumulated
-    factor: Factor | None
+    factor: Any = None
+    update: AdmmFactor | None = None
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Raised dampings, for the record; empty when all went well."""
+        own = dict(self.factor.notes) if self.factor is not None else {}
+        after = self.update.notes if self.update is not None else {}
+        return own | ({"weight_update": after} if after else {})
+
+
+@dataclass(frozen=True)
+class Solver:
+    """One row of the table below.
+
+    scores: what chooses the mask, or that the search for it starts from, (out, in), not negative. factorise and
+    solve: None for a method that only selects.
+    """
+
+    scores: Callable[[Method, str, Tensor, Group], Tensor]
+    factorise: Callable[[Method, Tensor], Any] | None = None
+    solve: Callable[[Method, Tensor, Group, Selection, Check], Solution] | None = None
+
+
+def _wanda(method: Method, matrix: str, dense: Tensor, group: Group) -> Tensor:
+    return wanda_scores(dense, group.sums.second)
+
+
+def _copal(method: Method, matrix: str, dense: Tensor, group: Group) -> Tensor:
+    if method.reading is Reading.token:
+        return token_scores(dense, group.sums.importance[matrix])
+    return own_terms_scores(dense, group.sums)
+
+
+SOLVERS: Final = {
+    MethodName.magnitude: Solver(lambda method, matrix, dense, group: magnitude_scores(dense)),
+    MethodName.wanda: Solver(_wanda),
+    MethodName.copal: Solver(_copal),
+    MethodName.sparsegpt: Solver(
+        scores=lambda method, matrix, dense, group: sparsegpt_scores(dense, group.factor),
+        factorise=lambda method, gram: sparsegpt.factorise(gram, method.sparsegpt),
+        solve=lambda method, dense, group, selection, check: solve_sparsegpt(
+            dense, group.factor, selection, method.sparsegpt, check
+        ),
+    ),
+    MethodName.admm: Solver(
+        scores=_wanda,
+        factorise=lambda method, gram: admm.factorise(gram, method.admm),
+        solve=lambda method, dense, group, selection, check: solve_admm(
+            dense, group.factor, selection, method.admm, check=check
+        ),
+    ),
+    MethodName.alps: Solver(
+        scores=_wanda,
+        factorise=lambda method, gram: alps.factorise(gram, method.alps),
+        solve=lambda method, dense, group, selection, check: solve_alps(
+            dense, group.factor, selection, method.alps, check
+        ),
+    ),
+}
 
 
 def prepare(method: Method, sums: Accumulated) -> Group:
     """Factorise once for all matrices of the group. Raises IllConditioned."""
     if not method.updates_weights:
-        return Group(sums, None)
+        return Group(sums)
     if sums.gram is None:
         raise IllConditioned("the statistics carried over have no Gram matrix")
-    return Group(sums, factorise(sums.gram, method.admm))
+    factorise = SOLVERS[method.name].factorise
+    return Group(
+        sums,
+        factor=factorise(method, sums.gram) if factorise else None,
+        update=admm.factorise(sums.gram, method.admm, invert=False) if method.updates_after else None,
+    )
 
 
-def scores(method: Method, matrix: str, dense: Tensor, sums: Accumulated) -> Tensor:
-    """The sensitivities that choose the mask (ADMM: that it starts from), (out, in), not negative."""
-    if method.name is MethodName.magnitude:
-        return magnitude_scores(dense)
-    if method.name is MethodName.copal:
-        if method.reading is Reading.token:
-            return token_scores(dense, sums.importance[matrix])
-        return own_terms_scores(dense, sums)
-    return wanda_scores(dense, sums.second)
+def scores(method: Method, matrix: str, dense: Tensor, group: Group) -> Tensor:
+    """The sensitivities that choose the mask (or that its search starts from), (out, in), not negative."""
+    return SOLVERS[method.name].scores(method, matrix, dense, group)
 
 
 def solve(
@@ -51,16 +118,20 @@ def solve(
     sensitivity: Tensor,
     group: Group,
     selection: Selection,
-    check: Callable[[], None] = lambda: None,
+    check: Check = lambda: None,
 ) -> Solution:
-    """Mask and weights of one matrix. dense, sensitivity: (out, in), float32."""
+    """Mask and weights of one matrix. dense, sensitivity: (out, in), float32. Raises IllConditioned."""
     if not bool(torch.isfinite(sensitivity).all()):
         raise IllConditioned("the sensitivities are not finite")
     if selection.zeros == 0:
         return Solution(dense, torch.ones_like(dense, dtype=torch.bool), {})
-    if method.name is MethodName.admm and group.factor is not None:
-        return solve_admm(dense, group.factor, selection, method.admm, check=check)
-    mask = selection.mask(sensitivity.masked_fill(group.sums.dead, -1.0))
-    if group.factor is not None:
-        return solve_admm(dense, group.factor, selection, method.admm, mask, check)
-    return Solution(torch.where(mask, dense, 0.0), mask)
+    own = SOLVERS[method.name].solve
+    if own is not None:
+        solution = own(method, dense, group, selection, check)
+    else:
+        mask = selection.mask(sensitivity.masked_fill(group.sums.dead, -1.0))
+        solution = Solution(torch.where(mask, dense, 0.0), mask)
+    if group.update is None:
+        return solution
+    updated = solve_admm(dense, group.update, selection, method.admm, solution.mask, check)
+    return replace(updated, notes=solution.notes | group.notes)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.pruning.errors import IllConditioned
+from worker.pruning.methods.ladder import cholesky, climb
 from worker.pruning.methods.solution import Solution
 from worker.pruning.methods.wanda import input_norms
 from worker.pruning.patterns import Selection
@@ -19,48 +20,45 @@ most (1 + λ)/λ times that residual: a part in ten thousand."""
 
 
 @dataclass(frozen=True)
-class Factor:
+class AdmmFactor:
     """What the matrices of one group share, in coordinates where every input has norm one.
 
-    norms: n, (in,). gram: D⁻¹HD⁻¹ + λI, (in, in). inverse: (gram + ρI)⁻¹. dead: inputs that were always zero.
+    norms: n, (in,). gram: D⁻¹HD⁻¹ + λI, (in, in). inverse: (gram + ρI)⁻¹, None when masks are given and nothing
+    is iterated. dead: inputs that were always zero.
     """
 
     norms: Tensor
     gram: Tensor
-    inverse: Tensor
+    inverse: Tensor | None
     dead: Tensor
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def factorise(gram: Tensor, config: AdmmConfig) -> Factor:
+def factorise(gram: Tensor, config: AdmmConfig, *, invert: bool = True) -> AdmmFactor:
     """Normalise, damp and invert a Gram, once for all matrices of a group.
 
-    gram: Σ_domains XᵀX / tokens, (in, in), float32. A Cholesky that fails is tried with ten times the damping,
-    then in float64; each rung is in the notes. Raises IllConditioned when none succeeds.
+    gram: Σ_domains XᵀX / tokens, (in, in), float32. Raises IllConditioned.
     """
-    if not bool(torch.isfinite(gram).all()):
-        raise IllConditioned("the Gram matrix is not finite")
     diagonal = gram.diagonal()
     norms = input_norms(diagonal)
     normal = gram / norms / norms.unsqueeze(1)
-    stronger = config.damping * 10 or 0.01
-    for damping, dtype in ((config.damping, torch.float32), (stronger, torch.float32), (stronger, torch.float64)):
+
+    def attempt(damping: float, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         eye = torch.eye(len(norms), device=gram.device, dtype=dtype)
         damped = normal.to(dtype) + damping * normal.diagonal().mean() * eye
-        root, failed = torch.linalg.cholesky_ex(damped + config.rho * eye)
-        if int(failed) == 0:
-            inverse = torch.cholesky_inverse(root).float()
-            if bool(torch.isfinite(inverse).all()):
-                notes: dict[str, Any] = {}
-                if damping != config.damping:
-                    notes = {"damping": damping, "precision": str(dtype).removeprefix("torch.")}
-                return Factor(norms, damped.float(), inverse, diagonal == 0, notes)
-    raise IllConditioned(f"the Gram matrix is not positive definite, even with damping {stronger} in float64")
+        root = cholesky(damped + config.rho * eye)
+        if root is None:
+            return None
+        inverse = torch.cholesky_inverse(root).float() if invert else root
+        return (damped.float(), inverse) if bool(torch.isfinite(inverse).all()) else None
+
+    (damped, inverse), notes = climb(gram, config.damping, attempt)
+    return AdmmFactor(norms, damped, inverse if invert else None, diagonal == 0, notes)
 
 
 def solve_admm(
     dense: Tensor,
-    factor: Factor,
+    factor: AdmmFactor,
     selection: Selection,
     config: AdmmConfig,
     mask: Tensor | None = None,
@@ -86,9 +84,11 @@ def solve_admm(
 
 
 def _iterate(
-    v0: Tensor, factor: Factor, selection: Selection, config: AdmmConfig, check: Callable[[], None]
+    v0: Tensor, factor: AdmmFactor, selection: Selection, config: AdmmConfig, check: Callable[[], None]
 ) -> tuple[Tensor, Tensor]:
     """ADMM proper: (V + U) ⊙ mask and the mask after all iterations."""
+    if (inverse := factor.inverse) is None:
+        raise ValueError("finding a mask needs the inverse")
     g = v0 @ factor.gram
     u, v = torch.zeros_like(v0), v0
     mask = torch.ones_like(v0, dtype=torch.bool)
@@ -99,7 +99,7 @@ def _iterate(
             mask = selection.mask(_scores(wanted, factor.dead), _zeros(selection, config, step))
         z = wanted * mask
         u = wanted - z
-        v = (g + config.rho * (z - u)) @ factor.inverse
+        v = (g + config.rho * (z - u)) @ inverse
     return (v + u) * mask, mask
 
 

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from worker.pruning.methods import prepare, scores, solve
+from worker.pruning.methods import Group, prepare, scores, solve
 from worker.pruning.methods.copal import response
 from worker.pruning.patterns import Pattern, Scope, Selection
 from worker.pruning.spec import Method, MethodName, Perturbation, Reading, WeightUpdate
@@ -19,9 +19,9 @@ def sums_of(*domains: Tensor, perturbation: Perturbation = Perturbation.domain_s
 
 
 def mask_of(method: Method, dense: Tensor, sums: Accumulated, zeros: int) -> Tensor:
-    sensitivity = scores(method, "w", dense, sums)
+    group = prepare(method, sums)
     selection = Selection(Pattern(), method.scope, zeros)
-    return solve(method, dense, sensitivity, prepare(method, sums), selection).mask
+    return solve(method, dense, scores(method, "w", dense, group), group, selection).mask
 
 
 def test_magnitude_ignores_the_inputs() -> None:
@@ -67,7 +67,7 @@ def test_token_reading_takes_the_absolute_value_per_token() -> None:
         accumulator.add_importance("w", response(dense, part, None), part)
     sums = accumulate(None, accumulator.measured(), Perturbation.relative, keep_gram=False)
     expected = dense.abs() * torch.stack([(dense @ x).abs().outer(x.abs()) for x in inputs]).mean(0)
-    found = scores(Method(MethodName.copal, reading=Reading.token), "w", dense, sums)
+    found = scores(Method(MethodName.copal, reading=Reading.token), "w", dense, Group(sums))
     torch.testing.assert_close(found, expected)
 
 
@@ -82,7 +82,7 @@ def test_weight_update_keeps_the_selection_and_lowers_the_error() -> None:
     sums = sums_of(inputs)
     plain = Method(MethodName.copal)
     updated = Method(MethodName.copal, weight_update=WeightUpdate.admm)
-    sensitivity = scores(plain, "w", dense, sums)
+    sensitivity = scores(plain, "w", dense, Group(sums))
     selection = Selection(Pattern(), Scope.row, 64)
     one = solve(plain, dense, sensitivity, prepare(plain, sums), selection)
     two = solve(updated, dense, sensitivity, prepare(updated, sums), selection)

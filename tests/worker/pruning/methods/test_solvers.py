@@ -1,0 +1,216 @@
+"""What holds for every solver alike: exact counts, patterns, the optimum as a lower bound, float64 oracles."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.worker.pruning.methods.oracles import (
+    EveryMask,
+    admm_damped,
+    gram_of,
+    least_squares,
+    mean_damped,
+    output_error,
+    solve_with,
+    sums_of_gram,
+)
+from worker.pruning.errors import IllConditioned
+from worker.pruning.methods import prepare, scores, solve
+from worker.pruning.patterns import Pattern, Scope, Selection, follows
+from worker.pruning.spec import AdmmConfig, AlpsConfig, Method, MethodName, SparseGptConfig, WeightUpdate
+
+SELECTING = (MethodName.magnitude, MethodName.wanda, MethodName.copal)
+SOLVING = (MethodName.sparsegpt, MethodName.admm, MethodName.alps)
+ALL = [
+    *(Method(name) for name in MethodName),
+    *(Method(name, WeightUpdate.admm) for name in MethodName if name is not MethodName.admm),
+]
+ARRANGEMENTS = {
+    "layer": Selection(Pattern(), Scope.layer, 16),
+    "row": Selection(Pattern(), Scope.row, 16),
+    "2:4": Selection(Pattern(2, 4), Scope.layer, 16),
+}
+EXACT: dict[str, Any] = {
+    "admm": AdmmConfig(iterations=400, damping=0.1, polish_steps=400),
+    "alps": AlpsConfig(polish_steps=400),
+}
+BOUNDS = {
+    "magnitude": 12.0,
+    "wanda": 4.0,
+    "copal": 4.0,
+    "sparsegpt": 3.0,
+    "admm": 2.0,
+    "alps": 1.7,
+    "magnitude+admm": 6.0,
+    "wanda+admm": 2.5,
+    "copal+admm": 2.5,
+    "sparsegpt+admm": 2.5,
+    "alps+admm": 1.7,
+}
+each = pytest.mark.parametrize("method", ALL, ids=lambda method: method.solver)
+solving = pytest.mark.parametrize("name", SOLVING)
+
+
+@cache
+def small_problem(seed: int) -> tuple[Tensor, Tensor, EveryMask]:
+    generator = torch.Generator().manual_seed(seed)
+    dense, inputs = torch.randn(4, 8, generator=generator), torch.randn(100, 8, generator=generator)
+    mixed = inputs @ (torch.eye(8) + 0.3 * torch.randn(8, 8, generator=generator)) * torch.linspace(0.5, 2, 8)
+    gram = mixed.T @ mixed / 100
+    return dense, gram, EveryMask(dense, gram)
+
+
+@each
+@pytest.mark.parametrize("selection", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+def test_no_solver_beats_the_best_of_all_masks_or_is_far_behind(method: Method, selection: Selection) -> None:
+    """4 × 8, every mask tried in float64. Mean over six problems, without the solvers' own ridge."""
+    ratios = []
+    for seed in range(6):
+        dense, gram, every = small_problem(seed)
+        error = output_error(solve_with(method, dense, gram, selection).weight, dense, gram)
+        ratios.append(error / every.best(selection))
+    assert min(ratios) >= 1 - 1e-4
+    assert sum(ratios) / len(ratios) < BOUNDS[method.solver]
+
+
+@each
+@pytest.mark.parametrize("width", [8, 200])
+def test_identity_gram_is_magnitude_pruning(method: Method, width: int) -> None:
+    dense = torch.randn(8, width)
+    # ADMM undamped: with the ridge a dual may outgrow its weight, and neighbours of the threshold change places.
+    method = Method(method.name, method.weight_update, comparison_group=Scope.row, admm=AdmmConfig(damping=0.0))
+    for pattern, zeros in ((Pattern(), 4 * width), (Pattern(2, 4), 4 * width), (Pattern(1, 8), 7 * width)):
+        # SparseGPT takes as many from every block of inputs: it is one only where one block is the whole width.
+        selection = Selection(pattern, Scope.row, zeros)
+        solution = solve_with(method, dense, torch.eye(width), selection)
+        expected = selection.mask(dense.abs())
+        if method.name is not MethodName.sparsegpt or pattern.group or width == 8:
+            assert torch.equal(solution.mask, expected)
+        torch.testing.assert_close(solution.weight, dense * solution.mask, rtol=1e-3, atol=2e-3)
+
+
+@each
+def test_one_gram_at_any_scale_gives_one_mask(method: Method) -> None:
+    dense, gram = torch.randn(12, 32), gram_of(200, 32)
+    selection = Selection(Pattern(), method.scope, 192)
+    masks = [solve_with(method, dense, gram * scale, selection).mask for scale in (1.0, 2.0**-30, 2.0**30)]
+    assert torch.equal(masks[0], masks[1])
+    assert torch.equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("name", [*SELECTING, MethodName.sparsegpt, MethodName.alps])
+def test_the_weight_update_is_the_exact_least_squares_on_the_mask(name: MethodName) -> None:
+    dense, gram = torch.randn(6, 16), gram_of(200, 16)
+    method = Method(name, WeightUpdate.admm, admm=EXACT["admm"])
+    solution = solve_with(method, dense, gram, Selection(Pattern(), method.scope, 48))
+    assert_optimal(solution.weight, dense, admm_damped(gram, 0.1), solution.mask)
+
+
+def test_admm_and_alps_end_at_the_exact_least_squares_on_their_masks() -> None:
+    dense, gram = torch.randn(6, 16), gram_of(200, 16)
+    for name, damped in ((MethodName.admm, admm_damped(gram, 0.1)), (MethodName.alps, mean_damped(gram, 0.01))):
+        method = Method(name, **EXACT)
+        solution = solve_with(method, dense, gram, Selection(Pattern(), Scope.layer, 48))
+        assert_optimal(solution.weight, dense, damped, solution.mask)
+
+
+def assert_optimal(weight: Tensor, dense: Tensor, damped: Tensor, mask: Tensor) -> None:
+    best = output_error(least_squares(dense, damped, mask), dense, damped)
+    assert best * (1 - 1e-6) <= output_error(weight, dense, damped) <= best * (1 + 1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_counts_patterns_and_numbers_are_exact_whatever_the_problem(data: st.DataObject) -> None:
+    method = data.draw(st.sampled_from(ALL), label="method")
+    kept, group = data.draw(st.sampled_from([(0, 0), (1, 2), (2, 4), (3, 7), (5, 8)]), label="pattern")
+    rows, groups = data.draw(st.integers(1, 9), label="rows"), data.draw(st.integers(1, 6), label="groups")
+    width = groups * (group or 5)
+    torch.manual_seed(data.draw(st.integers(0, 2**16), label="seed"))
+    dead = torch.rand(width) < data.draw(st.sampled_from([0.0, 0.4, 1.0]), label="dead")
+    inputs = torch.randn(data.draw(st.integers(1, 40), label="tokens"), width) * ~dead
+    gram = inputs.T @ inputs / len(inputs) * 10.0 ** data.draw(st.integers(-6, 6), label="scale")
+    dense = torch.randn(rows, width).masked_fill(torch.rand(rows, width) < 0.1, 0.0)
+    if group:
+        selection = Selection(Pattern(kept, group), method.scope, rows * groups * (group - kept))
+    else:
+        scope = data.draw(st.sampled_from(Scope), label="scope")
+        selection = Selection(Pattern(), scope, data.draw(st.integers(0, rows * width), label="zeros"))
+    block = data.draw(st.sampled_from([1, 3, 8, 128]), label="block")
+    method = Method(method.name, method.weight_update, sparsegpt=SparseGptConfig(block=block))
+
+    solution = solve_with(method, dense, gram, selection)
+
+    assert solution.weight.dtype == torch.float32
+    assert bool(torch.isfinite(solution.weight).all())
+    assert int((~solution.mask).sum()) == selection.zeros
+    assert bool((solution.weight[~solution.mask] == 0).all())
+    assert follows(solution.mask, selection.pattern)
+    if selection.zeros:
+        assert_dead_first(solution.mask, dead, selection)
+    if not group and selection.scope is Scope.row:
+        zeros = (~solution.mask).sum(dim=1)
+        assert int(zeros.max() - zeros.min()) <= 1
+
+
+def assert_dead_first(mask: Tensor, dead: Tensor, selection: Selection) -> None:
+    """No live weight goes where a dead one it competes with stays."""
+    parts = mask.reshape(len(mask), -1, selection.pattern.group) if selection.pattern.group else mask[:, None]
+    gone = dead.expand_as(mask).reshape(parts.shape)
+    over = (0, 1, 2) if selection.pattern.group is None and selection.scope is Scope.layer else (2,)
+    dead_stays = (parts & gone).sum(dim=over) > 0
+    live_goes = (~parts & ~gone).sum(dim=over) > 0
+    assert not bool((dead_stays & live_goes).any())
+
+
+@solving
+def test_a_gram_that_cannot_be_factored_fails_by_name(name: MethodName) -> None:
+    broken = torch.eye(4)
+    broken[0, 1] = broken[1, 0] = 300.0
+    for gram in (broken, torch.full((4, 4), torch.nan)):
+        with pytest.raises(IllConditioned, match="Gram"):
+            prepare(Method(name), sums_of_gram(gram))
+
+
+@solving
+def test_a_raised_damping_is_in_the_notes(name: MethodName) -> None:
+    broken = torch.eye(4)
+    broken[0, 1] = broken[1, 0] = 1.05  # eigenvalues 2.05 and −0.05
+    method = Method(name, admm=AdmmConfig(damping=0.01, rho=1e-3))
+    selection = Selection(Pattern(), Scope.layer, 8)
+    solution = solve_with(method, torch.randn(4, 4), broken, selection)
+    assert solution.notes["damping"] == pytest.approx(0.1)
+    assert solution.notes["precision"] == "float32"
+    assert "damping" not in solve_with(method, torch.randn(4, 4), torch.eye(4), selection).notes
+
+
+@solving
+def test_the_last_rung_is_float64(name: MethodName) -> None:
+    """In float32 1 + 1e-9 is 1 and the matrix of ones stays singular; in float64 it does not."""
+    method = Method(
+        name,
+        admm=AdmmConfig(damping=1e-10, rho=1e-12),
+        alps=AlpsConfig(damping=1e-10),
+        sparsegpt=SparseGptConfig(damping=1e-10),
+    )
+    notes = prepare(method, sums_of_gram(torch.ones(16, 16))).notes
+    assert notes == {"damping": pytest.approx(1e-9), "precision": "float64"}
+
+
+@each
+def test_stop_is_heard_inside(method: Method) -> None:
+    def stop() -> None:
+        raise InterruptedError
+
+    dense, group = torch.randn(4, 8), prepare(method, sums_of_gram(gram_of(50, 8)))
+    arguments = (method, dense, scores(method, "w", dense, group), group, Selection(Pattern(), Scope.layer, 16))
+    if method.updates_weights:
+        with pytest.raises(InterruptedError):
+            solve(*arguments, stop)
+    else:
+        assert solve(*arguments, stop).notes == {}

@@ -1,0 +1,88 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.worker.pruning.methods.oracles import gram_of, mean_damped, output_error, solve_with, textbook_sparsegpt
+from worker.pruning.methods.sparsegpt import factorise, solve_sparsegpt, spread
+from worker.pruning.patterns import Pattern, Scope, Selection
+from worker.pruning.spec import Method, MethodName, SparseGptConfig
+
+
+@pytest.mark.parametrize("width", [24, 72])
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(Pattern(), Scope.layer, 100),
+        Selection(Pattern(), Scope.row, 99),
+        Selection(Pattern(2, 4), Scope.layer, 0),
+        Selection(Pattern(5, 8), Scope.layer, 0),
+    ],
+    ids=["layer", "row", "2:4", "5:8"],
+)
+def test_it_is_the_textbook_column_by_column(selection: Selection, width: int) -> None:
+    """Strips, products and the reversed Cholesky change nothing but the time."""
+    dense, gram = torch.randn(8, width), gram_of(200, width)
+    if selection.pattern.group and selection.pattern.kept:
+        zeros = dense.numel() // selection.pattern.group * (selection.pattern.group - selection.pattern.kept)
+        selection = Selection(selection.pattern, selection.scope, zeros)
+    expected = textbook_sparsegpt(dense, gram, selection, 0.01)
+    found = solve_with(Method(MethodName.sparsegpt), dense, gram, selection)
+    assert torch.equal(found.mask, expected != 0)
+    torch.testing.assert_close(found.weight.double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_blocks_change_only_where_masks_are_chosen() -> None:
+    """A group of n:m is never cut, so that its mask does not depend on the blocks."""
+    dense, gram = torch.randn(8, 48), gram_of(200, 48)
+    selection = Selection(Pattern(2, 4), Scope.layer, 8 * 24)
+    found = []
+    for block in (1, 7, 48, 4096):
+        config = SparseGptConfig(block=block)
+        found.append(solve_sparsegpt(dense, factorise(gram, config), selection, config))
+    for other in found[1:]:
+        assert torch.equal(found[0].mask, other.mask)
+        torch.testing.assert_close(found[0].weight, other.weight, rtol=1e-3, atol=1e-4)
+
+
+def test_every_block_gets_its_share_of_the_zeros() -> None:
+    dense, gram, config = torch.randn(10, 64), gram_of(200, 64), SparseGptConfig(block=16)
+    solution = solve_sparsegpt(dense, factorise(gram, config), Selection(Pattern(), Scope.layer, 323), config)
+    assert (~solution.mask).reshape(10, 4, 16).sum(dim=(0, 2)).tolist() == [80, 81, 81, 81]
+
+
+def test_compensation_beats_leaving_the_kept_weights_alone() -> None:
+    dense, gram = torch.randn(16, 64), gram_of(300, 64)
+    solution = solve_with(Method(MethodName.sparsegpt), dense, gram, Selection(Pattern(), Scope.layer, 512))
+    damped = mean_damped(gram, 0.01)
+    assert output_error(solution.weight, dense, damped) < 0.8 * output_error(dense * solution.mask, dense, damped)
+
+
+def test_weights_of_inputs_that_never_fire_stay_what_they_are() -> None:
+    gram = gram_of(100, 8)
+    gram[5], gram[:, 5] = 0.0, 0.0
+    dense = torch.randn(4, 8)
+    solution = solve_with(Method(MethodName.sparsegpt), dense, gram, Selection(Pattern(), Scope.layer, 2))
+    assert (~solution.mask).nonzero().tolist() == [[0, 5], [1, 5]]
+    torch.testing.assert_close(solution.weight, dense * solution.mask)
+
+
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=40).flatmap(
+        lambda dead: st.tuples(
+            st.just(dead),
+            st.integers(1, 5).flatmap(lambda rows: st.tuples(st.just(rows), st.integers(0, rows * len(dead)))),
+            st.integers(1, 50),
+        )
+    )
+)
+def test_shares_of_blocks_add_up_and_fit(problem: tuple[list[bool], tuple[int, int], int]) -> None:
+    dead, (rows, zeros), block = problem
+    edges = [*range(0, len(dead), block), len(dead)]
+    shares = spread(zeros, rows, torch.tensor(dead), edges)
+    assert sum(shares) == zeros
+    for share, start, end in zip(shares, edges, edges[1:], strict=False):
+        lost = rows * sum(dead[start:end])
+        assert 0 <= share <= rows * (end - start)
+        # Live weights go only once no dead one is left.
+        assert share >= lost if zeros >= rows * sum(dead) else share <= lost
