@@ -5,22 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = 320
 SENTENCE = """the a cat dog tree branch blade gardener cuts prunes grows in on under near of and but then slowly
@@ -75,58 +62,71 @@ def make_tiny_llama(
     return _save(LlamaForCausalLM(config), folder, dtype)
 
 
-def make_tiny_qwen3(folder: Path, *, blocks: int = 2, hidden: int = 64, seed: int = 0) -> Path:
-    """A random Qwen3: norms on queries and keys, untied head."""
+WINDOW = 8
+"""Tokens of every sliding window here."""
+ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
+GROUPED: dict[str, Any] = {"num_key_value_heads": 2, "head_dim": 16}
+EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, **GROUPED}
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
+    "mistral": ("mistral", {"sliding_window": WINDOW, **GROUPED}),
+    "qwen2": ("qwen2", {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": WINDOW}),
+    "qwen3": ("qwen3", {"tie_word_embeddings": False, **GROUPED}),
+    "gemma2": ("gemma2", {"layer_types": ALTERNATING, "sliding_window": WINDOW, **GROUPED}),
+    "gemma3": ("gemma3_text", {"layer_types": ALTERNATING, "sliding_window": WINDOW, **GROUPED}),
+    "phi3": ("phi3", {"sliding_window": WINDOW, "num_key_value_heads": 2}),
+    "olmo2": ("olmo2", {"num_key_value_heads": 2}),
+    "opt": ("opt", {"word_embed_proj_dim": 64, "ffn_dim": 128, "init_std": 0.1}),
+    "opt-post-norm": (
+        "opt",
+        {"word_embed_proj_dim": 32, "ffn_dim": 128, "init_std": 0.1, "do_layer_norm_before": False},
+    ),
+    "gpt2": ("gpt2", {"n_positions": 256}),
+    "gpt2-bare": ("gpt2", {"n_positions": 256}),
+    "neox": ("gpt_neox", {"tie_word_embeddings": False}),
+    "falcon": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon-alibi": ("falcon", {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}),
+    "falcon-parallel": ("falcon", {"multi_query": True, "parallel_attn": True}),
+    "bloom": ("bloom", {"n_layer": 3, "n_head": 4}),
+    "bloom-bare": ("bloom", {"n_layer": 3, "n_head": 4}),
+    "mixtral": ("mixtral", {"num_local_experts": 4, **EXPERTS}),
+    "qwen3-moe": (
+        "qwen3_moe",
+        {"num_experts": 4, "moe_intermediate_size": 32, "mlp_only_layers": [1], "norm_topk_prob": True, **EXPERTS},
+    ),
+    "qwen2-moe": (
+        "qwen2_moe",
+        {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 64, **EXPERTS},
+    ),
+}
+"""Family or variant → model type and its configuration beyond `_shape`. `-bare`: saved from the base model, as the
+hub has it, without the prefix."""
+
+
+def make_tiny(family: str, folder: Path, *, seed: int = 0, **changes: Any) -> Path:
+    """A random model of three blocks of one of FAMILIES in `folder`, in the layout that the hub has."""
     torch.manual_seed(seed)
-    config = Qwen3Config(**_shape(blocks, hidden), num_key_value_heads=2, head_dim=16, tie_word_embeddings=False)
-    return _save(Qwen3ForCausalLM(config), folder, torch.float32)
+    model_type, own = FAMILIES[family]
+    config = AutoConfig.for_model(model_type, **{**_shape(3, 64), "initializer_range": 0.1, **own, **changes})
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # norms and biases: ones and zeros would hide a mix-up
+                parameter += 0.1 * torch.randn_like(parameter)
+    _save(model, folder, torch.float32)
+    if family.endswith("-bare"):
+        _strip_prefix(folder, model.base_model_prefix)
+    return folder
 
 
-def make_tiny_gemma3(folder: Path, *, blocks: int = 2, hidden: int = 64, seed: int = 0) -> Path:
-    """A random Gemma 3 (text): alternating sliding and full attention, so each block has its own arguments."""
-    torch.manual_seed(seed)
-    kinds = ["sliding_attention" if i % 2 == 0 else "full_attention" for i in range(blocks)]
-    config = Gemma3TextConfig(
-        **_shape(blocks, hidden), num_key_value_heads=2, head_dim=16, layer_types=kinds, sliding_window=8
-    )
-    return _save(Gemma3ForCausalLM(config), folder, torch.float32)
-
-
-def make_tiny_neox(folder: Path, *, blocks: int = 2, hidden: int = 64, seed: int = 0) -> Path:
-    """A random GPT-NeoX: fused query/key/value, attention and MLP in parallel, biases."""
-    torch.manual_seed(seed)
-    return _save(GPTNeoXForCausalLM(GPTNeoXConfig(**_shape(blocks, hidden))), folder, torch.float32)
-
-
-def make_tiny_opt(folder: Path, *, blocks: int = 2, hidden: int = 64, seed: int = 0) -> Path:
-    """A random OPT: learned positions, biases, ReLU (so dead inputs really happen)."""
-    torch.manual_seed(seed)
-    config = OPTConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        word_embed_proj_dim=hidden,
-        ffn_dim=2 * hidden,
-        num_hidden_layers=blocks,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        init_std=0.1,
-    )
-    return _save(OPTForCausalLM(config), folder, torch.float32)
-
-
-def make_tiny_gpt2(folder: Path, *, blocks: int = 2, hidden: int = 64, seed: int = 0) -> Path:
-    """A random GPT-2: its matrices are stored transposed (Conv1D)."""
-    torch.manual_seed(seed)
-    config = GPT2Config(
-        vocab_size=VOCABULARY,
-        n_embd=hidden,
-        n_layer=blocks,
-        n_head=4,
-        n_positions=256,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    return _save(GPT2LMHeadModel(config), folder, torch.float32)
+def _strip_prefix(folder: Path, prefix: str) -> None:
+    path = folder / "model.safetensors"
+    tensors = {name.removeprefix(f"{prefix}."): tensor for name, tensor in load_file(path).items()}
+    if "h.0.attn.c_attn.weight" in tensors:
+        # Checkpoints of that age carry their causal masks.
+        tensors |= {f"h.{i}.attn.bias": torch.ones(1, 1, 256, 256).tril().bool() for i in range(3)}
+    save_file(tensors, path, {"format": "pt"})
 
 
 def _shape(blocks: int, hidden: int) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from app.settings import Settings
 from app.tasks import service
 from app.tasks.service import TaskClaim, TaskLost
 from app.tasks.tables import TaskKind
-from worker import intake, plans
+from worker import plans
+from worker.intake import runner as intake
 from worker.supervisor.keeper import Keeper
 from worker.supervisor.scratch import sweep
 from worker.supervisor.situation import Interrupted, Situation, transact

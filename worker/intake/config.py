@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from worker.intake.architectures import causal_models
+from worker.intake.architectures import causal_models, headless_models
 from worker.intake.choose import CONFIG
 from worker.intake.errors import IntakeError
 from worker.intake.strict_json import read_object
@@ -47,7 +47,10 @@ class Description:
 
 
 def read_config(path: Path) -> Description:
-    """Check a config.json and say what it describes. Raises IntakeError with a code of its own a danger."""
+    """Check a config.json and say what it describes. Raises IntakeError with a code of its own a danger.
+
+    The engine asks here too, so that what is taken in and what is pruned are decided by the same rules.
+    """
     config = read_object(path, CONFIG, CONFIG_BYTES)
     refuse_code(config, CONFIG)
     _refuse_quantised(config)
@@ -106,7 +109,7 @@ def _refuse_quantised(config: dict[str, Any]) -> None:
 def _architecture(config: dict[str, Any], model_type: str) -> str:
     known = causal_models()[model_type]
     named = config.get("architectures")
-    if named is None:
+    if named is None or named in [[name] for name in headless_models().get(model_type, ())]:
         return sorted(known)[0]
     if named not in [[name] for name in known]:
         raise IntakeError(

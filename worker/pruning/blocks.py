@@ -58,9 +58,8 @@ def batches(count: int, length: int) -> list[slice]:
 def load(module: nn.Module, tensors: dict[str, Tensor], device: torch.device) -> None:
     """Put float32 copies of `tensors` (names relative to `module`) in the place of its parameters."""
     state = {name: tensor.to(device=device, dtype=torch.float32) for name, tensor in tensors.items()}
-    known = module.state_dict()
-    # strict=False: a tied name may be absent, and an ignored one present; the names were compared before.
-    module.load_state_dict({name: state[name] for name in state if name in known}, assign=True, strict=False)
+    # strict=False: a tied name may be absent; the names were compared before.
+    module.load_state_dict(state, assign=True, strict=False)
     module.requires_grad_(False)
 
 
@@ -79,7 +78,7 @@ class Shell:
         self.device = device
         self._calls: dict[tuple[int, int], list[Call]] = {}
         model = skeleton.model
-        load(model, checkpoint.read(skeleton.outer), device)
+        load(model, skeleton.names.state(checkpoint.read(skeleton.outer)), device)
         model.tie_weights()
         for name, buffer in list(model.named_buffers()):
             owner, _, leaf = name.rpartition(".")
@@ -90,9 +89,8 @@ class Shell:
 
     def load_block(self, block: Block, tensors: dict[str, Tensor]) -> None:
         """tensors: by the checkpoint's names."""
-        load(
-            block.module, {name[len(block.prefix) + 1 :]: tensor for name, tensor in tensors.items()}, self.device
-        )
+        state = self.skeleton.names.state(tensors)
+        load(block.module, {name.removeprefix(f"{block.prefix}."): state[name] for name in state}, self.device)
 
     def forward(self, block: Block, hidden: Tensor) -> Tensor:
         """One loaded block over (windows, length, width) on the device."""

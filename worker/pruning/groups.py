@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from worker.pruning.experts import listening
 from worker.pruning.methods.copal import response
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.statistics import Accumulator, Measured
@@ -15,23 +16,32 @@ Identity = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 def dense_weight(block: Block, matrix: Matrix) -> Tensor:
     """The loaded weight as (out, in), whichever way its module stores it."""
-    weight: Tensor = block.module.get_submodule(matrix.module).weight  # type: ignore[assignment]
-    return weight.detach().T if matrix.transposed else weight.detach()
+    module = block.module.get_submodule(matrix.module)
+    if matrix.expert is not None:
+        place = matrix.expert
+        return module.get_parameter(place.parameter)[place.index, place.first_row :][: matrix.rows].detach()
+    weight = module.get_parameter("weight").detach()
+    return weight.T if matrix.transposed else weight
 
 
 def find_groups(block: Block, matrices: tuple[Matrix, ...], forward: Callable[[], object]) -> list[list[Matrix]]:
     """Those of `matrices` that read the very same tensor during one `forward`, in the block's order.
 
     Memory address, version, shape and strides decide, never names; the tensors are held on to meanwhile, so that
-    no address is used twice. A matrix that is not reached, or is reached twice, is a group of its own.
+    no address is used twice. A matrix that is not reached, or is reached twice, is a group of its own. Experts'
+    matrices are known by their place instead: an expert may see none of these tokens.
     """
-    seen: dict[str, list[Tensor]] = {matrix.name: [] for matrix in matrices}
-    with _listening(block, matrices, lambda matrix, inputs: seen[matrix.name].append(inputs)):
+    plain = tuple(matrix for matrix in matrices if matrix.expert is None)
+    seen: dict[str, list[Tensor]] = {matrix.name: [] for matrix in plain}
+    with _listening(block, plain, lambda matrix, inputs: seen[matrix.name].append(inputs)):
         forward()
     groups: dict[object, list[Matrix]] = {}
     for matrix in matrices:
-        inputs = seen[matrix.name]
-        key = _identity(inputs[0]) if len(inputs) == 1 else matrix.name
+        key: object = matrix.name
+        if matrix.expert is not None:
+            key = (matrix.module, matrix.expert.index, matrix.expert.activated)
+        elif len(seen[matrix.name]) == 1:
+            key = _identity(seen[matrix.name][0])
         groups.setdefault(key, []).append(matrix)
     return list(groups.values())
 
@@ -73,15 +83,25 @@ def measure(
 def _listening(
     block: Block, matrices: tuple[Matrix, ...], listen: Callable[[Matrix, Tensor], None]
 ) -> Iterator[None]:
+    """Tell `listen` what every one of `matrices` reads; of those in one group of experts, only the last."""
+    experts = {(m.module, m.expert.parameter, m.expert.index): m for m in matrices if m.expert is not None}
+
+    def hear(module: str, parameter: str, index: int, inputs: Tensor) -> None:
+        if (matrix := experts.get((module, parameter, index))) is not None:
+            listen(matrix, inputs)
+
     handles = []
     for matrix in matrices:
+        if matrix.expert is not None:
+            continue
 
         def hook(_module: nn.Module, args: tuple[Tensor, ...], matrix: Matrix = matrix) -> None:
             listen(matrix, args[0])
 
         handles.append(block.module.get_submodule(matrix.module).register_forward_pre_hook(hook))
     try:
-        yield
+        with listening({path: block.module.get_submodule(path) for path, _, _ in experts}, hear):
+            yield
     finally:
         for handle in handles:
             handle.remove()

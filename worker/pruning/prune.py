@@ -27,6 +27,7 @@ from worker.pruning.sensitivity import summarise
 from worker.pruning.settings import products
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.spec import Method, MethodName, Mode, PruningJob, Reading
+from worker.pruning.starvation import Fed, feed
 from worker.pruning.statistics import (
     Accumulated,
     Inputs,
@@ -58,6 +59,8 @@ class BlockPruner:
     survey: Survey = field(default_factory=Survey)
     solved_on: int = 0
     _groups: list[list[Matrix]] = field(default_factory=list)
+    _experts: dict[str, Fed] = field(default_factory=dict)
+    """By matrix, for those of experts."""
 
     @property
     def method(self) -> Method:
@@ -112,6 +115,8 @@ class BlockPruner:
         solved_on, held = self.hidden[: self.solved_on], self.hidden[self.solved_on :]
         means = self._means(before)
         measured = measure(block, self._groups, lambda: self._dense_pass(block, solved_on), device, means)
+        measured, self._experts = feed(block, self._groups, measured)
+        self._report_starved()
         apart = measure(block, self._groups, lambda: self._dense_pass(block, held), device) if held else {}
         found = {}
         for name, statistics in measured.items():
@@ -158,6 +163,12 @@ class BlockPruner:
             before = {}
         sums = {group[0].name: before.get(group[0].name) for group in self._groups}
         return {name: None if s is None else s.mean / s.domains for name, s in sums.items()}
+
+    def _report_starved(self) -> None:
+        starved = {name: fed.tokens for name, fed in self._experts.items() if fed.stand_ins}
+        if starved:
+            message = "too few calibration tokens reached these experts; the layer's statistics stand in"
+            self.observer.note("warning", message, {"tokens": starved})
 
     def _check(self, name: str, statistics: Measured) -> None:
         if statistics.tokens == 0:
@@ -233,6 +244,8 @@ class BlockPruner:
             notes["zeros_beyond_mask"] = zeros - (share.zeros or 0)
         if share.overrides:
             notes["overrides"] = list(share.overrides)
+        if matrix.name in self._experts:
+            notes["expert"] = self._experts[matrix.name].notes
         return MatrixRecord(
             matrix=matrix.name,
             rows=matrix.rows,

@@ -183,4 +183,18 @@ def _stage(done: Finished, stage: int) -> dict[str, Any]:
         "domain": domain.name,
         **stage_figures(done.records[stage]),
         "calibration_tokens": domain.calibration.tokens,
+        "experts": _experts(done.records[stage]),
     }
+
+
+def _experts(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Layer → calibration tokens of each expert, and the matrices which are starved."""
+    layers: dict[str, dict[str, Any]] = {}
+    for record in records:
+        if (fed := record["notes"].get("expert")) is None:
+            continue
+        layer = layers.setdefault(fed["layer"], {"tokens": {}, "starved": []})
+        layer["tokens"][str(fed["index"])] = fed["tokens"]
+        if fed["stand_ins"]:
+            layer["starved"].append(record["matrix"])
+    return layers

@@ -1,9 +1,8 @@
 """A model's module graph without its weights: decoder blocks and prunable matrices, found from the graph.
 
-Names here are the checkpoint's own; a checkpoint whose names are not those of the modules is refused.
+Names of tensors and matrices are the checkpoint's own, whatever the modules are called; `naming` knows both.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +15,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from worker.intake.config import read_config
+from worker.intake.errors import IntakeError
 from worker.pruning.checkpoint import DTYPES, Checkpoint
 from worker.pruning.errors import UserError
-
-OLD_ROTARY = r"rotary_emb\.inv_freq$"
-"""Old checkpoints hold a constant for every block; transformers ignores it too."""
+from worker.pruning.experts import Expert, find_experts, is_experts, refuse_fused
+from worker.pruning.naming import Names, Part
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class Matrix:
     """Path of its module inside the block."""
     rows: int
     columns: int
-    transposed: bool
+    transposed: bool = False
+    expert: Expert | None = None
+    """Which part of `module`, when that holds all experts of a layer."""
 
     @property
     def weights(self) -> int:
@@ -41,7 +43,10 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Block:
-    """One decoder block: its module (weights on the meta device until loaded) and its tensors' names."""
+    """One decoder block: its module (weights on the meta device until loaded) and its tensors' names.
+
+    prefix: the module's own path in the model, which need not be how its tensors' names begin.
+    """
 
     index: int
     prefix: str
@@ -63,6 +68,7 @@ class Skeleton:
     blocks: tuple[Block, ...]
     outer: tuple[str, ...]
     skipped: dict[str, str]
+    names: Names
 
     @property
     def matrices(self) -> list[Matrix]:
@@ -71,19 +77,16 @@ class Skeleton:
 
 def build(folder: Path, checkpoint: Checkpoint) -> Skeleton:
     """The graph of the model in `folder`. Raises UserError when it cannot be pruned block by block."""
-    config = _config(folder)
-    with parameters_on_meta():
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    model = _model(folder)
     model.eval().requires_grad_(False)
     model.tie_weights()
-    _compare_names(model, checkpoint)
+    names = Names.find(model, checkpoint)
     prefix, modules = find_blocks(model)
-    names = set(checkpoint.tensors)
     blocks = tuple(_block(i, f"{prefix}.{i}", module, names, checkpoint) for i, module in enumerate(modules))
     _refuse_shared(model, blocks)
     inside = {name for block in blocks for name in block.tensors}
-    outer = tuple(sorted(names - inside))
-    return Skeleton(model, config, blocks, outer, _skipped(model, blocks, checkpoint))
+    outer = tuple(sorted(checkpoint.tensors.keys() - inside))
+    return Skeleton(model, model.config, blocks, outer, _skipped(model, blocks, checkpoint, names), names)
 
 
 @contextmanager
@@ -123,50 +126,66 @@ def _has_linear(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Linear | Conv1D) for part in module.modules())
 
 
-def _config(folder: Path) -> Any:
+def _model(folder: Path) -> Any:
+    """The module graph that config.json describes. Raises UserError for what cannot be pruned at all."""
     try:
+        read_config(folder / "config.json")
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError("unsupported_model", f"config.json cannot be read: {first}", "/model") from error
-    if getattr(config, "quantization_config", None):
-        raise UserError("unsupported_model", "the checkpoint is quantised; de-quantise it first", "/model")
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise UserError("unsupported_model", f"{config.model_type} is not a causal language model", "/model")
-    return config
-
-
-def _compare_names(model: Any, checkpoint: Checkpoint) -> None:
-    """Every module tensor must be in the checkpoint (or tied to one that is), and the other way round."""
-    expected = model.state_dict(keep_vars=True)
-    stored = checkpoint.tensors
-    ignored = [OLD_ROTARY, *(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or [])]
-    for name in stored:
-        if name not in expected and not any(re.search(pattern, name) for pattern in ignored):
-            raise UserError("unsupported_model", f"checkpoint tensor {name} belongs to no module", "/model")
-    present = {id(tensor) for name, tensor in expected.items() if name in stored}
-    for name, tensor in expected.items():
-        if id(tensor) not in present:
-            raise UserError("unsupported_model", f"the checkpoint lacks {name}", "/model")
-        if name in stored and stored[name].shape != tuple(tensor.shape):
-            raise UserError(
-                "unsupported_model", f"{name} has shape {stored[name].shape} in the checkpoint", "/model"
+        with parameters_on_meta():
+            # Experts one after another, in one order everywhere; faster ways are for bfloat16 on some devices.
+            model: Any = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, trust_remote_code=False, experts_implementation="eager"
             )
+    except IntakeError as error:
+        raise UserError("unsupported_model", error.message, "/model") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Each model type checks its configuration in its own way: whatever it raises, the file is at fault.
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError("unsupported_model", f"config.json describes no model: {said}", "/model") from error
+    if getattr(model, "_is_stateful", False):
+        message = (
+            f"{type(model).__name__} is recurrent; only transformers whose blocks keep no state are supported"
+        )
+        raise UserError("unsupported_model", message, "/model")
+    return model
 
 
-def _block(index: int, prefix: str, module: nn.Module, names: set[str], checkpoint: Checkpoint) -> Block:
-    tensors = tuple(sorted(name for name in names if name.startswith(f"{prefix}.")))
-    matrices = []
+def _block(index: int, prefix: str, module: nn.Module, names: Names, checkpoint: Checkpoint) -> Block:
+    tensors = sorted(name for name in checkpoint.tensors if (names.target(name) or "").startswith(f"{prefix}."))
+    matrices: list[Matrix] = []
     for path, part in module.named_modules():
-        name = f"{prefix}.{path}.weight" if path else f"{prefix}.weight"
-        if not isinstance(part, nn.Linear | Conv1D) or name not in names:
-            continue
-        if checkpoint.tensors[name].dtype not in DTYPES:
-            raise UserError("unsupported_model", f"{name} is stored as {checkpoint.tensors[name].dtype}", "/model")
-        transposed = isinstance(part, Conv1D)
-        rows, columns = reversed(part.weight.shape) if transposed else part.weight.shape
-        matrices.append(Matrix(name, path, rows, columns, transposed))
-    return Block(index, prefix, module, tensors, tuple(matrices))
+        whole = f"{prefix}.{path}" if path else prefix
+        refuse_fused(whole, part)
+        if is_experts(part):
+            for name, expert in find_experts(whole, part, names, checkpoint).items():
+                rows, columns = checkpoint.tensors[name].shape
+                matrices.append(Matrix(name, path, rows, columns, expert=expert))
+        elif isinstance(part, nn.Linear | Conv1D) and not _routes(module, path):
+            matrices += _linear(path, part, names.sources(f"{whole}.weight"))
+    for matrix in matrices:
+        dtype = checkpoint.tensors[matrix.name].dtype
+        if dtype not in DTYPES:
+            raise UserError("unsupported_model", f"{matrix.name} is stored as {dtype}", "/model")
+    return Block(index, prefix, module, tuple(tensors), tuple(matrices))
+
+
+def _linear(path: str, part: nn.Linear | Conv1D, sources: list[Part]) -> list[Matrix]:
+    transposed = isinstance(part, Conv1D)
+    shape = tuple(part.weight.shape)
+    rows, columns = shape[::-1] if transposed else shape
+    for source in sources:
+        if source.converter is not None:
+            message = f"{source.name} is taken apart or put together on loading; it has no module of its own"
+            raise UserError("unsupported_model", message, "/model")
+    return [Matrix(source.name, path, rows, columns, transposed) for source in sources]
+
+
+def _routes(block: nn.Module, path: str) -> bool:
+    """Whether a module stands beside a layer's experts: it says which tokens go where, or how much they count."""
+    parent = block.get_submodule(path.rpartition(".")[0])
+    return any(is_experts(child) for child in parent.children())
 
 
 def _refuse_shared(model: Any, blocks: tuple[Block, ...]) -> None:
@@ -180,7 +199,7 @@ def _refuse_shared(model: Any, blocks: tuple[Block, ...]) -> None:
                 )
 
 
-def _skipped(model: Any, blocks: tuple[Block, ...], checkpoint: Checkpoint) -> dict[str, str]:
+def _skipped(model: Any, blocks: tuple[Block, ...], checkpoint: Checkpoint, names: Names) -> dict[str, str]:
     prunable = {matrix.name for block in blocks for matrix in block.matrices}
     inside = {name for block in blocks for name in block.tensors}
     modules = dict(model.named_modules())
@@ -188,11 +207,17 @@ def _skipped(model: Any, blocks: tuple[Block, ...], checkpoint: Checkpoint) -> d
     for name, info in sorted(checkpoint.tensors.items()):
         if name in prunable:
             continue
-        owner = type(modules.get(name.rpartition(".")[0])).__name__
-        if name not in inside:
+        target = names.target(name)
+        path = (target or "").rpartition(".")[0]
+        owner = type(modules.get(path)).__name__
+        if target is None:
+            reasons[name] = "no part of the model (copied as it is)"
+        elif name not in inside:
             reasons[name] = f"outside the decoder blocks ({owner})"
         elif len(info.shape) != 2:
             reasons[name] = f"not a matrix ({owner})"
+        elif _routes(model, path):
+            reasons[name] = f"routes tokens to experts ({owner})"
         else:
             reasons[name] = f"not a linear layer's weight ({owner})"
     return reasons

@@ -17,8 +17,8 @@ from app.storage import ObjectStore
 from app.tasks.tables import TaskKind
 from tests.tiny import make_tiny_llama
 from tests.worker.intake.hub_server import Hub, run_hub
-from worker.intake import run
 from worker.intake.context import Context
+from worker.intake.runner import run
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,11 @@ def test_the_description_of_a_model(tmp_path: Path) -> None:
     assert (found.architecture, found.model_type, found.blocks) == ("LlamaForCausalLM", "llama", 2)
 
 
+def test_a_checkpoint_saved_without_its_head_is_taken(tmp_path: Path) -> None:
+    found = read_config(write(tmp_path, model_type="gpt2", architectures=["GPT2Model"]))
+    assert found.architecture == "GPT2LMHeadModel"
+
+
 def test_the_table_is_that_of_transformers() -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as names
 

@@ -22,10 +22,10 @@ from app.models.tables import Model
 from app.settings import Settings
 from app.storage import ObjectStore
 from tests.worker.intake.hub_server import Hub, Repo
-from worker.intake import run
 from worker.intake.context import Context
 from worker.intake.datasets import TEXT, hold_text
 from worker.intake.hub import HubUnavailable
+from worker.intake.runner import run
 
 
 def folder_model(path: str = "tiny") -> Model:

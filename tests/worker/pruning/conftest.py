@@ -80,9 +80,11 @@ Request = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def request_for(tiny_llama: Path, texts: Path, tmp_path: Path) -> Request:
-    """Makes engine requests; keyword arguments replace whole fields, `domains` is a string of names."""
+    """Makes engine requests; keyword arguments replace whole fields, `domains` is a string of names or a list."""
 
-    def make(*, domains: str = "a", workspace: str = "work", **fields: Any) -> dict[str, Any]:
+    def make(
+        *, domains: str | list[dict[str, Any]] = "a", workspace: str = "work", **fields: Any
+    ) -> dict[str, Any]:
         return {
             "job": "job_test",
             "workspace": str(tmp_path / workspace),
@@ -91,7 +93,7 @@ def request_for(tiny_llama: Path, texts: Path, tmp_path: Path) -> Request:
             "threads": 1,
             "method": {"name": "wanda"},
             "sparsity": {"target": 0.5, "allocation": "uniform"},
-            "domains": [domain(texts, name) for name in domains],
+            "domains": [domain(texts, name) if isinstance(name, str) else name for name in domains],
             "evaluation": {"sequence_length": 32, "max_windows": 4},
             **fields,
         }

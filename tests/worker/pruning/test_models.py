@@ -1,21 +1,16 @@
 """Block by block must be what the whole model computes, for every family that works from the graph."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from tests.tiny import (
-    make_tiny_gemma3,
-    make_tiny_gpt2,
-    make_tiny_llama,
-    make_tiny_neox,
-    make_tiny_opt,
-    make_tiny_qwen3,
-)
-from tests.worker.pruning.conftest import Request, prune
+from tests.tiny import FAMILIES, WINDOW, make_tiny
+from tests.worker.pruning.conftest import Request, domain, prune
 from worker.pruning import UserError
 from worker.pruning import skeleton as skeletons
 from worker.pruning.blocks import Shell, unload
@@ -23,13 +18,7 @@ from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.groups import find_groups
 from worker.pruning.skeleton import Skeleton, find_blocks
 
-FAMILIES = {
-    "llama": make_tiny_llama,
-    "qwen3": make_tiny_qwen3,
-    "gemma3": make_tiny_gemma3,
-    "opt": make_tiny_opt,
-}
-Maker = Callable[..., Path]
+LENGTH = 3 * WINDOW
 
 
 def opened(folder: Path) -> tuple[Checkpoint, Skeleton, Shell]:
@@ -39,37 +28,66 @@ def opened(folder: Path) -> tuple[Checkpoint, Skeleton, Shell]:
         return checkpoint, skeleton, Shell(skeleton, checkpoint, torch.device("cpu"))
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=FAMILIES)
 def model_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return FAMILIES[request.param](tmp_path_factory.mktemp("family") / request.param, blocks=3)
+    return make_tiny(request.param, tmp_path_factory.mktemp("family") / request.param)
 
 
+@torch.no_grad()
+def block_wise_logits(folder: Path, ids: Tensor) -> Tensor:
+    """As the engine evaluates a checkpoint: one block in memory at a time."""
+    checkpoint, skeleton, shell = opened(folder)
+    hidden = shell.enter(ids)
+    for block in skeleton.blocks:
+        shell.load_block(block, checkpoint.read(block.tensors))
+        hidden = shell.forward(block, hidden)
+        unload(block.module)
+    return shell.leave(ids, hidden, torch.arange(ids.shape[1]))
+
+
+@torch.no_grad()
+def loaded(folder: Path) -> tuple[Any, dict[str, Any]]:
+    return AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+
+
+@torch.no_grad()
 def test_blocks_give_the_logits_of_the_whole_model(model_folder: Path) -> None:
-    checkpoint, skeleton, shell = opened(model_folder)
-    ids = torch.randint(0, 320, (2, 24))
-    with torch.no_grad():
-        hidden = shell.enter(ids)
-        for block in skeleton.blocks:
-            shell.load_block(block, checkpoint.read(block.tensors))
-            hidden = shell.forward(block, hidden)
-            unload(block.module)
-        logits = shell.leave(ids, hidden, torch.arange(24))
-        whole = AutoModelForCausalLM.from_pretrained(model_folder)(ids).logits
-    torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-4)
+    ids = torch.randint(0, 320, (2, LENGTH))
+    whole, _ = loaded(model_folder)
+    torch.testing.assert_close(block_wise_logits(model_folder, ids), whole(ids).logits, rtol=1e-4, atol=1e-4)
 
 
-def test_whole_job_loads_plainly_and_its_zeros_are_counted(model_folder: Path, request_for: Request) -> None:
-    request = request_for(model=str(model_folder), method={"name": "admm"}, sparsity={"target": 0.5})
+@pytest.mark.parametrize("method", ["wanda", "admm"])
+@torch.no_grad()
+def test_pruned_saved_and_loaded_plainly(
+    model_folder: Path, method: str, request_for: Request, texts: Path
+) -> None:
+    request = request_for(
+        model=str(model_folder),
+        method={"name": method},
+        sparsity={"target": 0.5},
+        domains=[domain(texts, "a", evaluation=None)],
+    )
     output = prune(request)
-    model = AutoModelForCausalLM.from_pretrained(Path(request["workspace"]) / "stage-00/model")
-    plain = AutoModelForCausalLM.from_pretrained(model_folder)
+    folder = Path(request["workspace"]) / "stage-00/model"
+    before, after = Checkpoint.open(model_folder), Checkpoint.open(folder)
+    assert {n: (t.shape, t.dtype) for n, t in after.tensors.items()} == {
+        n: (t.shape, t.dtype) for n, t in before.tensors.items()
+    }
+    old, new = before.read(before.tensors), after.read(after.tensors)
     _, skeleton, _ = opened(model_folder)
     names = {matrix.name for matrix in skeleton.matrices}
-    zeros = sum(int((value == 0).sum()) for name, value in model.named_parameters() if name in names)
+    assert [name for name in old if name not in names and not torch.equal(old[name], new[name])] == []
+    zeros = sum(int((new[name] == 0).sum()) for name in names)
     assert zeros == output.summary["zeros"] == round(0.5 * output.summary["weights"])
-    for name, value in plain.named_parameters():
-        if name not in names:
-            assert torch.equal(value, model.get_parameter(name)), name
+
+    model, info = loaded(folder)
+    assert not info["missing_keys"]
+    assert not info["mismatched_keys"]
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert tied is bool(model.config.tie_word_embeddings)
+    ids = torch.randint(0, 320, (2, LENGTH))
+    torch.testing.assert_close(block_wise_logits(folder, ids), model(ids).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_no_block_weight_stays_in_memory(model_folder: Path) -> None:
@@ -94,21 +112,63 @@ def test_groups_are_found_by_the_input_tensor(tiny_llama: Path) -> None:
 
 
 def test_gemma_blocks_have_their_own_arguments(tmp_path: Path) -> None:
-    _, _, shell = opened(make_tiny_gemma3(tmp_path / "gemma"))
+    _, _, shell = opened(make_tiny("gemma3", tmp_path / "gemma"))
     with torch.no_grad():
-        sliding, full = shell.calls(1, 32)
+        sliding, full, _ = shell.calls(1, LENGTH)
     assert not torch.equal(sliding.kwargs["position_embeddings"][0], full.kwargs["position_embeddings"][0])
+    assert int(sliding.kwargs["attention_mask"][0, 0, -1].sum()) == WINDOW
 
 
-def test_renamed_checkpoints_are_refused(tmp_path: Path) -> None:
-    folder = make_tiny_neox(tmp_path / "neox")
-    with pytest.raises(UserError, match=r"embed_out\.weight belongs to no module"):
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("neox", "embed_out.weight"),
+        ("gpt2-bare", "h.0.attn.c_attn.weight"),
+        ("bloom-bare", "h.0.self_attention.query_key_value.weight"),
+        ("phi3", "model.layers.0.self_attn.qkv_proj.weight"),
+    ],
+)
+def test_tiny_models_have_the_names_of_the_hub(family: str, name: str, tmp_path: Path) -> None:
+    assert name in Checkpoint.open(make_tiny(family, tmp_path / family)).tensors
+
+
+@pytest.mark.parametrize("family", ["neox", "gpt2-bare"])
+def test_overrides_go_by_the_names_of_the_checkpoint(family: str, tmp_path: Path, request_for: Request) -> None:
+    folder = make_tiny(family, tmp_path / family)
+    first = {"neox": "gpt_neox.layers.0.*", "gpt2-bare": "h.0.*"}[family]
+    sparsity = {"target": 0.5, "overrides": [{"match": first, "skip": True}]}
+    output = prune(request_for(model=str(folder), sparsity=sparsity))
+    assert output.summary["weights"] == sum(
+        matrix.weights for block in opened(folder)[1].blocks[1:] for matrix in block.matrices
+    )
+
+
+def changed(folder: Path, change: Any) -> Path:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.update(extra=torch.zeros(2)), "extra belongs to no module"),
+        (lambda t: t.pop("gpt_neox.final_layer_norm.bias"), "lacks gpt_neox.final_layer_norm.bias"),
+        (lambda t: t.update({"embed_out.weight": torch.zeros(2, 64)}), r"embed_out.weight has shape \(2, 64\)"),
+        (lambda t: t.update({"lm_head.weight": torch.zeros(320, 64)}), "are the same tensor, lm_head.weight"),
+    ],
+)
+def test_tensors_that_do_not_fit_the_model_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+    folder = changed(make_tiny("neox", tmp_path / "neox"), change)
+    with pytest.raises(UserError, match=message) as caught:
         opened(folder)
+    assert caught.value.code == "unsupported_model"
 
 
 def test_transposed_matrices_are_pruned_as_outputs_by_inputs(tmp_path: Path, request_for: Request) -> None:
     """GPT-2 stores (in, out); 2:4 must hold along the inputs."""
-    folder = make_tiny_gpt2(tmp_path / "gpt2")
+    folder = make_tiny("gpt2", tmp_path / "gpt2")
     request = request_for(model=str(folder), method={"name": "admm"}, sparsity={"pattern": "2:4"})
     output = prune(request)
     assert output.summary["sparsity"] == 0.5

@@ -1,0 +1,117 @@
+"""Experts that too few calibration tokens reach: what their statistics are mixed with, and what is said about it.
+
+An expert is starved at a matrix when it got fewer tokens t than the matrix has inputs, T: its Gram is singular
+then. Its statistics become those of T tokens, its own t and T − t stand-ins:
+
+- matrices that read the layer's tokens (gate, up): the stand-ins are like the tokens of all the layer's experts;
+- matrices that read the expert's own activations (down), which no other expert has: the stand-ins are uncorrelated
+  and all of one size, so that with none of its own such a matrix is pruned by magnitude.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.pruning.groups import dense_weight
+from worker.pruning.skeleton import Block, Matrix
+from worker.pruning.statistics import Measured
+
+
+@dataclass(frozen=True)
+class Fed:
+    """One expert's share of the calibration. stand_ins: the part, 0 to 1, of its statistics not its own."""
+
+    layer: str
+    index: int
+    tokens: int
+    threshold: int
+
+    @property
+    def stand_ins(self) -> float:
+        return max(0.0, 1 - self.tokens / self.threshold)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """For the records of its matrices."""
+        return {**asdict(self), "stand_ins": self.stand_ins}
+
+
+def feed(
+    block: Block, groups: Sequence[Sequence[Matrix]], measured: dict[str, Measured]
+) -> tuple[dict[str, Measured], dict[str, Fed]]:
+    """The statistics with those of starved experts mixed, and how every expert's matrix (by its name) fared.
+
+    block: loaded with its dense weights. measured: by group; groups without an expert are handed on.
+    """
+    fed: dict[str, Fed] = {}
+    result = dict(measured)
+    layers: dict[tuple[str, bool], list[Sequence[Matrix]]] = defaultdict(list)
+    for group in groups:
+        if group[0].expert is not None:
+            layers[group[0].module, group[0].expert.activated].append(group)
+            share = _fed(group[0], measured[group[0].name])
+            fed |= {matrix.name: share for matrix in group}
+    weigh = any(each.importance for each in measured.values())
+    for (_, activated), members in layers.items():
+        starved = [group for group in members if fed[group[0].name].stand_ins]
+        if not starved:
+            continue
+        pooled = _pooled([measured[group[0].name] for group in members])
+        for group in starved:
+            name, own = group[0].name, measured[group[0].name]
+            shared = _isotropic(own, pooled) if activated else pooled
+            result[name] = _mixed(own, shared, fed[name].stand_ins)
+            if weigh:
+                unseen = {matrix.name: _importance(dense_weight(block, matrix), shared) for matrix in group}
+                importance = _mixed_importance(own.importance, unseen, fed[name].stand_ins)
+                result[name] = replace(result[name], importance=importance)
+    return result, fed
+
+
+def _fed(matrix: Matrix, measured: Measured) -> Fed:
+    index = matrix.expert.index if matrix.expert else 0
+    layer = matrix.name.rpartition(f".{index}.")[0]
+    return Fed(layer, index, measured.tokens, matrix.columns)
+
+
+def _pooled(everyone: list[Measured]) -> Measured:
+    """The statistics of all tokens of the layer's experts; white noise when there are none."""
+    tokens = sum(each.tokens for each in everyone)
+    if tokens == 0:
+        return _white(everyone[0], 1.0)
+    gram = torch.zeros_like(everyone[0].gram)
+    mean = torch.zeros_like(everyone[0].mean)
+    for each in everyone:
+        gram.add_(each.gram, alpha=each.tokens / tokens)
+        mean.add_(each.mean, alpha=each.tokens / tokens)
+    return Measured(gram, mean, tokens, {})
+
+
+def _isotropic(own: Measured, pooled: Measured) -> Measured:
+    """Uncorrelated activations of the expert's mean size; of the layer's, where the expert has none."""
+    return _white(own, float((own if own.tokens else pooled).second.mean()))
+
+
+def _white(like: Measured, size: float) -> Measured:
+    gram = torch.eye(len(like.gram), device=like.gram.device) * size
+    return Measured(gram, torch.zeros_like(like.mean), 0, {})
+
+
+def _mixed(own: Measured, shared: Measured, stand_ins: float) -> Measured:
+    gram = torch.lerp(own.gram, shared.gram, stand_ins)
+    return replace(own, gram=gram, mean=torch.lerp(own.mean, shared.mean, stand_ins))
+
+
+def _mixed_importance(own: dict[str, Tensor], unseen: dict[str, Tensor], stand_ins: float) -> dict[str, Tensor]:
+    """Of the token reading; an expert without tokens has none of its own."""
+    return {name: torch.lerp(own[name], part, stand_ins) if own else part for name, part in unseen.items()}
+
+
+def _importance(dense: Tensor, shared: Measured) -> Tensor:
+    """E |z_i||x_j| of the stand-ins, taken as sqrt(E z_i² E x_j²), its upper bound. (out, in)."""
+    outputs = ((dense @ shared.gram) * dense).sum(dim=1).clamp_min(0)
+    return torch.outer(outputs.sqrt(), shared.second.sqrt())
