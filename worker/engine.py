@@ -48,6 +48,7 @@ def _run(request: dict[str, Any], reporter: Reporter, isolation: dict[str, bool]
 
     from worker.pruning import ENGINE_FORMAT, PruningJob, plan, run
     from worker.pruning.planning import describe, look
+    from worker.pruning.settings import versions
 
     job = PruningJob.from_dict(request)
     torch.set_num_threads(job.threads)
@@ -56,7 +57,7 @@ def _run(request: dict[str, Any], reporter: Reporter, isolation: dict[str, bool]
         return
     reporter.hello(
         engine_format=ENGINE_FORMAT,
-        versions=_versions(),
+        versions=versions(),
         device=job.device,
         threads=job.threads,
         isolation=isolation,
@@ -67,21 +68,16 @@ def _run(request: dict[str, Any], reporter: Reporter, isolation: dict[str, bool]
     reporter.output(files, output.summary)
 
 
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import version
-
-    names = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
 def _describe(error: BaseException) -> dict[str, Any]:
     """A failure for its owner; `detail` is for the operator's log only."""
-    from worker.pruning import UserError
+    from worker.pruning import IllConditioned, UserError
 
     detail = "".join(traceback.format_exception(error))
     if isinstance(error, UserError):
         return {"code": error.code, "cause": "user", "message": error.message, "field": error.field}
+    if isinstance(error, IllConditioned):
+        # The same job would end the same way: only other settings, another text or another model can help.
+        return {"code": "ill_conditioned", "cause": "user", "message": str(error), "field": None}
     known = {"cause": "system", "field": None, "detail": detail}
     if _is_out_of_memory(error):
         return {"code": "out_of_memory", "message": "The engine ran out of memory.", **known}

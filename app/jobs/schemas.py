@@ -49,6 +49,10 @@ class ResultRead(BaseModel):
     mean_perplexity: float | None = Field(default=None, description="Mean of the last row of R.")
     dense_mean_perplexity: float | None = Field(default=None, description="Mean of row 0 of R.")
     bwt: float | None = Field(default=None, description="Positive means forgetting; null for one stage.")
+    masks_sha256: str | None = Field(
+        default=None, description="Of all masks: equal where a job with the same settings was run twice."
+    )
+    weights_sha256: str | None = Field(default=None, description="Of all pruned matrices.")
 
 
 class JobRead(BaseModel):

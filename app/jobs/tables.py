@@ -72,7 +72,8 @@ class Job(Base):
     failure: Mapped[Json | None]
     """`code`, `cause`, `message`, `field` of a failed job."""
     result: Mapped[Json | None]
-    """`manifest_digest`, `bytes`, `files`, `sparsity`, `mean_perplexity`, `dense_mean_perplexity`, `bwt`."""
+    """`manifest_digest`, `bytes`, `files`, `sparsity`, `mean_perplexity`, `dense_mean_perplexity`, `bwt`,
+    `masks_sha256`, `weights_sha256`."""
     manifest: Mapped[Json | None]
     """`digest`, `bytes`, `files`, `provenance`; set once, by the publishing worker."""
     created_at: Mapped[Created]

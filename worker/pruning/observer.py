@@ -56,6 +56,8 @@ class MatrixRecord:
     held_out_error: float | None  # the same on the windows held out; None when there are none
     seconds: float
     solver: str
+    mask_sha256: str
+    weights_sha256: str
     notes: dict[str, Any] = field(default_factory=dict)
     mask_changed: float | None = None  # share of mask entries that differ from the previous stage
 
@@ -79,6 +81,8 @@ class StageResult:
     calibration_tokens: int
     relative_error: float | None  # mean of the matrices' errors
     held_out_error: float | None
+    masks_sha256: str  # of all matrices together
+    weights_sha256: str
     seconds: float
 
 

@@ -14,7 +14,8 @@ from worker.pruning.allocation.stage import stored_survey
 from worker.pruning.blocks import Shell, unload
 from worker.pruning.budget import Share
 from worker.pruning.checkpoint import DTYPES, Checkpoint, read_file
-from worker.pruning.errors import IllConditioned
+from worker.pruning.digests import mask_sha256, weights_sha256
+from worker.pruning.errors import IllConditioned, UserError
 from worker.pruning.files import write_tensors
 from worker.pruning.folder import StageFolder
 from worker.pruning.groups import dense_weight, find_groups, measure
@@ -104,7 +105,12 @@ class BlockPruner:
     def _start_from(self, block: Block) -> dict[str, Tensor]:
         if self.method.mode is Mode.sequential and self.previous is not None:
             return read_file(self.previous.path(self.previous.shard(block.index)))
-        return self.source.read(block.tensors)
+        tensors = self.source.read(block.tensors)
+        for name, tensor in tensors.items():
+            # Named here, because behind it nothing in the block would be finite.
+            if not bool(torch.isfinite(tensor).all()):
+                raise UserError("invalid_checkpoint", f"{name} has values that are not finite", "/model")
+        return tensors
 
     def _statistics(self, block: Block) -> dict[str, Inputs]:
         before = self._carried(block)
@@ -208,7 +214,8 @@ class BlockPruner:
                 relative_error(weight, dense, inputs.measured.gram),
                 relative_error(weight, dense, held.gram) if held is not None else None,
             )
-        record = self._record(matrix, share, written, errors, solution, time.monotonic() - began)
+        dead = int(inputs.sums.dead.sum())
+        record = self._record(matrix, share, written, errors, dead, solution, time.monotonic() - began)
         summary = summarise(matrix.name, scores)
         self.tracker.advance(Kind.solve, solve_work(method, matrix))
         return record, summary, written
@@ -234,6 +241,7 @@ class BlockPruner:
         share: Share,
         written: Tensor,
         errors: tuple[float | None, float | None],
+        dead: int,
         solution: Solution,
         seconds: float,
     ) -> MatrixRecord:
@@ -242,6 +250,8 @@ class BlockPruner:
         if zeros != share.zeros:
             # Zeros of the dense weights that the mask kept, or values too small for the dtype.
             notes["zeros_beyond_mask"] = zeros - (share.zeros or 0)
+        if dead:
+            notes["dead_inputs"] = dead
         if share.overrides:
             notes["overrides"] = list(share.overrides)
         if matrix.name in self._experts:
@@ -258,6 +268,8 @@ class BlockPruner:
             relative_error=errors[0],
             held_out_error=errors[1],
             seconds=seconds,
+            mask_sha256=mask_sha256(written),
+            weights_sha256=weights_sha256(written),
             solver=self._method(matrix).solver,
             notes=notes,
         )

@@ -1,17 +1,13 @@
 """Figures of a finished job: R, backward transfer, digests. No clock, no path: equal jobs give equal reports."""
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
-import torch
-
 from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.calibration import held_out_indices
-from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.digests import total
 from worker.pruning.evaluate import TestSet
 from worker.pruning.skeleton import Skeleton
 from worker.pruning.spec import Domain, Override, PruningJob
@@ -24,15 +20,16 @@ Row = Sequence[float | None]
 @dataclass(frozen=True)
 class Finished:
     """What the report is made of. rows: R with the dense row first, a column for each evaluated domain.
-    records: per stage, the matrices' records. calibration: sha256 of each domain's calibration text."""
+    records: per stage, the matrices' records. calibration: sha256 of each domain's calibration text.
+    settings: what the bytes depend on beside the job."""
 
     job: PruningJob
     skeleton: Skeleton
-    written: Checkpoint
     sets: list[TestSet]
     rows: list[list[float | None]]
     records: list[list[dict[str, Any]]]
     calibration: list[str]
+    settings: dict[str, Any]
 
 
 def bwt(rows: Sequence[Row], own_columns: Sequence[int | None]) -> float | None:
@@ -70,23 +67,20 @@ def mean(values: Row) -> float | None:
 
 
 def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The report and its summary. Zeros and digests are taken from the files as written."""
-    weights, zeros, digests = _count(done)
+    """The report and its summary. Zeros and digests were taken from the tensors as they were written."""
     columns = [item.domain for item in done.sets]
     own = [columns.index(d.name) if d.name in columns else None for d in done.job.domains]
+    last = stage_figures(done.records[-1])
     summary = {
-        "weights": weights,
-        "zeros": zeros,
-        "sparsity": zeros / weights,
+        **{name: last[name] for name in ("weights", "zeros", "sparsity", "masks_sha256", "weights_sha256")},
         "mean_perplexity": mean(done.rows[-1]),
         "dense_mean_perplexity": mean(done.rows[0]),
         "bwt": bwt(done.rows[1:], own),
         "log_bwt": log_bwt(done.rows[1:], own),
-        **digests,
     }
     report = {
         "engine_format": ENGINE_FORMAT,
-        "torch": torch.__version__,
+        "settings": done.settings,
         "model": {"architecture": type(done.skeleton.model).__name__, "blocks": len(done.skeleton.blocks)},
         "method": _method(done.job),
         "sparsity": _sparsity(done.job),
@@ -97,23 +91,6 @@ def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
         "summary": summary,
     }
     return report, summary
-
-
-def _count(done: Finished) -> tuple[int, int, dict[str, str]]:
-    """Weights and zeros of the pruned matrices, and sha256 of all masks and of all weights, in order of name."""
-    masks, contents = hashlib.sha256(), hashlib.sha256()
-    weights = zeros = 0
-    for record in sorted(done.records[-1], key=lambda record: str(record["matrix"])):
-        name = record["matrix"]
-        tensor = done.written.read([name])[name]
-        mask = tensor != 0
-        kept = int(mask.sum())
-        if tensor.numel() - kept != record["zeros"]:
-            raise RuntimeError(f"{name}: the file has {tensor.numel() - kept} zeros, its record {record['zeros']}")
-        weights, zeros = weights + tensor.numel(), zeros + tensor.numel() - kept
-        masks.update(name.encode() + b"\0" + numpy.packbits(mask.numpy()).tobytes())
-        contents.update(name.encode() + b"\0" + tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    return weights, zeros, {"masks_sha256": masks.hexdigest(), "weights_sha256": contents.hexdigest()}
 
 
 def _method(job: PruningJob) -> dict[str, Any]:
@@ -169,11 +146,12 @@ def _evaluation(done: Finished, columns: list[str]) -> dict[str, Any]:
 
 
 def stage_figures(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts of one stage, and the means over its matrices of their errors."""
+    """Counts of one stage, means of its matrices' errors, and the digests of all masks and weights."""
     weights = sum(record["weights"] for record in records)
     zeros = sum(record["zeros"] for record in records)
     errors = {kind: mean([record[kind] for record in records]) for kind in ("relative_error", "held_out_error")}
-    return {"weights": weights, "zeros": zeros, "sparsity": zeros / weights, **errors}
+    digests = {"masks_sha256": total(records, "mask_sha256"), "weights_sha256": total(records, "weights_sha256")}
+    return {"weights": weights, "zeros": zeros, "sparsity": zeros / weights, **errors, **digests}
 
 
 def _stage(done: Finished, stage: int) -> dict[str, Any]:

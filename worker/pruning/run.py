@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worker.pruning import skeleton as skeletons
 from worker.pruning.allocation.stage import Allocated, allocate
-from worker.pruning.blocks import Shell, batches
+from worker.pruning.blocks import BATCH_TOKENS, Shell, batches
 from worker.pruning.budget import Share, assign
 from worker.pruning.calibration import Tokenizer, calibration_windows, split, text_digest
 from worker.pruning.checkpoint import Checkpoint
@@ -23,7 +23,7 @@ from worker.pruning.planning import check_lengths
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.prune import BlockPruner
 from worker.pruning.report import REPORT, Finished, final_report, stage_figures
-from worker.pruning.settings import pick_device, torch_settings
+from worker.pruning.settings import pick_device, pinned, torch_settings
 from worker.pruning.skeleton import Block
 from worker.pruning.spec import Domain, PruningJob
 from worker.pruning.statistics import read_document
@@ -238,11 +238,12 @@ class _Run:
     def _publish(self) -> Output:
         last = self.folder(len(self.job.domains) - 1)
         files = last.complete(self.source, self.shell.skeleton)
-        written = Checkpoint.open(self.job.workspace / last.model)
         rows = [
             [self.known.get((row, item.domain)) for item in self.sets] for row in range(len(self.job.domains) + 1)
         ]
-        done = Finished(self.job, self.shell.skeleton, written, self.sets, rows, self._records(), self.digests)
+        settings = pinned(self.job.threads, BATCH_TOKENS, self.shell.device, self.dtype)
+        records = self._records()
+        done = Finished(self.job, self.shell.skeleton, self.sets, rows, records, self.digests, settings)
         report, summary = final_report(done)
         write_json(self.job.workspace / REPORT, report)
         output = [OutputFile(f"model/{Path(local).name}", local) for local in files]

@@ -1,7 +1,10 @@
-"""Process-wide torch settings for the time of a job."""
+"""Process-wide torch settings for the time of a job, and what else decides the last bits of its result."""
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
 
 import torch
 
@@ -34,3 +37,24 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def pinned(threads: int, batch_tokens: int, device: torch.device, dtype: str) -> dict[str, Any]:
+    """What two runs of one job must have in common to give the same bytes. dtype: of the evaluation."""
+    processor = torch.backends.cpu.get_cpu_capability()
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    return {
+        "threads": threads,
+        "batch_tokens": batch_tokens,
+        "device": device.type,
+        "processor": processor,
+        "dtype": {"statistics": "float32", "evaluation": dtype},
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of every library that computes or writes."""
+    names = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -16,7 +16,10 @@ from app.kit.digests import tree_digest
 
 MEDIA_TYPES: Final = {".json": "application/json", ".txt": "text/plain; charset=utf-8", ".md": "text/markdown"}
 
-FIGURES: Final = ("sparsity", "mean_perplexity", "dense_mean_perplexity", "bwt")
+FIGURES: Final = (
+    *("sparsity", "mean_perplexity", "dense_mean_perplexity", "bwt"),
+    *("masks_sha256", "weights_sha256"),
+)
 """What of the engine's summary is shown with the job itself."""
 
 

@@ -132,10 +132,12 @@ def polish(
     left to gain.
     """
     start, diagonal = v, gram.diagonal()
+    # An input without energy or damping has nothing to gain, and must not divide by zero for its whole row.
+    precondition = diagonal.reciprocal().masked_fill(diagonal <= 0, 0.0)
     gradient = (v0 - v) @ gram
     before = ((v0 - v) * gradient).sum(dim=1, keepdim=True)
     residual = gradient * mask
-    direction = residual / diagonal
+    direction = residual * precondition
     product = (residual * direction).sum(dim=1, keepdim=True)
     floor = product * 1e-12
     error = float(before.sum())
@@ -149,7 +151,7 @@ def polish(
         v = v + rate * direction
         error -= float((rate * product).sum())
         residual = residual - rate * moved
-        scaled = residual / diagonal
+        scaled = residual * precondition
         new = (residual * scaled).sum(dim=1, keepdim=True)
         direction = scaled + torch.where(product > 0, new / product, 0.0) * direction
         product = new

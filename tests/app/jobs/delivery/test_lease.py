@@ -186,6 +186,8 @@ def test_publishing_before_cancel_wins(session: Session, job: str) -> None:
         "mean_perplexity": None,
         "dense_mean_perplexity": None,
         "bwt": None,
+        "masks_sha256": None,
+        "weights_sha256": None,
     }
     types = [event.type for event in session.query(JobEvent).filter_by(job_id=job).order_by(JobEvent.seq)]
     assert types[-3:] == [EventType.attempt_ended, EventType.published, EventType.transition]

@@ -1,0 +1,49 @@
+"""The engine's process, spoken to as the supervisor does."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.tiny import make_tiny_llama, text
+
+
+def reports(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Everything that one engine says."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "worker.engine", "--report-fd", str(writing), "--parent", str(os.getpid())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[writing]) as engine:
+        os.close(writing)
+        assert engine.stdin is not None
+        engine.stdin.write(json.dumps(request).encode() + b"\n")
+        engine.stdin.flush()
+        with os.fdopen(reading) as lines:
+            return [json.loads(line) for line in lines]
+
+
+def test_a_matrix_that_cannot_be_solved_is_named_to_its_owner(tmp_path: Path) -> None:
+    """And it is theirs to mend: the same job would fail again."""
+    folder = make_tiny_llama(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.embed_tokens.weight"] = torch.full_like(tensors["model.embed_tokens.weight"], math.nan)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "a.txt").write_text(text(400))
+    calibration = {"path": str(tmp_path / "a.txt"), "samples": 4, "sequence_length": 16}
+    request = {
+        "workspace": str(tmp_path),
+        "model": str(folder),
+        "threads": 1,
+        "device": "cpu",
+        "method": {"name": "wanda"},
+        "sparsity": {"target": 0.5},
+        "domains": [{"name": "a", "calibration": calibration}],
+    }
+    last = reports(request)[-1]
+    assert (last["type"], last["code"], last["cause"]) == ("failed", "ill_conditioned", "user")
+    assert last["message"] == "model.layers.0.self_attn.q_proj.weight: its inputs are not finite"
