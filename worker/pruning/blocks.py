@@ -151,16 +151,17 @@ class Shell:
 
     def _trace(self, windows: int, length: int) -> list[Call]:
         ids = torch.zeros((windows, length), dtype=torch.long)
-        handed: list[Tensor] = []
+        due, given = 0, None
 
         def hand_on(index: int, hidden: Tensor) -> Tensor:
+            nonlocal due, given
             # Each block must get exactly what the block before it gave, or it cannot be run on its own.
-            if index != len(handed) or (handed and hidden is not handed[-1]):
+            if index != due or (given is not None and hidden is not given):
                 raise UserError(
                     "unsupported_model", "its decoder blocks are not called one after another", "/model"
                 )
-            handed.append(hidden.clone())
-            return handed[-1]
+            due, given = due + 1, hidden.clone()
+            return given
 
         with self._replaced(hand_on) as calls:
             self._run(ids, **({"logits_to_keep": 1} if self._chunks else {}))

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from worker.pruning.background import read_ahead
 from worker.pruning.blocks import Shell, batches, unload
 from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.hidden import HiddenStates
 
 LOGITS = 1 << 26
 """Logits held at once, (windows × positions × vocabulary)."""
@@ -47,20 +49,28 @@ def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
 
 
 def window_losses(
-    shell: Shell, checkpoint: Checkpoint, sets: list[TestSet], dtype: str, advance: Callable[[int, int], None]
+    shell: Shell,
+    checkpoint: Checkpoint,
+    sets: list[TestSet],
+    dtype: str,
+    hidden: HiddenStates,
+    advance: Callable[[int, int], None],
 ) -> list[list[float]]:
     """Mean loss of every window, per set, computed from `checkpoint`'s blocks inside the shell's outer weights.
 
     Batches never mix sets, so that one domain's figures do not depend on which others are evaluated.
-    advance(block, tokens) is called after every batch; the head counts as one block more.
+    hidden: an empty store. advance(block, tokens) is called after every batch; the head counts as one block more.
     """
     parts = [(number, part) for number, item in enumerate(sets) for part in batches(*_shape(item))]
     with precision(shell.device, dtype):
-        hidden = [shell.enter(sets[number].windows[part]).cpu() for number, part in parts]
-        for block in shell.skeleton.blocks:
-            shell.load_block(block, checkpoint.read(block.tensors))
+        for number, part in parts:
+            hidden.append(shell.enter(sets[number].windows[part]))
+        reads = read_ahead(lambda block: checkpoint.read(block.tensors), shell.skeleton.blocks)
+        for block, tensors in reads:
+            shell.load_block(block, tensors)
+            del tensors
             for index, state in enumerate(hidden):
-                hidden[index] = shell.forward(block, state.to(shell.device)).cpu()
+                hidden[index] = shell.forward(block, state.to(shell.device))
                 advance(block.index, state.shape[0] * state.shape[1])
             unload(block.module)
         losses: list[list[float]] = [[] for _ in sets]

@@ -96,7 +96,9 @@ def _listening(
             continue
 
         def hook(_module: nn.Module, args: tuple[Tensor, ...], matrix: Matrix = matrix) -> None:
-            listen(matrix, args[0])
+            # Statistics are float32, whatever the pass around them computes in.
+            with torch.autocast(args[0].device.type, enabled=False):
+                listen(matrix, args[0])
 
         handles.append(block.module.get_submodule(matrix.module).register_forward_pre_hook(hook))
     try:

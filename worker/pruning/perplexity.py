@@ -1,6 +1,7 @@
 """Perplexity of any checkpoint folder on any texts, under the protocol of a job's evaluation."""
 
 import math
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from worker.pruning.blocks import Shell
 from worker.pruning.calibration import Tokenizer, evaluation_windows, text_digest
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.evaluate import TestSet, mean_loss, native_dtype, window_losses
+from worker.pruning.hidden import HIDDEN_BYTES, HiddenStates
 from worker.pruning.observer import Evaluation, Observer, Silent
 from worker.pruning.settings import pick_device, torch_settings
 from worker.pruning.spec import EvaluationSpec, Text
@@ -53,8 +55,12 @@ def perplexities(
     device: str = "auto",
     threads: int = 2,
     observer: Observer | None = None,
+    scratch: Path | None = None,
 ) -> dict[str, Evaluation]:
-    """Evaluate the checkpoint in `folder` on every text, all at once, block by block."""
+    """Evaluate the checkpoint in `folder` on every text, all at once, block by block.
+
+    scratch: folder for what hidden states do not fit in memory; the system's folder for such things by default.
+    """
     listener = observer or Silent()
     with torch_settings(threads):
         where = pick_device(device)
@@ -62,5 +68,6 @@ def perplexities(
         shell = Shell(skeletons.build(folder, source), source, where)
         tokenizer, dtype = Tokenizer(folder), native_dtype(where)
         sets = [test_set(name, text, spec, tokenizer, dtype, f"/{name}") for name, text in texts.items()]
-        losses = window_losses(shell, source, sets, dtype, lambda _block, _tokens: listener.check())
+        with HiddenStates(scratch or Path(tempfile.gettempdir()), HIDDEN_BYTES) as hidden:
+            losses = window_losses(shell, source, sets, dtype, hidden, lambda _block, _tokens: listener.check())
     return {item.domain: evaluation(0, item, own) for item, own in zip(sets, losses, strict=True)}

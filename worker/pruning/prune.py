@@ -11,14 +11,17 @@ from worker.pruning import methods
 from worker.pruning.allocation.curves import output_weights
 from worker.pruning.allocation.result import Survey
 from worker.pruning.allocation.stage import stored_survey
+from worker.pruning.background import beside
 from worker.pruning.blocks import Shell, unload
 from worker.pruning.budget import Share
 from worker.pruning.checkpoint import DTYPES, Checkpoint, read_file
 from worker.pruning.digests import mask_sha256, weights_sha256
 from worker.pruning.errors import IllConditioned, UserError
+from worker.pruning.evaluate import precision
 from worker.pruning.files import write_tensors
 from worker.pruning.folder import StageFolder
 from worker.pruning.groups import dense_weight, find_groups, measure
+from worker.pruning.hidden import HiddenStates
 from worker.pruning.methods import Group
 from worker.pruning.methods.solution import Solution
 from worker.pruning.observer import BlockResult, MatrixRecord, Observer, SensitivitySummary
@@ -33,11 +36,12 @@ from worker.pruning.statistics import (
     Accumulated,
     Inputs,
     Measured,
+    StateContent,
     accumulate,
     read_document,
     read_state,
     relative_error,
-    write_state,
+    state_content,
 )
 from worker.pruning.work import gram_work, pass_work, solve_work
 
@@ -45,8 +49,8 @@ from worker.pruning.work import gram_work, pass_work, solve_work
 @dataclass
 class BlockPruner:
     """Prunes blocks of one stage. hidden: inputs of the next block, one tensor a batch, on the CPU, replaced as
-    blocks are passed; those from index `solved_on` on are of held-out windows. previous: the stage before, None in
-    the first."""
+    blocks are passed; those from index `solved_on` on are of held-out windows. dtype: of the products in forward
+    passes. previous: the stage before, None in the first."""
 
     job: PruningJob
     shell: Shell
@@ -54,7 +58,8 @@ class BlockPruner:
     shares: dict[str, Share]
     folder: StageFolder
     previous: StageFolder | None
-    hidden: list[Tensor]
+    hidden: HiddenStates
+    dtype: str
     tracker: Tracker
     observer: Observer
     survey: Survey = field(default_factory=Survey)
@@ -67,9 +72,21 @@ class BlockPruner:
     def method(self) -> Method:
         return self.job.method
 
-    def prune(self, block: Block) -> BlockResult:
-        """Write the block's shard and state, and send the hidden states through the block as written."""
-        tensors = self._start_from(block)
+    def read(self, block: Block) -> dict[str, Tensor]:
+        """What the block is pruned from."""
+        if self.method.mode is Mode.sequential and self.previous is not None:
+            return read_file(self.previous.path(self.previous.shard(block.index)))
+        return self.source.read(block.tensors)
+
+    def prune(self, block: Block, tensors: dict[str, Tensor]) -> BlockResult:
+        """Write the block's shard and state, and send the hidden states through the block as written.
+
+        tensors: what `read` gave; the matrices in it are replaced.
+        """
+        for name, tensor in tensors.items():
+            # Named here, because behind it nothing in the block would be finite.
+            if not bool(torch.isfinite(tensor).all()):
+                raise UserError("invalid_checkpoint", f"{name} has values that are not finite", "/model")
         self.shell.load_block(block, tensors)
         inputs = self._statistics(block)
         layers, summaries = [], []
@@ -82,42 +99,39 @@ class BlockPruner:
                 layers.append(record)
                 summaries.append(summary)
         layers = self._compare_masks(block, tensors, layers)
-        self._write(block, tensors, {name: each.sums for name, each in inputs.items()}, layers)
-        self.advance_through(block)
+        state = self._state(block, {name: each.sums for name, each in inputs.items()}, layers)
+        del inputs  # the Grams, before the forward pass takes memory
+        with beside(lambda: self._write(block, tensors, state)):
+            self.advance_through(block, tensors)
         files = [("weights", self.folder.shard(block.index)), ("state", self.folder.state(block.index))]
         return BlockResult(self.folder.stage, block.index, files, layers, summaries)
 
-    def advance_through(self, block: Block) -> None:
-        """Replace the hidden states by what the block, as written, makes of them.
+    def advance_through(self, block: Block, tensors: dict[str, Tensor]) -> None:
+        """Replace the hidden states by what the block, as written, makes of them. tensors: as written.
 
         The last block's outputs are nobody's inputs.
         """
         if block is self.shell.skeleton.blocks[-1]:
-            self.hidden = []
-            unload(block.module)
-            return
-        self.shell.load_block(block, read_file(self.folder.path(self.folder.shard(block.index))))
+            self.hidden.clear()
+        else:
+            self.shell.load_block(block, tensors)
         for index, state in enumerate(self.hidden):
-            self.hidden[index] = self.shell.forward(block, state.to(self.shell.device)).cpu()
+            self.hidden[index] = self._forward(block, state)
             self.tracker.advance(Kind.forward, pass_work(block, state))
         unload(block.module)
 
-    def _start_from(self, block: Block) -> dict[str, Tensor]:
-        if self.method.mode is Mode.sequential and self.previous is not None:
-            return read_file(self.previous.path(self.previous.shard(block.index)))
-        tensors = self.source.read(block.tensors)
-        for name, tensor in tensors.items():
-            # Named here, because behind it nothing in the block would be finite.
-            if not bool(torch.isfinite(tensor).all()):
-                raise UserError("invalid_checkpoint", f"{name} has values that are not finite", "/model")
-        return tensors
+    def _forward(self, block: Block, state: Tensor) -> Tensor:
+        with precision(self.shell.device, self.dtype):
+            return self.shell.forward(block, state.to(self.shell.device))
 
     def _statistics(self, block: Block) -> dict[str, Inputs]:
         before = self._carried(block)
         matrices = tuple(matrix for matrix in block.matrices if self.shares[matrix.name].zeros is not None)
+        if not matrices:
+            self._groups = []
+            return {}
         device = self.shell.device
-        one = self.hidden[0][:1].to(device)
-        self._groups = find_groups(block, matrices, lambda: self.shell.forward(block, one))
+        self._groups = find_groups(block, matrices, lambda: self._forward(block, self.hidden[0][:1]))
         solved_on, held = self.hidden[: self.solved_on], self.hidden[self.solved_on :]
         means = self._means(before)
         measured = measure(block, self._groups, lambda: self._dense_pass(block, solved_on), device, means)
@@ -153,7 +167,7 @@ class BlockPruner:
 
     def _dense_pass(self, block: Block, batches: list[Tensor]) -> None:
         for state in batches:
-            self.shell.forward(block, state.to(self.shell.device))
+            self._forward(block, state)
             self.tracker.advance(Kind.forward, pass_work(block, state) + gram_work(block, state))
 
     def _carried(self, block: Block) -> dict[str, Accumulated]:
@@ -287,22 +301,16 @@ class BlockPruner:
             compared.append(replace(record, mask_changed=int(changed.sum()) / record.weights))
         return compared
 
-    def _write(
-        self,
-        block: Block,
-        tensors: dict[str, Tensor],
-        sums: dict[str, Accumulated],
-        layers: list[MatrixRecord],
-    ) -> None:
+    def _state(self, block: Block, sums: dict[str, Accumulated], layers: list[MatrixRecord]) -> StateContent:
+        """What the block's state file will hold."""
         history: list[Any] = []
         if self.previous is not None:
             history = read_document(self.previous.path(self.previous.state(block.index)))["history"]
         # Without their times, records are the same in every run: they travel in the state and make the report.
         records = [{key: value for key, value in asdict(layer).items() if key != "seconds"} for layer in layers]
-        write_state(
-            self.folder.path(self.folder.state(block.index)),
-            sums,
-            {"history": [*history, records]},
-            stored_survey(self.survey, block),
-        )
+        document = {"history": [*history, records], "forward_dtype": self.dtype}
+        return state_content(sums, document, stored_survey(self.survey, block))
+
+    def _write(self, block: Block, tensors: dict[str, Tensor], state: StateContent) -> None:
+        write_tensors(self.folder.path(self.folder.state(block.index)), *state)
         write_tensors(self.folder.path(self.folder.shard(block.index)), tensors)

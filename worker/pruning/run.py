@@ -1,19 +1,22 @@
 """The story of one job: evaluate the dense model; for each domain prune block by block, then evaluate; report."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from worker.pruning import skeleton as skeletons
 from worker.pruning.allocation.stage import Allocated, allocate
+from worker.pruning.background import read_ahead
 from worker.pruning.blocks import BATCH_TOKENS, Shell, batches
 from worker.pruning.budget import Share, assign
 from worker.pruning.calibration import Tokenizer, calibration_windows, split, text_digest
-from worker.pruning.checkpoint import Checkpoint
-from worker.pruning.evaluate import TestSet, native_dtype, window_losses
+from worker.pruning.checkpoint import Checkpoint, read_file
+from worker.pruning.evaluate import TestSet, native_dtype, precision, window_losses
 from worker.pruning.files import write_json
 from worker.pruning.folder import StageFolder
 from worker.pruning.hidden import HiddenStates
@@ -28,8 +31,6 @@ from worker.pruning.skeleton import Block
 from worker.pruning.spec import Domain, PruningJob
 from worker.pruning.statistics import read_document
 from worker.pruning.work import block_work, head_work, planned_work, stage_work, token_work
-
-SCRATCH = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,21 @@ class _Run:
         domain = self.job.domains[row - 1].name if row else None
         self.tracker.move("evaluating", stage, domain)
         self.tracker.restart_clock()
-        losses = window_losses(self.shell, checkpoint, missing, self.dtype, self._advance_evaluation)
-        for item, own in zip(missing, losses, strict=True):
+        for item, own in zip(missing, self._losses(checkpoint, missing), strict=True):
             self._report_evaluation(row, item, own)
+
+    def _losses(self, checkpoint: Checkpoint, sets: list[TestSet]) -> list[list[float]]:
+        """Of every set's windows; sets with the same windows are computed once."""
+        distinct: list[TestSet] = []
+        places = []
+        for item in sets:
+            same = [n for n, other in enumerate(distinct) if torch.equal(other.windows, item.windows)]
+            places += same or [len(distinct)]
+            distinct += [] if same else [item]
+            self.tracker.skip(Kind.evaluate, self._row_work(item.windows.numel()) if same else 0.0)
+        with self._hidden() as hidden:
+            losses = window_losses(self.shell, checkpoint, distinct, self.dtype, hidden, self._advance_evaluation)
+        return [losses[place] for place in places]
 
     def _advance_evaluation(self, block: int, tokens: int) -> None:
         self.tracker.where.block = block
@@ -178,22 +191,36 @@ class _Run:
             survey=allocated.survey,
             folder=self.folder(stage),
             previous=self.folder(stage - 1) if stage else None,
-            hidden=[],
+            hidden=self._hidden(),
+            dtype=self.dtype,
             tracker=self.tracker,
             observer=self.observer,
         )
-        if committed < len(blocks):
-            self._enter(pruner, domain)
-        for block in blocks:
-            self.tracker.move("pruning", stage, domain.name, block.index)
-            if block.index >= committed:
-                self.observer.block(pruner.prune(block))
-                continue
+        with pruner.hidden:
+            if committed < len(blocks):
+                self._enter(pruner, domain)
+            self._pass_committed(pruner, blocks[:committed])
+            for block, tensors in read_ahead(pruner.read, blocks[committed:]):
+                self.tracker.move("pruning", stage, domain.name, block.index)
+                self.observer.block(pruner.prune(block, tensors))
+
+    def _hidden(self) -> HiddenStates:
+        return HiddenStates(self.job.workspace, self.job.hidden_bytes)
+
+    def _pass_committed(self, pruner: BlockPruner, committed: Sequence[Block]) -> None:
+        """Send the hidden states through the blocks that an earlier run has written."""
+        domain, folder = self.job.domains[pruner.folder.stage], pruner.folder
+        for block in committed:
             forward, solve = block_work(self.job, block, self.shares, domain.calibration.tokens)
             self.tracker.skip(Kind.solve, solve)
             self.tracker.skip(Kind.forward, forward - token_work(block) * domain.calibration.tokens)
-            if committed < len(blocks):
-                pruner.advance_through(block)
+        if len(committed) == len(self.shell.skeleton.blocks):
+            return
+        for block, tensors in read_ahead(
+            lambda block: read_file(folder.path(folder.shard(block.index))), committed
+        ):
+            self.tracker.move("pruning", folder.stage, domain.name, block.index)
+            pruner.advance_through(block, tensors)
 
     def _allocate(self, stage: int) -> Allocated:
         """Also when a stage is resumed: the same text gives the same rates again."""
@@ -206,10 +233,10 @@ class _Run:
             self.observer.check()
             self.tracker.advance(Kind.forward, token_work(block) * tokens * passes)
 
-        def store() -> HiddenStates:
-            return HiddenStates(self.job.workspace / "scratch", SCRATCH)
-
-        return allocate(self.job, self.shares, self.shell, self.source, solved_on, earlier, store, advance)
+        with precision(self.shell.device, self.dtype):
+            return allocate(
+                self.job, self.shares, self.shell, self.source, solved_on, earlier, self._hidden, advance
+            )
 
     def _enter(self, pruner: BlockPruner, domain: Domain) -> None:
         """The stage's windows up to the first block; a batch is solved on as a whole or held out as a whole."""
@@ -218,10 +245,11 @@ class _Run:
         if domain.calibration.held_out and not len(held_out):
             message = "a single calibration window: none is held out, so there are no held-out errors"
             self.observer.note("warning", message, {"domain": domain.name})
-        entered = [
-            [self.shell.enter(part[rows]).cpu() for rows in batches(*part.shape)] for part in (solved_on, held_out)
-        ]
-        pruner.hidden, pruner.solved_on = entered[0] + entered[1], len(entered[0])
+        with precision(self.shell.device, self.dtype):
+            for part in (solved_on, held_out):
+                for rows in batches(*part.shape):
+                    pruner.hidden.append(self.shell.enter(part[rows]))
+        pruner.solved_on = len(batches(*solved_on.shape))
 
     def _records(self) -> list[list[dict[str, Any]]]:
         """Every stage's records; the last stage's state files carry them all."""
@@ -255,12 +283,17 @@ class _Run:
 
 
 def _resumed_dtype(job: PruningJob) -> str | None:
-    """The dtype of the rows that exist: one R must not mix protocols, even after a move to other hardware."""
+    """The dtype that the job began with: no R and no model must mix two, even after a move to other hardware."""
     for reported in job.resume.evaluations:
         dtype = (reported.get("protocol") or {}).get("dtype")
         if dtype is not None:
             return str(dtype)
-    return None
+    stage = job.resume.stages if job.resume.blocks else job.resume.stages - 1
+    if stage < 0:
+        return None
+    folder = StageFolder(job.workspace, stage, 0)
+    dtype = read_document(folder.path(folder.state(0))).get("forward_dtype")
+    return None if dtype is None else str(dtype)
 
 
 def _test_sets(job: PruningJob, tokenizer: Tokenizer, dtype: str) -> list[TestSet]:

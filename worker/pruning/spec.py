@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from worker.pruning.errors import SpecError
 from worker.pruning.fields import Fields
+from worker.pruning.hidden import HIDDEN_BYTES
 from worker.pruning.patterns import Pattern, Scope
 
 
@@ -466,6 +467,8 @@ class PruningJob:
     evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
     device: str = "auto"
     threads: int = 2
+    hidden_bytes: int = HIDDEN_BYTES
+    """Hidden states held in memory at once; what is beyond goes to a scratch file in the workspace."""
     resume: Resume = field(default_factory=Resume)
 
     @classmethod
@@ -489,6 +492,7 @@ class PruningJob:
             domains=domains,
             evaluation=EvaluationSpec.read(fields.child("evaluation", optional=True)),
             device=fields.text("device", "auto"),
-            threads=fields.integer("threads", 2, low=1),
+            threads=fields.integer("threads", cls.threads, low=1),
+            hidden_bytes=fields.integer("hidden_bytes", cls.hidden_bytes),
             resume=Resume.read(fields.child("resume", optional=True)),
         )

@@ -19,6 +19,8 @@ from worker.pruning.files import write_tensors
 from worker.pruning.spec import Perturbation
 
 STRIPS = 4
+StateContent = tuple[dict[str, Tensor], tuple[str, str]]
+"""Tensors and metadata of a state file."""
 ROWS = 256
 """Rows of a Gram handled at once where a whole second Gram is not worth its memory."""
 
@@ -175,13 +177,15 @@ def _strips(width: int) -> list[slice]:
     return [slice(start, min(start + step, width)) for start in range(0, width, step)]
 
 
-def write_state(
-    path: Path,
-    groups: dict[str, Accumulated],
-    document: dict[str, Any],
-    others: Mapping[str, Tensor] | None = None,
-) -> None:
-    """One block's sums, plus a JSON document that travels with them (records of the stages so far).
+def write_state(path: Path, groups: dict[str, Accumulated], document: dict[str, Any]) -> None:
+    """One block's sums, plus a JSON document that travels with them (records of the stages so far)."""
+    write_tensors(path, *state_content(groups, document))
+
+
+def state_content(
+    groups: dict[str, Accumulated], document: dict[str, Any], others: Mapping[str, Tensor] | None = None
+) -> StateContent:
+    """The tensors and the metadata of a state file, on the CPU, apart from what they were made of.
 
     others: tensors to keep beside them, under their own names.
 
@@ -204,7 +208,7 @@ def write_state(
         for matrix, value in sums.importance.items():
             tensors[f"{matrix}/importance"] = value.cpu()
     text = json.dumps({"groups": counts, **document}, sort_keys=True, allow_nan=False)
-    write_tensors(path, tensors, ("secateur", text))
+    return tensors, ("secateur", text)
 
 
 def read_document(path: Path) -> dict[str, Any]:
