@@ -1,17 +1,18 @@
 """/livez and /readyz: for whoever starts, restarts and routes; they say nothing that needs a key."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, Literal
 
 import anyio
-import redis
 import structlog
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from app.backend import Backend, BackendDep
 from app.db.migrate import is_current
+from app.dispatch.client import impatient_client
 from app.kit.replies import reply
 
 log = structlog.get_logger("app.health")
@@ -62,11 +63,17 @@ async def readyz(backend: BackendDep) -> Response:
 async def _check(backend: Backend, name: str, found: dict[str, Answer]) -> None:
     with anyio.move_on_after(_SECONDS):
         try:
-            good = await to_thread.run_sync(_CHECKS[name], backend, abandon_on_cancel=True)
+            good = await to_thread.run_sync(_CHECKS[name], backend, abandon_on_cancel=True, limiter=_limiter(name))
         except Exception as error:
             log.warning("not_ready", check=name, error=type(error).__name__)
             return
         found[name] = "ok" if good else "failed"
+
+
+@lru_cache
+def _limiter(_: str) -> CapacityLimiter:
+    """Threads for one check: those that hang in a frozen server must not use up the ones that requests need."""
+    return CapacityLimiter(2)
 
 
 def _database(backend: Backend) -> bool:
@@ -81,7 +88,7 @@ def _store(backend: Backend) -> bool:
 
 def _broker(backend: Backend) -> bool:
     url = backend.settings.broker_url.get_secret_value()
-    client = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
+    client = impatient_client(url, 2)
     try:
         return bool(client.ping())
     finally:

@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     """After this time a published but unclaimed job is rung again (with backoff)."""
     max_attempts: int = Field(default=3, ge=1)
     """Attempts that infrastructure may lose before a job fails as `worker_lost`."""
+    store_patience_seconds: float = Field(default=600, gt=0)
+    """A worker tries again for so long before an object store that it cannot use fails the attempt."""
     health_dir: Path | None = None
     """Where a dispatcher notes each turn of its loops, for `python -m app.dispatch.health`."""
     idempotency_hours: float = Field(default=24, gt=0)

@@ -6,6 +6,7 @@ and no longer a life than its parent.
 """
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -81,6 +82,8 @@ def _describe(error: BaseException) -> dict[str, Any]:
     known = {"cause": "system", "field": None, "detail": detail}
     if _is_out_of_memory(error):
         return {"code": "out_of_memory", "message": "The engine ran out of memory.", **known}
+    if os.strerror(errno.ENOSPC) in str(error):  # safetensors has an exception of its own for it
+        return {"code": "disk_full", "message": "The worker's disk is full.", **known}
     return {"code": "engine_failed", "message": f"The engine stopped with {type(error).__name__}.", **known}
 
 

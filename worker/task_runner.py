@@ -3,13 +3,11 @@
 import logging
 import signal
 import threading
-import time
 from collections.abc import Callable
 from typing import Final
 
 from sqlalchemy.orm import Session
 
-from app.db.engine import transaction
 from app.jobs.delivery.lease import LeaseLost
 from app.settings import Settings
 from app.tasks import service
@@ -17,6 +15,7 @@ from app.tasks.service import TaskClaim, TaskLost
 from app.tasks.tables import TaskKind
 from worker import plans
 from worker.intake import runner as intake
+from worker.supervisor.claiming import claim_when_possible
 from worker.supervisor.keeper import Keeper
 from worker.supervisor.scratch import sweep
 from worker.supervisor.situation import Interrupted, Situation, transact
@@ -59,16 +58,20 @@ class TaskRunner:
     def _run(self) -> None:
         try:
             sweep(self._settings.work_dir)
-            while not self.situation.stopping.is_set():
-                since = time.monotonic()
-                with transaction() as session:
-                    claim = service.claim(session, self._worker, self._settings.lease_seconds)
-                if claim is None:
-                    return
+            while (claimed := self._claim()) is not None:
+                claim, since = claimed
                 _Turn(claim, self._settings, self.situation.stopping).run(since)
                 self.count += 1
         except BaseException as error:
             self.error = error
+
+    def _claim(self) -> tuple[TaskClaim, float] | None:
+        seconds = self._settings.lease_seconds
+        return claim_when_possible(
+            self.situation.stopping,
+            lambda session: service.claim(session, self._worker, seconds),
+            lambda session, claim: service.renew(session, claim.id, claim.token, seconds),
+        )
 
 
 class _Turn:

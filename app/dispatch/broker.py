@@ -4,11 +4,11 @@ import uuid
 from types import TracebackType
 from typing import Any, Final, Self
 
-import redis
 from celery import Celery
 from kombu import Connection, Exchange
 from kombu import Queue as KombuQueue
 
+from app.dispatch.client import impatient_client
 from app.dispatch.outbox import Queue
 
 TASKS: Final = {Queue.gpu: "secateur.jobs.run", Queue.cpu: "secateur.tasks.run"}
@@ -29,8 +29,10 @@ _COMMON: Final[dict[str, Any]] = {
 WORKER_TRANSPORT: Final[dict[str, Any]] = {
     **_COMMON,
     "socket_connect_timeout": 5,
-    "socket_timeout": 30,
-    "health_check_interval": 10,
+    # Nothing that a worker asks takes longer. A longer time would hold its whole loop, and so the search for a
+    # connection that neither answers nor closes, which is a part of that loop.
+    "socket_timeout": 5,
+    "health_check_interval": 5,
     "client_name": "secateur-worker",
 }
 PUBLISHER_TRANSPORT: Final[dict[str, Any]] = {
@@ -92,9 +94,7 @@ class Epoch:
     """Notices that the broker has lost its data: a key that we once set is no longer there."""
 
     def __init__(self, broker_url: str) -> None:
-        self._client = redis.Redis.from_url(
-            broker_url, socket_timeout=PUBLISH_SECONDS, socket_connect_timeout=PUBLISH_SECONDS
-        )
+        self._client = impatient_client(broker_url, PUBLISH_SECONDS)
 
     def is_lost(self) -> bool:
         """Whether the broker does not know us. Raises redis.RedisError when it does not answer."""

@@ -4,6 +4,7 @@ Keys are relative paths such as `jobs/job_…/objects/<sha256>`. An object becom
 S3 gives that, the folder store writes beside and renames. Open a store after a fork, never before.
 """
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,11 @@ from obstore.store import LocalStore, S3Store
 
 from app.settings import Settings
 
-PART_BYTES: Final = 64 * 2**20
+PART_BYTES: Final = 32 * 2**20
+"""What one request sends or fetches at the most, so that its time-out is also a bound on silence."""
+REQUEST_SECONDS: Final = 60
+RETRY_SECONDS: Final = 15
+"""The client library itself tries again for so long; workers wait longer, where they can be told to stop."""
 CHUNK_BYTES: Final = 1 * 2**20
 
 
@@ -31,6 +36,10 @@ class ObjectMissing(StoreError):
     """There is no such object."""
 
 
+class StoreFull(StoreError):
+    """There is no room for the object."""
+
+
 @contextmanager
 def _store_errors(operation: str) -> Iterator[None]:
     """Errors of the client library and the file system as our two."""
@@ -39,6 +48,8 @@ def _store_errors(operation: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ObjectMissing(f"{operation}: no such object") from error
     except (BaseError, OSError) as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise StoreFull(f"{operation} failed: no space left") from error
         raise StoreError(f"{operation} failed ({type(error).__name__})") from error
 
 
@@ -86,12 +97,12 @@ class ObjectStore:
         if size is None:
             raise ObjectMissing("download: no such object")
         stop = size if end is None else min(end, size)
-        if start >= stop:
-            return
-        with _store_errors("download"):
-            result = obstore.get(self.client, key, options={"range": (start, stop)})
-            for piece in result.stream(min_chunk_size=CHUNK_BYTES):
-                yield bytes(piece)
+        for begin in range(start, stop, PART_BYTES):
+            part = (begin, min(begin + PART_BYTES, stop))
+            with _store_errors("download"):
+                result = obstore.get(self.client, key, options={"range": part})
+                for piece in result.stream(min_chunk_size=CHUNK_BYTES):
+                    yield bytes(piece)
 
     def head(self, key: str) -> int | None:
         """Size in bytes, or None when there is no such object."""
@@ -173,7 +184,7 @@ def _open_s3(settings: Settings, endpoint: str | None) -> S3Store:
         client_options={
             "allow_http": endpoint is not None and endpoint.startswith("http://"),
             "connect_timeout": timedelta(seconds=5),
-            "timeout": timedelta(minutes=10),
+            "timeout": timedelta(seconds=REQUEST_SECONDS),
         },
-        retry_config={"max_retries": 5, "retry_timeout": timedelta(minutes=2)},
+        retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
     )

@@ -127,10 +127,10 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 
 def worker(
-    environment: dict[str, str], log: Path, queue: str = "gpu", name: str = "w1"
+    environment: dict[str, str], log: Path, queue: str = "gpu", name: str = "w1", app: str = "worker.celery"
 ) -> AbstractContextManager[psutil.Process]:
     """A real Celery worker."""
-    command = [sys.executable, "-m", "celery", "-A", "worker.celery", "worker", "-Q", queue, "-n", f"{name}@tests"]
+    command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queue, "-n", f"{name}@tests"]
     command += ["-c", "1", "--loglevel", "INFO", "--without-gossip", "--without-mingle"]
     return process(command, {**environment, "REMAP_SIGTERM": "SIGQUIT"}, log)
 

@@ -1,5 +1,6 @@
 """The engine's process, spoken to as the supervisor does."""
 
+import errno
 import json
 import math
 import os
@@ -8,10 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import make_tiny_llama, text
+from worker.engine import _describe
+
+FULL = os.strerror(errno.ENOSPC)
 
 
 def reports(request: dict[str, Any]) -> list[dict[str, Any]]:
@@ -41,9 +47,24 @@ def test_a_matrix_that_cannot_be_solved_is_named_to_its_owner(tmp_path: Path) ->
         "threads": 1,
         "device": "cpu",
         "method": {"name": "wanda"},
-        "sparsity": {"target": 0.5},
+        "sparsity": {"target": 0.5, "allocation": "uniform"},
         "domains": [{"name": "a", "calibration": calibration}],
     }
     last = reports(request)[-1]
     assert (last["type"], last["code"], last["cause"]) == ("failed", "ill_conditioned", "user")
     assert last["message"] == "model.layers.0.self_attn.q_proj.weight: its inputs are not finite"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OSError(errno.ENOSPC, FULL), "disk_full", "The worker's disk is full."),
+        (SafetensorError(f"I/O error: {FULL} (os error 28)"), "disk_full", "The worker's disk is full."),
+        (RuntimeError("cannot allocate memory"), "out_of_memory", "The engine ran out of memory."),
+        (OSError(errno.EIO, "bad"), "engine_failed", "The engine stopped with OSError."),
+    ],
+)
+def test_a_failure_is_told_in_words_its_owner_can_use(error: Exception, code: str, message: str) -> None:
+    told = _describe(error)
+    assert (told["code"], told["cause"], told["message"]) == (code, "system", message)
+    assert type(error).__name__ in told["detail"]

@@ -40,7 +40,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pinned(threads: int, batch_tokens: int, device: torch.device, dtype: str) -> dict[str, Any]:
-    """What two runs of one job must have in common to give the same bytes. dtype: of products in forward passes."""
+    """What two runs of one job must have in common to give the same bytes. dtype: of forward passes."""
     processor = torch.backends.cpu.get_cpu_capability()
     if device.type == "cuda":
         processor = torch.cuda.get_device_name(device)

@@ -1,5 +1,6 @@
 """One attempt at one job, told from the claim to its end."""
 
+import errno
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
@@ -15,7 +16,7 @@ from app.jobs.delivery.lease import LeaseLost, Orders, guard, renew
 from app.jobs.states import ENDINGS, Reason, State
 from app.jobs.tables import Outcome
 from app.settings import Settings
-from app.storage import ObjectStore, StoreError
+from app.storage import ObjectStore, StoreError, StoreFull
 from worker.engine_format import ENGINE_FORMAT
 from worker.supervisor.engine_process import EngineProcess
 from worker.supervisor.keeper import Keeper
@@ -34,6 +35,7 @@ STOP_GRACE_SECONDS: Final = 5.0
 """What an engine gets to stop by itself when its job is cancelled or paused."""
 END_GRACE_SECONDS: Final = 10.0
 """What an engine gets to exit after its last message."""
+STORE_FULL: Final = "The object store has no space left."
 
 
 class Spawn(Protocol):
@@ -55,7 +57,7 @@ class Attempt:
         command: Sequence[str],
     ) -> None:
         """since: `time.monotonic()` before the claim was sent."""
-        self.situation = Situation()
+        self.situation = Situation(settings.store_patience_seconds)
         self._claim = claim
         self._lease = claim.lease
         self._settings = settings
@@ -100,10 +102,10 @@ class Attempt:
             failure = error.failure
         except StoreError as error:
             log.error("%s: %s", self._lease.job_id, error)
-            failure = Failure(Reason.store_failed)
+            failure = Failure(Reason.store_failed, STORE_FULL if isinstance(error, StoreFull) else "")
         except OSError as error:
             log.exception("%s: the worker's own files failed", self._lease.job_id)
-            failure = Failure(Reason.store_failed, f"The worker could not use its disk ({type(error).__name__}).")
+            failure = Failure(Reason.store_failed, _disk_trouble(error))
         except (KeyError, TypeError, ValueError):
             log.exception("%s: the job could not be prepared", self._lease.job_id)
             failure = Failure(Reason.engine_failed, "The worker could not prepare the job.")
@@ -221,3 +223,9 @@ class Attempt:
         except Interrupted:
             return True
         return False
+
+
+def _disk_trouble(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "The worker's disk is full."
+    return f"The worker could not use its disk ({type(error).__name__})."

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Final
 
-from app.db.engine import transaction
 from app.jobs.delivery.claim import Claim, claim
+from app.jobs.delivery.lease import renew
 from app.settings import Settings
 from app.storage import open_store
 from worker.supervisor.attempt import Attempt
+from worker.supervisor.claiming import claim_when_possible
 from worker.supervisor.engine_process import COMMAND, EngineProcess
 from worker.supervisor.scratch import sweep
 from worker.supervisor.situation import Interrupted
@@ -102,12 +103,12 @@ class Runner:
             self._requests.put(None)
 
     def _claim(self) -> tuple[Claim, float] | None:
-        if self._stopping.is_set():
-            return None
-        since = time.monotonic()
-        with transaction() as session:
-            taken = claim(session, self._worker, self._settings.lease_seconds)
-        return None if taken is None else (taken, since)
+        seconds = self._settings.lease_seconds
+        return claim_when_possible(
+            self._stopping,
+            lambda session: claim(session, self._worker, seconds),
+            lambda session, taken: renew(session, taken.lease, seconds),
+        )
 
     def _spawn(self, start: Start) -> EngineProcess:
         answer: Future[EngineProcess] = Future()

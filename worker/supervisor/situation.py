@@ -3,6 +3,7 @@
 import errno
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -20,8 +21,8 @@ Result = TypeVar("Result")
 
 DATABASE_DOWN: Final = (OperationalError, InterfaceError, PoolTimeout)
 """Errors that pass: a restart, a lock that was not granted, no free connection."""
-STORE_TRIES: Final = 6
 LONGEST_PAUSE_SECONDS: Final = 10.0
+STORE_PATIENCE_SECONDS: Final = 600.0
 
 
 class Interrupted(Exception):
@@ -39,7 +40,9 @@ class AttemptFailed(Exception):
 class Situation:
     """Flags that any thread may raise; none is ever lowered."""
 
-    def __init__(self) -> None:
+    def __init__(self, store_patience: float = STORE_PATIENCE_SECONDS) -> None:
+        """store_patience: for so many seconds a store that cannot be used is tried again."""
+        self.store_patience = store_patience
         self.lost = threading.Event()
         """The lease may be somebody else's: write nothing."""
         self.stopping = threading.Event()
@@ -84,9 +87,10 @@ def transact(
 
 
 def persist(situation: Situation, action: Callable[[], Result]) -> Result:
-    """Do something with the store, a few times if need be. Raises StoreError when it stays unusable."""
+    """Do something with the store, again and again if need be. Raises StoreError when it stays unusable."""
     pause = 0.5
-    for _ in range(STORE_TRIES - 1):
+    deadline = time.monotonic() + situation.store_patience
+    while time.monotonic() < deadline:
         situation.check()
         try:
             return action()

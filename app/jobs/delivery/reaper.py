@@ -61,7 +61,8 @@ _RING_AGAIN = text(f"""
     INSERT INTO outbox (queue, hint, attempts)
     SELECT 'gpu', j.id, 0 FROM jobs j
     WHERE {CLAIMABLE}
-      AND greatest(j.rung_at, j.available_at) + make_interval(secs => :wait * 2 ^ least(j.rings, 5)) < now()
+      AND greatest(j.rung_at, j.available_at)
+          + make_interval(secs => :wait * 2 ^ least(greatest(j.rings - 1, 0), 5)) < now()
       AND NOT EXISTS (SELECT FROM outbox o WHERE o.hint = j.id AND o.published_at IS NULL)
     ORDER BY j.priority DESC, j.available_at LIMIT 100
 """)  # noqa: S608 - constants only

@@ -141,6 +141,8 @@ class Surveyor:
         """Add a group's matrices to the survey; those whose outputs' gradients were not seen are left out."""
         if measured.tokens == 0:
             return
+        if not bool(torch.isfinite(measured.gram).all()):
+            raise IllConditioned(f"{group[0].name}: its inputs are not finite")
         with products("highest"):
             across = curvature(measured.gram) if self.adapts else measured.second
         for matrix in group:

@@ -1,0 +1,13 @@
+"""The workers' Celery app with an engine of the tests: CHAOS_ENGINE is its command, as a JSON list."""
+
+import json
+import os
+from functools import partial
+
+import worker.supervisor
+from worker.celery import app
+
+__all__ = ["app"]
+
+# The task looks it up at each call.
+worker.supervisor.run_jobs = partial(worker.supervisor.run_jobs, command=json.loads(os.environ["CHAOS_ENGINE"]))
