@@ -10,8 +10,8 @@ from app.db.clock import from_now
 from app.dispatch.tables import OutboxMessage
 
 BATCH: Final = 100
-HOLD_SECONDS: Final = 30
-"""For so long a taken message is not offered to another dispatcher."""
+HOLD_SECONDS: Final = 10
+"""For so long a taken message is not offered to another dispatcher; when its taker dies, it waits for so long."""
 LONGEST_WAIT_SECONDS: Final = 15
 KEPT_SECONDS: Final = 86_400
 

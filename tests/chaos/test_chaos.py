@@ -1,0 +1,25 @@
+"""A service whose parts are killed, frozen and stopped at random keeps its promises. For longer: __main__.py."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from random import randrange
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(600)
+def test_disturbed_jobs_end_once_and_the_same(tmp_path: Path) -> None:
+    """CHAOS_SEED repeats a run that failed."""
+    seed = os.environ.get("CHAOS_SEED", str(randrange(10**6)))
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "tests.chaos", "--jobs", "2", "--minutes", "1", "--seed", seed]
+    done = subprocess.run([*command, "--json", str(report)], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, f"seed {seed}\n{done.stdout}\n{done.stderr}"
+    figures = json.loads(report.read_text())
+    assert figures["faults"]
+    assert figures["succeeded"] == figures["jobs"] > 1
