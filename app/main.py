@@ -11,6 +11,7 @@ from app import health
 from app.artifacts import endpoints as artifacts
 from app.backend import open_backend
 from app.datasets import endpoints as datasets
+from app.jobs import control_endpoints as control
 from app.jobs import endpoints as jobs
 from app.jobs import history
 from app.kit.handlers import install_handlers
@@ -51,6 +52,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.backend = backend
     install_handlers(app)
     install_openapi(app)
-    for part in (datasets, models, plans, jobs, history, sensitivity, artifacts, methods, health):
+    for part in (datasets, models, plans, jobs, control, history, sensitivity, artifacts, methods, health):
         app.include_router(part.router)
     return app

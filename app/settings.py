@@ -54,7 +54,15 @@ class Settings(BaseSettings):
     ring_again_seconds: float = Field(default=60, gt=0)
     """After this time a published but unclaimed job is rung again (with backoff)."""
     max_attempts: int = Field(default=3, ge=1)
-    """Attempts that infrastructure may lose before a job fails as `worker_lost`."""
+    """Attempts without progress that the infrastructure may lose (workers, engines, store) before a job fails."""
+    max_memory_attempts: int = Field(default=2, ge=1)
+    """Attempts without progress that may run out of memory before a job fails."""
+    max_preemptions: int = Field(default=50, ge=1)
+    """Attempts without progress that stopping workers may give back before a job fails."""
+    pause_seconds: float = Field(default=300, ge=0)
+    """How long a block may still go on after its job was asked to pause; then its engine is killed."""
+    stall_seconds: float = Field(default=1800, gt=0)
+    """An engine that reports nothing for so long is killed, unless its reports were ever nearly as rare."""
     store_patience_seconds: float = Field(default=600, gt=0)
     """A worker tries again for so long before an object store that it cannot use fails the attempt."""
     health_dir: Path | None = None
@@ -62,6 +70,13 @@ class Settings(BaseSettings):
     idempotency_hours: float = Field(default=24, gt=0)
     plan_hours: float = Field(default=24, gt=0)
     """Plans (dry runs of jobs) are dropped after this time."""
+
+    garbage_seconds: float = Field(default=86_400, ge=0)
+    """Objects that nothing refers to are left alone for so long."""
+    sweep_seconds: float = Field(default=3_600, gt=0)
+    """Pause between two sweeps of the whole store."""
+    checkpoint_days: float = Field(default=7, ge=0)
+    """For so long a failed or cancelled job can be retried from its checkpoint."""
 
     max_upload_bytes: int = Field(default=2 * 2**30, ge=1)
     max_body_bytes: int = Field(default=2**20, ge=1)

@@ -64,6 +64,32 @@ class Client:
         """Ask for the end of a job; harmless when it is cancelled already."""
         return self._transport.call("POST", _path("jobs", id, "cancel"), repeatable=True)
 
+    def pause(self, id: str) -> Json:
+        """Take a job from its worker after the block it works on, or from the queue. Harmless if paused."""
+        return self._transport.call("POST", _path("jobs", id, "pause"), repeatable=True)
+
+    def resume(self, id: str) -> Json:
+        """Let a paused job go on behind its last finished block."""
+        return self._transport.call("POST", _path("jobs", id, "resume"), repeatable=True)
+
+    def retry(self, id: str) -> Json:
+        """The new job that goes on where a failed or cancelled one stopped; the same one when called again."""
+        return self._transport.call("POST", _path("jobs", id, "retry"), repeatable=True)
+
+    def change(self, id: str, *, if_match: str | None = None, **fields: Any) -> Json:
+        """Change a job. fields: labels, priority, limits ({"max_runtime": "12h", "max_pending": …}).
+
+        if_match: the ETag that the job must still have.
+        """
+        headers = {"If-Match": if_match} if if_match is not None else None
+        # Twice does no harm either, unless the first time has changed the ETag.
+        again = if_match is None
+        return self._transport.call("PATCH", _path("jobs", id), json=fields, headers=headers, repeatable=again)
+
+    def delete_job(self, id: str) -> None:
+        """Delete a finished job with its history and files."""
+        self._transport.delete(_path("jobs", id))
+
     def events(self, id: str, after: int = 0) -> Iterator[Json]:
         """A job's events with a number above `after`."""
         return self._transport.pages(_path("jobs", id, "events"), {"after": after})

@@ -78,6 +78,23 @@ class Transport:
                 continue
             return _object(response)
 
+    def delete(self, path: str) -> None:
+        """Send a DELETE, whose answer has no body; what a repetition does not find any more is deleted."""
+        patience, tries = Patience(self.patience), 0
+        while True:
+            tries += 1
+            try:
+                response = self._client.request("DELETE", path)
+            except httpx.TransportError as error:
+                if may_repeat(error, True) and patience.pause():
+                    continue
+                raise self._not_reachable(error) from error
+            if should_repeat(response, True) and patience.pause(requested_pause(response)):
+                continue
+            if response.is_error and not (tries > 1 and response.status_code == 404):
+                raise ProblemError.of(response)
+            return
+
     def pages(self, path: str, params: Mapping[str, Any] | None = None) -> Iterator[Json]:
         """Every row of a list, page by page as they are consumed."""
         cursor: str | None = None

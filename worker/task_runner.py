@@ -8,8 +8,10 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
+from app.garbage.sweep import run as sweep_garbage
 from app.jobs.delivery.lease import LeaseLost
 from app.settings import Settings
+from app.storage import open_store
 from app.tasks import service
 from app.tasks.service import TaskClaim, TaskLost
 from app.tasks.tables import TaskKind
@@ -107,6 +109,9 @@ class _Turn:
         try:
             if claim.kind == TaskKind.plan:
                 plans.run(claim.subject_id, self._guard, self._situation.check, self._settings)
+            elif claim.kind == TaskKind.garbage:
+                store = open_store(self._settings)
+                sweep_garbage(claim.subject_id, self._situation.check, self._settings, store)
             else:
                 intake.run(claim.kind, claim.subject_id, self._guard, self._situation.check, self._settings)
         except (TaskLost, LeaseLost):

@@ -1,12 +1,14 @@
 """What must happen every few seconds although nobody asks: the reaper's round."""
 
 import logging
+from typing import Final
 
 from sqlalchemy import delete, func
 
 from app.db.engine import transaction
 from app.dispatch import repository
 from app.jobs.delivery import reaper
+from app.jobs.delivery.endings import budgets
 from app.jobs.tables import IdempotencyKey
 from app.plans import repository as plans
 from app.settings import Settings
@@ -15,11 +17,13 @@ from app.tasks import service as tasks
 
 log = logging.getLogger(__name__)
 
+SWEEPS_KEPT_SECONDS: Final = 7 * 86_400
+
 
 def clean_round(settings: Settings) -> None:
     """One round. A step that fails does not keep the others from their work; its error is raised at the end."""
     errors: list[Exception] = []
-    for step in (reap_jobs, reap_tasks, ring_again, forget):
+    for step in (reap_jobs, reap_tasks, ring_again, forget, order_sweep):
         try:
             step(settings)
         except Exception as error:
@@ -34,7 +38,7 @@ def reap_jobs(settings: Settings) -> int:
     count = 0
     while True:
         with transaction() as session:
-            reaped = reaper.reap_one(session, settings.lease_seconds, settings.max_attempts)
+            reaped = reaper.reap_one(session, settings.lease_seconds, budgets(settings))
         if reaped is None:
             return count
         log.warning("the lease of %s expired; the job is now %s", *reaped)
@@ -56,7 +60,7 @@ def reap_tasks(settings: Settings) -> int:
 def ring_again(settings: Settings) -> int:
     """End jobs that can never start, and ring for work that nobody has come for; how many."""
     with transaction() as session:
-        count = reaper.fail_unusable(session)
+        count = reaper.fail_unusable(session) + reaper.fail_overdue(session)
         count += reaper.ring_again(session, settings.ring_again_seconds)
         count += task_repository.ring_again(session, settings.ring_again_seconds)
     if count:
@@ -68,5 +72,12 @@ def forget(settings: Settings) -> int:
     """Drop messages, idempotency keys and plans that have had their time; how many."""
     with transaction() as session:
         count = repository.forget_published(session) + plans.forget(session, settings.plan_hours)
+        count += tasks.forget_sweeps(session, SWEEPS_KEPT_SECONDS)
         expired = delete(IdempotencyKey).where(IdempotencyKey.expires_at < func.now())
         return count + len(session.scalars(expired.returning(IdempotencyKey.id)).all())
+
+
+def order_sweep(settings: Settings) -> bool:
+    """Have the CPU queue sweep the store from time to time; whether that was due."""
+    with transaction() as session:
+        return tasks.order_sweep_of_all(session, settings.sweep_seconds)

@@ -6,8 +6,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.jobs.events import EventType
+from app.jobs.limits import Limits
+from app.jobs.spec import Labels, Priority
 from app.jobs.states import LEASED, TERMINAL, Cause, Phase, State
 from app.jobs.tables import Job, JobProgress
+from app.kit.fields import Strict
 
 
 class _Row(BaseModel):
@@ -55,6 +58,37 @@ class ResultRead(BaseModel):
     weights_sha256: str | None = Field(default=None, description="Of all pruned matrices.")
 
 
+class LossesRead(_Row):
+    """Attempts that ended early without having finished a block; each kind has a budget of its own."""
+
+    lost_attempts: int = Field(description="By the infrastructure: a worker or engine died, the store failed.")
+    memory_attempts: int = Field(description="For want of memory.")
+    preemptions: int = Field(description="Because the worker was asked to stop.")
+
+
+class JobPatch(Strict):
+    """What may be changed after submission; fields left out stay as they are."""
+
+    labels: Labels = Field(default={}, description="Replaces all labels.")
+    priority: Priority = Field(default=0, description="Higher ones start first.")
+    limits: Limits = Field(default=Limits(), description="Replaces both limits.")
+
+    def apply(self, job: Job) -> list[str]:
+        """Write what was given into the job's row; names of the fields that are different now."""
+        changed = []
+        for name in sorted(self.model_fields_set):
+            value = getattr(self, name)
+            old = Limits.of(job) if name == "limits" else getattr(job, name)
+            if old == value:
+                continue
+            changed.append(name)
+            if isinstance(value, Limits):
+                value.apply(job)
+            else:
+                setattr(job, name, value)
+        return changed
+
+
 class JobRead(BaseModel):
     """A pruning job."""
 
@@ -70,11 +104,16 @@ class JobRead(BaseModel):
     spec_digest: str
     labels: dict[str, str]
     priority: int
+    limits: Limits
+    retry_of: str | None = Field(description="The job that this one goes on from.")
     attempts: int
+    losses: LossesRead
+    runtime_seconds: float = Field(description="What the attempts that have ended took together.")
     progress: ProgressRead | None
     failure: FailureRead | None
     result: ResultRead | None
     cancel_requested: bool
+    pause_requested: bool
     created_at: datetime
     updated_at: datetime
     started_at: datetime | None
@@ -93,11 +132,16 @@ class JobRead(BaseModel):
             spec_digest=job.spec_digest,
             labels=job.labels,
             priority=job.priority,
+            limits=Limits.of(job),
+            retry_of=job.retry_of,
             attempts=job.attempts,
+            losses=LossesRead.model_validate(job),
+            runtime_seconds=round(job.runtime_seconds, 3),
             progress=ProgressRead.model_validate(progress) if progress is not None else None,
             failure=FailureRead.model_validate(job.failure) if job.failure is not None else None,
             result=ResultRead.model_validate(job.result) if job.result is not None else None,
             cancel_requested=job.cancel_requested_at is not None,
+            pause_requested=job.pause_requested_at is not None,
             created_at=job.created_at,
             updated_at=job.updated_at,
             started_at=job.started_at,
@@ -108,7 +152,12 @@ class JobRead(BaseModel):
 def etag(job: Job, progress: JobProgress | None) -> str:
     """Strong: equal exactly when the answer is. The version grows with every event, progress has its own time."""
     moment = int(progress.updated_at.timestamp() * 1_000_000) if progress is not None else 0
-    return f'"{job.version}-{moment:x}"'
+    return f'"{version_tag(job)}-{moment:x}"'
+
+
+def version_tag(job: Job) -> str:
+    """How the job's ETag begins: all of it but the progress, which no change can overwrite."""
+    return str(job.version)
 
 
 def retry_after(job: Job) -> int | None:

@@ -1,22 +1,20 @@
-"""Rules of jobs on the caller's side: submit, read, cancel."""
+"""Rules of jobs on the caller's side: submit and read; what may be asked of a job is in control.py."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from app.datasets import repository as datasets
 from app.datasets.tables import IntakeState
 from app.dispatch.outbox import Queue, ring
 from app.jobs import idempotency, repository
-from app.jobs.events import EventType, append_event, lock_job
+from app.jobs.events import EventType, append_event
 from app.jobs.repository import Found
 from app.jobs.schemas import JobRead
 from app.jobs.spec import JobCreate, canonical_digest
-from app.jobs.states import TERMINAL, State
+from app.jobs.states import State
 from app.jobs.tables import Job, JobDataset, JobStage
-from app.jobs.transitions import transition
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import FieldError, Invalid, NotFound, Problem
 from app.models import repository as models
@@ -28,6 +26,10 @@ class JobNotFound(NotFound):
 
 class JobFinished(Problem):
     status, code, title = 409, "job_finished", "The job has already finished"
+
+
+class JobUnfinished(Problem):
+    status, code, title = 409, "job_unfinished", "The job has not finished"
 
 
 class InputRefused(Invalid):
@@ -63,8 +65,9 @@ def submit(session: Session, submission: Submission) -> Submitted:
         replay = idempotency.find_replay(session, project, key, submission.fingerprint)
         if replay is not None:
             return Submitted(replay, replayed=True)
-    check_inputs(session, project, submission.body)
-    job = _insert(session, project, submission.body)
+    body = submission.body
+    check_inputs(session, project, body.model, body.datasets())
+    job = _insert(session, project, body)
     response = JobRead.of(job, None).model_dump(mode="json")
     if key is not None:
         idempotency.remember(
@@ -81,38 +84,16 @@ def read(session: Session, project: str, id: str) -> Found:
     return found
 
 
-def cancel(session: Session, project: str, id: str) -> tuple[Found, bool]:
-    """Ask for a job's end: at once when no worker has it, else as soon as its worker hears of it.
-
-    Also whether anything was (still) to be done. Raises JobNotFound; JobFinished when it ended otherwise.
-    """
-    job, progress = read(session, project, id)
-    lock_job(session, job)
-    state = State(job.state)
-    if state is State.cancelled:
-        return (job, progress), False
-    if state in TERMINAL:
-        raise JobFinished(f"The job has {state}; only an unfinished job can be cancelled.")
-    if state is not State.cancelling:
-        job.cancel_requested_at = func.now()
-        append_event(session, job, EventType.cancel_requested, {})
-        idle = state in (State.queued, State.paused)
-        transition(session, job, State.cancelled if idle else State.cancelling, reason="cancel_requested")
-        session.flush()
-        session.refresh(job)
-    return (job, progress), True
-
-
-def check_inputs(session: Session, project: str, body: JobCreate) -> None:
+def check_inputs(session: Session, project: str, model_id: str, wanted: dict[str, str]) -> None:
     """Every model and dataset is the project's and not failed (pending ones hold the job back until ready).
 
-    They are locked against deletion, which the rows of the job then prevent. Raises InputRefused.
+    They are locked against deletion, which the rows of the job then prevent. wanted: dataset id → JSON pointer.
+    Raises InputRefused.
     """
     errors: list[FieldError] = []
-    model = models.find_for_use(session, project, body.model)
+    model = models.find_for_use(session, project, model_id)
     if model is None or model.state == IntakeState.failed:
         errors.append(FieldError(_reason("model", model is None), pointer="/model"))
-    wanted = body.datasets()
     found = datasets.find_for_use(session, project, list(wanted))
     for id, pointer in wanted.items():
         if id not in found or found[id].state == IntakeState.failed:
@@ -139,6 +120,7 @@ def _insert(session: Session, project: str, body: JobCreate) -> Job:
         labels=dict(body.labels),
         priority=body.priority,
     )
+    body.limits.apply(job)
     session.add(job)
     session.flush()
     session.add_all(JobDataset(job_id=job.id, dataset_id=id) for id in body.datasets())

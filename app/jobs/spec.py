@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
+from app.jobs.limits import Limits
 from app.jobs.method_spec import Method
 from app.jobs.sparsity_spec import Sparsity
 from app.kit.fields import Strict
@@ -13,6 +14,8 @@ from app.kit.fields import Strict
 DomainName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$")]
 LabelValue = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=16)]
+Priority = Annotated[int, Field(ge=-100, le=100)]
 
 
 class Calibration(Strict):
@@ -76,8 +79,9 @@ class JobCreate(Strict):
     sparsity: Sparsity
     domains: list[Domain] = Field(min_length=1, max_length=64, description="In the order of their stages.")
     evaluation: Evaluation = Evaluation()
-    priority: int = Field(default=0, ge=-100, le=100, description="Higher ones start first.")
-    labels: dict[LabelKey, LabelValue] = Field(default={}, max_length=16)
+    limits: Limits = Limits()
+    priority: Priority = Field(default=0, description="Higher ones start first.")
+    labels: Labels = Field(default={})
 
     @model_validator(mode="after")
     def _distinct_domains(self) -> "JobCreate":
@@ -89,16 +93,21 @@ class JobCreate(Strict):
 
     def resolved(self) -> dict[str, Any]:
         """The spec with every default written out; what the job does depends on nothing else."""
-        return self.model_dump(mode="json", exclude={"priority", "labels"})
+        return self.model_dump(mode="json", exclude={"limits", "priority", "labels"})
 
     def datasets(self) -> dict[str, str]:
         """Dataset id → JSON pointer of its first mention."""
-        found: dict[str, str] = {}
-        for index, domain in enumerate(self.domains):
-            found.setdefault(domain.dataset, f"/domains/{index}/dataset")
-            if domain.evaluation is not None:
-                found.setdefault(domain.evaluation, f"/domains/{index}/evaluation")
-        return found
+        return dataset_pointers(self.model_dump(include={"domains"}))
+
+
+def dataset_pointers(spec: dict[str, Any]) -> dict[str, str]:
+    """Dataset id → JSON pointer of its first mention in a resolved spec."""
+    found: dict[str, str] = {}
+    for index, domain in enumerate(spec["domains"]):
+        for name in ("dataset", "evaluation"):
+            if domain.get(name) is not None:
+                found.setdefault(domain[name], f"/domains/{index}/{name}")
+    return found
 
 
 def canonical_digest(value: Any) -> str:

@@ -1,7 +1,7 @@
 """The one table of a job's states and transitions, and of the causes that end it."""
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Final
 
 
@@ -54,14 +54,27 @@ class Cause(StrEnum):
     system = "system"
 
 
-class Retry(StrEnum):
-    """Whether the service tries again by itself after such an end of an attempt."""
+@dataclass(frozen=True)
+class Budget:
+    """How often the service tries again by itself after one class of ends; attempts with progress are free."""
 
-    never = "never"
-    counted = "counted"
-    """Yes, and it costs one of the job's attempts."""
-    free = "free"
-    """Yes, and it costs nothing: a planned stop."""
+    counter: str
+    """Column of the job that counts the attempts which cost."""
+    setting: str
+    """Setting that says how many of them end the job."""
+
+
+class Retry(Enum):
+    """Classes of ends of an attempt; each has its own budget, so that none eats another's."""
+
+    never = None
+    """Trying again would end the same way."""
+    loss = Budget("lost_attempts", "max_attempts")
+    """The infrastructure broke."""
+    memory = Budget("memory_attempts", "max_memory_attempts")
+    """It will hardly fit the next time; a larger worker may take it, or a quieter hour."""
+    preemption = Budget("preemptions", "max_preemptions")
+    """A planned stop, nobody's fault; bounded because a job that never gets a block's time never ends."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,10 @@ class Ending:
     cause: Cause
     retry: Retry
     message: str
+    at_once: bool = False
+    """The next attempt need not wait: nothing was wrong with the job, or the lease's time has passed already."""
+    field: str | None = None
+    """JSON pointer to what the job's owner can change about it."""
 
 
 class Reason(StrEnum):
@@ -79,8 +96,10 @@ class Reason(StrEnum):
     invalid_input = "invalid_input"
     engine_failed = "engine_failed"
     engine_killed = "engine_killed"
+    engine_stalled = "engine_stalled"
     out_of_memory = "out_of_memory"
     store_failed = "store_failed"
+    inputs_changed = "inputs_changed"
     worker_lost = "worker_lost"
     worker_stopped = "worker_stopped"
     max_pending = "max_pending"
@@ -89,14 +108,22 @@ class Reason(StrEnum):
 
 ENDINGS: Final[dict[Reason, Ending]] = {
     Reason.invalid_input: Ending(Cause.user, Retry.never, "The job's input cannot be used."),
-    Reason.engine_failed: Ending(Cause.system, Retry.counted, "The engine stopped with an error."),
-    Reason.engine_killed: Ending(Cause.system, Retry.counted, "The engine was killed by a signal."),
-    Reason.out_of_memory: Ending(Cause.system, Retry.counted, "The engine ran out of memory."),
-    Reason.store_failed: Ending(Cause.system, Retry.counted, "The object store could not be read or written."),
-    Reason.worker_lost: Ending(Cause.system, Retry.counted, "The worker stopped renewing its lease."),
-    Reason.worker_stopped: Ending(Cause.system, Retry.free, "The worker was asked to stop."),
-    Reason.max_pending: Ending(Cause.system, Retry.never, "The job waited longer than its limit."),
-    Reason.max_runtime: Ending(Cause.user, Retry.never, "The job ran longer than its limit."),
+    Reason.inputs_changed: Ending(
+        Cause.system, Retry.never, "The job's inputs are not those its checkpoint was made from."
+    ),
+    Reason.engine_failed: Ending(Cause.system, Retry.loss, "The engine stopped with an error."),
+    Reason.engine_killed: Ending(Cause.system, Retry.loss, "The engine was killed by a signal."),
+    Reason.engine_stalled: Ending(Cause.system, Retry.loss, "The engine made no progress and was killed."),
+    Reason.out_of_memory: Ending(Cause.system, Retry.memory, "The engine ran out of memory."),
+    Reason.store_failed: Ending(Cause.system, Retry.loss, "The object store could not be read or written."),
+    Reason.worker_lost: Ending(Cause.system, Retry.loss, "The worker stopped renewing its lease.", at_once=True),
+    Reason.worker_stopped: Ending(Cause.system, Retry.preemption, "The worker was asked to stop.", at_once=True),
+    Reason.max_pending: Ending(
+        Cause.user, Retry.never, "The job waited longer than limits.max_pending.", field="/limits/max_pending"
+    ),
+    Reason.max_runtime: Ending(
+        Cause.user, Retry.never, "The job ran longer than limits.max_runtime.", field="/limits/max_runtime"
+    ),
 }
 
 

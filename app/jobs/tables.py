@@ -39,6 +39,9 @@ class Job(Base):
             postgresql_where=text("state = 'queued'"),
         ),
         Index("ix_jobs_labels", "labels", postgresql_using="gin"),
+        Index("ix_jobs_root_id", "root_id"),
+        Index("ix_jobs_retry_of", "retry_of", unique=True),
+        Index("ix_jobs_pending", "queued_at", postgresql_where=text("state = 'queued'")),
     )
 
     id: Mapped[Id]
@@ -56,10 +59,28 @@ class Job(Base):
     last_event: Mapped[int] = mapped_column(default=0)
     """Number of the newest event; taken under this row's lock."""
 
+    root_id: Mapped[str | None] = mapped_column(String(40))
+    """Of a retry: the first job of the chain, which may be deleted meanwhile; see `root`."""
+    retry_of: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
+    basis: Mapped[Json | None]
+    """Digests of what the checkpoint was computed from (see delivery/basis.py), and its `threads`."""
+    checkpoint_dropped_at: Mapped[Moment | None]
+    """When the files of the checkpoint were given up to the sweep."""
+
     attempts: Mapped[int] = mapped_column(default=0)
     """Attempts started."""
     lost_attempts: Mapped[int] = mapped_column(default=0)
-    """Attempts that count against the budget (`Retry.counted`)."""
+    """Attempts lost by the infrastructure, without progress."""
+    memory_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Attempts that ran out of memory, without progress."""
+    preemptions: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Attempts given back by workers that had to stop, without progress."""
+    max_runtime_seconds: Mapped[int | None]
+    max_pending_seconds: Mapped[int | None]
+    runtime_seconds: Mapped[float] = mapped_column(Double, default=0.0, server_default="0")
+    """What the attempts that have ended took together."""
+    queued_at: Mapped[Created]
+    """When it last came into the queue."""
     fence: Mapped[int] = mapped_column(BigInteger, default=0)
     available_at: Mapped[Created]
     """Not to be claimed before."""
@@ -80,6 +101,11 @@ class Job(Base):
     updated_at: Mapped[Updated]
     started_at: Mapped[Moment | None]
     finished_at: Mapped[Moment | None]
+
+    @property
+    def root(self) -> str:
+        """The job below whose name in the store a whole chain of retries keeps its objects."""
+        return self.root_id or self.id
 
 
 class JobDataset(Base):

@@ -31,6 +31,8 @@ def transition(
     job.state = new
     if new in TERMINAL:
         job.finished_at = func.now()
+    if new is State.queued:
+        job.queued_at = func.now()
     if new not in LEASED:
         job.phase = None
     data = {"from": old, "to": new, "reason": reason, "message": message}

@@ -35,9 +35,12 @@ class Problem(HTTPException):
         *,
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
+        extensions: Mapping[str, str] | None = None,
     ) -> None:
+        """extensions: further members of the document (RFC 9457, section 3.2)."""
         super().__init__(self.status, detail or self.title, dict(headers or {}))
         self.errors = tuple(errors)
+        self.extensions = dict(extensions or {})
 
 
 class Malformed(Problem):
@@ -67,6 +70,10 @@ class NotFound(Problem):
 
 class MethodNotAllowed(Problem):
     status, code, title = 405, "method_not_allowed", "This address does not take that method"
+
+
+class PreconditionFailed(Problem):
+    status, code, title = 412, "precondition_failed", "It is not what the caller's If-Match says"
 
 
 class TooLarge(Problem):
@@ -113,11 +120,13 @@ class ProblemRead(BaseModel):
     code: str
     request_id: str
     errors: list[ProblemField] = []
+    state: str | None = Field(default=None, description="Of the job that cannot do what was asked, with a 409.")
 
 
 def document(problem: Problem, request_id: str) -> dict[str, Any]:
     """The body that is sent."""
     return {
+        **problem.extensions,
         "type": f"urn:secateur:problem:{problem.code}",
         "title": problem.title,
         "status": problem.status,

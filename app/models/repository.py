@@ -43,6 +43,11 @@ def some_jobs(session: Session, id: str) -> Sequence[str]:
     return session.scalars(select(Job.id).where(Job.model_id == id).order_by(Job.id).limit(3)).all()
 
 
+def objects_folder(project: str) -> str:
+    """Where the files of a project's models lie in the store; also the name of the lock on taking any away."""
+    return f"projects/{project}/models/objects"
+
+
 def created_key(model: Model) -> tuple[datetime, str]:
     """The sort key of `list_page`."""
     return model.created_at, model.id

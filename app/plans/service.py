@@ -19,7 +19,7 @@ class PlanNotFound(NotFound):
 
 def ask(session: Session, project: str, body: JobCreate) -> Plan:
     """A pending plan and the task that makes it. Raises InputRefused."""
-    check_inputs(session, project, body)
+    check_inputs(session, project, body.model, body.datasets())
     plan = Plan(
         id=new_id(Prefix.plan),
         project_id=project,

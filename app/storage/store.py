@@ -7,18 +7,20 @@ S3 gives that, the folder store writes beside and renames. Open a store after a 
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlparse
 
+import httpx
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
 from app.settings import Settings
+from app.storage.multipart import Bucket
 
 PART_BYTES: Final = 32 * 2**20
 """What one request sends or fetches at the most, so that its time-out is also a bound on silence."""
@@ -47,10 +49,20 @@ def _store_errors(operation: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ObjectMissing(f"{operation}: no such object") from error
-    except (BaseError, OSError) as error:
+    except (BaseError, OSError, httpx.HTTPError) as error:
         if os.strerror(errno.ENOSPC) in str(error):
             raise StoreFull(f"{operation} failed: no space left") from error
         raise StoreError(f"{operation} failed ({type(error).__name__})") from error
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of a listing."""
+
+    key: str
+    bytes: int
+    modified: datetime
+    """By the store's clock."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,8 @@ class ObjectStore:
     """Root of a folder store; None for S3."""
     signer: S3Store | None = None
     """Makes presigned URLs; None when downloads go through the service."""
+    bucket: Bucket | None = None
+    """For what obstore cannot do; None for a folder, and for S3 without a key pair in the settings."""
 
     def put_file(self, key: str, path: Path) -> None:
         """Store a file's bytes; large ones in parts. Overwrites (keys name contents, so with the same bytes)."""
@@ -123,10 +137,36 @@ class ObjectStore:
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and size of every object below a prefix (a whole folder, without the final slash)."""
+        for entry in self.entries(prefix):
+            yield entry.key, entry.bytes
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Every object below a prefix (a whole folder, without the final slash)."""
         with _store_errors("listing"):
             for page in obstore.list(self.client, prefix=prefix):
                 for item in page:
-                    yield str(item["path"]), int(item["size"])
+                    yield Entry(str(item["path"]), int(item["size"]), item["last_modified"])
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Names one level below a prefix that have objects below them."""
+        with _store_errors("listing"):
+            found = obstore.list_with_delimiter(self.client, prefix)["common_prefixes"]
+        for path in found:
+            yield str(path).rstrip("/").rpartition("/")[2]
+
+    def remove_leftovers(self, before: datetime, check: Callable[[], None]) -> int:
+        """Remove what uploads have left that were broken off before a moment; how many there were."""
+        with _store_errors("clearing"):
+            if self.folder is not None:
+                return _remove_partial_files(self.folder, before.timestamp(), check)
+            return self.bucket.abort_uploads(before, check) if self.bucket is not None else 0
+
+    def remove_empty_folders(self, prefix: str) -> None:
+        """For a folder store: the folders of objects that are gone. Nobody may be writing there."""
+        if self.folder is not None:
+            for path, _, _ in os.walk(self.folder / prefix, topdown=False):
+                with suppress(OSError):
+                    Path(path).rmdir()
 
     def presign(self, key: str, seconds: int) -> str | None:
         """URL that downloads exactly this object for a while; None when downloads go through the service."""
@@ -165,8 +205,36 @@ def open_store(settings: Settings) -> ObjectStore:
         return ObjectStore(LocalStore(folder, automatic_cleanup=False), folder=folder)
     if url.scheme == "s3":
         signer = _open_s3(settings, settings.s3_public_endpoint) if settings.presign_downloads else None
-        return ObjectStore(_open_s3(settings, None), signer=signer)
+        return ObjectStore(_open_s3(settings, None), signer=signer, bucket=_bucket(settings))
     raise ValueError("SECATEUR_STORE_URL must start with file:/// or s3://")
+
+
+def _bucket(settings: Settings) -> Bucket | None:
+    url = urlparse(settings.store_url)
+    key, secret = settings.s3_access_key_id, settings.s3_secret_access_key
+    if key is None or secret is None:
+        return None
+    endpoint = settings.s3_endpoint or f"https://s3.{settings.s3_region}.amazonaws.com"
+    return Bucket(
+        endpoint.rstrip("/"),
+        url.netloc,
+        url.path.strip("/"),
+        settings.s3_region,
+        key.get_secret_value(),
+        secret.get_secret_value(),
+    )
+
+
+def _remove_partial_files(folder: Path, before: float, check: Callable[[], None]) -> int:
+    """obstore writes `name#1` beside an object and renames it at the end; no listing shows these files."""
+    count = 0
+    for path in folder.rglob("*#*"):
+        check()
+        with suppress(FileNotFoundError):
+            if path.is_file() and path.stat().st_mtime < before:
+                path.unlink()
+                count += 1
+    return count
 
 
 def _open_s3(settings: Settings, endpoint: str | None) -> S3Store:

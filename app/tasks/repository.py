@@ -23,7 +23,7 @@ class TaskClaim:
     token: str
     kind: str
     subject_id: str
-    project_id: str
+    project_id: str | None
     attempt: int
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any, Final
 
-from sqlalchemy import func, update
+from sqlalchemy import delete, exists, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.datasets.tables import Dataset, IntakeState
@@ -20,8 +21,11 @@ __all__ = [
     "TaskLost",
     "claim",
     "finish",
+    "forget_sweeps",
     "give_back",
     "guard",
+    "order_sweep",
+    "order_sweep_of_all",
     "reap_one",
     "renew",
     "retry",
@@ -29,6 +33,8 @@ __all__ = [
 ]
 
 BACKOFF_SECONDS: Final = 5.0
+WHOLE_STORE: Final = "store"
+"""Subject of a sweep of everything."""
 _SUBJECTS: Final[dict[str, type[Model] | type[Dataset] | type[Plan]]] = {
     TaskKind.model_intake: Model,
     TaskKind.dataset_fetch: Dataset,
@@ -44,11 +50,40 @@ def submit(session: Session, project_id: str, kind: TaskKind, subject_id: str) -
     return task
 
 
+def order_sweep(session: Session, subject: str) -> None:
+    """Queue the sweep of a chain of jobs, or of `WHOLE_STORE`, unless it waits already."""
+    id = new_id(Prefix.task)
+    row = insert(Task).values(id=id, kind=TaskKind.garbage, subject_id=subject, state=TaskState.queued)
+    row = row.values(attempts=0, fence=0)
+    if session.scalar(row.on_conflict_do_nothing().returning(Task.id)) is not None:
+        ring(session, Queue.cpu, id)
+
+
+def order_sweep_of_all(session: Session, every_seconds: float) -> bool:
+    """Queue the sweep of the whole store when the last one was ordered so long ago; whether it was."""
+    lately = exists().where(
+        Task.kind == TaskKind.garbage,
+        Task.subject_id == WHOLE_STORE,
+        or_(Task.created_at > from_now(-every_seconds), Task.state.in_([TaskState.queued, TaskState.running])),
+    )
+    if session.scalar(select(lately)):
+        return False
+    order_sweep(session, WHOLE_STORE)
+    return True
+
+
+def forget_sweeps(session: Session, seconds: float) -> int:
+    """Delete the rows of sweeps that ended so long ago; how many there were."""
+    ended = Task.state.in_([TaskState.succeeded, TaskState.failed]), Task.updated_at < from_now(-seconds)
+    statement = delete(Task).where(Task.kind == TaskKind.garbage, *ended).returning(Task.id)
+    return len(session.scalars(statement).all())
+
+
 def finish(session: Session, claim: TaskClaim) -> None:
     """The subject has its final state (or is gone); jobs that waited for it may start. Raises TaskLost."""
     task = guard(session, claim.id, claim.token)
-    table: Any = _SUBJECTS[task.kind]
-    subject = session.get(table, task.subject_id)
+    table: Any = _SUBJECTS.get(task.kind)
+    subject = session.get(table, task.subject_id) if table is not None else None
     if subject is not None and subject.state == IntakeState.failed:
         _end(task, TaskState.failed, subject.error)
     else:
@@ -92,12 +127,13 @@ def _retry(session: Session, task: Task, budget: int, after_seconds: float) -> N
 def _fail(session: Session, task: Task, error: dict[str, Any]) -> None:
     """The task and its subject fail together; jobs that wait for the subject are ended by the reaper."""
     _end(task, TaskState.failed, error)
-    subject = _SUBJECTS[task.kind]
-    session.execute(
-        update(subject)
-        .where(subject.id == task.subject_id, subject.state == IntakeState.pending)
-        .values(state=IntakeState.failed, error=error)
-    )
+    subject = _SUBJECTS.get(task.kind)
+    if subject is not None:
+        session.execute(
+            update(subject)
+            .where(subject.id == task.subject_id, subject.state == IntakeState.pending)
+            .values(state=IntakeState.failed, error=error)
+        )
 
 
 def _end(task: Task, state: TaskState, error: dict[str, Any] | None) -> None:

@@ -15,6 +15,8 @@ class TaskKind(StrEnum):
     model_intake = "model_intake"
     dataset_fetch = "dataset_fetch"
     plan = "plan"
+    garbage = "garbage"
+    """Sweep the objects of one chain of jobs, or with the subject `store` everything."""
 
 
 class TaskState(StrEnum):
@@ -34,10 +36,18 @@ class Task(Base):
         CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed')", name="state"),
         Index("ix_tasks_claim", "available_at", postgresql_where=text("state = 'queued'")),
         Index("ix_tasks_lease", "lease_expires_at", postgresql_where=text("state = 'running'")),
+        # One sweep of a subject at a time; whoever asks for it again while it waits is answered by it.
+        Index(
+            "ix_tasks_garbage",
+            "subject_id",
+            unique=True,
+            postgresql_where=text("kind = 'garbage' AND state = 'queued'"),
+        ),
     )
 
     id: Mapped[Id]
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
+    """Null for work of the house itself."""
     kind: Mapped[str] = mapped_column(String(40))
     subject_id: Mapped[str] = mapped_column(String(40), index=True)
     state: Mapped[str] = mapped_column(String(20), default=TaskState.queued)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli import files, jobs, local, plans, resources
+from secateur.cli import control, files, jobs, local, plans, resources
 from secateur.cli.context import Connection, errors
 from secateur.cli.exits import Exit
 from secateur.errors import ProblemError, SecateurError
@@ -35,6 +35,7 @@ def connect(
 
 jobs.register(app)
 plans.register(app)
+control.register(app)
 files.register(app)
 resources.register(app)
 local.register(app)

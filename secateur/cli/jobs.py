@@ -1,4 +1,4 @@
-"""Commands about jobs: submit, watch, ls, get, cancel, evaluation."""
+"""Commands about jobs: submit, watch, ls, get, evaluation."""
 
 from itertools import islice
 from typing import Annotated
@@ -19,7 +19,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the API's JSON.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (submit, watch, get, cancel, evaluation):
+    for command in (submit, watch, get, evaluation):
         app.command()(command)
     app.command("ls")(list_jobs)
 
@@ -44,6 +44,8 @@ def submit(
     seed: Annotated[int | None, typer.Option(help="Seed of the calibration sample.")] = None,
     max_windows: Annotated[int | None, typer.Option(help="Evaluation windows a domain at the most.")] = None,
     priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
+    max_runtime: Annotated[str | None, typer.Option(help="Fail after so long at work, such as 12h.")] = None,
+    max_pending: Annotated[str | None, typer.Option(help="Fail after so long in the queue, such as 90m.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="name=value; may be repeated.")] = None,
     text_field: Annotated[str | None, typer.Option(help="Field of uploaded JSON lines.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="Submit at most once under this key.")] = None,
@@ -71,6 +73,8 @@ def submit(
                 seed=seed,
                 max_windows=max_windows,
                 priority=priority,
+                max_runtime=max_runtime,
+                max_pending=max_pending,
                 labels=label or [],
                 text_field=text_field,
             )
@@ -114,12 +118,6 @@ def get(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
         print_json(found)
     else:
         _print_job(found)
-
-
-def cancel(context: typer.Context, job: JobId) -> None:
-    """Cancel a job."""
-    with client_of(context) as client:
-        output.print(client.cancel(job)["state"])
 
 
 def evaluation(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:

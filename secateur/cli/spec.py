@@ -48,6 +48,8 @@ class SpecOptions:
     seed: int | None = None
     max_windows: int | None = None
     priority: int | None = None
+    max_runtime: str | None = None
+    max_pending: str | None = None
     labels: list[str] = field(default_factory=list)
     text_field: str | None = None
 
@@ -96,6 +98,7 @@ def build_spec(client: Client, options: SpecOptions) -> Json:
         **_given(
             evaluation=_given(sequence_length=options.sequence_length, max_windows=options.max_windows) or None,
             priority=options.priority,
+            limits=_given(max_runtime=options.max_runtime, max_pending=options.max_pending) or None,
             labels=labels or None,
         ),
     }

@@ -4,7 +4,7 @@ from typing import Any
 import httpx
 import pytest
 
-METHODS = {"get", "head", "post", "delete"}
+METHODS = {"get", "head", "post", "patch", "delete"}
 
 
 @pytest.fixture

@@ -25,14 +25,16 @@ def test_every_resource_of_another_project_is_404(
         "/artifacts",
     )
     places = [("GET", f"/v1/jobs/{job}{part}") for part in parts]
-    places += [("GET", f"/v1/jobs/{job}/artifacts/report.json"), ("POST", f"/v1/jobs/{job}/cancel")]
+    places += [("GET", f"/v1/jobs/{job}/artifacts/report.json"), ("PATCH", f"/v1/jobs/{job}")]
+    places += [("POST", f"/v1/jobs/{job}/{call}") for call in ("cancel", "pause", "resume", "retry")]
     for kind, id in (("datasets", inputs.first), ("models", inputs.model)):
         places += [("GET", f"/v1/{kind}/{id}"), ("DELETE", f"/v1/{kind}/{id}")]
     plan = api.post("/v1/plans", json=inputs.body()).json()["id"]
     places.append(("GET", f"/v1/plans/{plan}"))
     unknown = "0" * 32
     for method, path in places:
-        theirs = stranger.request(method, path)
+        body = {"json": {}} if method == "PATCH" else {}
+        theirs = stranger.request(method, path, **body)
         assert theirs.status_code == 404, path
         # Not to be told from an id that never was.
         never = stranger.request(
@@ -40,6 +42,7 @@ def test_every_resource_of_another_project_is_404(
             path.replace(job, f"job_{unknown}")
             .replace(inputs.first, f"ds_{unknown}")
             .replace(plan, f"pln_{unknown}"),
+            **body,
         )
         if inputs.model not in path:
             assert {**theirs.json(), "request_id": 0} == {**never.json(), "request_id": 0}

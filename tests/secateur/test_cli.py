@@ -98,6 +98,7 @@ def test_submit_uploads_local_files_once(run: Run, scripted: ScriptedServer, tmp
         "third=ds_9:ds_8",
     ]
     options += ["--sparsity", "0.6", "--samples", "8", "--label", "team=search", "--text-field", "body"]
+    options += ["--max-runtime", "12h"]
     assert run("submit", *options)[0] == 0
     assert [request.path.partition("?")[0] for request in scripted.requests] == [
         *("/v1/models", "/v1/datasets", "/v1/datasets", "/v1/jobs")
@@ -111,6 +112,7 @@ def test_submit_uploads_local_files_once(run: Run, scripted: ScriptedServer, tmp
             {"name": "second", "dataset": "ds_a", "calibration": {"samples": 8}},
             {"name": "third", "dataset": "ds_9", "calibration": {"samples": 8}, "evaluation": "ds_8"},
         ],
+        "limits": {"max_runtime": "12h"},
         "labels": {"team": "search"},
     }
 
@@ -184,10 +186,31 @@ def test_evaluation_prints_the_matrix(run: Run, scripted: ScriptedServer) -> Non
     ]
 
 
-def test_cancel_prints_the_state(run: Run, scripted: ScriptedServer) -> None:
-    scripted.script = [Reply.json(_job("cancelling"), 202)]
-    assert run("cancel", "job_1") == (0, "cancelling\n", "")
-    assert scripted.requests[0].path == "/v1/jobs/job_1/cancel"
+@pytest.mark.parametrize(
+    ("command", "state"), [("cancel", "cancelling"), ("pause", "pausing"), ("resume", "queued")]
+)
+def test_control_prints_the_state(run: Run, scripted: ScriptedServer, command: str, state: str) -> None:
+    scripted.script = [Reply.json(_job(state), 202)]
+    assert run(command, "job_1") == (0, f"{state}\n", "")
+    assert scripted.requests[0].path == f"/v1/jobs/job_1/{command}"
+
+
+def test_retry_prints_the_new_jobs_id(run: Run, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply.json(_job("queued", id="job_2"), 201)]
+    assert run("retry", "job_1") == (0, "job_2\n", "")
+    assert scripted.requests[0].path == "/v1/jobs/job_1/retry"
+
+
+def test_rm_deletes_each_job_and_one_that_is_gone_after_a_retry_is_gone(
+    run: Run, scripted: ScriptedServer
+) -> None:
+    problem = {"status": 404, "code": "job_not_found", "detail": "there is no such job"}
+    gone = Reply.json(problem, 404, Content_Type="application/problem+json")
+    scripted.script = [Reply(204, b""), Reply.json({}, 503, Retry_After="0"), gone]
+    assert run("rm", "job_1", "job_2") == (0, "", "")
+    assert [request.method for request in scripted.requests] == ["DELETE"] * 3
+    scripted.script = [gone]
+    assert run("rm", "job_3")[0] == 1
 
 
 def test_version_needs_no_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,16 @@ def test_lists_are_read_page_by_page(client: Client, scripted: ScriptedServer) -
     assert "cursor=c+2" in scripted.requests[1].path.replace("%20", "+")
 
 
+def test_a_conditional_change_is_not_sent_twice(client: Client, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply.json({}, 502), Reply.json({"id": "job_1"})]
+    with pytest.raises(ProblemError):
+        client.change("job_1", if_match='"1-0"', priority=3)
+    assert client.change("job_1", labels={"a": "b"}) == {"id": "job_1"}
+    first, second = scripted.requests
+    assert (first.method, first.headers["if-match"]) == ("PATCH", '"1-0"')
+    assert json.loads(second.body) == {"labels": {"a": "b"}}
+
+
 def test_ids_cannot_change_the_path(client: Client, scripted: ScriptedServer) -> None:
     scripted.script = [Reply.json({})]
     client.job("../models?x")

@@ -2,8 +2,9 @@
 
 It speaks the real protocol through the real reporter, isolates itself like the real engine, needs the files that a
 real one would need to resume, and computes contents that depend on nothing but the request and those files.
-`how` is a list of words: `slow` (a pause in each block), `fail`, `user`, `memory`, `deaf` (ignores the order to
-stop), `spawn` (leaves a child of its own), `outside` (reports a file that is not in the workspace), `nonsense`.
+`how` is a list of words: `slow` (a pause in each block), `hang` (for ever in the third one), `fail`, `user`,
+`memory`, `deaf` (ignores the order to stop), `spawn` (leaves a child of its own), `outside` (reports a file that
+is not in the workspace), `nonsense`.
 """
 
 import argparse
@@ -138,7 +139,8 @@ def prune(
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_bytes(data)
         before += content
-        pause(0.4 if "slow" in how else 0.0, reporter, how)
+        hangs = "hang" in how and (stage, block) == (0, 2)
+        pause(600 if hangs else 0.4 if "slow" in how else 0.0, reporter, how)
         files = [("weights", weights(stage, block)), ("state", state(stage, block))]
         reporter.block(Block(stage, block, files, [layer(block)], [sensitivity(block)]))
 

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
 from app.dispatch.housekeeping import reap_jobs
-from app.jobs import service
+from app.jobs import control
+from app.jobs.delivery.endings import budgets
 from app.jobs.delivery.reaper import reap_one
 from app.jobs.states import State
 from app.jobs.tables import (
@@ -218,7 +219,7 @@ def test_cancel_while_running(
         watch.wait_for_blocks(1)
         family = worker.children(recursive=True)
         with transaction() as other:
-            service.cancel(other, jobs.project, watch.id)
+            control.cancel(other, jobs.project, watch.id)
         assert watch.wait_for_end(20) is State.cancelled
         wait_until(lambda: gone(family), 5)
     assert attempts(session, watch.id) == ["cancelled"]
@@ -278,7 +279,7 @@ def test_a_frozen_worker_that_wakes_up_changes_nothing(
 
 
 def test_a_worker_whose_token_was_taken_kills_its_engine(
-    jobs: JobMaker, session: Session, environment: dict[str, str], tmp_path: Path
+    jobs: JobMaker, session: Session, environment: dict[str, str], settings: Settings, tmp_path: Path
 ) -> None:
     watch = Watch(session, jobs.make())
     with driver(environment, tmp_path / "log", "slow", "deaf") as worker:
@@ -291,7 +292,7 @@ def test_a_worker_whose_token_was_taken_kills_its_engine(
     assert watch.state is State.running
     assert events == session.query(JobEvent).filter_by(job_id=watch.id).count()
     with transaction() as other:
-        assert reap_one(other, 0, 3) == (watch.id, State.queued)
+        assert reap_one(other, 0, budgets(settings)) == (watch.id, State.queued)
 
 
 def test_a_checkpoint_of_another_format_is_not_used(

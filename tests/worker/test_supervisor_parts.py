@@ -110,11 +110,11 @@ def test_no_path_leaves_the_workspace(tmp_path: Path, path: str) -> None:
 def test_a_link_is_not_uploaded(store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc/hostname")
     (tmp_path / "folder").symlink_to("/etc")
-    uploads = Uploads(store, "job_x", tmp_path, Situation())
+    uploads = Uploads(store, "jobs/job_x/job_x-1", tmp_path, Situation())
     with pytest.raises(ValueError, match="not a plain file"):
-        uploads.put("link")
+        uploads.put_block("link", 0)
     with pytest.raises(ValueError, match="outside"):
-        uploads.put("folder/hostname")
+        uploads.put_block("folder/hostname", 0)
 
 
 def test_the_log_is_bounded_over_all_attempts() -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,8 @@ class Context:
     settings: Settings
     check: Callable[[], None]
     """Raises when the work must stop; to be called every few seconds."""
+    stored: dict[str, Path] = field(default_factory=dict)
+    """Objects of the model that were put into the store, and where they came from."""
 
     def need_disk(self, size: int) -> None:
         """Refuse work whose files do not fit into the scratch folder."""

@@ -6,7 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from sqlalchemy.orm import Session
+
+from app.datasets.repository import lock_object
 from app.kit.digests import file_sha256, tree_digest
+from app.models import repository
 from worker.intake.choose import INDEX, small_files, weight_files
 from worker.intake.context import Context
 from worker.intake.errors import IntakeError
@@ -58,6 +62,18 @@ def _converted(source: dict[str, Any], context: Context) -> Source:
         raise IntakeError("not_a_gguf", "The path must name a file that ends in .gguf.", "/source/path")
     target = convert(path, str(dtype), context)
     return FolderSource(target, target)
+
+
+def hold_files(session: Session, context: Context) -> None:
+    """Keep the files of `take_model` in the store until the transaction ends.
+
+    Other models have the same files; the last of them may have been deleted, and the sweep come by, since ours
+    were stored.
+    """
+    lock_object(session, repository.objects_folder(context.project_id))
+    for key, path in context.stored.items():
+        if context.store.head(key) is None:
+            context.store.put_file(key, path)
 
 
 @dataclass(frozen=True)
@@ -114,7 +130,8 @@ def _store(files: Mapping[str, Path], context: Context) -> list[dict[str, Any]]:
         context.check()
         sha256 = file_sha256(path)
         context.check()
-        key = f"projects/{context.project_id}/models/objects/{sha256}"
+        key = f"{repository.objects_folder(context.project_id)}/{sha256}"
         context.store.put_file(key, path)
+        context.stored[key] = path
         stored.append({"path": name, "sha256": sha256, "bytes": path.stat().st_size, "key": key})
     return stored

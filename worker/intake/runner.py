@@ -18,7 +18,7 @@ from app.tasks.tables import TaskKind
 from worker.intake.context import Context
 from worker.intake.datasets import fetch_dataset, hold_text, release_text
 from worker.intake.errors import IntakeError
-from worker.intake.models import take_model
+from worker.intake.models import hold_files, take_model
 
 Guard = Callable[[Session], None]
 Check = Callable[[], None]
@@ -61,6 +61,8 @@ def _write(table: Table, subject_id: str, values: dict[str, Any], guard: Guard, 
     with transaction() as session:
         if key is not None:  # before the guard, whose lock the heartbeat needs
             hold_text(session, key, context)
+        if context.stored:
+            hold_files(session, context)
         guard(session)
         pending = (table.id == subject_id, table.state == IntakeState.pending)
         written = session.scalar(update(table).where(*pending).values(**values).returning(table.id))

@@ -2,17 +2,19 @@
 
 import errno
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from sqlalchemy.orm import Session
 
+from app.jobs.delivery import basis, commits, endings
 from app.jobs.delivery import checkpoint as checkpoints
-from app.jobs.delivery import commits, endings
 from app.jobs.delivery.checkpoint import Checkpoint
 from app.jobs.delivery.claim import Claim
 from app.jobs.delivery.endings import Failure
 from app.jobs.delivery.lease import LeaseLost, Orders, guard, renew
+from app.jobs.delivery.places import attempt_folder
 from app.jobs.states import ENDINGS, Reason, State
 from app.jobs.tables import Outcome
 from app.settings import Settings
@@ -22,6 +24,7 @@ from worker.supervisor.engine_process import EngineProcess
 from worker.supervisor.keeper import Keeper
 from worker.supervisor.log_book import LogBook
 from worker.supervisor.memory import oom_kills
+from worker.supervisor.patience import Patience
 from worker.supervisor.pump import Pump
 from worker.supervisor.redaction import Redactor
 from worker.supervisor.scratch import Scratch
@@ -58,6 +61,7 @@ class Attempt:
     ) -> None:
         """since: `time.monotonic()` before the claim was sent."""
         self.situation = Situation(settings.store_patience_seconds)
+        self._since = since
         self._claim = claim
         self._lease = claim.lease
         self._settings = settings
@@ -65,6 +69,7 @@ class Attempt:
         self._spawn = spawn
         self._command = command
         self._engine: EngineProcess | None = None
+        self._limit_runtime(claim.runtime_left)
         self._keeper = Keeper(
             lambda session: renew(session, self._lease, settings.lease_seconds),
             lease_seconds=settings.lease_seconds,
@@ -122,16 +127,16 @@ class Attempt:
         start = lambda: EngineProcess(scratch.workspace, request["threads"], self._command)  # noqa: E731
         engine = self._engine = self._spawn(start)
         try:
-            outcome = self._pump(engine, request, scratch, next_line).run()
+            outcome = self._pump(engine, request, scratch, next_line, checkpoint).run()
         except Interrupted:
-            if not self.situation.stopping.is_set() and not self.situation.lost.is_set():
+            if self.situation.cancelled.is_set() or self.situation.paused.is_set():
                 engine.stop(STOP_GRACE_SECONDS)
             raise
         except BaseException:
             engine.kill()
             raise
         finally:
-            code = engine.finish(END_GRACE_SECONDS if not self._is_interrupted() else 0)
+            code = engine.finish(END_GRACE_SECONDS if not self.situation.is_interrupted() else 0)
         # An engine that we killed ourselves looks like one that died.
         if not isinstance(outcome, State):
             self.situation.check()
@@ -140,11 +145,19 @@ class Attempt:
     def _look_back(self) -> tuple[Checkpoint, int]:
         """What the attempts before have left, unless another format of checkpoints made it useless."""
 
+        texts = {id: text.file.sha256 for id, text in self._claim.datasets.items()}
+        inputs = basis.make(self._claim.spec, self._claim.model_digest, texts)
+
         def read(session: Session) -> tuple[Checkpoint, int]:
+            if changed := basis.settle(session, self._lease, inputs):
+                what = ", ".join(each.what for each in changed)
+                text = f"Not what the checkpoint was made from: {what}. Submit a new job instead."
+                raise AttemptFailed(Failure(Reason.inputs_changed, text, field=changed[0].pointer))
             formats = checkpoints.engine_formats(session, self._lease.job_id)
             if formats - {ENGINE_FORMAT}:
                 reason = f"checkpoints of engine format {min(formats)}, this is {ENGINE_FORMAT}"
                 checkpoints.discard(session, self._lease, reason)
+                basis.settle(session, self._lease, inputs)
             next_line = commits.next_log_seq(session, self._lease.job_id)
             return checkpoints.load(session, self._lease.job_id), next_line
 
@@ -152,7 +165,14 @@ class Attempt:
         checkpoint, next_line = self._commit(read)
         return checkpoint, next_line
 
-    def _pump(self, engine: EngineProcess, request: dict[str, Any], scratch: Scratch, next_line: int) -> Pump:
+    def _pump(
+        self,
+        engine: EngineProcess,
+        request: dict[str, Any],
+        scratch: Scratch,
+        next_line: int,
+        checkpoint: Checkpoint,
+    ) -> Pump:
         redact = Redactor(
             {
                 "<workspace>": scratch.workspace,
@@ -164,8 +184,14 @@ class Attempt:
         book = LogBook(next_line, self._settings.log_lines, redact)
         engine.listen(lambda line: book.add("info", line))
         engine.say(request)
-        uploads = Uploads(self._store, self._lease.job_id, scratch.workspace, self.situation)
-        return Pump(self._claim, engine, uploads, book, self.situation, self._commit, self._end, redact)
+        folder = attempt_folder(self._claim.root, self._lease.job_id, self._lease.fence)
+        uploads = Uploads(self._store, folder, scratch.workspace, self.situation)
+        patience = Patience(self._settings.stall_seconds)
+        last_stage = checkpoint.files_of.get(len(self._claim.spec["domains"]) - 1, ())
+        return Pump(
+            *(self._claim, engine, uploads, book, self.situation, patience),
+            *(self._commit, self._end, redact, last_stage),
+        )
 
     def _judge(self, code: int, out_of_memory: bool) -> Failure:
         """An engine that ended without a word."""
@@ -189,25 +215,32 @@ class Attempt:
             raise LeaseLost
         if self.situation.cancelled.is_set():
             return self._stop(Outcome.cancelled)
-        if self.situation.paused.is_set():
-            return self._stop(Outcome.paused)
-        return self._fail(Failure(Reason.worker_stopped))
+        if self.situation.is_overtime():
+            return self._fail(Failure(Reason.max_runtime))
+        if self.situation.stalled.is_set():
+            return self._fail(Failure(Reason.engine_stalled))
+        if self.situation.stopping.is_set():
+            return self._fail(Failure(Reason.worker_stopped))
+        return self._stop(Outcome.paused)
 
     def _stop(self, outcome: Outcome) -> State:
         state: State = self._end(lambda session: endings.stop(session, self._lease, outcome))
         return state
 
     def _fail(self, failure: Failure) -> State:
-        budget = self._settings.max_attempts
+        budgets = endings.budgets(self._settings)
         log.warning("%s: %s", self._lease.job_id, failure.message or ENDINGS[failure.reason].message)
-        state: State = self._end(lambda session: endings.fail(session, self._lease, failure, budget))
+        state: State = self._end(lambda session: endings.fail(session, self._lease, failure, budgets))
         return state
 
     def _on_orders(self, orders: Orders) -> None:
         if orders.cancel:
             self.situation.cancelled.set()
-        elif orders.pause:
-            self.situation.paused.set()
+        self.situation.order_pause(orders.pause, self._settings.pause_seconds)
+        self._limit_runtime(orders.runtime_left)
+
+    def _limit_runtime(self, left: float | None) -> None:
+        self.situation.runtime_ends = math.inf if left is None else self._since + left
 
     def _on_lost(self) -> None:
         self.situation.lost.set()

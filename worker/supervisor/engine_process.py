@@ -102,6 +102,10 @@ class EngineProcess:
         except queue.Empty:
             return END if self._is_silent() else None
 
+    def has_more(self) -> bool:
+        """Whether messages have come that nobody has heard yet."""
+        return not self._messages.empty()
+
     def stop(self, grace: float) -> None:
         """Ask, then insist: stop message, SIGTERM after `grace` seconds, SIGKILL after two more."""
         self.say({"type": "stop"})

@@ -3,19 +3,20 @@
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from sqlalchemy.exc import DataError, IntegrityError, StatementError
 from sqlalchemy.orm import Session
 
 from app.jobs.delivery import commits
-from app.jobs.delivery.claim import Claim
+from app.jobs.delivery.claim import Claim, SourceFile
 from app.jobs.delivery.endings import Failure
 from app.jobs.delivery.publish import StoredFile, make_manifest, publish
 from app.jobs.states import Phase, Reason, State
 from worker.supervisor.engine_process import END, EngineProcess
 from worker.supervisor.log_book import LogBook
+from worker.supervisor.patience import Patience
 from worker.supervisor.situation import AttemptFailed, Situation
 from worker.supervisor.uploads import Uploads
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 WRITE_SECONDS: Final = 1.0
 """Progress and log lines are written this often at the most."""
 HEAR_SECONDS: Final = 0.25
+KEPT: Final = frozenset({"block", "evaluation", "stage"})
+"""Messages after which nothing is lost when the engine stops."""
 Message = dict[str, Any]
 Commit = Callable[[Callable[[Session], Any]], Any]
 
@@ -38,26 +41,36 @@ class Pump:
         uploads: Uploads,
         book: LogBook,
         situation: Situation,
+        patience: Patience,
         commit: Commit,
         end: Commit,
         redact: Callable[[str], str],
+        last_stage: Iterable[SourceFile] = (),
     ) -> None:
-        """commit: runs a function in a guarded transaction. end: the same for one that gives up the lease."""
+        """commit: runs a function in a guarded transaction. end: the same for one that gives up the lease.
+
+        last_stage: files of blocks of the last stage that earlier attempts have committed.
+        """
         self._claim = claim
         self._lease = claim.lease
         self._engine = engine
         self._uploads = uploads
         self._book = book
         self._situation = situation
+        self._patience = patience
         self._commit = commit
         self._end = end
         self._redact = redact
         self._domains = [domain["name"] for domain in claim.spec["domains"]]
+        self._last_stage = {file.path: StoredFile(**vars(file)) for file in last_stage}
+        """Files of committed blocks of the last stage, by their local names; the artifact is made of them."""
         self._hello: Message = {}
         self._progress: Message | None = None
         self._phase: Phase | None = None
         self._written_at = 0.0
         self._failure: Failure | None = None
+        self._at_work = False
+        self._resting = False
         self._handlers: dict[str, Callable[[Message], None]] = {
             "hello": self._on_hello,
             "progress": self._on_progress,
@@ -71,8 +84,8 @@ class Pump:
     def run(self) -> State | Failure | None:
         """The job's final state when the output was published; else what the engine said, or None if nothing."""
         while True:
-            self._situation.check()
-            message = self._engine.hear(HEAR_SECONDS)
+            self._look()
+            message = self._hear()
             if message is END:
                 self.flush()
                 return self._failure
@@ -85,8 +98,25 @@ class Pump:
                     log.exception("a report of the engine could not be used")
                     text = "The engine reported something that the worker could not use."
                     raise AttemptFailed(Failure(Reason.engine_failed, text)) from error
+                self._patience.listen(message)
             if time.monotonic() - self._written_at >= WRITE_SECONDS:
                 self.flush()
+
+    def _look(self) -> None:
+        """Raise Interrupted if the attempt must stop. A pause waits until what the engine has finished is kept."""
+        self._resting = self._resting and self._situation.paused.is_set()
+        self._situation.in_block = self._at_work and not (self._resting and not self._engine.has_more())
+        self._situation.check()
+
+    def _hear(self) -> Message | None:
+        """The engine's next message, if any; an engine that is silent for too long stalls the attempt."""
+        message = self._engine.hear(HEAR_SECONDS)
+        if message is None and self._patience.is_over():
+            log.error("no report of the engine for %.0f s", self._patience.silence())
+            self._situation.stalled.set()
+        elif message is not None:
+            self._patience.hear(message)
+        return message
 
     def flush(self) -> None:
         """Write down the newest progress and all waiting log lines."""
@@ -108,6 +138,8 @@ class Pump:
         if handler is None:
             raise ValueError("a message of an unknown type")
         handler(message)
+        if message["type"] in KEPT:
+            self._resting = self._situation.paused.is_set()
 
     def _on_hello(self, message: Message) -> None:
         names = ("engine_format", "versions", "device", "threads", "isolation")
@@ -119,6 +151,7 @@ class Pump:
     def _on_progress(self, message: Message) -> None:
         """Kept until the next write, unless it begins another phase."""
         phase = Phase(message["phase"])
+        self._at_work = True
         self._progress = message
         if phase is not self._phase:
             self._phase = phase
@@ -135,15 +168,17 @@ class Pump:
             domain=self._domains[stage],
             block=number,
             engine_format=int(self._hello["engine_format"]),
-            files=[self._store(file) for file in message["files"]],
+            files=[self._store(file, stage) for file in message["files"]],
             layers=message["layers"],
             sensitivity=message["sensitivity"],
         )
         self._commit(lambda session: commits.write_block(session, self._lease, block))
         self._engine.say({"type": "ack", "stage": stage, "block": number})
 
-    def _store(self, file: Message) -> Message:
-        stored = self._uploads.put(file["path"])
+    def _store(self, file: Message, stage: int) -> Message:
+        stored = self._uploads.put_block(file["path"], stage)
+        if stage == len(self._domains) - 1:
+            self._last_stage[stored.path] = stored
         return {
             "role": file["role"],
             "path": stored.path,
@@ -180,9 +215,10 @@ class Pump:
         files: list[StoredFile] = []
         for file in message["files"]:
             self._situation.check()
-            files.append(self._uploads.put(file["local"], file["path"]))
+            files.append(self._uploads.put_output(file["local"], file["path"], self._last_stage))
         manifest = make_manifest(files, self._provenance())
-        self._uploads.put_manifest(manifest["digest"], json.dumps(manifest, sort_keys=True).encode())
+        text = json.dumps(manifest, sort_keys=True).encode()
+        manifest["key"] = self._uploads.put_manifest(manifest["digest"], text)
         self.flush()
         state: State = self._end(lambda session: publish(session, self._lease, manifest, message["summary"]))
         self._engine.say({"type": "ack", "output": True})

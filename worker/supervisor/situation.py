@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -38,7 +39,7 @@ class AttemptFailed(Exception):
 
 
 class Situation:
-    """Flags that any thread may raise; none is ever lowered."""
+    """Flags that any thread may raise; only a pause may be withdrawn."""
 
     def __init__(self, store_patience: float = STORE_PATIENCE_SECONDS) -> None:
         """store_patience: for so many seconds a store that cannot be used is tried again."""
@@ -48,13 +49,37 @@ class Situation:
         self.stopping = threading.Event()
         """The worker shuts down."""
         self.cancelled = threading.Event()
+        self.stalled = threading.Event()
+        """The engine makes no progress."""
         self.paused = threading.Event()
+        self.in_block = False
+        """The engine is at work on something that would be lost, so a pause waits for a while."""
+        self.runtime_ends = math.inf
+        """`time.monotonic()` at which the job will have run for longer than its owner allows."""
+        self._pause_ends = math.inf
+
+    def order_pause(self, wanted: bool, patience: float) -> None:
+        """The owner wants the job paused, or no longer does. patience: seconds that a block may still take."""
+        if not wanted:
+            self.paused.clear()
+        elif not self.paused.is_set():
+            self._pause_ends = time.monotonic() + patience
+            self.paused.set()
+
+    def is_overtime(self) -> bool:
+        return time.monotonic() >= self.runtime_ends
+
+    def is_interrupted(self) -> bool:
+        """Whether the attempt must stop now."""
+        if any(flag.is_set() for flag in (self.lost, self.stopping, self.cancelled, self.stalled)):
+            return True
+        pause_due = not self.in_block or time.monotonic() >= self._pause_ends
+        return self.is_overtime() or (self.paused.is_set() and pause_due)
 
     def check(self) -> None:
-        """Raise Interrupted if any flag is up."""
-        for flag in (self.lost, self.stopping, self.cancelled, self.paused):
-            if flag.is_set():
-                raise Interrupted
+        """Raise Interrupted if the attempt must stop now."""
+        if self.is_interrupted():
+            raise Interrupted
 
     def pause(self, seconds: float) -> None:
         """Wait, but notice a flag at once. Raises Interrupted."""

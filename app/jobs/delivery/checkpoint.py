@@ -1,17 +1,21 @@
 """What a new attempt can build on: committed blocks, finished stages, known perplexities."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, null, select, update
 from sqlalchemy.orm import Session
 
+from app.db.base import Base
 from app.jobs.delivery.claim import SourceFile
 from app.jobs.delivery.commits import STAGE_FIGURES
 from app.jobs.delivery.lease import Lease
 from app.jobs.events import EventType, append_event
-from app.jobs.tables import Job, JobAttempt, JobBlock, JobEvaluation, JobLayer, JobStage
+from app.jobs.tables import Job, JobBlock, JobEvaluation, JobLayer, JobStage
 from app.sensitivity.tables import JobSensitivity
+
+RECORDS: Final[tuple[type[Base], ...]] = (JobBlock, JobLayer, JobSensitivity, JobEvaluation)
+"""Tables with what was computed, all by `job_id`; with the stages they are the whole checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,15 @@ class Checkpoint:
     """Finished stages."""
     blocks: int = 0
     """Committed blocks of the stage after them, without a gap."""
-    files: tuple[SourceFile, ...] = ()
-    """Of the last finished stage and of those blocks; paths are the engine's."""
+    files_of: dict[int, tuple[SourceFile, ...]] = field(default_factory=dict)
+    """By stage: those of the last finished one and of those blocks; paths are the engine's."""
     evaluations: tuple[dict[str, Any], ...] = ()
     threads: int | None = None
     """Threads of the attempt that made it; another number could give other bits."""
+
+    @property
+    def files(self) -> tuple[SourceFile, ...]:
+        return tuple(file for _, files in sorted(self.files_of.items()) for file in files)
 
 
 def load(session: Session, job_id: str) -> Checkpoint:
@@ -39,13 +47,16 @@ def load(session: Session, job_id: str) -> Checkpoint:
         .order_by(JobBlock.stage, JobBlock.block)
     ).all()
     blocks = _prefix({row.block for row in rows if row.stage == stages})
-    files = [
-        SourceFile(file["path"], file["sha256"], file["bytes"], file["key"])
-        for row in rows
-        if row.stage < stages or row.block < blocks
-        for file in row.files
-    ]
-    return Checkpoint(stages, blocks, tuple(files), _evaluations(session, job_id), _threads(session, job_id))
+    files = {
+        stage: tuple(
+            SourceFile(file["path"], file["sha256"], file["bytes"], file["key"])
+            for row in rows
+            if row.stage == stage and (stage < stages or row.block < blocks)
+            for file in row.files
+        )
+        for stage in {row.stage for row in rows}
+    }
+    return Checkpoint(stages, blocks, files, _evaluations(session, job_id), _threads(session, job_id))
 
 
 def engine_formats(session: Session, job_id: str) -> set[int]:
@@ -55,12 +66,14 @@ def engine_formats(session: Session, job_id: str) -> set[int]:
 
 def discard(session: Session, lease: Lease, reason: str) -> None:
     """Forget everything computed so far, with an event. The transaction must be guarded."""
-    for table in (JobBlock, JobLayer, JobSensitivity, JobEvaluation):
-        session.execute(delete(table).where(table.job_id == lease.job_id))
+    for table in RECORDS:
+        session.execute(delete(table).where(table.__table__.columns["job_id"] == lease.job_id))
     names = (*STAGE_FIGURES, "started_at", "finished_at")
     reset = {"state": "pending", **dict.fromkeys(names)}
     session.execute(update(JobStage).where(JobStage.job_id == lease.job_id).values(**reset))
-    append_event(session, session.get_one(Job, lease.job_id), EventType.restarted, {"reason": reason})
+    job = session.get_one(Job, lease.job_id)
+    job.basis = null()
+    append_event(session, job, EventType.restarted, {"reason": reason})
 
 
 def _prefix(numbers: set[int]) -> int:
@@ -82,7 +95,6 @@ def _evaluations(session: Session, job_id: str) -> tuple[dict[str, Any], ...]:
 
 
 def _threads(session: Session, job_id: str) -> int | None:
-    """Of the first attempt that got as far as its engine."""
-    statement = select(JobAttempt.engine).where(JobAttempt.job_id == job_id, JobAttempt.engine.is_not(None))
-    engine = session.scalar(statement.order_by(JobAttempt.number).limit(1))
-    return None if engine is None else engine.get("threads")
+    """Of the first attempt (of the whole chain of retries) that got as far as its engine."""
+    basis = session.scalar(select(Job.basis).where(Job.id == job_id))
+    return None if basis is None else basis.get("threads")

@@ -62,6 +62,8 @@ class Claim:
     """A job together with the right to write to it and what the attempt needs to know."""
 
     lease: Lease
+    root: str
+    """The first job of its chain of retries."""
     project_id: str
     model_id: str
     model_digest: str
@@ -70,6 +72,8 @@ class Claim:
     """By dataset id."""
     spec: dict[str, Any]
     spec_digest: str
+    runtime_left: float | None
+    """Seconds that the attempt may take; None without a limit."""
 
 
 def claim(session: Session, worker: str, lease_seconds: float) -> Claim | None:
@@ -81,7 +85,7 @@ def claim(session: Session, worker: str, lease_seconds: float) -> Claim | None:
     if job_id is None:
         return None
     job = session.get_one(Job, job_id)
-    transition(session, job, State.running)
+    transition(session, job, State.running, reason="claimed")
     job.attempts += 1
     job.fence += 1
     job.phase = Phase.staging
@@ -116,6 +120,7 @@ def _describe(session: Session, job: Job, lease: Lease) -> Claim:
     )
     return Claim(
         lease=lease,
+        root=job.root,
         project_id=job.project_id,
         model_id=model.id,
         model_digest=model.digest or "",
@@ -125,6 +130,7 @@ def _describe(session: Session, job: Job, lease: Lease) -> Claim:
         datasets={dataset.id: _text(dataset) for dataset in datasets},
         spec=job.spec,
         spec_digest=job.spec_digest,
+        runtime_left=None if job.max_runtime_seconds is None else job.max_runtime_seconds - job.runtime_seconds,
     )
 
 

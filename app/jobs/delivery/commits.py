@@ -64,6 +64,9 @@ def write_hello(
 ) -> None:
     """The engine has started: what it is, and how many blocks each stage has."""
     session.get_one(JobAttempt, (lease.job_id, lease.attempt)).engine = engine
+    job = session.get_one(Job, lease.job_id)
+    # Attempts after this one compute with as many threads, for the same bits.
+    job.basis = {"threads": engine.get("threads"), **(job.basis or {})}
     rows = [
         {"job_id": lease.job_id, "stage": stage, "domain": domain, "state": "pending", "blocks": blocks}
         for stage, domain in enumerate(domains)
@@ -171,6 +174,9 @@ def write_stage(session: Session, lease: Lease, stage: Record) -> None:
     row.finished_at = func.now()
     for name in STAGE_FIGURES:
         setattr(row, name, stage.get(name))
+    # A resume needs the last finished stage only; the sweep takes the objects.
+    earlier = (JobBlock.job_id == lease.job_id, JobBlock.stage < row.stage)
+    session.execute(update(JobBlock).where(*earlier).values(files=[]))
     data = {"stage": row.stage, "domain": row.domain, "sparsity": row.sparsity, "seconds": row.seconds}
     append_event(session, session.get_one(Job, lease.job_id), EventType.stage_finished, data)
 

@@ -1,5 +1,6 @@
 """How attempts end, and what becomes of the job then. The policy is `decide`; the rest writes it down."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,13 +14,21 @@ from app.jobs.events import EventType, append_event, lock_job
 from app.jobs.states import ENDINGS, Reason, Retry, State
 from app.jobs.tables import Job, JobAttempt, JobBlock, JobLease, Outcome
 from app.jobs.transitions import transition
+from app.settings import Settings
 
-LOST_BOUND: Final = 10
-"""However much progress each makes, no more than so many times the budget of attempts may be lost."""
+TOTAL_BOUND: Final = 10
+"""However much progress each makes, no more attempts than so many times the budget may end early."""
 BACKOFF_SECONDS: Final = 5.0
 BACKOFF_LIMIT: Final = 300.0
-RETRY_AT_ONCE: Final = frozenset({Reason.worker_lost, Reason.worker_stopped})
-"""Nothing was wrong with the job, and the lease's time has passed already."""
+
+Budgets = Mapping[str, int]
+"""By the name of the setting; see `budgets`."""
+
+
+def budgets(settings: Settings) -> Budgets:
+    """How many attempts of each class may be lost before a job fails."""
+    names = [retry.value.setting for retry in Retry if retry.value is not None]
+    return {name: getattr(settings, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -38,39 +47,38 @@ class Failure:
             "code": self.code or self.reason,
             "cause": ending.cause,
             "message": self.message or ending.message,
-            "field": self.field,
+            "field": ending.field if self.field is None else self.field,
         }
 
 
 @dataclass(frozen=True)
 class History:
-    """What the policy needs to know about a job's attempts; `lost` counts this one already."""
+    """What the policy needs to know about a job's attempts that ended in the same class as this one."""
 
     progressed: bool
     """Whether this attempt committed at least one block."""
     counted: int
-    """Lost attempts that made no progress, before this one."""
-    lost: int
+    """Those that made no progress, before this one."""
+    total: int
+    """All of them, with this one."""
     budget: int
 
 
 def decide(state: State, reason: Reason, history: History) -> tuple[State, bool]:
     """The job's next state, and whether the attempt costs one of its budget."""
-    retry = ENDINGS[reason].retry
     if state is State.cancelling:
         return State.cancelled, False
-    if retry is Retry.never:
+    if ENDINGS[reason].retry is Retry.never:
         return State.failed, False
-    costs = retry is Retry.counted and not history.progressed
-    exhausted = history.counted + costs >= history.budget or history.lost >= LOST_BOUND * history.budget
-    if retry is Retry.counted and exhausted:
+    costs = not history.progressed
+    if history.counted + costs >= history.budget or history.total >= TOTAL_BOUND * history.budget:
         return State.failed, costs
     return (State.paused if state is State.pausing else State.queued), costs
 
 
-def fail(session: Session, lease: Lease, failure: Failure, budget: int) -> State:
+def fail(session: Session, lease: Lease, failure: Failure, budgets: Budgets) -> State:
     """End the holder's attempt; the job is queued again, failed, cancelled or paused. Raises LeaseLost."""
-    return close(session, guard(session, lease), failure, budget)
+    return close(session, guard(session, lease), failure, budgets)
 
 
 def stop(session: Session, lease: Lease, outcome: Outcome) -> State:
@@ -79,29 +87,32 @@ def stop(session: Session, lease: Lease, outcome: Outcome) -> State:
     job = _locked(session, row)
     end_attempt(session, row, job, outcome, None)
     if outcome is Outcome.cancelled:
-        transition(session, job, State.cancelled)
+        transition(session, job, State.cancelled, reason="cancel_requested")
     elif State(job.state) is State.pausing:
-        transition(session, job, State.paused)
+        transition(session, job, State.paused, reason="pause_requested")
     else:
         # Meanwhile the pause was withdrawn, or became a cancel.
-        resumed = State.cancelled if State(job.state) is State.cancelling else State.queued
-        transition(session, job, resumed)
+        cancelling = State(job.state) is State.cancelling
+        new, reason = (State.cancelled, "cancel_requested") if cancelling else (State.queued, "pause_withdrawn")
+        transition(session, job, new, reason=reason)
         _queue_again(session, job, 0)
     return State(job.state)
 
 
-def close(session: Session, row: JobLease, failure: Failure, budget: int) -> State:
+def close(session: Session, row: JobLease, failure: Failure, budgets: Budgets) -> State:
     """End the attempt of a locked lease row as failed, and decide what becomes of the job."""
     job = _locked(session, row)
-    old = State(job.state)
-    new, costs = decide(old, failure.reason, _history(session, job, row, failure.reason, budget))
-    job.lost_attempts += costs
-    outcome = Outcome.cancelled if new is State.cancelled else failure.reason
+    reason = failure.reason
+    history = _history(session, job, row, reason, budgets)
+    new, costs = decide(State(job.state), reason, history)
+    if costs:
+        setattr(job, _counter(reason), history.counted + 1)
+    outcome = Outcome.cancelled if new is State.cancelled else reason
     end_attempt(session, row, job, outcome, failure.as_json())
     if new is State.failed:
         job.failure = failure.as_json()
-    transition(session, job, new, reason=failure.reason, message=failure.as_json()["message"])
-    _queue_again(session, job, _pause(failure.reason, job))
+    transition(session, job, new, reason=reason, message=failure.as_json()["message"])
+    _queue_again(session, job, 0.0 if ENDINGS[reason].at_once else _backoff(history.counted + costs))
     return new
 
 
@@ -110,9 +121,20 @@ def end_attempt(
 ) -> None:
     """Remove the lease and close its attempt, with an event."""
     attempt = session.get_one(JobAttempt, (row.job_id, row.attempt))
+    # Of a lost worker nothing is known after its last heartbeat.
+    last_seen = JobLease.heartbeat_at if outcome is Reason.worker_lost else func.now()
+    spent = (
+        select(func.extract("epoch", last_seen - JobAttempt.started_at))
+        .select_from(JobAttempt)
+        .join(JobLease, JobLease.job_id == JobAttempt.job_id)
+        .where(JobAttempt.job_id == row.job_id, JobAttempt.number == row.attempt)
+        .scalar_subquery()
+    )
+    job.runtime_seconds = Job.runtime_seconds + func.greatest(spent, 0.0)
     attempt.ended_at = func.now()
     attempt.outcome = outcome
     attempt.error = error
+    session.flush()  # while the lease's row is there to be read
     session.delete(row)
     message = error["message"] if error else None
     data = {"attempt": attempt.number, "outcome": outcome, "message": message}
@@ -125,23 +147,30 @@ def _locked(session: Session, row: JobLease) -> Job:
     return job
 
 
-def _history(session: Session, job: Job, row: JobLease, reason: Reason, budget: int) -> History:
+def _history(session: Session, job: Job, row: JobLease, reason: Reason, budgets: Budgets) -> History:
+    retry = ENDINGS[reason].retry
+    if retry.value is None:
+        return History(progressed=False, counted=0, total=1, budget=1)
     blocks = select(func.count()).where(JobBlock.job_id == job.id, JobBlock.attempt == row.attempt)
-    counted = [reason for reason, ending in ENDINGS.items() if ending.retry is Retry.counted]
-    lost = select(func.count()).where(JobAttempt.job_id == job.id, JobAttempt.outcome.in_(counted))
+    same = [reason for reason, ending in ENDINGS.items() if ending.retry is retry]
+    before = select(func.count()).where(JobAttempt.job_id == job.id, JobAttempt.outcome.in_(same))
     return History(
         progressed=bool(session.scalar(blocks)),
-        counted=job.lost_attempts,
-        lost=(session.scalar(lost) or 0) + (reason in counted),
-        budget=budget,
+        counted=getattr(job, retry.value.counter),
+        total=(session.scalar(before) or 0) + 1,
+        budget=budgets[retry.value.setting],
     )
 
 
-def _pause(reason: Reason, job: Job) -> float:
-    """Seconds before the next attempt: none after a lost worker, else doubling with each lost attempt."""
-    if reason in RETRY_AT_ONCE:
-        return 0.0
-    return float(min(BACKOFF_LIMIT, BACKOFF_SECONDS * 2 ** max(0, job.lost_attempts - 1)))
+def _counter(reason: Reason) -> str:
+    budget = ENDINGS[reason].retry.value
+    assert budget is not None  # noqa: S101 - only what has a budget costs
+    return str(budget.counter)
+
+
+def _backoff(lost: int) -> float:
+    """Seconds before the next attempt, doubling with each lost one."""
+    return float(min(BACKOFF_LIMIT, BACKOFF_SECONDS * 2 ** max(0, lost - 1)))
 
 
 def _queue_again(session: Session, job: Job, after_seconds: float) -> None:

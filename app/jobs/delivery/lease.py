@@ -29,6 +29,8 @@ class Orders:
 
     cancel: bool
     pause: bool
+    runtime_left: float | None = None
+    """Seconds that the attempt may take, counted from its start; None without a limit."""
 
 
 def guard(session: Session, lease: Lease) -> JobLease:
@@ -53,10 +55,14 @@ def renew(session: Session, lease: Lease, seconds: float) -> Orders:
         update(JobLease)
         .where(JobLease.job_id == lease.job_id, JobLease.token == lease.token, Job.id == JobLease.job_id)
         .values(heartbeat_at=func.clock_timestamp(), expires_at=from_now(seconds))
-        .returning(Job.cancel_requested_at.is_not(None), Job.pause_requested_at.is_not(None))
+        .returning(
+            Job.cancel_requested_at.is_not(None),
+            Job.pause_requested_at.is_not(None),
+            Job.max_runtime_seconds - Job.runtime_seconds,
+        )
         .execution_options(synchronize_session=False)
     )
     row = session.execute(statement).one_or_none()
     if row is None:
         raise LeaseLost
-    return Orders(cancel=row[0], pause=row[1])
+    return Orders(*row)

@@ -51,7 +51,7 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: d
     lock_job(session, job)
     if State(job.state) is State.cancelling:
         end_attempt(session, row, job, Outcome.cancelled, None)
-        transition(session, job, State.cancelled)
+        transition(session, job, State.cancelled, reason="cancel_requested")
         return State.cancelled
     size = {"bytes": manifest["bytes"], "files": len(manifest["files"])}
     job.manifest = manifest
@@ -59,7 +59,7 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: d
     job.result = {"manifest_digest": manifest["digest"], **size, **figures}
     end_attempt(session, row, job, Outcome.succeeded, None)
     append_event(session, job, EventType.published, {"manifest_digest": manifest["digest"], **size})
-    transition(session, job, State.succeeded)
+    transition(session, job, State.succeeded, reason="published")
     return State.succeeded
 
 

@@ -10,13 +10,13 @@ from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
 from app.jobs.delivery.claim import CLAIMABLE
-from app.jobs.delivery.endings import Failure, close
+from app.jobs.delivery.endings import Budgets, Failure, close
 from app.jobs.states import Reason, State
 from app.jobs.tables import Job, JobLease
 from app.jobs.transitions import transition
 
 
-def reap_one(session: Session, lease_seconds: float, budget: int) -> tuple[str, State] | None:
+def reap_one(session: Session, lease_seconds: float, budgets: Budgets) -> tuple[str, State] | None:
     """Take one job whose lease has expired; its id and what became of it. None when there is none.
 
     After a restart of the database no lease is taken for one lease time, because its holders had no way to renew.
@@ -31,7 +31,7 @@ def reap_one(session: Session, lease_seconds: float, budget: int) -> tuple[str, 
     )
     if row is None:
         return None
-    return row.job_id, close(session, row, Failure(Reason.worker_lost), budget)
+    return row.job_id, close(session, row, Failure(Reason.worker_lost), budgets)
 
 
 def fail_unusable(session: Session, limit: int = 100) -> int:
@@ -49,6 +49,22 @@ def fail_unusable(session: Session, limit: int = 100) -> int:
         job.failure = _unusable(by_model)
         transition(session, job, State.failed, reason=Reason.invalid_input, message=job.failure["message"])
     return len(rows)
+
+
+def fail_overdue(session: Session, limit: int = 100) -> int:
+    """End jobs that stand in the queue for longer than they may; how many there were."""
+    waited = func.extract("epoch", func.clock_timestamp() - Job.queued_at)
+    overdue = (
+        select(Job)
+        .where(Job.state == State.queued, waited > Job.max_pending_seconds)
+        .limit(limit)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    jobs = session.scalars(overdue).all()
+    for job in jobs:
+        job.failure = Failure(Reason.max_pending).as_json()
+        transition(session, job, State.failed, reason=Reason.max_pending, message=job.failure["message"])
+    return len(jobs)
 
 
 def _unusable(by_model: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from app.jobs.delivery.claim import claim
 from app.jobs.delivery.endings import Failure
 from app.jobs.delivery.lease import Lease, LeaseLost, guard, renew
 from app.jobs.delivery.publish import StoredFile, make_manifest, publish
-from app.jobs.delivery.reaper import fail_unusable, reap_one, ring_again, ring_all
+from app.jobs.delivery.reaper import fail_overdue, fail_unusable, reap_one, ring_again, ring_all
 from app.jobs.events import EventType
 from app.jobs.states import Reason, State
 from app.jobs.tables import Job, JobAttempt, JobBlock, JobEvent, JobLease, Outcome
@@ -22,6 +22,7 @@ from app.models.tables import Model
 from app.tasks import repository as task_repository
 from tests.jobs import make_jobs
 
+BUDGETS = {"max_attempts": 3, "max_memory_attempts": 2, "max_preemptions": 4}
 BLOCK = commits.Block(stage=0, domain="d0", block=0, engine_format=1, files=[], layers=[], sensitivity=[])
 
 
@@ -39,7 +40,7 @@ def expire(session: Session) -> None:
 
 def reap() -> State | None:
     with transaction() as session:
-        found = reap_one(session, 0, 3)
+        found = reap_one(session, 0, BUDGETS)
         return None if found is None else found[1]
 
 
@@ -85,7 +86,7 @@ def test_a_stale_worker_can_write_nothing(session: Session, job: str) -> None:
         lambda s: renew(s, stale, 60),
         lambda s: guard(s, stale),
         lambda s: publish(s, stale, manifest, {}),
-        lambda s: endings.fail(s, stale, Failure(Reason.engine_failed), 3),
+        lambda s: endings.fail(s, stale, Failure(Reason.engine_failed), BUDGETS),
         lambda s: endings.stop(s, stale, Outcome.cancelled),
     ):
         with pytest.raises(LeaseLost), transaction() as other:
@@ -132,7 +133,7 @@ def test_no_lease_is_taken_right_after_a_restart_of_the_database(session: Sessio
     take()
     expire(session)
     with transaction() as other:
-        assert reap_one(other, lease_seconds=10**6, budget=3) is None
+        assert reap_one(other, 10**6, BUDGETS) is None
 
 
 def test_a_lease_that_is_being_used_is_not_taken(session: Session, job: str) -> None:
@@ -143,19 +144,19 @@ def test_a_lease_that_is_being_used_is_not_taken(session: Session, job: str) -> 
         assert reap() is None
 
 
-def test_giving_back_costs_nothing_and_rings(session: Session, job: str) -> None:
+def test_giving_back_costs_no_attempt_and_rings(session: Session, job: str) -> None:
     lease = take()
     with transaction() as other:
-        assert endings.fail(other, lease, Failure(Reason.worker_stopped), 1) is State.queued
+        assert endings.fail(other, lease, Failure(Reason.worker_stopped), BUDGETS) is State.queued
     row = session.get_one(Job, job)
-    assert (row.lost_attempts, row.phase) == (0, None)
+    assert (row.lost_attempts, row.preemptions, row.phase) == (0, 1, None)
     assert take().attempt == 2
 
 
 def test_a_failed_engine_waits_before_the_next_attempt(session: Session, job: str) -> None:
     lease = take()
     with transaction() as other:
-        assert endings.fail(other, lease, Failure(Reason.engine_failed), 3) is State.queued
+        assert endings.fail(other, lease, Failure(Reason.engine_failed), BUDGETS) is State.queued
     with transaction() as other:
         assert claim(other, "w", 60) is None
 
@@ -236,6 +237,53 @@ def test_an_unanswered_bell_rings_again_later_each_time(session: Session, job: s
         assert ring_all(other) == 1
     with transaction() as other:
         assert ring_all(other) == 0, "a message is waiting already"
+
+
+def test_a_job_that_waits_for_too_long_fails(session: Session, job: str) -> None:
+    row = session.get_one(Job, job)
+    row.max_pending_seconds, row.queued_at = 60, from_now(-59)
+    session.commit()
+    for seconds, count in ((-59, 0), (-61, 1), (-61, 0)):
+        session.execute(update(Job).values(queued_at=from_now(seconds)))
+        session.commit()
+        with transaction() as other:
+            assert fail_overdue(other) == count
+    row = session.get_one(Job, job, populate_existing=True)
+    assert row.failure is not None
+    assert (row.state, row.failure["code"]) == (State.failed, "max_pending")
+    assert row.failure["field"] == "/limits/max_pending"
+
+
+def test_time_counts_from_the_last_entry_into_the_queue(session: Session, job: str) -> None:
+    session.execute(update(Job).values(max_pending_seconds=60, queued_at=from_now(-600)))
+    session.commit()
+    lease = take()
+    with transaction() as other:
+        assert endings.fail(other, lease, Failure(Reason.worker_stopped), BUDGETS) is State.queued
+        assert fail_overdue(other) == 0
+
+
+def test_runtime_is_the_sum_of_the_attempts(session: Session, job: str) -> None:
+    session.execute(update(Job).values(max_runtime_seconds=100))
+    session.commit()
+    for spent in (20, 30):
+        lease = take()
+        session.execute(update(JobAttempt).values(started_at=from_now(-spent)))
+        session.commit()
+        with transaction() as other:
+            endings.fail(other, lease, Failure(Reason.worker_stopped), BUDGETS)
+    lost = take()
+    # What a lost worker did after its last heartbeat is not known, and is not held against the job.
+    session.execute(update(JobAttempt).values(started_at=from_now(-1000)))
+    session.execute(update(JobLease).values(heartbeat_at=from_now(-990), expires_at=from_now(-1)))
+    session.commit()
+    assert reap() is State.queued
+    with transaction() as other:
+        found = claim(other, "w", 60)
+        assert found is not None
+        assert found.lease.fence == lost.fence + 1
+        assert found.runtime_left == pytest.approx(100 - 20 - 30 - 10, abs=5)
+        assert renew(other, found.lease, 60).runtime_left == pytest.approx(found.runtime_left)
 
 
 def test_tasks_that_nobody_heard_of_ring_again(session: Session) -> None:

@@ -1,0 +1,124 @@
+"""/v1/jobs/{id}: cancel, pause, resume, retry, change, delete."""
+
+from fastapi import APIRouter, Response
+
+from app.auth.dependencies import JobsWrite
+from app.backend import UnitOfWork
+from app.jobs import control, retries
+from app.jobs.control import JobCancelling
+from app.jobs.repository import Found
+from app.jobs.retries import InputsChanged, JobSucceeded
+from app.jobs.schemas import JobPatch, JobRead, etag
+from app.jobs.service import InputRefused, JobFinished, JobNotFound, JobUnfinished
+from app.kit.conditions import IfMatch
+from app.kit.fields import JobId
+from app.kit.json_body import StrictRoute
+from app.kit.problems import PreconditionFailed, UnsupportedMediaType, problems
+from app.kit.replies import reply
+
+router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"], route_class=StrictRoute)
+
+
+@router.post(
+    "/cancel",
+    operation_id="cancel_job",
+    summary="Cancel a job",
+    status_code=202,
+    response_model=JobRead,
+    responses={
+        200: {"model": JobRead, "description": "It was cancelled already"},
+        **problems(JobNotFound, JobFinished),
+    },
+)
+def cancel_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
+    """A waiting job ends at once; a running one is `cancelling` until its worker has stopped. May be repeated."""
+    found, pending = control.cancel(session, auth.project, id)
+    return _reply(found, 202 if pending else 200)
+
+
+@router.post(
+    "/pause",
+    operation_id="pause_job",
+    summary="Pause a job",
+    status_code=202,
+    response_model=JobRead,
+    responses={
+        200: {"model": JobRead, "description": "It was paused already"},
+        **problems(JobNotFound, JobFinished, JobCancelling),
+    },
+)
+def pause_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
+    """A waiting job leaves the queue at once; a running one is `pausing` until its current block is finished,
+    or until the service's deadline for that, after which what was not finished is dropped. A paused job holds no
+    worker and its time does not count. May be repeated."""
+    found, pending = control.pause(session, auth.project, id)
+    return _reply(found, 202 if pending else 200)
+
+
+@router.post(
+    "/resume",
+    operation_id="resume_job",
+    summary="Resume a paused job",
+    status_code=202,
+    response_model=JobRead,
+    responses={
+        200: {"model": JobRead, "description": "It was not paused"},
+        **problems(JobNotFound, JobFinished, JobCancelling),
+    },
+)
+def resume_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
+    """The job is queued at its old place and goes on behind its last finished block. May be repeated."""
+    found, pending = control.resume(session, auth.project, id)
+    return _reply(found, 202 if pending else 200)
+
+
+@router.post(
+    "/retry",
+    operation_id="retry_job",
+    summary="Go on with a failed or cancelled job",
+    status_code=201,
+    response_model=JobRead,
+    responses={
+        200: {"model": JobRead, "description": "It was retried already; this is the job that was made then"},
+        **problems(JobNotFound, JobUnfinished, JobSucceeded, InputRefused, InputsChanged),
+    },
+)
+def retry_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
+    """Makes a new job (`retry_of`) with the same spec, which starts behind the last finished block of this one.
+    A job is retried once: asked again, the answer is the same new job; to try once more, retry that."""
+    found, made = retries.retry(session, auth.project, id)
+    return _reply(found, 201 if made else 200, {"Location": f"/v1/jobs/{found[0].id}"})
+
+
+@router.patch(
+    "",
+    operation_id="change_job",
+    summary="Change a job's labels, priority or limits",
+    response_model=JobRead,
+    responses=problems(JobNotFound, JobFinished, PreconditionFailed, UnsupportedMediaType),
+)
+def change_job(
+    id: JobId, body: JobPatch, auth: JobsWrite, session: UnitOfWork, if_match: IfMatch = None
+) -> Response:
+    """Labels can always be changed; priority and limits until the job has finished. With `If-Match` nothing is
+    changed that the caller has not seen (mere progress does not count)."""
+    return _reply(control.change(session, auth.project, id, body, if_match), 200)
+
+
+@router.delete(
+    "",
+    operation_id="delete_job",
+    summary="Delete a finished job and its files",
+    status_code=204,
+    response_class=Response,
+    responses=problems(JobNotFound, JobUnfinished),
+)
+def delete_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
+    """With its history, checkpoint and artifact; the files leave the store within minutes. What a retry of it has
+    taken over stays with the retry."""
+    control.delete(session, auth.project, id)
+    return Response(status_code=204)
+
+
+def _reply(found: Found, status: int, headers: dict[str, str] | None = None) -> Response:
+    return reply(JobRead.of(*found), status, {"ETag": etag(*found), **(headers or {})})

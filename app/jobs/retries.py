@@ -1,0 +1,127 @@
+"""Retrying: a new job that goes on where one that failed or was cancelled stopped.
+
+The new job takes over copies of the old one's rows. The objects they name stay where they are: a chain of retries
+keeps its objects below the name of its first job, and the sweep looks at the rows of the whole chain.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import insert, literal, select
+from sqlalchemy.orm import Session
+
+from app.db.base import Base
+from app.dispatch.outbox import Queue, ring
+from app.jobs.delivery import basis
+from app.jobs.delivery.checkpoint import RECORDS
+from app.jobs.events import EventType, append_event, lock_job
+from app.jobs.repository import Found
+from app.jobs.service import JobUnfinished, check_inputs, read
+from app.jobs.spec import dataset_pointers
+from app.jobs.states import TERMINAL, State
+from app.jobs.tables import Job, JobBlock, JobDataset, JobStage
+from app.kit.ids import Prefix, new_id
+from app.kit.problems import FieldError, Problem
+
+
+class JobSucceeded(Problem):
+    status, code, title = 409, "job_succeeded", "The job has succeeded; there is nothing to retry"
+
+
+class InputsChanged(Problem):
+    status, code, title = 409, "inputs_changed", "The job's checkpoint was made from other inputs"
+
+
+TAKEN_OVER: Final[dict[str, Any]] = {"attempt": 0, "fence": 0}
+"""Whose blocks they are: none of the new job's attempts."""
+
+
+def retry(session: Session, project: str, id: str) -> tuple[Found, bool]:
+    """The job that goes on where this one stopped, and whether it was made just now.
+
+    A job has one retry: asked again, this answers with the same one; to try once more, retry that.
+    Raises JobNotFound, JobUnfinished, JobSucceeded, InputRefused, InputsChanged.
+    """
+    old, _ = read(session, project, id)
+    lock_job(session, old)
+    _refuse(State(old.state))
+    known = session.scalar(select(Job.id).where(Job.retry_of == old.id))
+    if known is not None:
+        return read(session, project, known), False
+    _check_unchanged(session, project, old)
+    new = _insert(session, old)
+    _take_over(session, old, new)
+    append_event(session, old, EventType.retried, {"job": new.id})
+    ring(session, Queue.gpu, new.id)
+    session.flush()
+    session.refresh(new)
+    return (new, None), True
+
+
+def _refuse(state: State) -> None:
+    if state is State.succeeded:
+        raise JobSucceeded(extensions={"state": state})
+    if state not in TERMINAL:
+        raise JobUnfinished(f"The job is {state}; cancel it first, or let it end.", extensions={"state": state})
+
+
+def _check_unchanged(session: Session, project: str, old: Job) -> None:
+    """The model and the texts are there, and what the checkpoint was computed from."""
+    check_inputs(session, project, old.model_id, dataset_pointers(old.spec))
+    if old.basis is None:
+        return
+    changed = basis.differences(old.basis, basis.current(session, old))
+    if changed:
+        errors = [FieldError(f"the {each.what} is not what it was", pointer=each.pointer) for each in changed]
+        names = ", ".join(each.what for each in changed)
+        raise InputsChanged(f"Not as they were: {names}. Submit a new job instead.", errors=errors)
+
+
+def _insert(session: Session, old: Job) -> Job:
+    new = Job(
+        id=new_id(Prefix.job),
+        project_id=old.project_id,
+        model_id=old.model_id,
+        state=State.queued,
+        method=old.method,
+        spec=old.spec,
+        spec_digest=old.spec_digest,
+        labels=dict(old.labels),
+        priority=old.priority,
+        max_runtime_seconds=old.max_runtime_seconds,
+        max_pending_seconds=old.max_pending_seconds,
+        root_id=old.root,
+        retry_of=old.id,
+    )
+    session.add(new)
+    session.flush()
+    wanted = dataset_pointers(old.spec)
+    session.add_all(JobDataset(job_id=new.id, dataset_id=dataset) for dataset in wanted)
+    return new
+
+
+def _take_over(session: Session, old: Job, new: Job) -> None:
+    """Copy what was computed, unless its files are gone already."""
+    append_event(session, new, EventType.created, {"state": new.state})
+    if old.checkpoint_dropped_at is not None or old.basis is None:
+        domains = [domain["name"] for domain in old.spec["domains"]]
+        rows = [JobStage(job_id=new.id, stage=i, domain=d, state="pending") for i, d in enumerate(domains)]
+        session.add_all(rows)
+        return
+    new.basis = old.basis
+    tables: tuple[type[Base], ...] = (JobStage, *RECORDS)
+    for table in tables:
+        _copy(session, table, old.id, new.id)
+    session.flush()
+    blocks = session.query(JobBlock).filter_by(job_id=new.id).count()
+    append_event(session, new, EventType.taken_over, {"job": old.id, "blocks": blocks})
+
+
+def _copy(session: Session, table: type[Base], old: str, new: str) -> None:
+    """Inside the database: there can be a great many rows."""
+    changed = {"job_id": new, **(TAKEN_OVER if table is JobBlock else {})}
+    columns = table.__table__.columns
+    names: Sequence[str] = [column.name for column in columns]
+    values = [literal(changed[name]) if name in changed else columns[name] for name in names]
+    rows = select(*values).where(columns["job_id"] == old)
+    session.execute(insert(table).from_select(names, rows))
