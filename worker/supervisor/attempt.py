@@ -250,13 +250,6 @@ class Attempt:
         if self._engine is not None:
             self._engine.kill()
 
-    def _is_interrupted(self) -> bool:
-        try:
-            self.situation.check()
-        except Interrupted:
-            return True
-        return False
-
 
 def _disk_trouble(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
