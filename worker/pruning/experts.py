@@ -24,8 +24,8 @@ DOWN = "down_proj"
 UNSUPPORTED = ("is_transposed", "has_bias", "has_post_expert_norm")
 """Forms of the interface that no checkpoint with one matrix an expert has."""
 
-Hear = Callable[[str, int, Tensor], None]
-"""Called with the parameter's name, the expert and that expert's inputs, (tokens, in)."""
+Hear = Callable[[str, int, Tensor, Tensor], None]
+"""Called with the parameter's name, the expert, that expert's inputs, (tokens, in), and its outputs, (tokens, out)."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,10 @@ def _slices(parameter: str, parts: list[Part], checkpoint: Checkpoint) -> dict[s
 
 
 @contextmanager
-def listening(modules: dict[str, nn.Module], hear: Callable[[str, str, int, Tensor], None]) -> Iterator[None]:
-    """While inside, `modules` of experts (by any key) tell what each reads: hear(key, parameter, expert, x)."""
+def listening(
+    modules: dict[str, nn.Module], hear: Callable[[str, str, int, Tensor, Tensor], None]
+) -> Iterator[None]:
+    """While inside, `modules` of experts (by any key) tell what each does: hear(key, parameter, expert, x, z)."""
     with ExitStack() as stack:
         for key, module in modules.items():
 
@@ -112,10 +114,11 @@ def run_experts(
     for index in sorted(set(top_k_index.flatten().tolist())):
         token, place = torch.where(top_k_index == index)
         inputs = hidden_states[token]
-        hear(up, index, inputs)
         raised = functional.linear(inputs, getattr(module, up)[index])
+        hear(up, index, inputs, raised)
         activated = module._apply_gate(raised) if module.has_gate else module.act_fn(raised)
-        hear(DOWN, index, activated)
-        outputs = functional.linear(activated, module.down_proj[index]) * top_k_weights[token, place, None]
-        result.index_add_(0, token, outputs.to(result.dtype))
+        lowered = functional.linear(activated, module.down_proj[index])
+        hear(DOWN, index, activated, lowered)
+        outputs = lowered * top_k_weights[token, place, None]
+        result = result.index_add(0, token, outputs.to(result.dtype))
     return result

@@ -1,7 +1,8 @@
 """Measuring a block's inputs while it runs: which matrices read the same tensor, and that tensor's statistics."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.statistics import Accumulator, Measured
 
 Identity = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+HearOutput = Callable[[Matrix, Tensor, int], None]
+"""Called with a matrix, a tensor that holds its outputs in the last dimension, and where there they begin."""
 
 
 def dense_weight(block: Block, matrix: Matrix) -> Tensor:
@@ -56,11 +59,12 @@ def measure(
     run: Callable[[], None],
     device: torch.device,
     earlier_means: dict[str, Tensor | None] | None = None,
+    hear: HearOutput | None = None,
 ) -> dict[str, Measured]:
     """Statistics of every group while `run` sends all calibration windows through the loaded block.
 
     earlier_means: given for the token reading only, per group name, the earlier domains' mean input (None: no
-    shift). A group goes by the name of its first matrix.
+    shift). hear: told every matrix's outputs as well. A group goes by the name of its first matrix.
     """
     sums = {group[0].name: Accumulator(group[0].columns, device) for group in groups}
     members = {group[0].name: group for group in groups}
@@ -74,36 +78,65 @@ def measure(
             moved = response(dense_weight(block, member), flat, earlier_means[matrix.name])
             sums[matrix.name].add_importance(member.name, moved, flat)
 
-    with _listening(block, tuple(group[0] for group in groups), listen):
+    every = tuple(matrix for group in groups for matrix in group)
+    firsts = tuple(group[0] for group in groups)
+    with _listening(block, firsts, listen, every if hear is not None else (), hear):
         run()
     return {name: accumulator.measured() for name, accumulator in sums.items()}
 
 
 @contextmanager
 def _listening(
-    block: Block, matrices: tuple[Matrix, ...], listen: Callable[[Matrix, Tensor], None]
+    block: Block,
+    matrices: tuple[Matrix, ...],
+    listen: Callable[[Matrix, Tensor], None],
+    heard: tuple[Matrix, ...] = (),
+    hear: HearOutput | None = None,
 ) -> Iterator[None]:
-    """Tell `listen` what every one of `matrices` reads; of those in one group of experts, only the last."""
-    experts = {(m.module, m.expert.parameter, m.expert.index): m for m in matrices if m.expert is not None}
+    """Tell `listen` what every one of `matrices` reads (of those in one group of experts, only the last), and
+    `hear` what every one of `heard` gives."""
+    readers = {_place(matrix): matrix for matrix in matrices if matrix.expert is not None}
+    writers: dict[tuple[str, str, int] | None, list[Matrix]] = defaultdict(list)
+    for matrix in heard:
+        writers[_place(matrix)].append(matrix)
 
-    def hear(module: str, parameter: str, index: int, inputs: Tensor) -> None:
-        if (matrix := experts.get((module, parameter, index))) is not None:
-            listen(matrix, inputs)
+    def expert(module: str, parameter: str, index: int, inputs: Tensor, outputs: Tensor) -> None:
+        if (reader := readers.get((module, parameter, index))) is not None:
+            listen(reader, inputs)
+        for writer in writers.get((module, parameter, index), []):
+            if hear is not None and writer.expert is not None:
+                hear(writer, outputs, writer.expert.first_row)
 
-    handles = []
-    for matrix in matrices:
-        if matrix.expert is not None:
-            continue
+    with ExitStack() as stack:
+        for matrix in matrices:
+            if matrix.expert is None:
+                module = block.module.get_submodule(matrix.module)
+                stack.callback(module.register_forward_pre_hook(_before(matrix, listen)).remove)
+        for matrix in writers.get(None, []):
+            if hear is not None:
+                module = block.module.get_submodule(matrix.module)
+                stack.callback(module.register_forward_hook(_after(matrix, hear)).remove)
+        paths = {place[0] for place in (*readers, *writers) if place is not None}
+        stack.enter_context(listening({path: block.module.get_submodule(path) for path in paths}, expert))
+        yield
 
-        def hook(_module: nn.Module, args: tuple[Tensor, ...], matrix: Matrix = matrix) -> None:
-            # Statistics are float32, whatever the pass around them computes in.
-            with torch.autocast(args[0].device.type, enabled=False):
-                listen(matrix, args[0])
 
-        handles.append(block.module.get_submodule(matrix.module).register_forward_pre_hook(hook))
-    try:
-        with listening({path: block.module.get_submodule(path) for path, _, _ in experts}, hear):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _place(matrix: Matrix) -> tuple[str, str, int] | None:
+    """Where an expert's matrix is: module, parameter and expert; None for a matrix that is a module of its own."""
+    return None if matrix.expert is None else (matrix.module, matrix.expert.parameter, matrix.expert.index)
+
+
+def _before(matrix: Matrix, listen: Callable[[Matrix, Tensor], None]) -> Callable[..., None]:
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        # Statistics are float32, whatever the pass around them computes in.
+        with torch.autocast(args[0].device.type, enabled=False):
+            listen(matrix, args[0])
+
+    return hook
+
+
+def _after(matrix: Matrix, hear: HearOutput) -> Callable[..., None]:
+    def hook(_module: nn.Module, _args: object, output: Tensor) -> None:
+        hear(matrix, output, 0)
+
+    return hook

@@ -1,8 +1,11 @@
 """What a survey of the dense model finds."""
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import Tensor
+
+Key = TypeVar("Key", int, str)
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,12 @@ class Survey:
     def plus(self, other: "Survey") -> "Survey":
         """The survey of both texts."""
         return Survey(
-            {block: value + other.outliers[block] for block, value in self.outliers.items()},
-            {name: value + other.outputs[name] for name, value in self.outputs.items()},
-            {name: value + other.curves[name] for name, value in self.curves.items()},
+            _added(self.outliers, other.outliers),
+            _added(self.outputs, other.outputs),
+            _added(self.curves, other.curves),
         )
+
+
+def _added(one: dict[Key, Tensor], two: dict[Key, Tensor]) -> dict[Key, Tensor]:
+    """Sums; what only one of them has (an expert that no token of the other text reached) stays as it is."""
+    return {key: one[key] + two[key] if key in one and key in two else (one | two)[key] for key in one | two}

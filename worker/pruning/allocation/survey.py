@@ -5,12 +5,12 @@ first, handing the gradient of its inputs to the block before it; so no more tha
 parameters get no gradients, only the outputs of the matrices are looked at.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from worker.pruning.allocation.curves import loss_curve, loss_scores
@@ -118,27 +118,34 @@ class Surveyor:
             groups = self._load(block, inputs[first][:1].to(self.shell.device))
             squares: dict[str, Tensor] = {}
 
-            def run(block: Block = block, first: int = first, squares: dict[str, Tensor] = squares) -> None:
-                with _listening(block, self.matrices[block.index], squares):
-                    for index, gradient in enumerate(gradients):
-                        state = inputs[first + index].to(self.shell.device, copy=True).requires_grad_()
-                        with torch.enable_grad():
-                            output = self.shell.forward(block, state)
-                        output.backward(gradient.to(output))  # type: ignore[no-untyped-call]
-                        assert state.grad is not None  # noqa: S101 - for the type checker
-                        gradients[index] = state.grad.cpu()
-                        self.advance(block, state.shape[0] * state.shape[1], 2)
+            def run(block: Block = block, first: int = first) -> None:
+                for index, gradient in enumerate(gradients):
+                    state = inputs[first + index].to(self.shell.device, copy=True).requires_grad_()
+                    with torch.enable_grad():
+                        output = self.shell.forward(block, state)
+                    output.backward(gradient.to(output))  # type: ignore[no-untyped-call]
+                    assert state.grad is not None  # noqa: S101 - for the type checker
+                    gradients[index] = state.grad.cpu()
+                    self.advance(block, state.shape[0] * state.shape[1], 2)
 
-            measured = measure(block, groups, run, self.shell.device)
+            measured = measure(block, groups, run, self.shell.device, hear=partial(_add_squares, squares))
+            tokens = sum(gradient.shape[0] * gradient.shape[1] for gradient in gradients)
             for group in groups:
-                self._conclude(block, group, measured[group[0].name], squares, survey)
+                self._conclude(block, group, measured[group[0].name], squares, tokens, survey)
             unload(block.module)
         return survey
 
     def _conclude(
-        self, block: Block, group: list[Matrix], measured: Measured, squares: dict[str, Tensor], survey: Survey
+        self,
+        block: Block,
+        group: list[Matrix],
+        measured: Measured,
+        squares: dict[str, Tensor],
+        tokens: int,
+        survey: Survey,
     ) -> None:
-        """Add a group's matrices to the survey; those whose outputs' gradients were not seen are left out."""
+        """Add a group's matrices to the survey. An expert's losses are per token of the text, not of its own;
+        one that no token reached is left out."""
         if measured.tokens == 0:
             return
         if not bool(torch.isfinite(measured.gram).all()):
@@ -146,14 +153,12 @@ class Surveyor:
         with products("highest"):
             across = curvature(measured.gram) if self.adapts else measured.second
         for matrix in group:
-            if matrix.name not in squares:
-                continue
             outputs = (squares[matrix.name] / measured.tokens).float()
             scores = loss_scores(dense_weight(block, matrix).float(), outputs, across)
             if not bool(torch.isfinite(scores).all()):
                 raise IllConditioned(f"{matrix.name}: the gradients of the loss are not finite")
             survey.outputs[matrix.name] = outputs.cpu()
-            survey.curves[matrix.name] = loss_curve(scores)
+            survey.curves[matrix.name] = loss_curve(scores) * (measured.tokens / tokens)
 
 
 def curvature(gram: Tensor) -> Tensor:
@@ -175,27 +180,17 @@ def _outlier_share(block: Block, groups: list[list[Matrix]], measured: dict[str,
     return torch.tensor(count / weights, dtype=torch.float64)
 
 
-@contextmanager
-def _listening(block: Block, matrices: tuple[Matrix, ...], squares: dict[str, Tensor]) -> Iterator[None]:
-    """While a block runs with gradients, add up Σ_t (∂loss/∂z)² of the matrices' outputs z, (out,), float64."""
+def _add_squares(squares: dict[str, Tensor], matrix: Matrix, output: Tensor, first: int) -> None:
+    """When the gradient comes back, add Σ_t (∂loss/∂z)² of the matrix's outputs z, (out,), float64.
 
-    def watch(matrix: Matrix, output: Tensor) -> None:
-        def add(gradient: Tensor) -> None:
-            square = gradient.reshape(-1, matrix.rows).square().sum(dim=0, dtype=torch.float64)
-            squares[matrix.name] = squares.get(matrix.name, torch.zeros_like(square)) + square
+    output: holds them in its last dimension, from `first`.
+    """
+    if not output.requires_grad:
+        return
 
-        output.register_hook(add)  # type: ignore[no-untyped-call]
+    def add(gradient: Tensor) -> None:
+        own = gradient.reshape(-1, gradient.shape[-1])[:, first : first + matrix.rows]
+        square = own.square().sum(dim=0, dtype=torch.float64)
+        squares[matrix.name] = squares.get(matrix.name, torch.zeros_like(square)) + square
 
-    handles = []
-    for matrix in matrices:
-
-        def hook(_module: nn.Module, _args: object, output: Tensor, matrix: Matrix = matrix) -> None:
-            if output.requires_grad:
-                watch(matrix, output)
-
-        handles.append(block.module.get_submodule(matrix.module).register_forward_hook(hook))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    output.register_hook(add)  # type: ignore[no-untyped-call]

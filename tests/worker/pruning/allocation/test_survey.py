@@ -1,7 +1,7 @@
 """The survey's backward pass, block by block, against autograd over the whole model."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +9,15 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from tests.tiny import make_tiny_gemma3, make_tiny_gpt2, make_tiny_llama, make_tiny_opt
+from tests.tiny import make_tiny, make_tiny_llama
 from worker.pruning import skeleton as skeletons
 from worker.pruning.allocation.curves import loss_curve, loss_scores
 from worker.pruning.allocation.owl import OUTLIER
+from worker.pruning.allocation.result import Survey
 from worker.pruning.allocation.survey import DAMPING, Surveyor, curvature
 from worker.pruning.blocks import Shell
 from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.experts import is_experts, run_experts
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.settings import torch_settings
 from worker.pruning.spec import Allocation
@@ -40,15 +42,21 @@ def _whole_model(folder: Path, windows: Tensor) -> tuple[dict[str, Tensor], dict
     outputs: dict[str, Tensor] = {}
     inputs: dict[str, Tensor] = {}
     kept: dict[str, Tensor] = {}
+
+    def keep(name: str, arriving: Tensor, output: Tensor) -> None:
+        output.retain_grad()
+        kept[name] = output
+        inputs[f"{name}.weight"] = arriving.detach().reshape(-1, arriving.shape[-1]).square().mean(dim=0)
+
     for name, module in model.named_modules():
-        if type(module).__name__ in ("Linear", "Conv1D") and "head" not in name:
+        if is_experts(module):
 
-            def hook(_module: object, args: tuple[Tensor], output: Tensor, name: str = name) -> None:
-                output.retain_grad()
-                kept[name] = output
-                inputs[f"{name}.weight"] = args[0].detach().reshape(-1, args[0].shape[-1]).square().mean(dim=0)
+            def experts(*args: Any, _name: str = name, _module: Any = module) -> Tensor:
+                return run_experts(_module, lambda p, index, x, z: keep(f"{_name}.{p}.{index}", x, z), *args)
 
-            module.register_forward_hook(hook)
+            module.forward = experts
+        elif type(module).__name__ in ("Linear", "Conv1D") and "head" not in name:
+            module.register_forward_hook(lambda _, args, output, name=name: keep(name, args[0], output))
     logits = model(windows, use_cache=False).logits[:, :-1]
     functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="sum").backward()
     for name, output in kept.items():
@@ -57,9 +65,9 @@ def _whole_model(folder: Path, windows: Tensor) -> tuple[dict[str, Tensor], dict
     return outputs, inputs
 
 
-@pytest.mark.parametrize("make", [make_tiny_llama, make_tiny_gemma3, make_tiny_opt, make_tiny_gpt2])
-def test_block_by_block_gives_the_whole_models_gradients(make: Callable[[Path], Path], tmp_path: Path) -> None:
-    folder = make(tmp_path / "model")
+@pytest.mark.parametrize("family", ["llama", "gemma3", "opt", "gpt2", "neox", "bloom", "phi3"])
+def test_block_by_block_gives_the_whole_models_gradients(family: str, tmp_path: Path) -> None:
+    folder = make_tiny(family, tmp_path / "model")
     windows = torch.randint(0, 320, (3, 24))
     surveyor = _surveyor(folder, tmp_path)
     with torch_settings(1):
@@ -74,6 +82,36 @@ def test_block_by_block_gives_the_whole_models_gradients(make: Callable[[Path], 
             dense = dense.T if matrix.transposed else dense
             expected = loss_curve(loss_scores(dense, outputs[matrix.name], inputs[matrix.name]))
             torch.testing.assert_close(survey.curves[matrix.name], expected, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3-moe"])
+def test_experts_are_surveyed_by_the_tokens_that_reach_them(family: str, tmp_path: Path) -> None:
+    folder = make_tiny(family, tmp_path / "model")
+    windows = torch.randint(0, 320, (3, 24))
+    surveyor = _surveyor(folder, tmp_path)
+    with torch_settings(1):
+        survey = surveyor.survey(Allocation.error, windows)
+    outputs, _ = _whole_model(folder, windows)
+    compared = 0
+    for block, matrices in surveyor.matrices.items():
+        for matrix in matrices:
+            if (place := matrix.expert) is None or matrix.name not in survey.outputs:
+                continue
+            key = f"model.layers.{block}.{matrix.module}.{place.parameter}.{place.index}.weight"
+            expected = outputs[key][place.first_row :][: matrix.rows]
+            torch.testing.assert_close(survey.outputs[matrix.name], expected, rtol=1e-3, atol=1e-9)
+            compared += 1
+    assert compared > 12
+
+
+def test_surveys_of_two_texts_add_up_also_where_an_expert_was_reached_once() -> None:
+    one = Survey({0: torch.tensor(1.0)}, {"a": torch.ones(2)}, {"a": torch.ones(3)})
+    two = Survey({0: torch.tensor(2.0)}, {"a": torch.ones(2), "b": torch.ones(4)}, {"b": torch.ones(3)})
+    both = one.plus(two)
+    assert both.outliers == {0: 3.0}
+    assert both.outputs["a"].tolist() == [2.0, 2.0]
+    assert both.outputs["b"].tolist() == [1.0] * 4
+    assert both.curves.keys() == {"a", "b"}
 
 
 def test_outliers_are_counted_in_every_block(tmp_path: Path) -> None:
