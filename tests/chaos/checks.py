@@ -5,7 +5,8 @@ import re
 
 from app.storage import ObjectStore
 
-CONTENT = re.compile(r"/objects/([0-9a-f]{64})$")
+CONTENT = re.compile(r"/([0-9a-f]{64})$")
+"""Keys that end with the digest of their content, whatever folder they are in."""
 
 
 def half_written(store: ObjectStore) -> list[str]:
