@@ -25,7 +25,7 @@ UNSUPPORTED = ("is_transposed", "has_bias", "has_post_expert_norm")
 """Forms of the interface that no checkpoint with one matrix an expert has."""
 
 Hear = Callable[[str, int, Tensor, Tensor], None]
-"""Called with the parameter's name, the expert, that expert's inputs, (tokens, in), and its outputs, (tokens, out)."""
+"""Called with the parameter's name, the expert, its inputs, (tokens, in), and its outputs, (tokens, out)."""
 
 
 @dataclass(frozen=True)

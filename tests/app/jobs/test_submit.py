@@ -21,7 +21,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"sparsity": {"pattern": "4:2"}}, "/sparsity/pattern"),
     ({"sparsity": {"pattern": "2:4", "target": 0.7}}, "/sparsity"),
     ({"sparsity": {"target": 0.5, "overrides": [{"match": "*"}]}}, "/sparsity/overrides/0"),
-    ({"method": {"name": "sparsegpt"}}, "/method"),
+    ({"method": {"name": "obs"}}, "/method"),
     ({"method": {"name": "wanda", "reading": "token"}}, "/method/reading"),
     ({"method": {"name": "magnitude", "admm": {}}}, "/method"),
     ({"method": {"name": "admm", "admm": {"iterations": 5, "mask_steps": 9}}}, "/method/admm"),
