@@ -1,0 +1,230 @@
+"""Proves what a written checkpoint is: zeros of every matrix, its pattern, and that it is what its report says.
+
+    python -m worker.pruning.verify FOLDER [--report FILE] [--pattern 2:4] [--target 0.5]
+
+FOLDER is a model's folder, or a job's artifacts with `model/` in it. Without --pattern and --target it is held
+against its report (report.json in FOLDER or beside it). Exit status: 0 all holds, 1 something differs, 2 it cannot
+be checked.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.pruning import skeleton as skeletons
+from worker.pruning.budget import exact
+from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.digests import FINGERPRINTS, mask_sha256, total, weights_sha256
+from worker.pruning.errors import UserError
+from worker.pruning.patterns import Pattern, follows
+from worker.pruning.report import REPORT
+from worker.pruning.skeleton import Matrix
+
+TOTALS = ("weights", "zeros", "masks_sha256", "weights_sha256")
+"""Of a report's summary, what the files can prove; the digests in the order of FINGERPRINTS."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What one matrix should be. zeros None: any number. fingerprints: those that are known."""
+
+    shape: tuple[int, int]
+    """(out, in), whichever way the checkpoint stores it."""
+    pattern: Pattern
+    zeros: int | None = None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """matrix None: the checkpoint as a whole."""
+
+    matrix: str | None
+    what: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.matrix or 'checkpoint'}: {self.what}: expected {self.expected}, found {self.found}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Zeros are counted in the files. Without differences, the checkpoint is what it should be."""
+
+    matrices: int
+    weights: int
+    zeros: int
+    differences: tuple[Difference, ...]
+
+
+def verify_report(folder: Path, report: dict[str, Any]) -> Verification:
+    """Hold a model's folder against its job's report: every matrix's shape, zeros and pattern, totals, digests.
+
+    Tensors are read one at a time. Raises UserError for what is neither a checkpoint nor a report.
+    """
+    expected, summary = _expectations(report)
+    found = _Check(folder, expected)
+    found.run()
+    for name, value in found.totals().items():
+        found.compare(None, name, summary[name], value)
+    return found.result()
+
+
+def verify_pattern(folder: Path, pattern: Pattern, target: float | None = None) -> Verification:
+    """Hold every prunable matrix against one pattern, and the zeros of all of them together against a target."""
+    checkpoint = Checkpoint.open(folder)
+    matrices = skeletons.build(folder, checkpoint).matrices
+    found = _Check(folder, {matrix.name: Expected((matrix.rows, matrix.columns), pattern) for matrix in matrices})
+    found.run()
+    if target is not None:
+        found.compare(None, "zeros", round(exact(target) * found.weights), found.zeros)
+    return found.result()
+
+
+class _Check:
+    """One pass over the matrices of a folder."""
+
+    def __init__(self, folder: Path, expected: dict[str, Expected]) -> None:
+        self._checkpoint = Checkpoint.open(folder)
+        # The module graph knows which matrices are stored as (in, out); their groups run along the inputs all
+        # the same.
+        skeleton = skeletons.build(folder, self._checkpoint)
+        self._known: dict[str, Matrix] = {matrix.name: matrix for matrix in skeleton.matrices}
+        self._expected = expected
+        self._differences: list[Difference] = []
+        self._fingerprints: list[dict[str, str]] = []
+        self.weights = self.zeros = 0
+
+    def run(self) -> None:
+        for name, expected in sorted(self._expected.items()):
+            matrix = self._known.get(name)
+            if matrix is None:
+                self._differences.append(Difference(name, "tensor", "a matrix inside a decoder block", "none"))
+                continue
+            stored = self._checkpoint.read([name])[name]
+            self._digest(name, stored, expected)
+            self._matrix(name, stored.T if matrix.transposed else stored, expected)
+
+    def _digest(self, name: str, stored: Tensor, expected: Expected) -> None:
+        found = {"mask_sha256": mask_sha256(stored), "weights_sha256": weights_sha256(stored)}
+        self._fingerprints.append({"matrix": name, **found})
+        for kind, fingerprint in expected.fingerprints.items():
+            self.compare(name, kind, fingerprint, found[kind])
+
+    def _matrix(self, name: str, weight: Tensor, expected: Expected) -> None:
+        """weight: (out, in)."""
+        zeros = int((weight == 0).sum())
+        self.weights, self.zeros = self.weights + weight.numel(), self.zeros + zeros
+        self.compare(name, "shape (out, in)", expected.shape, tuple(weight.shape))
+        if not bool(torch.isfinite(weight).all()):
+            self._differences.append(Difference(name, "values", "finite numbers", "NaN or infinity"))
+        if expected.zeros is not None:
+            self.compare(name, "zeros", expected.zeros, zeros)
+        if not follows(weight, expected.pattern):
+            broken = _violations(weight, expected.pattern)
+            self._differences.append(Difference(name, "pattern", str(expected.pattern), broken))
+
+    def totals(self) -> dict[str, object]:
+        """As in a report's summary."""
+        digests = [total(self._fingerprints, kind) for kind in FINGERPRINTS]
+        return dict(zip(TOTALS, (self.weights, self.zeros, *digests), strict=True))
+
+    def compare(self, matrix: str | None, what: str, expected: object, found: object) -> None:
+        if expected != found:
+            self._differences.append(Difference(matrix, what, str(expected), str(found)))
+
+    def result(self) -> Verification:
+        return Verification(len(self._expected), self.weights, self.zeros, tuple(self._differences))
+
+
+def _violations(weight: Tensor, pattern: Pattern) -> str:
+    """How many groups hold too much, and where the first one is. weight: (out, in)."""
+    if pattern.group is None or weight.shape[1] % pattern.group:
+        return f"{weight.shape[1]} inputs, which it does not divide"
+    filled = (weight.reshape(len(weight), -1, pattern.group) != 0).sum(dim=2)
+    wrong = (filled > (pattern.kept or 0)).nonzero()
+    row, group = (int(index) for index in wrong[0])
+    first = f"row {row}, inputs {group * pattern.group} to {(group + 1) * pattern.group - 1}"
+    return f"{len(wrong)} groups with more non-zeros, the first at {first}"
+
+
+def _expectations(report: dict[str, Any]) -> tuple[dict[str, Expected], dict[str, Any]]:
+    """By matrix, from the last stage's records; and the report's summary."""
+    try:
+        expected = {
+            str(record["matrix"]): Expected(
+                (record["rows"], record["columns"]),
+                Pattern.parse(record["pattern"]),
+                int(record["zeros"]),
+                {kind: str(record[kind]) for kind in FINGERPRINTS},
+            )
+            for record in report["layers"][-1]
+        }
+        summary = {key: report["summary"][key] for key in TOTALS}
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise UserError("invalid_report", f"{REPORT} is not the report of a pruning job: {error!r}") from None
+    return expected, summary
+
+
+def locate(folder: Path, report: Path | None) -> tuple[Path, Path]:
+    """The model's folder, and where its report is: named, in the folder, or beside it."""
+    model = folder / "model" if (folder / "model" / "config.json").is_file() else folder
+    places = [report] if report else [model / REPORT, model.parent / REPORT]
+    return model, next((place for place in places if place.is_file()), places[0])
+
+
+def _read(report: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(report.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError("invalid_report", f"{report} cannot be read: {error}; name a --pattern instead") from None
+    if not isinstance(content, dict):
+        raise UserError("invalid_report", f"{report} is not a JSON object")
+    return content
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m worker.pruning.verify", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("folder", type=Path, help="a model's folder, or a job's artifacts")
+    parser.add_argument("--report", type=Path, help="its report.json, where it is elsewhere")
+    parser.add_argument("--pattern", type=Pattern.parse, help="hold every matrix against this pattern instead")
+    parser.add_argument("--target", type=float, help="and all of them together against this sparsity")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser.parse_args(arguments)
+
+
+def _lines(found: Verification) -> Iterator[str]:
+    yield from map(str, found.differences)
+    share = found.zeros / found.weights if found.weights else 0.0
+    verdict = f"{len(found.differences)} differences" if found.differences else "as it should be"
+    yield f"{found.matrices} matrices, {found.zeros} of {found.weights} weights are zero ({share:.4%}): {verdict}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _arguments(arguments)
+    model, report = locate(options.folder, options.report)
+    try:
+        if options.pattern is not None or options.target is not None:
+            found = verify_pattern(model, options.pattern or Pattern(), options.target)
+        else:
+            found = verify_report(model, _read(report))
+    except (UserError, OSError) as error:
+        sys.stderr.write(f"cannot be checked: {error}\n")
+        return 2
+    text = json.dumps(asdict(found), indent=2) if options.json else "\n".join(_lines(found))
+    sys.stdout.write(text + "\n")
+    return 1 if found.differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
