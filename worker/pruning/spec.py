@@ -185,9 +185,7 @@ class Method:
     @property
     def squared_scores(self) -> bool:
         """Whether a weight twice as large has a score four times as high, not two times."""
-        if self.name is MethodName.copal:
-            return self.reading is Reading.own_terms
-        return self.name is MethodName.sparsegpt
+        return self.name is MethodName.copal and self.reading is Reading.own_terms
 
     @property
     def updates_weights(self) -> bool:

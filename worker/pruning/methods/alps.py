@@ -66,7 +66,7 @@ def factorise(gram: Tensor, config: AlpsConfig) -> AlpsFactor:
         normal = damped / norms / norms.unsqueeze(1)
         try:
             values, vectors = torch.linalg.eigh(normal)
-        except RuntimeError:  # torch.linalg.LinAlgError, which has no public type
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # RuntimeError would hide a full memory
             return None
         found = tuple(part.float() for part in (norms, normal, values, vectors))
         fine = all(bool(torch.isfinite(part).all()) for part in found) and bool((found[2] > 0).all())

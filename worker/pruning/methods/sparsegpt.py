@@ -55,8 +55,8 @@ def factorise(gram: Tensor, config: SparseGptConfig) -> SparseGptFactor:
 
 
 def sparsegpt_scores(dense: Tensor, factor: SparseGptFactor) -> Tensor:
-    """W0² / U_jj²: the cost of removing a weight, once later inputs have made up for it. dense: (out, in)."""
-    return (dense / factor.root.diagonal()).square()
+    """|W0| / U_jj, the root of a removal's cost once later inputs have made up for it. dense: (out, in)."""
+    return (dense / factor.root.diagonal()).abs()
 
 
 def solve_sparsegpt(
@@ -85,7 +85,7 @@ def solve_sparsegpt(
         keep = torch.ones_like(part, dtype=torch.bool)
         if selection.pattern.group is None:
             zeros = [(rows, counts[number]) for rows, counts in quotas]
-            keep = _choose(_scores(part, root.diagonal(), dead), selection.scope, zeros).T.contiguous()
+            keep = _choose(_scores(part, root.diagonal(), dead), selection, zeros).T.contiguous()
         errors = _eliminate(part, root, keep, dead, selection.pattern)
         weight[:, block] = torch.where(keep, part, 0.0).T
         mask[:, block] = keep.T
@@ -119,11 +119,12 @@ def _scores(part: Tensor, diagonal: Tensor, dead: Tensor) -> Tensor:
     return (part.T / diagonal).abs().masked_fill(dead, -1.0)
 
 
-def _choose(scores: Tensor, scope: Scope, zeros: list[tuple[slice, int]]) -> Tensor:
+def _choose(scores: Tensor, selection: Selection, zeros: list[tuple[slice, int]]) -> Tensor:
     """True where a weight of the block stays. scores: (out, inputs); zeros: how many among which rows."""
     keep = torch.ones_like(scores, dtype=torch.bool)
+    factors = selection.rows if selection.scope is Scope.layer else None
     for rows, count in zeros:
-        keep[rows] = Selection(Pattern(), scope, count).mask(scores[rows])
+        keep[rows] = Selection(Pattern(), selection.scope, count, factors).mask(scores[rows])
     return keep
 
 

@@ -51,6 +51,14 @@ def test_every_block_gets_its_share_of_the_zeros() -> None:
     assert (~solution.mask).reshape(10, 4, 16).sum(dim=(0, 2)).tolist() == [80, 81, 81, 81]
 
 
+def test_rows_that_matter_more_keep_more() -> None:
+    dense, gram = torch.randn(4, 32), gram_of(200, 32)
+    rows = torch.tensor([1e6, 1.0, 1.0, 1e-6])
+    selection = Selection(Pattern(), Scope.layer, 64, rows)
+    kept = solve_with(Method(MethodName.sparsegpt), dense, gram, selection).mask.sum(dim=1).tolist()
+    assert (kept[0], kept[3], sum(kept)) == (32, 0, 64)
+
+
 def test_compensation_beats_leaving_the_kept_weights_alone() -> None:
     dense, gram = torch.randn(16, 64), gram_of(300, 64)
     solution = solve_with(Method(MethodName.sparsegpt), dense, gram, Selection(Pattern(), Scope.layer, 512))
