@@ -102,7 +102,8 @@ def _listening(
 
     def expert(module: str, parameter: str, index: int, inputs: Tensor, outputs: Tensor) -> None:
         if (reader := readers.get((module, parameter, index))) is not None:
-            listen(reader, inputs)
+            with torch.autocast(inputs.device.type, enabled=False):  # as in _before
+                listen(reader, inputs)
         for writer in writers.get((module, parameter, index), []):
             if hear is not None and writer.expert is not None:
                 hear(writer, outputs, writer.expert.first_row)

@@ -1,5 +1,6 @@
 """Experts: which matrix is which, what each reads, and that the rest of the model is left alone."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,26 @@ def test_a_group_s_gram_is_that_of_the_tokens_routed_to_its_expert(
         torch.testing.assert_close(measured[down.name].gram, inner.T @ inner / len(own), rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_an_expert_s_gram_is_summed_in_float32_whatever_the_pass_computes_in(
+    opened: tuple[Checkpoint, Shell, Block],
+) -> None:
+    _, shell, block = opened
+    module, calls = experts_of(block), []
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = shell.enter(torch.randint(0, 320, (2, 32)))
+        groups = find_groups(block, block.matrices, lambda: shell.forward(block, hidden))
+        handle = module.register_forward_pre_hook(lambda _module, args: calls.append(args))
+        measured = measure(block, groups, lambda: shell.forward(block, hidden), shell.device)
+        handle.remove()
+    tokens, index, _ = calls[0]
+    for group in groups:
+        if (place := group[0].expert) is None or place.activated:
+            continue
+        own = tokens[(index == place.index).any(dim=1)].float()
+        torch.testing.assert_close(measured[group[0].name].gram, own.T @ own / len(own), rtol=1e-5, atol=1e-6)
+
+
 def test_routers_are_left_alone_and_the_rest_is_planned(request_for: Request, tmp_path: Path) -> None:
     folder = make_tiny("qwen2-moe", tmp_path / "model")
     found = plan(PruningJob.from_dict(request_for(model=str(folder))))
@@ -121,8 +142,6 @@ def test_an_override_can_name_one_expert(request_for: Request, tmp_path: Path) -
 
 
 def test_tokens_of_every_expert_are_reported(request_for: Request, tmp_path: Path, texts: Path) -> None:
-    import json
-
     folder = make_tiny("mixtral", tmp_path / "model")
     request = request_for(model=str(folder), domains=[domain(texts, "a", evaluation=None)])
     recorder = Recorder()
