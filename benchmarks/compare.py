@@ -26,6 +26,7 @@ from benchmarks.protocol import TESTS, add_arguments, read_arguments
 from benchmarks.ratio import compare_times
 from benchmarks.results import Results
 from benchmarks.rows import Row, choose
+from worker.pruning import PruningError
 from worker.pruning.evaluate import native_dtype
 from worker.pruning.files import write_json
 
@@ -71,7 +72,7 @@ def fill(bench: Bench, rows: list[Row], again: bool) -> tuple[dict[str, Any], di
             load = os.getloadavg()[0]
             try:
                 result = bench.measure(row) | {"load_before": load}
-            except ChildFailed as error:
+            except (ChildFailed, PruningError) as error:
                 failed[row.name] = str(error)
                 print(f"| {row.name} | failed |", flush=True)
                 continue
