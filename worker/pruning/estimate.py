@@ -57,20 +57,23 @@ def estimates(subject: Subject) -> dict[str, Any]:
 def memory(subject: Subject) -> Estimate:
     """Peak of the engine's memory (on a GPU: hidden states and texts are the host's, the rest the device's)."""
     job, skeleton = subject.job, subject.skeleton
+    stored = (sum(subject.checkpoint.tensors[name].bytes for name in block.tensors) for block in skeleton.blocks)
     parts = {
         "process": float(_resident_bytes()),
         "outer_weights": float(FLOAT * sum(_numbers(subject, name) for name in skeleton.outer)),
         "block_weights": float(max(_block_bytes(subject, block) for block in skeleton.blocks)),
+        "read_ahead": float(max(stored)),
         "statistics": float(max(_statistics_bytes(subject, block) for block in skeleton.blocks)),
         "solver": float(max(map(_solver_bytes, _pruned(subject)), default=0)),
-        "hidden_states": float(FLOAT * width(skeleton) * max(_calibration_tokens(job), evaluation_tokens(job))),
+        "hidden_states": float(min(_hidden_bytes(subject), job.hidden_bytes)),
         "activations": float(_activation_bytes(subject)),
     }
     how = (
         "Sum of what is held at once, from shapes: weights outside the blocks and the largest block in float32 "
-        "(and once as stored), Gram matrices of that block by the widths of its inputs, a solver's and a "
-        "factorisation's copies of the largest matrix, hidden states of all windows, one batch's activations and "
-        "logits, and what the planning process holds. Evaluation counts max_windows also where texts are shorter."
+        "(and once as stored), the next block as stored, Gram matrices of that block by the widths of its inputs, "
+        "a solver's and a factorisation's copies of the largest matrix, hidden states of all windows up to "
+        "hidden_bytes, one batch's activations and logits, and what the planning process holds. Evaluation counts "
+        "max_windows also where texts are shorter."
     )
     return Estimate(sum(parts.values()), parts, how)
 
@@ -81,9 +84,11 @@ def disk(subject: Subject) -> Estimate:
     model = float(sum(info.bytes for info in subject.checkpoint.tensors.values()))
     state = float(sum(_state_bytes(subject, block) for block in subject.skeleton.blocks))
     parts = {"model": model, "stages_weights": stages * model, "stages_state": stages * state}
+    parts["hidden_states"] = float(max(_hidden_bytes(subject) - subject.job.hidden_bytes, 0))
     how = (
         f"The model as stored, and for each of {stages} stages its weights (as large as the model) and its state: "
-        "per input the triangle of its Gram matrix in float16 where a solver needs it, and four float32 vectors."
+        "per input the triangle of its Gram matrix in float16 where a solver needs it, and four float32 vectors. "
+        "Beside them the hidden states beyond hidden_bytes."
     )
     return Estimate(sum(parts.values()), parts, how)
 
@@ -158,6 +163,12 @@ def _numbers(subject: Subject, name: str) -> int:
 def _block_bytes(subject: Subject, block: Block) -> int:
     """In float32 inside its module, and as stored."""
     return sum(FLOAT * _numbers(subject, name) + subject.checkpoint.tensors[name].bytes for name in block.tensors)
+
+
+def _hidden_bytes(subject: Subject) -> int:
+    """Hidden states of all windows, of the text that has more."""
+    tokens = max(_calibration_tokens(subject.job), evaluation_tokens(subject.job))
+    return int(FLOAT * width(subject.skeleton) * tokens)
 
 
 def _pruned(subject: Subject) -> Iterator[Share]:

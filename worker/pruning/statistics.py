@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from worker.pruning.checkpoint import read_file, read_metadata
-from worker.pruning.files import write_tensors
 from worker.pruning.spec import Perturbation
 
 STRIPS = 4
@@ -177,15 +176,10 @@ def _strips(width: int) -> list[slice]:
     return [slice(start, min(start + step, width)) for start in range(0, width, step)]
 
 
-def write_state(path: Path, groups: dict[str, Accumulated], document: dict[str, Any]) -> None:
-    """One block's sums, plus a JSON document that travels with them (records of the stages so far)."""
-    write_tensors(path, *state_content(groups, document))
-
-
 def state_content(
     groups: dict[str, Accumulated], document: dict[str, Any], others: Mapping[str, Tensor] | None = None
 ) -> StateContent:
-    """The tensors and the metadata of a state file, on the CPU, apart from what they were made of.
+    """One block's sums as a state file holds them, plus a JSON document (records of the stages so far).
 
     others: tensors to keep beside them, under their own names.
 

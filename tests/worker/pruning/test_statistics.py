@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from worker.pruning.files import write_tensors
 from worker.pruning.spec import Perturbation
 from worker.pruning.statistics import (
     Accumulator,
@@ -12,8 +13,8 @@ from worker.pruning.statistics import (
     read_document,
     read_state,
     relative_error,
+    state_content,
     unpack,
-    write_state,
 )
 
 CPU = torch.device("cpu")
@@ -71,7 +72,7 @@ def test_state_file_round_trip(tmp_path: Path) -> None:
     sums = accumulate(None, measured(torch.randn(40, 6)), Perturbation.domain_shift, keep_gram=True)
     plain = accumulate(None, measured(torch.randn(40, 3)), Perturbation.domain_shift, keep_gram=False)
     path = tmp_path / "state" / "block.safetensors"
-    write_state(path, {"a.weight": sums, "b.weight": plain}, {"history": [[{"zeros": 3}]]})
+    write_tensors(path, *state_content({"a.weight": sums, "b.weight": plain}, {"history": [[{"zeros": 3}]]}))
     back = read_state(path, CPU)
     assert torch.equal(back["a.weight"].second, sums.second)
     assert torch.equal(back["b.weight"].mean, plain.mean)
@@ -79,7 +80,7 @@ def test_state_file_round_trip(tmp_path: Path) -> None:
     assert back["a.weight"].tokens == 40
     assert read_document(path)["history"] == [[{"zeros": 3}]]
     again = tmp_path / "again.safetensors"
-    write_state(again, {"a.weight": sums, "b.weight": plain}, {"history": [[{"zeros": 3}]]})
+    write_tensors(again, *state_content({"a.weight": sums, "b.weight": plain}, {"history": [[{"zeros": 3}]]}))
     assert again.read_bytes() == path.read_bytes()
 
 
