@@ -128,14 +128,17 @@ def probe(device: torch.device, precision: str) -> float:
 def input_widths(matrices: list[Matrix]) -> list[int]:
     """Widths of the different inputs of a block's matrices, one for each group.
 
-    Which matrices read the same tensor is known only once the block runs. Taken here: of one module's matrices of
-    equal width, two of the same shape read one input (gate and up), others two (query, key and value; output).
+    Which matrices read the same tensor is known only once the block runs. Taken here: of one module's (or
+    expert's) matrices of equal width, two of the same shape read one input (gate and up), others two (query, key
+    and value; output).
     """
-    shapes: dict[tuple[str, int], list[int]] = {}
+    shapes: dict[tuple[int | None, str, int], list[int]] = {}
     for matrix in matrices:
-        shapes.setdefault((matrix.module.rpartition(".")[0], matrix.columns), []).append(matrix.rows)
+        expert = matrix.expert.index if matrix.expert else None
+        place = (expert, matrix.module.rpartition(".")[0], matrix.columns)
+        shapes.setdefault(place, []).append(matrix.rows)
     widths: list[int] = []
-    for (_, columns), rows in shapes.items():
+    for (_, _, columns), rows in shapes.items():
         alone = len(rows) == 1 or (len(rows) == 2 and rows[0] == rows[1])
         widths += [columns] * (1 if alone else 2)
     return widths
@@ -152,8 +155,10 @@ def evaluation_tokens(job: PruningJob) -> int:
     return tested * job.evaluation.max_windows * job.evaluation.sequence_length
 
 
-def _calibration_tokens(job: PruningJob) -> int:
-    return max(domain.calibration.tokens for domain in job.domains)
+def _hidden_bytes(subject: Subject) -> int:
+    """Hidden states of the windows that pass through the blocks together."""
+    calibration = max(domain.calibration.tokens for domain in subject.job.domains)
+    return FLOAT * width(subject.skeleton) * max(calibration, evaluation_tokens(subject.job))
 
 
 def _numbers(subject: Subject, name: str) -> int:
@@ -163,12 +168,6 @@ def _numbers(subject: Subject, name: str) -> int:
 def _block_bytes(subject: Subject, block: Block) -> int:
     """In float32 inside its module, and as stored."""
     return sum(FLOAT * _numbers(subject, name) + subject.checkpoint.tensors[name].bytes for name in block.tensors)
-
-
-def _hidden_bytes(subject: Subject) -> int:
-    """Hidden states of all windows, of the text that has more."""
-    tokens = max(_calibration_tokens(subject.job), evaluation_tokens(subject.job))
-    return int(FLOAT * width(subject.skeleton) * tokens)
 
 
 def _pruned(subject: Subject) -> Iterator[Share]:

@@ -8,6 +8,7 @@ from tests.tiny import make_tiny_llama
 from tests.worker.pruning.conftest import Request, prune
 from worker.pruning import PruningJob, UserError, plan
 from worker.pruning.estimate import disk, input_widths, memory, probe
+from worker.pruning.experts import Expert
 from worker.pruning.planning import look
 from worker.pruning.skeleton import Matrix
 
@@ -100,6 +101,24 @@ def test_the_groups_of_a_llama_block_are_counted_right() -> None:
     mlp = [matrix("mlp.gate_proj", 128, 64), matrix("mlp.up_proj", 128, 64), matrix("mlp.down_proj", 64, 128)]
     assert sorted(input_widths(attention + mlp)) == [64, 64, 64, 128]
     assert input_widths([]) == []
+
+
+def test_every_expert_has_inputs_of_its_own() -> None:
+    experts = [
+        Matrix(f"{part}.{number}", "mlp.experts", rows, columns, expert=Expert(part, number, 0))
+        for number in range(8)
+        for part, rows, columns in (("gate", 128, 64), ("up", 128, 64), ("down", 64, 128))
+    ]
+    assert sorted(input_widths(experts)) == [64] * 8 + [128] * 8
+
+
+def test_hidden_states_beyond_the_budget_go_to_disk(request_for: Request) -> None:
+    subject = look(PruningJob.from_dict(request_for()))
+    whole = memory(subject).parts["hidden_states"]
+    assert disk(subject).parts["hidden_states"] == 0
+    tight = look(PruningJob.from_dict(request_for(hidden_bytes=1000)))
+    assert memory(tight).parts["hidden_states"] == 1000
+    assert disk(tight).parts["hidden_states"] == whole - 1000
 
 
 def test_time_grows_with_the_work(request_for: Request) -> None:
