@@ -40,7 +40,7 @@ types: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python -m benchmarks.single_domain
+	$(BIN)/python -m benchmarks.compare
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -27,7 +27,7 @@ from secateur.client import Client
 from secateur.errors import SecateurError
 
 # Small enough for two cores and ten minutes; a real job takes 128 windows of 2,048 tokens.
-SAMPLES: Final = 12
+SAMPLES: Final = 10
 SEQUENCE_LENGTH: Final = 512
 EVALUATION_WINDOWS: Final = 4
 PROMPTS: Final = [

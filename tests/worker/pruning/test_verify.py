@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.tiny import make_tiny_gpt2
+from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Request, prune
 from worker.pruning import UserError
 from worker.pruning.patterns import Pattern
@@ -116,7 +116,7 @@ def test_the_target_is_met_to_the_weight(request_for: Request) -> None:
 
 def test_transposed_matrices_are_checked_along_their_inputs(tmp_path: Path, request_for: Request) -> None:
     """GPT-2 stores (in, out): read the other way, 2:4 does not hold."""
-    request = request_for(model=str(make_tiny_gpt2(tmp_path / "gpt2")), sparsity={"pattern": "2:4"})
+    request = request_for(model=str(make_tiny("gpt2", tmp_path / "gpt2")), sparsity={"pattern": "2:4"})
     prune(request)
     folder = Path(request["workspace"]) / "stage-00/model"
     report = json.loads((Path(request["workspace"]) / "report.json").read_text())
