@@ -185,7 +185,7 @@ class _Demo:
         }
         child = Child(
             "demo-model",
-            [sys.executable, "-m", "app.local.demo_model", json.dumps(request)],
+            [sys.executable, "-m", "worker.demo_model", json.dumps(request)],
             self.stack.state.logs / "demo-model.log",
             environment=python_environment() | {"OMP_WAIT_POLICY": "PASSIVE"},
         )

@@ -17,8 +17,8 @@ from worker.pruning.evaluate import LOGITS
 from worker.pruning.progress import Kind
 from worker.pruning.settings import pick_device, products
 from worker.pruning.skeleton import Block, Matrix, Skeleton
-from worker.pruning.spec import PruningJob
-from worker.pruning.work import planned_work
+from worker.pruning.spec import Allocation, PruningJob
+from worker.pruning.work import SURVEY_TOKENS, planned_work
 
 FLOAT = 4
 PROBE_SIDE = 768
@@ -84,11 +84,13 @@ def disk(subject: Subject) -> Estimate:
     model = float(sum(info.bytes for info in subject.checkpoint.tensors.values()))
     state = float(sum(_state_bytes(subject, block) for block in subject.skeleton.blocks))
     parts = {"model": model, "stages_weights": stages * model, "stages_state": stages * state}
-    parts["hidden_states"] = float(max(_hidden_bytes(subject) - subject.job.hidden_bytes, 0))
+    parts["hidden_states"] = float(
+        max(_hidden_bytes(subject) - subject.job.hidden_bytes, _survey_bytes(subject), 0)
+    )
     how = (
         f"The model as stored, and for each of {stages} stages its weights (as large as the model) and its state: "
         "per input the triangle of its Gram matrix in float16 where a solver needs it, and four float32 vectors. "
-        "Beside them the hidden states beyond hidden_bytes."
+        "Beside them the hidden states beyond hidden_bytes, or the inputs of all blocks that a survey keeps."
     )
     return Estimate(sum(parts.values()), parts, how)
 
@@ -159,6 +161,15 @@ def _hidden_bytes(subject: Subject) -> int:
     """Hidden states of the windows that pass through the blocks together."""
     calibration = max(domain.calibration.tokens for domain in subject.job.domains)
     return FLOAT * width(subject.skeleton) * max(calibration, evaluation_tokens(subject.job))
+
+
+def _survey_bytes(subject: Subject) -> int:
+    """The inputs of every block, which the allocation `error` keeps on disk between its two passes."""
+    if subject.job.sparsity.allocation is not Allocation.error:
+        return 0
+    calibration = max(domain.calibration.tokens for domain in subject.job.domains)
+    tokens = min(calibration, SURVEY_TOKENS)
+    return FLOAT * width(subject.skeleton) * tokens * len(subject.skeleton.blocks)
 
 
 def _numbers(subject: Subject, name: str) -> int:

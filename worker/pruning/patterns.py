@@ -60,7 +60,7 @@ class Selection:
     rows: Tensor | None = None
 
     def mask(self, scores: Tensor, zeros: int | None = None) -> Tensor:
-        """True where a weight stays. scores: (out, in), finite; zeros: fewer than in the end, on the way.
+        """True where a weight stays. scores: (out, in), finite or −∞; zeros: fewer than in the end, on the way.
 
         For n:m the n best of every group are protected and the others go by a matrix-wide threshold, so that the
         full count is exactly n:m.

@@ -233,9 +233,16 @@ class _Run:
             self.observer.check()
             self.tracker.advance(Kind.forward, token_work(block) * tokens * passes)
 
+        def note(message: str, data: dict[str, Any]) -> None:
+            self.observer.note("warning", message, data)
+
+        def store() -> HiddenStates:
+            # On disk whatever its size: a survey keeps every block's inputs, and memory must not grow with blocks.
+            return HiddenStates(self.job.workspace, 0)
+
         with precision(self.shell.device, self.dtype):
             return allocate(
-                self.job, self.shares, self.shell, self.source, solved_on, earlier, self._hidden, advance
+                *(self.job, self.shares, self.shell, self.source, solved_on, earlier, store, advance, note)
             )
 
     def _enter(self, pruner: BlockPruner, domain: Domain) -> None:

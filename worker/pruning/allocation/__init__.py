@@ -16,14 +16,12 @@ from worker.pruning.spec import Allocation
 def wanted_rates(
     allocation: Allocation, survey: Survey, shares: Mapping[str, Share], blocks: Mapping[str, int]
 ) -> dict[str, float] | None:
-    """The sparsity each free matrix should have, by name; None when all are the same.
+    """The sparsity each free matrix should have, by name; None when the survey could look into none of them.
 
-    shares: of a uniform allocation, which says what is free and how much the free ones lose together. blocks: the
-    block of each matrix.
+    allocation: owl or error. shares: of a uniform allocation, some of them free, which says how much the free ones
+    lose together. blocks: the block of each matrix.
     """
     free = [share for share in shares.values() if not share.fixed and share.zeros is not None]
-    if allocation is Allocation.uniform or not free:
-        return None
     weights = {share.matrix.name: share.matrix.weights for share in free}
     zeros = sum(share.zeros or 0 for share in free)
     if allocation is Allocation.owl:

@@ -1,8 +1,9 @@
 """One stage's shares: survey the domain, add what earlier domains' surveys found, and share the sparsity out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
@@ -14,7 +15,7 @@ from worker.pruning.blocks import Shell
 from worker.pruning.budget import Share, assign
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.hidden import HiddenStates
-from worker.pruning.skeleton import Block, Skeleton
+from worker.pruning.skeleton import Block
 from worker.pruning.spec import Allocation, Mode, PruningJob
 
 OUTPUTS, CURVE, OUTLIERS = "loss/outputs", "loss/curve", "outliers"
@@ -37,8 +38,10 @@ def allocate(
     earlier: Sequence[Path],
     store: Callable[[], HiddenStates],
     advance: Callable[[Block, int, int], None],
+    note: Callable[[str, dict[str, Any]], None],
 ) -> Allocated:
-    """The shares of one stage.
+    """The shares of one stage. A sequential job keeps those of its first: zeros that were written stay zeros, so
+    another share for any matrix would only make the others miss the total.
 
     shares: of a uniform allocation. windows: those of this domain that may be solved on. earlier: the previous
     stage's state files, none in the first stage. Raises IllConditioned.
@@ -46,21 +49,20 @@ def allocate(
     allocation = job.sparsity.allocation
     if allocation is Allocation.uniform or all(share.fixed or share.zeros is None for share in shares.values()):
         return Allocated(shares)
-    worth = {
-        block.index: tuple(matrix for matrix in block.matrices if shares[matrix.name].zeros is not None)
-        for block in shell.skeleton.blocks
-    }
-    surveyor = Surveyor(shell, source, worth, job.method.updates_weights, store, advance)
-    survey = surveyor.survey(allocation, windows)
-    if job.method.mode is Mode.accumulated and earlier:
-        survey = survey.plus(read_survey(earlier))
-    rates = wanted_rates(allocation, survey, shares, blocks_of(shell.skeleton))
+    if job.method.mode is Mode.sequential and earlier:
+        survey = read_survey(earlier)
+    else:
+        worth = {
+            block.index: tuple(matrix for matrix in block.matrices if shares[matrix.name].zeros is not None)
+            for block in shell.skeleton.blocks
+        }
+        surveyor = Surveyor(shell, source, worth, job.method.updates_weights, store, advance, note)
+        survey = surveyor.survey(allocation, windows)
+        if job.method.mode is Mode.accumulated and earlier:
+            survey = survey.plus(read_survey(earlier))
+    blocks = {matrix.name: block.index for block in shell.skeleton.blocks for matrix in block.matrices}
+    rates = wanted_rates(allocation, survey, shares, blocks)
     return Allocated(assign(shell.skeleton.matrices, job.sparsity, rates), survey)
-
-
-def blocks_of(skeleton: Skeleton) -> Mapping[str, int]:
-    """The block of every prunable matrix."""
-    return {matrix.name: block.index for block in skeleton.blocks for matrix in block.matrices}
 
 
 def stored_survey(survey: Survey, block: Block) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ parameters get no gradients, only the outputs of the matrices are looked at.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from worker.pruning.errors import IllConditioned
 from worker.pruning.evaluate import LOGITS
 from worker.pruning.groups import dense_weight, find_groups, measure
 from worker.pruning.hidden import HiddenStates
+from worker.pruning.methods.ladder import cholesky, climb
 from worker.pruning.methods.wanda import input_norms, wanda_scores
 from worker.pruning.settings import products
 from worker.pruning.skeleton import Block, Matrix
@@ -29,6 +31,8 @@ from worker.pruning.spec import Allocation
 from worker.pruning.statistics import Measured
 from worker.pruning.work import SURVEY_TOKENS
 
+COPIES = 4
+"""Tensors as large as the logits that a loss with its gradient holds at once."""
 DAMPING = 0.1
 """Ridge of the Gram's inverse, in coordinates where every input has norm one."""
 
@@ -46,6 +50,8 @@ class Surveyor:
     store: Callable[[], HiddenStates]
     advance: Callable[[Block, int, int], None]
     """Told the block, the tokens that passed it and how many passes' work that was."""
+    note: Callable[[str, dict[str, Any]], None]
+    """Told what the record of the job must not keep silent about."""
 
     def survey(self, allocation: Allocation, windows: Tensor) -> Survey:
         """windows: calibration windows of one domain, (windows, length). Raises IllConditioned."""
@@ -100,7 +106,7 @@ class Surveyor:
         for ids, state in zip(self._parts(windows), states, strict=True):
             hidden = state.to(self.shell.device).requires_grad_()
             ids = ids.to(self.shell.device)
-            chunk = max(1, LOGITS // (self.shell.vocabulary * len(ids)))
+            chunk = max(1, LOGITS // (COPIES * self.shell.vocabulary * len(ids)))
             for start in range(0, ids.shape[1] - 1, chunk):
                 positions = torch.arange(start, min(start + chunk, ids.shape[1] - 1), device=ids.device)
                 with torch.enable_grad():
@@ -135,6 +141,16 @@ class Surveyor:
             unload(block.module)
         return survey
 
+    def _curvature(self, name: str, gram: Tensor) -> Tensor:
+        try:
+            with products("highest"):
+                found, notes = curvature(gram)
+        except IllConditioned as error:
+            raise IllConditioned(f"{name}: {error}") from error
+        if notes:
+            self.note("raised the damping of a Gram", {"matrix": name, "survey": notes})
+        return found
+
     def _conclude(
         self,
         block: Block,
@@ -150,8 +166,7 @@ class Surveyor:
             return
         if not bool(torch.isfinite(measured.gram).all()):
             raise IllConditioned(f"{group[0].name}: its inputs are not finite")
-        with products("highest"):
-            across = curvature(measured.gram) if self.adapts else measured.second
+        across = self._curvature(group[0].name, measured.gram) if self.adapts else measured.second
         for matrix in group:
             outputs = (squares[matrix.name] / measured.tokens).float()
             scores = loss_scores(dense_weight(block, matrix).float(), outputs, across)
@@ -161,14 +176,21 @@ class Surveyor:
             survey.curves[matrix.name] = loss_curve(scores) * (measured.tokens / tokens)
 
 
-def curvature(gram: Tensor) -> Tensor:
-    """1 / [H⁻¹]_jj of the damped Gram, (in,). gram: (in, in), float32."""
+def curvature(gram: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """1 / [H⁻¹]_jj of the damped Gram, (in,), and what it took. gram: (in, in), float32. Raises IllConditioned."""
     norms = input_norms(gram.diagonal())
     normal = gram / norms / norms.unsqueeze(1)
-    root, failed = torch.linalg.cholesky_ex(normal + DAMPING * torch.eye(len(norms), device=gram.device))
-    if int(failed):
-        raise IllConditioned("the Gram matrix is not positive definite")
-    return norms.square() / torch.cholesky_inverse(root).diagonal()
+
+    def attempt(damping: float, dtype: torch.dtype) -> Tensor | None:
+        eye = torch.eye(len(norms), device=gram.device, dtype=dtype)
+        root = cholesky(normal.to(dtype) + damping * eye)
+        if root is None:
+            return None
+        inverse = torch.cholesky_inverse(root).diagonal().float()
+        return inverse if bool(torch.isfinite(inverse).all()) else None
+
+    inverse, notes = climb(normal, DAMPING, attempt)
+    return norms.square() / inverse, notes
 
 
 def _outlier_share(block: Block, groups: list[list[Matrix]], measured: dict[str, Measured]) -> Tensor:

@@ -17,7 +17,7 @@ from worker.pruning.methods.solution import Solution
 from worker.pruning.methods.sparsegpt import solve_sparsegpt, sparsegpt_scores
 from worker.pruning.methods.wanda import wanda_scores
 from worker.pruning.patterns import Selection
-from worker.pruning.spec import Method, MethodName, Reading
+from worker.pruning.spec import Method, MethodName, Mode, Reading
 from worker.pruning.statistics import Accumulated
 
 Check = Callable[[], None]
@@ -129,7 +129,11 @@ def solve(
     if own is not None:
         solution = own(method, dense, group, selection, check)
     else:
-        mask = selection.mask(sensitivity.masked_fill(group.sums.dead, -1.0))
+        sensitivity = sensitivity.masked_fill(group.sums.dead, -1.0)
+        if method.mode is Mode.sequential:
+            # An earlier stage's zeros stay zero whatever is chosen: others beside them would exceed the target.
+            sensitivity = sensitivity.masked_fill(dense == 0, -torch.inf)
+        mask = selection.mask(sensitivity)
         solution = Solution(torch.where(mask, dense, 0.0), mask)
     if group.update is None:
         return solution

@@ -84,3 +84,18 @@ def test_restart_shares_out_by_its_own_domain(request_for: Request) -> None:
     prune(request_for(domains="b", method=method, sparsity=sparsity("error"), workspace="alone"), alone)
     second = records(restart, 1)
     assert {name: each.target for name, each in records(alone).items()} == {n: r.target for n, r in second.items()}
+
+
+@pytest.mark.parametrize("allocation", ["owl", "error"])
+def test_a_sequential_job_keeps_the_shares_of_its_first_stage(request_for: Request, allocation: str) -> None:
+    """Zeros stay zeros, so with other shares the total would be missed and the masks would move."""
+    recorder = Recorder()
+    method = {"name": "wanda", "mode": "sequential"}
+    prune(request_for(domains="ab", method=method, sparsity=sparsity(allocation)), recorder)
+    first, second = records(recorder, 0), records(recorder, 1)
+    assert {name: each.target for name, each in first.items()} == {
+        name: each.target for name, each in second.items()
+    }
+    assert all(each.mask_changed == 0 for each in second.values())
+    weights = sum(each.weights for each in second.values())
+    assert sum(each.zeros for each in second.values()) == round(0.6 * weights)

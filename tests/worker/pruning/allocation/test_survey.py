@@ -17,6 +17,7 @@ from worker.pruning.allocation.result import Survey
 from worker.pruning.allocation.survey import DAMPING, Surveyor, curvature
 from worker.pruning.blocks import Shell
 from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.errors import IllConditioned
 from worker.pruning.experts import is_experts, run_experts
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.settings import torch_settings
@@ -33,6 +34,7 @@ def _surveyor(folder: Path, scratch: Path, *, adapts: bool = False) -> Surveyor:
         adapts=adapts,
         store=lambda: HiddenStates(scratch, 0),
         advance=lambda block, tokens, passes: None,
+        note=lambda message, data: None,
     )
 
 
@@ -135,9 +137,19 @@ def test_curvature_is_the_inverse_of_the_inverses_diagonal() -> None:
     gram = inputs.T @ inputs / 200
     damped = gram + DAMPING * gram.diagonal().diag()
     expected = 1 / torch.linalg.inv(damped).diagonal()
-    torch.testing.assert_close(curvature(gram.float()).double(), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(curvature(gram.float())[0].double(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_outputs_without_correlations_have_the_gram_as_curvature() -> None:
     diagonal = torch.tensor([1.0, 4.0, 0.25])
-    torch.testing.assert_close(curvature(diagonal.diag()), (1 + DAMPING) * diagonal)
+    torch.testing.assert_close(curvature(diagonal.diag()), ((1 + DAMPING) * diagonal, {}))
+
+
+def test_a_gram_that_needs_more_damping_is_reported_and_one_beyond_help_is_refused() -> None:
+    """Correlations that no data could have: the least eigenvalue is 1 − c."""
+    correlated = torch.tensor([[1.0, 1.5], [1.5, 1.0]])
+    found, notes = curvature(correlated)
+    assert notes == {"damping": 10 * DAMPING, "precision": "float32"}
+    assert bool((found > 0).all())
+    with pytest.raises(IllConditioned, match="not positive definite"):
+        curvature(torch.tensor([[1.0, 5.0], [5.0, 1.0]]))

@@ -1,6 +1,6 @@
 """Look at a downloaded checkpoint as its user would: count zeros, load it, let it write.
 
-A process of its own (`python -m app.local.demo_model '<request>'`, answer as JSON in a file), because loading a
+A process of its own (`python -m worker.demo_model '<request>'`, answer as JSON in a file), because loading a
 model takes memory and prints. Needs the extra `worker`.
 """
 

@@ -7,8 +7,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from app.local.demo_model import Request
 from tests.tiny import make_tiny_llama
+from worker.demo_model import Request
 
 
 def test_both_models_write_and_zeros_are_counted(tmp_path: Path) -> None:
@@ -19,8 +19,8 @@ def test_both_models_write_and_zeros_are_counted(tmp_path: Path) -> None:
     answer = tmp_path / "answer.json"
     pruned = make_tiny_llama(tmp_path / "pruned")
     request = Request(str(gguf), str(pruned), str(answer), ["the cat"], new_tokens=2)
-    command = [sys.executable, "-m", "app.local.demo_model", json.dumps(asdict(request))]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[3])
+    command = [sys.executable, "-m", "worker.demo_model", json.dumps(asdict(request))]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
     found = json.loads(answer.read_text())
     assert len(found["dense"]) == len(found["pruned"]) == 1
     assert set(found["zeros"].values()) == {0}
