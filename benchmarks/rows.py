@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from worker.pruning import PruningJob, SpecError
-from worker.pruning.spec import Allocation, Sparsity
+from worker.pruning.patterns import Pattern
+from worker.pruning.sparsity_spec import Allocation, usual_allocation
 
 PATTERNS: dict[str, dict[str, Any]] = {
     "50%": {"target": 0.5, "pattern": "unstructured"},
@@ -78,7 +79,7 @@ def all_rows() -> list[Row]:
 def _allocated(pattern: str, name: str) -> list[Row]:
     if PATTERNS[pattern]["pattern"] != "unstructured":
         return []  # n:m fixes every rate
-    others = [choice for choice in Allocation if choice is not Sparsity.allocation]
+    others = [choice for choice in Allocation if choice is not usual_allocation(Pattern())]
     return [
         Row(
             f"{pattern}/{name}@{choice}",

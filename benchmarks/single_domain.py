@@ -53,6 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an ADMM setting")
     parser.add_argument("--sparsity", type=float, default=0.5)
     parser.add_argument("--pattern", default="unstructured")
+    parser.add_argument("--allocation", help="uniform, owl or error; default: the engine's own choice")
     parser.add_argument("--no-dense", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("single_domain.json"))
     return parser.parse_args()
@@ -64,6 +65,8 @@ def main() -> None:
     model = smollm2(options.cache)
     settings = {key: json.loads(value) for key, _, value in (item.partition("=") for item in options.set)}
     sparsity = {"target": options.sparsity, "pattern": options.pattern}
+    if options.allocation:
+        sparsity["allocation"] = options.allocation
     print(f"{'':14}" + "".join(f"{name:>11}" for name in TESTS) + "    pruning", flush=True)
     rows: dict[str, Any] = {}
     if not options.no_dense:

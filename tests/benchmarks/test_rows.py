@@ -32,7 +32,8 @@ def test_glob_that_matches_nothing_is_refused() -> None:
 
 def test_allocations_are_rows_only_where_rates_are_free() -> None:
     allocated = [row.name for row in all_rows() if "@" in row.name]
-    assert "50%/admm@owl" in allocated
+    assert {"50%/admm@uniform", "50%/admm@owl"} <= set(allocated)
+    assert not any(name.endswith("@error") for name in allocated)  # the default has no suffix
     assert not [name for name in allocated if ":" in name]
 
 

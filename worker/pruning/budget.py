@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from worker.pruning.errors import UserError
+from worker.pruning.method_spec import MethodName
 from worker.pruning.overrides import Verdict, settle
 from worker.pruning.patterns import Pattern
 from worker.pruning.skeleton import Matrix
-from worker.pruning.spec import MethodName, Sparsity
+from worker.pruning.sparsity_spec import Sparsity
 
 OVERRIDES = "/sparsity/overrides"
 

@@ -17,7 +17,8 @@ from worker.pruning.evaluate import LOGITS
 from worker.pruning.progress import Kind
 from worker.pruning.settings import pick_device, products
 from worker.pruning.skeleton import Block, Matrix, Skeleton
-from worker.pruning.spec import Allocation, PruningJob
+from worker.pruning.sparsity_spec import Allocation
+from worker.pruning.spec import PruningJob
 from worker.pruning.work import SURVEY_TOKENS, planned_work
 
 FLOAT = 4

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from worker.pruning.errors import UserError
+from worker.pruning.method_spec import MethodName
 from worker.pruning.patterns import Pattern
 from worker.pruning.skeleton import Matrix
-from worker.pruning.spec import MethodName, Override, Sparsity
+from worker.pruning.sparsity_spec import Override, Sparsity
 
 FIELDS = ("skip", "target", "pattern", "method")
 

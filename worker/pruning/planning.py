@@ -9,7 +9,8 @@ from worker.pruning.errors import SpecError
 from worker.pruning.estimate import Subject, estimates
 from worker.pruning.overrides import overlaps, settle
 from worker.pruning.skeleton import Skeleton
-from worker.pruning.spec import Allocation, PruningJob
+from worker.pruning.sparsity_spec import Allocation
+from worker.pruning.spec import PruningJob
 
 
 def plan(job: PruningJob) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from worker.pruning.files import write_tensors
 from worker.pruning.folder import StageFolder
 from worker.pruning.groups import dense_weight, find_groups, measure
 from worker.pruning.hidden import HiddenStates
+from worker.pruning.method_spec import Method, MethodName, Mode, Reading
 from worker.pruning.methods import Group
 from worker.pruning.methods.solution import Solution
 from worker.pruning.observer import BlockResult, MatrixRecord, Observer, SensitivitySummary
@@ -30,7 +31,7 @@ from worker.pruning.progress import Kind, Tracker
 from worker.pruning.sensitivity import summarise
 from worker.pruning.settings import products
 from worker.pruning.skeleton import Block, Matrix
-from worker.pruning.spec import Method, MethodName, Mode, PruningJob, Reading
+from worker.pruning.spec import PruningJob
 from worker.pruning.starvation import Fed, feed
 from worker.pruning.statistics import (
     Accumulated,

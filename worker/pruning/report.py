@@ -10,7 +10,8 @@ from worker.pruning.calibration import held_out_indices
 from worker.pruning.digests import total
 from worker.pruning.evaluate import TestSet
 from worker.pruning.skeleton import Skeleton
-from worker.pruning.spec import Domain, Override, PruningJob
+from worker.pruning.sparsity_spec import Override
+from worker.pruning.spec import Domain, PruningJob
 
 REPORT = "report.json"
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worker.pruning.checkpoint import read_file, read_metadata
-from worker.pruning.spec import Perturbation
+from worker.pruning.method_spec import Perturbation
 
 STRIPS = 4
 StateContent = tuple[dict[str, Tensor], tuple[str, str]]

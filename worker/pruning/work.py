@@ -5,9 +5,11 @@ import math
 from torch import Tensor
 
 from worker.pruning.budget import Share
+from worker.pruning.method_spec import Method, MethodName
 from worker.pruning.progress import Kind
 from worker.pruning.skeleton import Block, Matrix, Skeleton
-from worker.pruning.spec import Allocation, Method, MethodName, PruningJob
+from worker.pruning.sparsity_spec import Allocation
+from worker.pruning.spec import PruningJob
 
 SELECTION = 200
 """Operations a weight that scoring, selecting and summarising cost beside any products."""

@@ -11,8 +11,8 @@ from app.jobs.method_spec import METHODS, AdmmSettings, AlpsSettings, Method, Sp
 from app.kit.fields import Strict
 from worker.pruning import SpecError
 from worker.pruning.fields import Fields
-from worker.pruning.spec import AdmmConfig, AlpsConfig, MethodName, SparseGptConfig
-from worker.pruning.spec import Method as EngineMethod
+from worker.pruning.method_spec import AdmmConfig, AlpsConfig, MethodName, SparseGptConfig
+from worker.pruning.method_spec import Method as EngineMethod
 
 SETTINGS: list[tuple[str, type[Strict], type[Any]]] = [
     ("admm", AdmmSettings, AdmmConfig),

@@ -11,8 +11,9 @@ from app.jobs.sparsity_spec import Override, implied_target
 from app.jobs.spec import JobCreate, canonical_digest
 from worker.pruning.errors import SpecError
 from worker.pruning.fields import Fields
-from worker.pruning.spec import Method, MethodName, Sparsity
-from worker.pruning.spec import Override as EngineOverride
+from worker.pruning.method_spec import Method, MethodName
+from worker.pruning.sparsity_spec import Override as EngineOverride
+from worker.pruning.sparsity_spec import Sparsity
 
 NAMES = ("copal", "admm", "alps", "sparsegpt", "wanda", "magnitude")
 METHODS: list[dict[str, Any]] = [

@@ -8,7 +8,7 @@ from worker.pruning import UserError
 from worker.pruning.budget import Share, assign, exact, rescale
 from worker.pruning.patterns import Pattern
 from worker.pruning.skeleton import Matrix
-from worker.pruning.spec import Override, Sparsity
+from worker.pruning.sparsity_spec import Override, Sparsity
 
 SHAPES = [(64, 64), (32, 64), (64, 128), (13, 17)]
 

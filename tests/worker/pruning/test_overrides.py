@@ -5,10 +5,11 @@ import pytest
 
 from worker.pruning import SpecError, UserError
 from worker.pruning.fields import Fields
+from worker.pruning.method_spec import MethodName
 from worker.pruning.overrides import matching, overlaps, settle
 from worker.pruning.patterns import Pattern
 from worker.pruning.skeleton import Matrix
-from worker.pruning.spec import MethodName, Override, Sparsity
+from worker.pruning.sparsity_spec import Override, Sparsity
 
 PARTS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")
 MATRICES = [

@@ -7,8 +7,17 @@ import pytest
 from tests.worker.pruning.conftest import Request
 from worker.pruning import PruningJob, SpecError
 from worker.pruning.fields import Fields
+from worker.pruning.method_spec import (
+    AdmmConfig,
+    Method,
+    MethodName,
+    Mode,
+    Perturbation,
+    Reading,
+    Schedule,
+    WeightUpdate,
+)
 from worker.pruning.patterns import Pattern, Scope
-from worker.pruning.spec import AdmmConfig, Method, MethodName, Mode, Perturbation, Reading, Schedule, WeightUpdate
 
 
 def test_defaults(request_for: Request) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worker.pruning.files import write_tensors
-from worker.pruning.spec import Perturbation
+from worker.pruning.method_spec import Perturbation
 from worker.pruning.statistics import (
     Accumulator,
     Measured,

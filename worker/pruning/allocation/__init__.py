@@ -10,7 +10,7 @@ from worker.pruning.allocation.curves import share_out
 from worker.pruning.allocation.owl import block_rates
 from worker.pruning.allocation.result import Survey
 from worker.pruning.budget import Share
-from worker.pruning.spec import Allocation
+from worker.pruning.sparsity_spec import Allocation
 
 
 def wanted_rates(

@@ -15,8 +15,10 @@ from worker.pruning.blocks import Shell
 from worker.pruning.budget import Share, assign
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.hidden import HiddenStates
+from worker.pruning.method_spec import Mode
 from worker.pruning.skeleton import Block
-from worker.pruning.spec import Allocation, Mode, PruningJob
+from worker.pruning.sparsity_spec import Allocation
+from worker.pruning.spec import PruningJob
 
 OUTPUTS, CURVE, OUTLIERS = "loss/outputs", "loss/curve", "outliers"
 

@@ -27,7 +27,7 @@ from worker.pruning.methods.ladder import cholesky, climb
 from worker.pruning.methods.wanda import input_norms, wanda_scores
 from worker.pruning.settings import products
 from worker.pruning.skeleton import Block, Matrix
-from worker.pruning.spec import Allocation
+from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.statistics import Measured
 from worker.pruning.work import SURVEY_TOKENS
 

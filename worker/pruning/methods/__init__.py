@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.pruning.errors import IllConditioned
+from worker.pruning.method_spec import Method, MethodName, Mode, Reading
 from worker.pruning.methods import admm, alps, sparsegpt
 from worker.pruning.methods.admm import AdmmFactor, solve_admm
 from worker.pruning.methods.alps import solve_alps
@@ -17,7 +18,6 @@ from worker.pruning.methods.solution import Solution
 from worker.pruning.methods.sparsegpt import solve_sparsegpt, sparsegpt_scores
 from worker.pruning.methods.wanda import wanda_scores
 from worker.pruning.patterns import Selection
-from worker.pruning.spec import Method, MethodName, Mode, Reading
 from worker.pruning.statistics import Accumulated
 
 Check = Callable[[], None]

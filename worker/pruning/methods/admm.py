@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from worker.pruning.errors import IllConditioned
+from worker.pruning.method_spec import AdmmConfig, Schedule
 from worker.pruning.methods.ladder import cholesky, climb
 from worker.pruning.methods.solution import Solution
 from worker.pruning.methods.wanda import input_norms
 from worker.pruning.patterns import Selection
-from worker.pruning.spec import AdmmConfig, Schedule
 
 CONVERGED = 1e-5
 """Conjugate gradient stops when its preconditioned residual is this part of the error. What is left to gain is at

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from worker.pruning.errors import IllConditioned
+from worker.pruning.method_spec import AlpsConfig
 from worker.pruning.methods.admm import polish
 from worker.pruning.methods.ladder import climb
 from worker.pruning.methods.solution import Solution
 from worker.pruning.methods.wanda import input_norms
 from worker.pruning.patterns import Selection
-from worker.pruning.spec import AlpsConfig
 
 GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
 """ρ grows by the factor beside the first share of the kept weights that moved in or out since the last look."""

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from worker.pruning.errors import IllConditioned
+from worker.pruning.method_spec import SparseGptConfig
 from worker.pruning.methods.ladder import cholesky, climb
 from worker.pruning.methods.solution import Solution
 from worker.pruning.patterns import Pattern, Scope, Selection, best_of_groups
-from worker.pruning.spec import SparseGptConfig
 
 STRIP = 32
 """Inputs eliminated one by one before their error moves on in one product: the fastest of 8 to 128 on a CPU."""

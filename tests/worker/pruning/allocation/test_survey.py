@@ -21,7 +21,7 @@ from worker.pruning.errors import IllConditioned
 from worker.pruning.experts import is_experts, run_experts
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.settings import torch_settings
-from worker.pruning.spec import Allocation
+from worker.pruning.sparsity_spec import Allocation
 
 
 def _surveyor(folder: Path, scratch: Path, *, adapts: bool = False) -> Surveyor:

@@ -6,10 +6,10 @@ import numpy
 import torch
 from torch import Tensor
 
+from worker.pruning.method_spec import Method
 from worker.pruning.methods import prepare, scores, solve
 from worker.pruning.methods.solution import Solution
 from worker.pruning.patterns import Pattern, Scope, Selection
-from worker.pruning.spec import Method
 from worker.pruning.statistics import Accumulated
 
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from worker.pruning.errors import IllConditioned
+from worker.pruning.method_spec import AdmmConfig, Schedule
 from worker.pruning.methods.admm import factorise, polish, solve_admm
 from worker.pruning.patterns import Pattern, Scope, Selection, follows
-from worker.pruning.spec import AdmmConfig, Schedule
 
 
 def gram_of(tokens: int, width: int, *, mixed: bool = True) -> Tensor:

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from tests.worker.pruning.methods.oracles import gram_of, mean_damped, output_error, solve_with
+from worker.pruning.method_spec import AlpsConfig, Method, MethodName, WeightUpdate
 from worker.pruning.methods.alps import factorise
 from worker.pruning.patterns import Pattern, Scope, Selection
-from worker.pruning.spec import AlpsConfig, Method, MethodName, WeightUpdate
 
 HALF = Selection(Pattern(), Scope.layer, 16 * 24)
 

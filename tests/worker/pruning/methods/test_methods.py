@@ -1,10 +1,10 @@
 import torch
 from torch import Tensor
 
+from worker.pruning.method_spec import Method, MethodName, Perturbation, Reading, WeightUpdate
 from worker.pruning.methods import Group, prepare, scores, solve
 from worker.pruning.methods.copal import response
 from worker.pruning.patterns import Pattern, Scope, Selection
-from worker.pruning.spec import Method, MethodName, Perturbation, Reading, WeightUpdate
 from worker.pruning.statistics import Accumulated, Accumulator, accumulate
 
 

@@ -20,9 +20,9 @@ from tests.worker.pruning.methods.oracles import (
     sums_of_gram,
 )
 from worker.pruning.errors import IllConditioned
+from worker.pruning.method_spec import AdmmConfig, AlpsConfig, Method, MethodName, SparseGptConfig, WeightUpdate
 from worker.pruning.methods import prepare, scores, solve
 from worker.pruning.patterns import Pattern, Scope, Selection, follows
-from worker.pruning.spec import AdmmConfig, AlpsConfig, Method, MethodName, SparseGptConfig, WeightUpdate
 
 SELECTING = (MethodName.magnitude, MethodName.wanda, MethodName.copal)
 SOLVING = (MethodName.sparsegpt, MethodName.admm, MethodName.alps)

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.worker.pruning.methods.oracles import gram_of, mean_damped, output_error, solve_with, textbook_sparsegpt
+from worker.pruning.method_spec import Method, MethodName, SparseGptConfig
 from worker.pruning.methods.sparsegpt import factorise, solve_sparsegpt, spread
 from worker.pruning.patterns import Pattern, Scope, Selection
-from worker.pruning.spec import Method, MethodName, SparseGptConfig
 
 
 @pytest.mark.parametrize("width", [24, 72])
