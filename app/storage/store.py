@@ -1,7 +1,8 @@
 """The object store: immutable objects under content-addressed keys.
 
-Keys are relative paths such as `jobs/job_…/objects/<sha256>`. An object becomes visible whole or not at all:
-S3 gives that, the folder store writes beside and renames. Open a store after a fork, never before.
+Keys are relative paths such as `jobs/job_…/job_…-1/0/<sha256>` (see app/jobs/delivery/places.py). An object becomes
+visible whole or not at all: S3 gives that, the folder store writes beside and renames. Open a store after a fork,
+never before.
 """
 
 import errno
