@@ -215,6 +215,9 @@ class StageRead(_Row):
     calibration_tokens: int | None
     relative_error: float | None = Field(description="Mean over the matrices, on the windows solved on.")
     held_out_error: float | None = Field(description="Mean over the matrices, on the windows held out.")
+    mask_overlap: float | None = Field(
+        description="Of all kept weights with the stage before's, |A ∩ B| / |A ∪ B|; null in a first stage."
+    )
     seconds: float | None
     started_at: datetime | None
     finished_at: datetime | None
@@ -244,6 +247,16 @@ class LayerRead(_Row):
     solver: str
     notes: dict[str, Any]
     mask_changed: float | None = Field(description="Share of the mask that differs from the stage before.")
+    mask_overlap: float | None = Field(
+        description="Jaccard index of the kept weights with the stage before's, |A ∩ B| / |A ∪ B|."
+    )
+    revived: float | None = Field(description="Share of the weights that were zero before and are kept now.")
+    newly_pruned: float | None = Field(description="Share of the weights that were kept before and are zero now.")
+    domain_errors: dict[str, float | None] | None = Field(
+        description="By domain, `relative_error` on that domain's own inputs; null unless the job keeps them."
+    )
+    mask_sha256: str | None = Field(description="Equal masks have equal digests.")
+    weights_sha256: str | None = Field(description="Of the matrix as written.")
 
 
 class RowRead(BaseModel):

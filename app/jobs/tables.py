@@ -224,6 +224,8 @@ class JobStage(Base):
     calibration_tokens: Mapped[int | None] = mapped_column(BigInteger)
     relative_error: Mapped[float | None] = mapped_column(Double)
     held_out_error: Mapped[float | None] = mapped_column(Double)
+    mask_overlap: Mapped[float | None] = mapped_column(Double)
+    """Of all kept weights together with the stage before's (Jaccard index)."""
     seconds: Mapped[float | None] = mapped_column(Double)
     started_at: Mapped[Moment | None]
     finished_at: Mapped[Moment | None]
@@ -267,6 +269,13 @@ class JobLayer(Base):
     solver: Mapped[str] = mapped_column(String(40))
     notes: Mapped[Json]
     mask_changed: Mapped[float | None] = mapped_column(Double)
+    mask_overlap: Mapped[float | None] = mapped_column(Double)
+    revived: Mapped[float | None] = mapped_column(Double)
+    newly_pruned: Mapped[float | None] = mapped_column(Double)
+    domain_errors: Mapped[Json | None]
+    """Domain → relative error of the written weight under that domain's own Gram."""
+    mask_sha256: Mapped[Digest | None]
+    weights_sha256: Mapped[Digest | None]
 
 
 class JobEvaluation(Base):

@@ -162,7 +162,9 @@ def layer(block: int) -> dict[str, Any]:
         "seconds": 0.1,
         "solver": "script",
     }
-    return {"matrix": f"block.{block}", **counts, **more, "notes": {}, "mask_changed": None}
+    compared = dict.fromkeys(("mask_changed", "mask_overlap", "revived", "newly_pruned", "domain_errors"))
+    digests = {"mask_sha256": "0" * 64, "weights_sha256": "0" * 64}
+    return {"matrix": f"block.{block}", **counts, **more, "notes": {}, **compared, **digests}
 
 
 def sensitivity(block: int) -> dict[str, Any]:

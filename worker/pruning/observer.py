@@ -59,7 +59,13 @@ class MatrixRecord:
     mask_sha256: str
     weights_sha256: str
     notes: dict[str, Any] = field(default_factory=dict)
-    mask_changed: float | None = None  # share of mask entries that differ from the previous stage
+    # Against the stage before; None in a lineage's first stage. Shares are of all the matrix's weights.
+    mask_changed: float | None = None  # revived + newly_pruned
+    mask_overlap: float | None = None  # Jaccard index of the sets of kept weights
+    revived: float | None = None  # zero before, kept now
+    newly_pruned: float | None = None  # kept before, zero now
+    domain_errors: dict[str, float | None] | None = None
+    # relative error of the written weight under each domain's own Gram; None where those are not kept
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class StageResult:
     masks_sha256: str  # of all matrices together
     weights_sha256: str
     seconds: float
+    mask_overlap: float | None = None  # Jaccard index of all kept weights together, against the stage before
 
 
 class Observer(Protocol):

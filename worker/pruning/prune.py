@@ -1,7 +1,7 @@
 """Pruning one block: measure its inputs, solve its matrices, write it, and move on through what was written."""
 
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from worker.pruning.background import beside
 from worker.pruning.blocks import Shell, unload
 from worker.pruning.budget import Share
 from worker.pruning.checkpoint import DTYPES, Checkpoint, read_file
-from worker.pruning.digests import mask_sha256, weights_sha256
 from worker.pruning.errors import IllConditioned, UserError
 from worker.pruning.evaluate import precision
 from worker.pruning.files import write_tensors
@@ -28,6 +27,7 @@ from worker.pruning.methods.solution import Solution
 from worker.pruning.observer import BlockResult, MatrixRecord, Observer, SensitivitySummary
 from worker.pruning.patterns import Scope, Selection
 from worker.pruning.progress import Kind, Tracker
+from worker.pruning.records import Solved, compare_masks, matrix_record, timeless
 from worker.pruning.sensitivity import summarise
 from worker.pruning.settings import products
 from worker.pruning.skeleton import Block, Matrix
@@ -222,18 +222,35 @@ class BlockPruner:
             except IllConditioned as error:
                 raise IllConditioned(f"{matrix.name}: {error}") from error
             written = self._cast(matrix, solution)
-            weight = written.to(dense.device).float()
-            weight = weight.T if matrix.transposed else weight
-            held = inputs.held_out
-            errors = (
-                relative_error(weight, dense, inputs.measured.gram),
-                relative_error(weight, dense, held.gram) if held is not None else None,
+            errors = self._errors(matrix, dense, written, inputs)
+        record = matrix_record(
+            Solved(
+                share=share,
+                solver=method.solver,
+                solution=solution,
+                written=written,
+                relative_error=errors[0],
+                held_out_error=errors[1],
+                dead=int(inputs.sums.dead.sum()),
+                expert=self._experts.get(matrix.name),
+                seconds=time.monotonic() - began,
             )
-        dead = int(inputs.sums.dead.sum())
-        record = self._record(matrix, share, written, errors, dead, solution, time.monotonic() - began)
+        )
         summary = summarise(matrix.name, scores)
         self.tracker.advance(Kind.solve, solve_work(method, matrix))
         return record, summary, written
+
+    def _errors(
+        self, matrix: Matrix, dense: Tensor, written: Tensor, inputs: Inputs
+    ) -> tuple[float | None, float | None]:
+        """Of the weight as written, on the windows that were solved on and on those held out."""
+        weight = written.to(dense.device).float()
+        weight = weight.T if matrix.transposed else weight
+        held = inputs.held_out
+        return (
+            relative_error(weight, dense, inputs.measured.gram),
+            relative_error(weight, dense, held.gram) if held is not None else None,
+        )
 
     def _selection(self, share: Share, method: Method, device: torch.device) -> Selection:
         """A survey makes rows comparable, so that the whole matrix is one comparison group."""
@@ -250,66 +267,20 @@ class BlockPruner:
             raise IllConditioned(f"{matrix.name}: a weight does not fit {cast.dtype}")
         return (cast.T if matrix.transposed else cast).contiguous().cpu()
 
-    def _record(
-        self,
-        matrix: Matrix,
-        share: Share,
-        written: Tensor,
-        errors: tuple[float | None, float | None],
-        dead: int,
-        solution: Solution,
-        seconds: float,
-    ) -> MatrixRecord:
-        zeros = int((written == 0).sum())
-        notes = dict(solution.notes)
-        if zeros != share.zeros:
-            # Zeros of the dense weights that the mask kept, or values too small for the dtype.
-            notes["zeros_beyond_mask"] = zeros - (share.zeros or 0)
-        if dead:
-            notes["dead_inputs"] = dead
-        if share.overrides:
-            notes["overrides"] = list(share.overrides)
-        if matrix.name in self._experts:
-            notes["expert"] = self._experts[matrix.name].notes
-        return MatrixRecord(
-            matrix=matrix.name,
-            rows=matrix.rows,
-            columns=matrix.columns,
-            weights=matrix.weights,
-            zeros=zeros,
-            sparsity=zeros / matrix.weights,
-            target=share.target,
-            pattern=str(share.pattern),
-            relative_error=errors[0],
-            held_out_error=errors[1],
-            seconds=seconds,
-            mask_sha256=mask_sha256(written),
-            weights_sha256=weights_sha256(written),
-            solver=self._method(matrix).solver,
-            notes=notes,
-        )
-
     def _compare_masks(
         self, block: Block, tensors: dict[str, Tensor], layers: list[MatrixRecord]
     ) -> list[MatrixRecord]:
-        """The records with the share of mask entries that differ from the previous stage's."""
         if self.previous is None:
             return layers
         before = read_file(self.previous.path(self.previous.shard(block.index)))
-        compared = []
-        for record in layers:
-            changed = (tensors[record.matrix] != 0) != (before[record.matrix] != 0)
-            compared.append(replace(record, mask_changed=int(changed.sum()) / record.weights))
-        return compared
+        return [compare_masks(each, tensors[each.matrix], before[each.matrix]) for each in layers]
 
     def _state(self, block: Block, sums: dict[str, Accumulated], layers: list[MatrixRecord]) -> StateContent:
         """What the block's state file will hold."""
         history: list[Any] = []
         if self.previous is not None:
             history = read_document(self.previous.path(self.previous.state(block.index)))["history"]
-        # Without their times, records are the same in every run: they travel in the state and make the report.
-        records = [{key: value for key, value in asdict(layer).items() if key != "seconds"} for layer in layers]
-        document = {"history": [*history, records], "forward_dtype": self.dtype}
+        document = {"history": [*history, timeless(layers)], "forward_dtype": self.dtype}
         return state_content(sums, document, stored_survey(self.survey, block))
 
     def _write(self, block: Block, tensors: dict[str, Tensor], state: StateContent) -> None:

@@ -9,6 +9,7 @@ from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.calibration import held_out_indices
 from worker.pruning.digests import total
 from worker.pruning.evaluate import TestSet
+from worker.pruning.records import mask_overlap
 from worker.pruning.skeleton import Skeleton
 from worker.pruning.sparsity_spec import Override
 from worker.pruning.spec import Domain, PruningJob
@@ -147,12 +148,13 @@ def _evaluation(done: Finished, columns: list[str]) -> dict[str, Any]:
 
 
 def stage_figures(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts of one stage, means of its matrices' errors, and the digests of all masks and weights."""
+    """Counts of one stage, means of its matrices' errors, digests, and the overlap of the masks."""
     weights = sum(record["weights"] for record in records)
     zeros = sum(record["zeros"] for record in records)
     errors = {kind: mean([record[kind] for record in records]) for kind in ("relative_error", "held_out_error")}
     digests = {"masks_sha256": total(records, "mask_sha256"), "weights_sha256": total(records, "weights_sha256")}
-    return {"weights": weights, "zeros": zeros, "sparsity": zeros / weights, **errors, **digests}
+    masks = {**digests, "mask_overlap": mask_overlap(records)}
+    return {"weights": weights, "zeros": zeros, "sparsity": zeros / weights, **errors, **masks}
 
 
 def _stage(done: Finished, stage: int) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from worker.pruning.report import REPORT, Finished, final_report, stage_figures
 from worker.pruning.settings import pick_device, pinned, torch_settings
 from worker.pruning.skeleton import Block
 from worker.pruning.spec import Domain, PruningJob
+from worker.pruning.stasis import MESSAGE as STASIS
+from worker.pruning.stasis import stasis
 from worker.pruning.statistics import read_document
 from worker.pruning.work import block_work, head_work, planned_work, stage_work, token_work
 
@@ -167,6 +169,8 @@ class _Run:
         self._prune_stage(stage)
         self.evaluate(stage + 1)
         figures = stage_figures(self._stage_records(stage))
+        if (still := stasis(stage, domain.name, figures["mask_overlap"])) is not None:
+            self.observer.note("warning", STASIS, still)
         self.observer.stage(
             StageResult(
                 stage=stage,

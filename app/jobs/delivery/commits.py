@@ -31,7 +31,7 @@ from app.sensitivity.tables import JobSensitivity
 Record = Mapping[str, Any]
 STAGE_FIGURES: Final = (
     *("sparsity", "weights", "zeros", "calibration_tokens"),
-    *("relative_error", "held_out_error", "seconds"),
+    *("relative_error", "held_out_error", "mask_overlap", "seconds"),
 )
 """Columns of a finished stage that the engine reports."""
 
@@ -196,7 +196,9 @@ def _open_stage(session: Session, lease: Lease, stage: int) -> None:
 
 _LAYER = (
     *("rows", "columns", "weights", "zeros", "sparsity", "target", "pattern"),
-    *("relative_error", "held_out_error", "seconds", "solver", "notes", "mask_changed"),
+    *("relative_error", "held_out_error", "seconds", "solver", "notes"),
+    *("mask_changed", "mask_overlap", "revived", "newly_pruned"),
+    *("domain_errors", "mask_sha256", "weights_sha256"),
 )
 
 

@@ -171,6 +171,7 @@ def fill(session: Session, job: str) -> None:
     """What a worker leaves behind after one stage of two blocks."""
     session.add(JobAttempt(job_id=job, number=1, fence=1, worker="w@host", outcome="succeeded"))
     done = {"state": "done", "blocks": 2, "sparsity": 0.5, "weights": 8, "zeros": 4, "held_out_error": 0.2}
+    done |= {"mask_overlap": 0.875}
     session.execute(update(JobStage).where(JobStage.job_id == job, JobStage.stage == 0).values(done))
     for block in range(2):
         session.add(JobBlock(job_id=job, stage=0, block=block, fence=1, attempt=1, engine_format=1, files=[]))
@@ -179,7 +180,9 @@ def fill(session: Session, job: str) -> None:
         session.add(
             JobLayer(
                 **place, rows=2, columns=2, weights=4, zeros=2, sparsity=0.5, target=0.5, pattern="unstructured",
-                relative_error=0.1, held_out_error=0.2, seconds=0.5, solver="admm", notes={}, mask_changed=None,
+                relative_error=0.1, held_out_error=0.2, seconds=0.5, solver="admm", notes={}, mask_changed=0.125,
+                mask_overlap=0.75, revived=0.0, newly_pruned=0.125, domain_errors={"law": 0.1, "code": None},
+                mask_sha256="a" * 64, weights_sha256="b" * 64,
             )
         )  # fmt: skip
         shape = {"quantiles": {"0.5": 1.0}, "histogram": {"scale": "log10", "edges": [0, 1], "counts": [4]}}
@@ -207,7 +210,13 @@ def test_history_is_there_while_the_job_runs(api: httpx.Client, job: str, sessio
         ("code", "pending", 0, None),
     ]
     assert [row["held_out_error"] for row in stages] == [0.2, None]
-    assert {row["held_out_error"] for row in api.get(f"{url}/layers").json()["data"]} == {0.2}
+    assert [row["mask_overlap"] for row in stages] == [0.875, None]
+    layers = api.get(f"{url}/layers").json()["data"]
+    assert {row["held_out_error"] for row in layers} == {0.2}
+    figures = ("mask_changed", "mask_overlap", "revived", "newly_pruned")
+    assert {tuple(row[name] for name in figures) for row in layers} == {(0.125, 0.75, 0.0, 0.125)}
+    assert layers[0]["domain_errors"] == {"law": 0.1, "code": None}
+    assert (layers[0]["mask_sha256"], layers[0]["weights_sha256"]) == ("a" * 64, "b" * 64)
     evaluation = api.get(f"{url}/evaluation").json()
     assert (evaluation["object"], evaluation["job"], evaluation["domains"]) == ("evaluation", job, ["law"])
     assert [row["perplexity"] for row in evaluation["rows"]] == [{"law": 10.0}, {"law": 11.0}]

@@ -36,7 +36,8 @@ LAYER = {
     "matrix": "m", "rows": 1, "columns": 1, "weights": 1, "zeros": 1, "sparsity": 1.0, "target": 0.5,
     "pattern": "unstructured", "relative_error": None, "seconds": 0.0, "solver": "s", "notes": {},
     "held_out_error": None,
-    "mask_changed": 0.0,
+    "mask_changed": 0.0, "mask_overlap": 1.0, "revived": 0.0, "newly_pruned": 0.0,
+    "domain_errors": {"d0": 0.1}, "mask_sha256": "0" * 64, "weights_sha256": "0" * 64,
 }  # fmt: skip
 SUMMARY = {"matrix": "m", "mean": 1.0, "total": 1.0, "quantiles": {}, "histogram": {}}
 BLOCK = commits.Block(0, "d0", 0, 1, [{"key": "k"}], [LAYER], [SUMMARY])

@@ -1,0 +1,108 @@
+"""The record of one matrix: what was asked, what was written, and what became of the mask of the stage before."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from worker.pruning.budget import Share
+from worker.pruning.digests import mask_sha256, weights_sha256
+from worker.pruning.methods.solution import Solution
+from worker.pruning.observer import MatrixRecord
+from worker.pruning.starvation import Fed
+
+Record = Mapping[str, Any]
+"""A `MatrixRecord` as it travels in state files."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """One matrix of a stage, solved and cast. written: in the checkpoint's own dtype and orientation, on the CPU.
+
+    relative_error, held_out_error: of `written` in front of the layer's inputs. dead: inputs that were always
+    zero. expert: how its expert fared, None for a matrix of no expert.
+    """
+
+    share: Share
+    solver: str
+    solution: Solution
+    written: Tensor
+    relative_error: float | None
+    held_out_error: float | None
+    dead: int
+    expert: Fed | None
+    seconds: float
+
+
+def matrix_record(solved: Solved) -> MatrixRecord:
+    """Counts and digests are taken from the tensor as it is written."""
+    share, matrix, written = solved.share, solved.share.matrix, solved.written
+    zeros = int((written == 0).sum())
+    return MatrixRecord(
+        matrix=matrix.name,
+        rows=matrix.rows,
+        columns=matrix.columns,
+        weights=matrix.weights,
+        zeros=zeros,
+        sparsity=zeros / matrix.weights,
+        target=share.target,
+        pattern=str(share.pattern),
+        relative_error=solved.relative_error,
+        held_out_error=solved.held_out_error,
+        seconds=solved.seconds,
+        mask_sha256=mask_sha256(written),
+        weights_sha256=weights_sha256(written),
+        solver=solved.solver,
+        notes=_notes(solved, zeros),
+    )
+
+
+def _notes(solved: Solved, zeros: int) -> dict[str, Any]:
+    share, notes = solved.share, dict(solved.solution.notes)
+    if zeros != share.zeros:
+        # Zeros of the dense weights that the mask kept, or values too small for the dtype.
+        notes["zeros_beyond_mask"] = zeros - (share.zeros or 0)
+    if solved.dead:
+        notes["dead_inputs"] = solved.dead
+    if share.overrides:
+        notes["overrides"] = list(share.overrides)
+    if solved.expert is not None:
+        notes["expert"] = solved.expert.notes
+    return notes
+
+
+def compare_masks(record: MatrixRecord, written: Tensor, before: Tensor) -> MatrixRecord:
+    """The record with what the mask has in common with the stage before's.
+
+    written, before: the matrix now and then, both as in their files. Overlap is the Jaccard index of the sets of
+    weights that are kept, |A ∩ B| / |A ∪ B|, and 1 where both are empty; the others are shares of all weights.
+    """
+    now, then = written != 0, before != 0
+    revived, pruned = int((now & ~then).sum()), int((then & ~now).sum())
+    united = int((now | then).sum())
+    return replace(
+        record,
+        mask_changed=(revived + pruned) / record.weights,
+        mask_overlap=1 - (revived + pruned) / united if united else 1.0,
+        revived=revived / record.weights,
+        newly_pruned=pruned / record.weights,
+    )
+
+
+def mask_overlap(records: Iterable[Record]) -> float | None:
+    """The Jaccard index of all matrices' kept weights taken together; None where none was compared."""
+    compared = [record for record in records if record["mask_overlap"] is not None]
+    if not compared:
+        return None
+    common, united = 0, 0
+    for record in compared:
+        weights, kept = record["weights"], record["weights"] - record["zeros"]
+        common += kept - round(record["revived"] * weights)
+        united += kept + round(record["newly_pruned"] * weights)
+    return common / united if united else 1.0
+
+
+def timeless(records: Iterable[MatrixRecord]) -> list[dict[str, Any]]:
+    """The records without their times: the same in every run, to travel in the state and make the report."""
+    return [{key: value for key, value in asdict(record).items() if key != "seconds"} for record in records]
