@@ -17,6 +17,11 @@ HearOutput = Callable[[Matrix, Tensor, int], None]
 """Called with a matrix, a tensor that holds its outputs in the last dimension, and where there they begin."""
 
 
+class AllHeard(Exception):
+    """Raised inside a block once every input of interest has come by: what the block would go on to compute is
+    not wanted. To be caught around each forward."""
+
+
 def dense_weight(block: Block, matrix: Matrix) -> Tensor:
     """The loaded weight as (out, in), whichever way its module stores it."""
     module = block.module.get_submodule(matrix.module)
@@ -60,11 +65,13 @@ def measure(
     device: torch.device,
     earlier_means: dict[str, Tensor | None] | None = None,
     hear: HearOutput | None = None,
+    stop_early: bool = False,
 ) -> dict[str, Measured]:
     """Statistics of every group while `run` sends all calibration windows through the loaded block.
 
     earlier_means: given for the token reading only, per group name, the earlier domains' mean input (None: no
-    shift). hear: told every matrix's outputs as well. A group goes by the name of its first matrix.
+    shift). hear: told every matrix's outputs as well. stop_early: forwards after the first may end in AllHeard,
+    which saves what comes behind the last input. A group goes by the name of its first matrix.
     """
     sums = {group[0].name: Accumulator(group[0].columns, device) for group in groups}
     members = {group[0].name: group for group in groups}
@@ -80,9 +87,39 @@ def measure(
 
     every = tuple(matrix for group in groups for matrix in group)
     firsts = tuple(group[0] for group in groups)
-    with _listening(block, firsts, listen, every if hear is not None else (), hear):
+    experts = any(matrix.expert is not None for matrix in firsts)  # who is reached depends on the tokens
+    with _listening(block, firsts, listen, every if hear is not None else (), hear), ExitStack() as stack:
+        if stop_early and not experts:
+            stack.enter_context(_stopping(block, firsts))
         run()
     return {name: accumulator.measured() for name, accumulator in sums.items()}
+
+
+@contextmanager
+def _stopping(block: Block, matrices: tuple[Matrix, ...]) -> Iterator[None]:
+    """Raise AllHeard in every forward but the first as soon as the modules were called as often as in that one."""
+    calls = 0
+    wanted: int | None = None
+
+    def enter(_module: nn.Module, _args: object) -> None:
+        nonlocal calls, wanted
+        wanted = calls or None if wanted is None else wanted
+        calls = 0
+
+    def count(_module: nn.Module, _args: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == wanted:
+            calls = 0
+            raise AllHeard
+
+    with ExitStack() as stack:
+        stack.callback(block.module.register_forward_pre_hook(enter).remove)
+        for matrix in matrices:
+            module = block.module.get_submodule(matrix.module)
+            # After the hook that listens: they are called in the order of their registration.
+            stack.callback(module.register_forward_pre_hook(count).remove)
+        yield
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Pruning one block: measure its inputs, solve its matrices, write it, and move on through what was written."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from worker.pruning.errors import IllConditioned, UserError
 from worker.pruning.evaluate import precision
 from worker.pruning.files import write_tensors
 from worker.pruning.folder import StageFolder
-from worker.pruning.groups import dense_weight, find_groups, measure
+from worker.pruning.groups import AllHeard, dense_weight, find_groups, measure
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.method_spec import Method, MethodName, Mode, Reading
 from worker.pruning.methods import Group
@@ -131,14 +132,13 @@ class BlockPruner:
         if not matrices:
             self._groups = []
             return {}
-        device = self.shell.device
         self._groups = find_groups(block, matrices, lambda: self._forward(block, self.hidden[0][:1]))
         solved_on, held = self.hidden[: self.solved_on], self.hidden[self.solved_on :]
         means = self._means(before)
-        measured = measure(block, self._groups, lambda: self._dense_pass(block, solved_on), device, means)
+        measured = self._measure(block, solved_on, means)
         measured, self._experts = feed(block, self._groups, measured)
         self._report_starved()
-        apart = measure(block, self._groups, lambda: self._dense_pass(block, held), device) if held else {}
+        apart = self._measure(block, held) if held else {}
         found = {}
         for name, statistics in measured.items():
             self._check(name, statistics)
@@ -146,6 +146,17 @@ class BlockPruner:
             sums = accumulate(before.get(name), statistics, self.method.perturbation, keep_gram=keep)
             found[name] = Inputs(sums, statistics, self._held_out(name, apart.get(name)))
         return found
+
+    def _measure(
+        self, block: Block, batches: list[Tensor], means: dict[str, Tensor | None] | None = None
+    ) -> dict[str, Measured]:
+        def run() -> None:
+            for state in batches:
+                with suppress(AllHeard):
+                    self._forward(block, state)
+                self.tracker.advance(Kind.forward, pass_work(block, state) + gram_work(block, state))
+
+        return measure(block, self._groups, run, self.shell.device, means, stop_early=True)
 
     def _method(self, matrix: Matrix) -> Method:
         """The job's, or the one that an override names."""
@@ -165,11 +176,6 @@ class BlockPruner:
         if not bool(torch.isfinite(measured.gram).all()):
             raise IllConditioned(f"{name}: its inputs are not finite")
         return measured
-
-    def _dense_pass(self, block: Block, batches: list[Tensor]) -> None:
-        for state in batches:
-            self._forward(block, state)
-            self.tracker.advance(Kind.forward, pass_work(block, state) + gram_work(block, state))
 
     def _carried(self, block: Block) -> dict[str, Accumulated]:
         if self.previous is None or self.method.mode is not Mode.accumulated:

@@ -1,0 +1,68 @@
+"""What is heard of a block's inputs while it runs."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import FAMILIES, WINDOW, make_tiny
+from worker.pruning import skeleton as skeletons
+from worker.pruning.blocks import Shell
+from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.groups import AllHeard, find_groups, measure
+from worker.pruning.skeleton import Block
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Shell, Block]:
+    folder: Path = make_tiny(request.param, tmp_path_factory.mktemp("family") / request.param)
+    checkpoint = Checkpoint.open(folder)
+    with torch.no_grad():
+        shell = Shell(skeletons.build(folder, checkpoint), checkpoint, torch.device("cpu"))
+    block = shell.skeleton.blocks[-1]
+    shell.load_block(block, checkpoint.read(block.tensors))
+    return shell, block
+
+
+@torch.no_grad()
+def test_a_pass_that_stops_early_hears_the_same(loaded: tuple[Shell, Block]) -> None:
+    shell, block = loaded
+    states = [shell.enter(torch.randint(0, 320, (2, WINDOW))) for _ in range(3)]
+    groups = find_groups(block, block.matrices, lambda: shell.forward(block, states[0]))
+    stopped = 0
+
+    def run() -> None:
+        nonlocal stopped
+        for state in states:
+            try:
+                shell.forward(block, state)
+            except AllHeard:
+                stopped += 1
+
+    whole = measure(block, groups, run, shell.device)
+    assert stopped == 0
+    early = measure(block, groups, run, shell.device, stop_early=True)
+    experts = any(matrix.expert is not None for matrix in block.matrices)
+    assert stopped == (0 if experts else len(states) - 1)
+    for name, statistics in whole.items():
+        assert early[name].tokens == statistics.tokens
+        assert torch.equal(early[name].gram, statistics.gram)
+        assert torch.equal(early[name].mean, statistics.mean)
+
+
+@torch.no_grad()
+def test_nothing_stays_behind_on_the_block(loaded: tuple[Shell, Block]) -> None:
+    shell, block = loaded
+    state = shell.enter(torch.randint(0, 320, (2, WINDOW)))
+    groups = find_groups(block, block.matrices, lambda: shell.forward(block, state))
+    before = shell.forward(block, state)
+
+    def run() -> None:
+        for _ in range(2):
+            with suppress(AllHeard):
+                shell.forward(block, state)
+
+    measure(block, groups, run, shell.device, stop_early=True)
+    assert torch.equal(shell.forward(block, state), before)
+    assert not any(module._forward_pre_hooks for module in block.module.modules())
