@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     """`auto`, `cpu`, `cuda` or `cuda:0`; where the engine computes."""
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     """Threads of the engine; part of what makes a result reproducible."""
+    hidden_bytes: int = Field(default=2 * 2**30, ge=0)
+    """Hidden states that an engine holds in memory; the rest goes to a scratch file below `work_dir`."""
 
     hf_endpoint: str = "https://huggingface.co"
     hf_token: SecretStr | None = None

@@ -81,6 +81,7 @@ def _make(spec: dict[str, Any], files: list[dict[str, Any]], check: Check, setti
             "model": os.fspath(model),
             "device": settings.device,
             "threads": settings.threads,
+            "hidden_bytes": settings.hidden_bytes,
             # Texts are not brought: a plan does not read them.
             **translate(spec, lambda dataset: {"path": dataset}),
         }

@@ -138,3 +138,15 @@ def test_the_last_failure_of_ours_fails_the_plan(session: Session, settings: Set
     plan = read(session, id)
     assert plan.error is not None
     assert (plan.state, plan.error["code"]) == ("failed", "internal")
+
+
+def test_a_plan_counts_hidden_states_as_the_worker_would_hold_them(
+    session: Session, store: ObjectStore, settings: Settings, tmp_path: Path
+) -> None:
+    frugal = settings.model_copy(update={"hidden_bytes": 100})
+    id = ask(session, make_tiny_llama(tmp_path / "tiny"), store)
+    run(id, unguarded, lambda: None, frugal)
+    plan = read(session, id)
+    assert plan.result is not None
+    assert plan.result["estimates"]["memory_bytes"]["parts"]["hidden_states"] == 100
+    assert plan.result["estimates"]["disk_bytes"]["parts"]["hidden_states"] > 0

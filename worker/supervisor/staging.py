@@ -68,6 +68,7 @@ def make_request(claim: Claim, checkpoint: Checkpoint, scratch: Scratch, setting
         "model": os.fspath(scratch.model),
         "device": settings.device,
         "threads": checkpoint.threads or settings.threads,
+        "hidden_bytes": settings.hidden_bytes,
         **translate(claim.spec, lambda dataset: _text(claim, dataset, scratch)),
     }
     if checkpoint.stages or checkpoint.blocks or checkpoint.evaluations:
