@@ -147,5 +147,15 @@ class Admm(Strict):
     admm: AdmmSettings = AdmmSettings()
 
 
-Method = Annotated[Magnitude | Wanda | SparseGpt | Admm | Alps | Copal, Field(discriminator="name")]
-METHODS: tuple[type[Strict], ...] = (Copal, Admm, Alps, SparseGpt, Wanda, Magnitude)
+class Auto(Strict):
+    """Chooses ADMM at one of several settings, ALPS or SparseGPT for each group of matrices that read one input,
+    by the error on the calibration windows held out, of which every domain needs some. On those no matrix does
+    worse than by `admm` as it is by default."""
+
+    name: Literal["auto"]
+    mode: Mode = "accumulated"
+    comparison_group: ByRow = "layer"
+
+
+Method = Annotated[Magnitude | Wanda | SparseGpt | Admm | Alps | Auto | Copal, Field(discriminator="name")]
+METHODS: tuple[type[Strict], ...] = (Copal, Auto, Admm, Alps, SparseGpt, Wanda, Magnitude)

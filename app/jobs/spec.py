@@ -4,7 +4,8 @@ import hashlib
 import json
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from app.jobs.limits import Limits
 from app.jobs.method_spec import Method
@@ -89,6 +90,24 @@ class JobCreate(Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"domains must have different names; used twice: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_for_auto(self) -> "JobCreate":
+        """`auto` chooses by windows held out, so every domain needs some."""
+        if "auto" not in (self.method.name, *(override.method for override in self.sparsity.overrides)):
+            return self
+        found: list[InitErrorDetails] = []
+        for index, calibration in enumerate(domain.calibration for domain in self.domains):
+            wrong = "held_out" if calibration.held_out == 0 else "samples" if calibration.samples < 2 else None
+            if wrong is not None:
+                least = "more than 0" if wrong == "held_out" else "at least 2"
+                text = f"must be {least}: the method `auto` chooses by the error on the windows held out"
+                error = PydanticCustomError("nothing_held_out", text)
+                place = ("domains", index, "calibration", wrong)
+                found.append(InitErrorDetails(type=error, loc=place, input=getattr(calibration, wrong)))
+        if found:
+            raise ValidationError.from_exception_data("JobCreate", found)
         return self
 
     def resolved(self) -> dict[str, Any]:

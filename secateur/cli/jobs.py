@@ -34,7 +34,7 @@ def submit(
             help="name=calibration[:evaluation]: dataset ids or local files, in order.", metavar="DOMAIN"
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help="copal, admm, alps, sparsegpt, wanda or magnitude.")] = "copal",
+    method: Annotated[str, typer.Option(help="copal, auto, admm, alps, sparsegpt, wanda or magnitude.")] = "copal",
     weight_update: Annotated[str | None, typer.Option(help="admm or none.")] = None,
     mode: Annotated[str | None, typer.Option(help="accumulated, restart or sequential.")] = None,
     sparsity: Annotated[float | None, typer.Option(help="Share of weights to remove, such as 0.5.")] = None,

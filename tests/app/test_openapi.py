@@ -68,7 +68,7 @@ def test_the_upload_documents_its_bodies(document: dict[str, Any]) -> None:
 
 def test_methods_come_from_the_spec(api: httpx.Client) -> None:
     found = {row["name"]: row for row in api.get("/v1/methods").json()["data"]}
-    assert set(found) == {"copal", "admm", "alps", "sparsegpt", "wanda", "magnitude"}
+    assert set(found) == {"copal", "auto", "admm", "alps", "sparsegpt", "wanda", "magnitude"}
     parameters = {each["name"]: each for each in found["copal"]["parameters"]}
     assert parameters["reading"]["default"] == "own_terms"
     assert parameters["reading"]["schema"]["enum"] == ["own_terms", "token"]

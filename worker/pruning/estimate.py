@@ -14,6 +14,7 @@ from worker.pruning.blocks import BATCH_TOKENS
 from worker.pruning.budget import Share
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.evaluate import LOGITS
+from worker.pruning.method_spec import MethodName
 from worker.pruning.progress import Kind
 from worker.pruning.settings import pick_device, products
 from worker.pruning.skeleton import Block, Matrix, Skeleton
@@ -28,6 +29,9 @@ SOLVER_COPIES = 8
 """Matrices of a weight's shape that a solver holds at once: weight, scores, mask, and ADMM's iterates."""
 FACTOR_COPIES = 4
 """Matrices of a Gram's shape while one is factorised: itself, normalised, its factor, its inverse."""
+OPTION_COPIES = 4
+"""What `auto` holds beside these. Of a weight's shape: one whole solution while another is made. Of a Gram's: the
+factors of the default and of the best so far, two matrices each."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def memory(subject: Subject) -> Estimate:
         "block_weights": float(max(_block_bytes(subject, block) for block in skeleton.blocks)),
         "read_ahead": float(max(stored)),
         "statistics": float(max(_statistics_bytes(subject, block) for block in skeleton.blocks)),
-        "solver": float(max(map(_solver_bytes, _pruned(subject)), default=0)),
+        "solver": float(max((_solver_bytes(job, share) for share in _pruned(subject)), default=0)),
         "hidden_states": float(min(_hidden_bytes(subject), job.hidden_bytes)),
         "activations": float(_activation_bytes(subject)),
     }
@@ -203,12 +207,19 @@ def _statistics_bytes(subject: Subject, block: Block) -> int:
     held_out = any(domain.calibration.held_out > 0 for domain in domains)
     grams = 1 + held_out + kept + (kept and len(domains) > 1)
     widths = input_widths(_pruned_in(subject, block))
-    factor = FACTOR_COPIES * max(widths, default=0) ** 2 if kept else 0
+    copies = FACTOR_COPIES + OPTION_COPIES * _chooses(subject, block)
+    factor = copies * max(widths, default=0) ** 2 if kept else 0
     return FLOAT * (grams * sum(side**2 for side in widths) + factor)
 
 
-def _solver_bytes(share: Share) -> int:
-    return FLOAT * SOLVER_COPIES * share.matrix.weights
+def _chooses(subject: Subject, block: Block) -> bool:
+    shares = (subject.shares[matrix.name] for matrix in block.matrices)
+    return any(subject.job.method.named(share.method).name is MethodName.auto for share in shares)
+
+
+def _solver_bytes(job: PruningJob, share: Share) -> int:
+    chooses = job.method.named(share.method).name is MethodName.auto
+    return FLOAT * (SOLVER_COPIES + OPTION_COPIES * chooses) * share.matrix.weights
 
 
 def _state_bytes(subject: Subject, block: Block) -> int:

@@ -15,6 +15,7 @@ class MethodName(StrEnum):
     sparsegpt = "sparsegpt"
     admm = "admm"
     alps = "alps"
+    auto = "auto"
     copal = "copal"
 
 
@@ -138,10 +139,11 @@ OWN_SCOPE: Final = {
     MethodName.sparsegpt: Scope.layer,
     MethodName.admm: Scope.layer,
     MethodName.alps: Scope.layer,
+    MethodName.auto: Scope.layer,
     MethodName.copal: Scope.row,
 }
 """The comparison group of each method's paper (COPAL: the measured winner)."""
-SOLVING: Final = frozenset({MethodName.sparsegpt, MethodName.admm, MethodName.alps})
+SOLVING: Final = frozenset({MethodName.sparsegpt, MethodName.admm, MethodName.alps, MethodName.auto})
 """The methods that change the kept weights themselves."""
 
 
@@ -186,13 +188,13 @@ class Method:
         """The method of a matrix whose override names another one: the job's settings, that selection or solver.
 
         Weights are compared as is that method's own habit. A selection is followed by the job's `weight_update`
-        where the job's own method is a selection too. None: this very method.
+        where the job's own method is a selection too; what `auto` chooses never is. None: this very method.
         """
         if name is None or name is self.name:
             return self
         plain, own = (Method.read(Fields({"name": each.value})) for each in (name, self.name))
         update = plain.weight_update
-        if update is WeightUpdate.none and own.weight_update is WeightUpdate.none:
+        if update is WeightUpdate.none and own.weight_update is WeightUpdate.none and name is not MethodName.auto:
             update = self.weight_update
         return replace(self, name=name, weight_update=update, comparison_group=plain.comparison_group)
 
@@ -210,6 +212,8 @@ class Method:
             raise SpecError(
                 fields.at("weight_update"), "admm always updates the weights; leave it out or say admm"
             )
+        if name is MethodName.auto and fields.raw("weight_update") is not None:
+            raise SpecError(fields.at("weight_update"), "auto's solvers update the weights; leave it out")
         method = replace(method, **_settings(method, fields))
         fields.finish()
         return method

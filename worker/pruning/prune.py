@@ -1,8 +1,9 @@
 """Pruning one block: measure its inputs, solve its matrices, write it, and move on through what was written."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from worker.pruning.folder import StageFolder
 from worker.pruning.groups import AllHeard, dense_weight, find_groups, measure
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.method_spec import Method, MethodName, Mode, Reading
-from worker.pruning.methods import Group
+from worker.pruning.methods.auto import Choice, Member, Option, best, choose
 from worker.pruning.methods.solution import Solution
 from worker.pruning.observer import BlockResult, MatrixRecord, Observer, SensitivitySummary
 from worker.pruning.patterns import Scope, Selection
@@ -94,9 +95,9 @@ class BlockPruner:
         layers, summaries = [], []
         for group in self._groups:
             name = group[0].name
-            prepared = {method: self._prepare(name, method, inputs[name].sums) for method in self._methods(group)}
+            chosen = {method: self._choose(block, method, group, inputs[name]) for method in self._methods(group)}
             for matrix in group:
-                record, summary, written = self._solve(block, matrix, prepared[self._method(matrix)], inputs[name])
+                record, summary, written = self._solve(block, matrix, chosen[self._method(matrix)], inputs[name])
                 tensors[matrix.name] = written
                 layers.append(record)
                 summaries.append(summary)
@@ -203,48 +204,71 @@ class BlockPruner:
         if not bool(torch.isfinite(statistics.gram).all()):
             raise IllConditioned(f"{name}: its inputs are not finite")
 
-    def _prepare(self, name: str, method: Method, sums: Accumulated) -> Group:
+    def _choose(self, block: Block, method: Method, group: list[Matrix], inputs: Inputs) -> Choice:
+        """What the matrices of the group that ask for `method` are solved with."""
+        name, began = group[0].name, time.monotonic()
         try:
             with products("highest"):
-                group = methods.prepare(method, sums)
+                if method.name is MethodName.auto:
+                    members = self._members(block, method, group)
+                    choice = choose(method, members, inputs, self.observer.check)
+                    choice = replace(choice, seconds=(time.monotonic() - began) / len(members))
+                else:
+                    choice = Choice((Option(method.name, method, methods.prepare(method, inputs.sums)),))
         except IllConditioned as error:
             raise IllConditioned(f"{name}: {error}") from error
-        if group.notes:
-            self.observer.note("warning", "raised the damping of a Gram", {"matrix": name, **group.notes})
-        return group
+        for raised in (option.group.notes for option in choice.options if option.group.notes):
+            self.observer.note("warning", "raised the damping of a Gram", {"matrix": name, **raised})
+        return choice
+
+    def _members(self, block: Block, method: Method, group: list[Matrix]) -> list[Member]:
+        """The matrices of the group that one choice of `auto` is for."""
+
+        def select(matrix: Matrix) -> Callable[[Method], Selection]:
+            return lambda chosen: self._selection(self.shares[matrix.name], chosen, self.shell.device)
+
+        return [
+            Member(matrix.name, dense_weight(block, matrix), select(matrix))
+            for matrix in group
+            if self._method(matrix) == method
+        ]
 
     def _solve(
-        self, block: Block, matrix: Matrix, group: Group, inputs: Inputs
+        self, block: Block, matrix: Matrix, choice: Choice, inputs: Inputs
     ) -> tuple[MatrixRecord, SensitivitySummary, Tensor]:
-        began = time.monotonic()
+        began = time.monotonic() - choice.seconds
         self.observer.check()
-        share, method = self.shares[matrix.name], self._method(matrix)
         dense = dense_weight(block, matrix).contiguous()
+        try:
+            with products("highest"):
+                _, solved, notes = best(choice, lambda each: self._attempt(matrix, dense, each, inputs))
+        except IllConditioned as error:
+            raise IllConditioned(f"{matrix.name}: {error}") from error
+        solution = replace(solved.solution, notes=solved.solution.notes | notes)
+        record = matrix_record(replace(solved, solution=solution, seconds=time.monotonic() - began))
+        summary = summarise(matrix.name, solved.scores)
+        self.tracker.advance(Kind.solve, solve_work(self._method(matrix), matrix))
+        return record, summary, solved.written
+
+    def _attempt(self, matrix: Matrix, dense: Tensor, option: Option, inputs: Inputs) -> Solved:
+        """The matrix by one option, and its errors as written. dense: (out, in)."""
+        share, method = self.shares[matrix.name], option.method
         selection = self._selection(share, method, dense.device)
-        with products("highest"):
-            scores = methods.scores(method, matrix.name, dense, group)
-            try:
-                solution = methods.solve(method, dense, scores, group, selection, self.observer.check)
-            except IllConditioned as error:
-                raise IllConditioned(f"{matrix.name}: {error}") from error
-            written = self._cast(matrix, solution)
-            errors = self._errors(matrix, dense, written, inputs)
-        record = matrix_record(
-            Solved(
-                share=share,
-                solver=method.solver,
-                solution=solution,
-                written=written,
-                relative_error=errors[0],
-                held_out_error=errors[1],
-                dead=int(inputs.sums.dead.sum()),
-                expert=self._experts.get(matrix.name),
-                seconds=time.monotonic() - began,
-            )
+        scores = methods.scores(method, matrix.name, dense, option.group)
+        solution = methods.solve(method, dense, scores, option.group, selection, self.observer.check)
+        written = self._cast(matrix, solution)
+        errors = self._errors(matrix, dense, written, inputs)
+        return Solved(
+            share=share,
+            solver=method.solver,
+            scores=scores,
+            solution=solution,
+            written=written,
+            relative_error=errors[0],
+            held_out_error=errors[1],
+            dead=int(inputs.sums.dead.sum()),
+            expert=self._experts.get(matrix.name),
         )
-        summary = summarise(matrix.name, scores)
-        self.tracker.advance(Kind.solve, solve_work(method, matrix))
-        return record, summary, written
 
     def _errors(
         self, matrix: Matrix, dense: Tensor, written: Tensor, inputs: Inputs
@@ -270,7 +294,7 @@ class BlockPruner:
         """The weight in the checkpoint's own dtype and orientation."""
         cast = solution.weight.to(DTYPES[self.source.tensors[matrix.name].dtype])
         if not bool(torch.isfinite(cast).all()):
-            raise IllConditioned(f"{matrix.name}: a weight does not fit {cast.dtype}")
+            raise IllConditioned(f"a weight does not fit {cast.dtype}")
         return (cast.T if matrix.transposed else cast).contiguous().cpu()
 
     def _compare_masks(

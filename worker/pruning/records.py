@@ -20,19 +20,21 @@ Record = Mapping[str, Any]
 class Solved:
     """One matrix of a stage, solved and cast. written: in the checkpoint's own dtype and orientation, on the CPU.
 
-    relative_error, held_out_error: of `written` in front of the layer's inputs. dead: inputs that were always
-    zero. expert: how its expert fared, None for a matrix of no expert.
+    scores: what its mask was chosen by, or what the search for it began with, (out, in). relative_error,
+    held_out_error: of `written` in front of the layer's inputs. dead: inputs that were always zero. expert: how
+    its expert fared, None for a matrix of no expert.
     """
 
     share: Share
     solver: str
+    scores: Tensor
     solution: Solution
     written: Tensor
     relative_error: float | None
     held_out_error: float | None
     dead: int
     expert: Fed | None
-    seconds: float
+    seconds: float = 0.0
 
 
 def matrix_record(solved: Solved) -> MatrixRecord:

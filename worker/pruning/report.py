@@ -9,6 +9,7 @@ from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.calibration import held_out_indices
 from worker.pruning.digests import total
 from worker.pruning.evaluate import TestSet
+from worker.pruning.methods.auto import CANDIDATES
 from worker.pruning.records import mask_overlap
 from worker.pruning.skeleton import Skeleton
 from worker.pruning.sparsity_spec import Override
@@ -102,6 +103,8 @@ def _method(job: PruningJob) -> dict[str, Any]:
         found |= {"reading": method.reading, "perturbation": method.perturbation}
     if method.weight_update == "admm":
         found |= {"weight_update": "admm", "admm": vars(method.admm)}
+    if method.name == "auto":
+        found["candidates"] = [candidate.label for candidate in CANDIDATES]
     own = {"sparsegpt": method.sparsegpt, "alps": method.alps}.get(method.name)
     return found if own is None else found | {method.name: vars(own)}
 

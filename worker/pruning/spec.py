@@ -8,7 +8,7 @@ from typing import Any
 from worker.pruning.errors import SpecError
 from worker.pruning.fields import Fields
 from worker.pruning.hidden import HIDDEN_BYTES
-from worker.pruning.method_spec import Method
+from worker.pruning.method_spec import Method, MethodName
 from worker.pruning.sparsity_spec import Sparsity
 
 
@@ -146,7 +146,7 @@ class PruningJob:
                 raise SpecError(
                     f"{domain.field}/name", f"two domains are called {domain.name!r}; names must differ"
                 )
-        return cls(
+        job = cls(
             workspace=Path(fields.text("workspace")),
             model=Path(fields.text("model")),
             method=Method.read(fields.required("method")),
@@ -158,3 +158,19 @@ class PruningJob:
             hidden_bytes=fields.integer("hidden_bytes", cls.hidden_bytes),
             resume=Resume.read(fields.child("resume", optional=True)),
         )
+        _refuse_blind_choice(job)
+        return job
+
+
+def _refuse_blind_choice(job: PruningJob) -> None:
+    """`auto` needs held-out windows in every stage."""
+    named = {job.method.name, *(override.method for override in job.sparsity.overrides)}
+    if MethodName.auto not in named:
+        return
+    for calibration in (domain.calibration for domain in job.domains):
+        if calibration.held_out == 0:
+            message = "must be more than 0: the method `auto` chooses by the error on the windows held out"
+            raise SpecError(f"{calibration.field}/held_out", message)
+        if calibration.samples < 2:
+            message = "must be at least 2: the method `auto` chooses by the error on windows held out, here none"
+            raise SpecError(f"{calibration.field}/samples", message)

@@ -1,11 +1,13 @@
 """What the parts of a job cost, in floating point operations: only ratios matter, for progress and ETA."""
 
 import math
+from dataclasses import replace
 
 from torch import Tensor
 
 from worker.pruning.budget import Share
 from worker.pruning.method_spec import Method, MethodName
+from worker.pruning.methods.auto import CANDIDATES, sampled_rows
 from worker.pruning.progress import Kind
 from worker.pruning.skeleton import Block, Matrix, Skeleton
 from worker.pruning.sparsity_spec import Allocation
@@ -39,17 +41,33 @@ def gram_work(block: Block, state: Tensor) -> float:
 
 def solve_work(method: Method, matrix: Matrix) -> float:
     """One matrix: its products with a Gram, two of them to measure the error, and a selection for each mask."""
-    steps, masks = 2.0, 1
+    if method.name is MethodName.auto:
+        return _auto_work(method, matrix)
+    steps, masks, inverses = 2.0, 1, 0.0
     if method.name is MethodName.sparsegpt:
         steps += SPARSEGPT_STEPS
     elif method.name is MethodName.admm:
         steps, masks = steps + method.admm.iterations + method.admm.polish_steps, method.admm.mask_steps
     elif method.name is MethodName.alps:
         masks = min(ALPS_STEPS, method.alps.max_steps)
-        steps += masks * (1 + 1 / method.alps.update_every) + method.alps.polish_steps
+        steps += masks + method.alps.polish_steps
+        inverses = masks / method.alps.update_every
     if method.updates_after:
         steps += method.admm.iterations
-    return matrix.weights * (2.0 * steps * matrix.columns + SELECTION * masks)
+    products = matrix.weights * steps + matrix.columns**2 * inverses
+    return 2.0 * products * matrix.columns + matrix.weights * SELECTION * masks
+
+
+def _auto_work(method: Method, matrix: Matrix) -> float:
+    """Every candidate factorised and tried on a sample of rows, then the default and the winner as a whole.
+
+    The winner is taken for one of ADMM's, as most candidates are; a factor that several matrices share is counted
+    for each.
+    """
+    tried = [candidate.method(method) for candidate in CANDIDATES]
+    sample = replace(matrix, rows=sampled_rows(matrix.rows))
+    factors = 2.0 * matrix.columns**3 * len(tried)
+    return factors + sum(solve_work(each, sample) for each in tried) + 2 * solve_work(tried[0], matrix)
 
 
 def head_work(skeleton: Skeleton, vocabulary: int) -> float:

@@ -27,6 +27,8 @@ METHODS: list[dict[str, Any]] = [
         "mode": "restart",
     },
     {"name": "admm", "mode": "sequential", "admm": {"iterations": 30, "schedule": "gradual", "polish_steps": 0}},
+    {"name": "auto"},
+    {"name": "auto", "mode": "restart", "comparison_group": "row"},
     {"name": "sparsegpt", "sparsegpt": {"block": 64, "damping": 0.1}},
     {"name": "alps", "alps": {"max_steps": 30, "update_every": 1, "rho": 1.0, "damping": 0.1, "polish_steps": 0}},
 ]
@@ -124,6 +126,23 @@ def test_defaults_are_part_of_the_digest_and_labels_are_not() -> None:
     assert canonical_digest(short.resolved()) != canonical_digest(job(evaluation={"max_windows": 1}).resolved())
     again = JobCreate.model_validate(short.resolved())
     assert again.resolved() == short.resolved()
+
+
+@pytest.mark.parametrize("overridden", [False, True])
+@pytest.mark.parametrize("field", [("held_out", 0), ("samples", 1)])
+def test_auto_is_refused_where_nothing_is_held_out(overridden: bool, field: tuple[str, int]) -> None:
+    domains = [{"name": name, "dataset": f"ds_{name}"} for name in "ab"]
+    overrides = [{"match": "*", "method": "auto"}] if overridden else []
+    spec = {
+        "method": {"name": "admm" if overridden else "auto"},
+        "sparsity": {"target": 0.5, "overrides": overrides},
+    }
+    assert job(**spec, domains=domains)
+    starved = [domains[0], {**domains[1], "calibration": dict([field])}]
+    assert job(domains=starved)
+    with pytest.raises(ValidationError, match="held out") as caught:
+        job(**spec, domains=starved)
+    assert [error["loc"] for error in caught.value.errors()] == [("domains", 1, "calibration", field[0])]
 
 
 @given(st.integers(1, 999), st.integers(1, 999))

@@ -36,6 +36,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"domains": [{"name": "a", "dataset": "x", "calibration": {"held_out": 0.5}}]},
         "/domains/0/calibration/held_out",
     ),
+    (
+        {
+            "method": {"name": "auto"},
+            "domains": [
+                {"name": "a", "dataset": "x"},
+                {"name": "b", "dataset": "x", "calibration": {"held_out": 0}},
+            ],
+        },
+        "/domains/1/calibration/held_out",
+    ),
     ({"labels": {"a b": "c"}}, "/labels/a b"),
     ({"labels": {f"l{i}": "c" for i in range(17)}}, "/labels"),
     ({"priority": 101}, "/priority"),

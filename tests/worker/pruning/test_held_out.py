@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, prune
-from worker.pruning import PruningJob
+from worker.pruning import MatrixRecord, PruningJob, SpecError
 from worker.pruning.calibration import Tokenizer, calibration_windows, split
+from worker.pruning.methods.auto import CANDIDATES
 from worker.pruning.statistics import read_document
 
 ADMM = {"name": "admm"}
@@ -122,3 +124,90 @@ def test_without_held_out_windows_the_error_is_unknown(
     assert {layer.held_out_error for layer in layers} == {None}
     assert recorder.stages[0].held_out_error is None
     assert sum("none is held out" in message for _, message, _ in recorder.notes) == noted
+
+
+def layers_of(recorder: Recorder) -> list[MatrixRecord]:
+    return [layer for block in recorder.blocks for layer in block.layers]
+
+
+AUTO = {"name": "auto"}
+SPARSITIES = [{"target": 0.5}, {"target": 0.5, "allocation": "uniform"}, {"pattern": "2:4"}]
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES, ids=["error", "uniform", "2:4"])
+def test_auto_records_what_it_chose_and_what_it_tried(request_for: Request, sparsity: dict[str, Any]) -> None:
+    recorder = Recorder()
+    first = prune(calibrated(request_for(domains="ab", method=AUTO, sparsity=sparsity), samples=10), recorder)
+    for layer in layers_of(recorder):
+        auto = layer.notes["auto"]
+        assert len(auto["tried"]) == len(CANDIDATES)
+        assert set(auto["held_out_error"]) == {CANDIDATES[0].label, min(auto["tried"], key=auto["tried"].get)}
+        assert auto["chosen"] == min(auto["held_out_error"], key=auto["held_out_error"].get)
+        assert layer.held_out_error == auto["held_out_error"][auto["chosen"]]
+        assert layer.solver == auto["chosen"].split()[0]
+    zeros = sum(layer.zeros for layer in layers_of(recorder))
+    assert zeros * 2 == sum(layer.weights for layer in layers_of(recorder))
+    again = request_for(domains="ab", method=AUTO, sparsity=sparsity, workspace="again")
+    assert prune(calibrated(again, samples=10)).summary["weights_sha256"] == first.summary["weights_sha256"]
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES, ids=["error", "uniform", "2:4"])
+def test_auto_is_never_worse_than_admm_on_the_same_inputs(request_for: Request, sparsity: dict[str, Any]) -> None:
+    """The first block's, because the others stand behind other weights."""
+    auto, admm = Recorder(), Recorder()
+    for method, recorder in ((AUTO, auto), (ADMM, admm)):
+        request = request_for(method=method, sparsity=sparsity, workspace=method["name"])
+        prune(calibrated(request, samples=10), recorder)
+    pairs = list(zip(auto.blocks[0].layers, admm.blocks[0].layers, strict=True))
+    assert all((a.held_out_error or 0) <= (b.held_out_error or 0) for a, b in pairs)
+    assert any((a.held_out_error or 0) < (b.held_out_error or 0) for a, b in pairs)
+    assert all(a.zeros == b.zeros for a, b in pairs)
+
+
+def test_auto_keeps_nothing_of_the_held_out_windows_but_the_choice(
+    request_for: Request,
+) -> None:
+    """The state of the first block is, to the bit, that of plain ADMM, which never looks at those windows."""
+    kept = []
+    for method in (AUTO, ADMM):
+        request = calibrated(request_for(method=method, workspace=method["name"]), samples=10)
+        prune(request)
+        kept.append({name: t for name, t in states(request).items() if "/block-0000/" in name})
+    assert kept[0].keys() == kept[1].keys()
+    assert all(torch.equal(tensor, kept[1][name]) for name, tensor in kept[0].items())
+    assert any(name.endswith("/gram") for name in kept[0])
+
+
+@pytest.mark.parametrize("method", ["auto", "wanda"])
+@pytest.mark.parametrize("field", [("held_out", 0), ("samples", 1)])
+def test_auto_is_refused_where_nothing_is_held_out(
+    request_for: Request, method: str, field: tuple[str, int]
+) -> None:
+    overrides = [] if method == "auto" else [{"match": "*.down_proj.weight", "method": "auto"}]
+    request = request_for(domains="ab", method={"name": method}, sparsity={"target": 0.5, "overrides": overrides})
+    request["domains"][1]["calibration"][field[0]] = field[1]
+    with pytest.raises(SpecError, match="held out") as caught:
+        PruningJob.from_dict(request)
+    assert caught.value.field == f"/domains/1/calibration/{field[0]}"
+
+
+def test_an_override_may_ask_for_auto(request_for: Request) -> None:
+    recorder = Recorder()
+    overrides = [{"match": "*.down_proj.weight", "method": "auto"}]
+    prune(request_for(sparsity={"target": 0.5, "overrides": overrides}), recorder)
+    for layer in layers_of(recorder):
+        assert ("auto" in layer.notes) is layer.matrix.endswith("down_proj.weight")
+
+
+def test_experts_that_held_out_tokens_do_not_reach_take_the_default(request_for: Request, tmp_path: Path) -> None:
+    """One held-out window, shorter than what a choice needs, so that the rest takes the default too."""
+    recorder = Recorder()
+    model = str(make_tiny("mixtral", tmp_path / "mixtral"))
+    request = request_for(model=model, method=AUTO, sparsity={"pattern": "2:4"})
+    request["domains"][0]["calibration"]["sequence_length"] = 24
+    prune(request, recorder)
+    for layer in layers_of(recorder):
+        auto = layer.notes["auto"]
+        assert auto["chosen"] == CANDIDATES[0].label
+        assert "held-out tokens reached" in auto["untried"]
+        assert layer.solver == "admm"

@@ -9,8 +9,11 @@ from tests.worker.pruning.conftest import Request, prune
 from worker.pruning import PruningJob, UserError, plan
 from worker.pruning.estimate import disk, input_widths, memory, probe
 from worker.pruning.experts import Expert
+from worker.pruning.fields import Fields
+from worker.pruning.method_spec import Method
 from worker.pruning.planning import look
 from worker.pruning.skeleton import Matrix
+from worker.pruning.work import solve_work
 
 
 def planned(request: dict[str, Any]) -> dict[str, Any]:
@@ -128,6 +131,19 @@ def test_time_grows_with_the_work(request_for: Request) -> None:
     assert 0 < short["total"] < long["total"]
     assert short["total"] == pytest.approx(sum(short["parts"].values()))
     assert "GFLOP/s" in short["how"]
+
+
+def test_choosing_counts_trials_and_two_solutions(request_for: Request) -> None:
+    """Of a matrix as wide as a model's: more than plain ADMM's work twice, less than all candidates' wholes."""
+    matrix = Matrix("m", "m", 1536, 576)
+    auto, admm, alps = (Method.read(Fields({"name": name})) for name in ("auto", "admm", "alps"))
+    every = 7 * solve_work(admm, matrix) + solve_work(alps, matrix)
+    assert 2 * solve_work(admm, matrix) < solve_work(auto, matrix) < every
+    plain, choosing = (
+        memory(look(PruningJob.from_dict(request_for(method={"name": name})))).parts for name in ("admm", "auto")
+    )
+    assert choosing["solver"] > plain["solver"]
+    assert choosing["statistics"] > plain["statistics"]
 
 
 def test_the_probe_leaves_precision_as_it_was() -> None:

@@ -51,6 +51,10 @@ def test_a_method_under_another_name_keeps_the_settings_but_not_the_comparison()
     updating = method(weight_update="admm", admm={"iterations": 30})
     assert updating.named(MethodName.wanda).solver == "wanda+admm"
     assert updating.named(MethodName.wanda).admm.iterations == 30
+    # What auto chooses solves for the weights itself.
+    assert updating.named(MethodName.auto).solver == "auto"
+    auto = Method.read(Fields({"name": "auto"}))
+    assert (auto.scope, auto.updates_weights, auto.named(MethodName.wanda).solver) == (Scope.layer, True, "wanda")
     # ADMM's own update is no wish for one after a plain selection.
     solving = Method.read(Fields({"name": "admm"}))
     assert solving.named(MethodName.magnitude).solver == "magnitude"
@@ -84,6 +88,7 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("/method", {"name": "copa"}, "/method/name"),
         ("/method", {"name": "copal", "reding": "token"}, "/method/reding"),
         ("/method", {"name": "admm", "weight_update": "none"}, "/method/weight_update"),
+        ("/method", {"name": "auto", "weight_update": "admm"}, "/method/weight_update"),
         ("/method", {"name": "admm", "admm": {"iterations": 0}}, "/method/admm/iterations"),
         ("/method", {"name": "admm", "admm": {"iterations": 5}}, "/method/admm/mask_steps"),
         ("/method", {"name": "admm", "admm": {"rho": 0}}, "/method/admm/rho"),
