@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from app import health
 from app.artifacts import endpoints as artifacts
 from app.backend import open_backend
+from app.comparison import endpoints as comparison
 from app.datasets import endpoints as datasets
 from app.jobs import control_endpoints as control
 from app.jobs import endpoints as jobs
@@ -52,6 +53,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.backend = backend
     install_handlers(app)
     install_openapi(app)
-    for part in (datasets, models, plans, jobs, control, history, sensitivity, artifacts, methods, health):
+    for part in (
+        datasets,
+        models,
+        plans,
+        jobs,
+        control,
+        history,
+        sensitivity,
+        comparison,
+        artifacts,
+        methods,
+        health,
+    ):
         app.include_router(part.router)
     return app

@@ -3,11 +3,20 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from sqlalchemy.orm import Session
+
+from app.jobs import repository
 from app.jobs.schemas import EvaluationRead, RowRead
-from app.jobs.tables import JobEvaluation
+from app.jobs.tables import Job, JobEvaluation
 
 Matrix = Mapping[tuple[int, str], float]
 """(row, domain) → perplexity; row 0 is the dense model, row t + 1 comes after stage t."""
+
+
+def evaluation_of(session: Session, job: Job) -> EvaluationRead:
+    """R of a job as far as it is known."""
+    stages = [domain["name"] for domain in job.spec["domains"]]
+    return matrix_of(job.id, stages, repository.evaluations(session, job.id))
 
 
 def matrix_of(job: str, stages: Sequence[str], entries: Sequence[JobEvaluation]) -> EvaluationRead:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from app.auth.dependencies import JobsRead
 from app.backend import UnitOfWork
 from app.jobs import repository, service
-from app.jobs.evaluation import matrix_of
+from app.jobs.evaluation import evaluation_of
 from app.jobs.schemas import AttemptRead, EvaluationRead, EventRead, LayerRead, LogRead, StageRead
 from app.jobs.service import JobNotFound
 from app.kit.fields import JobId
@@ -31,7 +31,9 @@ async def _position(
 
 
 Position = Annotated[int, Depends(_position)]
-MatrixName = Annotated[str | None, Query(max_length=300, description="Name in the checkpoint.")]
+MatrixName = Annotated[
+    str | None, Query(max_length=300, description="Name in the checkpoint, or a glob with `*` and `?`.")
+]
 
 
 @router.get(
@@ -105,8 +107,7 @@ def list_stages(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
 def get_evaluation(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
     """The matrix R as far as it is known; complete when the job has succeeded."""
     job, _ = service.read(session, auth.project, id)
-    stages = [domain["name"] for domain in job.spec["domains"]]
-    return reply(matrix_of(id, stages, repository.evaluations(session, id)))
+    return reply(evaluation_of(session, job))
 
 
 @router.get(

@@ -18,6 +18,7 @@ from app.jobs.tables import (
     JobProgress,
     JobStage,
 )
+from app.kit.globs import matches
 
 Found = tuple[Job, JobProgress | None]
 
@@ -116,9 +117,11 @@ def layers(
     """Records with their stage's domain, by (stage, block, matrix); `after` is that of the last row before."""
     same = and_(JobStage.job_id == JobLayer.job_id, JobStage.stage == JobLayer.stage)
     query = select(JobLayer, JobStage.domain).join(JobStage, same).where(JobLayer.job_id == job)
-    for column, value in ((JobLayer.stage, stage), (JobLayer.block, block), (JobLayer.matrix, matrix)):
+    for column, value in ((JobLayer.stage, stage), (JobLayer.block, block)):
         if value is not None:
             query = query.where(column == value)
+    if matrix is not None:
+        query = query.where(matches(JobLayer.matrix, matrix))
     key = (JobLayer.stage, JobLayer.block, JobLayer.matrix)
     if after is not None:
         query = query.where(tuple_(*key) > tuple_(*after))

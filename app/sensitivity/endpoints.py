@@ -1,23 +1,43 @@
 """/v1/jobs/{id}/sensitivity"""
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
+from starlette.responses import StreamingResponse
 
 from app.auth.dependencies import JobsRead
-from app.backend import UnitOfWork
-from app.jobs import service as jobs
+from app.backend import BackendDep, UnitOfWork
 from app.jobs.history import MatrixName, Number, Rows
 from app.jobs.service import JobNotFound
 from app.kit.fields import JobId
 from app.kit.pagination import CursorText, Page, decode_cursor, encode_cursor, page_of
 from app.kit.problems import problems
 from app.kit.replies import reply
-from app.sensitivity import repository
+from app.sensitivity import repository, service
 from app.sensitivity.repository import Filter
-from app.sensitivity.schemas import SensitivityRead
+from app.sensitivity.schemas import BlockSensitivityRead, SensitivityRead
 
 router = APIRouter(prefix="/v1/jobs/{id}/sensitivity", tags=["history"])
+
+PARQUET: Final = "application/vnd.apache.parquet"
+_FILE: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The file", "content": {PARQUET: {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+
+async def _filter(
+    stage: Annotated[
+        int | None, Query(ge=0, lt=2**31, description="The job's own, or with `lineage` the lineage's.")
+    ] = None,
+    domain: Annotated[str | None, Query(max_length=200)] = None,
+    block: Number = None,
+    matrix: MatrixName = None,
+    lineage: Annotated[bool, Query(description="Also the stages of the jobs that this one goes on from.")] = False,
+) -> Filter:
+    return Filter(stage, domain, block, matrix, lineage)
+
+
+Narrowed = Annotated[Filter, Depends(_filter)]
 
 
 @router.get(
@@ -31,19 +51,59 @@ def list_sensitivities(
     id: JobId,
     auth: JobsRead,
     session: UnitOfWork,
-    stage: Number = None,
-    domain: Annotated[str | None, Query(max_length=200)] = None,
-    block: Number = None,
-    matrix: MatrixName = None,
+    filter: Narrowed,
     limit: Rows = 200,
     cursor: CursorText = None,
 ) -> Response:
     """Mean, quantiles and histogram of the scores that chose the mask, by stage, block and name; there while the
-    job runs. The scores themselves are in the artifact's state files."""
-    jobs.read(session, auth.project, id)
+    job runs. The scores themselves are files of the artifact where the job's `output` asks for them."""
+    parts = service.parts_of(session, auth.project, id, lineage=filter.lineage)
     after = decode_cursor(cursor, int, int, str)
-    filter = Filter(stage, domain, block, matrix)
-    rows, more = page_of(repository.list_page(session, id, filter, after, limit + 1), limit)
-    data = [SensitivityRead.model_validate(row) for row in rows]
-    following = encode_cursor(data[-1].stage, data[-1].block, data[-1].matrix) if more else None
+    rows, more = page_of(repository.list_page(session, parts, filter, after, limit + 1), limit)
+    data = [SensitivityRead.of(row) for row in rows]
+    following = encode_cursor(data[-1].lineage_stage, data[-1].block, data[-1].matrix) if more else None
     return reply(Page[SensitivityRead](data=data, next_cursor=following))
+
+
+@router.get(
+    "/blocks",
+    operation_id="list_block_sensitivities",
+    summary="How each stage's sensitivity is spread over the blocks",
+    response_model=Page[BlockSensitivityRead],
+    responses=problems(JobNotFound),
+)
+def list_block_sensitivities(
+    id: JobId,
+    auth: JobsRead,
+    session: UnitOfWork,
+    filter: Narrowed,
+    limit: Rows = 200,
+    cursor: CursorText = None,
+) -> Response:
+    """One row a stage and block: the sum of its matrices' sensitivities, and its share of the stage's sum."""
+    parts = service.parts_of(session, auth.project, id, lineage=filter.lineage)
+    after = decode_cursor(cursor, int, int)
+    rows, more = page_of(repository.list_blocks(session, parts, filter, after, limit + 1), limit)
+    data = [BlockSensitivityRead.of(row) for row in rows]
+    following = encode_cursor(data[-1].lineage_stage, data[-1].block) if more else None
+    return reply(Page[BlockSensitivityRead](data=data, next_cursor=following))
+
+
+@router.get(
+    ".parquet",
+    operation_id="export_history",
+    summary="The history as a Parquet file",
+    response_class=StreamingResponse,
+    responses={**_FILE, **problems(JobNotFound)},
+)
+def export_history(id: JobId, auth: JobsRead, backend: BackendDep, filter: Narrowed) -> Response:
+    """One row a matrix and stage, in the order of stage, block and name, with all that `layers` and `sensitivity`
+    say of it. Quantiles have columns of their own; `notes` is JSON text. Written while it is read."""
+    from app.sensitivity import parquet  # pyarrow: only for those who ask
+
+    with backend.sessions.begin() as session:
+        parts = service.parts_of(session, auth.project, id, lineage=filter.lineage)
+    metadata = {"secateur.job": id, "secateur.lineage": str(filter.lineage).lower()}
+    content = parquet.encode(service.records(backend.sessions, parts, filter), metadata)
+    headers = {"Content-Disposition": f'attachment; filename="{id}-history.parquet"', "Cache-Control": "no-store"}
+    return StreamingResponse(content, media_type=PARQUET, headers=headers)

@@ -1,12 +1,38 @@
-"""SQL of the sensitivities' history. Callers have authorised the job."""
+"""SQL of the sensitivities' history. Callers have authorised the jobs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Select,
+    SQLColumnExpression,
+    String,
+    and_,
+    cast,
+    column,
+    func,
+    select,
+    tuple_,
+    values,
+)
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.selectable import Subquery
 
+from app.jobs.tables import JobLayer, JobStage
+from app.kit.globs import matches
 from app.sensitivity.tables import JobSensitivity
+
+
+@dataclass(frozen=True)
+class Part:
+    """One job's stages in a history; the first of them is the lineage's stage `first_stage`."""
+
+    job: str
+    first_stage: int
 
 
 @dataclass(frozen=True)
@@ -14,20 +40,126 @@ class Filter:
     """What the history is narrowed to."""
 
     stage: int | None = None
+    """In the lineage where that is asked for, else the job's own."""
     domain: str | None = None
     block: int | None = None
     matrix: str | None = None
+    """A name or a glob."""
+    lineage: bool = False
+
+
+class Summary(NamedTuple):
+    """A row of the history."""
+
+    row: JobSensitivity
+    share: float | None
+    lineage_stage: int
+
+
+class BlockSummary(NamedTuple):
+    """One block of one stage."""
+
+    job_id: str
+    stage: int
+    lineage_stage: int
+    domain: str
+    block: int
+    matrices: int
+    weights: int | None
+    total: float
+    share: float | None
+
+
+class Record(NamedTuple):
+    """A row of the history with what happened to its matrix."""
+
+    row: JobSensitivity
+    share: float | None
+    lineage_stage: int
+    layer: JobLayer | None
+
+
+class _View:
+    """The history of some jobs, with each stage's number in the lineage and its sum of all sensitivities."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        columns = (column("job_id", String), column("first_stage", Integer))
+        table = values(*columns, name="parts").data([(part.job, part.first_stage) for part in parts])
+        self._parts = table.alias("parts")
+        self.lineage_stage: ColumnElement[int] = (self._parts.c.first_stage + JobSensitivity.stage).label(
+            "lineage_stage"
+        )
+        self.sums = self._sums([part.job for part in parts])
+
+    def _sums(self, jobs: list[str]) -> Subquery:
+        """Of finished stages, whatever the history is narrowed to: shares of a part would not be shares."""
+        stage = and_(JobStage.job_id == JobSensitivity.job_id, JobStage.stage == JobSensitivity.stage)
+        query = select(JobSensitivity.job_id, JobSensitivity.stage, func.sum(JobSensitivity.total).label("whole"))
+        query = query.join(JobStage, stage).where(JobSensitivity.job_id.in_(jobs), JobStage.state == "done")
+        return query.group_by(JobSensitivity.job_id, JobSensitivity.stage).subquery("sums")
+
+    def share(self, total: SQLColumnExpression[float]) -> ColumnElement[Any]:
+        return (total / func.nullif(self.sums.c.whole, 0)).label("share")
+
+    def narrowed(self, query: Select[*tuple[Any, ...]], filter: Filter) -> Select[*tuple[Any, ...]]:
+        same = and_(self.sums.c.job_id == JobSensitivity.job_id, self.sums.c.stage == JobSensitivity.stage)
+        query = query.join(self._parts, self._parts.c.job_id == JobSensitivity.job_id).outerjoin(self.sums, same)
+        if filter.stage is not None:
+            query = query.where((self.lineage_stage if filter.lineage else JobSensitivity.stage) == filter.stage)
+        if filter.domain is not None:
+            query = query.where(JobSensitivity.domain == filter.domain)
+        if filter.block is not None:
+            query = query.where(JobSensitivity.block == filter.block)
+        if filter.matrix is not None:
+            query = query.where(matches(JobSensitivity.matrix, filter.matrix))
+        return query
+
+    def page(
+        self, query: Select[*tuple[Any, ...]], after: Sequence[object] | None, limit: int
+    ) -> Select[*tuple[Any, ...]]:
+        """By (stage in the lineage, block, matrix)."""
+        key = (self.lineage_stage, JobSensitivity.block, JobSensitivity.matrix)
+        if after is not None:
+            query = query.where(tuple_(*key) > tuple_(*after))
+        return query.order_by(*key).limit(limit)
 
 
 def list_page(
-    session: Session, job: str, filter: Filter, after: list[object] | None, limit: int
-) -> Sequence[JobSensitivity]:
-    """By (stage, block, matrix); `after` is that of the last row of the page before."""
-    query = select(JobSensitivity).where(JobSensitivity.job_id == job)
-    for name, value in vars(filter).items():
-        if value is not None:
-            query = query.where(getattr(JobSensitivity, name) == value)
-    key = (JobSensitivity.stage, JobSensitivity.block, JobSensitivity.matrix)
+    session: Session, parts: Sequence[Part], filter: Filter, after: Sequence[object] | None, limit: int
+) -> list[Summary]:
+    """`after` is the (stage in the lineage, block, matrix) of the last row of the page before."""
+    view = _View(parts)
+    query = select(JobSensitivity, view.share(JobSensitivity.total), view.lineage_stage)
+    return [Summary(*row) for row in session.execute(view.page(view.narrowed(query, filter), after, limit))]
+
+
+def list_records(
+    session: Session, parts: Sequence[Part], filter: Filter, after: Sequence[object] | None, limit: int
+) -> list[Record]:
+    """The same rows, each with its matrix's record."""
+    view = _View(parts)
+    query = select(JobSensitivity, view.share(JobSensitivity.total), view.lineage_stage, JobLayer)
+    query = view.narrowed(query.outerjoin(JobLayer, _same_matrix()), filter)
+    return [Record(*row) for row in session.execute(view.page(query, after, limit))]
+
+
+def list_blocks(
+    session: Session, parts: Sequence[Part], filter: Filter, after: Sequence[object] | None, limit: int
+) -> list[BlockSummary]:
+    """By (stage in the lineage, block); `after` is that of the last row of the page before."""
+    view = _View(parts)
+    total = func.sum(JobSensitivity.total)
+    place = (JobSensitivity.job_id, JobSensitivity.stage, view.lineage_stage)
+    what = (JobSensitivity.domain, JobSensitivity.block)
+    counts = (func.count(), cast(func.sum(JobLayer.weights), BigInteger))
+    query = select(*place, *what, *counts, total, view.share(total)).outerjoin(JobLayer, _same_matrix())
+    query = view.narrowed(query, filter).group_by(*place, *what, view.sums.c.whole)
+    key = (view.lineage_stage, JobSensitivity.block)
     if after is not None:
         query = query.where(tuple_(*key) > tuple_(*after))
-    return session.scalars(query.order_by(*key).limit(limit)).all()
+    return [BlockSummary(*row) for row in session.execute(query.order_by(*key).limit(limit))]
+
+
+def _same_matrix() -> ColumnElement[bool]:
+    names = ("job_id", "stage", "matrix")
+    return and_(*(getattr(JobLayer, name) == getattr(JobSensitivity, name) for name in names))

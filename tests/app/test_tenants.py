@@ -22,6 +22,9 @@ def test_every_resource_of_another_project_is_404(
         "/evaluation",
         "/layers",
         "/sensitivity",
+        "/sensitivity/blocks",
+        "/sensitivity.parquet",
+        f"/compare/{job}",
         "/artifacts",
     )
     places = [("GET", f"/v1/jobs/{job}{part}") for part in parts]

@@ -1,0 +1,129 @@
+"""SQL of comparing what two jobs did to each matrix. Callers have authorised both."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import BigInteger, ColumnElement, FromClause, and_, case, cast, func, select, tuple_
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.selectable import Subquery
+
+from app.jobs.tables import JobLayer, JobStage
+from app.kit.globs import matches
+from app.models.tables import Model
+from app.sensitivity.tables import JobSensitivity
+
+FIGURES = ("sparsity", "pattern", "solver", "relative_error", "held_out_error")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One stage of one job."""
+
+    job: str
+    stage: int
+    domain: str
+
+
+class Pair(NamedTuple):
+    """One matrix on both sides; all is null on a side that has not pruned it."""
+
+    block: int
+    matrix: str
+    weights: int
+    one: dict[str, Any]
+    other: dict[str, Any]
+
+
+class Totals(NamedTuple):
+    """Over all matrices of both sides."""
+
+    matrices: int
+    only_one: int
+    only_other: int
+    same_masks: int
+    same_weights: int
+    unknown: int
+    weights: int
+    weights_under_same_masks: int
+
+
+def last_stage(session: Session, job: str, stage: int | None) -> Side | None:
+    """That stage of a job, or its last one; None unless it is finished."""
+    query = select(JobStage).where(JobStage.job_id == job, JobStage.state == "done")
+    if stage is not None:
+        query = query.where(JobStage.stage == stage)
+    row = session.scalars(query.order_by(JobStage.stage.desc()).limit(1)).one_or_none()
+    return None if row is None else Side(job, row.stage, row.domain)
+
+
+def model_digest(session: Session, model: str) -> str | None:
+    """Digest of a model's files, once they are known."""
+    return session.scalar(select(Model.digest).where(Model.id == model))
+
+
+def list_pairs(
+    session: Session, one: Side, other: Side, matrix: str | None, after: Sequence[object] | None, limit: int
+) -> list[Pair]:
+    """By (block, matrix); `after` is that of the last row of the page before. matrix: a name or a glob."""
+    a, b = _records(one, matrix, "one"), _records(other, matrix, "other")
+    key = (func.coalesce(a.c.block, b.c.block), func.coalesce(a.c.matrix, b.c.matrix))
+    columns = [column for side in (a, b) for column in side.c]
+    query = select(*key, func.coalesce(a.c.weights, b.c.weights), *columns).select_from(_joined(a, b))
+    if after is not None:
+        query = query.where(tuple_(*key) > tuple_(*after))
+    names = a.c.keys()
+    found = []
+    for block, name, weights, *figures in session.execute(query.order_by(*key).limit(limit)):
+        halves = (dict(zip(names, half, strict=True)) for half in (figures[: len(names)], figures[len(names) :]))
+        found.append(Pair(block, name, weights, *halves))
+    return found
+
+
+def totals(session: Session, one: Side, other: Side, matrix: str | None) -> Totals:
+    """What the pairs have in common."""
+    a, b = _records(one, matrix, "one"), _records(other, matrix, "other")
+    both = and_(a.c.matrix.is_not(None), b.c.matrix.is_not(None))
+    same_mask = a.c.mask_sha256 == b.c.mask_sha256
+    weights = cast(func.coalesce(a.c.weights, b.c.weights), BigInteger)
+    query = select(
+        _count(both),
+        _count(b.c.matrix.is_(None)),
+        _count(a.c.matrix.is_(None)),
+        _count(same_mask),
+        _count(a.c.weights_sha256 == b.c.weights_sha256),
+        _count(and_(both, same_mask.is_(None))),
+        _sum(weights, both),
+        _sum(weights, same_mask),
+    ).select_from(_joined(a, b))
+    return Totals(*session.execute(query).one())
+
+
+def _records(side: Side, matrix: str | None, name: str) -> Subquery:
+    """Of one side: each matrix's record, mean sensitivity and share of the whole stage's sensitivity."""
+    summary = and_(
+        JobSensitivity.job_id == JobLayer.job_id,
+        JobSensitivity.stage == JobLayer.stage,
+        JobSensitivity.matrix == JobLayer.matrix,
+    )
+    share = JobSensitivity.total / func.nullif(func.sum(JobSensitivity.total).over(), 0)
+    figures = [getattr(JobLayer, name) for name in ("block", "matrix", "weights", *FIGURES)]
+    digests = (JobLayer.mask_sha256, JobLayer.weights_sha256)
+    query = select(*figures, *digests, JobSensitivity.mean.label("mean"), share.label("share"))
+    query = query.outerjoin(JobSensitivity, summary)
+    whole = query.where(JobLayer.job_id == side.job, JobLayer.stage == side.stage).subquery()
+    if matrix is None:
+        return whole
+    return select(whole).where(matches(whole.c.matrix, matrix)).subquery(name)
+
+
+def _joined(a: Subquery, b: Subquery) -> FromClause:
+    return a.outerjoin(b, a.c.matrix == b.c.matrix, full=True)
+
+
+def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.count(case((condition, 1)))
+
+
+def _sum(value: ColumnElement[int], condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return cast(func.coalesce(func.sum(case((condition, value))), 0), BigInteger)

@@ -1,0 +1,33 @@
+"""Whose stages a history is made of, and how it is read in pieces."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.jobs import service as jobs
+from app.sensitivity import repository
+from app.sensitivity.repository import Filter, Part, Record
+
+RECORDS: Final = 1000
+"""Rows read at once by an export: what it holds in memory."""
+
+
+def parts_of(session: Session, project: str, id: str, *, lineage: bool) -> list[Part]:
+    """The job's own stages, or those of its whole lineage up to them. Raises JobNotFound."""
+    job, _ = jobs.read(session, project, id)
+    return [Part(job.id, 0)]
+
+
+def records(sessions: sessionmaker[Session], parts: list[Part], filter: Filter) -> Iterator[list[Record]]:
+    """The whole history in pieces, in order; no connection is held while the reader takes his time."""
+    after: tuple[int, int, str] | None = None
+    while True:
+        with sessions.begin() as session:
+            found = repository.list_records(session, parts, filter, after, RECORDS)
+        if found:
+            yield found
+            last = found[-1]
+            after = (last.lineage_stage, last.row.block, last.row.matrix)
+        if len(found) < RECORDS:
+            return

@@ -1,0 +1,208 @@
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy.orm import Session
+
+from app.jobs.tables import Job
+from app.models.tables import Model
+from tests.app.conftest import Inputs
+from tests.histories import evaluate, fill, matrix_of
+from tests.jobs import make_model
+
+OURS = {0: {"law": 8.0, "code": 4.0}, 1: {"law": 9.0, "code": 6.0}, 2: {"law": 10.0, "code": 5.0}}
+THEIRS = {0: {"law": 8.0, "code": 4.0}, 1: {"law": 12.0, "code": 6.0}, 2: {"law": 9.5, "code": 4.5}}
+DIFFERENT = {"sparsity": 0.75, "relative_error": None, "mask_sha256": "d" * 64, "weights_sha256": "e" * 64}
+
+
+@pytest.fixture
+def pair(api: httpx.Client, inputs: Inputs, session: Session) -> tuple[str, str]:
+    """Two jobs of two finished stages each. In the second one's last stage a matrix has another mask, one another
+    solver and other weights, and all sensitivities are four times those of the first one's."""
+    first, second = (str(api.post("/v1/jobs", json=inputs.body()).json()["id"]) for _ in range(2))
+    changed = {
+        matrix_of(0, "down_proj"): DIFFERENT,
+        matrix_of(1, "q_proj"): {"solver": "wanda", "weights_sha256": "e" * 64},
+    }
+    for stage, domain in enumerate(("law", "code")):
+        fill(session, first, stage, domain=domain)
+        fill(session, second, stage, domain=domain, scale=4.0, changed=changed if stage else None)
+    evaluate(session, first, OURS)
+    evaluate(session, second, THEIRS)
+    return first, second
+
+
+def compare(api: httpx.Client, pair: tuple[str, str], **query: Any) -> dict[str, Any]:
+    response = api.get(f"/v1/jobs/{pair[0]}/compare/{pair[1]}", params=query)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def refusal(api: httpx.Client, pair: tuple[str, str], **query: Any) -> dict[str, Any]:
+    response = api.get(f"/v1/jobs/{pair[0]}/compare/{pair[1]}", params=query)
+    assert (response.status_code, response.json()["code"]) == (409, "not_comparable")
+    return dict(response.json())
+
+
+def two(job: float | None, other: float | None) -> dict[str, Any]:
+    difference = None if job is None or other is None else other - job
+    figures = {"job": job, "other": other, "difference": difference}
+    return {name: None if value is None else pytest.approx(value) for name, value in figures.items()}
+
+
+def test_both_matrices_r_are_set_side_by_side(api: httpx.Client, pair: tuple[str, str]) -> None:
+    found = compare(api, pair)["evaluation"]
+    assert (found["domains"], found["only_job"], found["only_other"]) == (["law", "code"], [], [])
+    assert [(row["row"], row["after"], row["other_after"]) for row in found["rows"]] == [
+        (0, None, None),
+        (1, "law", "law"),
+        (2, "code", "code"),
+    ]
+    for row in found["rows"]:
+        for domain, figures in row["perplexity"].items():
+            assert figures == two(OURS[row["row"]][domain], THEIRS[row["row"]][domain])
+    assert found["mean_final_perplexity"] == two(7.5, 7.0)
+    assert found["bwt"] == two(1.0, -2.5)
+    assert found["log_bwt"]["difference"] < 0
+
+
+def test_domains_of_one_job_alone_are_left_out(
+    api: httpx.Client, pair: tuple[str, str], inputs: Inputs, session: Session
+) -> None:
+    domains = [{"name": name, "dataset": inputs.first} for name in ("code", "poems")]
+    third = str(api.post("/v1/jobs", json=inputs.body(domains=domains)).json()["id"])
+    evaluate(session, third, {0: {"code": 4.0, "poems": 1.0}, 1: {"code": 5.0}})
+    found = compare(api, (pair[0], third), part="evaluation")
+    assert found["history"] is None
+    found = found["evaluation"]
+    assert (found["domains"], found["only_job"], found["only_other"]) == (["code"], ["law"], ["poems"])
+    assert [row["perplexity"]["code"] for row in found["rows"]] == [two(4.0, 4.0), two(6.0, 5.0), two(5.0, None)]
+    # The third one has not got to its end, and the BWTs would be over different domains.
+    assert found["mean_final_perplexity"] == two(5.0, None)
+    assert found["bwt"] == found["log_bwt"] == two(None, None)
+
+
+def test_other_protocols_are_refused_and_named(
+    api: httpx.Client, inputs: Inputs, pair: tuple[str, str], session: Session
+) -> None:
+    third = str(api.post("/v1/jobs", json=inputs.body()).json()["id"])
+    evaluate(session, third, OURS, sequence_length=64, dtype="bfloat16")
+    fill(session, third, 0, domain="law")
+    body = refusal(api, (pair[0], third))
+    assert {error["detail"] for error in body["errors"]} == {
+        f"{domain}: {difference}"
+        for domain in ("law", "code")
+        for difference in (
+            "sequence_length is 32 here and 64 there",
+            "dtype is float32 here and bfloat16 there",
+        )
+    }
+    # Their matrices compare all the same.
+    assert compare(api, (pair[0], third), part="history")["evaluation"] is None
+
+
+def test_jobs_without_a_common_domain_are_refused(api: httpx.Client, pair: tuple[str, str], job: str) -> None:
+    body = refusal(api, (pair[0], job), part="evaluation")
+    assert body["errors"][0]["detail"] == "no domain is evaluated by both: law, code here, none there"
+
+
+def test_matrices_are_compared_one_by_one(api: httpx.Client, pair: tuple[str, str]) -> None:
+    found = compare(api, pair, part="history")["history"]
+    assert found["job"] == found["other"] == {"stage": 1, "domain": "code"}
+    rows = {row["matrix"]: row for row in found["matrices"]["data"]}
+    assert list(rows) == [matrix_of(block, name) for block in range(3) for name in ("down_proj", "q_proj")]
+    for number, row in enumerate(rows.values(), start=1):
+        assert row["sensitivity_share"] == two(number / 21, number / 21)
+    plain = rows[matrix_of(2, "q_proj")]
+    assert (plain["same_mask"], plain["same_weights"], plain["weights"], plain["block"]) == (True, True, 4, 2)
+    assert (plain["sparsity"], plain["relative_error"]) == (two(0.5, 0.5), two(0.1, 0.1))
+    assert plain["held_out_error"] == two(None, None)
+    assert plain["sensitivity_mean"] == two(6 / 4, 24 / 4)
+    masked = rows[matrix_of(0, "down_proj")]
+    assert (masked["same_mask"], masked["same_weights"]) == (False, False)
+    assert (masked["sparsity"], masked["relative_error"]) == (two(0.5, 0.75), two(0.1, None))
+    solved = rows[matrix_of(1, "q_proj")]
+    assert (solved["same_mask"], solved["same_weights"]) == (True, False)
+    assert (solved["solver"], solved["other_solver"]) == ("admm", "wanda")
+    # Scores of two solvers have no common unit.
+    assert solved["sensitivity_mean"] == {"job": 1.0, "other": 4.0, "difference": None}
+
+
+def test_agreement_is_counted_over_all_matrices_whatever_the_page(
+    api: httpx.Client, pair: tuple[str, str]
+) -> None:
+    found = compare(api, pair, part="history", limit=1)["history"]
+    expected = {
+        "matrices": 6,
+        "only_job": 0,
+        "only_other": 0,
+        "same_masks": 5,
+        "same_weights": 4,
+        "unknown": 0,
+        "weights": 36,
+        "weights_under_same_masks": 28,
+    }
+    assert found["agreement"] == expected
+    names = []
+    query: dict[str, Any] = {}
+    while True:
+        page = compare(api, pair, part="history", limit=4, **query)["history"]
+        assert page["agreement"] == expected
+        names += [row["matrix"] for row in page["matrices"]["data"]]
+        if page["matrices"]["next_cursor"] is None:
+            break
+        query = {"cursor": page["matrices"]["next_cursor"]}
+    assert names == [row["matrix"] for row in compare(api, pair)["history"]["matrices"]["data"]]
+    narrowed = compare(api, pair, part="history", matrix="*.q_proj.*")["history"]
+    assert (narrowed["agreement"]["matrices"], narrowed["agreement"]["same_masks"]) == (3, 3)
+    # A share is of the whole stage, whatever is asked for.
+    assert narrowed["matrices"]["data"][0]["sensitivity_share"]["job"] == pytest.approx(2 / 21)
+
+
+def test_stages_can_be_chosen(api: httpx.Client, pair: tuple[str, str]) -> None:
+    found = compare(api, pair, part="history", stage=1, other_stage=0)["history"]
+    assert (found["job"]["domain"], found["other"]["domain"]) == ("code", "law")
+    assert found["agreement"]["same_weights"] == 6
+    body = refusal(api, pair, part="history", other_stage=7)
+    assert body["errors"][0]["detail"] == f"{pair[1]} has no finished stage 7"
+
+
+def test_what_one_side_has_not_pruned_is_null_there(
+    api: httpx.Client, pair: tuple[str, str], inputs: Inputs, session: Session
+) -> None:
+    third = str(api.post("/v1/jobs", json=inputs.body()).json()["id"])
+    assert "no finished stage" in refusal(api, (pair[0], third), part="history")["detail"]
+    unknown = {matrix_of(2, "q_proj"): {"mask_sha256": None, "weights_sha256": None}}
+    fill(session, third, 0, domain="law", changed=unknown)
+    session.connection().exec_driver_sql("DELETE FROM job_layers WHERE job_id = %s AND block = 0", (third,))
+    session.commit()
+    found = compare(api, (third, pair[0]), part="history")["history"]
+    agreement = found["agreement"]
+    assert (agreement["matrices"], agreement["only_job"], agreement["only_other"]) == (4, 0, 2)
+    assert (agreement["same_masks"], agreement["unknown"]) == (3, 1)
+    missing, last = found["matrices"]["data"][0], found["matrices"]["data"][-1]
+    assert (missing["block"], missing["solver"], missing["other_solver"]) == (0, None, "admm")
+    assert missing["sparsity"] == two(None, 0.5)
+    assert last["same_mask"] is last["same_weights"] is missing["same_mask"] is None
+
+
+def test_other_models_are_refused_but_their_perplexities_compare(
+    api: httpx.Client, pair: tuple[str, str], project: str, session: Session
+) -> None:
+    session.get_one(Job, pair[1]).model_id = make_model(session, project)
+    session.commit()
+    # Registered twice, but the same files.
+    assert compare(api, pair)["history"]["agreement"]["matrices"] == 6
+    session.get_one(Model, session.get_one(Job, pair[1]).model_id).digest = "9" * 64
+    session.commit()
+    assert "the model is" in refusal(api, pair)["detail"]
+    assert compare(api, pair, part="evaluation")["history"] is None
+
+
+def test_both_jobs_must_be_the_callers(api: httpx.Client, stranger: httpx.Client, pair: tuple[str, str]) -> None:
+    never = f"job_{'0' * 32}"
+    for caller, first, second in ((stranger, *pair), (api, pair[0], never), (api, never, pair[0])):
+        answer = caller.get(f"/v1/jobs/{first}/compare/{second}")
+        assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
+    assert api.get(f"/v1/jobs/{pair[0]}/compare/{pair[1]}", params={"part": "all"}).status_code == 422
+    assert api.get(f"/v1/jobs/{pair[0]}/compare/{pair[1]}", params={"cursor": "x"}).status_code == 422
