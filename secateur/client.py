@@ -108,12 +108,40 @@ class Client:
         return self._transport.call("GET", _path("jobs", id, "evaluation"))
 
     def layers(self, id: str, **filters: Any) -> Iterator[Json]:
-        """One record a matrix and stage. filters: stage, block, matrix."""
+        """One record a matrix and stage. filters: stage, block, matrix (a name or a glob)."""
         return self._transport.pages(_path("jobs", id, "layers"), filters)
 
     def sensitivity(self, id: str, **filters: Any) -> Iterator[Json]:
-        """One summary a matrix and stage. filters: stage, domain, block, matrix."""
+        """One summary a matrix and stage.
+
+        filters: stage, domain, block, matrix (a name or a glob), lineage (True: also the stages of the jobs that
+        this one goes on from).
+        """
         return self._transport.pages(_path("jobs", id, "sensitivity"), filters)
+
+    def block_sensitivity(self, id: str, **filters: Any) -> Iterator[Json]:
+        """What of each stage's sensitivity falls to each block. filters: as for `sensitivity`."""
+        return self._transport.pages(_path("jobs", id, "sensitivity", "blocks"), filters)
+
+    def export_history(self, id: str, target: Path, **filters: Any) -> None:
+        """Write records and summaries into a Parquet file, one row a matrix and stage. filters: as for
+        `sensitivity`. Raises DownloadError; what is there is replaced by a whole file only."""
+        download.fetch_made(self._transport, _path("jobs", id, "sensitivity.parquet"), filters, target)
+
+    def compare(self, id: str, other: str, *, part: str | None = None, **filters: Any) -> Json:
+        """Two jobs side by side; `history.matrices.data` has all matrices.
+
+        part: "evaluation" or "history" alone. filters: stage, other_stage, matrix.
+        """
+        path = _path("jobs", id, "compare", other)
+        found = self._transport.call("GET", path, params={**filters, "part": part})
+        matrices = found["history"]["matrices"] if found["history"] else {"next_cursor": None}
+        while matrices["next_cursor"] is not None:
+            more = {**filters, "part": "history", "cursor": matrices["next_cursor"]}
+            page = self._transport.call("GET", path, params=more)["history"]["matrices"]
+            matrices["data"] += page["data"]
+            matrices["next_cursor"] = page["next_cursor"]
+        return found
 
     def wait(
         self,

@@ -1,7 +1,7 @@
 """Downloading a job's files: resumed, checked, and never outside the folder."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -59,6 +59,43 @@ def verify_folder(manifest: Json, folder: Path) -> list[str]:
         elif file_sha256(target) != file.sha256:
             problems.append(f"{file.path}: the contents differ")
     return problems
+
+
+def fetch_made(transport: Transport, path: str, params: Mapping[str, Any], target: Path) -> None:
+    """A file that the server makes while it sends it: whole or not at all, and from the start after a break.
+
+    Raises ProblemError, DownloadError.
+    """
+    patience = Patience(transport.patience)
+    part = target.with_name(f".{target.name}.part")
+    while True:
+        try:
+            if not _fetch_whole(transport, path, params, part, patience):
+                continue
+        except httpx.TransportError as error:
+            part.unlink(missing_ok=True)
+            if may_repeat(error, repeatable=True) and patience.pause():
+                continue
+            reason = str(error) or type(error).__name__
+            raise DownloadError(f"{target.name}: the connection broke: {reason}") from error
+        part.replace(target)
+        return
+
+
+def _fetch_whole(
+    transport: Transport, path: str, params: Mapping[str, Any], part: Path, patience: Patience
+) -> bool:
+    """False after a pause, when the server has asked for another try."""
+    with transport.stream(path, {}, params) as response:
+        if should_repeat(response, repeatable=True) and patience.pause(requested_pause(response)):
+            return False
+        if response.is_error:
+            response.read()
+            raise ProblemError.of(response)
+        with part.open("wb") as file:
+            for piece in response.iter_raw():
+                file.write(piece)
+    return True
 
 
 def manifest_files(manifest: Json) -> list[ManifestFile]:

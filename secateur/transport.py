@@ -106,10 +106,14 @@ class Transport:
                 return
 
     @contextmanager
-    def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+    def stream(
+        self, path: str, headers: Mapping[str, str], params: Mapping[str, Any] | None = None
+    ) -> Iterator[httpx.Response]:
         """A GET whose body is read by the caller. Follows redirects (to an object store, without our key)."""
         wanted = {"Accept-Encoding": "identity", **headers}
-        with self._client.stream("GET", path, headers=wanted, follow_redirects=True) as response:
+        with self._client.stream(
+            "GET", path, headers=wanted, params=_present(params), follow_redirects=True
+        ) as response:
             yield response
 
     def _not_reachable(self, error: httpx.TransportError) -> NotReachable:

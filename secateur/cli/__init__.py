@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli import control, files, jobs, local, plans, resources
+from secateur.cli import control, files, history, jobs, local, plans, resources
 from secateur.cli.context import Connection, errors
 from secateur.cli.exits import Exit
 from secateur.errors import ProblemError, SecateurError
@@ -36,6 +36,7 @@ def connect(
 jobs.register(app)
 plans.register(app)
 control.register(app)
+history.register(app)
 files.register(app)
 resources.register(app)
 local.register(app)

@@ -1,0 +1,135 @@
+"""Commands about what jobs did to a model: sensitivity, compare."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from secateur.cli.context import client_of, output, print_json
+from secateur.cli.jobs import AsJson, JobId
+from secateur.cli.show import number, percent, table
+from secateur.transport import Json
+
+Matrix = Annotated[str | None, typer.Option(help="A matrix's name, or a glob such as '*.down_proj.*'.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(sensitivity)
+    app.command()(compare)
+
+
+def sensitivity(
+    context: typer.Context,
+    job: JobId,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Write records and sensitivities into this Parquet file instead.")
+    ] = None,
+    stage: Annotated[int | None, typer.Option(help="One stage.", min=0)] = None,
+    domain: Annotated[str | None, typer.Option(help="One domain.")] = None,
+    block: Annotated[int | None, typer.Option(help="One block.", min=0)] = None,
+    matrix: Matrix = None,
+    lineage: Annotated[bool, typer.Option("--lineage", help="Also the stages of the jobs before.")] = False,
+    blocks: Annotated[bool, typer.Option("--blocks", help="Add the matrices of each block up.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how important each matrix's weights were to each domain, or export it."""
+    if parquet is not None and (blocks or as_json):
+        raise typer.BadParameter("--parquet writes whole records; leave out --blocks and --json")
+    filters = {"stage": stage, "domain": domain, "block": block, "matrix": matrix, "lineage": lineage or None}
+    with client_of(context) as client:
+        if parquet is not None:
+            client.export_history(job, parquet, **filters)
+            output.print(f"{parquet}: {parquet.stat().st_size:,} bytes")
+            return
+        read = client.block_sensitivity if blocks else client.sensitivity
+        rows = list(read(job, **filters))
+    if as_json:
+        print_json(rows)
+    else:
+        output.print(_block_table(rows) if blocks else _matrix_table(rows))
+
+
+def compare(
+    context: typer.Context,
+    job: JobId,
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="job_…")],
+    part: Annotated[str | None, typer.Option(help="evaluation or history alone.")] = None,
+    stage: Annotated[int | None, typer.Option(help="Stage of the first job; else its last.", min=0)] = None,
+    other_stage: Annotated[int | None, typer.Option(help="Stage of the other; else its last.", min=0)] = None,
+    matrix: Matrix = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set two jobs side by side: perplexities under one protocol, and what became of each matrix."""
+    filters = {"stage": stage, "other_stage": other_stage, "matrix": matrix}
+    with client_of(context) as client:
+        found = client.compare(job, other, part=part, **filters)
+    if as_json:
+        print_json(found)
+        return
+    if found["evaluation"] is not None:
+        _print_evaluation(found["evaluation"])
+    if found["history"] is not None:
+        _print_history(found["history"])
+
+
+def _matrix_table(rows: Iterable[Json]) -> Table:
+    found = table(">stage", "domain", ">block", "matrix", ">mean", ">median", ">share")
+    for row in rows:
+        figures = (_short(row["mean"]), _short(row["quantiles"].get("0.5")), percent(row["share"], 3))
+        place = (str(row["lineage_stage"]), row["domain"], str(row["block"]), row["matrix"])
+        found.add_row(*place, *figures)
+    return found
+
+
+def _block_table(rows: Iterable[Json]) -> Table:
+    found = table(">stage", "domain", ">block", ">matrices", ">mean", ">share")
+    for row in rows:
+        place = (str(row["lineage_stage"]), row["domain"], str(row["block"]), str(row["matrices"]))
+        found.add_row(*place, _short(row["mean"]), percent(row["share"], 3))
+    return found
+
+
+def _print_evaluation(evaluation: Json) -> None:
+    domains = evaluation["domains"]
+    found = table("perplexity after", *(f">{domain}" for domain in domains))
+    for row in evaluation["rows"]:
+        names = dict.fromkeys(name or "(dense)" for name in (row["after"], row["other_after"]))
+        cells = (_pair(row["perplexity"][domain]) for domain in domains)
+        found.add_row(f"{row['row']}. {' | '.join(names)}", *cells)
+    output.print(found)
+    mean, bwt = evaluation["mean_final_perplexity"], evaluation["bwt"]
+    output.print(f"final mean {_pair(mean)} · BWT {_pair(bwt)}")
+
+
+def _print_history(history: Json) -> None:
+    sides = (history["job"], history["other"])
+    output.print(" against ".join(f"stage {side['stage']} ({side['domain']})" for side in sides))
+    found = table("matrix", ">sparsity", ">error", ">share", "mask", "weights")
+    for row in history["matrices"]["data"]:
+        figures = (
+            _pair(row["sparsity"], 3),
+            _pair(row["relative_error"], 4),
+            _pair(row["sensitivity_share"], 4),
+        )
+        found.add_row(row["matrix"], *figures, _same(row["same_mask"]), _same(row["same_weights"]))
+    output.print(found)
+    agreement = history["agreement"]
+    output.print(
+        f"{agreement['matrices']} matrices: {agreement['same_masks']} with the same mask, "
+        f"{agreement['same_weights']} with the same weights"
+    )
+
+
+def _pair(two: Json, digits: int = 2) -> str:
+    return f"{number(two['job'], digits)} → {number(two['other'], digits)}"
+
+
+def _same(value: bool | None) -> str:
+    return {True: "same", False: "other", None: "–"}[value]
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
