@@ -110,8 +110,12 @@ class Copal(_Selecting):
     (our reading of arXiv 2405.02347)."""
 
     name: Literal["copal"]
-    reading: Literal["own_terms", "token"] = Field(
-        default="own_terms", description="How a weight's sensitivity is read off the total differential."
+    reading: Literal["own_terms", "token", "sample", "dataset", "fisher"] = Field(
+        default="own_terms",
+        description="How a weight's sensitivity is read off the gradient of ‖dz‖², dz the total differential of "
+        "the layer's output: its absolute value for each `token`, each calibration window (`sample`, not for "
+        "mixtures of experts) or the whole `dataset`; its root mean square over tokens (`fisher`); or only what "
+        "the weight itself contributes (`own_terms`).",
     )
     perturbation: Literal["domain_shift", "relative"] = Field(
         default="domain_shift", description="How the input is thought to change."

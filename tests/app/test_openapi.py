@@ -71,7 +71,7 @@ def test_methods_come_from_the_spec(api: httpx.Client) -> None:
     assert set(found) == {"copal", "auto", "admm", "alps", "sparsegpt", "wanda", "magnitude"}
     parameters = {each["name"]: each for each in found["copal"]["parameters"]}
     assert parameters["reading"]["default"] == "own_terms"
-    assert parameters["reading"]["schema"]["enum"] == ["own_terms", "token"]
+    assert parameters["reading"]["schema"]["enum"] == ["own_terms", "token", "sample", "dataset", "fisher"]
     assert parameters["admm.iterations"]["default"] == 20
     assert parameters["mode"]["description"]
     assert {"alps.rho", "alps.max_steps"} <= {each["name"] for each in found["alps"]["parameters"]}

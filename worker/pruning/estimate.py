@@ -94,7 +94,8 @@ def disk(subject: Subject) -> Estimate:
     )
     how = (
         f"The model as stored, and for each of {stages} stages its weights (as large as the model) and its state: "
-        "per input the triangle of its Gram matrix in float16 where a solver needs it, and four float32 vectors. "
+        "per input the triangle of its Gram matrix in float16 where a solver needs it, and four float32 vectors; "
+        "per weight a float32 where a reading of COPAL sums over tokens. "
         "Beside them the hidden states beyond hidden_bytes, or the inputs of all blocks that a survey keeps."
     )
     return Estimate(sum(parts.values()), parts, how)
@@ -200,8 +201,16 @@ def _keeps_grams(subject: Subject, block: Block) -> bool:
     return any(method.named(share.method).updates_weights for share in shares if share.zeros is not None)
 
 
+def _importance_numbers(subject: Subject, block: Block) -> int:
+    """Weights of the block whose scores come from sums of their own size."""
+    method = subject.job.method
+    shares = (subject.shares[matrix.name] for matrix in _pruned_in(subject, block))
+    return sum(share.matrix.weights for share in shares if method.named(share.method).needs_importance)
+
+
 def _statistics_bytes(subject: Subject, block: Block) -> int:
-    """Grams of all groups: this domain's, its held-out windows', the sum, and the one from the stage before."""
+    """Grams of all groups: this domain's, its held-out windows', the sum, and the one from the stage before; of a
+    reading's importance the same without the second, and what a batch adds."""
     domains = subject.job.domains
     kept = _keeps_grams(subject, block)
     held_out = any(domain.calibration.held_out > 0 for domain in domains)
@@ -209,7 +218,8 @@ def _statistics_bytes(subject: Subject, block: Block) -> int:
     widths = input_widths(_pruned_in(subject, block))
     copies = FACTOR_COPIES + OPTION_COPIES * _chooses(subject, block)
     factor = copies * max(widths, default=0) ** 2 if kept else 0
-    return FLOAT * (grams * sum(side**2 for side in widths) + factor)
+    importance = (3 + (len(domains) > 1)) * _importance_numbers(subject, block)
+    return FLOAT * (grams * sum(side**2 for side in widths) + factor + importance)
 
 
 def _chooses(subject: Subject, block: Block) -> bool:
@@ -224,9 +234,10 @@ def _solver_bytes(job: PruningJob, share: Share) -> int:
 
 def _state_bytes(subject: Subject, block: Block) -> int:
     kept = _keeps_grams(subject, block)
-    return sum(
+    moments = sum(
         kept * side * (side + 1) // 2 * 2 + 4 * FLOAT * side for side in input_widths(_pruned_in(subject, block))
     )
+    return moments + FLOAT * _importance_numbers(subject, block)
 
 
 def _activation_bytes(subject: Subject) -> int:

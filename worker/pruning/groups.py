@@ -1,14 +1,14 @@
 """Measuring a block's inputs while it runs: which matrices read the same tensor, and that tensor's statistics."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from worker.pruning.experts import listening
-from worker.pruning.methods.copal import response
+from worker.pruning.sensing import Sensing
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.statistics import Accumulator, Measured
 
@@ -63,27 +63,26 @@ def measure(
     groups: list[list[Matrix]],
     run: Callable[[], None],
     device: torch.device,
-    earlier_means: dict[str, Tensor | None] | None = None,
+    sensing: Mapping[str, Sensing] | None = None,
     hear: HearOutput | None = None,
     stop_early: bool = False,
 ) -> dict[str, Measured]:
     """Statistics of every group while `run` sends all calibration windows through the loaded block.
 
-    earlier_means: given for the token reading only, per group name, the earlier domains' mean input (None: no
-    shift). hear: told every matrix's outputs as well. stop_early: forwards after the first may end in AllHeard,
-    which saves what comes behind the last input. A group goes by the name of its first matrix.
+    sensing: by matrix, for those that need more than the inputs' moments. hear: told every matrix's outputs as
+    well. stop_early: forwards after the first may end in AllHeard, which saves what comes behind the last input. A
+    group goes by the name of its first matrix.
     """
     sums = {group[0].name: Accumulator(group[0].columns, device) for group in groups}
     members = {group[0].name: group for group in groups}
 
     def listen(matrix: Matrix, inputs: Tensor) -> None:
-        flat = inputs.detach().reshape(-1, matrix.columns).float()
-        sums[matrix.name].add(flat)
-        if earlier_means is None:
-            return
+        inputs = inputs.detach().float()
+        sums[matrix.name].add(inputs.reshape(-1, matrix.columns))
         for member in members[matrix.name]:
-            moved = response(dense_weight(block, member), flat, earlier_means[matrix.name])
-            sums[matrix.name].add_importance(member.name, moved, flat)
+            if (sensed := (sensing or {}).get(member.name)) and sensed.by_token:
+                part = sensed.added(member, dense_weight(block, member), inputs)
+                sums[matrix.name].add_importance(member.name, part)
 
     every = tuple(matrix for group in groups for matrix in group)
     firsts = tuple(group[0] for group in groups)

@@ -35,8 +35,13 @@ class Mode(StrEnum):
 
 
 class Reading(StrEnum):
+    """Where COPAL's gradient is taken in absolute value; the formulas are in `methods.copal`."""
+
     own_terms = "own_terms"
     token = "token"  # noqa: S105 - a reading of the sensitivity per token, not a secret
+    sample = "sample"
+    dataset = "dataset"
+    fisher = "fisher"
 
 
 class Perturbation(StrEnum):
@@ -171,8 +176,14 @@ class Method:
 
     @property
     def squared_scores(self) -> bool:
-        """Whether a weight twice as large has a score four times as high, not two times."""
-        return self.name is MethodName.copal and self.reading is Reading.own_terms
+        """Whether an output twice as large has scores four times as high, not two times; in |W0||dz| both factors
+        double."""
+        return self.name is MethodName.copal
+
+    @property
+    def needs_importance(self) -> bool:
+        """Whether scores come from sums that only this reading and perturbation keep."""
+        return self.name is MethodName.copal and self.reading is not Reading.own_terms
 
     @property
     def updates_weights(self) -> bool:

@@ -8,6 +8,7 @@ from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.errors import SpecError
 from worker.pruning.estimate import Subject, estimates
 from worker.pruning.overrides import overlaps, settle
+from worker.pruning.sensing import check_reading
 from worker.pruning.skeleton import Skeleton
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import PruningJob
@@ -27,7 +28,9 @@ def look(job: PruningJob) -> Subject:
     checkpoint = Checkpoint.open(job.model)
     skeleton = skeletons.build(job.model, checkpoint)
     check_lengths(job, skeleton)
-    return Subject(job, skeleton, checkpoint, assign(skeleton.matrices, job.sparsity))
+    shares = assign(skeleton.matrices, job.sparsity)
+    check_reading(job.method, shares)
+    return Subject(job, skeleton, checkpoint, shares)
 
 
 def check_lengths(job: PruningJob, skeleton: Skeleton) -> None:

@@ -1,7 +1,8 @@
 """Pruning one block: measure its inputs, solve its matrices, write it, and move on through what was written."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,13 +24,14 @@ from worker.pruning.files import write_tensors
 from worker.pruning.folder import StageFolder
 from worker.pruning.groups import AllHeard, dense_weight, find_groups, measure
 from worker.pruning.hidden import HiddenStates
-from worker.pruning.method_spec import Method, MethodName, Mode, Reading
+from worker.pruning.method_spec import Method, MethodName, Mode
 from worker.pruning.methods.auto import Choice, Member, Option, best, choose
 from worker.pruning.methods.solution import Solution
 from worker.pruning.observer import BlockResult, MatrixRecord, Observer, SensitivitySummary
 from worker.pruning.patterns import Scope, Selection
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.records import Solved, compare_masks, matrix_record, timeless
+from worker.pruning.sensing import Sensing, complete, find_sensing
 from worker.pruning.sensitivity import summarise
 from worker.pruning.settings import products
 from worker.pruning.skeleton import Block, Matrix
@@ -46,7 +48,7 @@ from worker.pruning.statistics import (
     relative_error,
     state_content,
 )
-from worker.pruning.work import gram_work, pass_work, solve_work
+from worker.pruning.work import gram_work, importance_work, pass_work, solve_work
 
 
 @dataclass
@@ -135,29 +137,35 @@ class BlockPruner:
             return {}
         self._groups = find_groups(block, matrices, lambda: self._forward(block, self.hidden[0][:1]))
         solved_on, held = self.hidden[: self.solved_on], self.hidden[self.solved_on :]
-        means = self._means(before)
-        measured = self._measure(block, solved_on, means)
-        measured, self._experts = feed(block, self._groups, measured)
+        device = self.shell.device
+        sensing = find_sensing(self._groups, self._method, before, self.hidden[0].shape[1], device)
+        measured = self._measure(block, solved_on, sensing)
+        measured, self._experts = feed(block, self._groups, measured, sensing)
+        measured = complete(self._groups, measured, sensing, lambda matrix: dense_weight(block, matrix))
         self._report_starved()
         apart = self._measure(block, held) if held else {}
         found = {}
         for name, statistics in measured.items():
             self._check(name, statistics)
             keep = self._solves(name)
-            sums = accumulate(before.get(name), statistics, self.method.perturbation, keep_gram=keep)
+            sums = accumulate(before.get(name), statistics, keep_gram=keep)
             found[name] = Inputs(sums, statistics, self._held_out(name, apart.get(name)))
         return found
 
     def _measure(
-        self, block: Block, batches: list[Tensor], means: dict[str, Tensor | None] | None = None
+        self, block: Block, batches: list[Tensor], sensing: Mapping[str, Sensing] | None = None
     ) -> dict[str, Measured]:
+        pruned = [matrix for group in self._groups for matrix in group]
+        importance = sum(importance_work(self._method(matrix), matrix) for matrix in pruned)
+
         def run() -> None:
             for state in batches:
                 with suppress(AllHeard):
                     self._forward(block, state)
-                self.tracker.advance(Kind.forward, pass_work(block, state) + gram_work(block, state))
+                measuring = gram_work(block, state) + importance * math.prod(state.shape[:2])
+                self.tracker.advance(Kind.forward, pass_work(block, state) + measuring)
 
-        return measure(block, self._groups, run, self.shell.device, means, stop_early=True)
+        return measure(block, self._groups, run, self.shell.device, sensing, stop_early=True)
 
     def _method(self, matrix: Matrix) -> Method:
         """The job's, or the one that an override names."""
@@ -182,15 +190,6 @@ class BlockPruner:
         if self.previous is None or self.method.mode is not Mode.accumulated:
             return {}
         return read_state(self.previous.path(self.previous.state(block.index)), self.shell.device)
-
-    def _means(self, before: dict[str, Accumulated]) -> dict[str, Tensor | None] | None:
-        """Earlier domains' mean inputs for the token reading; None for every other method."""
-        if self.method.name is not MethodName.copal or self.method.reading is not Reading.token:
-            return None
-        if self.method.perturbation.value == "relative":
-            before = {}
-        sums = {group[0].name: before.get(group[0].name) for group in self._groups}
-        return {name: None if s is None else s.mean / s.domains for name, s in sums.items()}
 
     def _report_starved(self) -> None:
         starved = {name: fed.tokens for name, fed in self._experts.items() if fed.stand_ins}

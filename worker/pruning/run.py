@@ -26,6 +26,7 @@ from worker.pruning.planning import check_lengths
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.prune import BlockPruner
 from worker.pruning.report import REPORT, Finished, final_report, stage_figures
+from worker.pruning.sensing import check_reading
 from worker.pruning.settings import pick_device, pinned, torch_settings
 from worker.pruning.skeleton import Block
 from worker.pruning.spec import Domain, PruningJob
@@ -80,6 +81,7 @@ class _Run:
         skeleton = skeletons.build(job.model, source)
         check_lengths(job, skeleton)
         shares = assign(skeleton.matrices, job.sparsity)  # refuse what cannot be met before the texts are read
+        check_reading(job.method, shares)
         tokenizer = Tokenizer(job.model)
         device = pick_device(job.device)
         known = {(int(e["row"]), str(e["domain"])): float(e["perplexity"]) for e in job.resume.evaluations}

@@ -9,7 +9,7 @@ then. Its statistics become those of T tokens, its own t and T − t stand-ins:
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 
 from worker.pruning.groups import dense_weight
+from worker.pruning.method_spec import Reading
+from worker.pruning.methods.copal import response_power
+from worker.pruning.sensing import Sensing
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.statistics import Measured
 
@@ -41,11 +44,15 @@ class Fed:
 
 
 def feed(
-    block: Block, groups: Sequence[Sequence[Matrix]], measured: dict[str, Measured]
+    block: Block,
+    groups: Sequence[Sequence[Matrix]],
+    measured: dict[str, Measured],
+    sensing: Mapping[str, Sensing] | None = None,
 ) -> tuple[dict[str, Measured], dict[str, Fed]]:
     """The statistics with those of starved experts mixed, and how every expert's matrix (by its name) fared.
 
-    block: loaded with its dense weights. measured: by group; groups without an expert are handed on.
+    block: loaded with its dense weights. measured: by group; groups without an expert are handed on. sensing: by
+    matrix, for those with an importance.
     """
     fed: dict[str, Fed] = {}
     result = dict(measured)
@@ -55,7 +62,6 @@ def feed(
             layers[group[0].module, group[0].expert.activated].append(group)
             share = _fed(group[0], measured[group[0].name])
             fed |= {matrix.name: share for matrix in group}
-    weigh = any(each.importance for each in measured.values())
     for (_, activated), members in layers.items():
         starved = [group for group in members if fed[group[0].name].stand_ins]
         if not starved:
@@ -65,10 +71,13 @@ def feed(
             name, own = group[0].name, measured[group[0].name]
             shared = _isotropic(own, pooled) if activated else pooled
             result[name] = _mixed(own, shared, fed[name].stand_ins)
-            if weigh:
-                unseen = {matrix.name: _importance(dense_weight(block, matrix), shared) for matrix in group}
-                importance = _mixed_importance(own.importance, unseen, fed[name].stand_ins)
-                result[name] = replace(result[name], importance=importance)
+            importance = {}
+            for matrix in group:
+                if (sensed := (sensing or {}).get(matrix.name)) and sensed.by_token:
+                    unseen = _importance(dense_weight(block, matrix), shared, sensed)
+                    seen = own.importance.get(matrix.name, unseen)  # an expert without tokens has none
+                    importance[matrix.name] = torch.lerp(seen, unseen, fed[name].stand_ins)
+            result[name] = replace(result[name], importance=importance)
     return result, fed
 
 
@@ -106,12 +115,13 @@ def _mixed(own: Measured, shared: Measured, stand_ins: float) -> Measured:
     return replace(own, gram=gram, mean=torch.lerp(own.mean, shared.mean, stand_ins))
 
 
-def _mixed_importance(own: dict[str, Tensor], unseen: dict[str, Tensor], stand_ins: float) -> dict[str, Tensor]:
-    """Of the token reading; an expert without tokens has none of its own."""
-    return {name: torch.lerp(own[name], part, stand_ins) if own else part for name, part in unseen.items()}
+def _importance(dense: Tensor, shared: Measured, sensing: Sensing) -> Tensor:
+    """What the stand-ins would have for importance, (out, in).
 
-
-def _importance(dense: Tensor, shared: Measured) -> Tensor:
-    """E |z_i||x_j| of the stand-ins, taken as sqrt(E z_i² E x_j²), its upper bound. (out, in)."""
-    outputs = ((dense @ shared.gram) * dense).sum(dim=1).clamp_min(0)
-    return torch.outer(outputs.sqrt(), shared.second.sqrt())
+    E dz_i² x_j² is taken as E dz_i² E x_j², as of independent ones, and E |dz_i||x_j| as its upper bound, the root
+    of that.
+    """
+    power = response_power(dense, shared.gram, shared.mean, sensing.earlier_mean)
+    if sensing.reading is Reading.fisher:
+        return torch.outer(power, shared.second)
+    return torch.outer(power.sqrt(), shared.second.sqrt())

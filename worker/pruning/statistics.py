@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from worker.pruning.checkpoint import read_file, read_metadata
-from worker.pruning.method_spec import Perturbation
 
 STRIPS = 4
 StateContent = tuple[dict[str, Tensor], tuple[str, str]]
@@ -28,8 +27,8 @@ ROWS = 256
 class Measured:
     """One domain's statistics of one group, per token.
 
-    gram: XᵀX / tokens, (in, in), float32. mean: (in,), float32. importance: per matrix (out, in), the token
-    reading's Σ_t |dz_t||x_t|ᵀ / tokens before the factor |W0|; empty otherwise.
+    gram: XᵀX / tokens, (in, in), float32. mean: (in,), float32. importance: per matrix (out, in), what a reading
+    of COPAL sums up, / tokens (see `methods.copal`); none where the scores come from the moments.
     """
 
     gram: Tensor
@@ -58,7 +57,8 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Accumulated:
-    """Σ over domains. gram is None for methods that never solve with it; shift is Σ E dx² (COPAL's input term)."""
+    """Σ over domains. gram is None for methods that never solve with it; shift is Σ E dx², with dx = x − the
+    unweighted mean of the earlier domains' mean inputs, and dx = x in the first domain."""
 
     gram: Tensor | None
     second: Tensor
@@ -74,17 +74,11 @@ class Accumulated:
         return self.second == 0
 
 
-def accumulate(
-    previous: Accumulated | None, measured: Measured, perturbation: Perturbation, *, keep_gram: bool
-) -> Accumulated:
-    """The sums after one more domain. Its data are not needed again.
-
-    dx = x − the unweighted mean of the earlier domains' mean inputs under domain_shift (dx = x for the first
-    domain); dx ∝ x under the relative perturbation.
-    """
+def accumulate(previous: Accumulated | None, measured: Measured, *, keep_gram: bool) -> Accumulated:
+    """The sums after one more domain. Its data are not needed again."""
     second = measured.second
     shift = second.clone()
-    if previous is not None and perturbation is Perturbation.domain_shift:
+    if previous is not None:
         earlier = previous.mean / previous.domains
         shift = (second - 2 * earlier * measured.mean + earlier**2).clamp_min(0)
     gram = measured.gram.clone() if keep_gram else None
@@ -120,10 +114,9 @@ class Accumulator:
         self.total += inputs.sum(dim=0, dtype=torch.float64)
         self.tokens += inputs.shape[0]
 
-    def add_importance(self, name: str, responses: Tensor, inputs: Tensor) -> None:
-        """Σ_t |dz_t||x_t|ᵀ as one product. responses: dz, (tokens, out); inputs: (tokens, in)."""
-        product = responses.abs().T @ inputs.abs()
-        self.importance[name] = self.importance[name] + product if name in self.importance else product
+    def add_importance(self, name: str, part: Tensor) -> None:
+        """part: what a batch adds to the sum of the matrix of that name, (out, in)."""
+        self.importance[name] = self.importance[name].add_(part) if name in self.importance else part
 
     def measured(self) -> Measured:
         """The means; the sums are used up."""

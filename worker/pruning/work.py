@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from worker.pruning.budget import Share
-from worker.pruning.method_spec import Method, MethodName
+from worker.pruning.method_spec import Method, MethodName, Reading
 from worker.pruning.methods.auto import CANDIDATES, sampled_rows
 from worker.pruning.progress import Kind
 from worker.pruning.skeleton import Block, Matrix, Skeleton
@@ -39,6 +39,12 @@ def gram_work(block: Block, state: Tensor) -> float:
     return 2.0 * sum(width**2 for width in {m.columns for m in block.matrices}) * math.prod(state.shape[:2])
 
 
+def importance_work(method: Method, matrix: Matrix) -> float:
+    """One token's part in a matrix's importance: its response, and a product of that with the input."""
+    by_token = method.needs_importance and method.reading is not Reading.dataset
+    return 4.0 * matrix.weights * by_token
+
+
 def solve_work(method: Method, matrix: Matrix) -> float:
     """One matrix: its products with a Gram, two of them to measure the error, and a selection for each mask."""
     if method.name is MethodName.auto:
@@ -52,6 +58,8 @@ def solve_work(method: Method, matrix: Matrix) -> float:
         masks = min(ALPS_STEPS, method.alps.max_steps)
         steps += masks + method.alps.polish_steps
         inverses = masks / method.alps.update_every
+    if method.needs_importance and method.reading is Reading.dataset:
+        steps += 1
     if method.updates_after:
         steps += method.admm.iterations
     products = matrix.weights * steps + matrix.columns**2 * inverses
@@ -107,5 +115,7 @@ def survey_work(job: PruningJob, skeleton: Skeleton, tokens: int) -> float:
 def block_work(job: PruningJob, block: Block, shares: dict[str, Share], tokens: int) -> tuple[float, float]:
     pruned = [shares[matrix.name] for matrix in block.matrices if shares[matrix.name].zeros is not None]
     widths = {share.matrix.columns for share in pruned}
-    forward = tokens * (2 * token_work(block) + 2.0 * sum(width**2 for width in widths))
-    return forward, sum(solve_work(job.method.named(share.method), share.matrix) for share in pruned)
+    asked = [(job.method.named(share.method), share.matrix) for share in pruned]
+    importance = sum(importance_work(method, matrix) for method, matrix in asked)
+    forward = tokens * (2 * token_work(block) + 2.0 * sum(width**2 for width in widths) + importance)
+    return forward, sum(solve_work(method, matrix) for method, matrix in asked)

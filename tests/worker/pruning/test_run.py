@@ -115,14 +115,6 @@ def test_one_domain_of_copal_is_wanda(request_for: Request) -> None:
 
 
 @pytest.mark.parametrize("mode", ["accumulated", "restart", "sequential"])
-@pytest.mark.parametrize("perturbation", ["relative", "domain_shift"])
-def test_token_reading_runs_over_domains(request_for: Request, mode: str, perturbation: str) -> None:
-    method = {"name": "copal", "reading": "token", "mode": mode, "perturbation": perturbation}
-    request = request_for(domains="ab", method=method | {"comparison_group": "layer"})
-    assert prune(request).summary["sparsity"] == pytest.approx(0.5, abs=1e-5)
-
-
-@pytest.mark.parametrize("mode", ["accumulated", "restart", "sequential"])
 @pytest.mark.parametrize(
     "method",
     [

@@ -103,6 +103,8 @@ METHODS: list[dict[str, Any]] = [
     {"name": "wanda"},
     {"name": "admm"},
     {"name": "copal", "reading": "token"},
+    {"name": "copal", "reading": "dataset"},
+    {"name": "copal", "reading": "fisher"},
     {"name": "copal", "weight_update": "admm"},
 ]
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from worker.pruning.files import write_tensors
-from worker.pruning.method_spec import Perturbation
 from worker.pruning.statistics import (
     Accumulator,
     Measured,
@@ -29,8 +28,8 @@ def measured(inputs: torch.Tensor) -> Measured:
 
 def test_sums_are_per_token_so_that_long_domains_do_not_outvote_short_ones() -> None:
     long, short = torch.randn(200, 5), torch.randn(20, 5)
-    sums = accumulate(None, measured(long), Perturbation.relative, keep_gram=True)
-    sums = accumulate(sums, measured(short), Perturbation.relative, keep_gram=True)
+    sums = accumulate(None, measured(long), keep_gram=True)
+    sums = accumulate(sums, measured(short), keep_gram=True)
     assert sums.gram is not None
     torch.testing.assert_close(sums.gram, long.T @ long / 200 + short.T @ short / 20)
     torch.testing.assert_close(sums.mean, long.mean(0) + short.mean(0))
@@ -46,10 +45,10 @@ def test_gram_is_whole_and_symmetric(width: int) -> None:
 
 
 def test_adding_a_domain_leaves_the_earlier_sums_alone() -> None:
-    first = accumulate(None, measured(torch.randn(30, 4)), Perturbation.relative, keep_gram=True)
+    first = accumulate(None, measured(torch.randn(30, 4)), keep_gram=True)
     assert first.gram is not None
     before = first.gram.clone()
-    accumulate(first, measured(torch.randn(30, 4)), Perturbation.relative, keep_gram=True)
+    accumulate(first, measured(torch.randn(30, 4)), keep_gram=True)
     assert torch.equal(first.gram, before)
 
 
@@ -69,8 +68,8 @@ def test_packed_gram_comes_back_within_half_precision_and_its_diagonal_exactly(w
 
 
 def test_state_file_round_trip(tmp_path: Path) -> None:
-    sums = accumulate(None, measured(torch.randn(40, 6)), Perturbation.domain_shift, keep_gram=True)
-    plain = accumulate(None, measured(torch.randn(40, 3)), Perturbation.domain_shift, keep_gram=False)
+    sums = accumulate(None, measured(torch.randn(40, 6)), keep_gram=True)
+    plain = accumulate(None, measured(torch.randn(40, 3)), keep_gram=False)
     path = tmp_path / "state" / "block.safetensors"
     write_tensors(path, *state_content({"a.weight": sums, "b.weight": plain}, {"history": [[{"zeros": 3}]]}))
     back = read_state(path, CPU)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from worker.pruning.errors import IllConditioned
-from worker.pruning.method_spec import Method, MethodName, Mode, Reading
+from worker.pruning.method_spec import Method, MethodName, Mode
 from worker.pruning.methods import admm, alps, sparsegpt
 from worker.pruning.methods.admm import AdmmFactor, solve_admm
 from worker.pruning.methods.alps import solve_alps
-from worker.pruning.methods.copal import own_terms_scores, token_scores
+from worker.pruning.methods.copal import copal_scores
 from worker.pruning.methods.magnitude import magnitude_scores
 from worker.pruning.methods.solution import Solution
 from worker.pruning.methods.sparsegpt import solve_sparsegpt, sparsegpt_scores
@@ -59,16 +59,10 @@ def _wanda(method: Method, matrix: str, dense: Tensor, group: Group) -> Tensor:
     return wanda_scores(dense, group.sums.second)
 
 
-def _copal(method: Method, matrix: str, dense: Tensor, group: Group) -> Tensor:
-    if method.reading is Reading.token:
-        return token_scores(dense, group.sums.importance[matrix])
-    return own_terms_scores(dense, group.sums)
-
-
 SOLVERS: Final = {
     MethodName.magnitude: Solver(lambda method, matrix, dense, group: magnitude_scores(dense)),
     MethodName.wanda: Solver(_wanda),
-    MethodName.copal: Solver(_copal),
+    MethodName.copal: Solver(lambda method, matrix, dense, group: copal_scores(method, matrix, dense, group.sums)),
     MethodName.sparsegpt: Solver(
         scores=lambda method, matrix, dense, group: sparsegpt_scores(dense, group.factor),
         factorise=lambda method, gram: sparsegpt.factorise(gram, method.sparsegpt),

@@ -1,19 +1,18 @@
 import torch
 from torch import Tensor
 
-from worker.pruning.method_spec import Method, MethodName, Perturbation, Reading, WeightUpdate
+from worker.pruning.method_spec import Method, MethodName, Perturbation, WeightUpdate
 from worker.pruning.methods import Group, prepare, scores, solve
-from worker.pruning.methods.copal import response
 from worker.pruning.patterns import Pattern, Scope, Selection
 from worker.pruning.statistics import Accumulated, Accumulator, accumulate
 
 
-def sums_of(*domains: Tensor, perturbation: Perturbation = Perturbation.domain_shift) -> Accumulated:
+def sums_of(*domains: Tensor) -> Accumulated:
     sums = None
     for inputs in domains:
         accumulator = Accumulator(inputs.shape[1], torch.device("cpu"))
         accumulator.add(inputs)
-        sums = accumulate(sums, accumulator.measured(), perturbation, keep_gram=True)
+        sums = accumulate(sums, accumulator.measured(), keep_gram=True)
     assert sums is not None
     return sums
 
@@ -45,7 +44,7 @@ def test_copal_on_one_domain_is_wanda() -> None:
 def test_relative_perturbation_is_accumulated_wanda_over_domains() -> None:
     dense = torch.randn(4, 6)
     domains = (torch.randn(50, 6) * torch.linspace(0.1, 4, 6), torch.randn(40, 6) + 2)
-    sums = sums_of(*domains, perturbation=Perturbation.relative)
+    sums = sums_of(*domains)
     method = Method(MethodName.copal, perturbation=Perturbation.relative)
     assert torch.equal(mask_of(method, dense, sums, 12), mask_of(Method(MethodName.wanda), dense, sums, 12))
 
@@ -57,24 +56,6 @@ def test_domain_shift_matches_its_definition() -> None:
     shift += (second - first.mean(0)).square().mean(0)
     shift += (third - (first.mean(0) + second.mean(0)) / 2).square().mean(0)
     torch.testing.assert_close(sums.shift, shift, rtol=1e-4, atol=1e-4)
-
-
-def test_token_reading_takes_the_absolute_value_per_token() -> None:
-    dense, inputs = torch.randn(4, 6), torch.randn(50, 6)
-    accumulator = Accumulator(6, torch.device("cpu"))
-    for part in inputs.split(20):
-        accumulator.add(part)
-        accumulator.add_importance("w", response(dense, part, None), part)
-    sums = accumulate(None, accumulator.measured(), Perturbation.relative, keep_gram=False)
-    expected = dense.abs() * torch.stack([(dense @ x).abs().outer(x.abs()) for x in inputs]).mean(0)
-    found = scores(Method(MethodName.copal, reading=Reading.token), "w", dense, Group(sums))
-    torch.testing.assert_close(found, expected)
-
-
-def test_token_reading_with_domain_shift_adds_both_perturbations() -> None:
-    dense, inputs, mean = torch.randn(4, 6), torch.randn(50, 6), torch.randn(6)
-    expected = (inputs - mean) @ dense.T + inputs @ dense.T
-    torch.testing.assert_close(response(dense, inputs, mean), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_weight_update_keeps_the_selection_and_lowers_the_error() -> None:
