@@ -4,7 +4,8 @@ It speaks the real protocol through the real reporter, isolates itself like the 
 real one would need to resume, and computes contents that depend on nothing but the request and those files.
 `how` is a list of words: `slow` (a pause in each block), `hang` (for ever in the third one), `fail`, `user`,
 `memory`, `deaf` (ignores the order to stop), `spawn` (leaves a child of its own), `outside` (reports a file that
-is not in the workspace), `nonsense`.
+is not in the workspace), `nonsense`, `scores` (each block has a file for keeping, of which no more than the
+unacknowledged ones lie about).
 """
 
 import argparse
@@ -21,7 +22,7 @@ from typing import Any
 
 from worker.engine_format import ENGINE_FORMAT
 from worker.isolation import isolate
-from worker.reporting import Reporter
+from worker.reporting import UNACKNOWLEDGED_BLOCKS, Reporter
 
 BLOCKS = 4
 
@@ -142,6 +143,8 @@ def prune(
         hangs = "hang" in how and (stage, block) == (0, 2)
         pause(600 if hangs else 0.4 if "slow" in how else 0.0, reporter, how)
         files = [("weights", weights(stage, block)), ("state", state(stage, block))]
+        if "scores" in how:
+            files.append(("sensitivity", write_scores(stage, block, content)))
         reporter.block(Block(stage, block, files, [layer(block)], [sensitivity(block)]))
 
 
@@ -151,6 +154,15 @@ def weights(stage: int, block: int) -> str:
 
 def state(stage: int, block: int) -> str:
     return f"stage-{stage:02d}/state/{block}"
+
+
+def write_scores(stage: int, block: int, content: bytes) -> str:
+    path = Path(f"sensitivity/stage-{stage:02d}/{block}")
+    left = list(Path("sensitivity").glob("*/*"))
+    assert len(left) <= UNACKNOWLEDGED_BLOCKS, left
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content[::-1])
+    return str(path)
 
 
 def layer(block: int) -> dict[str, Any]:

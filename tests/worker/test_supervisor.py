@@ -3,7 +3,9 @@
 import os
 import signal
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -12,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
 from app.dispatch.housekeeping import reap_jobs
-from app.jobs import control
+from app.garbage.sweep import Sweep
+from app.jobs import control, retries
 from app.jobs.delivery.endings import budgets
 from app.jobs.delivery.reaper import reap_one
 from app.jobs.states import State
@@ -92,6 +95,61 @@ def test_a_job_runs_to_its_end(
     assert attempts(session, row.id) == ["succeeded"]
     assert session.query(JobLease).count() == 0
     assert list((settings.work_dir / "scratch").iterdir()) == []
+
+
+def scores_of(manifest: dict[str, Any] | None) -> dict[str, str]:
+    """Path and key of every stage's sensitivities."""
+    assert manifest is not None
+    return {file["path"]: file["key"] for file in manifest["files"] if file["path"].startswith("sensitivity/")}
+
+
+def test_what_is_for_keeping_is_in_the_artifact_from_every_stage(
+    jobs: JobMaker, session: Session, store: ObjectStore, run: Callable[..., int]
+) -> None:
+    watch = Watch(session, jobs.make())
+    assert run("scores") == 1
+    found = scores_of(watch.row.manifest)
+    assert set(found) == {f"sensitivity/stage-{stage:02d}/{block}" for stage in (0, 1) for block in range(4)}
+    assert all(store.head(key) == 32 for key in found.values())
+
+
+@pytest.mark.parametrize("how", ["killed", "retried"])
+def test_what_is_for_keeping_outlives_its_stage_the_sweep_and_the_attempt(
+    jobs: JobMaker,
+    session: Session,
+    settings: Settings,
+    environment: dict[str, str],
+    store: ObjectStore,
+    run: Callable[..., int],
+    tmp_path: Path,
+    how: str,
+) -> None:
+    reference = Watch(session, jobs.make())
+    run("scores")
+    watch = Watch(session, jobs.make())
+    with driver(environment, tmp_path / "log", "slow", "scores") as worker:
+        watch.wait_for_blocks(6)
+        if how == "killed":
+            worker.kill()
+        else:
+            with transaction() as other:
+                control.cancel(other, jobs.project, watch.id)
+            watch.wait_for_end()
+    Sweep(store, lambda: None, timedelta(0)).everything()
+    if how == "killed":
+        finish_in_another_worker(session, watch, settings, lambda: run("scores"))
+    else:
+        with transaction() as other:
+            (job, _), _ = retries.retry(other, jobs.project, watch.id)
+        watch = Watch(session, job.id)
+        run("scores")
+    row = watch.row
+    assert row.result is not None
+    assert reference.row.result is not None
+    assert row.result["manifest_digest"] == reference.row.result["manifest_digest"]
+    Sweep(store, lambda: None, timedelta(0)).everything()
+    assert all(store.head(key) == 32 for key in scores_of(row.manifest).values())
+    assert len({key.split("/")[2] for key in scores_of(row.manifest).values()}) == 2, "both attempts made some"
 
 
 def test_the_engine_sees_no_secret_and_its_log_no_path(

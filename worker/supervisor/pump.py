@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy.exc import DataError, IntegrityError, StatementError
 from sqlalchemy.orm import Session
 
-from app.jobs.delivery import commits
+from app.jobs.delivery import checkpoint, commits
 from app.jobs.delivery.claim import Claim, SourceFile
 from app.jobs.delivery.endings import Failure
 from app.jobs.delivery.publish import StoredFile, make_manifest, publish
@@ -173,7 +173,14 @@ class Pump:
             sensitivity=message["sensitivity"],
         )
         self._commit(lambda session: commits.write_block(session, self._lease, block))
+        self._drop_kept(block)
         self._engine.say({"type": "ack", "stage": stage, "block": number})
+
+    def _drop_kept(self, block: commits.Block) -> None:
+        """Nobody here needs these files again, and every stage has some: the workspace must not grow with them."""
+        for file in block.files:
+            if file["role"] == commits.KEPT_ROLE:
+                self._uploads.drop(file["path"])
 
     def _store(self, file: Message, stage: int) -> Message:
         stored = self._uploads.put_block(file["path"], stage)
@@ -216,6 +223,7 @@ class Pump:
         for file in message["files"]:
             self._situation.check()
             files.append(self._uploads.put_output(file["local"], file["path"], self._last_stage))
+        files += self._commit(lambda session: checkpoint.kept_files(session, self._lease.job_id))
         manifest = make_manifest(files, self._provenance())
         text = json.dumps(manifest, sort_keys=True).encode()
         manifest["key"] = self._uploads.put_manifest(manifest["digest"], text)

@@ -42,6 +42,10 @@ class Uploads:
             return replace(known, path=path)
         return replace(self._store_file(local, OUTPUT), path=path)
 
+    def drop(self, local: str) -> None:
+        """Remove a file that is stored and not needed here any more."""
+        self._plain_file(local).unlink()
+
     def put_manifest(self, digest: str, data: bytes) -> str:
         """Store a manifest; its key."""
         key = f"{self._folder}/{OUTPUT}/manifest-{digest}.json"

@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 
 from app.db.base import Base
 from app.jobs.delivery.claim import SourceFile
-from app.jobs.delivery.commits import STAGE_FIGURES
+from app.jobs.delivery.commits import KEPT_ROLE, STAGE_FIGURES
 from app.jobs.delivery.lease import Lease
+from app.jobs.delivery.publish import StoredFile
 from app.jobs.events import EventType, append_event
 from app.jobs.tables import Job, JobBlock, JobEvaluation, JobLayer, JobStage
 from app.sensitivity.tables import JobSensitivity
@@ -53,10 +54,18 @@ def load(session: Session, job_id: str) -> Checkpoint:
             for row in rows
             if row.stage == stage and (stage < stages or row.block < blocks)
             for file in row.files
+            if file["role"] != KEPT_ROLE
         )
         for stage in {row.stage for row in rows}
     }
     return Checkpoint(stages, blocks, files, _evaluations(session, job_id), _threads(session, job_id))
+
+
+def kept_files(session: Session, job_id: str) -> list[StoredFile]:
+    """Files of all committed blocks that the artifact has beside the engine's output, by their names there."""
+    rows = session.scalars(select(JobBlock.files).where(JobBlock.job_id == job_id)).all()
+    files = (file for files in rows for file in files if file["role"] == KEPT_ROLE)
+    return [StoredFile(file["path"], file["sha256"], file["bytes"], file["key"]) for file in files]
 
 
 def engine_formats(session: Session, job_id: str) -> set[int]:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Executable, func, literal_column, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Executable, cast, func, literal_column, select, update
+from sqlalchemy.dialects.postgresql import JSONPATH, insert
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
@@ -34,6 +34,9 @@ STAGE_FIGURES: Final = (
     *("relative_error", "held_out_error", "mask_overlap", "seconds"),
 )
 """Columns of a finished stage that the engine reports."""
+KEPT_ROLE: Final = "sensitivity"
+"""Of a block's files that no resume needs, but that are kept from every stage for the artifact."""
+_KEPT: Final = f'$[*] ? (@.role == "{KEPT_ROLE}")'
 
 
 @dataclass(frozen=True)
@@ -174,9 +177,10 @@ def write_stage(session: Session, lease: Lease, stage: Record) -> None:
     row.finished_at = func.now()
     for name in STAGE_FIGURES:
         setattr(row, name, stage.get(name))
-    # A resume needs the last finished stage only; the sweep takes the objects.
+    # A resume needs the last finished stage only; the sweep takes the rest, but not what the artifact will have.
     earlier = (JobBlock.job_id == lease.job_id, JobBlock.stage < row.stage)
-    session.execute(update(JobBlock).where(*earlier).values(files=[]))
+    kept = func.jsonb_path_query_array(JobBlock.files, cast(_KEPT, JSONPATH))
+    session.execute(update(JobBlock).where(*earlier).values(files=kept))
     data = {"stage": row.stage, "domain": row.domain, "sparsity": row.sparsity, "seconds": row.seconds}
     append_event(session, session.get_one(Job, lease.job_id), EventType.stage_finished, data)
 
