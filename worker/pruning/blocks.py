@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worker.pruning import heap
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.errors import UserError
 from worker.pruning.skeleton import Block, Skeleton
@@ -64,10 +65,11 @@ def load(module: nn.Module, tensors: dict[str, Tensor], device: torch.device) ->
 
 
 def unload(module: nn.Module) -> None:
-    """Forget the parameters' values."""
+    """Forget the parameters' values, and give their memory back, so that no block adds to the one before."""
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
             setattr(part, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
+    heap.trim()
 
 
 class Shell:
