@@ -9,12 +9,14 @@ from starlette.middleware import Middleware
 
 from app import health
 from app.artifacts import endpoints as artifacts
+from app.artifacts import state_endpoints as state
 from app.backend import open_backend
 from app.comparison import endpoints as comparison
 from app.datasets import endpoints as datasets
 from app.jobs import control_endpoints as control
 from app.jobs import endpoints as jobs
 from app.jobs import history
+from app.jobs import lineage_endpoints as lineages
 from app.kit.handlers import install_handlers
 from app.kit.logs import configure_logs
 from app.kit.middleware import RequestContext, RequestLimits
@@ -60,9 +62,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         jobs,
         control,
         history,
+        lineages,
         sensitivity,
         comparison,
         artifacts,
+        state,
         methods,
         health,
     ):

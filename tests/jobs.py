@@ -9,7 +9,9 @@ from sqlalchemy.orm import Session
 
 from app.auth.tables import Project
 from app.datasets.tables import Dataset
-from app.jobs.spec import JobCreate, canonical_digest
+from app.jobs import submission
+from app.jobs.continuation import complete
+from app.jobs.spec import JobContinue, JobCreate, canonical_digest
 from app.jobs.states import State
 from app.jobs.tables import Job, JobDataset, JobStage
 from app.kit.digests import file_sha256, tree_digest
@@ -132,6 +134,19 @@ class JobMaker:
             JobStage(job_id=job.id, stage=stage, domain=f"d{stage}", state="pending")
             for stage in range(len(self.datasets))
         )
+        self.session.commit()
+        return job.id
+
+    def go_on(self, parent: str, *datasets: str, **spec: Any) -> str:
+        """Id of a queued job that goes on from that one with these texts; committed."""
+        first = self.session.get_one(Job, parent, populate_existing=True)
+        number = first.first_stage + len(first.spec["domains"])
+        domains = [
+            {"name": f"d{number + i}", "dataset": id, "calibration": CALIBRATION, "evaluation": self.evaluation}
+            for i, id in enumerate(datasets)
+        ]
+        body = JobContinue.model_validate({"continues": parent, "domains": domains, **spec})
+        job = submission.make(self.session, self.project, complete(self.session, self.project, body))
         self.session.commit()
         return job.id
 

@@ -16,7 +16,6 @@ from app.kit.conditions import IfNoneMatch, none_match
 from app.kit.fields import JobId
 from app.kit.problems import problems
 from app.kit.replies import reply
-from app.storage import ObjectMissing
 
 router = APIRouter(prefix="/v1/jobs/{id}/artifacts", tags=["artifacts"])
 
@@ -34,12 +33,13 @@ _FILE: Final[dict[int | str, dict[str, Any]]] = {
 @router.get(
     "",
     operation_id="get_manifest",
-    summary="The files of a succeeded job",
+    summary="The files of a finished job",
     response_model=ManifestRead,
     responses={304: {"description": "The caller's ETag is current"}, **problems(JobNotFound, NoArtifacts)},
 )
 def get_manifest(id: JobId, auth: JobsRead, session: UnitOfWork, if_none_match: IfNoneMatch = None) -> Response:
-    """Path, size and sha256 of every file, and where the result comes from. `digest` names it all."""
+    """Path, size and sha256 of every file, and where the result comes from. `digest` names it all. A job that has
+    failed by its gate alone has files as well."""
     manifest = service.read_manifest(session, auth.project, id)
     headers = {"ETag": f'"{manifest["digest"]}"', "Cache-Control": "private, no-cache"}
     if not none_match(if_none_match, headers["ETag"]):
@@ -118,8 +118,7 @@ def _range(header: str | None, file: StoredFile) -> tuple[int, int] | None:
 
 def _stream(backend: Backend, file: StoredFile, wanted: tuple[int, int] | None) -> Response:
     """Through the service; the session is long closed when the last byte goes out."""
-    if backend.store.head(file.key) is None:
-        raise ObjectMissing("a published file is not in the store")
+    service.require(backend.store, [file])
     start, end = wanted or (0, file.bytes)
     headers = {**file.headers(), "Content-Length": str(end - start)}
     if wanted is not None:

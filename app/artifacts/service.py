@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -66,7 +67,7 @@ def read_manifest(session: Session, project: str, id: str) -> dict[str, Any]:
     """Raises JobNotFound, NoArtifacts."""
     job, _ = jobs.read(session, project, id)
     if job.manifest is None:
-        raise NoArtifacts("The job has not succeeded (yet).")
+        raise NoArtifacts("The job has not come to its end (yet).")
     return job.manifest
 
 
@@ -83,6 +84,13 @@ def find_file(session: Session, project: str, id: str, path: str) -> StoredFile:
         if file.path == path:
             return file
     raise FileNotInArtifact
+
+
+def require(store: ObjectStore, files: Sequence[StoredFile]) -> None:
+    """Raises ObjectMissing while there is still time for an honest answer."""
+    for file in files:
+        if store.head(file.key) is None:
+            raise ObjectMissing("a published file is not in the store")
 
 
 def verify(store: ObjectStore, files: list[StoredFile]) -> list[CheckedFileRead]:

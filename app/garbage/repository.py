@@ -93,17 +93,17 @@ def _of_chain(root: str) -> ColumnElement[bool]:
 def drop_checkpoints(session: Session, keep_seconds: float, limit: int = 100) -> int:
     """Give up the checkpoints that nothing can be resumed from any more; how many there were.
 
-    A succeeded job has its artifact; one that failed or was cancelled can be retried for `keep_seconds`.
+    A job that has published has its artifact; one that failed or was cancelled can be retried for `keep_seconds`.
     """
     late = Job.finished_at < from_now(-keep_seconds)
-    due = or_(Job.state == State.succeeded, Job.state.in_(TERMINAL) & late)
+    due = Job.state.in_(TERMINAL) & or_(Job.manifest.is_not(None), late)
     query = select(Job).where(due, Job.checkpoint_dropped_at.is_(None), Job.basis.is_not(None)).limit(limit)
     jobs = session.scalars(query.with_for_update(key_share=True, skip_locked=True)).all()
     for job in jobs:
         session.execute(update(JobBlock).where(JobBlock.job_id == job.id).values(files=[]))
         lock_job(session, job)
         job.checkpoint_dropped_at = func.now()
-        if State(job.state) is not State.succeeded:
+        if job.manifest is None:
             append_event(session, job, EventType.checkpoint_dropped, {})
     return len(jobs)
 

@@ -4,6 +4,7 @@ The job's row is locked before its state is looked at, so a call and the worker'
 after the other: whoever comes second finds the other's state, and is told of it.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import delete as sql_delete
@@ -11,10 +12,11 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from app.dispatch.outbox import Queue, ring
-from app.jobs.events import EventType, append_event, lock_job
+from app.jobs import lineage
+from app.jobs.events import EventType, append_event
 from app.jobs.repository import Found
 from app.jobs.schemas import JobPatch, version_tag
-from app.jobs.service import JobFinished, JobUnfinished, read
+from app.jobs.service import JobFinished, JobUnfinished, read_locked
 from app.jobs.states import TERMINAL, State
 from app.jobs.tables import Job
 from app.jobs.transitions import transition
@@ -27,6 +29,12 @@ class JobCancelling(Problem):
     status, code, title = 409, "job_cancelling", "The job is being cancelled"
 
 
+class LineageAlive(Problem):
+    status, code, title = 409, "lineage_alive", "Other jobs go on from this one"
+
+
+NAMED: Final = 10
+"""So many of the jobs that are in the way are named."""
 IDLE: Final = frozenset({State.queued, State.paused})
 """Unfinished, and no worker has to be asked."""
 
@@ -36,7 +44,7 @@ def cancel(session: Session, project: str, id: str) -> tuple[Found, bool]:
 
     Also whether anything was (still) to be done. Raises JobNotFound; JobFinished when it ended otherwise.
     """
-    job, progress = _locked(session, project, id)
+    job, progress = read_locked(session, project, id)
     state = State(job.state)
     if state is State.cancelled:
         return (job, progress), False
@@ -53,7 +61,7 @@ def pause(session: Session, project: str, id: str) -> tuple[Found, bool]:
 
     Also whether anything was (still) to be done. Raises JobNotFound, JobFinished, JobCancelling.
     """
-    job, progress = _locked(session, project, id)
+    job, progress = read_locked(session, project, id)
     state = _going(job, "paused")
     if state is State.paused:
         return (job, progress), False
@@ -68,7 +76,7 @@ def resume(session: Session, project: str, id: str) -> tuple[Found, bool]:
 
     Also whether anything was to be done. Raises JobNotFound, JobFinished, JobCancelling.
     """
-    job, progress = _locked(session, project, id)
+    job, progress = read_locked(session, project, id)
     state = _going(job, "resumed")
     if state not in (State.paused, State.pausing):
         return (job, progress), False
@@ -82,7 +90,7 @@ def resume(session: Session, project: str, id: str) -> tuple[Found, bool]:
 
 def change(session: Session, project: str, id: str, patch: JobPatch, if_match: str | None) -> Found:
     """Change what may still change. Raises JobNotFound, PreconditionFailed, JobFinished."""
-    job, progress = _locked(session, project, id)
+    job, progress = read_locked(session, project, id)
     if not matches(if_match, version_tag(job)):
         raise PreconditionFailed("The job has changed since; read it again.")
     state = State(job.state)
@@ -100,21 +108,23 @@ def change(session: Session, project: str, id: str, patch: JobPatch, if_match: s
 def delete(session: Session, project: str, id: str) -> None:
     """Remove a finished job with all that is known of it; the CPU queue removes its objects soon after.
 
-    What a retry of it has taken over stays for as long as that needs it. Raises JobNotFound, JobUnfinished.
+    What a retry of it has taken over stays for as long as that needs it. Raises JobNotFound, JobUnfinished,
+    LineageAlive: whoever goes on from the job locks its row first, so none can come in between.
     """
-    job, _ = _locked(session, project, id)
+    job, _ = read_locked(session, project, id)
     state = State(job.state)
     if state not in TERMINAL:
         raise JobUnfinished(f"The job is {state}; cancel it first, or let it end.", extensions={"state": state})
+    _refuse_alive(lineage.continuations(session, job.id))
     root = job.root
     session.execute(sql_delete(Job).where(Job.id == job.id))
     order_sweep(session, root)
 
 
-def _locked(session: Session, project: str, id: str) -> Found:
-    found = read(session, project, id)
-    lock_job(session, found[0])
-    return found
+def _refuse_alive(children: Sequence[str]) -> None:
+    if children:
+        more = f" and {len(children) - NAMED} more" if len(children) > NAMED else ""
+        raise LineageAlive(f"Delete first what goes on from it: {', '.join(children[:NAMED])}{more}.")
 
 
 def _going(job: Job, verb: str) -> State:

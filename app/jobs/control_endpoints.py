@@ -5,9 +5,9 @@ from fastapi import APIRouter, Response
 from app.auth.dependencies import JobsWrite
 from app.backend import UnitOfWork
 from app.jobs import control, retries
-from app.jobs.control import JobCancelling
+from app.jobs.control import JobCancelling, LineageAlive
 from app.jobs.repository import Found
-from app.jobs.retries import InputsChanged, JobSucceeded
+from app.jobs.retries import GateMissed, InputsChanged, JobSucceeded
 from app.jobs.schemas import JobPatch, JobRead, etag
 from app.jobs.service import InputRefused, JobFinished, JobNotFound, JobUnfinished
 from app.kit.conditions import IfMatch
@@ -80,7 +80,7 @@ def resume_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
     response_model=JobRead,
     responses={
         200: {"model": JobRead, "description": "It was retried already; this is the job that was made then"},
-        **problems(JobNotFound, JobUnfinished, JobSucceeded, InputRefused, InputsChanged),
+        **problems(JobNotFound, JobUnfinished, JobSucceeded, GateMissed, InputRefused, InputsChanged),
     },
 )
 def retry_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
@@ -111,11 +111,11 @@ def change_job(
     summary="Delete a finished job and its files",
     status_code=204,
     response_class=Response,
-    responses=problems(JobNotFound, JobUnfinished),
+    responses=problems(JobNotFound, JobUnfinished, LineageAlive),
 )
 def delete_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
     """With its history, checkpoint and artifact; the files leave the store within minutes. What a retry of it has
-    taken over stays with the retry."""
+    taken over stays with the retry. A job that another one goes on from cannot be deleted before that one."""
     control.delete(session, auth.project, id)
     return Response(status_code=204)
 

@@ -11,13 +11,15 @@ from starlette.concurrency import run_in_threadpool
 
 from app.auth.dependencies import JobsRead, JobsWrite
 from app.backend import Backend, BackendDep, UnitOfWork
-from app.jobs import repository, service
+from app.jobs import repository, service, submission
+from app.jobs.continuation import LineageMismatch, NotContinuable
 from app.jobs.idempotency import KeyHeader, KeyInFlight, KeyReused
 from app.jobs.repository import Filter
 from app.jobs.schemas import JobRead, etag, retry_after
-from app.jobs.service import InputRefused, JobNotFound, Submission
-from app.jobs.spec import JobCreate, canonical_digest
+from app.jobs.service import InputRefused, JobNotFound, JobUnfinished
+from app.jobs.spec import JobRequest, canonical_digest
 from app.jobs.states import TERMINAL, State
+from app.jobs.submission import Submission
 from app.kit.clock import Instant
 from app.kit.conditions import IfNoneMatch, none_match
 from app.kit.fields import JobId
@@ -50,10 +52,13 @@ Labels = Annotated[
     summary="Submit a job",
     status_code=201,
     response_model=JobRead,
-    responses=problems(InputRefused, KeyInFlight, KeyReused, UnsupportedMediaType),
+    responses=problems(
+        *(InputRefused, KeyInFlight, KeyReused, UnsupportedMediaType),
+        *(JobNotFound, JobUnfinished, NotContinuable, LineageMismatch),
+    ),
 )
 def create_job(
-    body: JobCreate,
+    body: JobRequest,
     auth: JobsWrite,
     session: UnitOfWork,
     backend: BackendDep,
@@ -62,9 +67,10 @@ def create_job(
 ) -> Response:
     """The job starts when its model and datasets are ready and a worker is free. With an `Idempotency-Key` the
     request may be repeated without making a second job: the first answer comes again, marked
-    `Idempotency-Replayed: true`."""
-    submission = Submission(auth.project, body, key, fingerprint, backend.settings.idempotency_hours)
-    submitted = service.submit(session, submission)
+    `Idempotency-Replayed: true`. With `continues` it goes on from another job's final state: what is left out is
+    that job's, and only `domains` (new ones) is needed."""
+    asked = Submission(auth.project, body, key, fingerprint, backend.settings.idempotency_hours)
+    submitted = submission.submit(session, asked)
     headers = {"Location": f"/v1/jobs/{submitted.body['id']}"}
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
@@ -88,11 +94,18 @@ def list_jobs(
     label: Labels = None,
     created_after: Instant | None = None,
     created_before: Instant | None = None,
+    continues: Annotated[
+        str | None, Query(max_length=100, description="`job_…`: those that go on from it.")
+    ] = None,
+    lineage: Annotated[
+        str | None,
+        Query(max_length=100, description="`job_…`: the first job of a lineage; with all its branches."),
+    ] = None,
     limit: Limit = 50,
     cursor: CursorText = None,
 ) -> Response:
     """One page of the project's jobs; all filters must hold."""
-    filter = Filter(state or (), method, model, _labels(label), created_after, created_before)
+    filter = Filter(state or (), method, model, _labels(label), created_after, created_before, continues, lineage)
     after = decode_cursor(cursor, datetime, str)
     rows, more = page_of(repository.list_page(session, auth.project, filter, after, limit + 1), limit)
     following = encode_cursor(rows[-1][0].created_at, rows[-1][0].id) if more else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy.orm import Session
 
 from app.jobs import repository
+from app.jobs.lineage import History, Stage, history_of
 from app.jobs.schemas import EvaluationRead, RowRead
 from app.jobs.tables import Job, JobEvaluation
 
@@ -14,25 +15,31 @@ Matrix = Mapping[tuple[int, str], float]
 
 
 def evaluation_of(session: Session, job: Job) -> EvaluationRead:
-    """R of a job as far as it is known."""
-    stages = [domain["name"] for domain in job.spec["domains"]]
-    return matrix_of(job.id, stages, repository.evaluations(session, job.id))
+    """R of a job's lineage as far as it is known."""
+    return matrix_of(job.id, history_of(session, job), repository.evaluations(session, job.id))
 
 
-def matrix_of(job: str, stages: Sequence[str], entries: Sequence[JobEvaluation]) -> EvaluationRead:
-    """R of a job whose stages have these domains, from what has been evaluated so far."""
+def matrix_of(job: str, history: History, entries: Sequence[JobEvaluation]) -> EvaluationRead:
+    """R of a job's lineage, from what has been evaluated so far.
+
+    Earlier domains whose texts are gone have no last row; the figures are over the others.
+    """
     values = {(entry.row, entry.domain): entry.perplexity for entry in entries}
+    stages = history.domains
     columns = [domain for domain in stages if any(entry.domain == domain for entry in entries)]
+    lost = [domain for domain in columns if domain in history.lost and (len(stages), domain) not in values]
+    measured = [domain for domain in columns if domain not in lost]
     protocols = {
         entry.domain: {**entry.protocol, "windows": entry.windows, "tokens": entry.tokens} for entry in entries
     }
     return EvaluationRead(
         job=job,
         domains=columns,
-        rows=[_row(row, stages, columns, values) for row in sorted({row for row, _ in values})],
-        bwt=backward_transfer(stages, columns, values),
-        log_bwt=backward_transfer(stages, columns, {key: math.log(value) for key, value in values.items()}),
-        mean_final_perplexity=_final_mean(stages, columns, values),
+        not_measured=lost,
+        rows=[_row(row, job, history.stages, columns, values) for row in sorted({row for row, _ in values})],
+        bwt=backward_transfer(stages, measured, values),
+        log_bwt=backward_transfer(stages, measured, {key: math.log(value) for key, value in values.items()}),
+        mean_final_perplexity=_final_mean(stages, measured, values),
         protocols=protocols,
     )
 
@@ -53,10 +60,13 @@ def _final_mean(stages: Sequence[str], columns: Sequence[str], values: Matrix) -
     return math.fsum(found) / len(found) if found and len(found) == len(last) else None
 
 
-def _row(row: int, stages: Sequence[str], columns: Sequence[str], values: Matrix) -> RowRead:
+def _row(row: int, job: str, stages: Sequence[Stage], columns: Sequence[str], values: Matrix) -> RowRead:
+    after = stages[row - 1] if 0 < row <= len(stages) else None
     return RowRead(
         row=row,
-        stage=row - 1 if row > 0 else None,
-        after=stages[row - 1] if 0 < row <= len(stages) else None,
-        perplexity={domain: values[row, domain] for domain in columns if (row, domain) in values},
+        stage=after.stage if after is not None and after.job == job else None,
+        lineage_stage=after.lineage_stage if after is not None else None,
+        job=after.job if after is not None else None,
+        after=after.domain if after is not None else None,
+        perplexity={domain: values.get((row, domain)) for domain in columns},
     )

@@ -89,9 +89,11 @@ def list_attempts(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
 )
 def list_stages(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
     """One stage a domain, in order; `blocks_done` of its blocks are safe in the store."""
-    service.read(session, auth.project, id)
+    job, _ = service.read(session, auth.project, id)
     data = [
-        StageRead.model_validate({**_columns(stage), "blocks_done": done})
+        StageRead.model_validate(
+            {**_columns(stage), "blocks_done": done, "lineage_stage": job.first_stage + stage.stage}
+        )
         for stage, done in repository.stages(session, id)
     ]
     return reply(Page[StageRead](data=data, next_cursor=None))
@@ -105,7 +107,8 @@ def list_stages(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
     responses=problems(JobNotFound),
 )
 def get_evaluation(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
-    """The matrix R as far as it is known; complete when the job has succeeded."""
+    """The matrix R as far as it is known; complete when the job has succeeded. Of a continuation it is the whole
+    lineage's: it begins with the rows of the job before."""
     job, _ = service.read(session, auth.project, id)
     return reply(evaluation_of(session, job))
 

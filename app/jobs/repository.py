@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import Select, and_, func, select, tuple_
 from sqlalchemy.orm import Session, defer
 
+from app.jobs import lineage
 from app.jobs.tables import (
     Job,
     JobAttempt,
@@ -33,6 +34,8 @@ class Filter:
     labels: Sequence[tuple[str, str]] = ()
     created_after: datetime | None = None
     created_before: datetime | None = None
+    continues: str | None = None
+    lineage: str | None = None
 
 
 def _owned(project: str) -> Select[Job, JobProgress]:
@@ -44,6 +47,16 @@ def _owned(project: str) -> Select[Job, JobProgress]:
 def find(session: Session, project: str, id: str) -> Found | None:
     """The project's job of that id, with its progress."""
     row = session.execute(_owned(project).where(Job.id == id)).one_or_none()
+    return (row[0], row[1]) if row is not None else None
+
+
+def lock(session: Session, project: str, id: str) -> Found | None:
+    """The same, its row locked until the transaction ends; rows that refer to it may still be written meanwhile.
+
+    Whoever waited for somebody who deleted it finds nothing.
+    """
+    query = _owned(project).where(Job.id == id).with_for_update(of=Job, key_share=True)
+    row = session.execute(query.execution_options(populate_existing=True)).one_or_none()
     return (row[0], row[1]) if row is not None else None
 
 
@@ -70,6 +83,10 @@ def _narrowed(query: Select[Job, JobProgress], filter: Filter) -> Select[Job, Jo
         query = query.where(Job.created_at > filter.created_after)
     if filter.created_before is not None:
         query = query.where(Job.created_at < filter.created_before)
+    if filter.continues is not None:
+        query = query.where(Job.continues == filter.continues)
+    if filter.lineage is not None:
+        query = query.where(lineage.is_of(filter.lineage))
     return query
 
 

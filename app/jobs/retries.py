@@ -7,18 +7,21 @@ keeps its objects below the name of its first job, and the sweep looks at the ro
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import insert, literal, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.datasets import repository as datasets
 from app.db.base import Base
 from app.dispatch.outbox import Queue, ring
+from app.jobs import lineage
+from app.jobs.copies import copy_rows
 from app.jobs.delivery import basis
 from app.jobs.delivery.checkpoint import RECORDS
-from app.jobs.events import EventType, append_event, lock_job
+from app.jobs.events import EventType, append_event
 from app.jobs.repository import Found
-from app.jobs.service import JobUnfinished, check_inputs, read
+from app.jobs.service import JobUnfinished, check_inputs, read, read_locked
 from app.jobs.spec import dataset_pointers
-from app.jobs.states import TERMINAL, State
+from app.jobs.states import TERMINAL, Reason, State
 from app.jobs.tables import Job, JobBlock, JobDataset, JobStage
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import FieldError, Problem
@@ -26,6 +29,14 @@ from app.kit.problems import FieldError, Problem
 
 class JobSucceeded(Problem):
     status, code, title = 409, "job_succeeded", "The job has succeeded; there is nothing to retry"
+
+
+class GateMissed(Problem):
+    status, code, title = (
+        409,
+        "gate_failed",
+        "The job was computed to its end and missed its gate: continue it, or submit it with another gate",
+    )
 
 
 class InputsChanged(Problem):
@@ -40,16 +51,17 @@ def retry(session: Session, project: str, id: str) -> tuple[Found, bool]:
     """The job that goes on where this one stopped, and whether it was made just now.
 
     A job has one retry: asked again, this answers with the same one; to try once more, retry that.
-    Raises JobNotFound, JobUnfinished, JobSucceeded, InputRefused, InputsChanged.
+    Raises JobNotFound, JobUnfinished, JobSucceeded, GateMissed, InputRefused, InputsChanged.
     """
-    old, _ = read(session, project, id)
-    lock_job(session, old)
-    _refuse(State(old.state))
+    old, _ = read_locked(session, project, id)
+    _refuse(old)
     known = session.scalar(select(Job.id).where(Job.retry_of == old.id))
     if known is not None:
         return read(session, project, known), False
+    read_by_old = session.scalars(select(JobDataset.dataset_id).where(JobDataset.job_id == old.id)).all()
+    texts = datasets.find_for_use(session, project, read_by_old)
     _check_unchanged(session, project, old)
-    new = _insert(session, old)
+    new = _insert(session, old, sorted(texts))
     _take_over(session, old, new)
     append_event(session, old, EventType.retried, {"job": new.id})
     ring(session, Queue.gpu, new.id)
@@ -58,9 +70,12 @@ def retry(session: Session, project: str, id: str) -> tuple[Found, bool]:
     return (new, None), True
 
 
-def _refuse(state: State) -> None:
+def _refuse(old: Job) -> None:
+    state = State(old.state)
     if state is State.succeeded:
         raise JobSucceeded(extensions={"state": state})
+    if state is State.failed and (old.failure or {}).get("code") == Reason.gate_failed:
+        raise GateMissed(extensions={"state": state})
     if state not in TERMINAL:
         raise JobUnfinished(f"The job is {state}; cancel it first, or let it end.", extensions={"state": state})
 
@@ -77,7 +92,7 @@ def _check_unchanged(session: Session, project: str, old: Job) -> None:
         raise InputsChanged(f"Not as they were: {names}. Submit a new job instead.", errors=errors)
 
 
-def _insert(session: Session, old: Job) -> Job:
+def _insert(session: Session, old: Job, texts: Sequence[str]) -> Job:
     new = Job(
         id=new_id(Prefix.job),
         project_id=old.project_id,
@@ -92,11 +107,13 @@ def _insert(session: Session, old: Job) -> Job:
         max_pending_seconds=old.max_pending_seconds,
         root_id=old.root,
         retry_of=old.id,
+        continues=old.continues,
+        lineage_id=old.lineage_id,
+        first_stage=old.first_stage,
     )
     session.add(new)
     session.flush()
-    wanted = dataset_pointers(old.spec)
-    session.add_all(JobDataset(job_id=new.id, dataset_id=dataset) for dataset in wanted)
+    session.add_all(JobDataset(job_id=new.id, dataset_id=text) for text in texts)
     return new
 
 
@@ -107,21 +124,12 @@ def _take_over(session: Session, old: Job, new: Job) -> None:
         domains = [domain["name"] for domain in old.spec["domains"]]
         rows = [JobStage(job_id=new.id, stage=i, domain=d, state="pending") for i, d in enumerate(domains)]
         session.add_all(rows)
+        lineage.inherit_evaluations(session, new)
         return
     new.basis = old.basis
     tables: tuple[type[Base], ...] = (JobStage, *RECORDS)
     for table in tables:
-        _copy(session, table, old.id, new.id)
+        copy_rows(session, table, old.id, new.id, TAKEN_OVER if table is JobBlock else None)
     session.flush()
     blocks = session.query(JobBlock).filter_by(job_id=new.id).count()
     append_event(session, new, EventType.taken_over, {"job": old.id, "blocks": blocks})
-
-
-def _copy(session: Session, table: type[Base], old: str, new: str) -> None:
-    """Inside the database: there can be a great many rows."""
-    changed = {"job_id": new, **(TAKEN_OVER if table is JobBlock else {})}
-    columns = table.__table__.columns
-    names: Sequence[str] = [column.name for column in columns]
-    values = [literal(changed[name]) if name in changed else columns[name] for name in names]
-    rows = select(*values).where(columns["job_id"] == old)
-    session.execute(insert(table).from_select(names, rows))

@@ -42,8 +42,18 @@ class FailureRead(BaseModel):
     field: str | None = Field(default=None, description="JSON pointer into the spec.")
 
 
+class WarningRead(BaseModel):
+    """Something about the result that its owner should know."""
+
+    code: str = Field(
+        description="`too_few_tokens`, `texts_overlap`, `stasis`, `forgetting`, …", examples=["forgetting"]
+    )
+    message: str
+    data: dict[str, Any] = Field(default={}, description="The numbers and names behind it.")
+
+
 class ResultRead(BaseModel):
-    """What a succeeded job came to."""
+    """What a job came to that has published its files: one that succeeded, or failed by its gate alone."""
 
     manifest_digest: str
     bytes: int
@@ -51,11 +61,14 @@ class ResultRead(BaseModel):
     sparsity: float | None = None
     mean_perplexity: float | None = Field(default=None, description="Mean of the last row of R.")
     dense_mean_perplexity: float | None = Field(default=None, description="Mean of row 0 of R.")
-    bwt: float | None = Field(default=None, description="Positive means forgetting; null for one stage.")
+    bwt: float | None = Field(
+        default=None, description="Over the whole lineage; positive means forgetting, null for one stage."
+    )
     masks_sha256: str | None = Field(
         default=None, description="Of all masks: equal where a job with the same settings was run twice."
     )
     weights_sha256: str | None = Field(default=None, description="Of all pruned matrices.")
+    warnings: list[WarningRead] = Field(default=[], description="What to look at before the result is used.")
 
 
 class LossesRead(_Row):
@@ -105,7 +118,10 @@ class JobRead(BaseModel):
     labels: dict[str, str]
     priority: int
     limits: Limits
-    retry_of: str | None = Field(description="The job that this one goes on from.")
+    retry_of: str | None = Field(description="The job whose work, broken off, this one takes over.")
+    continues: str | None = Field(description="The finished job from whose final state this one goes on.")
+    lineage: str = Field(description="The first job of the lineage; the job itself when it continues none.")
+    first_stage: int = Field(description="How many stages the lineage had before this job's own.")
     attempts: int
     losses: LossesRead
     runtime_seconds: float = Field(description="What the attempts that have ended took together.")
@@ -134,6 +150,9 @@ class JobRead(BaseModel):
             priority=job.priority,
             limits=Limits.of(job),
             retry_of=job.retry_of,
+            continues=job.continues,
+            lineage=job.lineage,
+            first_stage=job.first_stage,
             attempts=job.attempts,
             losses=LossesRead.model_validate(job),
             runtime_seconds=round(job.runtime_seconds, 3),
@@ -204,7 +223,8 @@ class AttemptRead(_Row):
 class StageRead(_Row):
     """One domain's turn."""
 
-    stage: int
+    stage: int = Field(description="In this job.")
+    lineage_stage: int = Field(description="In the lineage.")
     domain: str
     state: Literal["pending", "running", "done"]
     blocks_done: int
@@ -263,19 +283,28 @@ class RowRead(BaseModel):
     """One row of R: the perplexities after a stage; row 0 is the dense model."""
 
     row: int
-    stage: int | None
+    stage: int | None = Field(description="This job's stage; null for the dense model and earlier jobs' stages.")
+    lineage_stage: int | None = Field(description="The stage in the lineage; null for the dense model.")
+    job: str | None = Field(description="Whose stage it is.")
     after: str | None = Field(description="The stage's domain.")
-    perplexity: dict[str, float] = Field(description="By domain.")
+    perplexity: dict[str, float | None] = Field(
+        description="By domain; null where it was not measured: the domain came to the lineage later, or is not "
+        "evaluated yet."
+    )
 
 
 class EvaluationRead(BaseModel):
-    """The matrix R and what follows from it. A BWT is not to be read without R: 0 can also mean stasis."""
+    """The matrix R of the lineage up to this job, and what follows from it. A BWT is not to be read without R:
+    0 can also mean stasis."""
 
     model_config = ConfigDict(title="EvaluationMatrix")
 
     object: Literal["evaluation"] = "evaluation"
     job: str
     domains: list[str] = Field(description="Columns: the domains that have an evaluation text, in stage order.")
+    not_measured: list[str] = Field(
+        description="Earlier domains whose evaluation text was deleted: the figures below leave them out."
+    )
     rows: list[RowRead]
     bwt: float | None = Field(
         description="Mean over i < T of R[T,i] − R[i,i]; null until the end, and for one stage."

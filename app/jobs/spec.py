@@ -2,11 +2,22 @@
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Self
 
-from pydantic import ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from app.jobs.gate import Gate
 from app.jobs.limits import Limits
 from app.jobs.method_spec import Method
 from app.jobs.sparsity_spec import Sparsity
@@ -17,6 +28,35 @@ LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-
 LabelValue = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=16)]
 Priority = Annotated[int, Field(ge=-100, le=100)]
+
+
+_EXAMPLE: Final[dict[str, Any]] = {
+    "model": "mdl_019d1c2e8a8b7c5f9d3e4a6b7c8d9e0f",
+    "method": {"name": "copal", "weight_update": "admm"},
+    "sparsity": {"target": 0.5, "overrides": [{"match": "model.layers.0.*", "skip": True}]},
+    "domains": [
+        {
+            "name": "support",
+            "dataset": "ds_019d1c2e8a8b7c5f9d3e4a6b7c8d9e10",
+            "calibration": {"samples": 128, "sequence_length": 2048},
+            "evaluation": "ds_019d1c2e8a8b7c5f9d3e4a6b7c8d9e11",
+        }
+    ],
+    "labels": {"team": "search"},
+}
+_CONTINUATION: Final[dict[str, Any]] = {
+    "continues": "job_019d1c2e8a8b7c5f9d3e4a6b7c8d9e12",
+    "domains": [
+        {
+            "name": "legal",
+            "dataset": "ds_019d1c2e8a8b7c5f9d3e4a6b7c8d9e13",
+            "evaluation": "ds_019d1c2e8a8b7c5f9d3e4a6b7c8d9e14",
+        }
+    ],
+    "gate": {"max_bwt": 2.0},
+}
+NOT_IN_SPEC: Final = {"limits", "priority", "labels"}
+"""Fields of a request that change nothing of what is computed."""
 
 
 class Calibration(Strict):
@@ -51,49 +91,36 @@ class Evaluation(Strict):
     max_windows: int = Field(default=64, ge=1, le=100_000, description="Windows from the start of each test text.")
 
 
-class JobCreate(Strict):
-    """Ask for a model to be pruned over an ordered list of domains."""
+class _Request(Strict):
+    """What a new job and a continuation say in the same way."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "mdl_019d1c2e8a8b7c5f9d3e4a6b7c8d9e0f",
-                    "method": {"name": "copal", "weight_update": "admm"},
-                    "sparsity": {"target": 0.5, "overrides": [{"match": "model.layers.0.*", "skip": True}]},
-                    "domains": [
-                        {
-                            "name": "support",
-                            "dataset": "ds_019d1c2e8a8b7c5f9d3e4a6b7c8d9e10",
-                            "calibration": {"samples": 128, "sequence_length": 2048},
-                            "evaluation": "ds_019d1c2e8a8b7c5f9d3e4a6b7c8d9e11",
-                        }
-                    ],
-                    "labels": {"team": "search"},
-                }
-            ]
-        }
-    )
-
-    model: str = Field(max_length=100, description="`mdl_…`")
-    method: Method
-    sparsity: Sparsity
     domains: list[Domain] = Field(min_length=1, max_length=64, description="In the order of their stages.")
-    evaluation: Evaluation = Evaluation()
+    gate: Gate | None = Field(default=None, description="What the result must keep, else the job has failed.")
     limits: Limits = Limits()
     priority: Priority = Field(default=0, description="Higher ones start first.")
     labels: Labels = Field(default={})
 
     @model_validator(mode="after")
-    def _distinct_domains(self) -> "JobCreate":
+    def _distinct_domains(self) -> Self:
         names = [domain.name for domain in self.domains]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"domains must have different names; used twice: {', '.join(twice)}")
         return self
 
+
+class JobCreate(_Request):
+    """Ask for a model to be pruned over an ordered list of domains."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    model: str = Field(max_length=100, description="`mdl_…`")
+    method: Method
+    sparsity: Sparsity
+    evaluation: Evaluation = Evaluation()
+
     @model_validator(mode="after")
-    def _held_out_for_auto(self) -> "JobCreate":
+    def _held_out_for_auto(self) -> Self:
         """`auto` chooses by windows held out, so every domain needs some."""
         if "auto" not in (self.method.name, *(override.method for override in self.sparsity.overrides)):
             return self
@@ -112,11 +139,59 @@ class JobCreate(Strict):
 
     def resolved(self) -> dict[str, Any]:
         """The spec with every default written out; what the job does depends on nothing else."""
-        return self.model_dump(mode="json", exclude={"limits", "priority", "labels"})
+        return self.model_dump(mode="json", exclude=NOT_IN_SPEC)
 
     def datasets(self) -> dict[str, str]:
         """Dataset id → JSON pointer of its first mention."""
         return dataset_pointers(self.model_dump(include={"domains"}))
+
+
+class JobContinue(_Request):
+    """Go on from a finished job's final state with further domains. What is left out is that job's; what is given
+    must fit it: the model, `sparsity`, `evaluation` and the method's mode are one for a whole lineage."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_CONTINUATION]})
+
+    continues: str = Field(
+        max_length=100,
+        description="`job_…`: one that has succeeded, or failed by its gate alone. It may be continued often, "
+        "and is kept from deletion for as long as a continuation of it exists.",
+    )
+    model: str | None = Field(default=None, max_length=100, description="`mdl_…`; the lineage's.")
+    method: Method | None = Field(
+        default=None,
+        description="Another method can only go on where the statistics that it needs were kept. `mode` may be "
+        "left out.",
+    )
+    sparsity: Sparsity | None = None
+    evaluation: Evaluation | None = None
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_given(cls, data: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        body = read(data)
+        body._given = data if isinstance(data, dict) else {}
+        return body
+
+    def given(self, part: str) -> dict[str, Any]:
+        """Those fields of `method`, `sparsity` or `evaluation` that were sent, as they were understood."""
+        value, sent = getattr(self, part), self._given.get(part)
+        if value is None or not isinstance(sent, dict):
+            return {}
+        understood = value.model_dump(mode="json")
+        return {name: understood.get(name) for name in sent}
+
+
+def _kind(body: Any) -> str:
+    goes_on = "continues" in body if isinstance(body, dict) else isinstance(body, JobContinue)
+    return "continuation" if goes_on else "new"
+
+
+JobRequest = Annotated[
+    Annotated[JobCreate, Tag("new")] | Annotated[JobContinue, Tag("continuation")], Discriminator(_kind)
+]
+"""The body of `POST /v1/jobs`."""
 
 
 def dataset_pointers(spec: dict[str, Any]) -> dict[str, str]:

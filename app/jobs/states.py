@@ -104,6 +104,8 @@ class Reason(StrEnum):
     worker_stopped = "worker_stopped"
     max_pending = "max_pending"
     max_runtime = "max_runtime"
+    gate_failed = "gate_failed"
+    """It was computed to its end and is published; only its numbers are not what was asked for."""
 
 
 ENDINGS: Final[dict[Reason, Ending]] = {
@@ -124,6 +126,7 @@ ENDINGS: Final[dict[Reason, Ending]] = {
     Reason.max_runtime: Ending(
         Cause.user, Retry.never, "The job ran longer than limits.max_runtime.", field="/limits/max_runtime"
     ),
+    Reason.gate_failed: Ending(Cause.user, Retry.never, "The result misses the job's gate.", field="/gate"),
 }
 
 

@@ -41,6 +41,8 @@ class Job(Base):
         Index("ix_jobs_labels", "labels", postgresql_using="gin"),
         Index("ix_jobs_root_id", "root_id"),
         Index("ix_jobs_retry_of", "retry_of", unique=True),
+        Index("ix_jobs_continues", "continues"),
+        Index("ix_jobs_lineage_id", "lineage_id"),
         Index("ix_jobs_pending", "queued_at", postgresql_where=text("state = 'queued'")),
     )
 
@@ -62,6 +64,12 @@ class Job(Base):
     root_id: Mapped[str | None] = mapped_column(String(40))
     """Of a retry: the first job of the chain, which may be deleted meanwhile; see `root`."""
     retry_of: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
+    continues: Mapped[str | None] = mapped_column(ForeignKey(_JOB))
+    """The job from whose final state this one goes on; it cannot be deleted before this one."""
+    lineage_id: Mapped[str | None] = mapped_column(String(40))
+    """Of a continuation: the first job of the lineage; see `lineage`. Not of a retry, which begins nothing new."""
+    first_stage: Mapped[int] = mapped_column(default=0, server_default="0")
+    """What this job's stage 0 is in its lineage: the number of stages before it."""
     basis: Mapped[Json | None]
     """Digests of what the checkpoint was computed from (see delivery/basis.py), and its `threads`."""
     checkpoint_dropped_at: Mapped[Moment | None]
@@ -94,7 +102,7 @@ class Job(Base):
     """`code`, `cause`, `message`, `field` of a failed job."""
     result: Mapped[Json | None]
     """`manifest_digest`, `bytes`, `files`, `sparsity`, `mean_perplexity`, `dense_mean_perplexity`, `bwt`,
-    `masks_sha256`, `weights_sha256`."""
+    `masks_sha256`, `weights_sha256`, `warnings`."""
     manifest: Mapped[Json | None]
     """`digest`, `bytes`, `files`, `provenance`; set once, by the publishing worker."""
     created_at: Mapped[Created]
@@ -106,6 +114,11 @@ class Job(Base):
     def root(self) -> str:
         """The job below whose name in the store a whole chain of retries keeps its objects."""
         return self.root_id or self.id
+
+    @property
+    def lineage(self) -> str:
+        """The first job of the lineage, of which every other one goes on from another."""
+        return self.lineage_id or self.id
 
 
 class JobDataset(Base):

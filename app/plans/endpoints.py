@@ -10,8 +10,9 @@ from starlette.concurrency import run_in_threadpool
 from app.auth.dependencies import JobsRead, JobsWrite
 from app.backend import Backend, BackendDep
 from app.datasets.tables import IntakeState
-from app.jobs.service import InputRefused
-from app.jobs.spec import JobCreate
+from app.jobs.continuation import LineageMismatch, NotContinuable
+from app.jobs.service import InputRefused, JobNotFound, JobUnfinished
+from app.jobs.spec import JobContinue, JobCreate, JobRequest
 from app.kit.json_body import StrictRoute
 from app.kit.problems import UnsupportedMediaType, problems
 from app.kit.replies import reply
@@ -37,11 +38,13 @@ Wait = Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for th
     response_model=PlanRead,
     responses={
         200: {"model": PlanRead, "description": "It was made, or failed, while the call waited"},
-        **problems(InputRefused, UnsupportedMediaType),
+        **problems(
+            InputRefused, UnsupportedMediaType, JobNotFound, JobUnfinished, NotContinuable, LineageMismatch
+        ),
     },
 )
 async def create_plan(
-    body: JobCreate, request: Request, auth: JobsWrite, backend: BackendDep, wait: Wait = 0
+    body: JobRequest, request: Request, auth: JobsWrite, backend: BackendDep, wait: Wait = 0
 ) -> Response:
     """The body is a job's. The CPU queue looks at the model's graph, never at weights or text, and says what
     would be pruned how, what stays and why, the exact budget, and estimates of memory, disk and time. A job that
@@ -80,7 +83,7 @@ async def _settled(backend: Backend, project: str, plan: PlanRead, request: Requ
     return plan
 
 
-def _ask(backend: Backend, project: str, body: JobCreate) -> PlanRead:
+def _ask(backend: Backend, project: str, body: JobCreate | JobContinue) -> PlanRead:
     with backend.sessions.begin() as session:
         return PlanRead.of(service.ask(session, project, body), backend.settings.plan_hours)
 

@@ -3,8 +3,9 @@
 from sqlalchemy.orm import Session
 
 from app.datasets.tables import IntakeState
+from app.jobs.continuation import complete
 from app.jobs.service import check_inputs
-from app.jobs.spec import JobCreate
+from app.jobs.spec import JobContinue, JobCreate
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import NotFound
 from app.plans import repository
@@ -17,15 +18,16 @@ class PlanNotFound(NotFound):
     code, title = "plan_not_found", "There is no such plan"
 
 
-def ask(session: Session, project: str, body: JobCreate) -> Plan:
-    """A pending plan and the task that makes it. Raises InputRefused."""
-    check_inputs(session, project, body.model, body.datasets())
+def ask(session: Session, project: str, body: JobCreate | JobContinue) -> Plan:
+    """A pending plan and the task that makes it. Raises InputRefused, and what `continuation.complete` raises."""
+    completed = complete(session, project, body)
+    check_inputs(session, project, completed.asked.model, completed.asked.datasets())
     plan = Plan(
         id=new_id(Prefix.plan),
         project_id=project,
-        model_id=body.model,
+        model_id=completed.asked.model,
         state=IntakeState.pending,
-        spec=body.resolved(),
+        spec=completed.spec,
     )
     session.add(plan)
     session.flush()

@@ -5,6 +5,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.jobs import lineage as lineages
 from app.jobs import service as jobs
 from app.sensitivity import repository
 from app.sensitivity.repository import Filter, Part, Record
@@ -16,7 +17,8 @@ RECORDS: Final = 1000
 def parts_of(session: Session, project: str, id: str, *, lineage: bool) -> list[Part]:
     """The job's own stages, or those of its whole lineage up to them. Raises JobNotFound."""
     job, _ = jobs.read(session, project, id)
-    return [Part(job.id, 0)]
+    path = lineages.path_of(session, job) if lineage else [job]
+    return [Part(each.id, each.first_stage) for each in path]
 
 
 def records(sessions: sessionmaker[Session], parts: list[Part], filter: Filter) -> Iterator[list[Record]]:

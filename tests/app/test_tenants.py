@@ -26,6 +26,8 @@ def test_every_resource_of_another_project_is_404(
         "/sensitivity.parquet",
         f"/compare/{job}",
         "/artifacts",
+        "/lineage",
+        "/state",
     )
     places = [("GET", f"/v1/jobs/{job}{part}") for part in parts]
     places += [("GET", f"/v1/jobs/{job}/artifacts/report.json"), ("PATCH", f"/v1/jobs/{job}")]

@@ -110,19 +110,29 @@ def perform(request: dict[str, Any], reporter: Reporter, how: set[str]) -> None:
     resume = request.get("resume", {})
     domains = request["domains"]
     known = {(entry["row"], entry["domain"]) for entry in resume.get("evaluations", [])}
-    for row, domain in enumerate(["dense", *(domain["name"] for domain in domains)]):
-        if row and row - 1 >= resume.get("stages", 0):
-            first = resume.get("blocks", 0) if row - 1 == resume.get("stages", 0) else 0
-            prune(row - 1, len(domains), domain, first, request, reporter, how)
+    earlier = request.get("base", {}).get("stages", 0)
+    for number, domain in enumerate(["dense", *(domain["name"] for domain in domains)]):
+        if number and number - 1 >= resume.get("stages", 0):
+            first = resume.get("blocks", 0) if number - 1 == resume.get("stages", 0) else 0
+            prune(number - 1, len(domains), domain, first, request, reporter, how)
+        row = earlier + number if number else 0
         if (row, "d0") not in known:
             reporter.evaluation(Evaluation(row, "d0", 10.0 + row, 2.3, 1, 4, [2.3], {"dtype": "float32"}))
-        if row and row - 1 >= resume.get("stages", 0):
-            reporter.stage(Stage(row - 1, domain, 0.5, 100, 50, 128, 0.01, 0.02, 0.1))
-    last = len(domains) - 1
+        if number and number - 1 >= resume.get("stages", 0):
+            reporter.stage(Stage(number - 1, domain, 0.5, 100, 50, 128, 0.01, 0.02, 0.1))
+    publish(len(domains) - 1, request, reporter)
+
+
+def publish(last: int, request: dict[str, Any], reporter: Reporter) -> None:
     Path("report.json").write_text("{}")
-    files = [{"path": f"model/{b}", "local": weights(last, b)} for b in range(BLOCKS)]
-    files += [{"path": f"state/{b}", "local": state(last, b)} for b in range(BLOCKS)]
-    reporter.output([*files, {"path": "report.json", "local": "report.json"}], {"sparsity": 0.5})
+    Path("outer").write_text("not pruned")
+    files = [{"path": f"model/{shard(b)}", "local": weights(last, b)} for b in range(BLOCKS)]
+    files += [{"path": f"state/block-{b:04d}.safetensors", "local": state(last, b)} for b in range(BLOCKS)]
+    files += [{"path": f"model/{shard(BLOCKS)}", "local": "outer"}]
+    files += [{"path": "report.json", "local": "report.json"}]
+    message = f"nothing moved in {request['workspace']}"
+    warning = {"code": "stasis", "message": message, "data": {"overlap": 0.9995}}
+    reporter.output(files, {"sparsity": 0.5, "warnings": [warning]})
 
 
 def prune(
@@ -134,7 +144,7 @@ def prune(
         fraction = (stage * BLOCKS + block) / (stages * BLOCKS)
         reporter.progress(Progress("pruning", stage, stages, domain, block, BLOCKS, fraction, 1.0))
         # The block before as written, and the state of the stage before: exactly what a resume must bring back.
-        earlier = Path(state(stage - 1, block)).read_bytes() if stage else b""
+        earlier = carried(stage, block, request)
         content = hashlib.sha256(text + before + earlier).digest()
         for path, data in ((weights(stage, block), content), (state(stage, block), content[:9])):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +156,24 @@ def prune(
         if "scores" in how:
             files.append(("sensitivity", write_scores(stage, block, content)))
         reporter.block(Block(stage, block, files, [layer(block)], [sensitivity(block)]))
+
+
+def carried(stage: int, block: int, request: dict[str, Any]) -> bytes:
+    """Of the stage before, which for the first one of a continuation is the base's last."""
+    if stage:
+        return Path(state(stage - 1, block)).read_bytes()
+    if "base" not in request:
+        return b""
+    folder = Path(request["base"]["folder"])
+    assert not (folder / "model" / shard(BLOCKS)).exists(), "the dense model's own shard was brought again"
+    assert (folder / "model" / shard(block)).read_bytes(), "the weights of the stage before were not brought"
+    for evaluation in request["base"]["evaluations"]:
+        assert Path(evaluation["evaluation"]["path"]).stat().st_size
+    return (folder / "state" / f"block-{block:04d}.safetensors").read_bytes()
+
+
+def shard(number: int) -> str:
+    return f"model-{number + 1:05d}-of-{BLOCKS + 1:05d}.safetensors"
 
 
 def weights(stage: int, block: int) -> str:

@@ -84,9 +84,9 @@ def test_a_job_runs_to_its_end(
     assert row.state == State.succeeded
     assert row.manifest is not None
     assert [file["path"] for file in row.manifest["files"]] == [
-        *(f"model/{block}" for block in range(4)),
+        *(f"model/model-{block + 1:05d}-of-00005.safetensors" for block in range(5)),
         "report.json",
-        *(f"state/{block}" for block in range(4)),
+        *(f"state/block-{block:04d}.safetensors" for block in range(4)),
     ]
     assert all(store.head(file["key"]) == file["bytes"] for file in row.manifest["files"])
     assert [stage.state for stage in session.query(JobStage)] == ["done", "done"]

@@ -146,7 +146,9 @@ class Attempt:
         """What the attempts before have left, unless another format of checkpoints made it useless."""
 
         texts = {id: text.file.sha256 for id, text in self._claim.datasets.items()}
-        inputs = basis.make(self._claim.spec, self._claim.model_digest, texts)
+        base = self._claim.base
+        parent = base.manifest_digest if base is not None else None
+        inputs = basis.make(self._claim.spec, self._claim.model_digest, texts, parent)
 
         def read(session: Session) -> tuple[Checkpoint, int]:
             if changed := basis.settle(session, self._lease, inputs):

@@ -228,14 +228,24 @@ class Pump:
         text = json.dumps(manifest, sort_keys=True).encode()
         manifest["key"] = self._uploads.put_manifest(manifest["digest"], text)
         self.flush()
-        state: State = self._end(lambda session: publish(session, self._lease, manifest, message["summary"]))
+        summary = {**message["summary"], "warnings": self._warnings(message["summary"])}
+        state: State = self._end(lambda session: publish(session, self._lease, manifest, summary))
         self._engine.say({"type": "ack", "output": True})
         return state
 
+    def _warnings(self, summary: Message) -> list[Message]:
+        """Free of the worker's paths, like all that an owner reads."""
+        return [
+            {"code": str(each["code"]), "message": self._redact(str(each["message"])), "data": dict(each["data"])}
+            for each in summary.get("warnings") or ()
+        ]
+
     def _provenance(self) -> dict[str, Any]:
         claim = self._claim
+        base = claim.base and {"job": claim.spec["continues"], "manifest_digest": claim.base.manifest_digest}
         return {
             "job": claim.lease.job_id,
+            **({"continues": base} if base else {}),
             "spec_digest": claim.spec_digest,
             "model": {"id": claim.model_id, "digest": claim.model_digest},
             "datasets": {name: text.file.sha256 for name, text in sorted(claim.datasets.items())},

@@ -3,10 +3,10 @@
 import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Final
 
 from app.jobs.delivery.checkpoint import Checkpoint
-from app.jobs.delivery.claim import Claim, SourceFile
+from app.jobs.delivery.claim import Base, Claim, SourceFile
 from app.jobs.delivery.endings import Failure
 from app.jobs.states import Reason
 from app.settings import Settings
@@ -14,6 +14,9 @@ from app.storage import ObjectMissing, ObjectStore
 from worker.supervisor.cache import Cache, fetch_checked
 from worker.supervisor.scratch import Scratch
 from worker.supervisor.situation import AttemptFailed, Situation, persist
+
+BASE: Final = "base"
+"""Where in the workspace the files of the job before lie; the engine only reads them."""
 
 
 class Staging:
@@ -31,6 +34,8 @@ class Staging:
             self._link(file, self._scratch.model)
         for text in claim.datasets.values():
             self._link(text.file, self._scratch.data)
+        for file in claim.base.files if claim.base is not None else ():
+            self._link(file, self._scratch.workspace / BASE)
         for file in checkpoint.files:
             # Copies of their own: the engine may write where they lie.
             target = safe_join(self._scratch.workspace, file.path)
@@ -71,6 +76,8 @@ def make_request(claim: Claim, checkpoint: Checkpoint, scratch: Scratch, setting
         "hidden_bytes": settings.hidden_bytes,
         **translate(claim.spec, lambda dataset: _text(claim, dataset, scratch)),
     }
+    if claim.base is not None:
+        request["base"] = _base(claim, claim.base, scratch)
     if checkpoint.stages or checkpoint.blocks or checkpoint.evaluations:
         request["resume"] = {
             "stages": checkpoint.stages,
@@ -96,6 +103,18 @@ def translate(spec: dict[str, Any], text: Callable[[str], dict[str, Any]]) -> di
         "sparsity": spec["sparsity"],
         "domains": [translate_domain(domain) for domain in spec["domains"]],
         "evaluation": spec["evaluation"],
+    }
+
+
+def _base(claim: Claim, base: Base, scratch: Scratch) -> dict[str, Any]:
+    return {
+        "folder": BASE,
+        "stages": len(base.domains),
+        "domains": list(base.domains),
+        "evaluations": [
+            {"domain": domain, "evaluation": _text(claim, dataset, scratch)}
+            for domain, dataset in base.evaluations
+        ],
     }
 
 

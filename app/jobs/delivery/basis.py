@@ -7,6 +7,7 @@ from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 
 from app.datasets.tables import Dataset
+from app.jobs import lineage
 from app.jobs.delivery.lease import Lease
 from app.jobs.spec import canonical_digest
 from app.jobs.tables import Job, JobBlock, JobDataset, JobEvaluation
@@ -21,12 +22,16 @@ class Difference:
     pointer: str
 
 
-def make(spec: dict[str, Any], model_digest: str, datasets: dict[str, str]) -> dict[str, Any]:
-    """The basis of a job with this spec, on a model of this digest; datasets: id → sha256.
+def make(
+    spec: dict[str, Any], model_digest: str, datasets: dict[str, str], parent: str | None = None
+) -> dict[str, Any]:
+    """The basis of a job with this spec, on a model of this digest; datasets: id → sha256; parent: digest of the
+    manifest that it goes on from.
 
     The spec is digested anew, so that one that was changed in its row is found.
     """
-    return {"spec": canonical_digest(spec), "model": model_digest, "datasets": dict(sorted(datasets.items()))}
+    found = {"spec": canonical_digest(spec), "model": model_digest, "datasets": dict(sorted(datasets.items()))}
+    return found if parent is None else {**found, "parent": parent}
 
 
 def current(session: Session, job: Job) -> dict[str, Any]:
@@ -37,7 +42,8 @@ def current(session: Session, job: Job) -> dict[str, Any]:
         .where(JobDataset.job_id == job.id)
     )
     model_digest = session.scalar(select(Model.digest).where(Model.id == job.model_id))
-    return make(job.spec, model_digest or "", {id: sha256 or "" for id, sha256 in rows})
+    texts = {id: sha256 or "" for id, sha256 in rows}
+    return make(job.spec, model_digest or "", texts, lineage.parent_digest(session, job))
 
 
 def settle(session: Session, lease: Lease, now: dict[str, Any]) -> list[Difference]:
@@ -57,7 +63,8 @@ def settle(session: Session, lease: Lease, now: dict[str, Any]) -> list[Differen
 def differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
     """Which inputs differ; empty when the checkpoint may be used."""
     found = []
-    for name, pointer in (("spec", ""), ("model", "/model"), ("datasets", "/domains")):
+    parts = (("spec", ""), ("model", "/model"), ("datasets", "/domains"), ("parent", "/continues"))
+    for name, pointer in parts:
         if recorded.get(name) != now.get(name):
             found.append(Difference(name.removesuffix("s") if name == "datasets" else name, pointer))
     return found

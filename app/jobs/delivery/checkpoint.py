@@ -7,6 +7,7 @@ from sqlalchemy import delete, null, select, update
 from sqlalchemy.orm import Session
 
 from app.db.base import Base
+from app.jobs import lineage
 from app.jobs.delivery.claim import SourceFile
 from app.jobs.delivery.commits import KEPT_ROLE, STAGE_FIGURES
 from app.jobs.delivery.lease import Lease
@@ -81,6 +82,7 @@ def discard(session: Session, lease: Lease, reason: str) -> None:
     reset = {"state": "pending", **dict.fromkeys(names)}
     session.execute(update(JobStage).where(JobStage.job_id == lease.job_id).values(**reset))
     job = session.get_one(Job, lease.job_id)
+    lineage.inherit_evaluations(session, job)
     job.basis = null()
     append_event(session, job, EventType.restarted, {"reason": reason})
 

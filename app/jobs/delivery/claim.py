@@ -9,6 +9,8 @@ from sqlalchemy.orm import Session
 
 from app.datasets.tables import Dataset
 from app.db.clock import from_now
+from app.jobs import lineage
+from app.jobs.delivery.final_state import is_state
 from app.jobs.delivery.lease import Lease
 from app.jobs.events import EventType, append_event
 from app.jobs.states import Phase, State
@@ -58,6 +60,19 @@ class SourceText:
 
 
 @dataclass(frozen=True)
+class Base:
+    """The job that an attempt's job goes on from."""
+
+    manifest_digest: str
+    files: tuple[SourceFile, ...]
+    """Of its final state: what the blocks' weights became, and their statistics; paths are the artifact's."""
+    domains: tuple[str, ...]
+    """Of all stages before, in their order."""
+    evaluations: tuple[tuple[str, str], ...]
+    """Those of them that are still measured, with the ids of their test texts."""
+
+
+@dataclass(frozen=True)
 class Claim:
     """A job together with the right to write to it and what the attempt needs to know."""
 
@@ -74,6 +89,8 @@ class Claim:
     spec_digest: str
     runtime_left: float | None
     """Seconds that the attempt may take; None without a limit."""
+    base: Base | None = None
+    """None for the first job of a lineage."""
 
 
 def claim(session: Session, worker: str, lease_seconds: float) -> Claim | None:
@@ -131,6 +148,30 @@ def _describe(session: Session, job: Job, lease: Lease) -> Claim:
         spec=job.spec,
         spec_digest=job.spec_digest,
         runtime_left=None if job.max_runtime_seconds is None else job.max_runtime_seconds - job.runtime_seconds,
+        base=_base(session, job),
+    )
+
+
+def _base(session: Session, job: Job) -> Base | None:
+    if job.continues is None:
+        return None
+    # Without a manifest, which nothing but a hand in the database can bring about, the engine misses the files.
+    manifest = session.get_one(Job, job.continues).manifest or {"digest": "", "files": []}
+    history = lineage.history_of(session, job)
+    earlier = history.stages[: job.first_stage]
+    return Base(
+        manifest_digest=manifest["digest"],
+        files=tuple(
+            SourceFile(file["path"], file["sha256"], file["bytes"], file["key"])
+            for file in manifest["files"]
+            if is_state(file["path"])
+        ),
+        domains=tuple(stage.domain for stage in earlier),
+        evaluations=tuple(
+            (stage.domain, stage.evaluation)
+            for stage in earlier
+            if stage.evaluation is not None and stage.domain not in history.lost
+        ),
     )
 
 

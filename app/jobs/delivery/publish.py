@@ -6,10 +6,12 @@ from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
-from app.jobs.delivery.endings import end_attempt
+from app.jobs import gate
+from app.jobs.delivery.endings import Failure, end_attempt
 from app.jobs.delivery.lease import Lease, guard
+from app.jobs.evaluation import evaluation_of
 from app.jobs.events import EventType, append_event, lock_job
-from app.jobs.states import State
+from app.jobs.states import Reason, State
 from app.jobs.tables import Job, Outcome
 from app.jobs.transitions import transition
 from app.kit.digests import tree_digest
@@ -21,6 +23,8 @@ FIGURES: Final = (
     *("masks_sha256", "weights_sha256"),
 )
 """What of the engine's summary is shown with the job itself."""
+FIGURES_OF_R: Final = {"bwt", "log_bwt", "mean_final_perplexity"}
+"""What a gate is held against."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,10 @@ def make_manifest(files: list[StoredFile], provenance: dict[str, Any]) -> dict[s
 
 
 def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: dict[str, Any]) -> State:
-    """Make the job succeed with this artifact, unless its cancellation was committed first. Raises LeaseLost."""
+    """Make the job succeed with this artifact, unless its cancellation was committed first.
+
+    A job that misses its gate has failed, with the artifact all the same. Raises LeaseLost.
+    """
     row = guard(session, lease)
     job = session.get_one(Job, lease.job_id)
     lock_job(session, job)
@@ -56,11 +63,27 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: d
     size = {"bytes": manifest["bytes"], "files": len(manifest["files"])}
     job.manifest = manifest
     figures = {name: summary.get(name) for name in FIGURES}
-    job.result = {"manifest_digest": manifest["digest"], **size, **figures}
-    end_attempt(session, row, job, Outcome.succeeded, None)
+    warnings = summary.get("warnings") or []
+    job.result = {"manifest_digest": manifest["digest"], **size, **figures, "warnings": warnings}
+    failure = _judge(session, job)
+    end_attempt(session, row, job, Reason.gate_failed if failure else Outcome.succeeded, failure)
     append_event(session, job, EventType.published, {"manifest_digest": manifest["digest"], **size})
-    transition(session, job, State.succeeded, reason="published")
-    return State.succeeded
+    if failure is None:
+        transition(session, job, State.succeeded, reason="published")
+    else:
+        job.failure = failure
+        transition(session, job, State.failed, reason=Reason.gate_failed, message=failure["message"])
+    return State(job.state)
+
+
+def _judge(session: Session, job: Job) -> dict[str, Any] | None:
+    """Why the job has failed by its gate; None when it keeps it."""
+    figures = evaluation_of(session, job).model_dump(include=FIGURES_OF_R)
+    missed = gate.missed(job.spec.get("gate"), figures, job.first_stage + len(job.spec["domains"]))
+    if not missed:
+        return None
+    message = f"The result misses the gate: {'; '.join(missed.values())}. Its files are kept."
+    return Failure(Reason.gate_failed, message, field=f"/gate/{next(iter(missed))}").as_json()
 
 
 def _media_type(path: str) -> str:

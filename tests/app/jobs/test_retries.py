@@ -49,8 +49,8 @@ def test_everything_that_was_computed_is_there(api: httpx.Client, failed: str, s
         mine, theirs = ([row | {"job": ""} for row in rows] for rows in data)
         assert mine == theirs
         assert mine
-    evaluations = [api.get(f"/v1/jobs/{id}/evaluation").json() | {"job": ""} for id in (new["id"], failed)]
-    assert evaluations[0] == evaluations[1]
+    mine, theirs = (api.get(f"/v1/jobs/{id}/evaluation").text for id in (new["id"], failed))
+    assert mine == theirs.replace(failed, new["id"])
     assert checkpoint.load(session, new["id"]) == checkpoint.load(session, failed)
     assert checkpoint.load(session, new["id"]).threads == 3
     assert session.query(OutboxMessage).filter_by(hint=new["id"]).count() == 1

@@ -189,6 +189,7 @@ def test_publishing_before_cancel_wins(session: Session, job: str) -> None:
         "bwt": None,
         "masks_sha256": None,
         "weights_sha256": None,
+        "warnings": [],
     }
     types = [event.type for event in session.query(JobEvent).filter_by(job_id=job).order_by(JobEvent.seq)]
     assert types[-3:] == [EventType.attempt_ended, EventType.published, EventType.transition]

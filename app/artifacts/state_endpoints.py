@@ -1,0 +1,63 @@
+"""/v1/jobs/{id}/state"""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Header, Response
+from starlette.responses import StreamingResponse
+
+from app.artifacts import service, state
+from app.artifacts.ranges import Unsatisfiable, parse_range
+from app.artifacts.service import NoArtifacts, RangeNotSatisfiable
+from app.artifacts.state import MEDIA_TYPE
+from app.auth.dependencies import JobsRead
+from app.backend import BackendDep
+from app.jobs.service import JobNotFound
+from app.kit.conditions import IfNoneMatch, none_match
+from app.kit.fields import JobId
+from app.kit.problems import problems
+
+router = APIRouter(prefix="/v1/jobs/{id}/state", tags=["artifacts"])
+
+_BINARY: Final = {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+_ARCHIVE: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The archive", "content": _BINARY},
+    206: {"description": "The range", "content": _BINARY},
+    304: {"description": "The caller's ETag is current"},
+}
+
+
+@router.get(
+    "",
+    operation_id="export_state",
+    summary="The final state as one archive",
+    response_class=Response,
+    responses={**_ARCHIVE, **problems(JobNotFound, NoArtifacts, RangeNotSatisfiable)},
+)
+def export_state(
+    id: JobId,
+    auth: JobsRead,
+    backend: BackendDep,
+    if_none_match: IfNoneMatch = None,
+    range: Annotated[str | None, Header(description="One range of bytes.")] = None,
+    if_range: Annotated[str | None, Header(description="ETag for which the range is meant.")] = None,
+) -> Response:
+    """A tar with `state.json` (the dense model and its digest, the lineage, the spec, each file's sha256) and
+    every block's statistics and token counts, one safetensors file a block: all that pruning goes on from. The
+    same files are at `artifacts/state/…` one by one."""
+    with backend.sessions.begin() as session:  # which ends before the store is asked for anything
+        export = state.export(session, auth.project, id, backend.store)
+    headers = export.headers()
+    if not none_match(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    service.require(backend.store, export.files)
+    archive = export.archive
+    try:
+        wanted = parse_range(range if if_range in (None, headers["ETag"]) else None, archive.size)
+    except Unsatisfiable:
+        raise RangeNotSatisfiable(archive.size) from None
+    start, end = wanted or (0, archive.size)
+    headers["Content-Length"] = str(end - start)
+    if wanted is not None:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{archive.size}"
+    status = 206 if wanted is not None else 200
+    return StreamingResponse(archive.stream(start, end), status, headers, MEDIA_TYPE)

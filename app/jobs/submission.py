@@ -1,0 +1,100 @@
+"""Submitting a job: everything in one transaction, or nothing."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.dispatch.outbox import Queue, ring
+from app.jobs import idempotency, lineage
+from app.jobs.continuation import Completed, complete
+from app.jobs.events import EventType, append_event
+from app.jobs.schemas import JobRead
+from app.jobs.service import check_inputs
+from app.jobs.spec import JobContinue, JobCreate, canonical_digest
+from app.jobs.states import State
+from app.jobs.tables import Job, JobDataset, JobStage
+from app.kit.ids import Prefix, new_id
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A request for a job, with what makes it repeatable."""
+
+    project: str
+    body: JobCreate | JobContinue
+    key: str | None
+    fingerprint: str
+    keep_hours: float
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The answer to a submission, new or replayed."""
+
+    body: dict[str, Any]
+    replayed: bool
+
+
+def submit(session: Session, submission: Submission) -> Submitted:
+    """Make a job with its stages, first event and ring, all in the caller's transaction.
+
+    Raises InputRefused, KeyInFlight, KeyReused, and what `continuation.complete` raises.
+    """
+    project, key = submission.project, submission.key
+    if key is not None:
+        replay = idempotency.find_replay(session, project, key, submission.fingerprint)
+        if replay is not None:
+            return Submitted(replay, replayed=True)
+    completed = complete(session, project, submission.body)
+    check_inputs(session, project, completed.asked.model, completed.asked.datasets())
+    job = make(session, project, completed)
+    response = JobRead.of(job, None).model_dump(mode="json")
+    if key is not None:
+        idempotency.remember(
+            session, project, key, submission.fingerprint, job.id, response, submission.keep_hours
+        )
+    return Submitted(response, replayed=False)
+
+
+def make(session: Session, project: str, completed: Completed) -> Job:
+    """The job's rows and its ring. Its inputs are checked, and its parent's row is locked."""
+    asked, spec = completed.asked, completed.spec
+    job = Job(
+        id=new_id(Prefix.job),
+        project_id=project,
+        model_id=asked.model,
+        state=State.queued,
+        method=asked.method.name,
+        spec=spec,
+        spec_digest=canonical_digest(spec),
+        labels=dict(asked.labels),
+        priority=asked.priority,
+        continues=completed.parent.id if completed.parent is not None else None,
+        lineage_id=completed.parent.lineage if completed.parent is not None else None,
+        first_stage=len(completed.earlier),
+    )
+    asked.limits.apply(job)
+    session.add(job)
+    session.flush()
+    texts = {*asked.datasets(), *completed.texts}
+    session.add_all(JobDataset(job_id=job.id, dataset_id=id) for id in sorted(texts))
+    session.add_all(
+        JobStage(job_id=job.id, stage=index, domain=domain.name, state="pending")
+        for index, domain in enumerate(asked.domains)
+    )
+    lineage.inherit_evaluations(session, job)
+    append_event(session, job, EventType.created, {"state": job.state})
+    _note_lost(session, job, completed.lost)
+    ring(session, Queue.gpu, job.id)
+    session.flush()
+    session.refresh(job)
+    return job
+
+
+def _note_lost(session: Session, job: Job, domains: list[str]) -> None:
+    """Their rows of R stay as they are: what this job does to them, nobody will know."""
+    if domains:
+        message = "the evaluation texts of earlier domains were deleted; these are not measured any more"
+        note = {"level": "warning", "message": message, "code": "evaluation_lost", "domains": domains}
+        append_event(session, job, EventType.note, note)

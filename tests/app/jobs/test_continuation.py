@@ -1,0 +1,405 @@
+"""What a continuation inherits, what is refused, and who may come in between."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from app.db.engine import transaction
+from app.jobs import lineage
+from app.jobs.delivery import basis, checkpoint
+from app.jobs.delivery.claim import claim
+from app.jobs.delivery.lease import guard
+from app.jobs.tables import Job, JobDataset, JobEvaluation, JobStage
+from app.models.tables import Model
+from tests.app.conftest import Inputs
+from tests.app.jobs.lineages import domain, evaluate, publish, submit
+from tests.app.jobs.test_control import events, put
+from tests.jobs import make_dataset
+
+SPARSITY = {"target": 0.6, "allocation": "owl", "overrides": [{"match": "*.0.*", "skip": True}]}
+
+
+@pytest.fixture
+def parent(api: httpx.Client, inputs: Inputs, session: Session) -> str:
+    """A job over law and code (of which law is evaluated) that has succeeded."""
+    body = inputs.body(
+        method={"name": "copal", "weight_update": "admm"},
+        sparsity=SPARSITY,
+        evaluation={"sequence_length": 64, "max_windows": 2},
+    )
+    job = submit(api, body)
+    for row in range(3):
+        evaluate(session, job, row, law=10.0 + row)
+    publish(session, job)
+    return job
+
+
+@pytest.fixture
+def third(session: Session, project: str) -> str:
+    """One more text of ours."""
+    id = make_dataset(session, project, "three")
+    session.commit()
+    return id
+
+
+def test_what_is_left_out_is_the_parents(api: httpx.Client, parent: str, third: str) -> None:
+    job = api.post("/v1/jobs", json={"continues": parent, "domains": [domain("sales", third, third)]}).json()
+    old = api.get(f"/v1/jobs/{parent}").json()
+    assert (job["continues"], job["lineage"], job["first_stage"], job["method"]) == (parent, parent, 2, "copal")
+    assert (old["continues"], old["lineage"], old["first_stage"]) == (None, parent, 0)
+    for part in ("model", "method", "sparsity", "evaluation"):
+        assert job["spec"][part] == old["spec"][part], part
+    assert [each["name"] for each in job["spec"]["domains"]] == ["sales"]
+    assert job["spec"]["continues"] == parent
+    assert "continues" not in old["spec"]
+    again = api.post("/v1/jobs", json={**job["spec"], "labels": {"again": "yes"}})
+    assert again.status_code == 201, "a resolved spec is a request itself"
+    assert again.json()["spec_digest"] == job["spec_digest"]
+
+
+def test_what_is_said_again_may_be_said(api: httpx.Client, parent: str, third: str) -> None:
+    body = {
+        "continues": parent,
+        "model": api.get(f"/v1/jobs/{parent}").json()["model"],
+        "sparsity": {"target": 0.6},
+        "evaluation": {"max_windows": 2},
+        "method": {"name": "wanda"},
+        "domains": [domain("sales", third)],
+    }
+    job = api.post("/v1/jobs", json=body)
+    assert job.status_code == 201, job.text
+    spec = job.json()["spec"]
+    assert spec["sparsity"]["allocation"] == "owl"
+    assert spec["sparsity"]["overrides"] == SPARSITY["overrides"]
+    assert spec["evaluation"] == {"sequence_length": 64, "max_windows": 2}
+    assert (spec["method"]["name"], spec["method"]["mode"]) == ("wanda", "accumulated")
+
+
+def test_every_difference_is_named_with_both_values(api: httpx.Client, parent: str, third: str) -> None:
+    body = {
+        "continues": parent,
+        "model": "mdl_other",
+        "sparsity": {"target": 0.5, "allocation": "uniform", "overrides": []},
+        "evaluation": {"sequence_length": 128},
+        "method": {"name": "copal", "mode": "sequential", "perturbation": "relative"},
+        "domains": [domain("law", third), domain("sales", third)],
+    }
+    refused = api.post("/v1/jobs", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (422, "lineage_mismatch")
+    found = {error["pointer"]: error["detail"] for error in refused.json()["errors"]}
+    assert set(found) == {
+        *("/model", "/method/mode", "/method/perturbation", "/evaluation/sequence_length", "/domains/0/name"),
+        *("/sparsity/target", "/sparsity/allocation", "/sparsity/overrides"),
+    }
+    assert found["/sparsity/target"] == "is 0.5, and the lineage's is 0.6; leave it out"
+    assert found["/evaluation/sequence_length"] == "is 128, and the lineage's is 64; leave it out"
+    assert "stage 0" in found["/domains/0/name"]
+    assert session_count(api) == 1
+
+
+def session_count(api: httpx.Client) -> int:
+    return len(api.get("/v1/jobs").json()["data"])
+
+
+def test_a_plan_inherits_and_checks_as_well(api: httpx.Client, parent: str, third: str) -> None:
+    body: dict[str, Any] = {"continues": parent, "domains": [domain("sales", third)]}
+    plan = api.post("/v1/plans", json=body)
+    assert plan.status_code == 202, plan.text
+    assert plan.json()["spec"]["sparsity"]["target"] == 0.6
+    refused = api.post("/v1/plans", json={**body, "sparsity": {"target": 0.5}})
+    assert (refused.status_code, refused.json()["code"]) == (422, "lineage_mismatch")
+    assert api.post("/v1/plans", json={**body, "continues": "job_x"}).status_code == 404
+
+
+def test_statistics_that_nobody_kept_are_missed(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    first = submit(api, inputs.body(method={"name": "wanda"}))
+    publish(session, first)
+    cases: list[tuple[dict[str, Any], str | None]] = [
+        ({"name": "admm"}, "/method/name"),
+        ({"name": "sparsegpt"}, "/method/name"),
+        ({"name": "magnitude", "weight_update": "admm"}, "/method/weight_update"),
+        ({"name": "copal", "reading": "token"}, "/method/reading"),
+        ({"name": "copal", "perturbation": "relative"}, "/method/perturbation"),
+        ({"name": "copal"}, None),
+        ({"name": "magnitude"}, None),
+    ]
+    for index, (method, pointer) in enumerate(cases):
+        body = {"continues": first, "method": method, "domains": [domain(f"d{index}", inputs.first)]}
+        response = api.post("/v1/jobs", json=body)
+        if pointer is None:
+            assert response.status_code == 201, response.text
+        else:
+            assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
+            assert response.json()["code"] == "lineage_mismatch"
+
+
+def test_a_sum_of_which_one_job_left_a_part_out_is_not_whole(
+    api: httpx.Client, parent: str, inputs: Inputs, session: Session
+) -> None:
+    """ADMM, then Wanda: what Wanda leaves has no Gram of the last domain, so ADMM cannot go on from there."""
+    wanda = {"continues": parent, "method": {"name": "wanda"}, "domains": [domain("a", inputs.first)]}
+    second = submit(api, wanda)
+    publish(session, second)
+    admm = {"continues": second, "method": {"name": "admm"}, "domains": [domain("b", inputs.first)]}
+    assert api.post("/v1/jobs", json=admm).json()["code"] == "lineage_mismatch"
+    assert api.post("/v1/jobs", json={**admm, "continues": parent}).status_code == 201
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "pausing", "paused", "cancelling"])
+def test_an_unfinished_job_is_not_continued(
+    api: httpx.Client, job: str, inputs: Inputs, session: Session, state: str
+) -> None:
+    put(session, job, state=state)
+    refused = api.post("/v1/jobs", json={"continues": job, "domains": [domain("x", inputs.first)]})
+    assert (refused.status_code, refused.json()["code"]) == (409, "job_unfinished")
+    assert refused.json()["state"] == state
+
+
+def test_what_left_no_state_is_not_continued(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    def refused(job: str) -> str:
+        answer = api.post("/v1/jobs", json={"continues": job, "domains": [domain("x", inputs.first)]})
+        assert (answer.status_code, answer.json()["code"]) == (409, "not_continuable")
+        return str(answer.json()["detail"])
+
+    for state in ("failed", "cancelled"):
+        job = submit(api, inputs.body())
+        put(session, job, state=state)
+        assert "no final state" in refused(job)
+    restart = submit(api, inputs.body(method={"name": "wanda", "mode": "restart"}))
+    publish(session, restart)
+    assert "mode restart" in refused(restart)
+    stateless = submit(api, inputs.body())
+    publish(session, stateless, manifest={"digest": "0" * 64, "files": [], "provenance": {}})
+    assert "no state files" in refused(stateless)
+
+
+def test_a_job_that_missed_its_gate_is_continued(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    job = submit(api, inputs.body())
+    publish(session, job, state="failed", failure={"code": "gate_failed", "cause": "user", "message": "no"})
+    assert submit(api, {"continues": job, "domains": [domain("x", inputs.first)]})
+
+
+def test_a_model_that_is_another_now_is_refused(
+    api: httpx.Client, parent: str, third: str, session: Session
+) -> None:
+    session.execute(update(Model).values(digest="f" * 64))
+    session.commit()
+    refused = api.post("/v1/jobs", json={"continues": parent, "domains": [domain("sales", third)]})
+    assert [error["pointer"] for error in refused.json()["errors"]] == ["/model"]
+
+
+def test_another_projects_job_does_not_exist(
+    api: httpx.Client, stranger: httpx.Client, parent: str, third: str
+) -> None:
+    body = {"continues": parent, "domains": [domain("sales", third)]}
+    theirs, never = (stranger.post("/v1/jobs", json={**body, "continues": id}) for id in (parent, "job_never"))
+    assert (theirs.status_code, never.status_code) == (404, 404)
+    details = [each.json()["detail"].replace(parent, "job_never") for each in (theirs, never)]
+    assert details[0] == details[1]
+
+
+def test_r_begins_with_the_parents_rows(api: httpx.Client, parent: str, third: str, session: Session) -> None:
+    job = submit(api, {"continues": parent, "domains": [domain("sales", third, third)]})
+    evaluate(session, job, 0, sales=30.0)
+    evaluate(session, job, 3, law=14.0, sales=33.0)
+    found = api.get(f"/v1/jobs/{job}/evaluation").json()
+    assert found["domains"] == ["law", "sales"]
+    assert [row["perplexity"] for row in found["rows"]] == [
+        {"law": 10.0, "sales": 30.0},
+        {"law": 11.0, "sales": None},
+        {"law": 12.0, "sales": None},
+        {"law": 14.0, "sales": 33.0},
+    ]
+    assert [(row["stage"], row["lineage_stage"], row["job"], row["after"]) for row in found["rows"]] == [
+        (None, None, None, None),
+        (None, 0, parent, "law"),
+        (None, 1, parent, "code"),
+        (0, 2, job, "sales"),
+    ]
+    assert (found["bwt"], found["mean_final_perplexity"], found["not_measured"]) == (3.0, 23.5, [])
+    stages = api.get(f"/v1/jobs/{job}/stages").json()["data"]
+    assert [(row["stage"], row["lineage_stage"], row["domain"]) for row in stages] == [(0, 2, "sales")]
+
+
+def test_earlier_test_texts_are_read_and_calibration_texts_are_not(
+    api: httpx.Client, parent: str, inputs: Inputs, third: str, session: Session
+) -> None:
+    job = submit(api, {"continues": parent, "domains": [domain("sales", third)]})
+    read = set(session.scalars(select(JobDataset.dataset_id).where(JobDataset.job_id == job)))
+    assert read == {inputs.second, third}
+    refused = api.delete(f"/v1/datasets/{inputs.second}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "dataset_in_use")
+    assert api.delete(f"/v1/datasets/{inputs.first}").status_code == 204
+
+
+def test_a_deleted_test_text_is_no_longer_measured_and_that_is_said(
+    api: httpx.Client, parent: str, inputs: Inputs, third: str, session: Session
+) -> None:
+    assert api.delete(f"/v1/datasets/{inputs.second}").status_code == 204
+    job = submit(api, {"continues": parent, "domains": [domain("sales", third, third)]})
+    note = next(event["data"] for event in events(api, job) if event["type"] == "note")
+    assert (note["code"], note["level"], note["domains"]) == ("evaluation_lost", "warning", ["law"])
+    evaluate(session, job, 3, sales=33.0)
+    found = api.get(f"/v1/jobs/{job}/evaluation").json()
+    assert (found["not_measured"], found["bwt"], found["mean_final_perplexity"]) == (["law"], None, 33.0)
+    with transaction() as other:
+        taken = claim(other, "w", 60)
+        assert taken is not None
+        assert taken.base is not None
+        assert (taken.base.domains, taken.base.evaluations) == (("law", "code"), ())
+
+
+def test_the_claim_says_what_to_bring(api: httpx.Client, parent: str, inputs: Inputs, third: str) -> None:
+    submit(api, {"continues": parent, "domains": [domain("sales", third)]})
+    with transaction() as session:
+        taken = claim(session, "w", 60)
+        assert taken is not None
+        base = taken.base
+        assert base is not None
+        assert [file.path for file in base.files] == [
+            *("model/model-00001-of-00003.safetensors", "model/model-00002-of-00003.safetensors"),
+            *("state/block-0000.safetensors", "state/block-0001.safetensors"),
+        ], "the last shard is the dense model's"
+        assert base.files[0].key.startswith(f"jobs/{parent}/{parent}-1/")
+        assert (base.domains, base.evaluations) == (("law", "code"), (("law", inputs.second),))
+        assert inputs.second in taken.datasets
+
+
+def test_the_parents_manifest_is_part_of_the_basis(
+    api: httpx.Client, parent: str, third: str, session: Session
+) -> None:
+    job = submit(api, {"continues": parent, "domains": [domain("sales", third)]})
+    row = session.get_one(Job, job)
+    before = basis.current(session, row)
+    assert before["parent"] == session.get_one(Job, parent).manifest["digest"]  # type: ignore[index]
+    changed = basis.differences(before, {**before, "parent": "f" * 64})
+    assert [(each.what, each.pointer) for each in changed] == [("parent", "/continues")]
+
+
+def test_a_retry_goes_on_from_the_same_job(api: httpx.Client, parent: str, third: str, session: Session) -> None:
+    job = submit(api, {"continues": parent, "domains": [domain("sales", third, third)]})
+    put(session, job, state="failed")
+    new = api.post(f"/v1/jobs/{job}/retry").json()
+    assert (new["continues"], new["lineage"], new["first_stage"], new["retry_of"]) == (parent, parent, 2, job)
+    mine, theirs = (api.get(f"/v1/jobs/{id}/evaluation").json()["rows"] for id in (new["id"], job))
+    assert mine == theirs
+    datasets = [
+        set(session.scalars(select(JobDataset.dataset_id).where(JobDataset.job_id == id)))
+        for id in (new["id"], job)
+    ]
+    assert datasets[0] == datasets[1]
+
+
+def test_a_retried_job_is_continued_from_where_its_objects_lie(
+    api: httpx.Client, inputs: Inputs, session: Session
+) -> None:
+    first = submit(api, inputs.body())
+    put(session, first, state="failed")
+    second = api.post(f"/v1/jobs/{first}/retry").json()["id"]
+    publish(session, second)
+    child = submit(api, {"continues": second, "domains": [domain("x", inputs.first)]})
+    assert api.get(f"/v1/jobs/{child}").json()["lineage"] == second
+    assert api.delete(f"/v1/jobs/{first}").status_code == 204, "the retry keeps what is under its name"
+    with transaction() as other:
+        taken = claim(other, "w", 60)
+        assert taken is not None
+        assert taken.base is not None
+        assert {file.key.split("/")[1] for file in taken.base.files} == {first}
+
+
+def test_a_restarted_job_begins_with_the_parents_rows_again(
+    api: httpx.Client, parent: str, third: str, session: Session
+) -> None:
+    job = submit(api, {"continues": parent, "domains": [domain("sales", third, third)]})
+    with transaction() as other:
+        taken = claim(other, "w", 60)
+    assert taken is not None
+    evaluate(session, job, 3, law=14.0, sales=33.0)
+    with transaction() as other:
+        guard(other, taken.lease)
+        checkpoint.discard(other, taken.lease, "another format")
+    rows = session.scalars(select(JobEvaluation.row).where(JobEvaluation.job_id == job).order_by("row"))
+    assert list(rows) == [0, 1, 2]
+
+
+def test_the_same_continuation_twice_is_one_job(
+    api: httpx.Client, parent: str, third: str, session: Session
+) -> None:
+    body = {"continues": parent, "domains": [domain("sales", third)]}
+    key = {"Idempotency-Key": "k"}
+    first, again = (api.post("/v1/jobs", json=body, headers=key) for _ in range(2))
+    assert first.json() == again.json()
+    assert again.headers["idempotency-replayed"] == "true"
+    assert session.scalar(select(func.count()).select_from(Job).where(Job.continues == parent)) == 1
+    # What is inherited, written out, is another body as sent.
+    other = api.post("/v1/jobs", json={**body, "sparsity": {"target": 0.6}}, headers=key)
+    assert other.json()["code"] == "idempotency_key_reused"
+
+
+def test_a_continued_job_is_not_deleted(api: httpx.Client, parent: str, third: str, session: Session) -> None:
+    children = [submit(api, {"continues": parent, "domains": [domain(name, third)]}) for name in ("a", "b")]
+    refused = api.delete(f"/v1/jobs/{parent}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "lineage_alive")
+    assert all(child in refused.json()["detail"] for child in children)
+    for child in children:
+        put(session, child, state="cancelled")
+        assert api.delete(f"/v1/jobs/{parent}").status_code == 409
+        assert api.delete(f"/v1/jobs/{child}").status_code == 204
+    assert api.delete(f"/v1/jobs/{parent}").status_code == 204
+
+
+def test_continuing_races_with_deleting(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    """One of them is second and is told so; there is never a child without its parent."""
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(10):
+            parent = submit(api, inputs.body())
+            publish(session, parent)
+            body = {"continues": parent, "domains": [domain("x", inputs.first)]}
+            calls: dict[str, Callable[[], httpx.Response]] = {
+                "continue": lambda body=body: api.post("/v1/jobs", json=body),  # type: ignore[misc]
+                "delete": lambda id=parent: api.delete(f"/v1/jobs/{id}"),  # type: ignore[misc]
+                "delete again": lambda id=parent: api.delete(f"/v1/jobs/{id}"),  # type: ignore[misc]
+            }
+            order = sorted(calls, reverse=number % 2 == 1)
+            asked = {name: pool.submit(calls[name]) for name in order}
+            status = {name: call.result().status_code for name, call in asked.items()}
+            made = status.pop("continue")
+            if made == 201:
+                assert set(status.values()) == {409}
+            else:
+                assert (made, sorted(status.values())) == (404, [204, 404])
+
+
+def test_stages_of_a_continuation_are_its_own(
+    api: httpx.Client, parent: str, third: str, session: Session
+) -> None:
+    job = submit(api, {"continues": parent, "domains": [domain("sales", third), domain("hr", third)]})
+    rows = session.execute(select(JobStage.stage, JobStage.domain).where(JobStage.job_id == job).order_by("stage"))
+    assert [tuple(row) for row in rows] == [(0, "sales"), (1, "hr")]
+    history = lineage.history_of(session, session.get_one(Job, job))
+    assert history.domains == ["law", "code", "sales", "hr"]
+    assert history.lost == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, "/model"),
+        ({"continues": None}, "/continues"),
+        ({"continues": 5}, "/continues"),
+        ({"continues": "job_x", "domains": []}, "/domains"),
+        ({"continues": "job_x", "sparsity": {"target": 2}}, "/sparsity/target"),
+        ({"continues": "job_x", "method": {"name": "prayer"}}, "/method"),
+        ({"continues": "job_x", "model": 5}, "/model"),
+        ({"continues": "job_x", "more": 5}, "/more"),
+    ],
+)
+def test_malformed_continuations_are_named(api: httpx.Client, third: str, body: Any, pointer: str) -> None:
+    refused = api.post("/v1/jobs", json={"domains": [domain("x", third)], **body})
+    assert refused.status_code == 422
+    assert pointer in [error["pointer"] for error in refused.json()["errors"]]

@@ -1,0 +1,54 @@
+"""What the API thinks that a state holds, held against the engine."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from app.jobs.kinds import FROM_MOMENTS, PERTURBATION, SOLVING, lacking, solves
+from worker.pruning.fields import Fields
+from worker.pruning.method_spec import Method, MethodName, Perturbation, Reading
+
+
+@pytest.mark.parametrize("name", list(MethodName))
+def test_both_know_which_methods_solve_with_the_gram(name: MethodName) -> None:
+    for update in ({}, {"weight_update": "admm"}) if name is not MethodName.auto else ({},):
+        method: dict[str, Any] = {"name": name.value, **update}
+        assert solves(method) is Method.read(Fields(method)).updates_weights
+
+
+def test_the_names_are_the_engines() -> None:
+    assert set(SOLVING) <= set(MethodName)
+    assert set(FROM_MOMENTS) <= set(Reading)
+    for reading in Reading:
+        method = Method(MethodName.copal, reading=reading)
+        assert method.needs_importance is (reading.value not in FROM_MOMENTS)
+    assert Perturbation(PERTURBATION) is Method(MethodName.wanda).perturbation
+
+
+def spec(name: str, **method: Any) -> dict[str, Any]:
+    return {"method": {"name": name, "mode": "accumulated", **method}}
+
+
+def copal(reading: str = "own_terms", perturbation: str = "domain_shift") -> dict[str, Any]:
+    return spec("copal", reading=reading, perturbation=perturbation)
+
+
+def test_a_method_goes_on_from_itself() -> None:
+    for name in MethodName:
+        one = copal() if name is MethodName.copal else spec(name.value)
+        assert lacking([one, one], one) == []
+    for reading, perturbation in itertools.product(Reading, Perturbation):
+        one = copal(reading.value, perturbation.value)
+        assert lacking([one], one) == []
+
+
+def test_a_reading_goes_on_from_its_own_importances_alone() -> None:
+    for path in ([copal()], [spec("admm")], [copal("token"), copal()]):
+        assert [error.pointer for error in lacking(path, copal("token"))] == ["/method/reading"]
+    assert lacking([copal("token")], copal()) == []
+
+
+def test_without_sums_nothing_is_missed() -> None:
+    sequential = {"method": {"name": "admm", "mode": "sequential"}}
+    assert lacking([{"method": {"name": "wanda", "mode": "sequential"}}], sequential) == []
