@@ -46,7 +46,10 @@ class Client:
     # Jobs
 
     def submit(self, spec: Json, *, idempotency_key: str | None = None) -> Json:
-        """Start a job. Sent again with the same key and spec, it returns the same job."""
+        """Start a job; with `continues` in the spec, from another job's final state.
+
+        Sent again with the same key and spec, it returns the same job.
+        """
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         return self._transport.call("POST", "/v1/jobs", json=spec, headers=headers, repeatable=True)
 
@@ -56,7 +59,8 @@ class Client:
     def jobs(self, **filters: Any) -> Iterator[Json]:
         """Jobs, newest first.
 
-        filters: state, method, model, label ("k=v"), created_after, created_before, limit (of one page).
+        filters: state, method, model, label ("k=v"), created_after, created_before, continues, lineage, limit (of
+        one page).
         """
         return self._transport.pages("/v1/jobs", filters)
 
@@ -99,6 +103,10 @@ class Client:
 
     def attempts(self, id: str) -> Iterator[Json]:
         return self._transport.pages(_path("jobs", id, "attempts"))
+
+    def lineage(self, id: str) -> Json:
+        """What a job goes on from (`path`), and all branches of the tree it belongs to (`jobs`)."""
+        return self._transport.call("GET", _path("jobs", id, "lineage"))
 
     def stages(self, id: str) -> Iterator[Json]:
         return self._transport.pages(_path("jobs", id, "stages"))

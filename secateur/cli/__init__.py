@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli import control, files, history, jobs, local, plans, resources
+from secateur.cli import control, files, history, jobs, lineage, local, plans, resources
 from secateur.cli.context import Connection, errors
 from secateur.cli.exits import Exit
 from secateur.errors import ProblemError, SecateurError
@@ -34,6 +34,7 @@ def connect(
 
 
 jobs.register(app)
+lineage.register(app)
 plans.register(app)
 control.register(app)
 history.register(app)

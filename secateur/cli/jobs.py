@@ -34,7 +34,15 @@ def submit(
             help="name=calibration[:evaluation]: dataset ids or local files, in order.", metavar="DOMAIN"
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help="copal, auto, admm, alps, sparsegpt, wanda or magnitude.")] = "copal",
+    continues: Annotated[
+        str | None,
+        typer.Option(
+            help="job_… to go on from: its model, method and sparsity, with further domains.", metavar="JOB"
+        ),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="copal (the default), auto, admm, alps, sparsegpt, wanda or magnitude.")
+    ] = None,
     weight_update: Annotated[str | None, typer.Option(help="admm or none.")] = None,
     mode: Annotated[str | None, typer.Option(help="accumulated, restart or sequential.")] = None,
     sparsity: Annotated[float | None, typer.Option(help="Share of weights to remove, such as 0.5.")] = None,
@@ -46,43 +54,54 @@ def submit(
     priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
     max_runtime: Annotated[str | None, typer.Option(help="Fail after so long at work, such as 12h.")] = None,
     max_pending: Annotated[str | None, typer.Option(help="Fail after so long in the queue, such as 90m.")] = None,
+    max_bwt: Annotated[float | None, typer.Option(help="Fail when more is forgotten on average.")] = None,
+    max_log_bwt: Annotated[float | None, typer.Option(help="The same in log-perplexity.")] = None,
+    max_mean_perplexity: Annotated[float | None, typer.Option(help="Fail above this final mean.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="name=value; may be repeated.")] = None,
     text_field: Annotated[str | None, typer.Option(help="Field of uploaded JSON lines.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="Submit at most once under this key.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until the job ends.")] = False,
 ) -> None:
     """Start a job from a JSON spec or from options; prints its id."""
-    if (spec is None) == (model is None and not domain):
-        raise typer.BadParameter("give either a JSON spec or --model and --domain")
+    given = SpecOptions(
+        domains=domain or [],
+        model=model,
+        continues=continues,
+        method=method,
+        weight_update=weight_update,
+        mode=mode,
+        sparsity=sparsity,
+        pattern=pattern,
+        samples=samples,
+        sequence_length=sequence_length,
+        seed=seed,
+        max_windows=max_windows,
+        priority=priority,
+        max_runtime=max_runtime,
+        max_pending=max_pending,
+        max_bwt=max_bwt,
+        max_log_bwt=max_log_bwt,
+        max_mean_perplexity=max_mean_perplexity,
+        labels=label or [],
+        text_field=text_field,
+    )
     with client_of(context) as client:
-        if spec is not None:
-            body = read_spec(spec)
-        elif model is None or not domain:
-            raise typer.BadParameter("--model and at least one --domain are needed")
-        else:
-            options = SpecOptions(
-                model=model,
-                domains=domain,
-                method=method,
-                weight_update=weight_update,
-                mode=mode,
-                sparsity=sparsity if sparsity is not None or pattern not in (None, "unstructured") else 0.5,
-                pattern=pattern,
-                samples=samples,
-                sequence_length=sequence_length,
-                seed=seed,
-                max_windows=max_windows,
-                priority=priority,
-                max_runtime=max_runtime,
-                max_pending=max_pending,
-                labels=label or [],
-                text_field=text_field,
-            )
-            body = build_spec(client, options)
+        body = _body(client, spec, given)
         job = client.submit(body, idempotency_key=idempotency_key)
         output.print(job["id"])
         if watch:
             raise typer.Exit(_watch(client, job["id"]))
+
+
+def _body(client: Client, spec: str | None, given: SpecOptions) -> Json:
+    """The spec of a file, which `--continues` turns into a continuation, or the one that the options make."""
+    if spec is not None:
+        if given != SpecOptions([], continues=given.continues):
+            raise typer.BadParameter("give either a JSON spec or --model and --domain; --continues goes with both")
+        return read_spec(spec) | ({"continues": given.continues} if given.continues is not None else {})
+    if not given.domains or (given.model is None and given.continues is None):
+        raise typer.BadParameter("--model (or --continues) and at least one --domain are needed, or a JSON spec")
+    return build_spec(client, given.with_defaults())
 
 
 def watch(context: typer.Context, job: JobId) -> None:
@@ -97,12 +116,13 @@ def list_jobs(
     method: Annotated[str | None, typer.Option()] = None,
     model: Annotated[str | None, typer.Option()] = None,
     label: Annotated[str | None, typer.Option(help="name=value")] = None,
+    lineage: Annotated[str | None, typer.Option(help="A lineage's first job: its whole tree.")] = None,
     limit: Annotated[int, typer.Option(help="So many of the newest.", min=1)] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
     with client_of(context) as client:
-        filters = {"state": state, "method": method, "model": model, "label": label}
+        filters = {"state": state, "method": method, "model": model, "label": label, "lineage": lineage}
         jobs = list(islice(client.jobs(**filters, limit=min(limit, 200)), limit))
     if as_json:
         print_json(jobs)

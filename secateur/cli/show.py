@@ -40,6 +40,8 @@ def job_lines(job: Json) -> Iterable[tuple[str, str]]:
     yield "state", job["state"] + (f" ({job['phase']})" if job.get("phase") else "")
     yield "model", job["model"]
     yield "method", job["method"]
+    if job.get("continues"):
+        yield "continues", f"{job['continues']} ({job['first_stage']} stages before)"
     yield "created", moment(job["created_at"])
     if job.get("finished_at"):
         yield "finished", moment(job["finished_at"])
@@ -54,6 +56,8 @@ def job_lines(job: Json) -> Iterable[tuple[str, str]]:
         yield "BWT", number(result.get("bwt"))
         yield "files", f"{result.get('files')} ({size(result.get('bytes'))})"
         yield "manifest", str(result.get("manifest_digest"))
+        for warning in result.get("warnings") or ():
+            yield "warning", f"{warning['message']} ({warning['code']})"
 
 
 def failure_text(failure: Json) -> str:

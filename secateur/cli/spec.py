@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,10 @@ class DomainOption:
 class SpecOptions:
     """The options of `submit` that make a spec; what is None is left to the server's defaults."""
 
-    model: str
     domains: list[str]
-    method: str = "copal"
+    model: str | None = None
+    continues: str | None = None
+    method: str | None = None
     weight_update: str | None = None
     mode: str | None = None
     sparsity: float | None = None
@@ -50,8 +51,22 @@ class SpecOptions:
     priority: int | None = None
     max_runtime: str | None = None
     max_pending: str | None = None
+    max_bwt: float | None = None
+    max_log_bwt: float | None = None
+    max_mean_perplexity: float | None = None
     labels: list[str] = field(default_factory=list)
     text_field: str | None = None
+
+    def with_defaults(self) -> "SpecOptions":
+        """For a new job a method and half of the weights; a continuation has its parent's."""
+        if self.continues is not None:
+            return self
+        target = 0.5 if self.pattern in (None, "unstructured") else None
+        return replace(
+            self,
+            method=self.method or "copal",
+            sparsity=target if self.sparsity is None else self.sparsity,
+        )
 
 
 def read_spec(source: str) -> Json:
@@ -82,9 +97,12 @@ def build_spec(client: Client, options: SpecOptions) -> Json:
         return uploaded[reference]
 
     return {
-        "model": find_model(client, options.model),
-        "method": {"name": options.method} | _given(weight_update=options.weight_update, mode=options.mode),
-        "sparsity": _given(target=options.sparsity, pattern=options.pattern),
+        **_given(
+            continues=options.continues,
+            model=find_model(client, options.model) if options.model is not None else None,
+            method=_given(name=options.method, weight_update=options.weight_update, mode=options.mode) or None,
+            sparsity=_given(target=options.sparsity, pattern=options.pattern) or None,
+        ),
         "domains": [
             {"name": domain.name, "dataset": dataset(domain.calibration, domain.name)}
             | ({"calibration": calibration} if calibration else {})
@@ -100,6 +118,12 @@ def build_spec(client: Client, options: SpecOptions) -> Json:
             priority=options.priority,
             limits=_given(max_runtime=options.max_runtime, max_pending=options.max_pending) or None,
             labels=labels or None,
+            gate=_given(
+                max_bwt=options.max_bwt,
+                max_log_bwt=options.max_log_bwt,
+                max_mean_perplexity=options.max_mean_perplexity,
+            )
+            or None,
         ),
     }
 

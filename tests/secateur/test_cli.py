@@ -123,10 +123,66 @@ def test_semi_structured_pattern_needs_no_target(run: Run, scripted: ScriptedSer
     assert json.loads(scripted.requests[0].body)["sparsity"] == {"pattern": "2:4"}
 
 
+def test_a_continuation_says_only_what_is_new(run: Run, scripted: ScriptedServer, tmp_path: Path) -> None:
+    scripted.script = [Reply.json(_job("queued"), 201)] * 2
+    options = ["--continues", "job_1", "--domain", "legal=ds_1:ds_2", "--max-bwt", "2"]
+    assert run("submit", *options) == (0, "job_1\n", "")
+    body = {
+        "continues": "job_1",
+        "domains": [{"name": "legal", "dataset": "ds_1", "evaluation": "ds_2"}],
+        "gate": {"max_bwt": 2.0},
+    }
+    assert json.loads(scripted.requests[0].body) == body
+    (tmp_path / "job.json").write_text(json.dumps({"domains": body["domains"], "priority": 3}))
+    assert run("submit", str(tmp_path / "job.json"), "--continues", "job_1")[0] == 0
+    assert json.loads(scripted.requests[1].body) == {
+        "continues": "job_1",
+        "domains": body["domains"],
+        "priority": 3,
+    }
+
+
+def test_lineage_prints_the_tree_with_the_way(run: Run, scripted: ScriptedServer) -> None:
+    def member(id: str, continues: str | None, first_stage: int, *domains: str) -> dict[str, Any]:
+        place = {"continues": continues, "first_stage": first_stage, "domains": list(domains)}
+        return {"id": id, "state": "succeeded", "created_at": "2026-01-01T00:00:00Z", **place}
+
+    jobs = [
+        member("job_1", None, 0, "a", "b"),
+        member("job_2", "job_1", 2, "c"),
+        member("job_3", "job_1", 2, "d"),
+        member("job_4", "job_3", 3, "e"),
+    ]
+    tree = {"root": "job_1", "path": [jobs[0], jobs[2]], "jobs": jobs, "total": 5}
+    scripted.script = [Reply.json(tree)]
+    code, out, _ = run("lineage", "job_3")
+    assert code == 0
+    lines = out.splitlines()
+    assert [next(word for word in line.split() if word.startswith("job_")) for line in lines[:4]] == [
+        *("job_1", "job_2", "job_3", "job_4"),
+    ]
+    assert ["*" in line for line in lines[:4]] == [True, False, True, False]
+    assert "0. a, 1. b" in lines[0]
+    assert "3. e" in lines[3]
+    assert lines[4] == "… 1 more: secateur ls --lineage job_1"
+
+
+def test_warnings_are_shown_with_the_result(run: Run, scripted: ScriptedServer) -> None:
+    warning = {"code": "stasis", "message": "99.95 % of the mask is as before", "data": {}}
+    scripted.script = [
+        Reply.json(_job("succeeded", result={"warnings": [warning]}, continues="job_0", first_stage=2))
+    ]
+    out = run("get", "job_1")[1]
+    assert "99.95 % of the mask is as before (stasis)" in out
+    assert "job_0 (2 stages before)" in out
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["submit"],
+        ["submit", "--continues", "job_1"],
+        ["submit", "spec.json", "--continues", "job_1", "--sparsity", "0.5"],
         ["submit", "spec.json", "--model", "mdl_1"],
         ["submit", "--model", "mdl_1"],
         ["submit", "--model", "mdl_1", "--domain", "nonsense"],

@@ -1,0 +1,49 @@
+"""`lineage`: what a job goes on from, and what goes on from it."""
+
+from collections import defaultdict
+
+import typer
+from rich.tree import Tree
+
+from secateur.cli import show
+from secateur.cli.context import client_of, output, print_json
+from secateur.cli.jobs import AsJson, JobId
+from secateur.transport import Json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(lineage)
+
+
+def lineage(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
+    """Show the tree of jobs that go on from one another; `*` marks the way to this job."""
+    with client_of(context) as client:
+        found = client.lineage(job)
+    if as_json:
+        print_json(found)
+        return
+    output.print(_tree(found))
+    if found["total"] > len(found["jobs"]):
+        output.print(f"… {found['total'] - len(found['jobs'])} more: secateur ls --lineage {found['root']}")
+
+
+def _tree(found: Json) -> Tree:
+    """Parents come before their continuations, which are younger."""
+    way = {each["id"] for each in found["path"]}
+    children: dict[str | None, list[Json]] = defaultdict(list)
+    for each in found["jobs"]:
+        children[each["continues"]].append(each)
+    (root,) = children[None]
+    tree = Tree(_line(root, way))
+    pending = [(tree, root["id"])]
+    while pending:
+        branch, parent = pending.pop()
+        pending += [(branch.add(_line(each, way)), each["id"]) for each in children[parent]]
+    return tree
+
+
+def _line(job: Json, way: set[str]) -> str:
+    domains = ", ".join(f"{job['first_stage'] + number}. {name}" for number, name in enumerate(job["domains"]))
+    mark = "*" if job["id"] in way else " "
+    return f"{mark} {job['id']}  {job['state']}  {domains}  {show.moment(job['created_at'])}"
