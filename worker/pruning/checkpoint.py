@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,9 +76,10 @@ class Checkpoint:
         return found
 
 
-def read_file(path: Path) -> dict[str, Tensor]:
-    """Every tensor of one safetensors file."""
-    return _read(path, _headers(path.parent, path.name))
+def read_file(path: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Tensors of one safetensors file: every one, or those of `names`."""
+    infos = _headers(path.parent, path.name)
+    return _read(path, [info for info in infos if names is None or info.name in names])
 
 
 def _read(path: Path, wanted: list[TensorInfo]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from worker.pruning.blocks import BATCH_TOKENS
 from worker.pruning.budget import Share
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.evaluate import LOGITS
+from worker.pruning.lineage_spec import Precision
 from worker.pruning.method_spec import MethodName
 from worker.pruning.progress import Kind
 from worker.pruning.settings import pick_device, products
@@ -69,6 +70,7 @@ def memory(subject: Subject) -> Estimate:
         "block_weights": float(max(_block_bytes(subject, block) for block in skeleton.blocks)),
         "read_ahead": float(max(stored)),
         "statistics": float(max(_statistics_bytes(subject, block) for block in skeleton.blocks)),
+        "state": float(max(_state_bytes(subject, block, len(job.lineage)) for block in skeleton.blocks)),
         "solver": float(max((_solver_bytes(job, share) for share in _pruned(subject)), default=0)),
         "hidden_states": float(min(_hidden_bytes(subject), job.hidden_bytes)),
         "activations": float(_activation_bytes(subject)),
@@ -76,8 +78,9 @@ def memory(subject: Subject) -> Estimate:
     how = (
         "Sum of what is held at once, from shapes: weights outside the blocks and the largest block in float32 "
         "(and once as stored), the next block as stored, Gram matrices of that block by the widths of its inputs, "
-        "a solver's and a factorisation's copies of the largest matrix, hidden states of all windows up to "
-        "hidden_bytes, one batch's activations and logits, and what the planning process holds. Evaluation counts "
+        "its state as it will be stored (with every domain's own Gram matrices where they are kept), a solver's "
+        "and a factorisation's copies of the largest matrix, hidden states of all windows up to hidden_bytes, one "
+        "batch's activations and logits, and what the planning process holds. Evaluation counts "
         "max_windows also where texts are shorter."
     )
     return Estimate(sum(parts.values()), parts, how)
@@ -87,16 +90,21 @@ def disk(subject: Subject) -> Estimate:
     """Peak of a worker's disk for the job, without its text."""
     stages = len(subject.job.domains)
     model = float(sum(info.bytes for info in subject.checkpoint.tensors.values()))
-    state = float(sum(_state_bytes(subject, block) for block in subject.skeleton.blocks))
-    parts = {"model": model, "stages_weights": stages * model, "stages_state": stages * state}
+    first = subject.job.first_stage
+    states = [_whole_state_bytes(subject, first + stage + 1) for stage in range(stages)]
+    parts = {"model": model, "stages_weights": stages * model, "stages_state": float(sum(states))}
+    if first:
+        parts["base"] = model + _whole_state_bytes(subject, first)
     parts["hidden_states"] = float(
         max(_hidden_bytes(subject) - subject.job.hidden_bytes, _survey_bytes(subject), 0)
     )
     how = (
         f"The model as stored, and for each of {stages} stages its weights (as large as the model) and its state: "
-        "per input the triangle of its Gram matrix in float16 where a solver needs it, and four float32 vectors; "
-        "per weight a float32 where a reading of COPAL sums over tokens. "
-        "Beside them the hidden states beyond hidden_bytes, or the inputs of all blocks that a survey keeps."
+        f"per input the triangle of its Gram matrix in {subject.job.output.state_precision} where a solver needs "
+        "it, four float32 vectors and, where each domain's own statistics are kept, a triangle in float16 and a "
+        "vector for every domain of the lineage so far; per weight a float32 where a reading of COPAL sums over "
+        "tokens. A job that goes on from another has that one's beside it. "
+        "Then the hidden states beyond hidden_bytes, or the inputs of all blocks that a survey keeps."
     )
     return Estimate(sum(parts.values()), parts, how)
 
@@ -158,9 +166,8 @@ def width(skeleton: Skeleton) -> int:
 
 
 def evaluation_tokens(job: PruningJob) -> int:
-    """Of all domains' test texts, at the most."""
-    tested = sum(domain.evaluation is not None for domain in job.domains)
-    return tested * job.evaluation.max_windows * job.evaluation.sequence_length
+    """Of all the lineage's test texts, at the most."""
+    return len(job.evaluated) * job.evaluation.max_windows * job.evaluation.sequence_length
 
 
 def _hidden_bytes(subject: Subject) -> int:
@@ -214,11 +221,13 @@ def _statistics_bytes(subject: Subject, block: Block) -> int:
     domains = subject.job.domains
     kept = _keeps_grams(subject, block)
     held_out = any(domain.calibration.held_out > 0 for domain in domains)
-    grams = 1 + held_out + kept + (kept and len(domains) > 1)
+    grams = 1 + held_out + kept + (kept and len(subject.job.lineage) > 1)
     widths = input_widths(_pruned_in(subject, block))
-    copies = FACTOR_COPIES + OPTION_COPIES * _chooses(subject, block)
-    factor = copies * max(widths, default=0) ** 2 if kept else 0
-    importance = (3 + (len(domains) > 1)) * _importance_numbers(subject, block)
+    # Errors under the own Grams of earlier domains unpack one at a time, when nothing is factorised.
+    solving = FACTOR_COPIES + OPTION_COPIES * _chooses(subject, block)
+    copies = solving if kept else int(subject.job.output.keep_domain_statistics)
+    factor = copies * max(widths, default=0) ** 2
+    importance = (3 + (len(subject.job.lineage) > 1)) * _importance_numbers(subject, block)
     return FLOAT * (grams * sum(side**2 for side in widths) + factor + importance)
 
 
@@ -232,10 +241,19 @@ def _solver_bytes(job: PruningJob, share: Share) -> int:
     return FLOAT * (SOLVER_COPIES + OPTION_COPIES * chooses) * share.matrix.weights
 
 
-def _state_bytes(subject: Subject, block: Block) -> int:
-    kept = _keeps_grams(subject, block)
+def _whole_state_bytes(subject: Subject, stages: int) -> float:
+    return float(sum(_state_bytes(subject, block, stages) for block in subject.skeleton.blocks))
+
+
+def _state_bytes(subject: Subject, block: Block, stages: int) -> int:
+    """After so many stages of the lineage, each of whose domains may have kept its own Grams."""
+    output = subject.job.output
+    size = {Precision.float16: 2, Precision.float32: FLOAT}[output.state_precision]
+    kept = _keeps_grams(subject, block) * size
+    own = stages if output.keep_domain_statistics else 0
     moments = sum(
-        kept * side * (side + 1) // 2 * 2 + 4 * FLOAT * side for side in input_widths(_pruned_in(subject, block))
+        (kept + own * 2) * side * (side + 1) // 2 + (4 + own) * FLOAT * side
+        for side in input_widths(_pruned_in(subject, block))
     )
     return moments + FLOAT * _importance_numbers(subject, block)
 

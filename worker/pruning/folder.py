@@ -7,6 +7,7 @@ from worker.pruning.calibration import TOKENIZER_FILES
 from worker.pruning.checkpoint import INDEX, Checkpoint
 from worker.pruning.files import write_bytes, write_json, write_tensors
 from worker.pruning.skeleton import Skeleton
+from worker.pruning.spec import PruningJob
 
 COPIED = (
     "config.json",
@@ -21,15 +22,23 @@ COPIED = (
 
 @dataclass(frozen=True)
 class StageFolder:
-    """Paths of one stage, relative to the workspace; `blocks` decides the shards' numbering."""
+    """Paths of one stage, relative to the workspace; `blocks` decides the shards' numbering.
+
+    stage: −1 for the stage that a continued job goes on from, whose files lie in the folder `base`.
+    """
 
     workspace: Path
     stage: int
     blocks: int
+    base: str = ""
+
+    @property
+    def root(self) -> str:
+        return self.base if self.stage < 0 else f"stage-{self.stage:02d}"
 
     @property
     def model(self) -> str:
-        return f"stage-{self.stage:02d}/model"
+        return f"{self.root}/model"
 
     def shard_name(self, number: int) -> str:
         """Shards are counted from 1; the last one holds everything outside the blocks."""
@@ -39,7 +48,7 @@ class StageFolder:
         return f"{self.model}/{self.shard_name(block)}"
 
     def state(self, block: int) -> str:
-        return f"stage-{self.stage:02d}/state/block-{block:04d}.safetensors"
+        return f"{self.root}/state/block-{block:04d}.safetensors"
 
     def path(self, relative: str) -> Path:
         return self.workspace / relative
@@ -60,3 +69,8 @@ class StageFolder:
             write_bytes(folder / name, (source.folder / name).read_bytes())
         shards = [self.shard_name(number) for number in range(self.blocks + 1)]
         return [f"{self.model}/{name}" for name in sorted([*copied, INDEX, *shards])]
+
+
+def stage_folder(job: PruningJob, stage: int, blocks: int) -> StageFolder:
+    """A stage of this job, or −1 for the last one of the job that it goes on from."""
+    return StageFolder(job.workspace, stage, blocks, job.base.folder if job.base else "")

@@ -49,6 +49,13 @@ class Perturbation(StrEnum):
     domain_shift = "domain_shift"
 
 
+class Objective(StrEnum):
+    """What a lineage's sums of statistics are for."""
+
+    mean = "mean"  # the lowest perplexity on average: every domain counts the same
+    least_forgetting = "least_forgetting"  # what was learned counts more than what comes
+
+
 class Schedule(StrEnum):
     immediate = "immediate"
     gradual = "gradual"
@@ -56,6 +63,9 @@ class Schedule(StrEnum):
 
 MAX_DAMPING = 100.0
 MAX_RHO = 1e6
+MAX_RECENCY = 4.0
+RECENCY: Final = {Objective.mean: 1.0, Objective.least_forgetting: 2.0}
+"""What the sums so far are multiplied by before a new domain is added."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +171,9 @@ class Method:
     perturbation: Perturbation = Perturbation.domain_shift
     comparison_group: Scope | None = None
     """Among which weights of a matrix scores are compared; None: as in the method's paper."""
+    recency: float | None = None
+    """By what the sums so far are multiplied before a new domain is added; None: as the objective has it."""
+    objective: Objective = Objective.mean
     admm: AdmmConfig = field(default_factory=AdmmConfig)
     sparsegpt: SparseGptConfig = field(default_factory=SparseGptConfig)
     alps: AlpsConfig = field(default_factory=AlpsConfig)
@@ -168,6 +181,11 @@ class Method:
     @property
     def scope(self) -> Scope:
         return self.comparison_group or OWN_SCOPE[self.name]
+
+    @property
+    def keeps(self) -> float:
+        """γ in sums ← γ · sums + weight · measured."""
+        return RECENCY[self.objective] if self.recency is None else self.recency
 
     @property
     def updates_after(self) -> bool:
@@ -209,6 +227,15 @@ class Method:
             update = self.weight_update
         return replace(self, name=name, weight_update=update, comparison_group=plain.comparison_group)
 
+    def _refuse_idle_sums(self, fields: Fields) -> None:
+        """Only sums over domains can be weighted: what would have no effect is an error."""
+        if self.mode is Mode.accumulated:
+            return
+        asked = {"recency": self.recency is not None, "objective": self.objective is not Objective.mean}
+        for name in (name for name, said in asked.items() if said):
+            message = f"has an effect in mode accumulated only, and mode is {self.mode}; leave it out"
+            raise SpecError(fields.at(name), message)
+
     @classmethod
     def read(cls, fields: Fields) -> "Method":
         name = fields.choice("name", MethodName)
@@ -218,7 +245,10 @@ class Method:
             weight_update=fields.choice("weight_update", WeightUpdate, implied),
             mode=fields.choice("mode", Mode, cls.mode),
             comparison_group=fields.choice("comparison_group", Scope, OWN_SCOPE[name]),
+            recency=fields.number("recency", None, above=True, high=MAX_RECENCY),
+            objective=fields.choice("objective", Objective, cls.objective),
         )
+        method._refuse_idle_sums(fields)
         if name is MethodName.admm and method.weight_update is WeightUpdate.none:
             raise SpecError(
                 fields.at("weight_update"), "admm always updates the weights; leave it out or say admm"

@@ -39,7 +39,7 @@ def check_lengths(job: PruningJob, skeleton: Skeleton) -> None:
     if not isinstance(longest, int):
         return
     lengths = {domain.calibration.field: domain.calibration.sequence_length for domain in job.domains}
-    if any(domain.evaluation for domain in job.domains):
+    if job.evaluated:
         lengths["/evaluation"] = job.evaluation.sequence_length
     for field, length in lengths.items():
         if length > longest:

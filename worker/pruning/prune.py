@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,10 +23,13 @@ from worker.pruning.files import write_tensors
 from worker.pruning.folder import StageFolder
 from worker.pruning.groups import AllHeard, dense_weight, find_groups, measure
 from worker.pruning.hidden import HiddenStates
+from worker.pruning.holdings import KEY as HOLDS
+from worker.pruning.holdings import MEMBERS, check_moments, holdings
 from worker.pruning.method_spec import Method, MethodName, Mode
 from worker.pruning.methods.auto import Choice, Member, Option, best, choose
 from worker.pruning.methods.solution import Solution
 from worker.pruning.observer import BlockResult, MatrixRecord, Observer, SensitivitySummary
+from worker.pruning.own_grams import OwnGrams, domain_errors, stored_own_grams, with_own_grams
 from worker.pruning.patterns import Scope, Selection
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.records import Solved, compare_masks, matrix_record, timeless
@@ -35,7 +37,7 @@ from worker.pruning.sensing import Sensing, complete, find_sensing
 from worker.pruning.sensitivity import summarise
 from worker.pruning.settings import products
 from worker.pruning.skeleton import Block, Matrix
-from worker.pruning.spec import PruningJob
+from worker.pruning.spec import Domain, PruningJob
 from worker.pruning.starvation import Fed, feed
 from worker.pruning.statistics import (
     Accumulated,
@@ -72,10 +74,16 @@ class BlockPruner:
     _groups: list[list[Matrix]] = field(default_factory=list)
     _experts: dict[str, Fed] = field(default_factory=dict)
     """By matrix, for those of experts."""
+    _own_grams: OwnGrams = field(default_factory=dict)
+    """Of this block, where the job keeps them."""
 
     @property
     def method(self) -> Method:
         return self.job.method
+
+    @property
+    def domain(self) -> Domain:
+        return self.job.domains[self.folder.stage]
 
     def read(self, block: Block) -> dict[str, Tensor]:
         """What the block is pruned from."""
@@ -103,6 +111,7 @@ class BlockPruner:
                 tensors[matrix.name] = written
                 layers.append(record)
                 summaries.append(summary)
+            layers[-len(group) :] = self._on_every_domain(block, group, tensors, layers[-len(group) :])
         layers = self._compare_masks(block, tensors, layers)
         state = self._state(block, {name: each.sums for name, each in inputs.items()}, layers)
         del inputs  # the Grams, before the forward pass takes memory
@@ -131,11 +140,13 @@ class BlockPruner:
 
     def _statistics(self, block: Block) -> dict[str, Inputs]:
         before = self._carried(block)
+        self._groups, self._own_grams = [], {}
         matrices = tuple(matrix for matrix in block.matrices if self.shares[matrix.name].zeros is not None)
         if not matrices:
-            self._groups = []
             return {}
         self._groups = find_groups(block, matrices, lambda: self._forward(block, self.hidden[0][:1]))
+        if self.previous is not None and self.method.mode is Mode.accumulated:
+            check_moments(self._groups, before)
         solved_on, held = self.hidden[: self.solved_on], self.hidden[self.solved_on :]
         device = self.shell.device
         sensing = find_sensing(self._groups, self._method, before, self.hidden[0].shape[1], device)
@@ -143,12 +154,19 @@ class BlockPruner:
         measured, self._experts = feed(block, self._groups, measured, sensing)
         measured = complete(self._groups, measured, sensing, lambda matrix: dense_weight(block, matrix))
         self._report_starved()
+        self._own_grams = self._own(block, measured)
         apart = self._measure(block, held) if held else {}
         found = {}
         for name, statistics in measured.items():
             self._check(name, statistics)
             keep = self._solves(name)
-            sums = accumulate(before.get(name), statistics, keep_gram=keep)
+            sums = accumulate(
+                before.get(name),
+                statistics,
+                keep_gram=keep,
+                weight=self.domain.weight,
+                keeps=self.method.keeps,
+            )
             found[name] = Inputs(sums, statistics, self._held_out(name, apart.get(name)))
         return found
 
@@ -190,6 +208,33 @@ class BlockPruner:
         if self.previous is None or self.method.mode is not Mode.accumulated:
             return {}
         return read_state(self.previous.path(self.previous.state(block.index)), self.shell.device)
+
+    def _own(self, block: Block, measured: dict[str, Measured]) -> OwnGrams:
+        """Every domain's own Grams, where the job keeps them."""
+        if not self.job.output.keep_domain_statistics:
+            return {}
+        earlier = None if self.previous is None else self.previous.path(self.previous.state(block.index))
+        return with_own_grams(earlier, self.domain.name, {name: each.gram for name, each in measured.items()})
+
+    def _on_every_domain(
+        self, block: Block, group: list[Matrix], tensors: dict[str, Tensor], records: list[MatrixRecord]
+    ) -> list[MatrixRecord]:
+        """The group's records with its matrices' errors under the Gram of every domain that was kept."""
+        if (own := self._own_grams.get(group[0].name)) is None:
+            return records
+        dense = [dense_weight(block, matrix) for matrix in group]
+        if self.method.mode is Mode.sequential:  # what is loaded has been pruned before
+            source = self.source.read(matrix.name for matrix in group)
+            dense = [self._as_solved(matrix, source[matrix.name]) for matrix in group]
+        weights = [self._as_solved(matrix, tensors[matrix.name]) for matrix in group]
+        with products("highest"):
+            errors = domain_errors(own, list(zip(weights, dense, strict=True)))
+        return [replace(record, domain_errors=each) for record, each in zip(records, errors, strict=True)]
+
+    def _as_solved(self, matrix: Matrix, stored: Tensor) -> Tensor:
+        """A matrix of a file as (out, in), float32, on the device."""
+        weight = stored.to(self.shell.device).float()
+        return weight.T if matrix.transposed else weight
 
     def _report_starved(self) -> None:
         starved = {name: fed.tokens for name, fed in self._experts.items() if fed.stand_ins}
@@ -273,8 +318,7 @@ class BlockPruner:
         self, matrix: Matrix, dense: Tensor, written: Tensor, inputs: Inputs
     ) -> tuple[float | None, float | None]:
         """Of the weight as written, on the windows that were solved on and on those held out."""
-        weight = written.to(dense.device).float()
-        weight = weight.T if matrix.transposed else weight
+        weight = self._as_solved(matrix, written)
         held = inputs.held_out
         return (
             relative_error(weight, dense, inputs.measured.gram),
@@ -306,11 +350,20 @@ class BlockPruner:
 
     def _state(self, block: Block, sums: dict[str, Accumulated], layers: list[MatrixRecord]) -> StateContent:
         """What the block's state file will hold."""
-        history: list[Any] = []
+        before = None
         if self.previous is not None:
-            history = read_document(self.previous.path(self.previous.state(block.index)))["history"]
-        document = {"history": [*history, timeless(layers)], "forward_dtype": self.dtype}
-        return state_content(sums, document, stored_survey(self.survey, block))
+            before = read_document(self.previous.path(self.previous.state(block.index)))
+        survey = stored_survey(self.survey, block)
+        own, kept = stored_own_grams(self._own_grams)
+        others = [kind for kind, held in (("survey", survey), ("domain_grams", own)) if held]
+        document = {
+            "history": [*(before["history"] if before else []), timeless(layers)],
+            "forward_dtype": self.dtype,
+            MEMBERS: {group[0].name: [matrix.name for matrix in group] for group in self._groups},
+            HOLDS: holdings(self.job, self.folder.stage, sums, others, before),
+            **kept,
+        }
+        return state_content(sums, document, survey | own, self.job.output.state_precision)
 
     def _write(self, block: Block, tensors: dict[str, Tensor], state: StateContent) -> None:
         write_tensors(self.folder.path(self.folder.state(block.index)), *state)

@@ -1,12 +1,13 @@
 """Figures of a finished job: R, backward transfer, digests. No clock, no path: equal jobs give equal reports."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.calibration import held_out_indices
+from worker.pruning.caveats import Caveat, after_pruning
 from worker.pruning.digests import total
 from worker.pruning.evaluate import TestSet
 from worker.pruning.methods.auto import CANDIDATES
@@ -14,6 +15,8 @@ from worker.pruning.records import mask_overlap
 from worker.pruning.skeleton import Skeleton
 from worker.pruning.sparsity_spec import Override
 from worker.pruning.spec import Domain, PruningJob
+from worker.pruning.stasis import MESSAGE as STASIS
+from worker.pruning.stasis import stasis
 
 REPORT = "report.json"
 
@@ -22,9 +25,9 @@ Row = Sequence[float | None]
 
 @dataclass(frozen=True)
 class Finished:
-    """What the report is made of. rows: R with the dense row first, a column for each evaluated domain.
-    records: per stage, the matrices' records. calibration: sha256 of each domain's calibration text.
-    settings: what the bytes depend on beside the job."""
+    """What the report is made of. rows: the lineage's R with the dense row first, a column for each evaluated
+    domain. records: per stage of this job, the matrices' records. calibration: sha256 of each of its domains'
+    calibration text. settings: what the bytes depend on beside the job. caveats: what the texts alone say."""
 
     job: PruningJob
     skeleton: Skeleton
@@ -33,6 +36,7 @@ class Finished:
     records: list[list[dict[str, Any]]]
     calibration: list[str]
     settings: dict[str, Any]
+    caveats: list[Caveat]
 
 
 def bwt(rows: Sequence[Row], own_columns: Sequence[int | None]) -> float | None:
@@ -72,7 +76,7 @@ def mean(values: Row) -> float | None:
 def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
     """The report and its summary. Zeros and digests were taken from the tensors as they were written."""
     columns = [item.domain for item in done.sets]
-    own = [columns.index(d.name) if d.name in columns else None for d in done.job.domains]
+    own = [columns.index(name) if name in columns else None for name in done.job.lineage]
     last = stage_figures(done.records[-1])
     summary = {
         **{name: last[name] for name in ("weights", "zeros", "sparsity", "masks_sha256", "weights_sha256")},
@@ -81,12 +85,16 @@ def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
         "bwt": bwt(done.rows[1:], own),
         "log_bwt": log_bwt(done.rows[1:], own),
     }
+    said = [*done.caveats, *_stasis(done), *after_pruning(summary)]
+    summary["warnings"] = [asdict(caveat) for caveat in said]
     report = {
         "engine_format": ENGINE_FORMAT,
         "settings": done.settings,
         "model": {"architecture": type(done.skeleton.model).__name__, "blocks": len(done.skeleton.blocks)},
         "method": _method(done.job),
         "sparsity": _sparsity(done.job),
+        "output": {**vars(done.job.output)},
+        "lineage": {"first_stage": done.job.first_stage, "domains": list(done.job.lineage)},
         "domains": [_domain(d, sha) for d, sha in zip(done.job.domains, done.calibration, strict=True)],
         "evaluation": _evaluation(done, columns),
         "stages": [_stage(done, stage) for stage in range(len(done.job.domains))],
@@ -99,6 +107,8 @@ def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
 def _method(job: PruningJob) -> dict[str, Any]:
     method = job.method
     found: dict[str, Any] = {"name": method.name, "mode": method.mode, "comparison_group": method.scope}
+    if method.mode == "accumulated":
+        found |= {"objective": method.objective, "recency": method.keeps}
     if method.name == "copal":
         found |= {"reading": method.reading, "perturbation": method.perturbation}
     if method.weight_update == "admm":
@@ -130,6 +140,7 @@ def _domain(domain: Domain, digest: str) -> dict[str, Any]:
     calibration = domain.calibration
     return {
         "name": domain.name,
+        "weight": domain.weight,
         "calibration": {
             "text_sha256": digest,
             "samples": calibration.samples,
@@ -142,7 +153,7 @@ def _domain(domain: Domain, digest: str) -> dict[str, Any]:
 
 
 def _evaluation(done: Finished, columns: list[str]) -> dict[str, Any]:
-    after = [None, *(domain.name for domain in done.job.domains)]
+    after = [None, *done.job.lineage]
     rows = [
         {"row": row, "after": after[row], "perplexity": dict(zip(columns, values, strict=True))}
         for row, values in enumerate(done.rows)
@@ -169,6 +180,13 @@ def _stage(done: Finished, stage: int) -> dict[str, Any]:
         "calibration_tokens": domain.calibration.tokens,
         "experts": _experts(done.records[stage]),
     }
+
+
+def _stasis(done: Finished) -> Iterator[Caveat]:
+    for stage, domain in enumerate(done.job.domains):
+        figures = stasis(stage, domain.name, stage_figures(done.records[stage])["mask_overlap"])
+        if figures is not None:
+            yield Caveat(figures.pop("code"), STASIS, figures)
 
 
 def _experts(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

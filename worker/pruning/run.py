@@ -1,12 +1,11 @@
 """The story of one job: evaluate the dense model; for each domain prune block by block, then evaluate; report."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from worker.pruning import skeleton as skeletons
@@ -15,13 +14,16 @@ from worker.pruning.background import read_ahead
 from worker.pruning.blocks import BATCH_TOKENS, Shell, batches
 from worker.pruning.budget import Share, assign
 from worker.pruning.calibration import Tokenizer, calibration_windows, split, text_digest
+from worker.pruning.caveats import Caveat, after_pruning, before_pruning
 from worker.pruning.checkpoint import Checkpoint, read_file
-from worker.pruning.evaluate import TestSet, native_dtype, precision, window_losses
+from worker.pruning.evaluate import TestSet, native_dtype, precision
 from worker.pruning.files import write_json
-from worker.pruning.folder import StageFolder
+from worker.pruning.folder import StageFolder, stage_folder
 from worker.pruning.hidden import HiddenStates
+from worker.pruning.holdings import check_holdings
+from worker.pruning.matrix_r import MatrixR
 from worker.pruning.observer import Observer, StageResult
-from worker.pruning.perplexity import evaluation, test_set
+from worker.pruning.perplexity import test_set
 from worker.pruning.planning import check_lengths
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.prune import BlockPruner
@@ -33,7 +35,7 @@ from worker.pruning.spec import Domain, PruningJob
 from worker.pruning.stasis import MESSAGE as STASIS
 from worker.pruning.stasis import stasis
 from worker.pruning.statistics import read_document
-from worker.pruning.work import block_work, head_work, planned_work, stage_work, token_work
+from worker.pruning.work import block_work, planned_work, stage_work, token_work
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,10 @@ class _Run:
     shares: dict[str, Share]
     windows: list[Tensor]
     digests: list[str]
-    sets: list[TestSet]
+    matrix: MatrixR
+    caveats: list[Caveat]
     tracker: Tracker
     dtype: str
-    known: dict[tuple[int, str], float] = field(default_factory=dict)
-    """(row of R, domain) → perplexity."""
 
     @classmethod
     def start(cls, job: PruningJob, observer: Observer) -> "_Run":
@@ -82,6 +83,10 @@ class _Run:
         check_lengths(job, skeleton)
         shares = assign(skeleton.matrices, job.sparsity)  # refuse what cannot be met before the texts are read
         check_reading(job.method, shares)
+        if job.first_stage + job.resume.stages:
+            check_holdings(
+                job, skeleton.blocks, shares, stage_folder(job, job.resume.stages - 1, len(skeleton.blocks))
+            )
         tokenizer = Tokenizer(job.model)
         device = pick_device(job.device)
         known = {(int(e["row"]), str(e["domain"])): float(e["perplexity"]) for e in job.resume.evaluations}
@@ -94,11 +99,15 @@ class _Run:
         shell = Shell(skeleton, source, device)
         planned = planned_work(job, skeleton, shares, shell.vocabulary, sum(s.windows.numel() for s in sets))
         tracker = Tracker(observer, len(job.domains), len(skeleton.blocks), planned)
-        return cls(job, observer, source, shell, shares, windows, digests, sets, tracker, dtype, known)
+        matrix = MatrixR(shell, sets, dtype, tracker, observer, lambda: _hidden(job), known)
+        caveats = before_pruning(job, shares, windows, sets)
+        return cls(job, observer, source, shell, shares, windows, digests, matrix, caveats, tracker, dtype)
 
     def execute(self) -> Output:
         stages = len(self.job.domains)
-        self.evaluate(0)
+        if not self.job.resume.stages + self.job.resume.blocks:  # an earlier run has said so
+            self._say(self.caveats)
+        self.evaluate(None)
         for stage in range(stages):
             if stage < self.job.resume.stages:
                 self._skip_stage(stage)
@@ -107,69 +116,42 @@ class _Run:
         self.tracker.finish()
         return self._publish()
 
-    def folder(self, stage: int) -> StageFolder:
-        return StageFolder(self.job.workspace, stage, len(self.shell.skeleton.blocks))
+    def _say(self, caveats: Iterable[Caveat]) -> None:
+        for caveat in caveats:
+            self.observer.note(*caveat.note())
 
-    def evaluate(self, row: int) -> None:
-        """Fill one row of R, leaving out what an earlier run has reported."""
-        missing = [item for item in self.sets if (row, item.domain) not in self.known]
-        for item in self.sets:
-            if (row, item.domain) in self.known:
-                self.tracker.skip(Kind.evaluate, self._row_work(item.windows.numel()))
-        if not missing:
+    def folder(self, stage: int) -> StageFolder:
+        """−1: of the job that this one goes on from."""
+        return stage_folder(self.job, stage, len(self.shell.skeleton.blocks))
+
+    def previous(self, stage: int) -> StageFolder | None:
+        """What the stage goes on from; None for the first one of a lineage."""
+        return self.folder(stage - 1) if self.job.first_stage + stage else None
+
+    def evaluate(self, stage: int | None) -> None:
+        """Fill the row of R after a stage, or of the dense model."""
+        row = 0 if stage is None else self.job.first_stage + stage + 1
+        if not (missing := self.matrix.missing(row)):
             return
         checkpoint = self.source
-        if row:
-            self.folder(row - 1).complete(self.source, self.shell.skeleton)
-            checkpoint = Checkpoint.open(self.job.workspace / self.folder(row - 1).model)
-        stage = row - 1 if row else None
-        domain = self.job.domains[row - 1].name if row else None
-        self.tracker.move("evaluating", stage, domain)
-        self.tracker.restart_clock()
-        for item, own in zip(missing, self._losses(checkpoint, missing), strict=True):
-            self._report_evaluation(row, item, own)
-
-    def _losses(self, checkpoint: Checkpoint, sets: list[TestSet]) -> list[list[float]]:
-        """Of every set's windows; sets with the same windows are computed once."""
-        distinct: list[TestSet] = []
-        places = []
-        for item in sets:
-            same = [n for n, other in enumerate(distinct) if torch.equal(other.windows, item.windows)]
-            places += same or [len(distinct)]
-            distinct += [] if same else [item]
-            self.tracker.skip(Kind.evaluate, self._row_work(item.windows.numel()) if same else 0.0)
-        with self._hidden() as hidden:
-            losses = window_losses(self.shell, checkpoint, distinct, self.dtype, hidden, self._advance_evaluation)
-        return [losses[place] for place in places]
-
-    def _advance_evaluation(self, block: int, tokens: int) -> None:
-        self.tracker.where.block = block
-        skeleton = self.shell.skeleton
-        head = block == len(skeleton.blocks)
-        work = head_work(skeleton, self.shell.vocabulary) if head else token_work(skeleton.blocks[block])
-        self.tracker.advance(Kind.evaluate, work * tokens)
-
-    def _row_work(self, tokens: int) -> float:
-        skeleton = self.shell.skeleton
-        return tokens * (sum(map(token_work, skeleton.blocks)) + head_work(skeleton, self.shell.vocabulary))
-
-    def _report_evaluation(self, row: int, item: TestSet, losses: list[float]) -> None:
-        result = evaluation(row, item, losses)
-        self.known[row, item.domain] = result.perplexity
-        self.observer.evaluation(result)
+        if stage is not None:
+            self.folder(stage).complete(self.source, self.shell.skeleton)
+            checkpoint = Checkpoint.open(self.job.workspace / self.folder(stage).model)
+        self.tracker.move("evaluating", stage, None if stage is None else self.job.domains[stage].name)
+        self.matrix.fill(row, checkpoint, missing)
 
     def _skip_stage(self, stage: int) -> None:
         tokens = self.job.domains[stage].calibration.tokens
         forward, solve = stage_work(self.job, self.shell.skeleton, self.shares, tokens)
         self.tracker.skip(Kind.forward, forward)
         self.tracker.skip(Kind.solve, solve)
-        self.evaluate(stage + 1)
+        self.evaluate(stage)
 
     def _stage(self, stage: int) -> None:
         began = time.monotonic()
         domain = self.job.domains[stage]
         self._prune_stage(stage)
-        self.evaluate(stage + 1)
+        self.evaluate(stage)
         figures = stage_figures(self._stage_records(stage))
         if (still := stasis(stage, domain.name, figures["mask_overlap"])) is not None:
             self.observer.note("warning", STASIS, still)
@@ -196,8 +178,8 @@ class _Run:
             shares=allocated.shares,
             survey=allocated.survey,
             folder=self.folder(stage),
-            previous=self.folder(stage - 1) if stage else None,
-            hidden=self._hidden(),
+            previous=self.previous(stage),
+            hidden=_hidden(self.job),
             dtype=self.dtype,
             tracker=self.tracker,
             observer=self.observer,
@@ -209,9 +191,6 @@ class _Run:
             for block, tensors in read_ahead(pruner.read, blocks[committed:]):
                 self.tracker.move("pruning", stage, domain.name, block.index)
                 self.observer.block(pruner.prune(block, tensors))
-
-    def _hidden(self) -> HiddenStates:
-        return HiddenStates(self.job.workspace, self.job.hidden_bytes)
 
     def _pass_committed(self, pruner: BlockPruner, committed: Sequence[Block]) -> None:
         """Send the hidden states through the blocks that an earlier run has written."""
@@ -231,8 +210,8 @@ class _Run:
     def _allocate(self, stage: int) -> Allocated:
         """Also when a stage is resumed: the same text gives the same rates again."""
         domain, blocks = self.job.domains[stage], self.shell.skeleton.blocks
-        previous = self.folder(stage - 1)
-        earlier = [previous.path(previous.state(block.index)) for block in blocks] if stage else []
+        previous = self.previous(stage)
+        earlier = [previous.path(previous.state(block.index)) for block in blocks] if previous else []
         solved_on, _ = split(self.windows[stage], domain.calibration.held_out)
 
         def advance(block: Block, tokens: int, passes: int) -> None:
@@ -248,7 +227,8 @@ class _Run:
 
         with precision(self.shell.device, self.dtype):
             return allocate(
-                *(self.job, self.shares, self.shell, self.source, solved_on, earlier, store, advance, note)
+                *(self.job, self.shares, self.shell, self.source, solved_on, domain.weight),
+                *(earlier, store, advance, note),
             )
 
     def _enter(self, pruner: BlockPruner, domain: Domain) -> None:
@@ -266,26 +246,38 @@ class _Run:
 
     def _records(self) -> list[list[dict[str, Any]]]:
         """Every stage's records; the last stage's state files carry them all."""
-        last = self.folder(len(self.job.domains) - 1)
-        documents = [read_document(last.path(last.state(b.index))) for b in self.shell.skeleton.blocks]
         stages = range(len(self.job.domains))
-        return [[record for document in documents for record in document["history"][stage]] for stage in stages]
+        documents = self._documents(stages[-1])
+        return [self._history(documents, stage) for stage in stages]
 
     def _stage_records(self, stage: int) -> list[dict[str, Any]]:
+        return self._history(self._documents(stage), stage)
+
+    def _documents(self, stage: int) -> list[dict[str, Any]]:
         folder = self.folder(stage)
-        documents = [read_document(folder.path(folder.state(b.index))) for b in self.shell.skeleton.blocks]
-        return [record for document in documents for record in document["history"][stage]]
+        return [read_document(folder.path(folder.state(b.index))) for b in self.shell.skeleton.blocks]
+
+    def _history(self, documents: list[dict[str, Any]], stage: int) -> list[dict[str, Any]]:
+        place = self.job.first_stage + stage
+        return [record for document in documents for record in document["history"][place]]
 
     def _publish(self) -> Output:
         last = self.folder(len(self.job.domains) - 1)
         files = last.complete(self.source, self.shell.skeleton)
-        rows = [
-            [self.known.get((row, item.domain)) for item in self.sets] for row in range(len(self.job.domains) + 1)
-        ]
+        rows = [self.matrix.row(row) for row in range(len(self.job.lineage) + 1)]
         settings = pinned(self.job.threads, BATCH_TOKENS, self.shell.device, self.dtype)
-        records = self._records()
-        done = Finished(self.job, self.shell.skeleton, self.sets, rows, records, self.digests, settings)
+        done = Finished(
+            self.job,
+            self.shell.skeleton,
+            self.matrix.sets,
+            rows,
+            self._records(),
+            self.digests,
+            settings,
+            self.caveats,
+        )
         report, summary = final_report(done)
+        self._say(after_pruning(summary))
         write_json(self.job.workspace / REPORT, report)
         output = [OutputFile(f"model/{Path(local).name}", local) for local in files]
         for block in self.shell.skeleton.blocks:
@@ -295,23 +287,24 @@ class _Run:
         return Output(output, summary)
 
 
+def _hidden(job: PruningJob) -> HiddenStates:
+    return HiddenStates(job.workspace, job.hidden_bytes)
+
+
 def _resumed_dtype(job: PruningJob) -> str | None:
-    """The dtype that the job began with: no R and no model must mix two, even after a move to other hardware."""
+    """The dtype that the lineage began with: no R and no model must mix two, even after a move to other
+    hardware."""
     for reported in job.resume.evaluations:
         dtype = (reported.get("protocol") or {}).get("dtype")
         if dtype is not None:
             return str(dtype)
     stage = job.resume.stages if job.resume.blocks else job.resume.stages - 1
-    if stage < 0:
+    if job.first_stage + stage < 0:
         return None
-    folder = StageFolder(job.workspace, stage, 0)
+    folder = stage_folder(job, stage, 0)
     dtype = read_document(folder.path(folder.state(0))).get("forward_dtype")
     return None if dtype is None else str(dtype)
 
 
 def _test_sets(job: PruningJob, tokenizer: Tokenizer, dtype: str) -> list[TestSet]:
-    return [
-        test_set(domain.name, domain.evaluation, job.evaluation, tokenizer, dtype, f"{domain.field}/evaluation")
-        for domain in job.domains
-        if domain.evaluation is not None
-    ]
+    return [test_set(name, text, job.evaluation, tokenizer, dtype, field) for name, text, field in job.evaluated]

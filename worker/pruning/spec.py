@@ -1,35 +1,20 @@
 """The description of a pruning job: plain dataclasses, read from the engine's request."""
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from worker.pruning.errors import SpecError
 from worker.pruning.fields import Fields
 from worker.pruning.hidden import HIDDEN_BYTES
-from worker.pruning.method_spec import Method, MethodName
+from worker.pruning.lineage_spec import Base, OutputSpec
+from worker.pruning.method_spec import Method, MethodName, Mode
 from worker.pruning.sparsity_spec import Sparsity
+from worker.pruning.text_spec import Format, Text
 
+__all__ = ["Calibration", "Domain", "EvaluationSpec", "Format", "PruningJob", "Resume", "Text"]
 
-class Format(StrEnum):
-    txt = "txt"
-    jsonl = "jsonl"
-
-
-@dataclass(frozen=True)
-class Text:
-    path: Path
-    format: Format
-    text_field: str
-
-    @classmethod
-    def read(cls, fields: Fields) -> "Text":
-        return cls(
-            path=Path(fields.text("path")),
-            format=fields.choice("format", Format, Format.txt),
-            text_field=fields.text("text_field", "text"),
-        )
+MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +54,8 @@ class Domain:
     evaluation: Text | None
     """None: this domain has no column in R."""
     field: str
+    weight: float = 1.0
+    """How much the domain counts in sums over domains."""
 
     @classmethod
     def read(cls, fields: Fields) -> "Domain":
@@ -78,6 +65,7 @@ class Domain:
             calibration=Calibration.read(fields.required("calibration")),
             evaluation=Text.read(evaluation) if evaluation else None,
             field=fields.pointer,
+            weight=fields.number("weight", cls.weight, low=MIN_WEIGHT, high=MAX_WEIGHT),
         )
         if evaluation:
             evaluation.finish()
@@ -132,34 +120,63 @@ class PruningJob:
     hidden_bytes: int = HIDDEN_BYTES
     """Hidden states held in memory at once; what is beyond goes to a scratch file in the workspace."""
     resume: Resume = field(default_factory=Resume)
+    base: Base | None = None
+    """The job that this one goes on from."""
+    output: OutputSpec = field(default_factory=OutputSpec)
+
+    @property
+    def first_stage(self) -> int:
+        """The number of this job's stage 0 in its lineage."""
+        return 0 if self.base is None else self.base.stages
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """The names of all domains of the lineage so far, in the order of its stages."""
+        earlier = () if self.base is None else self.base.domains
+        return (*earlier, *(domain.name for domain in self.domains))
+
+    @property
+    def evaluated(self) -> tuple[tuple[str, Text, str], ...]:
+        """The lineage's test texts: domain, text, JSON pointer; a column of R each."""
+        earlier = () if self.base is None else self.base.evaluations
+        own = [(d.name, d.evaluation, f"{d.field}/evaluation") for d in self.domains if d.evaluation is not None]
+        return (*((each.domain, each.text, each.field) for each in earlier), *own)
 
     @classmethod
     def from_dict(cls, request: Any) -> "PruningJob":
         """The job an engine request describes. Raises SpecError naming the field by JSON pointer and the fix."""
         fields = Fields(request)
-        domains = tuple(Domain.read(item) for item in fields.children("domains"))
-        if not domains:
-            raise SpecError("/domains", "needs at least one domain")
-        names = [domain.name for domain in domains]
-        for domain in domains:
-            if names.count(domain.name) > 1:
-                raise SpecError(
-                    f"{domain.field}/name", f"two domains are called {domain.name!r}; names must differ"
-                )
+        base = fields.child("base", optional=True)
         job = cls(
             workspace=Path(fields.text("workspace")),
             model=Path(fields.text("model")),
             method=Method.read(fields.required("method")),
             sparsity=Sparsity.read(fields.required("sparsity")),
-            domains=domains,
+            domains=tuple(Domain.read(item) for item in fields.children("domains")),
             evaluation=EvaluationSpec.read(fields.child("evaluation", optional=True)),
             device=fields.text("device", "auto"),
             threads=fields.integer("threads", cls.threads, low=1),
             hidden_bytes=fields.integer("hidden_bytes", cls.hidden_bytes),
             resume=Resume.read(fields.child("resume", optional=True)),
+            base=Base.read(base) if base else None,
+            output=OutputSpec.read(fields.child("output", optional=True)),
         )
+        job._check_domains()
         _refuse_blind_choice(job)
         return job
+
+    def _check_domains(self) -> None:
+        if not self.domains:
+            raise SpecError("/domains", "needs at least one domain")
+        if self.base is not None and self.method.mode is Mode.restart:
+            raise SpecError("/method/mode", "restart keeps nothing to go on from; leave the base out")
+        for domain in self.domains:
+            if self.lineage.count(domain.name) > 1:
+                message = f"two domains are called {domain.name!r}; names must differ, in all of a lineage"
+                raise SpecError(f"{domain.field}/name", message)
+            if domain.weight != 1 and self.method.mode is not Mode.accumulated:
+                message = f"has an effect in mode accumulated only, and mode is {self.method.mode}; leave it out"
+                raise SpecError(f"{domain.field}/weight", message)
 
 
 def _refuse_blind_choice(job: PruningJob) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from worker.pruning.checkpoint import read_file, read_metadata
+from worker.pruning.lineage_spec import Precision
 
 STRIPS = 4
 StateContent = tuple[dict[str, Tensor], tuple[str, str]]
@@ -74,26 +75,39 @@ class Accumulated:
         return self.second == 0
 
 
-def accumulate(previous: Accumulated | None, measured: Measured, *, keep_gram: bool) -> Accumulated:
-    """The sums after one more domain. Its data are not needed again."""
+def accumulate(
+    previous: Accumulated | None,
+    measured: Measured,
+    *,
+    keep_gram: bool,
+    weight: float = 1.0,
+    keeps: float = 1.0,
+) -> Accumulated:
+    """The sums after one more domain, keeps · sums + weight · measured. Its data are not needed again.
+
+    The means and counts are of the domains as they are: every one counts once.
+    """
     second = measured.second
-    shift = second.clone()
+    shift = second
     if previous is not None:
         earlier = previous.mean / previous.domains
         shift = (second - 2 * earlier * measured.mean + earlier**2).clamp_min(0)
-    gram = measured.gram.clone() if keep_gram else None
+    gram = measured.gram * weight if keep_gram else None
+    own = measured.importance
+    if weight != 1:  # matrices of the weights' size: no copy without need
+        own = {name: value * weight for name, value in own.items()}
     if previous is None:
-        return Accumulated(gram, second, shift, measured.mean, 1, measured.tokens, measured.importance)
+        return Accumulated(gram, second * weight, shift * weight, measured.mean, 1, measured.tokens, own)
     if gram is not None and previous.gram is not None:
-        gram += previous.gram
+        gram += previous.gram if keeps == 1 else previous.gram * keeps
     return Accumulated(
         gram=gram,
-        second=previous.second + second,
-        shift=previous.shift + shift,
+        second=previous.second * keeps + second * weight,
+        shift=previous.shift * keeps + shift * weight,
         mean=previous.mean + measured.mean,
         domains=previous.domains + 1,
         tokens=previous.tokens + measured.tokens,
-        importance={name: value + previous.importance[name] for name, value in measured.importance.items()},
+        importance={name: value + previous.importance[name] * keeps for name, value in own.items()},
     )
 
 
@@ -170,14 +184,14 @@ def _strips(width: int) -> list[slice]:
 
 
 def state_content(
-    groups: dict[str, Accumulated], document: dict[str, Any], others: Mapping[str, Tensor] | None = None
+    groups: dict[str, Accumulated],
+    document: dict[str, Any],
+    others: Mapping[str, Tensor] | None = None,
+    precision: Precision = Precision.float16,
 ) -> StateContent:
     """One block's sums as a state file holds them, plus a JSON document (records of the stages so far).
 
-    others: tensors to keep beside them, under their own names.
-
-    A Gram is stored as the upper triangle of its correlations in float16 beside its exact diagonal in float32:
-    half a thousandth of a correlation is far below the damping of any solver here.
+    others: tensors to keep beside them, under their own names. precision: of the Grams, see `pack`.
     """
     tensors: dict[str, Tensor] = dict(others or {})
     counts = {}
@@ -191,7 +205,7 @@ def state_content(
         for part in ("second", "shift", "mean"):
             tensors[f"{name}/{part}"] = getattr(sums, part).cpu()
         if sums.gram is not None:
-            tensors[f"{name}/gram"] = pack(sums.gram, sums.second).cpu()
+            tensors[f"{name}/gram"] = pack(sums.gram, sums.second, precision).cpu()
         for matrix, value in sums.importance.items():
             tensors[f"{matrix}/importance"] = value.cpu()
     text = json.dumps({"groups": counts, **document}, sort_keys=True, allow_nan=False)
@@ -206,9 +220,11 @@ def read_document(path: Path) -> dict[str, Any]:
 
 def read_state(path: Path, device: torch.device) -> dict[str, Accumulated]:
     """The sums of a state file, by group."""
-    tensors = {name: tensor.to(device) for name, tensor in read_file(path).items()}
+    document = read_document(path)
+    names = {part for name, counts in document["groups"].items() for part in _tensors(name, counts)}
+    tensors = {name: tensor.to(device) for name, tensor in read_file(path, names).items()}
     groups = {}
-    for name, counts in read_document(path)["groups"].items():
+    for name, counts in document["groups"].items():
         sums = Accumulated(
             gram=None,
             second=tensors[f"{name}/second"],
@@ -223,25 +239,39 @@ def read_state(path: Path, device: torch.device) -> dict[str, Accumulated]:
     return groups
 
 
-def pack(gram: Tensor, diagonal: Tensor) -> Tensor:
-    """The upper triangle, row by row, of gram / sqrt(d dᵀ) in float16. gram: (in, in); diagonal: its diagonal."""
+def _tensors(group: str, counts: dict[str, Any]) -> list[str]:
+    """The names of a group's sums in a state file."""
+    parts = ["second", "shift", "mean", *(["gram"] if counts["gram"] else [])]
+    importance = [f"{matrix}/importance" for matrix in counts["importance"]]
+    return [*(f"{group}/{part}" for part in parts), *importance]
+
+
+def pack(gram: Tensor, diagonal: Tensor, precision: Precision = Precision.float16) -> Tensor:
+    """The upper triangle, row by row. gram: (in, in), float32; diagonal: its diagonal.
+
+    float32: of the Gram itself, bit for bit. float16: of its correlations, gram / sqrt(d dᵀ); half a thousandth of
+    a correlation is far below the damping of any solver here.
+    """
     scale = diagonal.sqrt().reciprocal().masked_fill(diagonal == 0, 0.0)
     packed = []
     for start in range(0, len(gram), ROWS):
-        strip = (gram[start : start + ROWS] * scale * scale[start : start + ROWS, None]).half()
+        strip = gram[start : start + ROWS]
+        if precision is Precision.float16:
+            strip = (strip * scale * scale[start : start + ROWS, None]).half()
         packed.append(torch.cat([row[start + index :] for index, row in enumerate(strip)]))
     return torch.cat(packed)
 
 
 def unpack(packed: Tensor, diagonal: Tensor) -> Tensor:
-    """The Gram that `pack` stored, (in, in), float32, symmetric, with its diagonal exact."""
+    """The Gram that `pack` stored, (in, in), float32, symmetric, with its diagonal exact; its dtype says how."""
     width, root = diagonal.numel(), diagonal.sqrt()
     gram = torch.zeros((width, width), device=packed.device)
     start = 0
     for index in range(width):
         gram[index, index:] = packed[start : start + width - index]
         start += width - index
-    gram *= root
-    gram *= root.unsqueeze(1)
-    gram.diagonal().copy_(diagonal)
+    if packed.dtype == torch.float16:
+        gram *= root
+        gram *= root.unsqueeze(1)
+        gram.diagonal().copy_(diagonal)
     return _mirror(gram)

@@ -6,6 +6,7 @@ import torch
 
 from tests.tiny import make_tiny_llama
 from tests.worker.pruning.conftest import Request, prune
+from tests.worker.pruning.lineages import chain, continuing
 from worker.pruning import PruningJob, UserError, plan
 from worker.pruning.estimate import disk, input_widths, memory, probe
 from worker.pruning.experts import Expert
@@ -60,9 +61,20 @@ def test_rates_that_an_allocation_will_move_are_not_called_settled(request_for: 
     assert all(entry["settled"] for entry in planned(request_for())["matched"])
 
 
-@pytest.mark.parametrize(("method", "domains"), [("wanda", "a"), ("admm", "ab")])
-def test_estimated_disk_is_what_the_job_then_takes(request_for: Request, method: str, domains: str) -> None:
-    request = request_for(method={"name": method}, domains=domains)
+@pytest.mark.parametrize(
+    ("method", "domains", "output"),
+    [
+        ("wanda", "a", {}),
+        ("admm", "ab", {}),
+        ("admm", "a", {"state_precision": "float32"}),
+        ("wanda", "abc", {"keep_domain_statistics": True}),
+        ("admm", "ab", {"keep_domain_statistics": True, "state_precision": "float32"}),
+    ],
+)
+def test_estimated_disk_is_what_the_job_then_takes(
+    request_for: Request, method: str, domains: str, output: dict[str, Any]
+) -> None:
+    request = request_for(method={"name": method}, domains=domains, output=output)
     job = PruningJob.from_dict(request)
     estimate = disk(look(job))
     assert sum(estimate.parts.values()) == estimate.total
@@ -74,6 +86,30 @@ def test_estimated_disk_is_what_the_job_then_takes(request_for: Request, method:
     documents = 16_384 * len(job.domains) * 2
     assert estimate.parts["stages_weights"] <= weights <= estimate.parts["stages_weights"] + documents
     assert estimate.parts["stages_state"] <= state <= estimate.parts["stages_state"] + documents * len(job.domains)
+
+
+def test_disk_counts_the_job_that_is_gone_on_from(request_for: Request) -> None:
+    (parent,) = chain(request_for, "ab", output={"keep_domain_statistics": True})
+    request = request_for(domains="c", workspace="child", output={"keep_domain_statistics": True})
+    parts = disk(look(PruningJob.from_dict(continuing(parent, request)))).parts
+    base = sum(path.stat().st_size for path in (Path(request["workspace"]) / "base").glob("*/*"))
+    # The shard of what is outside the blocks is not needed there; the records of both stages come on top.
+    outer = (parent.folder / "stage-01/model/model-00003-of-00003.safetensors").stat().st_size
+    assert parts["base"] <= base + outer <= parts["base"] + 2 * 2 * 32_768
+    assert "base" not in disk(look(PruningJob.from_dict(parent.request))).parts
+
+
+def test_memory_counts_what_the_state_is_to_keep(request_for: Request) -> None:
+    def state(**fields: Any) -> float:
+        return memory(look(PruningJob.from_dict(request_for(domains="abc", **fields)))).parts["state"]
+
+    triangles = sum(side * (side + 1) // 2 for side in (64, 64, 64, 128))
+    vectors = 4 * (64 + 64 + 64 + 128)
+    plain, solved = state(), state(method={"name": "admm"})
+    assert solved - plain == 2 * triangles
+    assert state(method={"name": "admm"}, output={"state_precision": "float32"}) - solved == 2 * triangles
+    kept = state(output={"keep_domain_statistics": True})
+    assert kept - plain == 3 * (2 * triangles + vectors)
 
 
 def test_memory_follows_the_widths_and_the_windows_but_not_the_blocks(

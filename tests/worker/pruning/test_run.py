@@ -80,15 +80,28 @@ def test_report_has_no_path_and_no_clock(request_for: Request, tmp_path: Path) -
     assert report["summary"]["sparsity"] == pytest.approx(0.5, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["magnitude", "wanda"])
-def test_sequential_selection_stands_still(request_for: Request, name: str) -> None:
-    """Weight stasis is exact: the second domain cannot change a mask, nor a weight."""
-    request = request_for(domains="ab", method={"name": name, "mode": "sequential"})
+@pytest.mark.parametrize("allocation", ["uniform", "owl", "error"])
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt"])
+def test_sequential_pruning_stands_still(request_for: Request, name: str, allocation: str) -> None:
+    """Weight stasis is exact: what is zero goes again, at no cost, so there is nothing to make up for either."""
+    sparsity = {"target": 0.5, "allocation": allocation}
+    request = request_for(domains="abc", method={"name": name, "mode": "sequential"}, sparsity=sparsity)
     recorder = Recorder()
     prune(request, recorder)
+    stages = [weights(request, stage) for stage in range(3)]
+    for later in stages[1:]:
+        assert all(torch.equal(first, later[key]) for key, first in stages[0].items())
+    changed = {layer.mask_changed for b in recorder.blocks if b.stage for layer in b.layers}
+    assert changed == {0.0}
+    assert len({layer.mask_sha256 for b in recorder.blocks for layer in b.layers}) == 14
+
+
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt", "admm", "alps"])
+def test_sequential_pruning_by_a_pattern_stands_still(request_for: Request, name: str) -> None:
+    request = request_for(domains="ab", method={"name": name, "mode": "sequential"}, sparsity={"pattern": "2:4"})
+    prune(request)
     first, second = weights(request, 0), weights(request, 1)
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert {layer.mask_changed for b in recorder.blocks if b.stage == 1 for layer in b.layers} == {0.0}
 
 
 def test_restart_forgets_the_first_domain(request_for: Request) -> None:

@@ -7,11 +7,13 @@ import pytest
 from tests.worker.pruning.conftest import Request
 from worker.pruning import PruningJob, SpecError
 from worker.pruning.fields import Fields
+from worker.pruning.lineage_spec import OutputSpec, Precision
 from worker.pruning.method_spec import (
     AdmmConfig,
     Method,
     MethodName,
     Mode,
+    Objective,
     Perturbation,
     Reading,
     Schedule,
@@ -67,6 +69,70 @@ def test_pattern_sets_the_target(request_for: Request) -> None:
     assert job.workspace == Path(request_for()["workspace"])
 
 
+def base(**fields: Any) -> dict[str, Any]:
+    """A base of two stages, the second of them evaluated."""
+    evaluations = [{"domain": "y", "evaluation": {"path": "y.txt", "format": "txt", "text_field": None}}]
+    return {"folder": "base", "stages": 2, "domains": ["x", "y"], "evaluations": evaluations, **fields}
+
+
+def test_a_job_without_a_base_begins_its_lineage(request_for: Request) -> None:
+    job = PruningJob.from_dict(request_for(domains="ab"))
+    assert (job.base, job.first_stage, job.lineage) == (None, 0, ("a", "b"))
+    assert job.output == OutputSpec(Precision.float16, False, False)
+    assert [domain.weight for domain in job.domains] == [1, 1]
+    assert (job.method.objective, job.method.recency, job.method.keeps) == (Objective.mean, None, 1)
+
+
+def test_a_base_puts_its_domains_before_the_own_ones(request_for: Request) -> None:
+    job = PruningJob.from_dict(request_for(domains="ab", base=base()))
+    assert (job.first_stage, job.lineage) == (2, ("x", "y", "a", "b"))
+    assert [(name, field) for name, _, field in job.evaluated] == [
+        ("y", "/base/evaluations/0/evaluation"),
+        ("a", "/domains/0/evaluation"),
+        ("b", "/domains/1/evaluation"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "keeps"),
+    [
+        ({}, 1.0),
+        ({"objective": "mean", "recency": None}, 1.0),
+        ({"objective": "least_forgetting"}, 2.0),
+        ({"recency": 0.5}, 0.5),
+        ({"objective": "least_forgetting", "recency": 4}, 4.0),
+    ],
+)
+def test_recency_is_what_is_said_or_what_the_objective_implies(method: dict[str, Any], keeps: float) -> None:
+    assert Method.read(Fields({"name": "wanda", **method})).keeps == keeps
+
+
+@pytest.mark.parametrize("mode", ["restart", "sequential"])
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"method": {"recency": 1.0}}, "/method/recency"),
+        ({"method": {"objective": "least_forgetting"}}, "/method/objective"),
+        ({"weight": 2}, "/domains/0/weight"),
+    ],
+)
+def test_what_weighs_sums_is_refused_where_there_are_none(
+    request_for: Request, mode: str, changes: dict[str, Any], pointer: str
+) -> None:
+    request = request_for(method={"name": "wanda", "mode": mode, **changes.get("method", {})})
+    request["domains"][0]["weight"] = changes.get("weight", 1)
+    with pytest.raises(SpecError) as caught:
+        PruningJob.from_dict(request)
+    assert caught.value.field == pointer
+    assert "accumulated" in caught.value.message
+
+
+def test_restart_has_nothing_to_go_on_from(request_for: Request) -> None:
+    with pytest.raises(SpecError) as caught:
+        PruningJob.from_dict(request_for(method={"name": "wanda", "mode": "restart"}, base=base()))
+    assert caught.value.field == "/method/mode"
+
+
 def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     def change(request: dict[str, Any]) -> None:
         *parents, last = path.strip("/").split("/")
@@ -115,6 +181,23 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("/domains/0/calibration/format", "csv", "/domains/0/calibration/format"),
         ("/domains/0/calibration/path", None, "/domains/0/calibration/path"),
         ("/evaluation/sequence_length", 1, "/evaluation/sequence_length"),
+        ("/domains/0/weight", 0, "/domains/0/weight"),
+        ("/domains/0/weight", 101, "/domains/0/weight"),
+        ("/method", {"name": "wanda", "recency": 0}, "/method/recency"),
+        ("/method", {"name": "wanda", "recency": 4.5}, "/method/recency"),
+        ("/method", {"name": "wanda", "objective": "most"}, "/method/objective"),
+        ("/output", {"state_precision": "float64"}, "/output/state_precision"),
+        ("/output", {"keep_domain_statistics": "yes"}, "/output/keep_domain_statistics"),
+        ("/output", {"keep_everything": True}, "/output/keep_everything"),
+        ("/base", {}, "/base/stages"),
+        ("/base", base(stages=3), "/base/domains"),
+        ("/base", base(domains=["x", "x"]), "/base/domains"),
+        ("/base", base(domains="xy"), "/base/domains"),
+        ("/base", base(domains=["x", "b"], evaluations=[]), "/domains/1/name"),
+        ("/base", base(domains=["x", "z"]), "/base/evaluations/0/domain"),
+        ("/base", base(folder="/tmp/base"), "/base/folder"),
+        ("/base", base(folder="base/../.."), "/base/folder"),
+        ("/base", base(evaluations=[{"domain": "y"}]), "/base/evaluations/0/evaluation"),
     ],
 )
 def test_errors_point_at_the_field(request_for: Request, path: str, value: Any, pointer: str) -> None:

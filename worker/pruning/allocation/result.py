@@ -29,6 +29,14 @@ class Survey:
             _added(self.curves, other.curves),
         )
 
+    def times(self, factor: float) -> "Survey":
+        """The survey of a text that counts so much."""
+        return Survey(
+            {key: value * factor for key, value in self.outliers.items()},
+            {key: value * factor for key, value in self.outputs.items()},
+            {key: value * factor for key, value in self.curves.items()},
+        )
+
 
 def _added(one: dict[Key, Tensor], two: dict[Key, Tensor]) -> dict[Key, Tensor]:
     """Sums; what only one of them has (an expert that no token of the other text reached) stays as it is."""

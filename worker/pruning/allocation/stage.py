@@ -37,6 +37,7 @@ def allocate(
     shell: Shell,
     source: Checkpoint,
     windows: Tensor,
+    weight: float,
     earlier: Sequence[Path],
     store: Callable[[], HiddenStates],
     advance: Callable[[Block, int, int], None],
@@ -45,8 +46,8 @@ def allocate(
     """The shares of one stage. A sequential job keeps those of its first: zeros that were written stay zeros, so
     another share for any matrix would only make the others miss the total.
 
-    shares: of a uniform allocation. windows: those of this domain that may be solved on. earlier: the previous
-    stage's state files, none in the first stage. Raises IllConditioned.
+    shares: of a uniform allocation. windows: those of this domain that may be solved on. weight: the
+    domain's. earlier: the previous stage's state files, none in a lineage's first stage. Raises IllConditioned.
     """
     allocation = job.sparsity.allocation
     if allocation is Allocation.uniform or all(share.fixed or share.zeros is None for share in shares.values()):
@@ -59,9 +60,9 @@ def allocate(
             for block in shell.skeleton.blocks
         }
         surveyor = Surveyor(shell, source, worth, job.method.updates_weights, store, advance, note)
-        survey = surveyor.survey(allocation, windows)
+        survey = surveyor.survey(allocation, windows).times(weight)
         if job.method.mode is Mode.accumulated and earlier:
-            survey = survey.plus(read_survey(earlier))
+            survey = survey.plus(read_survey(earlier).times(job.method.keeps))
     blocks = {matrix.name: block.index for block in shell.skeleton.blocks for matrix in block.matrices}
     rates = wanted_rates(allocation, survey, shares, blocks)
     return Allocated(assign(shell.skeleton.matrices, job.sparsity, rates), survey)

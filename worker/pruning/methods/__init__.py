@@ -17,7 +17,7 @@ from worker.pruning.methods.magnitude import magnitude_scores
 from worker.pruning.methods.solution import Solution
 from worker.pruning.methods.sparsegpt import solve_sparsegpt, sparsegpt_scores
 from worker.pruning.methods.wanda import wanda_scores
-from worker.pruning.patterns import Selection
+from worker.pruning.patterns import Selection, follows
 from worker.pruning.statistics import Accumulated
 
 Check = Callable[[], None]
@@ -119,6 +119,9 @@ def solve(
         raise IllConditioned("the sensitivities are not finite")
     if selection.zeros == 0:
         return Solution(dense, torch.ones_like(dense, dtype=torch.bool), {})
+    if method.mode is Mode.sequential and _is_met(selection, dense):
+        # Nothing else can go, and what is there has no error to make up for: the solution is what it was.
+        return Solution(dense, dense != 0, {})
     own = SOLVERS[method.name].solve
     if own is not None:
         solution = own(method, dense, group, selection, check)
@@ -133,3 +136,8 @@ def solve(
         return solution
     updated = solve_admm(dense, group.update, selection, method.admm, solution.mask, check)
     return replace(updated, notes=solution.notes | group.notes)
+
+
+def _is_met(selection: Selection, weight: Tensor) -> bool:
+    """Whether as many weights as are to go are zero already. weight: (out, in)."""
+    return int((weight == 0).sum()) >= selection.zeros and follows(weight, selection.pattern)

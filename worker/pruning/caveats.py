@@ -1,0 +1,77 @@
+"""What a user should know about a result unasked: said while the job runs, and kept in its summary."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch import Tensor
+
+from worker.pruning.budget import Share
+from worker.pruning.calibration import held_out_indices
+from worker.pruning.evaluate import TestSet
+from worker.pruning.method_spec import MethodName
+from worker.pruning.overlap import shared_shares
+from worker.pruning.spec import Domain, PruningJob
+
+FORGETTING: Final = 0.05
+"""BWT on log-perplexity above which it is said: perplexities on earlier domains rose by a twentieth."""
+OVERLAP: Final = 0.01
+"""Share of a calibration text's tokens inside runs that a test text has too, above which it is said."""
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """code: stable, for machines. data: its figures."""
+
+    code: str
+    message: str
+    data: dict[str, Any]
+
+    def note(self) -> tuple[str, str, dict[str, Any]]:
+        """For `Observer.note`."""
+        return "warning", self.message, {"code": self.code, **self.data}
+
+
+def before_pruning(
+    job: PruningJob, shares: Mapping[str, Share], windows: Sequence[Tensor], sets: Sequence[TestSet]
+) -> list[Caveat]:
+    """What the texts alone say. windows: calibration windows by domain, (samples, length)."""
+    few = (_too_few_tokens(job, domain, shares) for domain in job.domains)
+    return [caveat for caveat in few if caveat is not None] + list(_overlaps(job.domains, windows, sets))
+
+
+def after_pruning(summary: Mapping[str, Any]) -> list[Caveat]:
+    """What the figures of the finished job say."""
+    log_bwt = summary["log_bwt"]
+    if log_bwt is None or log_bwt <= FORGETTING:
+        return []
+    message = "perplexity on the earlier domains' texts has risen since they were pruned for"
+    figures = {"bwt": summary["bwt"], "log_bwt": log_bwt, "limit": FORGETTING}
+    return [Caveat("forgetting", message, figures)]
+
+
+def _too_few_tokens(job: PruningJob, domain: Domain, shares: Mapping[str, Share]) -> Caveat | None:
+    """A Gram of fewer tokens than inputs is singular: whatever is solved with it fits the text only."""
+    looked_at = [
+        share.matrix
+        for share in shares.values()
+        if share.zeros is not None and job.method.named(share.method).name is not MethodName.magnitude
+    ]
+    calibration = domain.calibration
+    held_out = len(held_out_indices(calibration.samples, calibration.held_out))
+    tokens = (calibration.samples - held_out) * calibration.sequence_length
+    widest = max(looked_at, key=lambda matrix: matrix.columns, default=None)
+    if widest is None or tokens >= widest.columns:
+        return None
+    message = "too few calibration tokens: fewer are solved on than the widest matrix has inputs"
+    figures = {"domain": domain.name, "tokens": tokens, "inputs": widest.columns, "matrix": widest.name}
+    return Caveat("too_few_tokens", message, figures)
+
+
+def _overlaps(domains: Sequence[Domain], windows: Sequence[Tensor], sets: Sequence[TestSet]) -> Iterator[Caveat]:
+    message = "calibration text is in an evaluation text too: its perplexity is not that of unseen text"
+    for item in sets:
+        for domain, share in zip(domains, shared_shares(windows, item.windows), strict=True):
+            if share > OVERLAP:
+                figures = {"calibration": domain.name, "evaluation": item.domain, "share": share}
+                yield Caveat("texts_overlap", message, figures)

@@ -1,0 +1,162 @@
+"""What a state file says that it holds, and whether a job can go on from it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from worker.pruning.budget import Share
+from worker.pruning.errors import UserError
+from worker.pruning.folder import StageFolder
+from worker.pruning.method_spec import Mode
+from worker.pruning.skeleton import Block, Matrix
+from worker.pruning.sparsity_spec import Allocation
+from worker.pruning.spec import PruningJob
+from worker.pruning.statistics import Accumulated, read_document
+
+KEY = "holds"
+MEMBERS = "members"
+"""In the document: group → its matrices."""
+FIELD = "/continues"
+"""What the owner wrote to go on from a state."""
+Document = Mapping[str, Any]
+"""The JSON of a state file."""
+
+
+def holdings(
+    job: PruningJob,
+    stage: int,
+    sums: Mapping[str, Accumulated],
+    others: Sequence[str],
+    before: Document | None,
+) -> dict[str, Any]:
+    """What a block's state of one of the job's stages holds, for its document.
+
+    sums: by group. others: kinds beside them. before: the document of the stage before, None in a first stage.
+    """
+    grams = any(each.gram is not None for each in sums.values())
+    importance = any(each.importance for each in sums.values())
+    kinds = {"moments": bool(sums), "gram": grams, "importance": importance}
+    earlier = (before or {}).get(KEY, {})
+    found: dict[str, Any] = {
+        "kinds": sorted([*(kind for kind, held in kinds.items() if held), *others]),
+        "precision": job.output.state_precision,
+        "mode": job.method.mode,
+        "stages": _stages(job, stage, earlier),
+    }
+    if importance:
+        found |= {"reading": job.method.reading, "perturbation": job.method.perturbation}
+    if "survey" in others:
+        # A sequential job hands on its first stage's survey.
+        carried = earlier.get("adapts") if job.method.mode is Mode.sequential else None
+        adapts = job.method.updates_weights if carried is None else carried
+        found |= {"allocation": job.sparsity.allocation, "adapts": adapts}
+    return found
+
+
+def _stages(job: PruningJob, stage: int, earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every stage of the lineage so far with its domain, the domain's weight and what the sums were multiplied by.
+
+    A state of an older engine does not say the latter two: it knew only 1.
+    """
+    number = job.first_stage + stage
+    unsaid = [{"domain": name, "weight": 1.0, "recency": 1.0} for name in job.lineage[:number]]
+    domain = job.domains[stage]
+    own = {"domain": domain.name, "weight": domain.weight, "recency": job.method.keeps}
+    return [*earlier.get("stages", unsaid), own]
+
+
+@dataclass(frozen=True)
+class _Check:
+    """One block's state against what the job needs. matrices: those of the block that the job prunes."""
+
+    job: PruningJob
+    shares: Mapping[str, Share]
+    matrices: tuple[Matrix, ...]
+    document: Document
+
+    @property
+    def said(self) -> Mapping[str, Any]:
+        """Empty in a file of an older engine, of which only the sums themselves can be looked at."""
+        found: dict[str, Any] = self.document.get(KEY, {})
+        return found
+
+    def lacks(self) -> Iterator[str]:
+        """What is in the way, as a sentence's end: "the state …"."""
+        method = self.job.method
+        if (mode := self.said.get("mode", method.mode)) != method.mode:
+            yield f"was made in mode {mode}, and this job's is {method.mode}: keep the mode"
+        if method.mode is Mode.accumulated:
+            yield from self._sums()
+        yield from self._survey()
+
+    def _sums(self) -> Iterator[str]:
+        groups, members = self.document["groups"], self.document.get(MEMBERS)
+        # An older engine named a group's first matrix only.
+        listed = members if members is not None else {name: [name] for name in groups}
+        places = {matrix: groups[name] for name, matrices in listed.items() for matrix in matrices}
+        for matrix in self.matrices:
+            if matrix.name in places:
+                yield from self._kinds(matrix, places[matrix.name])
+            elif members is not None:
+                yield f"has no moments of {matrix.name}: prune the same matrices"
+        for name in sorted(places.keys() - {matrix.name for matrix in self.matrices}):
+            yield f"has moments of {name}, which this job leaves as it is: prune the same matrices"
+
+    def _kinds(self, matrix: Matrix, group: Mapping[str, Any]) -> Iterator[str]:
+        method = self.job.method.named(self.shares[matrix.name].method)
+        if method.updates_weights and not group["gram"]:
+            yield f"has no gram of {matrix.name}, which {method.solver} solves with: continue with a selection"
+        if not method.needs_importance:
+            return
+        if matrix.name not in group["importance"]:
+            yield f"has no importance of {matrix.name} by the reading {method.reading}: continue without it"
+        for name in ("reading", "perturbation"):
+            wanted = getattr(method, name)
+            if (held := self.said.get(name, wanted)) != wanted:
+                yield f"has the importance of {matrix.name} by {name} {held}, not {wanted}: continue with {held}"
+
+    def _survey(self) -> Iterator[str]:
+        allocation = self.job.sparsity.allocation
+        free = [m for m in self.matrices if not self.shares[m.name].fixed]
+        if allocation is Allocation.uniform or not free or not self.said:
+            return
+        if self.said.get("allocation") != allocation:
+            yield f"has no survey of {free[0].name} for the allocation {allocation}: keep the one it was made with"
+        elif allocation is Allocation.error and self.job.method.mode is Mode.accumulated:
+            adapts = self.job.method.updates_weights
+            if self.said.get("adapts", adapts) != adapts:
+                kind = "are solved for anew" if not adapts else "stay as they are"
+                yield f"has the survey of {free[0].name} for weights that {kind}, which these do not"
+
+
+def check_holdings(
+    job: PruningJob, blocks: Sequence[Block], shares: Mapping[str, Share], folder: StageFolder
+) -> None:
+    """Refuse a state that lacks what the job needs. folder: of the stage to go on from.
+
+    Raises UserError `state_mismatch` naming the kind of statistics and a matrix. Reads headers only.
+    """
+    for block in blocks:
+        path = folder.path(folder.state(block.index))
+        if not path.is_file():
+            raise UserError("state_mismatch", f"the state has no file of block {block.index}", FIELD)
+        matrices = tuple(matrix for matrix in block.matrices if shares[matrix.name].zeros is not None)
+        check = _Check(job, shares, matrices, read_document(path))
+        _check_stages(job, folder.stage, check.said)
+        for lack in check.lacks():
+            raise UserError("state_mismatch", f"the state that is gone on from {lack}", FIELD)
+
+
+def check_moments(groups: Sequence[Sequence[Matrix]], before: Mapping[str, Accumulated]) -> None:
+    """Refuse sums without one of the groups, which a state of an older engine could not be asked for earlier."""
+    for group in groups:
+        if group[0].name not in before:
+            lack = f"has no moments of {group[0].name}: prune the same matrices"
+            raise UserError("state_mismatch", f"the state that is gone on from {lack}", FIELD)
+
+
+def _check_stages(job: PruningJob, stage: int, said: Mapping[str, Any]) -> None:
+    expected = list(job.lineage[: job.first_stage + stage + 1])
+    found = [each["domain"] for each in said.get("stages", [])]
+    if said and found != expected:
+        raise UserError("state_mismatch", f"the state is of the domains {found}, not of {expected}", FIELD)
