@@ -21,7 +21,7 @@ def protocol_differences(one: EvaluationRead, other: EvaluationRead) -> Iterator
 def side_by_side(one: EvaluationRead, other: EvaluationRead) -> ComparedEvaluationRead:
     """Both matrices over the domains that both have, which must have the same protocols."""
     shared = _shared(one, other)
-    same = set(one.domains) == set(other.domains)
+    same = _measured(one) == _measured(other)
     here, there = ({row.row: row for row in each.rows} for each in (one, other))
     rows = [_row(number, here.get(number), there.get(number), shared) for number in sorted({*here, *there})]
     return ComparedEvaluationRead(
@@ -37,6 +37,11 @@ def side_by_side(one: EvaluationRead, other: EvaluationRead) -> ComparedEvaluati
 
 def _shared(one: EvaluationRead, other: EvaluationRead) -> list[str]:
     return [domain for domain in one.domains if domain in other.domains]
+
+
+def _measured(evaluation: EvaluationRead) -> set[str]:
+    """The columns of R that its figures take account of."""
+    return set(evaluation.domains) - set(evaluation.not_measured)
 
 
 def _row(number: int, here: RowRead | None, there: RowRead | None, shared: list[str]) -> ComparedRowRead:

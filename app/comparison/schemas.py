@@ -39,8 +39,8 @@ class ComparedEvaluationRead(BaseModel):
     only_other: list[str]
     rows: list[ComparedRowRead]
     mean_final_perplexity: TwoRead = Field(description="Over the domains of both, after each job's last stage.")
-    bwt: TwoRead = Field(description="Null unless both evaluate the same domains.")
-    log_bwt: TwoRead = Field(description="Null unless both evaluate the same domains.")
+    bwt: TwoRead = Field(description="Null unless both measure the same domains.")
+    log_bwt: TwoRead = Field(description="Null unless both measure the same domains.")
 
 
 class ComparedMatrixRead(BaseModel):

@@ -206,3 +206,29 @@ def test_both_jobs_must_be_the_callers(api: httpx.Client, stranger: httpx.Client
         assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
     assert api.get(f"/v1/jobs/{pair[0]}/compare/{pair[1]}", params={"part": "all"}).status_code == 422
     assert api.get(f"/v1/jobs/{pair[0]}/compare/{pair[1]}", params={"cursor": "x"}).status_code == 422
+
+
+def test_a_continuation_compares_with_the_job_before(
+    api: httpx.Client, pair: tuple[str, str], inputs: Inputs, session: Session
+) -> None:
+    """R is the lineage's: the same rows, and one more; stages are each job's own."""
+    domains = [{"name": "poems", "dataset": inputs.first}]
+    child = str(api.post("/v1/jobs", json=inputs.body(domains=domains)).json()["id"])
+    row = session.get_one(Job, child)
+    row.continues, row.lineage_id, row.first_stage = pair[0], pair[0], 2
+    evaluate(session, child, {**OURS, 3: {"law": 11.0, "code": 5.5}})
+    fill(session, child, 0, domain="poems")
+    found = compare(api, (pair[0], child))
+    rows = found["evaluation"]["rows"]
+    assert [(row["after"], row["other_after"]) for row in rows] == [
+        (None, None),
+        ("law", "law"),
+        ("code", "code"),
+        (None, "poems"),
+    ]
+    assert rows[3]["perplexity"] == {"law": two(None, 11.0), "code": two(None, 5.5)}
+    assert found["evaluation"]["mean_final_perplexity"] == two(7.5, 8.25)
+    # (10 − 9) / 1 over law alone there; (11 − 9 + 5.5 − 5) / 2 over both here.
+    assert found["evaluation"]["bwt"] == two(1.0, 1.25)
+    sides = [(side["stage"], side["domain"]) for side in (found["history"]["job"], found["history"]["other"])]
+    assert sides == [(1, "code"), (0, "poems")]

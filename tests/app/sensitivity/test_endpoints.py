@@ -7,10 +7,12 @@ from typing import Any
 import httpx
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app.jobs.tables import JobLayer
+from app.jobs.tables import Job, JobLayer, JobStage
 from app.sensitivity import service
+from tests.app.conftest import Inputs
 from tests.histories import QUANTILES, fill, matrix_of
 
 
@@ -164,3 +166,43 @@ def test_the_service_starts_without_arrow() -> None:
     program = "import sys, app.main; print('pyarrow' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.fixture
+def child(session: Session, api: httpx.Client, inputs: Inputs, filled: str) -> str:
+    """A job of one stage that goes on from one of two, both of which are finished here."""
+    session.execute(update(JobStage).where(JobStage.job_id == filled).values(state="done"))
+    domains = [{"name": "poems", "dataset": inputs.first}]
+    made = str(api.post("/v1/jobs", json=inputs.body(domains=domains)).json()["id"])
+    session.execute(update(Job).where(Job.id == made).values(continues=filled, lineage_id=filled, first_stage=2))
+    session.commit()
+    fill(session, made, 0, domain="poems", scale=3.0)
+    return made
+
+
+def test_a_lineages_history_begins_with_its_first_job(api: httpx.Client, filled: str, child: str) -> None:
+    url = f"/v1/jobs/{child}/sensitivity"
+    own = rows(api, url)
+    assert {(row["job"], row["stage"], row["lineage_stage"]) for row in own} == {(child, 0, 2)}
+    whole = every_page(api, url, 5, lineage=True)
+    places = list(dict.fromkeys((row["job"], row["stage"], row["lineage_stage"], row["domain"]) for row in whole))
+    assert places == [(filled, 0, 0, "law"), (filled, 1, 1, "code"), (child, 0, 2, "poems")]
+    assert whole[12:] == own
+    for stage in range(3):
+        shares = [row["share"] for row in whole[6 * stage : 6 * stage + 6]]
+        assert shares == pytest.approx([number / 21 for number in range(1, 7)])
+    # A stage is counted as what is asked for counts it.
+    assert rows(api, url, lineage=True, stage=2) == rows(api, url, stage=0) == own
+    assert rows(api, url, stage=2) == []
+    blocks = every_page(api, f"{url}/blocks", 2, lineage=True)
+    assert [(row["lineage_stage"], row["block"]) for row in blocks] == [(s, b) for s in range(3) for b in range(3)]
+    exported = table_of(api.get(f"{url}.parquet", params={"lineage": True}))
+    assert [(row["job"], row["lineage_stage"], row["matrix"]) for row in exported] == [
+        (row["job"], row["lineage_stage"], row["matrix"]) for row in whole
+    ]
+
+
+def test_a_parents_history_does_not_know_its_children(api: httpx.Client, filled: str, child: str) -> None:
+    found = rows(api, f"/v1/jobs/{filled}/sensitivity", lineage=True, limit=1000)
+    assert {row["job"] for row in found} == {filled}
+    assert len(found) == 12
