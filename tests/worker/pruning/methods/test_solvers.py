@@ -21,14 +21,14 @@ from tests.worker.pruning.methods.oracles import (
 )
 from worker.pruning.errors import IllConditioned
 from worker.pruning.method_spec import AdmmConfig, AlpsConfig, Method, MethodName, SparseGptConfig, WeightUpdate
-from worker.pruning.methods import prepare, scores, solve
+from worker.pruning.methods import SOLVERS, prepare, scores, solve
 from worker.pruning.patterns import Pattern, Scope, Selection, follows
 
 SELECTING = (MethodName.magnitude, MethodName.wanda, MethodName.copal)
 SOLVING = (MethodName.sparsegpt, MethodName.admm, MethodName.alps)
 ALL = [
-    *(Method(name) for name in MethodName),
-    *(Method(name, WeightUpdate.admm) for name in MethodName if name is not MethodName.admm),
+    *(Method(name) for name in SOLVERS),
+    *(Method(name, WeightUpdate.admm) for name in SOLVERS if name is not MethodName.admm),
 ]
 ARRANGEMENTS = {
     "layer": Selection(Pattern(), Scope.layer, 16),
