@@ -28,6 +28,8 @@ PROBE_SIDE = 768
 PROBE_SECONDS = 0.1
 SOLVER_COPIES = 8
 """Matrices of a weight's shape that a solver holds at once: weight, scores, mask, and ADMM's iterates."""
+UNCOMMITTED = 3
+"""Blocks whose files for the artifact alone are still on the worker's disk: two on their way, one at work."""
 FACTOR_COPIES = 4
 """Matrices of a Gram's shape while one is factorised: itself, normalised, its factor, its inverse."""
 OPTION_COPIES = 4
@@ -71,6 +73,7 @@ def memory(subject: Subject) -> Estimate:
         "read_ahead": float(max(stored)),
         "statistics": float(max(_statistics_bytes(subject, block) for block in skeleton.blocks)),
         "state": float(max(_state_bytes(subject, block, len(job.lineage)) for block in skeleton.blocks)),
+        "sensitivities": float(_sensitivity_bytes(subject)),
         "solver": float(max((_solver_bytes(job, share) for share in _pruned(subject)), default=0)),
         "hidden_states": float(min(_hidden_bytes(subject), job.hidden_bytes)),
         "activations": float(_activation_bytes(subject)),
@@ -78,10 +81,10 @@ def memory(subject: Subject) -> Estimate:
     how = (
         "Sum of what is held at once, from shapes: weights outside the blocks and the largest block in float32 "
         "(and once as stored), the next block as stored, Gram matrices of that block by the widths of its inputs, "
-        "its state as it will be stored (with every domain's own Gram matrices where they are kept), a solver's "
-        "and a factorisation's copies of the largest matrix, hidden states of all windows up to hidden_bytes, one "
-        "batch's activations and logits, and what the planning process holds. Evaluation counts "
-        "max_windows also where texts are shorter."
+        "its state as it will be stored (with every domain's own Gram matrices where they are kept), its scores "
+        "in float32 where they are kept, a solver's and a factorisation's copies of the largest matrix, hidden "
+        "states of all windows up to hidden_bytes, one batch's activations and logits, and what the planning "
+        "process holds. Evaluation counts max_windows also where texts are shorter."
     )
     return Estimate(sum(parts.values()), parts, how)
 
@@ -95,6 +98,7 @@ def disk(subject: Subject) -> Estimate:
     parts = {"model": model, "stages_weights": stages * model, "stages_state": float(sum(states))}
     if first:
         parts["base"] = model + _whole_state_bytes(subject, first)
+    parts["sensitivities"] = float(min(UNCOMMITTED, len(subject.skeleton.blocks)) * _sensitivity_bytes(subject))
     parts["hidden_states"] = float(
         max(_hidden_bytes(subject) - subject.job.hidden_bytes, _survey_bytes(subject), 0)
     )
@@ -104,7 +108,8 @@ def disk(subject: Subject) -> Estimate:
         "it, four float32 vectors and, where each domain's own statistics are kept, a triangle in float16 and a "
         "vector for every domain of the lineage so far; per weight a float32 where a reading of COPAL sums over "
         "tokens. A job that goes on from another has that one's beside it. "
-        "Then the hidden states beyond hidden_bytes, or the inputs of all blocks that a survey keeps."
+        f"Then, where scores are kept, {UNCOMMITTED} blocks' in float32; hidden states beyond hidden_bytes, or "
+        "the inputs of all blocks that a survey keeps."
     )
     return Estimate(sum(parts.values()), parts, how)
 
@@ -200,6 +205,14 @@ def _pruned(subject: Subject) -> Iterator[Share]:
 
 def _pruned_in(subject: Subject, block: Block) -> list[Matrix]:
     return [matrix for matrix in block.matrices if subject.shares[matrix.name].zeros is not None]
+
+
+def _sensitivity_bytes(subject: Subject) -> int:
+    """Of the largest block's scores where they are kept, none of which may fit float16."""
+    if not subject.job.output.keep_sensitivities:
+        return 0
+    blocks = (_pruned_in(subject, block) for block in subject.skeleton.blocks)
+    return FLOAT * max(sum(matrix.weights for matrix in block) for block in blocks)
 
 
 def _keeps_grams(subject: Subject, block: Block) -> bool:

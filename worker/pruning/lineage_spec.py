@@ -22,6 +22,7 @@ class OutputSpec:
     keep_domain_statistics: bool = False
     """Keep each domain's own Gram beside the sum, and measure every later weight on it."""
     keep_sensitivities: bool = False
+    """Write every weight's scores beside each block's files."""
 
     @classmethod
     def read(cls, fields: Fields | None) -> "OutputSpec":

@@ -72,7 +72,9 @@ class MatrixRecord:
 class BlockResult:
     stage: int
     block: int
-    files: list[tuple[str, str]]  # (role, path relative to the workspace)
+    files: list[tuple[str, str]]
+    # (role, path relative to the workspace). A resumed job needs the last stage's `weights` and `state`; what is
+    # of the role `sensitivity` is for the artifact, under the same path, and the engine never looks at it again.
     layers: list[MatrixRecord]
     sensitivity: list[SensitivitySummary]
 

@@ -33,6 +33,7 @@ from worker.pruning.own_grams import OwnGrams, domain_errors, stored_own_grams, 
 from worker.pruning.patterns import Scope, Selection
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.records import Solved, compare_masks, matrix_record, timeless
+from worker.pruning.scores import keepable
 from worker.pruning.sensing import Sensing, complete, find_sensing
 from worker.pruning.sensitivity import summarise
 from worker.pruning.settings import products
@@ -74,6 +75,8 @@ class BlockPruner:
     _groups: list[list[Matrix]] = field(default_factory=list)
     _experts: dict[str, Fed] = field(default_factory=dict)
     """By matrix, for those of experts."""
+    _scores: dict[str, Tensor] = field(default_factory=dict)
+    """Of this block's matrices, where the job keeps them."""
     _own_grams: OwnGrams = field(default_factory=dict)
     """Of this block, where the job keeps them."""
 
@@ -118,6 +121,9 @@ class BlockPruner:
         with beside(lambda: self._write(block, tensors, state)):
             self.advance_through(block, tensors)
         files = [("weights", self.folder.shard(block.index)), ("state", self.folder.state(block.index))]
+        if self._scores:
+            files.append(("sensitivity", self.folder.sensitivity(block.index)))
+            self._scores = {}
         return BlockResult(self.folder.stage, block.index, files, layers, summaries)
 
     def advance_through(self, block: Block, tensors: dict[str, Tensor]) -> None:
@@ -291,6 +297,8 @@ class BlockPruner:
         solution = replace(solved.solution, notes=solved.solution.notes | notes)
         record = matrix_record(replace(solved, solution=solution, seconds=time.monotonic() - began))
         summary = summarise(matrix.name, solved.scores)
+        if self.job.output.keep_sensitivities:
+            self._scores[matrix.name] = keepable(solved.scores, transposed=matrix.transposed)
         self.tracker.advance(Kind.solve, solve_work(self._method(matrix), matrix))
         return record, summary, solved.written
 
@@ -368,3 +376,5 @@ class BlockPruner:
     def _write(self, block: Block, tensors: dict[str, Tensor], state: StateContent) -> None:
         write_tensors(self.folder.path(self.folder.state(block.index)), *state)
         write_tensors(self.folder.path(self.folder.shard(block.index)), tensors)
+        if self._scores:
+            write_tensors(self.folder.path(self.folder.sensitivity(block.index)), self._scores)

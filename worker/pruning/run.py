@@ -49,6 +49,7 @@ class OutputFile:
 @dataclass(frozen=True)
 class Output:
     files: list[OutputFile]
+    """Without the sensitivities, which whoever was told of the blocks has taken."""
     summary: dict[str, Any]
 
 
