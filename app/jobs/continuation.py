@@ -56,8 +56,8 @@ class Completed:
 def complete(session: Session, project: str, body: JobCreate | JobContinue) -> Completed:
     """Fill in what a continuation leaves to its parent, whose row stays locked until the transaction ends.
 
-    Raises JobNotFound, JobUnfinished, NotContinuable, LineageMismatch; Invalid for a gate that nothing can be
-    measured against.
+    Raises JobNotFound, JobUnfinished, NotContinuable, LineageMismatch; Invalid for a gate that nothing
+    can be measured against.
     """
     if isinstance(body, JobCreate):
         completed = Completed(body)
@@ -103,6 +103,7 @@ def _merge(
     inherited = {name: value for name, value in parent.spec.items() if name != "continues"}
     own = body.model_dump(mode="json", include={"domains", "gate"})
     merged = {**inherited, **own, **{name: getattr(body, name) for name in NOT_IN_SPEC}}
+    merged["output"] = {**inherited.get("output", {}), **body.given("output")}
     if body.method is not None:
         mode = inherited["method"]["mode"]
         merged["method"] = {**body.method.model_dump(mode="json"), "mode": mode}

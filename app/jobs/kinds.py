@@ -22,7 +22,8 @@ def lacking(path: Sequence[dict[str, Any]], spec: dict[str, Any]) -> list[FieldE
         return []
     methods = [each["method"] for each in path]
     mine = spec["method"]
-    return [*_gram(methods, mine), *_moments(methods, mine), *_importance(methods, mine)]
+    solving = _gram(methods, mine) or _survey(methods, mine, spec["sparsity"])
+    return [*solving, *_moments(methods, mine), *_importance(methods, mine)]
 
 
 def solves(method: dict[str, Any]) -> bool:
@@ -40,6 +41,19 @@ def _gram(methods: Sequence[dict[str, Any]], mine: dict[str, Any]) -> list[Field
         "weight_update kept none; choose a method that selects only, or begin a new lineage"
     )
     return [FieldError(message, pointer=f"/method/{field}")]
+
+
+def _survey(methods: Sequence[dict[str, Any]], mine: dict[str, Any], sparsity: dict[str, Any]) -> list[FieldError]:
+    """The curves of the allocation `error` are of weights that are solved for anew, or of weights that stay."""
+    other = next((each for each in methods if solves(each) != solves(mine)), None)
+    if sparsity["allocation"] != "error" or other is None:
+        return []
+    kinds = ("stay as they are", "are solved for anew")
+    message = (
+        f"its weights {kinds[solves(mine)]}, and the lineage's allocation was measured for weights that "
+        f"{kinds[solves(other)]}, by {other['name']!r}; choose such a method, or begin a new lineage"
+    )
+    return [FieldError(message, pointer="/method/name")]
 
 
 def _moments(methods: Sequence[dict[str, Any]], mine: dict[str, Any]) -> list[FieldError]:

@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from app.kit.fields import Strict
 
@@ -69,10 +76,40 @@ ByRow = Annotated[
 ]
 
 
-class _Selecting(Strict):
-    """A method whose mask may be kept while the kept weights are solved for once more."""
+class _Method(Strict):
+    """What every method has: how it goes from domain to domain."""
 
     mode: Mode = "accumulated"
+    objective: Literal["mean", "least_forgetting"] = Field(
+        default="mean",
+        description="What the sums over domains are for. `mean`: the least perplexity on average, every domain "
+        "counts the same; `least_forgetting`: earlier domains count twice when one is added. Only with the mode "
+        "`accumulated`.",
+    )
+    recency: float | None = Field(
+        default=None,
+        gt=0,
+        le=4,
+        description="Instead of what the objective implies: what the sums so far are multiplied by before a "
+        "domain is added. Below 1 a newer domain counts more, above 1 less. Only with the mode `accumulated`.",
+    )
+
+    @field_validator("objective", "recency")
+    @classmethod
+    def _only_with_sums(cls, value: Any, info: ValidationInfo) -> Any:
+        mode = info.data.get("mode", "accumulated")
+        if mode != "accumulated" and value not in ("mean", None):
+            raise ValueError(f"has an effect in mode accumulated only, and mode is {mode}; leave it out")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value is not None}
+
+
+class _Selecting(_Method):
+    """A method whose mask may be kept while the kept weights are solved for once more."""
+
     weight_update: Literal["none", "admm"] = Field(
         default="none", description="`admm`: replace the kept weights by those which best keep the layer's output."
     )
@@ -85,10 +122,6 @@ class _Selecting(Strict):
         if self.weight_update == "admm" and self.admm is None:
             self.admm = AdmmSettings()
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in dump(self).items() if value is not None}
 
 
 class Magnitude(_Selecting):
@@ -141,23 +174,21 @@ class Alps(_Selecting):
     alps: AlpsSettings = AlpsSettings()
 
 
-class Admm(Strict):
+class Admm(_Method):
     """Finds the mask and the optimal weights for it together, by ADMM (arXiv 2401.02938)."""
 
     name: Literal["admm"]
-    mode: Mode = "accumulated"
     weight_update: Literal["admm"] = Field(default="admm", description="Implied.")
     comparison_group: ByRow = "layer"
     admm: AdmmSettings = AdmmSettings()
 
 
-class Auto(Strict):
+class Auto(_Method):
     """Chooses ADMM at one of several settings, ALPS or SparseGPT for each group of matrices that read one input,
     by the error on the calibration windows held out, of which every domain needs some. On those no matrix does
     worse than by `admm` as it is by default."""
 
     name: Literal["auto"]
-    mode: Mode = "accumulated"
     comparison_group: ByRow = "layer"
 
 

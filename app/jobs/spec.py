@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     ConfigDict,
@@ -82,6 +82,12 @@ class Domain(Strict):
     evaluation: str | None = Field(
         default=None, max_length=100, description="Test text: `ds_…`; without it the domain has no column in R."
     )
+    weight: float = Field(
+        default=1.0,
+        ge=0.01,
+        le=100,
+        description="How much the domain counts in the sums over domains. Only with the mode `accumulated`.",
+    )
 
 
 class Evaluation(Strict):
@@ -89,6 +95,24 @@ class Evaluation(Strict):
 
     sequence_length: int = Field(default=2048, ge=2, le=131072, description="Tokens a window, without overlap.")
     max_windows: int = Field(default=64, ge=1, le=100_000, description="Windows from the start of each test text.")
+
+
+class Output(Strict):
+    """What is kept beside the pruned model, for later."""
+
+    state_precision: Literal["float16", "float32"] = Field(
+        default="float16",
+        description="Of the Gram matrices in the final state. `float16`: of the correlations, beside the exact "
+        "diagonal in float32; `float32`: twice the size.",
+    )
+    keep_domain_statistics: bool = Field(
+        default=False,
+        description="Keep each domain's own Gram beside the sum, through the whole lineage, so that every later "
+        "weight's error is known for each domain.",
+    )
+    keep_sensitivities: bool = Field(
+        default=False, description="Keep every weight's score of every stage as files of the artifact."
+    )
 
 
 class _Request(Strict):
@@ -118,6 +142,21 @@ class JobCreate(_Request):
     method: Method
     sparsity: Sparsity
     evaluation: Evaluation = Evaluation()
+    output: Output = Output()
+
+    @model_validator(mode="after")
+    def _weights_with_sums(self) -> Self:
+        """Only sums over domains can be weighted."""
+        found: list[InitErrorDetails] = []
+        for index, domain in enumerate(self.domains):
+            if domain.weight != 1 and self.method.mode != "accumulated":
+                text = f"has an effect in mode accumulated only, and mode is {self.method.mode}; leave it out"
+                error = PydanticCustomError("idle_weight", text)
+                place = ("domains", index, "weight")
+                found.append(InitErrorDetails(type=error, loc=place, input=domain.weight))
+        if found:
+            raise ValidationError.from_exception_data("JobCreate", found)
+        return self
 
     @model_validator(mode="after")
     def _held_out_for_auto(self) -> Self:
@@ -165,6 +204,7 @@ class JobContinue(_Request):
     )
     sparsity: Sparsity | None = None
     evaluation: Evaluation | None = None
+    output: Output | None = Field(default=None, description="What is left out in it is the parent's, too.")
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="wrap")
@@ -175,7 +215,7 @@ class JobContinue(_Request):
         return body
 
     def given(self, part: str) -> dict[str, Any]:
-        """Those fields of `method`, `sparsity` or `evaluation` that were sent, as they were understood."""
+        """Those fields of a part (`method`, `sparsity`, …) that were sent, as they were understood."""
         value, sent = getattr(self, part), self._given.get(part)
         if value is None or not isinstance(sent, dict):
             return {}

@@ -42,6 +42,7 @@ class SpecOptions:
     method: str | None = None
     weight_update: str | None = None
     mode: str | None = None
+    objective: str | None = None
     sparsity: float | None = None
     pattern: str | None = None
     samples: int | None = None
@@ -100,7 +101,13 @@ def build_spec(client: Client, options: SpecOptions) -> Json:
         **_given(
             continues=options.continues,
             model=find_model(client, options.model) if options.model is not None else None,
-            method=_given(name=options.method, weight_update=options.weight_update, mode=options.mode) or None,
+            method=_given(
+                name=options.method,
+                weight_update=options.weight_update,
+                mode=options.mode,
+                objective=options.objective,
+            )
+            or None,
             sparsity=_given(target=options.sparsity, pattern=options.pattern) or None,
         ),
         "domains": [

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.db.engine import transaction
 from app.garbage.repository import drop_checkpoints
 from app.garbage.sweep import Sweep
-from app.jobs import retries
+from app.jobs import control, retries
 from app.jobs.retries import GateMissed
 from app.jobs.states import State
 from app.jobs.tables import JobAttempt, JobBlock, JobEvaluation, JobEvent
@@ -127,6 +127,28 @@ def test_the_sweep_leaves_everything_that_can_be_gone_on_from(
     assert all(store.head(file["key"]) == file["bytes"] for file in manifest["files"])
     assert run() == 1
     assert child.state is State.succeeded
+
+
+def test_a_retry_is_gone_on_from_after_what_it_retried_was_deleted(
+    jobs: JobMaker, session: Session, store: ObjectStore, run: Run
+) -> None:
+    """Its objects lie below the name of the first job of the chain."""
+    *jobs.datasets, another = jobs.datasets
+    broken = Watch(session, jobs.make())
+    run("user")
+    assert broken.state is State.failed
+    with transaction() as other:
+        (retried, _), _ = retries.retry(other, jobs.project, broken.id)
+    assert run() == 1
+    with transaction() as other:
+        control.delete(other, jobs.project, broken.id)
+    Sweep(store, lambda: None, timedelta(0)).everything()
+    child = Watch(session, jobs.go_on(retried.id, another))
+    assert run() == 1
+    assert (child.state, child.row.lineage) == (State.succeeded, retried.id)
+    manifest = Watch(session, retried.id).row.manifest
+    assert manifest is not None
+    assert {file["key"].split("/")[1] for file in manifest["files"]} == {broken.id}
 
 
 def test_a_missed_gate_fails_the_job_with_the_numbers_and_keeps_its_files(

@@ -96,6 +96,7 @@ def translate(spec: dict[str, Any], text: Callable[[str], dict[str, Any]]) -> di
             "name": domain["name"],
             "calibration": {**text(domain["dataset"]), **domain["calibration"]},
             "evaluation": None if evaluation is None else text(evaluation),
+            "weight": domain.get("weight", 1.0),
         }
 
     return {
@@ -103,6 +104,7 @@ def translate(spec: dict[str, Any], text: Callable[[str], dict[str, Any]]) -> di
         "sparsity": spec["sparsity"],
         "domains": [translate_domain(domain) for domain in spec["domains"]],
         "evaluation": spec["evaluation"],
+        "output": spec.get("output"),
     }
 
 

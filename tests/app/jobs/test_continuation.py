@@ -80,6 +80,26 @@ def test_what_is_said_again_may_be_said(api: httpx.Client, parent: str, third: s
     assert (spec["method"]["name"], spec["method"]["mode"]) == ("wanda", "accumulated")
 
 
+def test_output_and_weights_of_a_continuation(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    output = {"state_precision": "float32", "keep_domain_statistics": True}
+    parent = submit(api, inputs.body(output=output, method={"name": "wanda", "mode": "sequential"}))
+    publish(session, parent)
+    body: dict[str, Any] = {"continues": parent, "domains": [domain("x", inputs.first)]}
+    kept = api.post("/v1/jobs", json={**body, "output": {"keep_sensitivities": True}}).json()["spec"]["output"]
+    assert kept == {**output, "keep_sensitivities": True}
+    assert api.post("/v1/jobs", json=body).json()["spec"]["output"] == {**output, "keep_sensitivities": False}
+    for change, pointer in [
+        ({"domains": [domain("x", inputs.first) | {"weight": 2.0}]}, "/domains/0/weight"),
+        ({"method": {"name": "wanda", "recency": 0.5}}, "/method/recency"),
+        ({"method": {"name": "wanda", "objective": "least_forgetting"}}, "/method/objective"),
+    ]:
+        refused = api.post("/v1/jobs", json={**body, **change})
+        assert refused.status_code == 422, change
+        assert [error["pointer"] for error in refused.json()["errors"]] == [pointer], (
+            "the parent's mode has no sums"
+        )
+
+
 def test_every_difference_is_named_with_both_values(api: httpx.Client, parent: str, third: str) -> None:
     body = {
         "continues": parent,

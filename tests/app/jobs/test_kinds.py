@@ -26,8 +26,8 @@ def test_the_names_are_the_engines() -> None:
     assert Perturbation(PERTURBATION) is Method(MethodName.wanda).perturbation
 
 
-def spec(name: str, **method: Any) -> dict[str, Any]:
-    return {"method": {"name": name, "mode": "accumulated", **method}}
+def spec(name: str, allocation: str = "uniform", **method: Any) -> dict[str, Any]:
+    return {"method": {"name": name, "mode": "accumulated", **method}, "sparsity": {"allocation": allocation}}
 
 
 def copal(reading: str = "own_terms", perturbation: str = "domain_shift") -> dict[str, Any]:
@@ -47,6 +47,14 @@ def test_a_reading_goes_on_from_its_own_importances_alone() -> None:
     for path in ([copal()], [spec("admm")], [copal("token"), copal()]):
         assert [error.pointer for error in lacking(path, copal("token"))] == ["/method/reading"]
     assert lacking([copal("token")], copal()) == []
+
+
+def test_a_survey_is_of_weights_that_are_solved_for_or_of_weights_that_stay() -> None:
+    for allocation, pointers in (("error", ["/method/name"]), ("owl", []), ("uniform", [])):
+        found = lacking([spec("admm", allocation)], spec("wanda", allocation))
+        assert [error.pointer for error in found] == pointers
+    assert lacking([spec("admm", "error")], spec("wanda", "error", weight_update="admm")) == []
+    assert len(lacking([spec("wanda", "error")], spec("admm", "error"))) == 1, "one reason is enough"
 
 
 def test_without_sums_nothing_is_missed() -> None:

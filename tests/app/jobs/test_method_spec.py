@@ -84,6 +84,8 @@ def test_a_method_takes_only_its_own_parameters_in_both(method: type[Strict]) ->
         "comparison_group": "row",
         "mode": "restart",
         "weight_update": "none",
+        "recency": 0.5,
+        "objective": "least_forgetting",
         **{name: {} for name, _, _ in SETTINGS},
         "iterations": 3,
     }
@@ -91,6 +93,21 @@ def test_a_method_takes_only_its_own_parameters_in_both(method: type[Strict]) ->
         for update in ({}, {"weight_update": "admm"}):
             asked = {"name": name_of(method), **update, key: value}
             assert accepted_by_engine(asked) is accepted_by_api(asked), asked
+
+
+@pytest.mark.parametrize("method", METHODS, ids=name_of)
+@pytest.mark.parametrize("key", ["recency", "objective"])
+def test_what_weighs_domains_is_the_same_in_both_and_needs_sums(method: type[Strict], key: str) -> None:
+    schema = method.model_json_schema()["properties"][key]
+    values = [value for part in schema.get("anyOf", [schema]) for value in around(part)]
+    answers = set()
+    for value in values:
+        for mode in ("accumulated", "restart", "sequential"):
+            asked = {"name": name_of(method), "mode": mode, key: value}
+            answer = accepted_by_api(asked)
+            assert accepted_by_engine(asked) is answer, asked
+            answers.add((mode == "accumulated", answer))
+    assert {(True, True), (False, False)} <= answers
 
 
 def test_every_parameter_says_what_it_means() -> None:

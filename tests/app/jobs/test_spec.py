@@ -11,9 +11,12 @@ from app.jobs.sparsity_spec import Override, implied_target
 from app.jobs.spec import JobCreate, canonical_digest
 from worker.pruning.errors import SpecError
 from worker.pruning.fields import Fields
+from worker.pruning.lineage_spec import OutputSpec
 from worker.pruning.method_spec import Method, MethodName
 from worker.pruning.sparsity_spec import Override as EngineOverride
 from worker.pruning.sparsity_spec import Sparsity
+from worker.pruning.spec import Domain
+from worker.supervisor import staging
 
 NAMES = ("copal", "admm", "alps", "sparsegpt", "wanda", "magnitude")
 METHODS: list[dict[str, Any]] = [
@@ -118,6 +121,47 @@ def test_both_have_the_same_defaults() -> None:
     for method in METHODS:
         resolved = job(method=method).resolved()["method"]
         assert Method.read(Fields(resolved)) == Method.read(Fields(method))
+
+
+@pytest.mark.parametrize("weight", [0.01, 1, 2.5, 100.0, 0.0, 0.009, 100.1, -1, True, "1"])
+def test_a_domains_weight_has_the_engines_bounds(weight: Any) -> None:
+    domains = [{"name": "a", "dataset": "ds_a", "weight": weight}]
+    try:
+        read: bool = job(domains=domains).domains[0].weight == weight
+    except ValidationError:
+        read = False
+    request = translate({**job().resolved(), "domains": [{**job().resolved()["domains"][0], "weight": weight}]})
+    try:
+        Domain.read(Fields(request["domains"][0], "/domains/0"))
+    except SpecError:
+        assert not read
+    else:
+        assert read
+
+
+@pytest.mark.parametrize("mode", ["restart", "sequential"])
+def test_a_weight_without_sums_is_refused_at_its_place(mode: str) -> None:
+    domains = [{"name": "a", "dataset": "ds_a"}, {"name": "b", "dataset": "ds_b", "weight": 2.0}]
+    with pytest.raises(ValidationError) as refused:
+        job(domains=domains, method={"name": "wanda", "mode": mode})
+    assert [error["loc"] for error in refused.value.errors()] == [("domains", 1, "weight")]
+    job(domains=domains)
+
+
+@pytest.mark.parametrize("output", [{}, {"state_precision": "float32", "keep_domain_statistics": True}])
+def test_the_engine_takes_the_output_that_the_api_accepts(output: dict[str, Any]) -> None:
+    read = OutputSpec.read(Fields(translate(job(output=output).resolved())["output"], "/output"))
+    assert {name: str(value) if name == "state_precision" else value for name, value in vars(read).items()} == {
+        "state_precision": "float16",
+        "keep_domain_statistics": False,
+        "keep_sensitivities": False,
+        **output,
+    }
+
+
+def translate(spec: dict[str, Any]) -> dict[str, Any]:
+    """What the engine is asked for."""
+    return staging.translate(spec, lambda dataset: {"path": dataset})
 
 
 def test_defaults_are_part_of_the_digest_and_labels_are_not() -> None:
