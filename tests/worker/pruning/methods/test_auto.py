@@ -8,7 +8,7 @@ from torch import Tensor
 
 from worker.pruning import IllConditioned, methods
 from worker.pruning.fields import Fields
-from worker.pruning.method_spec import AdmmConfig, Method, MethodName, Perturbation
+from worker.pruning.method_spec import AdmmConfig, Method, MethodName
 from worker.pruning.methods import Group
 from worker.pruning.methods.auto import CANDIDATES, MIN_TOKENS, Candidate, Choice, Member, Option, best, choose
 from worker.pruning.patterns import Pattern, Scope, Selection
@@ -27,7 +27,7 @@ def measured(inputs: Tensor) -> Measured:
 
 def inputs_of(train: Tensor, held_out: Tensor | None) -> Inputs:
     first = measured(train)
-    sums = accumulate(None, first, Perturbation.domain_shift, keep_gram=True)
+    sums = accumulate(None, first, keep_gram=True)
     return Inputs(sums, first, None if held_out is None else measured(held_out))
 
 
