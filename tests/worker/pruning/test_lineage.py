@@ -43,6 +43,27 @@ def test_going_on_is_the_same_as_never_having_stopped(
     same_end(whole, chain(request_for, "ab", "c", **fields)[-1])
 
 
+@pytest.mark.parametrize(
+    ("method", "sparsity"),
+    [
+        ({"name": "magnitude"}, {"target": 0.6, "allocation": "owl"}),
+        ({"name": "alps"}, {"pattern": "2:4"}),
+        ({"name": "auto"}, {"target": 0.5, "allocation": "uniform"}),
+        (
+            COPAL | {"reading": "fisher"},
+            {"target": 0.5, "overrides": [{"match": "*.mlp.*", "method": "sparsegpt"}]},
+        ),
+    ],
+    ids=lambda value: value.get("name", ""),
+)
+def test_going_on_by_other_methods_patterns_and_rates(
+    request_for: Request, method: dict[str, str], sparsity: dict[str, Any]
+) -> None:
+    fields: dict[str, Any] = {"method": method, "sparsity": sparsity}
+    (whole,) = chain(request_for, "ab", name="whole", **fields)
+    same_end(whole, chain(request_for, "a", "b", **fields)[-1])
+
+
 @pytest.mark.parametrize("method", [{"name": "wanda"}, ADMM], ids=lambda m: m["name"])
 @pytest.mark.parametrize("family", ["qwen3-moe", "gpt2"])
 def test_going_on_with_experts_and_with_stored_transposed(
@@ -85,7 +106,11 @@ def test_one_job_can_be_gone_on_from_twice(request_for: Request) -> None:
     "method", [UPDATED, {"name": "wanda", "mode": "sequential"}], ids=["accumulated", "sequential"]
 )
 def test_interrupted_continuation_ends_in_the_same_bytes(request_for: Request, method: dict[str, str]) -> None:
-    fields: dict[str, Any] = {"method": method, "sparsity": {"target": 0.5, "allocation": "error"}}
+    fields: dict[str, Any] = {
+        "method": method,
+        "sparsity": {"target": 0.5, "allocation": "error"},
+        "output": {"keep_domain_statistics": True},
+    }
     (parent,) = chain(request_for, "a", **fields)
     whole = run_job(continuing(parent, request_for(domains="bc", workspace="whole", **fields)))
     expected = contents(whole.request, whole.output)
