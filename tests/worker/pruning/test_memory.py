@@ -1,7 +1,6 @@
 """Nothing grows with the number of blocks, and what runs beside the computing changes no byte."""
 
 import gc
-import importlib
 import json
 import threading
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import torch
 
 from tests.tiny import make_tiny_llama
 from tests.worker.pruning.conftest import Recorder, Request, domain, prune
-from worker.pruning import BlockResult
+from worker.pruning import BlockResult, matrix_r
 from worker.pruning import prune as pruning
 from worker.pruning.checkpoint import read_file
 
@@ -139,10 +138,9 @@ def test_block_with_nothing_to_prune_is_passed_once(request_for: Request, monkey
 def test_texts_of_the_same_windows_are_evaluated_once(
     request_for: Request, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    story = importlib.import_module("worker.pruning.run")  # the package's own `run` is the function
     counts = []
-    losses = story.window_losses
-    monkeypatch.setattr(story, "window_losses", lambda *a: counts.append(len(a[2])) or losses(*a))
+    losses = matrix_r.window_losses
+    monkeypatch.setattr(matrix_r, "window_losses", lambda *a: counts.append(len(a[2])) or losses(*a))
     recorder = Recorder()
     request = request_for(domains="ab")
     request["domains"].append(domain(texts, "c", evaluation="a"))
