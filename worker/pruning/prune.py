@@ -1,9 +1,7 @@
 """Pruning one block: measure its inputs, solve its matrices, write it, and move on through what was written."""
 
-import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,37 +19,33 @@ from worker.pruning.errors import IllConditioned, UserError
 from worker.pruning.evaluate import precision
 from worker.pruning.files import write_tensors
 from worker.pruning.folder import StageFolder
-from worker.pruning.groups import AllHeard, dense_weight, find_groups, measure
+from worker.pruning.gathering import Gatherer
+from worker.pruning.groups import dense_weight
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.holdings import KEY as HOLDS
-from worker.pruning.holdings import MEMBERS, check_moments, holdings
+from worker.pruning.holdings import MEMBERS, holdings
 from worker.pruning.method_spec import Method, MethodName, Mode
 from worker.pruning.methods.auto import Choice, Member, Option, best, choose
 from worker.pruning.methods.solution import Solution
 from worker.pruning.observer import BlockResult, MatrixRecord, Observer, SensitivitySummary
-from worker.pruning.own_grams import OwnGrams, domain_errors, stored_own_grams, with_own_grams
+from worker.pruning.own_grams import domain_errors, stored_own_grams
 from worker.pruning.patterns import Scope, Selection
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.records import Solved, compare_masks, matrix_record, timeless
 from worker.pruning.scores import keepable
-from worker.pruning.sensing import Sensing, complete, find_sensing
 from worker.pruning.sensitivity import summarise
 from worker.pruning.settings import products
 from worker.pruning.skeleton import Block, Matrix
-from worker.pruning.spec import Domain, PruningJob
-from worker.pruning.starvation import Fed, feed
+from worker.pruning.spec import PruningJob
 from worker.pruning.statistics import (
     Accumulated,
     Inputs,
-    Measured,
     StateContent,
-    accumulate,
     read_document,
-    read_state,
     relative_error,
     state_content,
 )
-from worker.pruning.work import gram_work, importance_work, pass_work, solve_work
+from worker.pruning.work import pass_work, solve_work
 
 
 @dataclass
@@ -72,21 +66,25 @@ class BlockPruner:
     observer: Observer
     survey: Survey = field(default_factory=Survey)
     solved_on: int = 0
-    _groups: list[list[Matrix]] = field(default_factory=list)
-    _experts: dict[str, Fed] = field(default_factory=dict)
-    """By matrix, for those of experts."""
     _scores: dict[str, Tensor] = field(default_factory=dict)
     """Of this block's matrices, where the job keeps them."""
-    _own_grams: OwnGrams = field(default_factory=dict)
-    """Of this block, where the job keeps them."""
+
+    def __post_init__(self) -> None:
+        self._gatherer = Gatherer(
+            job=self.job,
+            domain=self.job.domains[self.folder.stage],
+            shell=self.shell,
+            shares=self.shares,
+            previous=self.previous,
+            method=self._method,
+            forward=self._forward,
+            tracker=self.tracker,
+            observer=self.observer,
+        )
 
     @property
     def method(self) -> Method:
         return self.job.method
-
-    @property
-    def domain(self) -> Domain:
-        return self.job.domains[self.folder.stage]
 
     def read(self, block: Block) -> dict[str, Tensor]:
         """What the block is pruned from."""
@@ -104,9 +102,9 @@ class BlockPruner:
             if not bool(torch.isfinite(tensor).all()):
                 raise UserError("invalid_checkpoint", f"{name} has values that are not finite", "/model")
         self.shell.load_block(block, tensors)
-        inputs = self._statistics(block)
+        inputs = self._gatherer.gather(block, self.hidden[: self.solved_on], self.hidden[self.solved_on :])
         layers, summaries = [], []
-        for group in self._groups:
+        for group in self._gatherer.groups:
             name = group[0].name
             chosen = {method: self._choose(block, method, group, inputs[name]) for method in self._methods(group)}
             for matrix in group:
@@ -144,53 +142,6 @@ class BlockPruner:
         with precision(self.shell.device, self.dtype):
             return self.shell.forward(block, state.to(self.shell.device))
 
-    def _statistics(self, block: Block) -> dict[str, Inputs]:
-        before = self._carried(block)
-        self._groups, self._own_grams = [], {}
-        matrices = tuple(matrix for matrix in block.matrices if self.shares[matrix.name].zeros is not None)
-        if not matrices:
-            return {}
-        self._groups = find_groups(block, matrices, lambda: self._forward(block, self.hidden[0][:1]))
-        if self.previous is not None and self.method.mode is Mode.accumulated:
-            check_moments(self._groups, before)
-        solved_on, held = self.hidden[: self.solved_on], self.hidden[self.solved_on :]
-        device = self.shell.device
-        sensing = find_sensing(self._groups, self._method, before, self.hidden[0].shape[1], device)
-        measured = self._measure(block, solved_on, sensing)
-        measured, self._experts = feed(block, self._groups, measured, sensing)
-        measured = complete(self._groups, measured, sensing, lambda matrix: dense_weight(block, matrix))
-        self._report_starved()
-        self._own_grams = self._own(block, measured)
-        apart = self._measure(block, held) if held else {}
-        found = {}
-        for name, statistics in measured.items():
-            self._check(name, statistics)
-            keep = self._solves(name)
-            sums = accumulate(
-                before.get(name),
-                statistics,
-                keep_gram=keep,
-                weight=self.domain.weight,
-                keeps=self.method.keeps,
-            )
-            found[name] = Inputs(sums, statistics, self._held_out(name, apart.get(name)))
-        return found
-
-    def _measure(
-        self, block: Block, batches: list[Tensor], sensing: Mapping[str, Sensing] | None = None
-    ) -> dict[str, Measured]:
-        pruned = [matrix for group in self._groups for matrix in group]
-        importance = sum(importance_work(self._method(matrix), matrix) for matrix in pruned)
-
-        def run() -> None:
-            for state in batches:
-                with suppress(AllHeard):
-                    self._forward(block, state)
-                measuring = gram_work(block, state) + importance * math.prod(state.shape[:2])
-                self.tracker.advance(Kind.forward, pass_work(block, state) + measuring)
-
-        return measure(block, self._groups, run, self.shell.device, sensing, stop_early=True)
-
     def _method(self, matrix: Matrix) -> Method:
         """The job's, or the one that an override names."""
         return self.method.named(self.shares[matrix.name].method)
@@ -198,35 +149,11 @@ class BlockPruner:
     def _methods(self, group: list[Matrix]) -> list[Method]:
         return list(dict.fromkeys(map(self._method, group)))
 
-    def _solves(self, name: str) -> bool:
-        """Whether any matrix of the group with that name is solved with the Gram, which is then to be kept."""
-        group = next(group for group in self._groups if group[0].name == name)
-        return any(method.updates_weights for method in self._methods(group))
-
-    def _held_out(self, name: str, measured: Measured | None) -> Measured | None:
-        if measured is None or measured.tokens == 0:
-            return None
-        if not bool(torch.isfinite(measured.gram).all()):
-            raise IllConditioned(f"{name}: its inputs are not finite")
-        return measured
-
-    def _carried(self, block: Block) -> dict[str, Accumulated]:
-        if self.previous is None or self.method.mode is not Mode.accumulated:
-            return {}
-        return read_state(self.previous.path(self.previous.state(block.index)), self.shell.device)
-
-    def _own(self, block: Block, measured: dict[str, Measured]) -> OwnGrams:
-        """Every domain's own Grams, where the job keeps them."""
-        if not self.job.output.keep_domain_statistics:
-            return {}
-        earlier = None if self.previous is None else self.previous.path(self.previous.state(block.index))
-        return with_own_grams(earlier, self.domain.name, {name: each.gram for name, each in measured.items()})
-
     def _on_every_domain(
         self, block: Block, group: list[Matrix], tensors: dict[str, Tensor], records: list[MatrixRecord]
     ) -> list[MatrixRecord]:
         """The group's records with its matrices' errors under the Gram of every domain that was kept."""
-        if (own := self._own_grams.get(group[0].name)) is None:
+        if (own := self._gatherer.own_grams.get(group[0].name)) is None:
             return records
         dense = [dense_weight(block, matrix) for matrix in group]
         if self.method.mode is Mode.sequential:  # what is loaded has been pruned before
@@ -241,18 +168,6 @@ class BlockPruner:
         """A matrix of a file as (out, in), float32, on the device."""
         weight = stored.to(self.shell.device).float()
         return weight.T if matrix.transposed else weight
-
-    def _report_starved(self) -> None:
-        starved = {name: fed.tokens for name, fed in self._experts.items() if fed.stand_ins}
-        if starved:
-            message = "too few calibration tokens reached these experts; the layer's statistics stand in"
-            self.observer.note("warning", message, {"tokens": starved})
-
-    def _check(self, name: str, statistics: Measured) -> None:
-        if statistics.tokens == 0:
-            self.observer.note("warning", "no calibration token reached this input", {"matrix": name})
-        if not bool(torch.isfinite(statistics.gram).all()):
-            raise IllConditioned(f"{name}: its inputs are not finite")
 
     def _choose(self, block: Block, method: Method, group: list[Matrix], inputs: Inputs) -> Choice:
         """What the matrices of the group that ask for `method` are solved with."""
@@ -319,7 +234,7 @@ class BlockPruner:
             relative_error=errors[0],
             held_out_error=errors[1],
             dead=int(inputs.sums.dead.sum()),
-            expert=self._experts.get(matrix.name),
+            expert=self._gatherer.experts.get(matrix.name),
         )
 
     def _errors(
@@ -362,12 +277,12 @@ class BlockPruner:
         if self.previous is not None:
             before = read_document(self.previous.path(self.previous.state(block.index)))
         survey = stored_survey(self.survey, block)
-        own, kept = stored_own_grams(self._own_grams)
+        own, kept = stored_own_grams(self._gatherer.own_grams)
         others = [kind for kind, held in (("survey", survey), ("domain_grams", own)) if held]
         document = {
             "history": [*(before["history"] if before else []), timeless(layers)],
             "forward_dtype": self.dtype,
-            MEMBERS: {group[0].name: [matrix.name for matrix in group] for group in self._groups},
+            MEMBERS: {group[0].name: [matrix.name for matrix in group] for group in self._gatherer.groups},
             HOLDS: holdings(self.job, self.folder.stage, sums, others, before),
             **kept,
         }

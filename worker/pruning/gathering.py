@@ -1,0 +1,139 @@
+"""What a block's inputs look like on one domain's text: groups, statistics, sums, and who got too few tokens."""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from worker.pruning.blocks import Shell
+from worker.pruning.budget import Share
+from worker.pruning.errors import IllConditioned
+from worker.pruning.folder import StageFolder
+from worker.pruning.groups import AllHeard, dense_weight, find_groups, measure
+from worker.pruning.holdings import check_moments
+from worker.pruning.method_spec import Method, Mode
+from worker.pruning.observer import Observer
+from worker.pruning.own_grams import OwnGrams, with_own_grams
+from worker.pruning.progress import Kind, Tracker
+from worker.pruning.sensing import Sensing, complete, find_sensing
+from worker.pruning.skeleton import Block, Matrix
+from worker.pruning.spec import Domain, PruningJob
+from worker.pruning.starvation import Fed, feed
+from worker.pruning.statistics import Accumulated, Inputs, Measured, accumulate, read_state
+from worker.pruning.work import gram_work, importance_work, pass_work
+
+
+@dataclass
+class Gatherer:
+    """Gathers the statistics of one stage's blocks.
+
+    previous: the stage before, None in a lineage's first. method: of a matrix. forward: sends a batch through the
+    loaded block.
+    """
+
+    job: PruningJob
+    domain: Domain
+    shell: Shell
+    shares: dict[str, Share]
+    previous: StageFolder | None
+    method: Callable[[Matrix], Method]
+    forward: Callable[[Block, Tensor], Tensor]
+    tracker: Tracker
+    observer: Observer
+    groups: list[list[Matrix]] = field(default_factory=list)
+    """Of the block that was gathered last: its matrices by the input that they read."""
+    experts: dict[str, Fed] = field(default_factory=dict)
+    """By matrix, for those of experts."""
+    own_grams: OwnGrams = field(default_factory=dict)
+    """Of that block, where the job keeps them."""
+
+    def gather(self, block: Block, solved_on: list[Tensor], held: list[Tensor]) -> dict[str, Inputs]:
+        """What is known of the inputs of every group of the loaded block.
+
+        solved_on, held: the block's inputs in the windows to solve on and in those held out, a tensor a batch,
+        (windows, length, width). Raises IllConditioned for inputs that are not finite, UserError for a state to go
+        on from that lacks a group.
+        """
+        before = self._carried(block)
+        self.groups, self.own_grams = [], {}
+        matrices = tuple(matrix for matrix in block.matrices if self.shares[matrix.name].zeros is not None)
+        if not matrices:
+            return {}
+        self.groups = find_groups(block, matrices, lambda: self.forward(block, solved_on[0][:1]))
+        if self.previous is not None and self.job.method.mode is Mode.accumulated:
+            check_moments(self.groups, before)
+        device = self.shell.device
+        sensing = find_sensing(self.groups, self.method, before, solved_on[0].shape[1], device)
+        measured = self._measure(block, solved_on, sensing)
+        measured, self.experts = feed(block, self.groups, measured, sensing)
+        measured = complete(self.groups, measured, sensing, lambda matrix: dense_weight(block, matrix))
+        self._report_starved()
+        self.own_grams = self._own(block, measured)
+        apart = self._measure(block, held) if held else {}
+        found = {}
+        for name, statistics in measured.items():
+            self._check(name, statistics)
+            keep = self._solves(name)
+            sums = accumulate(
+                before.get(name),
+                statistics,
+                keep_gram=keep,
+                weight=self.domain.weight,
+                keeps=self.job.method.keeps,
+            )
+            found[name] = Inputs(sums, statistics, self._held_out(name, apart.get(name)))
+        return found
+
+    def _measure(
+        self, block: Block, batches: list[Tensor], sensing: Mapping[str, Sensing] | None = None
+    ) -> dict[str, Measured]:
+        pruned = [matrix for group in self.groups for matrix in group]
+        importance = sum(importance_work(self.method(matrix), matrix) for matrix in pruned)
+
+        def run() -> None:
+            for state in batches:
+                with suppress(AllHeard):
+                    self.forward(block, state)
+                measuring = gram_work(block, state) + importance * math.prod(state.shape[:2])
+                self.tracker.advance(Kind.forward, pass_work(block, state) + measuring)
+
+        return measure(block, self.groups, run, self.shell.device, sensing, stop_early=True)
+
+    def _solves(self, name: str) -> bool:
+        """Whether any matrix of the group with that name is solved with the Gram, which is then to be kept."""
+        group = next(group for group in self.groups if group[0].name == name)
+        return any(method.updates_weights for method in map(self.method, group))
+
+    def _held_out(self, name: str, measured: Measured | None) -> Measured | None:
+        if measured is None or measured.tokens == 0:
+            return None
+        if not bool(torch.isfinite(measured.gram).all()):
+            raise IllConditioned(f"{name}: its inputs are not finite")
+        return measured
+
+    def _carried(self, block: Block) -> dict[str, Accumulated]:
+        if self.previous is None or self.job.method.mode is not Mode.accumulated:
+            return {}
+        return read_state(self.previous.path(self.previous.state(block.index)), self.shell.device)
+
+    def _own(self, block: Block, measured: dict[str, Measured]) -> OwnGrams:
+        """Every domain's own Grams, where the job keeps them."""
+        if not self.job.output.keep_domain_statistics:
+            return {}
+        earlier = None if self.previous is None else self.previous.path(self.previous.state(block.index))
+        return with_own_grams(earlier, self.domain.name, {name: each.gram for name, each in measured.items()})
+
+    def _report_starved(self) -> None:
+        starved = {name: fed.tokens for name, fed in self.experts.items() if fed.stand_ins}
+        if starved:
+            message = "too few calibration tokens reached these experts; the layer's statistics stand in"
+            self.observer.note("warning", message, {"tokens": starved})
+
+    def _check(self, name: str, statistics: Measured) -> None:
+        if statistics.tokens == 0:
+            self.observer.note("warning", "no calibration token reached this input", {"matrix": name})
+        if not bool(torch.isfinite(statistics.gram).all()):
+            raise IllConditioned(f"{name}: its inputs are not finite")
