@@ -193,6 +193,13 @@ class Client:
         """
         return download.download_all(self._transport, id, self.manifest(id), folder, on_bytes)
 
+    def export_state(self, id: str, target: Path) -> None:
+        """Write a job's final state (dense model's digest, lineage, spec, statistics) into one tar file.
+
+        Raises DownloadError; what is there is replaced by a whole file only.
+        """
+        download.fetch_made(self._transport, _path("jobs", id, "state"), {}, target)
+
     def verify(self, id: str, folder: Path) -> list[str]:
         """What is wrong with a downloaded folder, one line a file; empty when all is well."""
         return download.verify_folder(self.manifest(id), folder)

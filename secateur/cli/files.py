@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(download)
     app.command()(verify)
+    app.command()(state)
 
 
 def download(context: typer.Context, job: JobId, folder: Folder = None) -> None:
@@ -41,3 +42,17 @@ def verify(context: typer.Context, job: JobId, folder: Folder = None) -> None:
     if problems:
         raise typer.Exit(Exit.failed)
     output.print(f"{target} is as the manifest says")
+
+
+def state(
+    context: typer.Context,
+    job: JobId,
+    target: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Default: JOB-state.tar.", show_default=False)
+    ] = None,
+) -> None:
+    """Export the final state, from which pruning can go on, as one tar file."""
+    target = target or Path(f"{job}-state.tar")
+    with client_of(context) as client:
+        client.export_state(job, target)
+    output.print(f"{target}: {target.stat().st_size:,} bytes")

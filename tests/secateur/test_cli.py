@@ -167,6 +167,18 @@ def test_lineage_prints_the_tree_with_the_way(run: Run, scripted: ScriptedServer
     assert lines[4] == "… 1 more: secateur ls --lineage job_1"
 
 
+def test_the_state_is_written_whole_or_not_at_all(run: Run, scripted: ScriptedServer, tmp_path: Path) -> None:
+    target = tmp_path / "state.tar"
+    problem = {"status": 404, "code": "no_artifacts", "detail": "there is nothing"}
+    refused = Reply.json(problem, 404, Content_Type="application/problem+json")
+    scripted.script = [Reply(200, b"archive"), refused]
+    assert run("state", "job_1", str(target)) == (0, f"{target}: 7 bytes\n", "")
+    assert scripted.requests[0].path == "/v1/jobs/job_1/state"
+    assert run("state", "job_2", str(target))[0] == 1
+    assert target.read_bytes() == b"archive"
+    assert [path.name for path in tmp_path.iterdir()] == ["state.tar"]
+
+
 def test_warnings_are_shown_with_the_result(run: Run, scripted: ScriptedServer) -> None:
     warning = {"code": "stasis", "message": "99.95 % of the mask is as before", "data": {}}
     scripted.script = [
