@@ -26,6 +26,10 @@ class Results:
         write_json(self._path(key), {"key": key, "result": result})
 
     def _path(self, key: dict[str, Any]) -> Path:
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         name = "".join(c if c.isalnum() or c in "-+@" else "_" for c in str(key["row"]))
-        return self._folder / f"{name}-{digest[:16]}.json"
+        return self._folder / f"{name}-{key_digest(key)}.json"
+
+
+def key_digest(key: dict[str, Any]) -> str:
+    """Short, and the same for equal keys only."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]

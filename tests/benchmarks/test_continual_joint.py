@@ -1,0 +1,60 @@
+"""The joint ceiling's text: as much of every domain, and windows that stay inside one."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from benchmarks.continual_joint import balanced_seed, write_mix
+from benchmarks.continual_rows import CALIBRATIONS
+from tests.tiny import make_tokenizer, text
+from worker.pruning import Format, Text
+from worker.pruning.calibration import Tokenizer, calibration_windows
+from worker.pruning.spec import Calibration
+
+SAMPLES, LENGTH = 3, 16
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tokenizer(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def mix(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("data")
+    for number, (file, kind) in enumerate(CALIBRATIONS.values()):
+        path = data / file
+        path.parent.mkdir()
+        words = text(400 + 200 * number, seed=number)
+        documents = [words[:700], words[700:]]
+        path.write_text(words if kind == "txt" else "".join(json.dumps({"text": d}) + "\n" for d in documents))
+    write_mix(model, data, data / "mix.jsonl")
+    return data / "mix.jsonl"
+
+
+def test_every_domain_has_as_many_tokens_as_the_shortest(model: Path, mix: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    parts = [json.loads(line)["text"] for line in mix.read_text().splitlines()]
+    counts = [len(tokenizer(part)["input_ids"]) for part in parts]
+    assert max(counts) - min(counts) <= 2
+    assert parts[0] == text(400, seed=0)
+    assert text(800, seed=2)[:700] == parts[2][:700]
+
+
+def test_the_engine_draws_equally_many_windows_of_every_domain_and_none_across(model: Path, mix: Path) -> None:
+    seed = balanced_seed(model, mix, SAMPLES, LENGTH, first=5)
+    assert seed >= 5
+    calibration = Calibration(Text(mix, Format.jsonl, "text"), SAMPLES * 3, LENGTH, seed, "/calibration")
+    windows = calibration_windows(Tokenizer(model), calibration)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    parts = [json.loads(line)["text"] for line in mix.read_text().splitlines()]
+    owners = [[n for n, part in enumerate(parts) if tokenizer.decode(w) in part] for w in windows]
+    assert all(len(owner) == 1 for owner in owners)
+    assert [owners.count([n]) for n in range(3)] == [SAMPLES] * 3
+
+
+def test_texts_too_short_for_the_windows_are_said(model: Path, mix: Path) -> None:
+    with pytest.raises(ValueError, match="too few for windows of 5000"):
+        balanced_seed(model, mix, SAMPLES, 5000, first=0)
