@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from worker.pruning.blocks import Shell
@@ -24,6 +23,10 @@ from worker.pruning.spec import Domain, PruningJob
 from worker.pruning.starvation import Fed, feed
 from worker.pruning.statistics import Accumulated, Inputs, Measured, accumulate, read_state
 from worker.pruning.work import gram_work, importance_work, pass_work
+
+ERROR_TOKENS = 4096
+"""Errors of weights that are not solved for are measured on so many tokens at least, if there are as many: the
+Gram of all of them would take longer than all the rest of such a method."""
 
 
 @dataclass
@@ -100,7 +103,15 @@ class Gatherer:
                 measuring = gram_work(block, state) + importance * math.prod(state.shape[:2])
                 self.tracker.advance(Kind.forward, pass_work(block, state) + measuring)
 
-        return measure(block, self.groups, run, self.shell.device, sensing, stop_early=True)
+        limits = {group[0].name: ERROR_TOKENS for group in self.groups if not self._needs_gram(group)}
+        return measure(block, self.groups, run, self.shell.device, sensing, stop_early=True, gram_tokens=limits)
+
+    def _needs_gram(self, group: list[Matrix]) -> bool:
+        """Whether a Gram of all tokens is for more than measuring errors. An expert's may have to stand in for
+        others'."""
+        if self.job.output.keep_domain_statistics or any(matrix.expert is not None for matrix in group):
+            return True
+        return any(method.updates_weights or method.needs_importance for method in map(self.method, group))
 
     def _solves(self, name: str) -> bool:
         """Whether any matrix of the group with that name is solved with the Gram, which is then to be kept."""
@@ -110,7 +121,7 @@ class Gatherer:
     def _held_out(self, name: str, measured: Measured | None) -> Measured | None:
         if measured is None or measured.tokens == 0:
             return None
-        if not bool(torch.isfinite(measured.gram).all()):
+        if not measured.finite:
             raise IllConditioned(f"{name}: its inputs are not finite")
         return measured
 
@@ -135,5 +146,5 @@ class Gatherer:
     def _check(self, name: str, statistics: Measured) -> None:
         if statistics.tokens == 0:
             self.observer.note("warning", "no calibration token reached this input", {"matrix": name})
-        if not bool(torch.isfinite(statistics.gram).all()):
+        if not statistics.finite:
             raise IllConditioned(f"{name}: its inputs are not finite")

@@ -66,14 +66,17 @@ def measure(
     sensing: Mapping[str, Sensing] | None = None,
     hear: HearOutput | None = None,
     stop_early: bool = False,
+    gram_tokens: Mapping[str, int] | None = None,
 ) -> dict[str, Measured]:
     """Statistics of every group while `run` sends all calibration windows through the loaded block.
 
     sensing: by matrix, for those that need more than the inputs' moments. hear: told every matrix's outputs as
-    well. stop_early: forwards after the first may end in AllHeard, which saves what comes behind the last input. A
-    group goes by the name of its first matrix.
+    well. stop_early: forwards after the first may end in AllHeard, which saves what comes behind the last input.
+    gram_tokens: by group, for those whose Gram need not be of all tokens. A group goes by the name of its first
+    matrix.
     """
-    sums = {group[0].name: Accumulator(group[0].columns, device) for group in groups}
+    limits = gram_tokens or {}
+    sums = {group[0].name: Accumulator(group[0].columns, device, limits.get(group[0].name)) for group in groups}
     members = {group[0].name: group for group in groups}
 
     def listen(matrix: Matrix, inputs: Tensor) -> None:

@@ -28,19 +28,25 @@ ROWS = 256
 class Measured:
     """One domain's statistics of one group, per token.
 
-    gram: XᵀX / tokens, (in, in), float32. mean: (in,), float32. importance: per matrix (out, in), what a reading
-    of COPAL sums up, / tokens (see `methods.copal`); none where the scores come from the moments.
+    gram: XᵀX / tokens, (in, in), float32; of the first tokens only, where nothing is solved with it. mean: (in,),
+    float32. importance: per matrix (out, in), what a reading of COPAL sums up, / tokens (see `methods.copal`);
+    none where the scores come from the moments. squares: E x² of all tokens, (in,), where the Gram is of a part.
     """
 
     gram: Tensor
     mean: Tensor
     tokens: int
     importance: dict[str, Tensor]
+    squares: Tensor | None = None
 
     @property
     def second(self) -> Tensor:
         """E x², (in,)."""
-        return self.gram.diagonal().clone()
+        return self.gram.diagonal().clone() if self.squares is None else self.squares
+
+    @property
+    def finite(self) -> bool:
+        return bool(torch.isfinite(self.gram).all()) and bool(torch.isfinite(self.second).all())
 
 
 @dataclass(frozen=True)
@@ -112,21 +118,33 @@ def accumulate(
 
 
 class Accumulator:
-    """Sums of one group over the batches of one domain."""
+    """Sums of one group over the batches of one domain.
 
-    def __init__(self, width: int, device: torch.device) -> None:
+    gram_tokens: batches go into the Gram until it has so many tokens; None: all of them.
+    """
+
+    def __init__(self, width: int, device: torch.device, gram_tokens: int | None = None) -> None:
         self.gram = torch.zeros((width, width), device=device)
         self.total = torch.zeros(width, device=device, dtype=torch.float64)
-        self.tokens = 0
+        self.squares = None if gram_tokens is None else torch.zeros_like(self.total)
+        self.tokens = self.in_gram = 0
+        self.gram_tokens = math.inf if gram_tokens is None else gram_tokens
         self.importance: dict[str, Tensor] = {}
 
     def add(self, inputs: Tensor) -> None:
         """inputs: (tokens, in)."""
+        if self.in_gram < self.gram_tokens:
+            self._add_products(inputs)
+        if self.squares is not None:
+            self.squares += inputs.square().sum(dim=0, dtype=torch.float64)
+        self.total += inputs.sum(dim=0, dtype=torch.float64)
+        self.tokens += inputs.shape[0]
+
+    def _add_products(self, inputs: Tensor) -> None:
         # A Gram is symmetric: strips from the diagonal to the right save a third of the products.
         for rows in _strips(len(self.gram)):
             self.gram[rows, rows.start :].addmm_(inputs[:, rows].T, inputs[:, rows.start :])
-        self.total += inputs.sum(dim=0, dtype=torch.float64)
-        self.tokens += inputs.shape[0]
+        self.in_gram += inputs.shape[0]
 
     def add_importance(self, name: str, part: Tensor) -> None:
         """part: what a batch adds to the sum of the matrix of that name, (out, in)."""
@@ -136,10 +154,11 @@ class Accumulator:
         """The means; the sums are used up."""
         tokens = max(self.tokens, 1)
         return Measured(
-            gram=_mirror(self.gram).div_(tokens),
+            gram=_mirror(self.gram).div_(max(self.in_gram, 1)),
             mean=(self.total / tokens).float(),
             tokens=self.tokens,
             importance={name: value / tokens for name, value in self.importance.items()},
+            squares=None if self.squares is None else (self.squares / tokens).float(),
         )
 
 

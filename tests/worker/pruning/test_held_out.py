@@ -211,3 +211,20 @@ def test_experts_that_held_out_tokens_do_not_reach_take_the_default(request_for:
         assert auto["chosen"] == CANDIDATES[0].label
         assert "held-out tokens reached" in auto["untried"]
         assert layer.solver == "admm"
+
+
+@pytest.mark.parametrize(("method", "changes"), [("wanda", True), ("copal", True), ("admm", False)])
+def test_only_errors_of_weights_that_are_not_solved_for_are_measured_on_fewer_tokens(
+    request_for: Request, monkeypatch: pytest.MonkeyPatch, method: str, changes: bool
+) -> None:
+    monkeypatch.setattr("worker.pruning.blocks.BATCH_TOKENS", 32)
+    found = []
+    for tokens in (32, 10_000):
+        monkeypatch.setattr("worker.pruning.gathering.ERROR_TOKENS", tokens)
+        recorder = Recorder()
+        prune(request_for(method={"name": method}, workspace=str(tokens)), recorder)
+        found.append([layer for block in recorder.blocks for layer in block.layers])
+    for few, all_of_them in zip(*found, strict=True):
+        assert (few.mask_sha256, few.weights_sha256) == (all_of_them.mask_sha256, all_of_them.weights_sha256)
+        assert few.held_out_error == all_of_them.held_out_error
+        assert (few.relative_error != all_of_them.relative_error) is changes

@@ -44,6 +44,31 @@ def test_gram_is_whole_and_symmetric(width: int) -> None:
     assert torch.equal(gram, gram.T)
 
 
+def test_gram_of_the_first_tokens_leaves_the_moments_those_of_all() -> None:
+    inputs = torch.randn(100, 6)
+    accumulator = Accumulator(6, CPU, gram_tokens=20)
+    for part in inputs.split(7):
+        accumulator.add(part)
+    found, first = accumulator.measured(), inputs[:21]  # whole batches
+    torch.testing.assert_close(found.gram, first.T @ first / 21)
+    torch.testing.assert_close(found.second, inputs.square().mean(0))
+    torch.testing.assert_close(found.mean, inputs.mean(0))
+    assert found.tokens == 100
+
+
+def test_moments_need_no_gram() -> None:
+    inputs = torch.randn(10, 3)
+    accumulator = Accumulator(3, CPU, gram_tokens=0)
+    accumulator.add(inputs)
+    found = accumulator.measured()
+    assert found.finite
+    assert not found.gram.any()
+    torch.testing.assert_close(found.second, inputs.square().mean(0))
+    accumulator = Accumulator(3, CPU, gram_tokens=0)
+    accumulator.add(inputs * torch.inf)
+    assert not accumulator.measured().finite
+
+
 def test_adding_a_domain_leaves_the_earlier_sums_alone() -> None:
     first = accumulate(None, measured(torch.randn(30, 4)), keep_gram=True)
     assert first.gram is not None

@@ -82,7 +82,8 @@ class Surveyor:
                     hidden[index] = self.shell.forward(block, state.to(self.shell.device))
                     self.advance(block, state.shape[0] * state.shape[1], 1)
 
-            measured = measure(block, groups, run, self.shell.device)
+            none = {group[0].name: 0 for group in groups}
+            measured = measure(block, groups, run, self.shell.device, gram_tokens=none)
             if groups:
                 shares[block.index] = _outlier_share(block, groups, measured)
             unload(block.module)
@@ -134,7 +135,9 @@ class Surveyor:
                     gradients[index] = state.grad.cpu()
                     self.advance(block, state.shape[0] * state.shape[1], 2)
 
-            measured = measure(block, groups, run, self.shell.device, hear=partial(_add_squares, squares))
+            grams = None if self.adapts else {group[0].name: 0 for group in groups}
+            hear = partial(_add_squares, squares)
+            measured = measure(block, groups, run, self.shell.device, hear=hear, gram_tokens=grams)
             tokens = sum(gradient.shape[0] * gradient.shape[1] for gradient in gradients)
             for group in groups:
                 self._conclude(block, group, measured[group[0].name], squares, tokens, survey)
@@ -164,7 +167,7 @@ class Surveyor:
         one that no token reached is left out."""
         if measured.tokens == 0:
             return
-        if not bool(torch.isfinite(measured.gram).all()):
+        if not measured.finite:
             raise IllConditioned(f"{group[0].name}: its inputs are not finite")
         across = self._curvature(group[0].name, measured.gram) if self.adapts else measured.second
         for matrix in group:
