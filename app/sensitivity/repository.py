@@ -82,7 +82,8 @@ class Record(NamedTuple):
 class _View:
     """The history of some jobs, with each stage's number in the lineage and its sum of all sensitivities."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], filter: Filter) -> None:
+        self._filter = filter
         columns = (column("job_id", String), column("first_stage", Integer))
         table = values(*columns, name="parts").data([(part.job, part.first_stage) for part in parts])
         self._parts = table.alias("parts")
@@ -96,12 +97,15 @@ class _View:
         stage = and_(JobStage.job_id == JobSensitivity.job_id, JobStage.stage == JobSensitivity.stage)
         query = select(JobSensitivity.job_id, JobSensitivity.stage, func.sum(JobSensitivity.total).label("whole"))
         query = query.join(JobStage, stage).where(JobSensitivity.job_id.in_(jobs), JobStage.state == "done")
+        if self._filter.stage is not None and not self._filter.lineage:
+            query = query.where(JobSensitivity.stage == self._filter.stage)
         return query.group_by(JobSensitivity.job_id, JobSensitivity.stage).subquery("sums")
 
     def share(self, total: SQLColumnExpression[float]) -> ColumnElement[Any]:
         return (total / func.nullif(self.sums.c.whole, 0)).label("share")
 
-    def narrowed(self, query: Select[*tuple[Any, ...]], filter: Filter) -> Select[*tuple[Any, ...]]:
+    def narrowed(self, query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
+        filter = self._filter
         same = and_(self.sums.c.job_id == JobSensitivity.job_id, self.sums.c.stage == JobSensitivity.stage)
         query = query.join(self._parts, self._parts.c.job_id == JobSensitivity.job_id).outerjoin(self.sums, same)
         if filter.stage is not None:
@@ -124,22 +128,36 @@ class _View:
         return query.order_by(*key).limit(limit)
 
 
+def list_stages(session: Session, parts: Sequence[Part], filter: Filter) -> list[tuple[Part, int]]:
+    """Where there is anything: parts with the job's own numbers of their stages, in the lineage's order."""
+    query = select(JobStage.job_id, JobStage.stage).where(JobStage.job_id.in_([part.job for part in parts]))
+    begun = session.execute(query.where(JobStage.state != "pending").order_by(JobStage.stage)).all()
+    places = [(part, stage) for part in parts for job, stage in begun if job == part.job]
+    if filter.stage is None:
+        return places
+    return [
+        (part, stage)
+        for part, stage in places
+        if stage + (part.first_stage if filter.lineage else 0) == filter.stage
+    ]
+
+
 def list_page(
     session: Session, parts: Sequence[Part], filter: Filter, after: Sequence[object] | None, limit: int
 ) -> list[Summary]:
     """`after` is the (stage in the lineage, block, matrix) of the last row of the page before."""
-    view = _View(parts)
+    view = _View(parts, filter)
     query = select(JobSensitivity, view.share(JobSensitivity.total), view.lineage_stage)
-    return [Summary(*row) for row in session.execute(view.page(view.narrowed(query, filter), after, limit))]
+    return [Summary(*row) for row in session.execute(view.page(view.narrowed(query), after, limit))]
 
 
 def list_records(
     session: Session, parts: Sequence[Part], filter: Filter, after: Sequence[object] | None, limit: int
 ) -> list[Record]:
     """The same rows, each with its matrix's record."""
-    view = _View(parts)
+    view = _View(parts, filter)
     query = select(JobSensitivity, view.share(JobSensitivity.total), view.lineage_stage, JobLayer)
-    query = view.narrowed(query.outerjoin(JobLayer, _same_matrix()), filter)
+    query = view.narrowed(query.outerjoin(JobLayer, _same_matrix()))
     return [Record(*row) for row in session.execute(view.page(query, after, limit))]
 
 
@@ -147,13 +165,13 @@ def list_blocks(
     session: Session, parts: Sequence[Part], filter: Filter, after: Sequence[object] | None, limit: int
 ) -> list[BlockSummary]:
     """By (stage in the lineage, block); `after` is that of the last row of the page before."""
-    view = _View(parts)
+    view = _View(parts, filter)
     total = func.sum(JobSensitivity.total)
     place = (JobSensitivity.job_id, JobSensitivity.stage, view.lineage_stage)
     what = (JobSensitivity.domain, JobSensitivity.block)
     counts = (func.count(), cast(func.sum(JobLayer.weights), BigInteger))
     query = select(*place, *what, *counts, total, view.share(total)).outerjoin(JobLayer, _same_matrix())
-    query = view.narrowed(query, filter).group_by(*place, *what, view.sums.c.whole)
+    query = view.narrowed(query).group_by(*place, *what, view.sums.c.whole)
     key = (view.lineage_stage, JobSensitivity.block)
     if after is not None:
         query = query.where(tuple_(*key) > tuple_(*after))

@@ -1,6 +1,7 @@
 """Whose stages a history is made of, and how it is read in pieces."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -22,11 +23,21 @@ def parts_of(session: Session, project: str, id: str, *, lineage: bool) -> list[
 
 
 def records(sessions: sessionmaker[Session], parts: list[Part], filter: Filter) -> Iterator[list[Record]]:
-    """The whole history in pieces, in order; no connection is held while the reader takes his time."""
+    """The whole history in pieces, in order; no connection is held while the reader takes his time.
+
+    Stage by stage, so that a piece costs as much in a long lineage as in a short one.
+    """
+    with sessions.begin() as session:
+        places = repository.list_stages(session, parts, filter)
+    for part, stage in places:
+        yield from _records_of(sessions, part, replace(filter, stage=stage, lineage=False))
+
+
+def _records_of(sessions: sessionmaker[Session], part: Part, filter: Filter) -> Iterator[list[Record]]:
     after: tuple[int, int, str] | None = None
     while True:
         with sessions.begin() as session:
-            found = repository.list_records(session, parts, filter, after, RECORDS)
+            found = repository.list_records(session, [part], filter, after, RECORDS)
         if found:
             yield found
             last = found[-1]
