@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import update
+from sqlalchemy.orm import Session
 
 from app.datasets.tables import IntakeState
 from app.db.engine import transaction
+from app.jobs import lineage
+from app.jobs.lineage import Stage
+from app.jobs.tables import Job
 from app.models.tables import Model
 from app.plans.tables import Plan
 from app.settings import Settings
@@ -18,7 +22,7 @@ from app.storage import ObjectStore, open_store
 from worker.intake.runner import Check, Guard, scratch_folder
 from worker.supervisor.engine_process import COMMAND, END, EngineProcess
 from worker.supervisor.redaction import Redactor
-from worker.supervisor.staging import safe_join, translate
+from worker.supervisor.staging import BASE, safe_join, translate
 
 LOOK_AGAIN_SECONDS: Final = 2.0
 """A plan whose model is still being taken in comes back after so long."""
@@ -51,13 +55,17 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
         if plan is None or plan.state != IntakeState.pending:
             return
         model = session.get_one(Model, plan.model_id)
+        stages = _earlier(session, plan.spec)
         session.expunge_all()
     if model.state == IntakeState.pending:
         raise TooEarly
     try:
         if model.state != IntakeState.ready:
             raise PlanRefused("model_failed", "The model's intake has failed; see its `error`.", "/model")
-        values = {"state": IntakeState.ready, "result": _make(plan.spec, model.files or [], check, settings)}
+        if stages is None:
+            raise PlanRefused("job_not_found", "The job to go on from was deleted.", "/continues")
+        result = _make(plan.spec, stages, model.files or [], check, settings)
+        values = {"state": IntakeState.ready, "result": result}
     except PlanRefused as error:
         values = {"state": IntakeState.failed, "error": error.error}
     with transaction() as session:
@@ -65,7 +73,27 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
         session.execute(update(Plan).where(Plan.id == plan_id, Plan.state == IntakeState.pending).values(**values))
 
 
-def _make(spec: dict[str, Any], files: list[dict[str, Any]], check: Check, settings: Settings) -> dict[str, Any]:
+def _earlier(session: Session, spec: dict[str, Any]) -> list[Stage] | None:
+    """The lineage's stages before a job with this spec; None when it would go on from one that is gone."""
+    if "continues" not in spec:
+        return []
+    parent = session.get(Job, spec["continues"])
+    return None if parent is None else lineage.stages_of(lineage.path_of(session, parent))
+
+
+def _base(stages: list[Stage]) -> dict[str, Any]:
+    """The part of a request that says what is gone on from; of its files a plan needs none."""
+    if not stages:
+        return {}
+    texts = [(stage.domain, stage.evaluation) for stage in stages if stage.evaluation is not None]
+    evaluations = [{"domain": domain, "evaluation": {"path": dataset}} for domain, dataset in texts]
+    domains = [stage.domain for stage in stages]
+    return {"base": {"folder": BASE, "stages": len(stages), "domains": domains, "evaluations": evaluations}}
+
+
+def _make(
+    spec: dict[str, Any], stages: list[Stage], files: list[dict[str, Any]], check: Check, settings: Settings
+) -> dict[str, Any]:
     store = open_store(settings)
     with scratch_folder(settings) as folder:
         workspace, model = folder / "workspace", folder / "model"
@@ -84,6 +112,7 @@ def _make(spec: dict[str, Any], files: list[dict[str, Any]], check: Check, setti
             "hidden_bytes": settings.hidden_bytes,
             # Texts are not brought: a plan does not read them.
             **translate(spec, lambda dataset: {"path": dataset}),
+            **_base(stages),
         }
         redact = Redactor({"<workspace>": workspace, "<model>": model, "<work>": settings.work_dir})
         return _ask(request, workspace, check, redact)

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
-from app.jobs.spec import JobCreate
+from app.jobs import control
+from app.jobs.spec import JobContinue, JobCreate
 from app.models.tables import Model
 from app.plans import service as plans
 from app.plans.tables import Plan
@@ -18,8 +19,10 @@ from app.settings import Settings
 from app.storage import ObjectStore
 from app.tasks import service as tasks
 from app.tasks.tables import Task
+from tests.app.jobs.lineages import publish
 from tests.jobs import CALIBRATION, SPEC, make_dataset, make_model, make_project
 from tests.tiny import make_tiny_llama
+from tests.worker.house import make_tiny_jobs
 from worker.plans import TooEarly, bring_outline, run
 from worker.task_runner import run_tasks
 
@@ -91,6 +94,29 @@ def test_a_model_that_the_engine_refuses_fails_the_plan_without_paths(
     assert plan.error is not None
     assert (plan.state, plan.error["code"], plan.error["field"]) == ("failed", "unsupported_model", "/model")
     assert str(settings.work_dir) not in plan.error["message"]
+
+
+def test_a_plan_of_a_continuation_counts_what_is_gone_on_from(
+    session: Session, store: ObjectStore, settings: Settings, tmp_path: Path
+) -> None:
+    jobs = make_tiny_jobs(session, store, make_tiny_llama(tmp_path / "tiny"))
+    parent = jobs.make()
+    publish(session, parent)
+    domain = {"name": "new", "dataset": jobs.datasets[0], "calibration": CALIBRATION}
+    body = JobContinue.model_validate({"continues": parent, "domains": [domain]})
+    made, orphan = (plans.ask(session, jobs.project, body).id for _ in range(2))
+    session.commit()
+    run(made, unguarded, lambda: None, settings)
+    plan = read(session, made)
+    assert (plan.state, plan.error) == ("ready", None)
+    assert plan.result is not None
+    assert plan.result["estimates"]["disk_bytes"]["parts"]["base"] > 0
+    with transaction() as other:
+        control.delete(other, jobs.project, parent)
+    run(orphan, unguarded, lambda: None, settings)
+    refused = read(session, orphan).error
+    assert refused is not None
+    assert (refused["code"], refused["field"]) == ("job_not_found", "/continues")
 
 
 def test_a_lost_lease_writes_nothing(session: Session, settings: Settings) -> None:
