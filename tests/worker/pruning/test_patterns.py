@@ -62,6 +62,34 @@ def test_n_of_m_ties_prune_the_first_inputs() -> None:
     assert best_of_groups(torch.ones(1, 7), 3, 7).tolist() == [[False] * 4 + [True] * 3]
 
 
+def lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Of a flat tensor, by a stable sort."""
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
+    chosen[scores.sort(stable=True).indices[:count]] = True
+    return chosen
+
+
+@pytest.mark.parametrize("levels", [1, 3, 1000])
+@pytest.mark.parametrize("group", [2, 3, 4, 8, 9, 16])
+def test_n_of_m_is_a_stable_sort_of_every_group(group: int, levels: int) -> None:
+    """Small groups are compared pair by pair, larger ones are sorted."""
+    scores = torch.randint(levels, (12, 5 * group)).float()
+    for kept in range(1, group):
+        rows = [~lowest(each, group - kept) for each in scores.view(-1, group)]
+        assert torch.equal(best_of_groups(scores, kept, group), torch.stack(rows).view_as(scores))
+
+
+@pytest.mark.parametrize("levels", [1, 3, 1000])
+@pytest.mark.parametrize("count", [0, 1, 59, 60, 61, 130, 240])
+def test_every_scope_is_a_stable_sort(count: int, levels: int) -> None:
+    scores = torch.randint(levels, (12, 20)).float().masked_fill(torch.rand(12, 20) < 0.1, -torch.inf)
+    layer = Selection(Pattern(), Scope.layer, count).mask(scores)
+    assert torch.equal(layer.flatten(), ~lowest(scores.flatten(), count))
+    each, more = divmod(count, 12)
+    rows = [~lowest(row, each + (index < more)) for index, row in enumerate(scores)]
+    assert torch.equal(Selection(Pattern(), Scope.row, count).mask(scores), torch.stack(rows))
+
+
 def test_n_of_m_on_the_way_never_prunes_a_protected_weight() -> None:
     scores = torch.rand(6, 16)
     whole = Selection(Pattern(2, 4), Scope.layer, 48)

@@ -1,5 +1,6 @@
 import itertools
 
+import numpy
 import pytest
 import torch
 
@@ -22,6 +23,26 @@ def test_summary_of_known_scores() -> None:
     assert len(summary.histogram["edges"]) == 21
     assert sum(summary.histogram["counts"]) == 100
     assert summary.histogram["edges"][-1] == pytest.approx(2.0)
+
+
+def test_bins_count_the_powers_of_ten() -> None:
+    """Twenty bins over four powers of ten: five a power, each with its lower edge; zeros are in the first."""
+    scores = torch.tensor([0.0, 0.0, 1.0, 1.5, 2.0, 15.0, 9000.0, 10000.0]).view(2, 4)
+    histogram = summarise("w", scores).histogram
+    assert histogram["edges"] == pytest.approx([each / 5 for each in range(21)])
+    assert histogram["counts"] == [4, 1, 0, 0, 0, 1, *[0] * 13, 2]
+
+
+def test_bins_agree_with_a_histogram_of_logarithms() -> None:
+    scores = torch.rand(200, 50) ** 4
+    summary = summarise("w", scores)
+    counts, edges = numpy.histogram(scores.double().log10().numpy(), bins=20)
+    assert summary.histogram["edges"] == pytest.approx(edges.tolist(), rel=1e-6, abs=1e-6)
+    assert numpy.abs(numpy.array(summary.histogram["counts"]) - counts).max() <= 2
+    ordered = scores.flatten().sort().values
+    assert summary.quantiles == {
+        each: float(ordered[round(float(each) * 10_000) - 1]) for each in summary.quantiles
+    }
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, 1e-30])
