@@ -18,6 +18,7 @@ from worker.pruning.checkpoint import DTYPES, Checkpoint, read_file
 from worker.pruning.errors import IllConditioned, UserError
 from worker.pruning.evaluate import precision
 from worker.pruning.files import write_tensors
+from worker.pruning.finite import all_finite
 from worker.pruning.folder import StageFolder
 from worker.pruning.gathering import Gatherer
 from worker.pruning.groups import dense_weight
@@ -42,7 +43,7 @@ from worker.pruning.statistics import (
     Inputs,
     StateContent,
     read_document,
-    relative_error,
+    relative_errors,
     state_content,
 )
 from worker.pruning.work import pass_work, solve_work
@@ -99,7 +100,7 @@ class BlockPruner:
         """
         for name, tensor in tensors.items():
             # Named here, because behind it nothing in the block would be finite.
-            if not bool(torch.isfinite(tensor).all()):
+            if not all_finite(tensor):
                 raise UserError("invalid_checkpoint", f"{name} has values that are not finite", "/model")
         self.shell.load_block(block, tensors)
         inputs = self._gatherer.gather(block, self.hidden[: self.solved_on], self.hidden[self.solved_on :])
@@ -243,10 +244,9 @@ class BlockPruner:
         """Of the weight as written, on the windows that were solved on and on those held out."""
         weight = self._as_solved(matrix, written)
         held = inputs.held_out
-        return (
-            relative_error(weight, dense, inputs.measured.gram),
-            relative_error(weight, dense, held.gram) if held is not None else None,
-        )
+        grams = [inputs.measured.gram] if held is None else [inputs.measured.gram, held.gram]
+        found = relative_errors(weight, dense, grams)
+        return found[0], found[1] if held is not None else None
 
     def _selection(self, share: Share, method: Method, device: torch.device) -> Selection:
         """A survey makes rows comparable, so that the whole matrix is one comparison group."""
@@ -259,7 +259,7 @@ class BlockPruner:
     def _cast(self, matrix: Matrix, solution: Solution) -> Tensor:
         """The weight in the checkpoint's own dtype and orientation."""
         cast = solution.weight.to(DTYPES[self.source.tensors[matrix.name].dtype])
-        if not bool(torch.isfinite(cast).all()):
+        if not all_finite(cast):
             raise IllConditioned(f"a weight does not fit {cast.dtype}")
         return (cast.T if matrix.transposed else cast).contiguous().cpu()
 

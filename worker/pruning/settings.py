@@ -22,6 +22,17 @@ def torch_settings(threads: int) -> Iterator[None]:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """For factorisations: between their many small steps threads mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def products(precision: str) -> Iterator[None]:
     """float32 products at a precision: highest for solving, medium (bfloat16 or TF32 inside) for forwards."""
     before = torch.get_float32_matmul_precision()

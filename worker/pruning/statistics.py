@@ -6,7 +6,7 @@ divided by its own number of tokens, so that a long domain does not outvote a sh
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,24 +177,36 @@ def relative_error(weight: Tensor, dense: Tensor, gram: Tensor) -> float | None:
 
     weight, dense: (out, in); gram: (in, in), on any scale.
     """
-    whole, lost = (quadratic_form(part, gram) for part in (dense, weight - dense))
-    if not math.isfinite(whole + lost):
-        # Squares of large inputs times squares of large weights can leave float32.
-        whole, lost = (quadratic_form(part.double(), gram.double()) for part in (dense, weight - dense))
-    return max(lost / whole, 0.0) if whole > 0 else None
+    return relative_errors(weight, dense, [gram])[0]
 
 
-def quadratic_form(weight: Tensor, gram: Tensor) -> float:
-    """‖X Wᵀ‖² = tr(W H Wᵀ), summed in float64. weight: (out, in); gram: H, (in, in), symmetric."""
-    # Twice what is right of the diagonal blocks, so that a third of the products is saved.
-    total = 0.0
-    for rows in _strips(len(gram)):
-        part = weight[:, rows]
-        total += float(((part @ gram[rows, rows]) * part).sum(dtype=torch.float64))
-        if rows.stop < len(gram):
-            rest = slice(rows.stop, None)
-            total += 2 * float(((part @ gram[rows, rest]) * weight[:, rest]).sum(dtype=torch.float64))
-    return total
+def relative_errors(weight: Tensor, dense: Tensor, grams: Sequence[Tensor]) -> list[float | None]:
+    """The same under several Grams, which costs hardly more than under one."""
+    lost = weight - dense
+    forms = zip(quadratic_forms(dense, grams), quadratic_forms(lost, grams), strict=True)
+    found: list[float | None] = []
+    for gram, (whole, rest) in zip(grams, forms, strict=True):
+        if not math.isfinite(whole + rest):
+            # Squares of large inputs times squares of large weights can leave float32.
+            whole, rest = (quadratic_forms(part.double(), [gram.double()])[0] for part in (dense, lost))
+        found.append(max(rest / whole, 0.0) if whole > 0 else None)
+    return found
+
+
+def quadratic_forms(weight: Tensor, grams: Sequence[Tensor]) -> list[float]:
+    """‖X Wᵀ‖² = tr(W H Wᵀ) for each Gram H, summed in float64. weight: (out, in); grams: (in, in), symmetric.
+
+    As Σ (WᵀW ⊙ H): all products are WᵀW's, once for all Grams, and of a symmetric matrix only those from the
+    diagonal blocks to the right.
+    """
+    totals = [0.0] * len(grams)
+    for rows in _strips(weight.shape[1]):
+        product = weight[:, rows].T @ weight[:, rows.start :]
+        for index, gram in enumerate(grams):
+            terms = product * gram[rows, rows.start :]
+            corner = terms[:, : rows.stop - rows.start]
+            totals[index] += float(2 * terms.sum(dtype=torch.float64) - corner.sum(dtype=torch.float64))
+    return totals
 
 
 def _strips(width: int) -> list[slice]:

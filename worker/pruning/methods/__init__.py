@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.pruning.errors import IllConditioned
+from worker.pruning.finite import all_finite
 from worker.pruning.method_spec import Method, MethodName, Mode
 from worker.pruning.methods import admm, alps, sparsegpt
 from worker.pruning.methods.admm import AdmmFactor, solve_admm
@@ -115,7 +116,7 @@ def solve(
     check: Check = lambda: None,
 ) -> Solution:
     """Mask and weights of one matrix. dense, sensitivity: (out, in), float32. Raises IllConditioned."""
-    if not bool(torch.isfinite(sensitivity).all()):
+    if not all_finite(sensitivity):
         raise IllConditioned("the sensitivities are not finite")
     if selection.zeros == 0:
         return Solution(dense, torch.ones_like(dense, dtype=torch.bool), {})

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.pruning.errors import IllConditioned
+from worker.pruning.finite import all_finite
 from worker.pruning.method_spec import AdmmConfig, Schedule
 from worker.pruning.methods.ladder import cholesky, climb
 from worker.pruning.methods.solution import Solution
@@ -44,13 +45,15 @@ def factorise(gram: Tensor, config: AdmmConfig, *, invert: bool = True) -> AdmmF
     normal = gram / norms / norms.unsqueeze(1)
 
     def attempt(damping: float, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-        eye = torch.eye(len(norms), device=gram.device, dtype=dtype)
-        damped = normal.to(dtype) + damping * normal.diagonal().mean() * eye
-        root = cholesky(damped + config.rho * eye)
+        damped = normal.to(dtype, copy=True)
+        damped.diagonal().add_(damping * normal.diagonal().mean())
+        ridged = damped.clone()
+        ridged.diagonal().add_(config.rho)
+        root = cholesky(ridged)
         if root is None:
             return None
         inverse = torch.cholesky_inverse(root).float() if invert else root
-        return (damped.float(), inverse) if bool(torch.isfinite(inverse).all()) else None
+        return (damped.float(), inverse) if all_finite(inverse) else None
 
     (damped, inverse), notes = climb(gram, config.damping, attempt)
     return AdmmFactor(norms, damped, inverse if invert else None, diagonal == 0, notes)
@@ -78,7 +81,7 @@ def solve_admm(
     else:
         v = polish(v0 * mask, v0, factor.gram, mask, config.iterations, check)
     weight = torch.where(mask, v / factor.norms, 0.0)
-    if not bool(torch.isfinite(weight).all()):
+    if not all_finite(weight):
         raise IllConditioned("the ADMM solution is not finite")
     return Solution(weight, mask, dict(factor.notes))
 
@@ -90,22 +93,25 @@ def _iterate(
     if (inverse := factor.inverse) is None:
         raise ValueError("finding a mask needs the inverse")
     g = v0 @ factor.gram
-    u, v = torch.zeros_like(v0), v0
+    wanted, u, lost = v0.clone(), torch.zeros_like(v0), torch.zeros_like(v0)
     mask = torch.ones_like(v0, dtype=torch.bool)
     for step in range(1, config.iterations + 1):
         check()
-        wanted = v + u
         if step <= config.mask_steps:
             mask = selection.mask(_scores(wanted, factor.dead), _zeros(selection, config, step))
-        z = wanted * mask
-        u = wanted - z
-        v = (g + config.rho * (z - u)) @ inverse
-    return (v + u) * mask, mask
+            # As numbers: products with them take a tenth of the time of filling by a mask.
+            lost = (~mask).float()
+        # V + U is Z where the mask is and the new U elsewhere, so that Z − U is (V + U) − 2U.
+        torch.mul(wanted, lost, out=u)
+        v = wanted.sub_(u, alpha=2).mul_(config.rho).add_(g) @ inverse
+        wanted = v.add_(u)
+    return wanted * mask, mask
 
 
 def _scores(wanted: Tensor, dead: Tensor) -> Tensor:
     """|V+U|, below everything for dead inputs."""
-    return wanted.abs().masked_fill(dead, -1.0)
+    scores = wanted.abs()
+    return scores.masked_fill_(dead, -1.0) if bool(dead.any()) else scores
 
 
 def _zeros(selection: Selection, config: AdmmConfig, step: int) -> int:
@@ -131,29 +137,40 @@ def polish(
     each step lowers the error, and a row that rounding made worse is put back. Ends early when there is nothing
     left to gain.
     """
-    start, diagonal = v, gram.diagonal()
+    diagonal = gram.diagonal()
     # An input without energy or damping has nothing to gain, and must not divide by zero for its whole row.
     precondition = diagonal.reciprocal().masked_fill(diagonal <= 0, 0.0)
-    gradient = (v0 - v) @ gram
-    before = ((v0 - v) * gradient).sum(dim=1, keepdim=True)
-    residual = gradient * mask
+    lost = v0 - v
+    residual = lost @ gram
+    before = _dots(lost, residual)
+    support = mask.float()
+    residual *= support
     direction = residual * precondition
-    product = (residual * direction).sum(dim=1, keepdim=True)
+    product = _dots(residual, direction)
     floor = product * 1e-12
     error = float(before.sum())
+    moved = v.clone()
     for _ in range(steps):
         check()
         if float(product.sum()) <= converged * error:
             break
-        moved = (direction @ gram) * mask
-        curvature = (direction * moved).sum(dim=1, keepdim=True)
+        image = (direction @ gram).mul_(support)
+        curvature = _dots(direction, image)
         rate = torch.where((curvature > 0) & (product > floor), product / curvature, 0.0)
-        v = v + rate * direction
+        moved.addcmul_(rate, direction)
         error -= float((rate * product).sum())
-        residual = residual - rate * moved
+        residual.addcmul_(rate, image, value=-1)
         scaled = residual * precondition
-        new = (residual * scaled).sum(dim=1, keepdim=True)
-        direction = scaled + torch.where(product > 0, new / product, 0.0) * direction
+        new = _dots(residual, scaled)
+        direction = scaled.addcmul_(torch.where(product > 0, new / product, 0.0), direction)
         product = new
-    after = (((v - v0) @ gram) * (v - v0)).sum(dim=1, keepdim=True)
-    return torch.where(after <= before, v, start)
+    lost = torch.sub(v0, moved, out=lost)
+    after = _dots(lost, lost @ gram)
+    worse = (after > before).flatten().nonzero().flatten()
+    moved[worse] = v[worse]
+    return moved
+
+
+def _dots(one: Tensor, other: Tensor) -> Tensor:
+    """Row by row, (out, 1)."""
+    return (one * other).sum(dim=1, keepdim=True)

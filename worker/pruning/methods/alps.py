@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.pruning.errors import IllConditioned
+from worker.pruning.finite import all_finite
 from worker.pruning.method_spec import AlpsConfig
 from worker.pruning.methods.admm import polish
 from worker.pruning.methods.ladder import climb
@@ -69,7 +70,7 @@ def factorise(gram: Tensor, config: AlpsConfig) -> AlpsFactor:
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # RuntimeError would hide a full memory
             return None
         found = tuple(part.float() for part in (norms, normal, values, vectors))
-        fine = all(bool(torch.isfinite(part).all()) for part in found) and bool((found[2] > 0).all())
+        fine = all(map(all_finite, found)) and bool((found[2] > 0).all())
         return found if fine else None  # type: ignore[return-value]
 
     found, notes = climb(gram, config.damping, attempt)
@@ -99,7 +100,7 @@ def solve_alps(
         mask, notes = start, notes | {"kept": "the mask the search started from"}
         v = polish(v0 * mask, v0, factor.gram, mask, config.polish_steps, check)
     weight = torch.where(mask, v / factor.norms, 0.0)
-    if not bool(torch.isfinite(weight).all()):
+    if not all_finite(weight):
         raise IllConditioned("the ALPS solution is not finite")
     return Solution(weight, mask, {**factor.notes, **notes})
 

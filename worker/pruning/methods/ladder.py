@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from worker.pruning.errors import IllConditioned
+from worker.pruning.finite import all_finite
+from worker.pruning.settings import one_thread
 
 T = TypeVar("T")
 
@@ -19,11 +21,12 @@ def climb(
     Also returns what goes into the record: nothing for the first rung, else the damping and precision reached.
     Raises IllConditioned when the Gram, (in, in), is not finite or no rung succeeds.
     """
-    if not bool(torch.isfinite(gram).all()):
+    if not all_finite(gram):
         raise IllConditioned("the Gram matrix is not finite")
     stronger = damping * 10 or 0.01
     for used, dtype in ((damping, torch.float32), (stronger, torch.float32), (stronger, torch.float64)):
-        found = attempt(used, dtype)
+        with one_thread():
+            found = attempt(used, dtype)
         if found is not None:
             rung = {"damping": used, "precision": str(dtype).removeprefix("torch.")}
             return found, rung if used != damping else {}
@@ -33,4 +36,4 @@ def climb(
 def cholesky(matrix: Tensor) -> Tensor | None:
     """The lower factor; None where the matrix is not positive definite or the factor is not finite."""
     root, failed = torch.linalg.cholesky_ex(matrix)
-    return root if int(failed) == 0 and bool(torch.isfinite(root).all()) else None
+    return root if int(failed) == 0 and all_finite(root) else None

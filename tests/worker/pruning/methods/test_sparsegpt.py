@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from tests.worker.pruning.methods.oracles import gram_of, mean_damped, output_error, solve_with, textbook_sparsegpt
 from worker.pruning.method_spec import Method, MethodName, SparseGptConfig
-from worker.pruning.methods.sparsegpt import factorise, solve_sparsegpt, spread
+from worker.pruning.methods.sparsegpt import WHOLE, factorise, inverse_of_upper, solve_sparsegpt, spread
 from worker.pruning.patterns import Pattern, Scope, Selection
 
 
@@ -43,6 +43,14 @@ def test_blocks_change_only_where_masks_are_chosen() -> None:
     for other in found[1:]:
         assert torch.equal(found[0].mask, other.mask)
         torch.testing.assert_close(found[0].weight, other.weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 7, WHOLE, WHOLE + 1, 3 * WHOLE - 5])
+def test_an_upper_triangular_matrix_is_inverted_by_halves(width: int) -> None:
+    root = torch.randn(width, width, dtype=torch.float64).triu() / width + torch.eye(width)
+    inverse = inverse_of_upper(root)
+    torch.testing.assert_close(inverse @ root, torch.eye(width, dtype=torch.float64))
+    assert torch.equal(inverse, inverse.triu())
 
 
 def test_every_block_gets_its_share_of_the_zeros() -> None:
