@@ -64,7 +64,8 @@ def inverse_of_upper(root: Tensor) -> Tensor:
     width = len(root)
     if width <= WHOLE:
         eye = torch.eye(width, device=root.device, dtype=root.dtype)
-        return torch.linalg.solve_triangular(root, eye, upper=True)
+        solved: Tensor = torch.linalg.solve_triangular(root, eye, upper=True)
+        return solved
     first, last = slice(0, width // 2), slice(width // 2, width)
     found = torch.zeros_like(root)
     found[first, first], found[last, last] = (
