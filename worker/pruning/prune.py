@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from worker.pruning import methods
+from worker.pruning import heap, methods
 from worker.pruning.allocation.curves import output_weights
 from worker.pruning.allocation.result import Survey
 from worker.pruning.allocation.stage import stored_survey
@@ -114,6 +114,7 @@ class BlockPruner:
                 layers.append(record)
                 summaries.append(summary)
             layers[-len(group) :] = self._on_every_domain(block, group, tensors, layers[-len(group) :])
+            heap.trim()  # groups differ in shape: what one leaves behind does not serve the next
         layers = self._compare_masks(block, tensors, layers)
         state = self._state(block, {name: each.sums for name, each in inputs.items()}, layers)
         del inputs  # the Grams, before the forward pass takes memory

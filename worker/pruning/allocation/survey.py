@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from worker.pruning import heap
 from worker.pruning.allocation.curves import loss_curve, loss_scores
 from worker.pruning.allocation.owl import outliers
 from worker.pruning.allocation.result import Survey
@@ -141,6 +142,7 @@ class Surveyor:
             tokens = sum(gradient.shape[0] * gradient.shape[1] for gradient in gradients)
             for group in groups:
                 self._conclude(block, group, measured[group[0].name], squares, tokens, survey)
+                heap.trim()
             unload(block.module)
         return survey
 
