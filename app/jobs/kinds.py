@@ -9,8 +9,6 @@ SOLVING: Final = frozenset({"sparsegpt", "admm", "alps", "auto"})
 """Methods that solve for the kept weights, with the Gram."""
 FROM_MOMENTS: Final = frozenset({"own_terms"})
 """COPAL's readings that need no more than moments, which every state has."""
-PERTURBATION: Final = "domain_shift"
-"""How the input moments of a method are summed that does not say so."""
 
 
 def lacking(path: Sequence[dict[str, Any]], spec: dict[str, Any]) -> list[FieldError]:
@@ -23,7 +21,7 @@ def lacking(path: Sequence[dict[str, Any]], spec: dict[str, Any]) -> list[FieldE
     methods = [each["method"] for each in path]
     mine = spec["method"]
     solving = _gram(methods, mine) or _survey(methods, mine, spec["sparsity"])
-    return [*solving, *_moments(methods, mine), *_importance(methods, mine)]
+    return [*solving, *_importance(methods, mine)]
 
 
 def solves(method: dict[str, Any]) -> bool:
@@ -56,22 +54,12 @@ def _survey(methods: Sequence[dict[str, Any]], mine: dict[str, Any], sparsity: d
     return [FieldError(message, pointer="/method/name")]
 
 
-def _moments(methods: Sequence[dict[str, Any]], mine: dict[str, Any]) -> list[FieldError]:
-    if mine["name"] != "copal":
-        return []
-    other = next((p for each in methods if (p := perturbation(each)) != mine["perturbation"]), None)
-    if other is None:
-        return []
-    message = f"is {mine['perturbation']!r}, and the lineage's sums were made for {other!r}; choose that one"
-    return [FieldError(message, pointer="/method/perturbation")]
-
-
 def _importance(methods: Sequence[dict[str, Any]], mine: dict[str, Any]) -> list[FieldError]:
     if mine["name"] != "copal" or mine["reading"] in FROM_MOMENTS:
         return []
     other = next((each for each in methods if each.get("reading") != mine["reading"]), None)
     if other is None:
-        return []
+        return _perturbation(methods, mine)
     theirs = f"the reading {other['reading']!r}" if other["name"] == "copal" else repr(other["name"])
     message = (
         f"{mine['reading']!r} goes on from importances that {theirs} did not keep; "
@@ -80,6 +68,12 @@ def _importance(methods: Sequence[dict[str, Any]], mine: dict[str, Any]) -> list
     return [FieldError(message, pointer="/method/reading")]
 
 
-def perturbation(method: dict[str, Any]) -> str:
-    """For which one a method's input moments are summed."""
-    return str(method.get("perturbation", PERTURBATION))
+def _perturbation(methods: Sequence[dict[str, Any]], mine: dict[str, Any]) -> list[FieldError]:
+    """Importances are of one perturbation; the moments serve both."""
+    other = next((p for each in methods if (p := each["perturbation"]) != mine["perturbation"]), None)
+    if other is None:
+        return []
+    message = (
+        f"is {mine['perturbation']!r}, and the lineage's importances were summed for {other!r}; choose that one"
+    )
+    return [FieldError(message, pointer="/method/perturbation")]

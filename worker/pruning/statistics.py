@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from worker.pruning.checkpoint import read_file, read_metadata
+from worker.pruning.finite import all_finite
 from worker.pruning.lineage_spec import Precision
 
 STRIPS = 4
@@ -46,7 +47,7 @@ class Measured:
 
     @property
     def finite(self) -> bool:
-        return bool(torch.isfinite(self.gram).all()) and bool(torch.isfinite(self.second).all())
+        return all_finite(self.gram) and all_finite(self.second)
 
 
 @dataclass(frozen=True)

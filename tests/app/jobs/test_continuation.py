@@ -106,14 +106,14 @@ def test_every_difference_is_named_with_both_values(api: httpx.Client, parent: s
         "model": "mdl_other",
         "sparsity": {"target": 0.5, "allocation": "uniform", "overrides": []},
         "evaluation": {"sequence_length": 128},
-        "method": {"name": "copal", "mode": "sequential", "perturbation": "relative"},
+        "method": {"name": "copal", "mode": "sequential", "reading": "token"},
         "domains": [domain("law", third), domain("sales", third)],
     }
     refused = api.post("/v1/jobs", json=body)
     assert (refused.status_code, refused.json()["code"]) == (422, "lineage_mismatch")
     found = {error["pointer"]: error["detail"] for error in refused.json()["errors"]}
     assert set(found) == {
-        *("/model", "/method/mode", "/method/perturbation", "/evaluation/sequence_length", "/domains/0/name"),
+        *("/model", "/method/mode", "/method/reading", "/evaluation/sequence_length", "/domains/0/name"),
         *("/sparsity/target", "/sparsity/allocation", "/sparsity/overrides"),
     }
     assert found["/sparsity/target"] == "is 0.5, and the lineage's is 0.6; leave it out"
@@ -144,7 +144,7 @@ def test_statistics_that_nobody_kept_are_missed(api: httpx.Client, inputs: Input
         ({"name": "sparsegpt"}, "/method/name"),
         ({"name": "magnitude", "weight_update": "admm"}, "/method/weight_update"),
         ({"name": "copal", "reading": "token"}, "/method/reading"),
-        ({"name": "copal", "perturbation": "relative"}, "/method/perturbation"),
+        ({"name": "copal", "perturbation": "relative"}, None),
         ({"name": "copal"}, None),
         ({"name": "magnitude"}, None),
     ]

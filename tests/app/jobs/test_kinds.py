@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.jobs.kinds import FROM_MOMENTS, PERTURBATION, SOLVING, lacking, solves
+from app.jobs.kinds import FROM_MOMENTS, SOLVING, lacking, solves
 from worker.pruning.fields import Fields
 from worker.pruning.method_spec import Method, MethodName, Perturbation, Reading
 
@@ -23,7 +23,6 @@ def test_the_names_are_the_engines() -> None:
     for reading in Reading:
         method = Method(MethodName.copal, reading=reading)
         assert method.needs_importance is (reading.value not in FROM_MOMENTS)
-    assert Perturbation(PERTURBATION) is Method(MethodName.wanda).perturbation
 
 
 def spec(name: str, allocation: str = "uniform", **method: Any) -> dict[str, Any]:
@@ -47,6 +46,14 @@ def test_a_reading_goes_on_from_its_own_importances_alone() -> None:
     for path in ([copal()], [spec("admm")], [copal("token"), copal()]):
         assert [error.pointer for error in lacking(path, copal("token"))] == ["/method/reading"]
     assert lacking([copal("token")], copal()) == []
+
+
+def test_importances_are_of_one_perturbation_and_moments_serve_both() -> None:
+    for reading in Reading:
+        found = lacking([copal(reading.value, "relative")], copal(reading.value, "domain_shift"))
+        expected = [] if reading is Reading.own_terms else ["/method/perturbation"]
+        assert [error.pointer for error in found] == expected
+    assert lacking([spec("wanda")], copal(perturbation="relative")) == []
 
 
 def test_a_survey_is_of_weights_that_are_solved_for_or_of_weights_that_stay() -> None:
