@@ -21,7 +21,7 @@ from worker.pruning.settings import pick_device, products
 from worker.pruning.skeleton import Block, Matrix, Skeleton
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import PruningJob
-from worker.pruning.work import SURVEY_TOKENS, planned_work
+from worker.pruning.work import planned_work, survey_tokens
 
 FLOAT = 4
 PROBE_SIDE = 768
@@ -186,7 +186,7 @@ def _survey_bytes(subject: Subject) -> int:
     if subject.job.sparsity.allocation is not Allocation.error:
         return 0
     calibration = max(domain.calibration.tokens for domain in subject.job.domains)
-    tokens = min(calibration, SURVEY_TOKENS)
+    tokens = survey_tokens(calibration)
     return FLOAT * width(subject.skeleton) * tokens * len(subject.skeleton.blocks)
 
 

@@ -21,7 +21,8 @@ from worker.pruning.sensing import Sensing, complete, find_sensing
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.spec import Domain, PruningJob
 from worker.pruning.starvation import Fed, feed
-from worker.pruning.statistics import Accumulated, Inputs, Measured, accumulate, read_state
+from worker.pruning.state_file import read_state
+from worker.pruning.statistics import Accumulated, Inputs, Measured, accumulate
 from worker.pruning.work import gram_work, importance_work, pass_work
 
 ERROR_TOKENS = 4096

@@ -6,12 +6,13 @@ from typing import Any
 
 from worker.pruning.budget import Share
 from worker.pruning.errors import UserError
-from worker.pruning.folder import StageFolder
+from worker.pruning.folder import StageFolder, stage_folder
 from worker.pruning.method_spec import Mode
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import PruningJob
-from worker.pruning.statistics import Accumulated, read_document
+from worker.pruning.state_file import read_document
+from worker.pruning.statistics import Accumulated
 
 KEY = "holds"
 MEMBERS = "members"
@@ -160,3 +161,18 @@ def _check_stages(job: PruningJob, stage: int, said: Mapping[str, Any]) -> None:
     found = [each["domain"] for each in said.get("stages", [])]
     if said and found != expected:
         raise UserError("state_mismatch", f"the state is of the domains {found}, not of {expected}", FIELD)
+
+
+def lineage_dtype(job: PruningJob) -> str | None:
+    """The dtype that the lineage began with: no R and no model must mix two, even after a move to other
+    hardware."""
+    for reported in job.resume.evaluations:
+        dtype = (reported.get("protocol") or {}).get("dtype")
+        if dtype is not None:
+            return str(dtype)
+    stage = job.resume.stages if job.resume.blocks else job.resume.stages - 1
+    if job.first_stage + stage < 0:
+        return None
+    folder = stage_folder(job, stage, 0)
+    dtype = read_document(folder.path(folder.state(0))).get("forward_dtype")
+    return None if dtype is None else str(dtype)

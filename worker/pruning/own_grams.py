@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from worker.pruning.checkpoint import read_file
-from worker.pruning.statistics import pack, read_document, relative_error, unpack
+from worker.pruning.state_file import pack, read_document, unpack
+from worker.pruning.statistics import relative_error
 
 KEY = "domain_grams"
 """In a state file's document: group → the domains whose own Grams are in the file, in their order."""
@@ -17,7 +18,7 @@ KEY = "domain_grams"
 
 @dataclass(frozen=True)
 class Packed:
-    """One domain's Gram of one group, per token, as `statistics.pack` has it in float16. On the CPU."""
+    """One domain's Gram of one group, per token, as `state_file.pack` has it in float16. On the CPU."""
 
     triangle: Tensor
     diagonal: Tensor

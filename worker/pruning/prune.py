@@ -38,14 +38,8 @@ from worker.pruning.sensitivity import summarise
 from worker.pruning.settings import products
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.spec import PruningJob
-from worker.pruning.statistics import (
-    Accumulated,
-    Inputs,
-    StateContent,
-    read_document,
-    relative_errors,
-    state_content,
-)
+from worker.pruning.state_file import StateContent, read_document, state_content
+from worker.pruning.statistics import Accumulated, Inputs, relative_errors
 from worker.pruning.work import pass_work, solve_work
 
 

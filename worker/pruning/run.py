@@ -20,7 +20,7 @@ from worker.pruning.evaluate import TestSet, native_dtype, precision
 from worker.pruning.files import write_json
 from worker.pruning.folder import StageFolder, stage_folder
 from worker.pruning.hidden import HiddenStates
-from worker.pruning.holdings import check_holdings
+from worker.pruning.holdings import check_holdings, lineage_dtype
 from worker.pruning.matrix_r import MatrixR
 from worker.pruning.observer import Observer, StageResult
 from worker.pruning.perplexity import test_set
@@ -34,7 +34,7 @@ from worker.pruning.skeleton import Block
 from worker.pruning.spec import Domain, PruningJob
 from worker.pruning.stasis import MESSAGE as STASIS
 from worker.pruning.stasis import stasis
-from worker.pruning.statistics import read_document
+from worker.pruning.state_file import read_document
 from worker.pruning.work import block_work, planned_work, stage_work, token_work
 
 
@@ -91,7 +91,7 @@ class _Run:
         tokenizer = Tokenizer(job.model)
         device = pick_device(job.device)
         known = {(int(e["row"]), str(e["domain"])): float(e["perplexity"]) for e in job.resume.evaluations}
-        dtype = _resumed_dtype(job) or native_dtype(device)
+        dtype = lineage_dtype(job) or native_dtype(device)
         observer.check()
         windows = [calibration_windows(tokenizer, domain.calibration) for domain in job.domains]
         observer.check()
@@ -228,7 +228,7 @@ class _Run:
 
         with precision(self.shell.device, self.dtype):
             return allocate(
-                *(self.job, self.shares, self.shell, self.source, solved_on, domain.weight),
+                *(self.job, self.shares, self.shell, self.source, solved_on, domain),
                 *(earlier, store, advance, note),
             )
 
@@ -290,21 +290,6 @@ class _Run:
 
 def _hidden(job: PruningJob) -> HiddenStates:
     return HiddenStates(job.workspace, job.hidden_bytes)
-
-
-def _resumed_dtype(job: PruningJob) -> str | None:
-    """The dtype that the lineage began with: no R and no model must mix two, even after a move to other
-    hardware."""
-    for reported in job.resume.evaluations:
-        dtype = (reported.get("protocol") or {}).get("dtype")
-        if dtype is not None:
-            return str(dtype)
-    stage = job.resume.stages if job.resume.blocks else job.resume.stages - 1
-    if job.first_stage + stage < 0:
-        return None
-    folder = stage_folder(job, stage, 0)
-    dtype = read_document(folder.path(folder.state(0))).get("forward_dtype")
-    return None if dtype is None else str(dtype)
 
 
 def _test_sets(job: PruningJob, tokenizer: Tokenizer, dtype: str) -> list[TestSet]:

@@ -4,23 +4,16 @@ A group is the set of matrices that read one input. Measured: one domain. Accumu
 divided by its own number of tokens, so that a long domain does not outvote a short one.
 """
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from worker.pruning.checkpoint import read_file, read_metadata
 from worker.pruning.finite import all_finite
-from worker.pruning.lineage_spec import Precision
 
 STRIPS = 4
-StateContent = tuple[dict[str, Tensor], tuple[str, str]]
-"""Tensors and metadata of a state file."""
 ROWS = 256
 """Rows of a Gram handled at once where a whole second Gram is not worth its memory."""
 
@@ -155,7 +148,7 @@ class Accumulator:
         """The means; the sums are used up."""
         tokens = max(self.tokens, 1)
         return Measured(
-            gram=_mirror(self.gram).div_(max(self.in_gram, 1)),
+            gram=mirror(self.gram).div_(max(self.in_gram, 1)),
             mean=(self.total / tokens).float(),
             tokens=self.tokens,
             importance={name: value / tokens for name, value in self.importance.items()},
@@ -163,7 +156,7 @@ class Accumulator:
         )
 
 
-def _mirror(gram: Tensor) -> Tensor:
+def mirror(gram: Tensor) -> Tensor:
     """Copy the upper triangle to the lower one, in place."""
     for start in range(0, len(gram), ROWS):
         rows = slice(start, start + ROWS)
@@ -213,97 +206,3 @@ def quadratic_forms(weight: Tensor, grams: Sequence[Tensor]) -> list[float]:
 def _strips(width: int) -> list[slice]:
     step = -(-width // STRIPS)
     return [slice(start, min(start + step, width)) for start in range(0, width, step)]
-
-
-def state_content(
-    groups: dict[str, Accumulated],
-    document: dict[str, Any],
-    others: Mapping[str, Tensor] | None = None,
-    precision: Precision = Precision.float16,
-) -> StateContent:
-    """One block's sums as a state file holds them, plus a JSON document (records of the stages so far).
-
-    others: tensors to keep beside them, under their own names. precision: of the Grams, see `pack`.
-    """
-    tensors: dict[str, Tensor] = dict(others or {})
-    counts = {}
-    for name, sums in groups.items():
-        counts[name] = {
-            "domains": sums.domains,
-            "tokens": sums.tokens,
-            "gram": sums.gram is not None,
-            "importance": sorted(sums.importance),
-        }
-        for part in ("second", "shift", "mean"):
-            tensors[f"{name}/{part}"] = getattr(sums, part).cpu()
-        if sums.gram is not None:
-            tensors[f"{name}/gram"] = pack(sums.gram, sums.second, precision).cpu()
-        for matrix, value in sums.importance.items():
-            tensors[f"{matrix}/importance"] = value.cpu()
-    text = json.dumps({"groups": counts, **document}, sort_keys=True, allow_nan=False)
-    return tensors, ("secateur", text)
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """The JSON document of a state file."""
-    document: dict[str, Any] = json.loads(read_metadata(path)["secateur"])
-    return document
-
-
-def read_state(path: Path, device: torch.device) -> dict[str, Accumulated]:
-    """The sums of a state file, by group."""
-    document = read_document(path)
-    names = {part for name, counts in document["groups"].items() for part in _tensors(name, counts)}
-    tensors = {name: tensor.to(device) for name, tensor in read_file(path, names).items()}
-    groups = {}
-    for name, counts in document["groups"].items():
-        sums = Accumulated(
-            gram=None,
-            second=tensors[f"{name}/second"],
-            shift=tensors[f"{name}/shift"],
-            mean=tensors[f"{name}/mean"],
-            domains=counts["domains"],
-            tokens=counts["tokens"],
-            importance={matrix: tensors[f"{matrix}/importance"] for matrix in counts["importance"]},
-        )
-        gram = unpack(tensors[f"{name}/gram"], sums.second) if counts["gram"] else None
-        groups[name] = replace(sums, gram=gram)
-    return groups
-
-
-def _tensors(group: str, counts: dict[str, Any]) -> list[str]:
-    """The names of a group's sums in a state file."""
-    parts = ["second", "shift", "mean", *(["gram"] if counts["gram"] else [])]
-    importance = [f"{matrix}/importance" for matrix in counts["importance"]]
-    return [*(f"{group}/{part}" for part in parts), *importance]
-
-
-def pack(gram: Tensor, diagonal: Tensor, precision: Precision = Precision.float16) -> Tensor:
-    """The upper triangle, row by row. gram: (in, in), float32; diagonal: its diagonal.
-
-    float32: of the Gram itself, bit for bit. float16: of its correlations, gram / sqrt(d dᵀ); half a thousandth of
-    a correlation is far below the damping of any solver here.
-    """
-    scale = diagonal.sqrt().reciprocal().masked_fill(diagonal == 0, 0.0)
-    packed = []
-    for start in range(0, len(gram), ROWS):
-        strip = gram[start : start + ROWS]
-        if precision is Precision.float16:
-            strip = (strip * scale * scale[start : start + ROWS, None]).half()
-        packed.append(torch.cat([row[start + index :] for index, row in enumerate(strip)]))
-    return torch.cat(packed)
-
-
-def unpack(packed: Tensor, diagonal: Tensor) -> Tensor:
-    """The Gram that `pack` stored, (in, in), float32, symmetric, with its diagonal exact; its dtype says how."""
-    width, root = diagonal.numel(), diagonal.sqrt()
-    gram = torch.zeros((width, width), device=packed.device)
-    start = 0
-    for index in range(width):
-        gram[index, index:] = packed[start : start + width - index]
-        start += width - index
-    if packed.dtype == torch.float16:
-        gram *= root
-        gram *= root.unsqueeze(1)
-        gram.diagonal().copy_(diagonal)
-    return _mirror(gram)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from worker.pruning import Output
-from worker.pruning.statistics import read_document
+from worker.pruning.state_file import read_document
 
 
 @dataclass

@@ -15,7 +15,7 @@ from tests.worker.pruning.conftest import Recorder, Request, prune
 from worker.pruning import MatrixRecord, PruningJob, SpecError
 from worker.pruning.calibration import Tokenizer, calibration_windows, split
 from worker.pruning.methods.auto import CANDIDATES
-from worker.pruning.statistics import read_document
+from worker.pruning.state_file import read_document
 
 ADMM = {"name": "admm"}
 

@@ -12,7 +12,7 @@ from tests.worker.pruning.lineages import Ran, chain, continuing, run_job
 from worker.pruning import UserError
 from worker.pruning.files import write_tensors
 from worker.pruning.holdings import KEY, MEMBERS
-from worker.pruning.statistics import read_document
+from worker.pruning.state_file import read_document
 
 FIRST = "model.layers.0.self_attn.q_proj.weight"
 WANDA: dict[str, Any] = {"name": "wanda"}

@@ -12,16 +12,8 @@ from tests.worker.pruning.lineages import Ran, chain
 from worker.pruning.allocation.result import Survey
 from worker.pruning.files import write_tensors
 from worker.pruning.lineage_spec import Precision
-from worker.pruning.statistics import (
-    Accumulated,
-    Accumulator,
-    Measured,
-    accumulate,
-    pack,
-    read_state,
-    state_content,
-    unpack,
-)
+from worker.pruning.state_file import pack, read_state, state_content, unpack
+from worker.pruning.statistics import Accumulated, Accumulator, Measured, accumulate
 
 CPU = torch.device("cpu")
 ADMM = {"name": "admm"}

@@ -18,7 +18,8 @@ from worker.pruning.hidden import HiddenStates
 from worker.pruning.method_spec import Mode
 from worker.pruning.skeleton import Block
 from worker.pruning.sparsity_spec import Allocation
-from worker.pruning.spec import PruningJob
+from worker.pruning.spec import Domain, PruningJob
+from worker.pruning.work import survey_tokens
 
 OUTPUTS, CURVE, OUTLIERS = "loss/outputs", "loss/curve", "outliers"
 
@@ -37,7 +38,7 @@ def allocate(
     shell: Shell,
     source: Checkpoint,
     windows: Tensor,
-    weight: float,
+    domain: Domain,
     earlier: Sequence[Path],
     store: Callable[[], HiddenStates],
     advance: Callable[[Block, int, int], None],
@@ -46,8 +47,8 @@ def allocate(
     """The shares of one stage. A sequential job keeps those of its first: zeros that were written stay zeros, so
     another share for any matrix would only make the others miss the total.
 
-    shares: of a uniform allocation. windows: those of this domain that may be solved on. weight: the
-    domain's. earlier: the previous stage's state files, none in a lineage's first stage. Raises IllConditioned.
+    shares: of a uniform allocation. windows: those of the domain that may be solved on. earlier: the previous
+    stage's state files, none in a lineage's first stage. Raises IllConditioned.
     """
     allocation = job.sparsity.allocation
     if allocation is Allocation.uniform or all(share.fixed or share.zeros is None for share in shares.values()):
@@ -60,7 +61,8 @@ def allocate(
             for block in shell.skeleton.blocks
         }
         surveyor = Surveyor(shell, source, worth, job.method.updates_weights, store, advance, note)
-        survey = surveyor.survey(allocation, windows).times(weight)
+        looked_at = survey_tokens(domain.calibration.tokens)
+        survey = surveyor.survey(allocation, windows, looked_at).times(domain.weight)
         if job.method.mode is Mode.accumulated and earlier:
             survey = survey.plus(read_survey(earlier).times(job.method.keeps))
     blocks = {matrix.name: block.index for block in shell.skeleton.blocks for matrix in block.matrices}

@@ -30,7 +30,6 @@ from worker.pruning.settings import products
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.statistics import Measured
-from worker.pruning.work import SURVEY_TOKENS
 
 COPIES = 4
 """Tensors as large as the logits that a loss with its gradient holds at once."""
@@ -54,9 +53,10 @@ class Surveyor:
     note: Callable[[str, dict[str, Any]], None]
     """Told what the record of the job must not keep silent about."""
 
-    def survey(self, allocation: Allocation, windows: Tensor) -> Survey:
-        """windows: calibration windows of one domain, (windows, length). Raises IllConditioned."""
-        windows = windows[: max(1, SURVEY_TOKENS // windows.shape[1])]
+    def survey(self, allocation: Allocation, windows: Tensor, tokens: int) -> Survey:
+        """windows: calibration windows of one domain, (windows, length), of which the first ones with so many
+        tokens are looked at. Raises IllConditioned."""
+        windows = windows[: max(1, tokens // windows.shape[1])]
         with self.store() as inputs:
             if allocation is Allocation.owl:
                 return self._outliers(windows, inputs)

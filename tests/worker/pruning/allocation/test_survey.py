@@ -22,6 +22,7 @@ from worker.pruning.experts import is_experts, run_experts
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.settings import torch_settings
 from worker.pruning.sparsity_spec import Allocation
+from worker.pruning.work import survey_tokens
 
 
 def _surveyor(folder: Path, scratch: Path, *, adapts: bool = False) -> Surveyor:
@@ -73,7 +74,7 @@ def test_block_by_block_gives_the_whole_models_gradients(family: str, tmp_path: 
     windows = torch.randint(0, 320, (3, 24))
     surveyor = _surveyor(folder, tmp_path)
     with torch_settings(1):
-        survey = surveyor.survey(Allocation.error, windows)
+        survey = surveyor.survey(Allocation.error, windows, windows.numel())
     outputs, inputs = _whole_model(folder, windows)
     assert survey.outputs.keys() == {m.name for ms in surveyor.matrices.values() for m in ms}
     checkpoint = Checkpoint.open(folder)
@@ -92,7 +93,7 @@ def test_experts_are_surveyed_by_the_tokens_that_reach_them(family: str, tmp_pat
     windows = torch.randint(0, 320, (3, 24))
     surveyor = _surveyor(folder, tmp_path)
     with torch_settings(1):
-        survey = surveyor.survey(Allocation.error, windows)
+        survey = surveyor.survey(Allocation.error, windows, windows.numel())
     outputs, _ = _whole_model(folder, windows)
     compared = 0
     for block, matrices in surveyor.matrices.items():
@@ -122,7 +123,7 @@ def test_outliers_are_counted_in_every_block(tmp_path: Path) -> None:
     surveyor = _surveyor(folder, tmp_path)
     checkpoint = Checkpoint.open(folder)
     with torch_settings(1):
-        survey = surveyor.survey(Allocation.owl, windows)
+        survey = surveyor.survey(Allocation.owl, windows, windows.numel())
     _, inputs = _whole_model(folder, windows)
     for block, matrices in surveyor.matrices.items():
         scores = [checkpoint.read([m.name])[m.name] ** 2 * inputs[m.name] for m in matrices]
@@ -153,3 +154,10 @@ def test_a_gram_that_needs_more_damping_is_reported_and_one_beyond_help_is_refus
     assert bool((found > 0).all())
     with pytest.raises(IllConditioned, match="not positive definite"):
         curvature(torch.tensor([[1.0, 5.0], [5.0, 1.0]]))
+
+
+@pytest.mark.parametrize(
+    ("calibration", "expected"), [(700, 700), (4096, 2048), (16_384, 4096), (32_768, 8192), (1_000_000, 8192)]
+)
+def test_a_quarter_of_a_text_is_surveyed_within_bounds(calibration: int, expected: int) -> None:
+    assert survey_tokens(calibration) == expected
