@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
@@ -20,6 +20,9 @@ from app.jobs.tables import Job
 from app.kit.handlers import validation_problem
 from app.kit.problems import FieldError, Invalid, Problem
 from app.models import repository as models
+
+MAX_DOMAINS: Final = 256
+"""Of a lineage: every stage is measured on every domain so far."""
 
 
 class NotContinuable(Problem):
@@ -114,6 +117,7 @@ def _merge(
     errors = [
         *_differences(session, project, body, parent),
         *_names(body, earlier),
+        *_length(body, earlier),
         *lacking([each.spec for each in path], asked.resolved()),
     ]
     if errors:
@@ -155,6 +159,15 @@ def _names(body: JobContinue, earlier: Sequence[Stage]) -> list[FieldError]:
         for index, domain in enumerate(body.domains)
         if domain.name in stages
     ]
+
+
+def _length(body: JobContinue, earlier: Sequence[Stage]) -> list[FieldError]:
+    """What is too long for a matrix R that grows with the square of its domains."""
+    count = len(earlier) + len(body.domains)
+    if count <= MAX_DOMAINS:
+        return []
+    detail = f"would make {count} domains in the lineage, and {MAX_DOMAINS} are the most; begin a new lineage"
+    return [FieldError(detail, pointer="/domains")]
 
 
 def _check_gate(completed: Completed) -> None:

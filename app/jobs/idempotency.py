@@ -1,6 +1,7 @@
 """`Idempotency-Key`: the same request twice makes one job (draft-ietf-httpapi-idempotency-key-header).
 
-The record is written in the transaction that makes the job, so that both exist or neither.
+The record is written in the transaction that makes the job, so that both exist or neither. It outlives a deleted
+job: a late repetition gets the old answer, and not the work of hours once more.
 """
 
 from datetime import timedelta

@@ -321,7 +321,8 @@ class IdempotencyKey(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     key: Mapped[str] = mapped_column(String(255))
     fingerprint: Mapped[Digest]
-    job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey(_JOB, ondelete="SET NULL"))
+    """None once the job was deleted: a late repetition of the request must not run it again."""
     response: Mapped[Json]
     """The body that was sent, replayed as it was."""
     created_at: Mapped[Created]

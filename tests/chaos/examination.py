@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from statistics import median
 from typing import Any, Final
 
@@ -146,6 +147,7 @@ class _Examination:
         return (own or struck or [None])[-1]
 
     def leftovers(self) -> None:
+        from app.garbage.sweep import Sweep
         from app.settings import get_settings
         from app.storage import open_store
         from worker.supervisor.scratch import sweep
@@ -157,9 +159,13 @@ class _Examination:
         self._demand(not left, f"scratch folders are left: {left}")
         store = open_store(get_settings())
         self._demand(half_written(store) == [], "an object is not what its name says")
-        keys = {key for key, _ in store.list("jobs")}
         named = {row[0] for row in self._ask(NAMED)}
-        self._demand(named <= keys, f"{len(named - keys)} objects are missing")
+        missing = named - {key for key, _ in store.list("jobs")}
+        self._demand(not missing, f"{len(missing)} objects are missing")
+        Sweep(store, lambda: None, timedelta(0)).everything()
+        keys = {key for key, _ in store.list("jobs")}
+        self._demand(named <= keys, f"the sweep took {len(named - keys)} objects that are needed")
+        self._demand(keys <= named, f"{len(keys - named)} objects are nobody's after the sweep")
 
     def _ask(self, statement: str) -> list[tuple[Any, ...]]:
         rows = self._house.query(statement)
@@ -173,6 +179,7 @@ class _Examination:
 
 NAMED: Final = """
     SELECT file->>'key' FROM jobs, jsonb_array_elements(manifest->'files') file
+    UNION SELECT manifest->>'key' FROM jobs WHERE manifest IS NOT NULL
     UNION SELECT file->>'key' FROM job_blocks, jsonb_array_elements(files) file
 """
 """Keys of all objects that an artifact or a checkpoint needs."""

@@ -18,7 +18,7 @@ from app.storage import ObjectStore, StoreError
 from worker.supervisor.cache import Cache, CorruptObject
 from worker.supervisor.keeper import Keeper
 from worker.supervisor.log_book import LogBook
-from worker.supervisor.redaction import LINE_LENGTH, Redactor
+from worker.supervisor.redaction import LINE_LENGTH, Redactor, redacted
 from worker.supervisor.scratch import Scratch, sweep
 from worker.supervisor.situation import Interrupted, Situation, persist
 from worker.supervisor.staging import safe_join
@@ -136,6 +136,8 @@ def test_redaction(tmp_path: Path) -> None:
     assert redact(f"\x1b[31mopen {tmp_path}/x\x00\x1b[0m") == "open <work>/x "
     assert redact("a\nb") == "a ⏎ b"
     assert len(redact("x" * 10_000)) == LINE_LENGTH + 2
+    data = {"seen": [f"{tmp_path}/x", 0.5, None], f"{tmp_path}/y": {"deep": f"in {tmp_path}"}}
+    assert redacted(data, redact) == {"seen": ["<work>/x", 0.5, None], "<work>/y": {"deep": "in <work>"}}
 
 
 def test_the_store_gets_several_chances(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from app.jobs.delivery import basis, commits, endings
 from app.jobs.delivery import checkpoint as checkpoints
 from app.jobs.delivery.checkpoint import Checkpoint
 from app.jobs.delivery.claim import Claim
+from app.jobs.delivery.commits import CommitsLost
 from app.jobs.delivery.endings import Failure
 from app.jobs.delivery.lease import LeaseLost, Orders, guard, renew
 from app.jobs.delivery.places import attempt_folder
@@ -86,6 +87,8 @@ class Attempt:
             try:
                 state = self._run_to_end()
                 log.info("%s: attempt %d left it %s", self._lease.job_id, self._lease.attempt, state)
+            except CommitsLost as lost:
+                log.error("%s: the database has lost %s: this attempt is over", self._lease.job_id, lost)
             except LeaseLost:
                 log.warning("%s: the lease of attempt %d is lost", self._lease.job_id, self._lease.attempt)
 

@@ -17,6 +17,7 @@ from app.jobs.states import Phase, Reason, State
 from worker.supervisor.engine_process import END, EngineProcess
 from worker.supervisor.log_book import LogBook
 from worker.supervisor.patience import Patience
+from worker.supervisor.redaction import redacted
 from worker.supervisor.situation import AttemptFailed, Situation
 from worker.supervisor.uploads import Uploads
 
@@ -198,7 +199,7 @@ class Pump:
         self._commit(lambda session: commits.write_stage(session, self._lease, message))
 
     def _on_note(self, message: Message) -> None:
-        note = {**message, "message": self._redact(str(message["message"]))}
+        note: Message = redacted(message, self._redact)
         self._book.add(note["level"], note["message"])
         if note["level"] != "debug":
             self._commit(lambda session: commits.write_note(session, self._lease, note))
@@ -235,10 +236,8 @@ class Pump:
 
     def _warnings(self, summary: Message) -> list[Message]:
         """Free of the worker's paths, like all that an owner reads."""
-        return [
-            {"code": str(each["code"]), "message": self._redact(str(each["message"])), "data": dict(each["data"])}
-            for each in summary.get("warnings") or ()
-        ]
+        warnings = redacted(summary.get("warnings") or (), self._redact)
+        return [{name: each[name] for name in ("code", "message", "data")} for each in warnings]
 
     def _provenance(self) -> dict[str, Any]:
         claim = self._claim

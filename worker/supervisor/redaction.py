@@ -3,9 +3,9 @@
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import worker
 
@@ -41,3 +41,14 @@ class Redactor:
             text = text.replace(path, name)
         text = _CONTROL.sub(" ", _ESCAPES.sub("", text)).replace("\n", " ⏎ ")
         return text if len(text) <= LINE_LENGTH else f"{text[:LINE_LENGTH]} …"
+
+
+def redacted(data: Any, redact: Callable[[str], str]) -> Any:
+    """A JSON value with every string in it redacted, keys of objects among them."""
+    if isinstance(data, str):
+        return redact(data)
+    if isinstance(data, Mapping):
+        return {redact(str(key)): redacted(value, redact) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [redacted(value, redact) for value in data]
+    return data

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import JSONPATH, insert
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
-from app.jobs.delivery.lease import Lease
+from app.jobs.delivery.lease import Lease, LeaseLost
 from app.jobs.events import EventType, append_event
 from app.jobs.states import Phase
 from app.jobs.tables import (
@@ -60,6 +60,13 @@ class Block:
     """`role`, `path`, `sha256`, `bytes`, `key`."""
     layers: Sequence[Record]
     sensitivity: Sequence[Record]
+
+
+class CommitsLost(LeaseLost):
+    """The database has lost what it had confirmed, as after a failover to a replica that lagged behind.
+
+    The attempt is over, so that the next one begins where the record ends and no gap stays in it.
+    """
 
 
 def write_hello(
@@ -147,7 +154,8 @@ def write_note(session: Session, lease: Lease, note: Record) -> None:
 
 
 def write_block(session: Session, lease: Lease, block: Block) -> None:
-    """The checkpoint of one block: files and records together, or nothing."""
+    """The checkpoint of one block: files and records together, or nothing. Raises CommitsLost."""
+    _check_before(session, lease, block)
     _open_stage(session, lease, block.stage)
     values = {
         "fence": lease.fence,
@@ -167,11 +175,25 @@ def write_block(session: Session, lease: Lease, block: Block) -> None:
     session.execute(update(Job).where(Job.id == lease.job_id).values(version=Job.version + 1))
 
 
+def _check_before(session: Session, lease: Lease, block: Block) -> None:
+    """Blocks are committed in order, so the one before is there, unless its commit was lost."""
+    if block.block:
+        there = session.get(JobBlock, (lease.job_id, block.stage, block.block - 1)) is not None
+    else:
+        there = not block.stage or session.get_one(JobStage, (lease.job_id, block.stage - 1)).state == "done"
+    if not there:
+        raise CommitsLost(f"what came before block {block.block} of stage {block.stage}")
+
+
 def write_stage(session: Session, lease: Lease, stage: Record) -> None:
-    """All blocks of a stage are committed."""
+    """All blocks of a stage are committed. Raises CommitsLost."""
     row = session.get_one(JobStage, (lease.job_id, stage["stage"]))
     if row.state == "done":
         return
+    mine = (JobBlock.job_id == lease.job_id, JobBlock.stage == row.stage)
+    count = session.scalar(select(func.count()).select_from(JobBlock).where(*mine))
+    if row.blocks is not None and count != row.blocks:
+        raise CommitsLost(f"blocks of stage {row.stage}")
     _open_stage(session, lease, stage["stage"])
     row.state = "done"
     row.finished_at = func.now()

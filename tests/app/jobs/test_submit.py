@@ -177,6 +177,19 @@ def test_a_key_is_forgotten_after_its_time(api: httpx.Client, inputs: Inputs, se
     assert again.json()["id"] != first.json()["id"]
 
 
+def test_a_key_outlives_its_job(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    """A repetition that comes after the job was deleted must not run it again."""
+    key = {"Idempotency-Key": "k-1"}
+    first = api.post("/v1/jobs", json=inputs.body(), headers=key)
+    session.execute(update(Job).values(state="cancelled"))
+    session.commit()
+    assert api.delete(first.headers["location"]).status_code == 204
+    again = api.post("/v1/jobs", json=inputs.body(), headers=key)
+    assert (again.json(), again.headers["idempotency-replayed"]) == (first.json(), "true")
+    assert api.get(first.headers["location"]).status_code == 404
+    assert session.scalar(COUNT_JOBS) == 0
+
+
 def test_projects_do_not_share_keys(api: httpx.Client, stranger: httpx.Client, inputs: Inputs) -> None:
     key = {"Idempotency-Key": "k-1"}
     api.post("/v1/jobs", json=inputs.body(), headers=key)

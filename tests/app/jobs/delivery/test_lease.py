@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
 from app.db.engine import transaction
-from app.jobs.delivery import commits, endings
+from app.jobs.delivery import checkpoint, commits, endings
 from app.jobs.delivery.claim import claim
 from app.jobs.delivery.endings import Failure
 from app.jobs.delivery.lease import Lease, LeaseLost, guard, renew
@@ -118,6 +118,37 @@ def test_an_attempt_that_made_progress_costs_nothing(session: Session, job: str)
         expire(session)
         assert reap() is State.queued
     assert session.get_one(Job, job).lost_attempts == 0
+
+
+def test_nothing_is_committed_behind_a_gap(session: Session, job: str) -> None:
+    """As when a replica takes over that has not seen the last commits."""
+    lease = take()
+
+    def write(stage: int, block: int) -> None:
+        with transaction() as other:
+            guard(other, lease)
+            commits.write_block(other, lease, commits.Block(stage, f"d{stage}", block, 1, [], [], []))
+
+    def finish() -> None:
+        with transaction() as other:
+            guard(other, lease)
+            commits.write_stage(other, lease, {"stage": 0})
+
+    with transaction() as other:
+        commits.write_hello(other, lease, {"threads": 1}, ["d0", "d1"], 3)
+    write(0, 0)
+    with pytest.raises(commits.CommitsLost):
+        write(0, 2)
+    write(0, 1)
+    with pytest.raises(commits.CommitsLost):
+        finish()
+    write(0, 2)
+    with pytest.raises(commits.CommitsLost):
+        write(1, 0)
+    finish()
+    write(1, 0)
+    found = checkpoint.load(session, job)
+    assert (found.stages, found.blocks) == (1, 1)
 
 
 def test_a_lost_worker_ends_a_cancelled_job(session: Session, job: str) -> None:
