@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from app.db.migrate import upgrade
@@ -16,10 +16,13 @@ from app.jobs.tables import JobAttempt, JobBlock, JobEvent
 from app.local.servers import PostgresServer
 from app.settings import Settings
 from app.storage import ObjectStore
+from app.tasks import service as tasks
+from app.tasks.tables import Task, TaskState
 from tests.chaos.proxy import Cut, Link, Proxy, proxy_to
 from tests.jobs import JobMaker
 from tests.worker.house import SCRIPTED, Watch, driver, engines, make_tiny_jobs, wait_until
 from worker.supervisor import run_jobs
+from worker.task_runner import run_tasks
 
 TEMPLATE = "template_chaos"
 BLOCKS = 8
@@ -205,6 +208,18 @@ def test_a_connection_killed_at_commit(
     assert watch.row.result is not None
     assert watch.row.result["manifest_digest"] == undisturbed
     assert history(session, watch) == ["succeeded"]
+
+
+def test_a_task_is_claimed_once_although_the_connection_is_killed(session: Session, settings: Settings) -> None:
+    """The same on the CPU queue, where a claim is an update."""
+    assert tasks.order_sweep_of_all(session, 0)
+    what, when = "UPDATE ON tasks", "WHEN (NEW.state = 'running')"
+    session.execute(text(TERMINATE_AT_COMMIT.format(what=what, when=when, numbers="1, 2")))
+    session.commit()
+    assert run_tasks(settings, "here") == 1
+    assert session.scalar(text("SELECT last_value FROM chaos_commits")) > 2, "the connection was killed"
+    task = session.scalars(select(Task)).one()
+    assert (task.state, task.attempts) == (TaskState.succeeded, 1)
 
 
 class LostAnswers:

@@ -1,5 +1,6 @@
-"""The README's HTTP example does what it says, line by line, on the real model."""
+"""The README's HTTP examples do what they say, line by line, on the real model."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,28 +13,36 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.local.stack import Stack
 
+BETWEEN = "----"
 README = Path(__file__).parents[2] / "README.md"
 
 
-def http_example() -> str:
-    """The bash block under "Over HTTP"."""
-    section = README.read_text().split("## Over HTTP")[1].split("\n## ")[0]
+def example(title: str) -> str:
+    """The bash block under a title."""
+    section = README.read_text().split(f"## {title}\n")[1].split("\n## ")[0]
     return re.search(r"```bash\n(.*?)```", section, re.S)[1]  # type: ignore[index]
 
 
 @pytest.mark.timeout(900)
-def test_the_http_example_runs_as_written(tmp_path: Path) -> None:
+def test_the_http_examples_run_as_written(tmp_path: Path) -> None:
     state, folder = tmp_path / "state", tmp_path / "work"
     folder.mkdir()
     with Stack(state) as stack:
         environment = os.environ | {"SECATEUR_STATE": str(state), "SECATEUR_URL": stack.url, "NO_PROXY": "*"}
-        command = ["bash", "-euo", "pipefail", "-c", http_example()]
+        # The second one goes on in the shell of the first, behind a line to tell their outputs apart.
+        lines = f"{example('Over HTTP')}\necho '{BETWEEN}'\n{example('Months later')}"
+        command = ["bash", "-euo", "pipefail", "-c", lines]
         answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=840)
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    printed = answer.stdout.replace(" ", "")
+    printed, later = answer.stdout.replace(" ", "").split(BETWEEN)
     assert '"state":"succeeded"' in printed
     dense, pruned = (float(found) for found in re.findall(r'"perplexity":\{"python-docs":([\d.]+)\}', printed))
     assert dense < pruned < 5 * dense
+    evaluation, end = json.JSONDecoder().raw_decode(later.strip())
+    assert (evaluation["domains"], len(evaluation["rows"])) == (["python-docs", "again"], 3)
+    assert evaluation["bwt"] is not None
+    lineage = json.loads(later.strip()[end:])
+    assert [job["state"] for job in lineage["jobs"]] == ["succeeded", "succeeded"]
     AutoModelForCausalLM.from_pretrained(folder / "pruned/model")
     AutoTokenizer.from_pretrained(folder / "pruned/model")
     shards = sorted((folder / "pruned/model").glob("model-*.safetensors"))[

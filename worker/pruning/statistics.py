@@ -129,9 +129,10 @@ class Accumulator:
         """inputs: (tokens, in)."""
         if self.in_gram < self.gram_tokens:
             self._add_products(inputs)
+        # Within a batch torch sums in a cascade, exact enough; in float64 it would take ten times as long.
         if self.squares is not None:
-            self.squares += inputs.square().sum(dim=0, dtype=torch.float64)
-        self.total += inputs.sum(dim=0, dtype=torch.float64)
+            self.squares += inputs.square().sum(dim=0)
+        self.total += inputs.sum(dim=0)
         self.tokens += inputs.shape[0]
 
     def _add_products(self, inputs: Tensor) -> None:
@@ -188,7 +189,7 @@ def relative_errors(weight: Tensor, dense: Tensor, grams: Sequence[Tensor]) -> l
 
 
 def quadratic_forms(weight: Tensor, grams: Sequence[Tensor]) -> list[float]:
-    """‖X Wᵀ‖² = tr(W H Wᵀ) for each Gram H, summed in float64. weight: (out, in); grams: (in, in), symmetric.
+    """‖X Wᵀ‖² = tr(W H Wᵀ) for each Gram H. weight: (out, in); grams: (in, in), symmetric.
 
     As Σ (WᵀW ⊙ H): all products are WᵀW's, once for all Grams, and of a symmetric matrix only those from the
     diagonal blocks to the right.
@@ -197,9 +198,8 @@ def quadratic_forms(weight: Tensor, grams: Sequence[Tensor]) -> list[float]:
     for rows in _strips(weight.shape[1]):
         product = weight[:, rows].T @ weight[:, rows.start :]
         for index, gram in enumerate(grams):
-            terms = product * gram[rows, rows.start :]
-            corner = terms[:, : rows.stop - rows.start]
-            totals[index] += float(2 * terms.sum(dtype=torch.float64) - corner.sum(dtype=torch.float64))
+            sums = (product * gram[rows, rows.start :]).sum(dim=0).double()
+            totals[index] += float(2 * sums.sum() - sums[: rows.stop - rows.start].sum())
     return totals
 
 
