@@ -27,6 +27,12 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
+def environment(environment: dict[str, str]) -> dict[str, str]:
+    """With a lease that a busy machine does not lose by itself."""
+    return {**environment, "SECATEUR_LEASE_SECONDS": "8"}
+
+
+@pytest.fixture
 def jobs(session: Session, store: ObjectStore, tmp_path: Path) -> JobMaker:
     model = tiny.make_tiny_llama(tmp_path / "tiny", blocks=BLOCKS, hidden=96)
     return make_tiny_jobs(session, store, model)
