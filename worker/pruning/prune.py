@@ -98,6 +98,7 @@ class BlockPruner:
                 raise UserError("invalid_checkpoint", f"{name} has values that are not finite", "/model")
         self.shell.load_block(block, tensors)
         inputs = self._gatherer.gather(block, self.hidden[: self.solved_on], self.hidden[self.solved_on :])
+        heap.trim()  # what measuring leaves behind does not serve solving
         layers, summaries = [], []
         for group in self._gatherer.groups:
             name = group[0].name
@@ -107,8 +108,8 @@ class BlockPruner:
                 tensors[matrix.name] = written
                 layers.append(record)
                 summaries.append(summary)
+                heap.trim()  # matrices differ in shape, and so do the holes that each one leaves
             layers[-len(group) :] = self._on_every_domain(block, group, tensors, layers[-len(group) :])
-            heap.trim()  # groups differ in shape: what one leaves behind does not serve the next
         layers = self._compare_masks(block, tensors, layers)
         state = self._state(block, {name: each.sums for name, each in inputs.items()}, layers)
         del inputs  # the Grams, before the forward pass takes memory

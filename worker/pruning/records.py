@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from worker.pruning.budget import Share
@@ -40,7 +41,7 @@ class Solved:
 def matrix_record(solved: Solved) -> MatrixRecord:
     """Counts and digests are taken from the tensor as it is written."""
     share, matrix, written = solved.share, solved.share.matrix, solved.written
-    zeros = int((written == 0).sum())
+    zeros = matrix.weights - int(torch.count_nonzero(written))  # summing booleans would widen each to 64 bits
     return MatrixRecord(
         matrix=matrix.name,
         rows=matrix.rows,
@@ -81,8 +82,7 @@ def compare_masks(record: MatrixRecord, written: Tensor, before: Tensor) -> Matr
     weights that are kept, |A ∩ B| / |A ∪ B|, and 1 where both are empty; the others are shares of all weights.
     """
     now, then = written != 0, before != 0
-    revived, pruned = int((now & ~then).sum()), int((then & ~now).sum())
-    united = int((now | then).sum())
+    revived, pruned, united = (int(torch.count_nonzero(part)) for part in (now & ~then, then & ~now, now | then))
     return replace(
         record,
         mask_changed=(revived + pruned) / record.weights,

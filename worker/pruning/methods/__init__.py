@@ -141,4 +141,5 @@ def solve(
 
 def _is_met(selection: Selection, weight: Tensor) -> bool:
     """Whether as many weights as are to go are zero already. weight: (out, in)."""
-    return int((weight == 0).sum()) >= selection.zeros and follows(weight, selection.pattern)
+    zeros = weight.numel() - int(torch.count_nonzero(weight))
+    return zeros >= selection.zeros and follows(weight, selection.pattern)
