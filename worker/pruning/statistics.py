@@ -198,7 +198,9 @@ def quadratic_forms(weight: Tensor, grams: Sequence[Tensor]) -> list[float]:
     for rows in _strips(weight.shape[1]):
         product = weight[:, rows].T @ weight[:, rows.start :]
         for index, gram in enumerate(grams):
-            sums = (product * gram[rows, rows.start :]).sum(dim=0).double()
+            strip = gram[rows, rows.start :]
+            last = index == len(grams) - 1
+            sums = (product.mul_(strip) if last else product * strip).sum(dim=0).double()
             totals[index] += float(2 * sums.sum() - sums[: rows.stop - rows.start].sum())
     return totals
 

@@ -34,9 +34,11 @@ def output_weights(outputs: Tensor, *, squared: bool) -> Tensor:
 def loss_curve(scores: Tensor) -> Tensor:
     """Sum of the lowest 0, 1, … 100 hundredths of the scores, (POINTS + 1,), float32. scores: not negative."""
     values = numpy.sort(scores.detach().float().cpu().numpy().ravel())
-    sums = numpy.concatenate([[0.0], numpy.cumsum(values, dtype=numpy.float64)])
     places = numpy.rint(numpy.linspace(0, values.size, POINTS + 1)).astype(numpy.int64)
-    return torch.from_numpy(sums[places].astype(numpy.float32))
+    # Part by part: the running sum of all scores would take four times their memory.
+    parts = numpy.add.reduceat(values, numpy.minimum(places[:-1], values.size - 1), dtype=numpy.float64)
+    parts[places[1:] == places[:-1]] = 0.0  # where reduceat gives the next score instead
+    return torch.from_numpy(numpy.concatenate([[0.0], parts.cumsum()]).astype(numpy.float32))
 
 
 def share_out(curves: dict[str, Tensor], weights: dict[str, int], zeros: float) -> dict[str, float]:
