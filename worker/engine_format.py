@@ -1,7 +1,8 @@
-"""The format of what the engine leaves behind after a block: files, their names, their meaning."""
+"""The format of what the engine leaves behind after a block: files, their names, their meaning, their values."""
 
 from typing import Final
 
-ENGINE_FORMAT: Final = 3
-"""Raise it by hand when an older checkpoint must not be continued. It is apart from the engine, because the worker
+ENGINE_FORMAT: Final = 4
+"""Raise it by hand when an older checkpoint must not be continued, also when the engine would choose other rates
+for the same job: blocks of both together would miss its target. It is apart from the engine, because the worker
 compares it before it starts one, and must not import torch to do so."""

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.db.migrate import upgrade
 from app.dispatch.housekeeping import reap_jobs
 from app.jobs.states import State
-from app.jobs.tables import JobAttempt, JobBlock, JobEvent
+from app.jobs.tables import Job, JobAttempt, JobBlock, JobEvent
 from app.local.servers import PostgresServer
 from app.settings import Settings
 from app.storage import ObjectStore
@@ -208,6 +208,37 @@ def test_a_connection_killed_at_commit(
     assert watch.row.result is not None
     assert watch.row.result["manifest_digest"] == undisturbed
     assert history(session, watch) == ["succeeded"]
+
+
+FORGET_ONE_BLOCK = """
+    CREATE SEQUENCE chaos_commits;
+    CREATE FUNCTION chaos_forget() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF nextval('chaos_commits') = 2 THEN
+            DELETE FROM job_blocks WHERE (job_id, stage, block) = (NEW.job_id, NEW.stage, NEW.block);
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER chaos AFTER INSERT ON job_blocks FOR EACH ROW EXECUTE FUNCTION chaos_forget();
+"""
+
+
+def test_a_commit_that_the_database_forgets_costs_an_attempt_and_not_the_job(
+    jobs: JobMaker, session: Session, settings: Settings, undisturbed: str
+) -> None:
+    """As after a failover to a replica that lagged behind: nothing is written behind the gap."""
+    watch = Watch(session, jobs.make())
+    session.execute(text(FORGET_ONE_BLOCK))
+    session.commit()
+    run_jobs(settings, "before", SCRIPTED)
+    assert watch.blocks() == 1, "the second was forgotten, and the third refused"
+    wait_until(lambda: reap_jobs(settings) > 0)
+    session.execute(update(Job).values(available_at=func.now()))
+    session.commit()
+    run_jobs(settings, "after", SCRIPTED)
+    assert watch.row.result is not None
+    assert watch.row.result["manifest_digest"] == undisturbed
+    assert history(session, watch) == ["worker_lost", "succeeded"]
 
 
 def test_a_task_is_claimed_once_although_the_connection_is_killed(session: Session, settings: Settings) -> None:
