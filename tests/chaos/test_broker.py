@@ -176,15 +176,19 @@ def test_jobs_sent_while_the_broker_is_away_run_once_it_is_back(house: House, fa
 
 
 def test_jobs_whose_messages_were_flushed_run(house: House) -> None:
-    """The workers do not listen while the messages come, so that there is something to lose."""
-    for process in house.workers:
+    """The workers do not listen while the messages come, so that there is something to lose.
+
+    Their children are stopped too: one that has just ended a job looks for the next without any message.
+    """
+    families = [member for parent in house.workers for member in (parent, *parent.children())]
+    for process in families:
         process.send_signal(signal.SIGSTOP)
     waiting = [house.submit() for _ in range(2)]
     client = house.broker.ask()
     wait_until(lambda: all(watch.row.rung_at for watch in waiting))
     client.flushall()
     client.close()
-    for process in house.workers:
+    for process in families:
         process.send_signal(signal.SIGCONT)
     wait_until(lambda: all(watch.row.started_at for watch in waiting), IN_TIME + CLIENTS_NOTICE)
     assert [watch.wait_for_end() for watch in waiting] == [State.succeeded] * 2
