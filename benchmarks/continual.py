@@ -5,8 +5,8 @@
 DIR holds calibration and test texts of wikitext2, ptb (calibration.txt, test.txt) and c4 (the same as .jsonl).
 SmolLM2-135M is pruned for one after another; each stage goes on from the one before as a job of its own. Prints a
 table, every R and the goals, and writes JSON. Stages are made once, whatever rows share them, and their figures
-are kept in --cache: a run that was broken off goes on where it stopped. --choose evaluates windows 11 to 30, for
-choosing between variants; what is reported is windows 1 to 10.
+are kept in --cache: a run that was broken off goes on where it stopped. --choose evaluates windows 11 to 30 after
+each row's last stage alone, for choosing between variants; what is reported is windows 1 to 10.
 """
 
 import argparse
@@ -77,13 +77,14 @@ def open_stages(options: argparse.Namespace) -> Stages:
 def fill(stages: Stages, rows: list[Row], *, keep: bool) -> tuple[dict[str, Any], dict[str, str]]:
     """Every row's summary, printed as it comes, and the errors of those that failed. keep: the stages' folders."""
     print("| " + " | ".join(TABLE) + " |\n|" + "---|" * len(TABLE), flush=True)
+    skipped = 0 if stages.reported else -1
     found: dict[str, Any] = {}
     failed: dict[str, str] = {}
     for number, row in enumerate(rows):
         if not keep:
             stages.sweep(stage for later in rows[number:] for stage in later.stages)
         try:
-            made = [stages.figures(stage) for stage in row.stages]
+            made = [stages.figures(stage) for stage in row.stages[skipped:]]
         except (ChildFailed, PruningError, ValueError) as error:
             failed[row.name] = str(error)
             print(f"| {row.name} | failed |", flush=True)
@@ -124,7 +125,7 @@ def main(given: list[str] | None = None) -> int:
     dense = stages.perplexity(stages.dense()["losses"])
     found, failed = fill(stages, rows, keep=options.keep_stages)
     print("\n" + matrices(found, dense))
-    checked = goals(found)
+    checked = goals(found) if stages.reported else []
     print("\n| goal | value | limit | orders | |\n|---|---|---|---|---|")
     print("\n".join(goal.line for goal in checked))
     document = {

@@ -14,11 +14,12 @@ OVER_WANDA, OF_RESTART = 1.005, 1 / 3
 
 
 def summarise(row: Row, perplexities: list[dict[str, float]], made: list[dict[str, Any]]) -> dict[str, Any]:
-    """One row of the table. perplexities, made: one a stage, see `Stages.figures`."""
+    """One row of the table. perplexities, made: one a stage (see `Stages.figures`), of all or of the last."""
     matrix = [[stage[name] for name in COLUMNS] for stage in perplexities]
-    own = [COLUMNS.index(domain) if domain in COLUMNS else None for domain in row.domains]
+    domains = row.domains[-len(matrix) :]
+    own = [COLUMNS.index(domain) if domain in COLUMNS else None for domain in domains]
     return {
-        "stages": row.domains,
+        "stages": domains,
         "R": matrix,
         "final": perplexities[-1],
         "mean": statistics.fmean(matrix[-1]),

@@ -102,6 +102,11 @@ class Stages:
         }
 
     @property
+    def reported(self) -> bool:
+        """Whether these windows are for the report, which wants R; for choosing, a row's last stage is enough."""
+        return self.first == 0
+
+    @property
     def _end(self) -> int:
         return self.first + self.protocol.windows
 

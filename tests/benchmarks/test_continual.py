@@ -178,11 +178,13 @@ def test_variants_are_chosen_on_windows_that_are_not_reported(
     texts = {name: Text(stages.protocol.data / path, Format(kind), "text") for name, (path, kind) in TESTS.items()}
     losses = perplexities(stages.model, texts, EvaluationSpec(16, 5), threads=1)["c4"].window_losses
     assert choosing["dense"]["c4"] == pytest.approx(math.exp(math.fsum(losses[2:]) / 3))
+    assert choosing["rows"]["wanda/wpc"]["stages"] == ["c4"]  # the others are not evaluated
+    assert choosing["goals"] == []
     assert continual.main(command(stages, out, "--rows", "wanda/wpc")) == 0
     reported = json.loads(out.read_text())
     assert reported["dense"]["c4"] == pytest.approx(stages.perplexity({"c4": losses[:2]})["c4"])
-    assert reported["rows"]["wanda/wpc"]["R"] != choosing["rows"]["wanda/wpc"]["R"]
-    assert made == ["w", "wp", "wpc"]  # the windows to report were evaluated on the way
+    assert reported["rows"]["wanda/wpc"]["final"] != choosing["rows"]["wanda/wpc"]["final"]
+    assert made == ["w", "wp", "wpc", "w", "wp"]  # the last stage's windows to report were evaluated on the way
 
 
 def test_a_failed_stage_fails_its_rows_only(
