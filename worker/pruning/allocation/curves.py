@@ -15,20 +15,31 @@ POINTS = 100
 HIGHEST = 98
 """No matrix is emptied: the part of it, in hundredths, that can be taken while there is another way."""
 
-FLOOR = 1e-6
-"""An output without any gradient still counts this much, so that its weights keep their order."""
+FLOOR = 0.3
+"""No output counts less than this part of its matrix's mean.
+
+A head that rests on the first token for every other one has a saturated softmax, hence no gradient, yet the model
+depends on its staying there: by its gradient alone it would be emptied, and the model with it.
+"""
 
 
 def loss_scores(dense: Tensor, outputs: Tensor, curvature: Tensor) -> Tensor:
-    """½ F_i w² d_j, (out, in). dense: W0, (out, in); outputs: F, (out,); curvature: d, (in,)."""
-    return 0.5 * outputs.unsqueeze(1) * dense.square() * curvature
+    """½ F_i w² d_j, (out, in). dense: W0, (out, in); outputs: F, (out,), see `floored`; curvature: d, (in,)."""
+    return 0.5 * floored(outputs).unsqueeze(1) * dense.square() * curvature
 
 
 def output_weights(outputs: Tensor, *, squared: bool) -> Tensor:
     """What makes scores of different rows comparable, (out,): √F, or F where scores are squares; F relative to its
-    mean, and not less than FLOOR. outputs: F, (out,)."""
-    relative = (outputs / outputs.mean().clamp_min(torch.finfo(outputs.dtype).tiny)).clamp_min(FLOOR)
+    mean, see `floored`. outputs: F, (out,)."""
+    relative = floored(outputs / outputs.mean().clamp_min(torch.finfo(outputs.dtype).tiny))
+    # Without any gradient in the whole matrix every row counts the same.
+    relative = relative if bool(relative.any()) else torch.ones_like(relative)
     return relative if squared else relative.sqrt()
+
+
+def floored(outputs: Tensor) -> Tensor:
+    """F with nothing below FLOOR times its mean. outputs: F, (out,)."""
+    return outputs.clamp_min(FLOOR * outputs.mean())
 
 
 def loss_curve(scores: Tensor) -> Tensor:

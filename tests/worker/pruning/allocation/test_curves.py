@@ -5,13 +5,37 @@ from itertools import product
 import pytest
 import torch
 
-from worker.pruning.allocation.curves import HIGHEST, POINTS, loss_curve, loss_scores, share_out
+from worker.pruning.allocation.curves import (
+    FLOOR,
+    HIGHEST,
+    POINTS,
+    loss_curve,
+    loss_scores,
+    output_weights,
+    share_out,
+)
 
 
 def test_a_score_is_half_the_second_derivative_times_the_square() -> None:
     dense = torch.tensor([[1.0, -2.0], [3.0, 0.0]])
-    scores = loss_scores(dense, torch.tensor([1.0, 10.0]), torch.tensor([2.0, 4.0]))
-    assert scores.tolist() == [[1.0, 8.0], [90.0, 0.0]]
+    scores = loss_scores(dense, torch.tensor([5.0, 10.0]), torch.tensor([2.0, 4.0]))
+    assert scores.tolist() == [[5.0, 40.0], [90.0, 0.0]]
+
+
+def test_an_output_without_gradient_is_not_free_to_go() -> None:
+    """A saturated head has no gradient, and the model depends on it."""
+    outputs = torch.tensor([0.0, 3.0, 1.0, 4.0])
+    scores = loss_scores(torch.ones(4, 1), outputs, torch.tensor([2.0]))
+    assert scores.flatten().tolist() == pytest.approx([FLOOR * 2.0, 3.0, 1.0, 4.0])
+    assert output_weights(outputs, squared=True).tolist() == pytest.approx([FLOOR, 1.5, 0.5, 2.0])
+    assert output_weights(outputs, squared=False).tolist() == pytest.approx(
+        [FLOOR**0.5, 1.5**0.5, 0.5**0.5, 2**0.5]
+    )
+
+
+def test_rows_count_the_same_where_no_output_has_a_gradient() -> None:
+    for squared in (True, False):
+        assert output_weights(torch.zeros(3), squared=squared).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_a_curve_sums_the_lowest_scores() -> None:
