@@ -84,6 +84,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gpt2": ("gpt2", {"n_positions": 256}),
     "gpt2-bare": ("gpt2", {"n_positions": 256}),
+    "gpt": ("openai-gpt", {"n_positions": 256}),
     "neox": ("gpt_neox", {"tie_word_embeddings": False}),
     "falcon": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
     "falcon-alibi": ("falcon", {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}),

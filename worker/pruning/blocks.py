@@ -5,10 +5,6 @@ with, on the way out they hand through a hidden state computed elsewhere. So mas
 everything else between the blocks stay the model's own code.
 """
 
-import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +14,17 @@ from worker.pruning import heap
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.errors import UserError
 from worker.pruning.skeleton import Block, Skeleton
+from worker.pruning.tracing import (
+    LENGTH,
+    Call,
+    check_calls,
+    first,
+    keeps_logits,
+    plain_tokens,
+    replaced,
+    run_model,
+    trace,
+)
 
 BATCH_TOKENS = 4096
 """Tokens of one forward. A constant, because a resumed job must repeat the shapes of the first."""
@@ -28,26 +35,6 @@ class _Reached(Exception):
 
     def __init__(self, hidden: Tensor) -> None:
         self.hidden = hidden
-
-
-@dataclass(frozen=True)
-class Call:
-    """What the model gives one block beside the hidden states."""
-
-    positional: bool
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def run(self, module: nn.Module, hidden: Tensor) -> Tensor:
-        if self.positional:
-            return first(module(hidden, *self.args, **self.kwargs))
-        return first(module(hidden_states=hidden, **self.kwargs))
-
-
-def first(output: Any) -> Tensor:
-    """The hidden states of a block's output: some blocks return a tuple."""
-    result: Tensor = output[0] if isinstance(output, tuple) else output
-    return result
 
 
 def batches(count: int, length: int) -> list[slice]:
@@ -85,8 +72,10 @@ class Shell:
         for name, buffer in list(model.named_buffers()):
             owner, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(owner), leaf, buffer.to(device))
+        self._plain = plain_tokens(model)[0]
         self._tuples = self._trace_first(checkpoint)
-        self._chunks = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._chunks = keeps_logits(model)
+        check_calls(skeleton, device, tuples=self._tuples)
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
 
     def load_block(self, block: Block, tensors: dict[str, Tensor]) -> None:
@@ -105,7 +94,7 @@ class Shell:
             raise _Reached(hidden)
 
         try:
-            with self._replaced(stop):
+            with replaced(self.skeleton, stop, tuples=self._tuples):
                 self._run(ids)
         except _Reached as reached:
             return reached.hidden
@@ -114,7 +103,7 @@ class Shell:
     def leave(self, ids: Tensor, hidden: Tensor, positions: Tensor) -> Tensor:
         """Logits (windows, positions, vocabulary) after the last block's `hidden`. positions: indices, 1-D."""
         last = len(self.skeleton.blocks) - 1
-        with self._replaced(lambda index, state: hidden if index == last else state):
+        with replaced(self.skeleton, lambda index, state: hidden if index == last else state, tuples=self._tuples):
             if self._chunks:
                 logits: Tensor = self._run(ids, logits_to_keep=positions).logits
                 return logits
@@ -125,51 +114,13 @@ class Shell:
         """What each block is called with for a batch of this shape; computed once a shape."""
         key = (windows, length)
         if key not in self._calls:
-            self._calls[key] = self._trace(windows, length)
+            # One text stands for all: that the tokens do not matter was checked.
+            ids = torch.full(key, self._plain, device=self.device)
+            self._calls[key] = trace(self.skeleton, ids, tuples=self._tuples)
         return self._calls[key]
 
     def _run(self, ids: Tensor, **kwargs: Any) -> Any:
-        return self.skeleton.model(input_ids=ids.to(self.device), use_cache=False, **kwargs)
-
-    @contextmanager
-    def _replaced(self, replacement: Callable[[int, Tensor], Tensor]) -> Iterator[list[Call]]:
-        """Blocks call `replacement(index, hidden)` instead of themselves; yields their calls in order."""
-        calls: list[Call] = []
-
-        def forward(index: int, *args: Any, **kwargs: Any) -> Any:
-            positional = bool(args)
-            hidden = args[0] if positional else kwargs.pop("hidden_states")
-            calls.append(Call(positional, tuple(args[1:]), kwargs))
-            result = replacement(index, hidden)
-            return (result,) if self._tuples else result
-
-        try:
-            for block in self.skeleton.blocks:
-                block.module.forward = lambda *a, _i=block.index, **k: forward(_i, *a, **k)
-            yield calls
-        finally:
-            for block in self.skeleton.blocks:
-                del block.module.forward
-
-    def _trace(self, windows: int, length: int) -> list[Call]:
-        ids = torch.zeros((windows, length), dtype=torch.long)
-        due, given = 0, None
-
-        def hand_on(index: int, hidden: Tensor) -> Tensor:
-            nonlocal due, given
-            # Each block must get exactly what the block before it gave, or it cannot be run on its own.
-            if index != due or (given is not None and hidden is not given):
-                raise UserError(
-                    "unsupported_model", "its decoder blocks are not called one after another", "/model"
-                )
-            due, given = due + 1, hidden.clone()
-            return given
-
-        with self._replaced(hand_on) as calls:
-            self._run(ids, **({"logits_to_keep": 1} if self._chunks else {}))
-        if len(calls) != len(self.skeleton.blocks):
-            raise UserError("unsupported_model", "it does not call every decoder block once", "/model")
-        return calls
+        return run_model(self.skeleton.model, ids.to(self.device), **kwargs)
 
     def _trace_first(self, checkpoint: Checkpoint) -> bool:
         """Whether blocks return tuples: run the first one for real."""
@@ -183,10 +134,10 @@ class Shell:
 
         handle = block.module.register_forward_hook(keep)
         try:
-            self._run(torch.zeros((1, 4), dtype=torch.long))
+            self._run(torch.full((1, LENGTH), self._plain))
         except _Reached:
             pass
         finally:
             handle.remove()
             unload(block.module)
-        return bool(seen) and isinstance(seen[0], tuple)
+        return bool(seen) and isinstance(seen[0], tuple | list)

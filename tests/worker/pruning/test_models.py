@@ -17,6 +17,8 @@ from worker.pruning.blocks import Shell, unload
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.groups import find_groups
 from worker.pruning.skeleton import Skeleton, find_blocks
+from worker.pruning.tracing import LENGTH as LENGTH_LOOKED_AT
+from worker.pruning.tracing import attempt, check_blocks, difference, stand_ins
 
 LENGTH = 3 * WINDOW
 
@@ -88,6 +90,24 @@ def test_pruned_saved_and_loaded_plainly(
     assert tied is bool(model.config.tie_word_embeddings)
     ids = torch.randint(0, 320, (2, LENGTH))
     torch.testing.assert_close(block_wise_logits(folder, ids), model(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_plan_finds_the_calls_that_the_real_weights_give(model_folder: Path) -> None:
+    """And leaves the graph without weights, as it was."""
+    checkpoint = Checkpoint.open(model_folder)
+    skeleton = skeletons.build(model_folder, checkpoint)
+    check_blocks(skeleton)
+    assert {parameter.device.type for parameter in skeleton.model.parameters()} == {"meta"}
+    shell = opened(model_folder)[2]
+    with torch.no_grad(), stand_ins(skeleton):
+        found = [each for each in (attempt(skeleton, tuples=tuples) for tuples in (False, True)) if each]
+    traced = [each for each in found if not isinstance(each, UserError)]
+    assert traced
+    with torch.no_grad():
+        expected = shell.calls(1, LENGTH_LOOKED_AT)
+    for calls in traced[0]:
+        for block, call, real in zip(skeleton.blocks, calls, expected, strict=True):
+            assert difference("", call.named(block.module), real.named(block.module)) is None
 
 
 def test_no_block_weight_stays_in_memory(model_folder: Path) -> None:

@@ -7,11 +7,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.tiny import make_tiny
+from tests.tiny import make_tiny, make_tokenizer
 from tests.worker.pruning.conftest import Request
 from worker.pruning import PruningJob, UserError, plan
+from worker.pruning import skeleton as skeletons
+from worker.pruning.blocks import Shell
+from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.tracing import stand_in
 
 SHAPE: dict[str, Any] = {"vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 EXPERTS: dict[str, Any] = {"intermediate_size": 32, "num_local_experts": 4, "num_key_value_heads": 2}
@@ -39,6 +44,66 @@ def test_models_whose_blocks_cannot_be_pruned(
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **SHAPE, **config))
     model.save_pretrained(tmp_path / "model")
     assert message in refusal(tmp_path / "model", request_for)
+
+
+def gemma4(folder: Path, **changes: Any) -> Path:
+    """hidden_size_per_layer_input: 256 by default."""
+    torch.manual_seed(0)
+    own = {"num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128, "num_kv_shared_layers": 0}
+    small = {"vocab_size_per_layer_input": 320, "layer_types": 2 * ["sliding_attention", "full_attention"]}
+    config = AutoConfig.for_model("gemma4_text", **{**SHAPE, "num_hidden_layers": 4, **own, **small, **changes})
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return make_tokenizer(folder)
+
+
+REFUSED_CALLS = [
+    ({}, "model.layers.0 is called with per_layer_input, which depends on the tokens of the text"),
+    ({"num_kv_shared_layers": 1}, "its decoder blocks are not called one after another"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED_CALLS)
+def test_blocks_that_cannot_be_run_one_at_a_time(
+    changes: dict[str, Any], message: str, tmp_path: Path, request_for: Request
+) -> None:
+    assert message in refusal(gemma4(tmp_path / "model", **changes), request_for)
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED_CALLS)
+def test_the_real_weights_are_asked_too(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = gemma4(tmp_path / "model", **changes)
+    checkpoint = Checkpoint.open(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        Shell(skeletons.build(folder, checkpoint), checkpoint, torch.device("cpu"))
+    assert (caught.value.code, caught.value.field) == ("unsupported_model", "/model")
+
+
+def test_a_model_that_only_the_real_weights_can_judge_is_planned(
+    tmp_path: Path, request_for: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("not with these weights")
+
+    monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaModel.forward", breaks)
+    assert (
+        plan(PruningJob.from_dict(request_for(model=str(make_tiny("llama", tmp_path / "model")))))["blocks"] == 3
+    )
+
+
+def test_a_large_vocabulary_takes_no_memory_when_a_job_is_planned() -> None:
+    before = torch.zeros(10**6, 10**5, device="meta")  # 400 GB
+    found = stand_in(before, torch.Generator().manual_seed(0))
+    assert found.shape == before.shape
+    assert found.untyped_storage().nbytes() < 2**23
+    one, other = nn.functional.embedding(torch.tensor([1, 2]), found)
+    assert not torch.equal(one, other)
+
+
+def test_a_variant_of_a_refused_model_whose_blocks_get_nothing_of_the_text(
+    tmp_path: Path, request_for: Request
+) -> None:
+    folder = gemma4(tmp_path / "model", hidden_size_per_layer_input=0)
+    assert plan(PruningJob.from_dict(request_for(model=str(folder))))["blocks"] == 4
 
 
 @pytest.mark.parametrize(
