@@ -123,7 +123,8 @@ class Client:
         """One summary a matrix and stage.
 
         filters: stage, domain, block, matrix (a name or a glob), lineage (True: also the stages of the jobs that
-        this one goes on from).
+        this one goes on from), basis ("domain", the default: scores by the stage's domain alone; "accumulated": by
+        all domains so far, which chose the mask).
         """
         return self._transport.pages(_path("jobs", id, "sensitivity"), filters)
 

@@ -1,14 +1,14 @@
 """Rows of a job's history as a worker commits them, without a worker."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.jobs.tables import JobEvaluation, JobLayer, JobStage
-from app.sensitivity.tables import JobSensitivity
+from app.sensitivity.tables import TABLES, Basis
 
 BLOCKS = 3
 NAMES = ("down_proj", "q_proj")
@@ -30,10 +30,12 @@ def fill(
     scale: float = 1.0,
     done: bool = True,
     changed: Mapping[str, Mapping[str, Any]] | None = None,
+    bases: Iterable[Basis] = tuple(Basis),
 ) -> None:
-    """A stage of three blocks of two matrices whose sensitivities add up to scale · 1 … scale · 6; committed.
+    """A stage of three blocks of two matrices whose sensitivities to the stage's domain add up to scale · 1 …
+    scale · 6, and those to all domains so far to ten times scale · 6 … scale · 1; committed.
 
-    changed: by matrix, what its record has instead of the usual.
+    changed: by matrix, what its record has instead of the usual. bases: of the sensitivities that are there.
     """
     where = (JobStage.job_id == job, JobStage.stage == stage)
     state = {"state": "done" if done else "running", "blocks": BLOCKS}
@@ -63,17 +65,18 @@ def fill(
             "weights_sha256": "b" * 64,
         }
         session.add(JobLayer(**place, **(layer | dict((changed or {}).get(matrix, {})))))
-        total = scale * number
-        session.add(
-            JobSensitivity(
-                **place,
-                domain=domain,
-                mean=total / weights,
-                total=total,
-                quantiles={quantile: total * float(quantile) for quantile in QUANTILES},
-                histogram={"scale": "log10", "edges": [-1.0, 0.0, 1.0], "counts": [number, 0]},
+        for basis in bases:
+            total = scale * (number if basis is Basis.domain else 10 * (7 - number))
+            session.add(
+                TABLES[basis](
+                    **place,
+                    domain=domain,
+                    mean=total / weights,
+                    total=total,
+                    quantiles={quantile: total * float(quantile) for quantile in QUANTILES},
+                    histogram={"scale": "log10", "edges": [-1.0, 0.0, 1.0], "counts": [number, 0]},
+                )
             )
-        )
     session.commit()
 
 

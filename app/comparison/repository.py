@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, FromClause, and_, case, cast, func, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, FromClause, and_, case, cast, exists, func, select, tuple_
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import Subquery
 
 from app.jobs.tables import JobLayer, JobStage
 from app.kit.globs import matches
 from app.models.tables import Model
-from app.sensitivity.tables import JobSensitivity
+from app.sensitivity.tables import TABLES, Basis, JobDomainSensitivity
 
 FIGURES = ("sparsity", "pattern", "solver", "relative_error", "held_out_error")
 
@@ -62,11 +62,26 @@ def model_digest(session: Session, model: str) -> str | None:
     return session.scalar(select(Model.digest).where(Model.id == model))
 
 
+def common_basis(session: Session, *sides: Side) -> Basis:
+    """By the domain alone where every side has its sensitivities so."""
+    table = JobDomainSensitivity
+    for side in sides:
+        if not session.scalar(select(exists().where(table.job_id == side.job, table.stage == side.stage))):
+            return Basis.accumulated
+    return Basis.domain
+
+
 def list_pairs(
-    session: Session, one: Side, other: Side, matrix: str | None, after: Sequence[object] | None, limit: int
+    session: Session,
+    one: Side,
+    other: Side,
+    basis: Basis,
+    matrix: str | None,
+    after: Sequence[object] | None,
+    limit: int,
 ) -> list[Pair]:
     """By (block, matrix); `after` is that of the last row of the page before. matrix: a name or a glob."""
-    a, b = _records(one, matrix, "one"), _records(other, matrix, "other")
+    a, b = _records(one, matrix, "one", basis), _records(other, matrix, "other", basis)
     key = (func.coalesce(a.c.block, b.c.block), func.coalesce(a.c.matrix, b.c.matrix))
     columns = [column for side in (a, b) for column in side.c]
     query = select(*key, func.coalesce(a.c.weights, b.c.weights), *columns).select_from(_joined(a, b))
@@ -99,18 +114,15 @@ def totals(session: Session, one: Side, other: Side, matrix: str | None) -> Tota
     return Totals(*session.execute(query).one())
 
 
-def _records(side: Side, matrix: str | None, name: str) -> Subquery:
+def _records(side: Side, matrix: str | None, name: str, basis: Basis = Basis.domain) -> Subquery:
     """Of one side: each matrix's record, mean sensitivity and share of the whole stage's sensitivity."""
-    summary = and_(
-        JobSensitivity.job_id == JobLayer.job_id,
-        JobSensitivity.stage == JobLayer.stage,
-        JobSensitivity.matrix == JobLayer.matrix,
-    )
-    share = JobSensitivity.total / func.nullif(func.sum(JobSensitivity.total).over(), 0)
+    table = TABLES[basis]
+    summary = and_(table.job_id == JobLayer.job_id, table.stage == JobLayer.stage, table.matrix == JobLayer.matrix)
+    share = table.total / func.nullif(func.sum(table.total).over(), 0)
     figures = [getattr(JobLayer, name) for name in ("block", "matrix", "weights", *FIGURES)]
     digests = (JobLayer.mask_sha256, JobLayer.weights_sha256)
-    query = select(*figures, *digests, JobSensitivity.mean.label("mean"), share.label("share"))
-    query = query.outerjoin(JobSensitivity, summary)
+    query = select(*figures, *digests, table.mean.label("mean"), share.label("share"))
+    query = query.outerjoin(table, summary)
     whole = query.where(JobLayer.job_id == side.job, JobLayer.stage == side.stage).subquery()
     if matrix is None:
         return whole

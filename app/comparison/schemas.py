@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.comparison.repository import Pair, Totals
 from app.kit.pagination import Page
+from app.sensitivity.tables import Basis
 
 
 class TwoRead(BaseModel):
@@ -118,6 +119,9 @@ class ComparedHistoryRead(BaseModel):
 
     job: ComparedStageRead
     other: ComparedStageRead
+    sensitivity_basis: Basis = Field(
+        description="Of the matrices' sensitivities: `domain` where both stages have them by their domains alone."
+    )
     agreement: AgreementRead
     matrices: Page[ComparedMatrixRead] = Field(description="By block and name.")
 

@@ -57,7 +57,8 @@ def compare_histories(session: Session, job: Job, other: Job, wanted: Wanted) ->
         raise NotComparable([f"the model is {names[0]} here and {names[1]} there"], hint)
     sides = _side(session, job, wanted.stage), _side(session, other, wanted.other_stage)
     after = decode_cursor(wanted.cursor, int, str)
-    found = repository.list_pairs(session, *sides, wanted.matrix, after, wanted.limit + 1)
+    basis = repository.common_basis(session, *sides)
+    found = repository.list_pairs(session, *sides, basis, wanted.matrix, after, wanted.limit + 1)
     rows, more = page_of(found, wanted.limit)
     following = encode_cursor(rows[-1].block, rows[-1].matrix) if more else None
     data = [ComparedMatrixRead.of(row) for row in rows]
@@ -65,6 +66,7 @@ def compare_histories(session: Session, job: Job, other: Job, wanted: Wanted) ->
     return ComparedHistoryRead(
         job=one,
         other=two,
+        sensitivity_basis=basis,
         agreement=AgreementRead.of(repository.totals(session, *sides, wanted.matrix)),
         matrices=Page[ComparedMatrixRead](data=data, next_cursor=following),
     )

@@ -16,6 +16,7 @@ from app.kit.replies import reply
 from app.sensitivity import repository, service
 from app.sensitivity.repository import Filter
 from app.sensitivity.schemas import BlockSensitivityRead, SensitivityRead
+from app.sensitivity.tables import Basis
 
 router = APIRouter(prefix="/v1/jobs/{id}/sensitivity", tags=["history"])
 
@@ -33,8 +34,16 @@ async def _filter(
     block: Number = None,
     matrix: MatrixName = None,
     lineage: Annotated[bool, Query(description="Also the stages of the jobs that this one goes on from.")] = False,
+    basis: Annotated[
+        Basis,
+        Query(
+            description="Whose scores: `domain` for those that the stage's own domain alone gives, of one unit in "
+            "every stage; `accumulated` for those that chose the mask, which in the mode `accumulated` are of all "
+            "domains so far and grow with their number and weights. Stages of earlier releases have only those."
+        ),
+    ] = Basis.domain,
 ) -> Filter:
-    return Filter(stage, domain, block, matrix, lineage)
+    return Filter(stage, domain, block, matrix, lineage, basis)
 
 
 Narrowed = Annotated[Filter, Depends(_filter)]
@@ -55,8 +64,8 @@ def list_sensitivities(
     limit: Rows = 200,
     cursor: CursorText = None,
 ) -> Response:
-    """Mean, quantiles and histogram of the scores that chose the mask, by stage, block and name; there while the
-    job runs. The scores themselves are files of the artifact where the job's `output` asks for them."""
+    """Mean, quantiles and histogram of the scores, by stage, block and name; there while the job runs. The scores
+    that chose the mask are themselves files of the artifact where the job's `output` asks for them."""
     parts = service.parts_of(session, auth.project, id, lineage=filter.lineage)
     after = decode_cursor(cursor, int, int, str)
     rows, more = page_of(repository.list_page(session, parts, filter, after, limit + 1), limit)
@@ -80,7 +89,8 @@ def list_block_sensitivities(
     limit: Rows = 200,
     cursor: CursorText = None,
 ) -> Response:
-    """One row a stage and block: the sum of its matrices' sensitivities, and its share of the stage's sum."""
+    """One row a stage and block: the sum of its matrices' sensitivities, and its share of the stage's sum, both on
+    the basis that is asked for."""
     parts = service.parts_of(session, auth.project, id, lineage=filter.lineage)
     after = decode_cursor(cursor, int, int)
     rows, more = page_of(repository.list_blocks(session, parts, filter, after, limit + 1), limit)

@@ -31,6 +31,7 @@ SCHEMA: Final = pa.schema(
         ("matrix", pa.string()),
         *_LAYER,
         ("notes", pa.string()),
+        ("basis", pa.string()),
         ("sensitivity_mean", pa.float64()),
         ("sensitivity_total", pa.float64()),
         ("sensitivity_share", pa.float64()),
@@ -76,7 +77,7 @@ def _flat(record: Record) -> dict[str, Any]:
     found: dict[str, Any] = {
         "job": row.job_id,
         "lineage_stage": record.lineage_stage,
-        **{name: getattr(row, name) for name in ("stage", "domain", "block", "matrix")},
+        **{name: getattr(row, name) for name in ("stage", "domain", "block", "matrix", "basis")},
         "sensitivity_mean": row.mean,
         "sensitivity_total": row.total,
         "sensitivity_share": record.share,

@@ -5,10 +5,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.sensitivity.repository import BlockSummary, Summary
+from app.sensitivity.tables import Basis
 
 
 class SensitivityRead(BaseModel):
-    """How the scores that chose one matrix's mask in one stage are distributed."""
+    """How one matrix's scores in one stage are distributed."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -18,6 +19,9 @@ class SensitivityRead(BaseModel):
     domain: str
     block: int
     matrix: str = Field(description="Name in the checkpoint.")
+    basis: Basis = Field(
+        description="`domain`: scores by the stage's own domain alone; `accumulated`: by all so far."
+    )
     mean: float
     total: float
     share: float | None = Field(
@@ -30,7 +34,7 @@ class SensitivityRead(BaseModel):
     def of(cls, summary: Summary) -> "SensitivityRead":
         """From its row."""
         row = summary.row
-        names = ("stage", "domain", "block", "matrix", "mean", "total", "quantiles", "histogram")
+        names = ("stage", "domain", "block", "matrix", "basis", "mean", "total", "quantiles", "histogram")
         own = {name: getattr(row, name) for name in names}
         return cls(job=row.job_id, lineage_stage=summary.lineage_stage, share=summary.share, **own)
 
@@ -43,6 +47,7 @@ class BlockSensitivityRead(BaseModel):
     lineage_stage: int = Field(description="Counted over the whole lineage.")
     domain: str
     block: int
+    basis: Basis
     matrices: int
     weights: int | None
     mean: float | None = Field(description="A weight.")

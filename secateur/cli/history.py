@@ -32,13 +32,20 @@ def sensitivity(
     block: Annotated[int | None, typer.Option(help="One block.", min=0)] = None,
     matrix: Matrix = None,
     lineage: Annotated[bool, typer.Option("--lineage", help="Also the stages of the jobs before.")] = False,
+    basis: Annotated[
+        str | None,
+        typer.Option(
+            help="domain: scores by each stage's own domain alone (default). accumulated: by all so far."
+        ),
+    ] = None,
     blocks: Annotated[bool, typer.Option("--blocks", help="Add the matrices of each block up.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show how important each matrix's weights were to each domain, or export it."""
+    """Show how important each matrix's weights were to each domain (or to all so far), or export it."""
     if parquet is not None and (blocks or as_json):
         raise typer.BadParameter("--parquet writes whole records; leave out --blocks and --json")
-    filters = {"stage": stage, "domain": domain, "block": block, "matrix": matrix, "lineage": lineage or None}
+    filters: dict[str, object] = {"stage": stage, "domain": domain, "block": block, "matrix": matrix}
+    filters |= {"lineage": lineage or None, "basis": basis}
     with client_of(context) as client:
         if parquet is not None:
             client.export_history(job, parquet, **filters)

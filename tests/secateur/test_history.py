@@ -12,7 +12,7 @@ from tests.secateur.test_cli import Run, run
 
 __all__ = ["run"]
 
-PLACE = {"job": "job_1", "stage": 0, "lineage_stage": 2, "domain": "law", "block": 1}
+PLACE = {"job": "job_1", "stage": 0, "lineage_stage": 2, "domain": "law", "block": 1, "basis": "domain"}
 ROW = {**PLACE, "matrix": "q_proj", "mean": 0.25, "total": 2.0, "share": 0.125, "quantiles": {"0.5": 0.2}}
 
 
@@ -31,13 +31,13 @@ def two(job: float | None, other: float | None) -> dict[str, float | None]:
 
 def test_sensitivity_prints_a_line_a_matrix(run: Run, scripted: ScriptedServer) -> None:
     scripted.script = [Reply.json({"data": [ROW, {**ROW, "share": None}], "next_cursor": None})]
-    code, out, _ = run("sensitivity", "job_1", "--matrix", "*_proj", "--lineage")
+    code, out, _ = run("sensitivity", "job_1", "--matrix", "*_proj", "--lineage", "--basis", "accumulated")
     assert code == 0
     assert [line.split() for line in out.splitlines()[1:]] == [
         ["2", "law", "1", "q_proj", "0.25", "0.2", "12.500%"],
         ["2", "law", "1", "q_proj", "0.25", "0.2", "–"],
     ]
-    assert query(scripted) == {"matrix": ["*_proj"], "lineage": ["true"]}
+    assert query(scripted) == {"matrix": ["*_proj"], "lineage": ["true"], "basis": ["accumulated"]}
 
 
 def test_blocks_have_a_view_of_their_own(run: Run, scripted: ScriptedServer) -> None:

@@ -17,7 +17,7 @@ from app.dispatch.outbox import Queue, ring
 from app.jobs.states import State
 from app.jobs.tables import JobAttempt, JobEvaluation, JobLayer, JobLease
 from app.models.tables import Model
-from app.sensitivity.tables import JobSensitivity
+from app.sensitivity.tables import TABLES
 from app.settings import Settings
 from app.storage import ObjectStore
 from app.tasks import service as tasks
@@ -102,7 +102,8 @@ def test_a_worker_killed_in_the_middle(
     assert outcomes(session, disturbed.id) == ["worker_lost", "succeeded"]
     assert one.lost_attempts == 0
     assert session.query(JobLayer).filter_by(job_id=one.id).count() == 2 * 7 * BLOCKS
-    assert session.query(JobSensitivity).filter_by(job_id=one.id).count() == 2 * 7 * BLOCKS
+    for table in TABLES.values():
+        assert session.query(table).filter_by(job_id=one.id).count() == 2 * 7 * BLOCKS
     assert session.query(JobEvaluation).filter_by(job_id=one.id).count() == 3 * 2
     assert session.query(JobLease).count() == 0
 

@@ -7,7 +7,7 @@ from safetensors.torch import load
 from sqlalchemy.orm import Session
 
 from app.jobs.tables import JobLayer, JobStage
-from app.sensitivity.tables import JobSensitivity
+from app.sensitivity.tables import JobDomainSensitivity, JobSensitivity
 from app.settings import Settings
 from app.storage import ObjectStore
 from tests import tiny
@@ -39,6 +39,25 @@ def test_the_artifact_has_every_stages_scores_when_they_are_asked_for(
         assert {name: float(each.double().sum()) for name, each in scores.items()} == pytest.approx(
             totals, rel=1e-3
         )
+
+
+def test_sensitivities_are_there_by_the_domain_alone_too(
+    session: Session, store: ObjectStore, settings: Settings, tmp_path: Path
+) -> None:
+    """Of the first stage they are the same; later ones add up in the sums alone."""
+    jobs = make_tiny_jobs(session, store, tiny.make_tiny_llama(tmp_path / "tiny"))
+    Watch(session, jobs.make())
+    assert run_jobs(settings, "here") == 1
+    found = {
+        table: {(row.stage, row.matrix): (row.domain, row.total) for row in session.query(table)}
+        for table in (JobSensitivity, JobDomainSensitivity)
+    }
+    sums, own = found[JobSensitivity], found[JobDomainSensitivity]
+    assert sums.keys() == own.keys()
+    assert {stage for stage, _ in own} == {0, 1}
+    for (stage, matrix), (domain, total) in own.items():
+        assert domain == sums[stage, matrix][0] == f"d{stage}"
+        assert total == sums[stage, matrix][1] if stage == 0 else total < sums[stage, matrix][1]
 
 
 def test_records_have_what_becomes_of_masks_and_of_earlier_domains(

@@ -31,6 +31,7 @@ from app.jobs.tables import (
     JobStage,
 )
 from app.local.servers import SeaweedServer
+from app.sensitivity.tables import JobDomainSensitivity, JobSensitivity
 from app.settings import Settings
 from app.storage import ObjectStore, open_store
 from tests.app.storage.test_store import s3_settings
@@ -91,6 +92,9 @@ def test_a_job_runs_to_its_end(
     assert all(store.head(file["key"]) == file["bytes"] for file in row.manifest["files"])
     assert [stage.state for stage in session.query(JobStage)] == ["done", "done"]
     assert session.query(JobLayer).count() == ALL_BLOCKS
+    # The script says nothing of a basis, like the engines before there were two.
+    assert session.query(JobSensitivity).count() == ALL_BLOCKS
+    assert session.query(JobDomainSensitivity).count() == 0
     assert session.query(JobEvaluation).count() == 3
     assert attempts(session, row.id) == ["succeeded"]
     assert session.query(JobLease).count() == 0

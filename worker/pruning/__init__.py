@@ -6,6 +6,7 @@
 from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.errors import IllConditioned, PruningError, SpecError, Stopped, UserError
 from worker.pruning.observer import (
+    Basis,
     BlockResult,
     Evaluation,
     MatrixRecord,
@@ -22,6 +23,7 @@ from worker.pruning.spec import EvaluationSpec, Format, PruningJob, Text
 
 __all__ = [
     "ENGINE_FORMAT",
+    "Basis",
     "BlockResult",
     "Evaluation",
     "EvaluationSpec",

@@ -22,7 +22,7 @@ from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.spec import Domain, PruningJob
 from worker.pruning.starvation import Fed, feed
 from worker.pruning.state_file import read_state
-from worker.pruning.statistics import Accumulated, Inputs, Measured, accumulate
+from worker.pruning.statistics import Accumulated, Inputs, Measured, accumulate, alone
 from worker.pruning.work import gram_work, importance_work, pass_work
 
 ERROR_TOKENS = 4096
@@ -80,15 +80,17 @@ class Gatherer:
         found = {}
         for name, statistics in measured.items():
             self._check(name, statistics)
-            keep = self._solves(name)
+            keep, carried = self._solves(name), before.get(name)
             sums = accumulate(
-                before.get(name),
+                carried,
                 statistics,
                 keep_gram=keep,
                 weight=self.domain.weight,
                 keeps=self.job.method.keeps,
             )
-            found[name] = Inputs(sums, statistics, self._held_out(name, apart.get(name)))
+            only = carried is None and self.domain.weight == 1
+            own = None if only else alone(carried, statistics)
+            found[name] = Inputs(sums, statistics, self._held_out(name, apart.get(name)), own)
         return found
 
     def _measure(

@@ -2,6 +2,7 @@
 between two runs of the same job."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 
@@ -29,11 +30,19 @@ class Evaluation:
     protocol: dict[str, Any]
 
 
+class Basis(StrEnum):
+    """Which domains a matrix's scores are of."""
+
+    domain = "domain"  # the stage's alone, at weight 1: of one unit in every stage
+    accumulated = "accumulated"  # all so far, as the mask was chosen by: grows with stages, weights and recency
+
+
 @dataclass(frozen=True)
 class SensitivitySummary:
-    """The scores that chose a mask. Scores of zero are counted in the histogram's first bin."""
+    """How a matrix's scores are distributed. Scores of zero are counted in the histogram's first bin."""
 
     matrix: str
+    basis: Basis
     mean: float
     quantiles: dict[str, float]
     histogram: dict[str, Any]  # scale "log10", 21 edges, 20 counts
@@ -76,7 +85,7 @@ class BlockResult:
     # (role, path relative to the workspace). A resumed job needs the last stage's `weights` and `state`; what is
     # of the role `sensitivity` is for the artifact, under the same path, and the engine never looks at it again.
     layers: list[MatrixRecord]
-    sensitivity: list[SensitivitySummary]
+    sensitivity: list[SensitivitySummary]  # of every matrix one on each basis
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from worker.pruning.patterns import Scope, Selection
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.records import Solved, compare_masks, matrix_record, timeless
 from worker.pruning.scores import keepable
-from worker.pruning.sensitivity import summarise
+from worker.pruning.sensitivity import summaries_of
 from worker.pruning.settings import products
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.spec import PruningJob
@@ -104,10 +104,10 @@ class BlockPruner:
             name = group[0].name
             chosen = {method: self._choose(block, method, group, inputs[name]) for method in self._methods(group)}
             for matrix in group:
-                record, summary, written = self._solve(block, matrix, chosen[self._method(matrix)], inputs[name])
+                record, found, written = self._solve(block, matrix, chosen[self._method(matrix)], inputs[name])
                 tensors[matrix.name] = written
                 layers.append(record)
-                summaries.append(summary)
+                summaries += found
                 heap.trim()  # matrices differ in shape, and so do the holes that each one leaves
             layers[-len(group) :] = self._on_every_domain(block, group, tensors, layers[-len(group) :])
         layers = self._compare_masks(block, tensors, layers)
@@ -197,22 +197,23 @@ class BlockPruner:
 
     def _solve(
         self, block: Block, matrix: Matrix, choice: Choice, inputs: Inputs
-    ) -> tuple[MatrixRecord, SensitivitySummary, Tensor]:
+    ) -> tuple[MatrixRecord, list[SensitivitySummary], Tensor]:
         began = time.monotonic() - choice.seconds
         self.observer.check()
         dense = dense_weight(block, matrix).contiguous()
         try:
             with products("highest"):
-                _, solved, notes = best(choice, lambda each: self._attempt(matrix, dense, each, inputs))
+                option, solved, notes = best(choice, lambda each: self._attempt(matrix, dense, each, inputs))
+                seconds = time.monotonic() - began
+                summaries = summaries_of(option.method, matrix.name, dense, solved.scores, inputs.alone)
         except IllConditioned as error:
             raise IllConditioned(f"{matrix.name}: {error}") from error
         solution = replace(solved.solution, notes=solved.solution.notes | notes)
-        record = matrix_record(replace(solved, solution=solution, seconds=time.monotonic() - began))
-        summary = summarise(matrix.name, solved.scores)
+        record = matrix_record(replace(solved, solution=solution, seconds=seconds))
         if self.job.output.keep_sensitivities:
             self._scores[matrix.name] = keepable(solved.scores, transposed=matrix.transposed)
         self.tracker.advance(Kind.solve, solve_work(self._method(matrix), matrix))
-        return record, summary, solved.written
+        return record, summaries, solved.written
 
     def _attempt(self, matrix: Matrix, dense: Tensor, option: Option, inputs: Inputs) -> Solved:
         """The matrix by one option, and its errors as written. dense: (out, in)."""

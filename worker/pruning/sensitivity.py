@@ -1,17 +1,35 @@
 """A few numbers that stand for a matrix of sensitivities."""
 
 import math
+from dataclasses import replace
 
 import numpy
 from torch import Tensor
 
-from worker.pruning.observer import SensitivitySummary
+from worker.pruning import methods
+from worker.pruning.method_spec import Method, MethodName
+from worker.pruning.observer import Basis, SensitivitySummary
+from worker.pruning.statistics import Accumulated
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 20
 
 
-def summarise(matrix: str, scores: Tensor) -> SensitivitySummary:
+def summaries_of(
+    method: Method, matrix: str, dense: Tensor, scores: Tensor, alone: Accumulated | None
+) -> list[SensitivitySummary]:
+    """Of the scores that a matrix's mask was chosen by, and of those that the stage's own domain alone gives it.
+
+    dense, scores: (out, in). alone: see `Inputs`. Raises IllConditioned.
+    """
+    accumulated = summarise(matrix, scores)
+    if alone is None or method.name is MethodName.magnitude:  # the very same scores
+        return [accumulated, replace(accumulated, basis=Basis.domain)]
+    own = methods.scores_alone(method, matrix, dense, alone)
+    return [accumulated, summarise(matrix, own, Basis.domain)]
+
+
+def summarise(matrix: str, scores: Tensor, basis: Basis = Basis.accumulated) -> SensitivitySummary:
     """Mean, quantiles (the value at rank ⌈q·n⌉), total and a histogram over the scores' powers of ten.
 
     scores: (out, in), not negative. Scores of zero are counted in the first bin.
@@ -23,6 +41,7 @@ def summarise(matrix: str, scores: Tensor) -> SensitivitySummary:
     total = float(values.sum(dtype=numpy.float64))
     return SensitivitySummary(
         matrix=matrix,
+        basis=basis,
         mean=total / values.size,
         quantiles={quantile: float(ordered[rank]) for quantile, rank in ranks.items()},
         histogram=_histogram(ordered),

@@ -48,12 +48,13 @@ class Inputs:
     """What is known of one group's inputs.
 
     sums: what is solved on. measured: this domain's part of them. held_out: the windows of this domain that are in
-    neither, None when there are none.
+    neither, None when there are none. alone: see `alone`; None where that is what the sums are.
     """
 
     sums: "Accumulated"
     measured: Measured
     held_out: Measured | None
+    alone: "Accumulated | None" = None
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,7 @@ def accumulate(
     The means and counts are of the domains as they are: every one counts once.
     """
     second = measured.second
-    shift = second
-    if previous is not None:
-        earlier = previous.mean / previous.domains
-        shift = (second - 2 * earlier * measured.mean + earlier**2).clamp_min(0)
+    shift = _shift(previous, measured)
     gram = measured.gram * weight if keep_gram else None
     own = measured.importance
     if weight != 1:  # matrices of the weights' size: no copy without need
@@ -109,6 +107,29 @@ def accumulate(
         tokens=previous.tokens + measured.tokens,
         importance={name: value + previous.importance[name] * keeps for name, value in own.items()},
     )
+
+
+def alone(previous: Accumulated | None, measured: Measured) -> Accumulated:
+    """What one domain brings into the sums, by itself and at weight 1: the same whatever came before, but for dx,
+    which is away from the earlier domains' mean inputs as in the sums. Tensors are the domain's own, no copies."""
+    return Accumulated(
+        gram=measured.gram,
+        second=measured.second,
+        shift=_shift(previous, measured),
+        mean=measured.mean,
+        domains=1,
+        tokens=measured.tokens,
+        importance=measured.importance,
+    )
+
+
+def _shift(previous: Accumulated | None, measured: Measured) -> Tensor:
+    """E dx² of one domain, (in,)."""
+    second = measured.second
+    if previous is None:
+        return second
+    earlier = previous.mean / previous.domains
+    return (second - 2 * earlier * measured.mean + earlier**2).clamp_min(0)
 
 
 class Accumulator:

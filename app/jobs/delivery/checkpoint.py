@@ -14,9 +14,12 @@ from app.jobs.delivery.lease import Lease
 from app.jobs.delivery.publish import StoredFile
 from app.jobs.events import EventType, append_event
 from app.jobs.tables import Job, JobBlock, JobEvaluation, JobLayer, JobStage
-from app.sensitivity.tables import JobSensitivity
+from app.sensitivity.tables import JobDomainSensitivity, JobSensitivity
 
-RECORDS: Final[tuple[type[Base], ...]] = (JobBlock, JobLayer, JobSensitivity, JobEvaluation)
+RECORDS: Final[tuple[type[Base], ...]] = (
+    *(JobBlock, JobLayer, JobEvaluation),
+    *(JobSensitivity, JobDomainSensitivity),
+)
 """Tables with what was computed, all by `job_id`; with the stages they are the whole checkpoint."""
 
 

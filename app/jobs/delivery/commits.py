@@ -26,7 +26,7 @@ from app.jobs.tables import (
     JobProgress,
     JobStage,
 )
-from app.sensitivity.tables import JobSensitivity
+from app.sensitivity.tables import TABLES, Basis
 
 Record = Mapping[str, Any]
 STAGE_FIGURES: Final = (
@@ -239,7 +239,7 @@ def _write_layer(session: Session, key: dict[str, Any], record: Record) -> None:
 def _write_sensitivity(session: Session, key: dict[str, Any], record: Record) -> None:
     names = ("mean", "total", "quantiles", "histogram")
     values = {name: record[name] for name in names} | {"block": key["block"], "domain": key["domain"]}
-    statement = insert(JobSensitivity).values(
-        job_id=key["job_id"], stage=key["stage"], matrix=record["matrix"], **values
-    )
+    # An engine before there were two says nothing of it.
+    table = TABLES[Basis(record.get("basis", Basis.accumulated))]
+    statement = insert(table).values(job_id=key["job_id"], stage=key["stage"], matrix=record["matrix"], **values)
     session.execute(statement.on_conflict_do_update(index_elements=["job_id", "stage", "matrix"], set_=values))

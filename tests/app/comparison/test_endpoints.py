@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.jobs.tables import Job
 from app.models.tables import Model
+from app.sensitivity.tables import Basis
 from tests.app.conftest import Inputs
 from tests.histories import evaluate, fill, matrix_of
 from tests.jobs import make_model
@@ -111,6 +112,7 @@ def test_matrices_are_compared_one_by_one(api: httpx.Client, pair: tuple[str, st
     assert found["job"] == found["other"] == {"stage": 1, "domain": "code"}
     rows = {row["matrix"]: row for row in found["matrices"]["data"]}
     assert list(rows) == [matrix_of(block, name) for block in range(3) for name in ("down_proj", "q_proj")]
+    assert found["sensitivity_basis"] == "domain"
     for number, row in enumerate(rows.values(), start=1):
         assert row["sensitivity_share"] == two(number / 21, number / 21)
     plain = rows[matrix_of(2, "q_proj")]
@@ -126,6 +128,19 @@ def test_matrices_are_compared_one_by_one(api: httpx.Client, pair: tuple[str, st
     assert (solved["solver"], solved["other_solver"]) == ("admm", "wanda")
     # Scores of two solvers have no common unit.
     assert solved["sensitivity_mean"] == {"job": 1.0, "other": 4.0, "difference": None}
+
+
+def test_sensitivities_compare_on_a_basis_that_both_have(
+    api: httpx.Client, pair: tuple[str, str], inputs: Inputs, session: Session
+) -> None:
+    third = str(api.post("/v1/jobs", json=inputs.body()).json()["id"])
+    fill(session, third, 0, domain="law", bases=[Basis.accumulated])
+    for one, other in ((pair[0], third), (third, pair[0])):
+        found = compare(api, (one, other), part="history", limit=1)["history"]
+        assert found["sensitivity_basis"] == "accumulated"
+        (row,) = found["matrices"]["data"]
+        assert row["sensitivity_share"] == two(6 / 21, 6 / 21)
+        assert row["sensitivity_mean"]["job"] == row["sensitivity_mean"]["other"] == 60 / 8
 
 
 def test_agreement_is_counted_over_all_matrices_whatever_the_page(

@@ -20,7 +20,7 @@ from app.jobs.tables import (
     JobStage,
 )
 from app.jobs.transitions import transition
-from app.sensitivity.tables import JobSensitivity
+from app.sensitivity.tables import TABLES
 from tests.app.conftest import Inputs
 
 MATRICES = [f"model.layers.{block}.{name}.weight" for block in range(2) for name in ("k_proj", "q_proj")]
@@ -186,7 +186,7 @@ def fill(session: Session, job: str) -> None:
             )
         )  # fmt: skip
         shape = {"quantiles": {"0.5": 1.0}, "histogram": {"scale": "log10", "edges": [0, 1], "counts": [4]}}
-        session.add(JobSensitivity(**place, domain="law", mean=1.0, total=4.0, **shape))
+        session.add_all(table(**place, domain="law", mean=1.0, total=4.0, **shape) for table in TABLES.values())
     measured = {"loss": 2.3, "windows": 2, "tokens": 64, "window_losses": [2.3], "protocol": {"dtype": "float32"}}
     session.add_all(
         JobEvaluation(job_id=job, row=row, domain="law", perplexity=10.0 + row, **measured) for row in (0, 1)

@@ -44,7 +44,7 @@ def test_everything_that_was_computed_is_there(api: httpx.Client, failed: str, s
     assert (new["retry_of"], new["state"], new["attempts"]) == (failed, "queued", 0)
     assert (new["runtime_seconds"], new["losses"]["lost_attempts"]) == (0.0, 0)
     assert all(new[name] == old[name] for name in ("spec", "spec_digest", "labels", "priority", "limits"))
-    for part in ("stages", "layers", "sensitivity"):
+    for part in ("stages", "layers", "sensitivity", "sensitivity?basis=accumulated"):
         data = (api.get(f"/v1/jobs/{id}/{part}").json()["data"] for id in (new["id"], failed))
         mine, theirs = ([row | {"job": ""} for row in rows] for rows in data)
         assert mine == theirs

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.jobs.tables import Job, JobLayer, JobStage
 from app.sensitivity import service
+from app.sensitivity.tables import Basis
 from tests.app.conftest import Inputs
 from tests.histories import QUANTILES, fill, matrix_of
 
@@ -56,6 +57,38 @@ def test_a_stage_of_zeros_has_no_shares(api: httpx.Client, session: Session, job
     fill(session, job, 0, domain="law", scale=0.0)
     assert {row["share"] for row in rows(api, f"/v1/jobs/{job}/sensitivity")} == {None}
     assert {row["share"] for row in rows(api, f"/v1/jobs/{job}/sensitivity/blocks")} == {None}
+
+
+def test_a_basis_has_its_own_figures_and_shares(api: httpx.Client, filled: str) -> None:
+    """What is asked for without one is what the stage's domain alone gives."""
+    url = f"/v1/jobs/{filled}/sensitivity"
+    for part in ("", "/blocks"):
+        assert rows(api, url + part) == rows(api, url + part, basis="domain")
+        assert {row["basis"] for row in rows(api, url + part)} == {"domain"}
+    chosen = rows(api, url, stage=0, basis="accumulated")
+    assert {row["basis"] for row in chosen} == {"accumulated"}
+    assert [row["total"] for row in chosen] == [60.0, 50.0, 40.0, 30.0, 20.0, 10.0]
+    assert [row["share"] for row in chosen] == pytest.approx([number / 21 for number in range(6, 0, -1)])
+    blocks = rows(api, f"{url}/blocks", stage=0, basis="accumulated")
+    assert [(row["basis"], row["total"], row["weights"]) for row in blocks] == [
+        ("accumulated", total, 12) for total in (110.0, 70.0, 30.0)
+    ]
+    assert [row["share"] for row in blocks] == pytest.approx([11 / 21, 7 / 21, 3 / 21])
+    exported = table_of(api.get(f"{url}.parquet", params={"basis": "accumulated", "stage": 0}))
+    assert [(row["basis"], row["sensitivity_total"], row["sensitivity_share"]) for row in exported] == [
+        ("accumulated", row["total"], row["share"]) for row in chosen
+    ]
+    assert api.get(url, params={"basis": "both"}).status_code == 422
+
+
+def test_stages_of_earlier_releases_have_what_chose_their_masks(
+    api: httpx.Client, session: Session, job: str
+) -> None:
+    fill(session, job, 0, domain="law", bases=[Basis.accumulated])
+    url = f"/v1/jobs/{job}/sensitivity"
+    for part in ("", "/blocks"):
+        assert rows(api, url + part, domain="law") == []
+        assert len(rows(api, url + part, domain="law", basis="accumulated")) == (3 if part else 6)
 
 
 def test_blocks_add_up_their_matrices(api: httpx.Client, filled: str) -> None:
@@ -129,7 +162,7 @@ def test_the_file_says_what_the_json_says(api: httpx.Client, filled: str, monkey
     layers = rows(api, f"/v1/jobs/{filled}/layers", limit=1000)
     assert len(found) == len(summaries) == len(layers) == 12
     for row, summary, layer in zip(found, summaries, layers, strict=True):
-        for name in ("job", "stage", "lineage_stage", "domain", "block", "matrix"):
+        for name in ("job", "stage", "lineage_stage", "domain", "block", "matrix", "basis"):
             assert row[name] == summary[name]
         for name in ("mean", "total", "share"):
             assert row[f"sensitivity_{name}"] == summary[name]

@@ -165,7 +165,7 @@ def test_events_are_complete_and_in_order(request_for: Request) -> None:
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
     assert recorder.checks > 50
     for block in recorder.blocks:
-        assert len(block.layers) == len(block.sensitivity) == 7
+        assert (len(block.layers), len(block.sensitivity)) == (7, 2 * 7)
         for role, path in block.files:
             assert role in ("weights", "state")
             assert (Path(request["workspace"]) / path).is_file()

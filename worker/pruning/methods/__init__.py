@@ -48,12 +48,13 @@ class Solver:
     """One row of the table below.
 
     scores: what chooses the mask, or that the search for it starts from, (out, in), not negative. factorise and
-    solve: None for a method that only selects.
+    solve: None for a method that only selects. scores_by_factor: whether scores need what `factorise` gives.
     """
 
     scores: Callable[[Method, str, Tensor, Group], Tensor]
     factorise: Callable[[Method, Tensor], Any] | None = None
     solve: Callable[[Method, Tensor, Group, Selection, Check], Solution] | None = None
+    scores_by_factor: bool = False
 
 
 def _wanda(method: Method, matrix: str, dense: Tensor, group: Group) -> Tensor:
@@ -70,6 +71,7 @@ SOLVERS: Final = {
         solve=lambda method, dense, group, selection, check: solve_sparsegpt(
             dense, group.factor, selection, method.sparsegpt, check
         ),
+        scores_by_factor=True,
     ),
     MethodName.admm: Solver(
         scores=_wanda,
@@ -105,6 +107,18 @@ def prepare(method: Method, sums: Accumulated) -> Group:
 def scores(method: Method, matrix: str, dense: Tensor, group: Group) -> Tensor:
     """The sensitivities that choose the mask (or that its search starts from), (out, in), not negative."""
     return SOLVERS[method.name].scores(method, matrix, dense, group)
+
+
+def scores_alone(method: Method, matrix: str, dense: Tensor, alone: Accumulated) -> Tensor:
+    """What `scores` would be of one domain alone (see `statistics.alone`). Raises IllConditioned."""
+    solver = SOLVERS[method.name]
+    factor = None
+    if solver.scores_by_factor and solver.factorise is not None and alone.gram is not None:
+        factor = solver.factorise(method, alone.gram)
+    found = solver.scores(method, matrix, dense, Group(alone, factor))
+    if not all_finite(found):
+        raise IllConditioned("the domain's own sensitivities are not finite")
+    return found
 
 
 def solve(

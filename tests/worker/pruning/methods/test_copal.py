@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from worker.pruning.method_spec import Method, MethodName, Perturbation, Reading
-from worker.pruning.methods import Group, prepare, scores, solve
+from worker.pruning.methods import Group, prepare, scores, scores_alone, solve
 from worker.pruning.methods.copal import GRADIENT_SUMS, response, response_power
 from worker.pruning.patterns import Pattern, Scope, Selection
 from worker.pruning.sensing import complete, find_sensing
 from worker.pruning.skeleton import Matrix
-from worker.pruning.statistics import Accumulated, Accumulator, accumulate
+from worker.pruning.statistics import Accumulated, Accumulator, accumulate, alone
 
 ROWS, COLUMNS, LENGTH = 5, 6, 4
 MATRIX = Matrix("w", "w", ROWS, COLUMNS)
@@ -31,8 +31,15 @@ def copal(reading: Reading, perturbation: Perturbation, scope: Scope = Scope.row
     return Method(MethodName.copal, reading=reading, perturbation=perturbation, comparison_group=scope)
 
 
-def sums_of(method: Method, dense: Tensor, domains: list[Tensor]) -> Accumulated:
-    """As the engine gathers them, in batches of two windows."""
+def sums_of(method: Method, dense: Tensor, domains: list[Tensor], weight: float = 1.0) -> Accumulated:
+    """As the engine gathers them, in batches of two windows. weight: of every domain."""
+    return gathered(method, dense, domains, weight)[0]
+
+
+def gathered(
+    method: Method, dense: Tensor, domains: list[Tensor], weight: float = 1.0
+) -> tuple[Accumulated, Accumulated]:
+    """The sums, and the last domain alone."""
     groups = [[MATRIX]]
     sums: Accumulated | None = None
     for windows in domains:
@@ -44,9 +51,10 @@ def sums_of(method: Method, dense: Tensor, domains: list[Tensor]) -> Accumulated
             if "w" in sensing and sensing["w"].by_token:
                 accumulator.add_importance("w", sensing["w"].added(MATRIX, dense, batch))
         measured = complete(groups, {"w": accumulator.measured()}, sensing, lambda _: dense)["w"]
-        sums = accumulate(sums, measured, keep_gram=False)
+        last = alone(sums, measured)
+        sums = accumulate(sums, measured, keep_gram=False, weight=weight)
     assert sums is not None
-    return sums
+    return sums, last
 
 
 def found(method: Method, dense: Tensor, domains: list[Tensor]) -> Tensor:
@@ -93,6 +101,22 @@ def test_a_reading_is_what_its_definition_says(reading: Reading, perturbation: P
     selection = Selection(Pattern(), scope, 15)
     mask = solve(method, dense, sensitivity, prepare(method, sums), selection).mask
     assert torch.equal(mask, selection.mask(expected))
+
+
+@pytest.mark.parametrize(("reading", "perturbation"), EVERY)
+def test_a_domain_alone_is_what_it_adds_to_the_definition(reading: Reading, perturbation: Perturbation) -> None:
+    """Whatever its weight, and whatever came before but for the mean that dx is away from."""
+    dense, domains = torch.randn(ROWS, COLUMNS), two_domains()
+    method = copal(reading, perturbation)
+    both, first = (by_definition(reading, perturbation, dense, domains[:count]) for count in (2, 1))
+    expected = (both.square() - first.square()).sqrt() if reading is Reading.fisher else both - first
+    if perturbation is Perturbation.relative and reading is not Reading.own_terms:
+        expected /= 2
+    for weight in (1.0, 100.0):
+        sums, last = gathered(method, dense, domains, weight)
+        own = scores_alone(method, "w", dense, last)
+        torch.testing.assert_close(own, expected.float(), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(own, scores(method, "w", dense, Group(sums)), rtol=0.1)
 
 
 def test_the_comparison_group_matters() -> None:
