@@ -86,7 +86,7 @@ def exact(number: float) -> Fraction:
 
 
 def _share(matrix: Matrix, zeros: dict[str, int], verdict: Verdict, sparsity: Sparsity) -> Share:
-    deciding = sorted(set(verdict.winners.values()))
+    deciding = sorted(set(verdict.deciding.values()))
     return Share(
         matrix=matrix,
         zeros=zeros.get(matrix.name),

@@ -39,6 +39,11 @@ class Verdict:
             self.method = override.method
             self._decide(number, method=True)
 
+    @property
+    def deciding(self) -> dict[str, int]:
+        """`winners` without what changes nothing: a method says nothing about a matrix that is skipped."""
+        return {name: number for name, number in self.winners.items() if name != "method" or not self.skip}
+
     def _set_amount(self, number: int, override: Override, matrix: str) -> None:
         self.skip = False
         self._decide(number, skip=False)
@@ -91,10 +96,12 @@ def settle(matrices: list[Matrix], sparsity: Sparsity) -> dict[str, Verdict]:
             raise UserError("unmatched_override", message, override.pointer)
         for name in matched:
             verdicts[name].hear(number, override, name)
-    decisive = {number for verdict in verdicts.values() for number in verdict.winners.values()}
+    decisive = {number for verdict in verdicts.values() for number in verdict.deciding.values()}
     for number, override in enumerate(sparsity.overrides):
         if number not in decisive:
-            message = f"{override.says!r} has no effect: later overrides decide everything that it sets"
+            message = (
+                f"{override.says!r} has no effect: others decide everything that it sets, or skip all it is about"
+            )
             raise UserError("shadowed_override", message, override.pointer)
     return verdicts
 
@@ -126,7 +133,7 @@ def overlaps(verdicts: dict[str, Verdict]) -> list[Overlap]:
     for name, verdict in verdicts.items():
         if len(verdict.matched) < 2:
             continue
-        winners = {each: verdict.winners[each] for each in FIELDS if each in verdict.winners}
+        winners = {each: verdict.deciding[each] for each in FIELDS if each in verdict.deciding}
         key = (tuple(verdict.matched), tuple(winners.items()))
         found.setdefault(key, Overlap(key[0], winners, [])).matrices.append(name)
     return [found[key] for key in sorted(found)]

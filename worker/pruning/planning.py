@@ -112,7 +112,7 @@ def _overrides(subject: Subject) -> dict[str, Any]:
             "index": number,
             "says": override.says,
             "matches": sum(number in verdict.matched for verdict in verdicts.values()),
-            "decides": sum(number in verdict.winners.values() for verdict in verdicts.values()),
+            "decides": sum(number in verdict.deciding.values() for verdict in verdicts.values()),
         }
         for number, override in enumerate(sparsity.overrides)
     ]

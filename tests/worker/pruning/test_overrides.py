@@ -116,6 +116,21 @@ def test_overlaps_are_gathered_with_who_wins() -> None:
             "0/match",
         ),
         (
+            [{"match": "*.mlp.*", "method": "admm"}, {"match": "*.mlp.*", "skip": True}],
+            "shadowed_override",
+            "0/match",
+        ),
+        (
+            [{"match": "*.mlp.*", "skip": True}, {"match": "*.mlp.*", "method": "admm"}],
+            "shadowed_override",
+            "1/match",
+        ),
+        (
+            [{"match": "*.mlp.*", "target": 0.4, "method": "admm"}, {"match": "*.mlp.*", "skip": True}],
+            "shadowed_override",
+            "0/match",
+        ),
+        (
             [{"match": "*.0.mlp.*", "pattern": "2:4"}, {"match": "*.mlp.*", "target": 0.4}],
             "conflicting_overrides",
             "1/target",
@@ -131,9 +146,14 @@ def test_an_override_that_cannot_count_is_an_error(given: list[dict[str, Any]], 
 def test_a_partly_shadowed_override_is_none() -> None:
     verdicts = settle(
         MATRICES,
-        sparsity({"match": "*.0.mlp.*", "target": 0.4, "method": "admm"}, {"match": "*.mlp.*", "skip": True}),
+        sparsity(
+            {"match": "*.[01].mlp.*", "target": 0.4, "method": "admm"},
+            {"match": "*.0.mlp.*", "skip": True},
+            {"match": "*.1.mlp.*", "target": 0.3},
+        ),
     )
-    assert verdicts["model.layers.0.mlp.down_proj.weight"].winners == {"method": 0, "skip": 1}
+    assert verdicts["model.layers.0.mlp.down_proj.weight"].deciding == {"skip": 1}
+    assert verdicts["model.layers.1.mlp.down_proj.weight"].deciding == {"method": 0, "target": 2}
 
 
 @pytest.mark.parametrize(
