@@ -29,10 +29,12 @@ def holdings(
     sums: Mapping[str, Accumulated],
     others: Sequence[str],
     before: Document | None,
+    surveyed: Sequence[Share],
 ) -> dict[str, Any]:
     """What a block's state of one of the job's stages holds, for its document.
 
     sums: by group. others: kinds beside them. before: the document of the stage before, None in a first stage.
+    surveyed: the matrices of which the block has loss curves.
     """
     grams = any(each.gram is not None for each in sums.values())
     importance = any(each.importance for each in sums.values())
@@ -49,9 +51,22 @@ def holdings(
     if "survey" in others:
         # A sequential job hands on its first stage's survey.
         carried = earlier.get("adapts") if job.method.mode is Mode.sequential else None
-        adapts = job.method.updates_weights if carried is None else carried
+        adapts = _adapting(job, surveyed) if carried is None else carried
         found |= {"allocation": job.sparsity.allocation, "adapts": adapts}
     return found
+
+
+def _adapts(job: PruningJob, share: Share) -> bool:
+    """Whether the weights of the matrix that stay are solved for anew, by the method that is its own."""
+    return job.method.named(share.method).updates_weights
+
+
+def _adapting(job: PruningJob, surveyed: Sequence[Share]) -> bool | list[str]:
+    """Whether the surveyed matrices' weights are solved for anew; where only some are, which."""
+    found = [share.matrix.name for share in surveyed if _adapts(job, share)]
+    if not surveyed:
+        return job.method.updates_weights
+    return bool(found) if len(found) in (0, len(surveyed)) else found
 
 
 def _stages(job: PruningJob, stage: int, earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -124,10 +139,15 @@ class _Check:
         if self.said.get("allocation") != allocation:
             yield f"has no survey of {free[0].name} for the allocation {allocation}: keep the one it was made with"
         elif allocation is Allocation.error and self.job.method.mode is Mode.accumulated:
-            adapts = self.job.method.updates_weights
-            if self.said.get("adapts", adapts) != adapts:
-                kind = "are solved for anew" if not adapts else "stay as they are"
-                yield f"has the survey of {free[0].name} for weights that {kind}, which these do not"
+            for matrix in free:
+                yield from self._curve(matrix)
+
+    def _curve(self, matrix: Matrix) -> Iterator[str]:
+        adapts = _adapts(self.job, self.shares[matrix.name])
+        held = self.said.get("adapts", adapts)
+        if adapts != (matrix.name in held if isinstance(held, list) else held):
+            kind = "are solved for anew" if not adapts else "stay as they are"
+            yield f"has the survey of {matrix.name} for weights that {kind}, which these do not"
 
 
 def check_holdings(

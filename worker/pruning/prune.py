@@ -274,13 +274,14 @@ class BlockPruner:
         if self.previous is not None:
             before = read_document(self.previous.path(self.previous.state(block.index)))
         survey = stored_survey(self.survey, block)
+        surveyed = [self.shares[m.name] for m in block.matrices if m.name in self.survey.curves]
         own, kept = stored_own_grams(self._gatherer.own_grams)
         others = [kind for kind, held in (("survey", survey), ("domain_grams", own)) if held]
         document = {
             "history": [*(before["history"] if before else []), timeless(layers)],
             "forward_dtype": self.dtype,
             MEMBERS: {group[0].name: [matrix.name for matrix in group] for group in self._gatherer.groups},
-            HOLDS: holdings(self.job, self.folder.stage, sums, others, before),
+            HOLDS: holdings(self.job, self.folder.stage, sums, others, before, surveyed),
             **kept,
         }
         return state_content(sums, document, survey | own, self.job.output.state_precision)

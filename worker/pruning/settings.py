@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @contextmanager
@@ -41,6 +42,17 @@ def products(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def plain_attention(device: torch.device) -> Iterator[None]:
+    """On a GPU, attention by its plain formula: the backward passes of the fused kernels add up in no fixed order,
+    so that the same job would not give the same bytes. Elsewhere nothing changes."""
+    if device.type != "cuda":
+        yield
+        return
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def pick_device(name: str) -> torch.device:

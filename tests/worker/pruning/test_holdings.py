@@ -87,6 +87,20 @@ def test_a_survey_for_weights_that_adapt_is_not_one_for_weights_that_stay(reques
     assert f"has the survey of {FIRST} for weights that are solved for anew, which these do not" in message
 
 
+def test_a_survey_is_of_each_matrix_s_own_method(request_for: Request) -> None:
+    """FIRST is solved for by its override; the job's method leaves the others' weights as they are."""
+    overrides = [{"match": FIRST, "method": "admm"}]
+    plain = {"target": 0.5, "allocation": "error"}
+    named = {"method": WANDA, "sparsity": {**plain, "overrides": overrides}}
+    (parent,) = chain(request_for, "a", **named)
+    assert parent.document()[KEY]["adapts"] == [FIRST]
+    child = request_for(domains="b", workspace="same", **named)
+    assert run_job(continuing(parent, child)).document()[KEY]["adapts"] == [FIRST]
+    other = request_for(domains="b", workspace="other", method=WANDA, sparsity=plain)
+    with pytest.raises(UserError, match=f"survey of {FIRST} for weights that are solved for anew"):
+        run_job(continuing(parent, other))
+
+
 @pytest.mark.parametrize(
     ("parent", "child"),
     [

@@ -16,7 +16,7 @@ from worker.pruning.budget import Share, assign
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.method_spec import Mode
-from worker.pruning.skeleton import Block
+from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import Domain, PruningJob
 from worker.pruning.work import survey_tokens
@@ -60,7 +60,11 @@ def allocate(
             block.index: tuple(matrix for matrix in block.matrices if shares[matrix.name].zeros is not None)
             for block in shell.skeleton.blocks
         }
-        surveyor = Surveyor(shell, source, worth, job.method.updates_weights, store, advance, note)
+
+        def adapts(matrix: Matrix) -> bool:
+            return job.method.named(shares[matrix.name].method).updates_weights
+
+        surveyor = Surveyor(shell, source, worth, adapts, store, advance, note)
         looked_at = survey_tokens(domain.calibration.tokens)
         survey = surveyor.survey(allocation, windows, looked_at).times(domain.weight)
         if job.method.mode is Mode.accumulated and earlier:

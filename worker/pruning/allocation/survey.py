@@ -26,7 +26,7 @@ from worker.pruning.groups import dense_weight, find_groups, measure
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.methods.ladder import cholesky, climb
 from worker.pruning.methods.wanda import input_norms, wanda_scores
-from worker.pruning.settings import products
+from worker.pruning.settings import plain_attention, products
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.statistics import Measured
@@ -45,8 +45,8 @@ class Surveyor:
     source: Checkpoint
     matrices: Mapping[int, tuple[Matrix, ...]]
     """By block: those worth looking at."""
-    adapts: bool
-    """Whether the weights that stay will be solved for anew."""
+    adapts: Callable[[Matrix], bool]
+    """Whether the weights of a matrix that stay will be solved for anew."""
     store: Callable[[], HiddenStates]
     advance: Callable[[Block, int, int], None]
     """Told the block, the tokens that passed it and how many passes' work that was."""
@@ -129,14 +129,15 @@ class Surveyor:
             def run(block: Block = block, first: int = first) -> None:
                 for index, gradient in enumerate(gradients):
                     state = inputs[first + index].to(self.shell.device, copy=True).requires_grad_()
-                    with torch.enable_grad():
-                        output = self.shell.forward(block, state)
-                    output.backward(gradient.to(output))  # type: ignore[no-untyped-call]
+                    with plain_attention(self.shell.device):
+                        with torch.enable_grad():
+                            output = self.shell.forward(block, state)
+                        output.backward(gradient.to(output))  # type: ignore[no-untyped-call]
                     assert state.grad is not None  # noqa: S101 - for the type checker
                     gradients[index] = state.grad.cpu()
                     self.advance(block, state.shape[0] * state.shape[1], 2)
 
-            grams = None if self.adapts else {group[0].name: 0 for group in groups}
+            grams = {group[0].name: 0 for group in groups if not any(map(self.adapts, group))}
             hear = partial(_add_squares, squares)
             measured = measure(block, groups, run, self.shell.device, hear=hear, gram_tokens=grams)
             tokens = sum(gradient.shape[0] * gradient.shape[1] for gradient in gradients)
@@ -171,8 +172,10 @@ class Surveyor:
             return
         if not measured.finite:
             raise IllConditioned(f"{group[0].name}: its inputs are not finite")
-        across = self._curvature(group[0].name, measured.gram) if self.adapts else measured.second
+        adapting = any(map(self.adapts, group))
+        curved = self._curvature(group[0].name, measured.gram) if adapting else measured.second
         for matrix in group:
+            across = curved if self.adapts(matrix) else measured.second
             outputs = (squares[matrix.name] / measured.tokens).float()
             scores = loss_scores(dense_weight(block, matrix).float(), outputs, across)
             if not bool(torch.isfinite(scores).all()):

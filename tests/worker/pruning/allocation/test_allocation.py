@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from tests.worker.pruning.test_run import contents, copy_committed
@@ -31,6 +33,30 @@ def test_the_total_is_met_to_the_weight_with_unequal_rates(
     assert sum(each.zeros for each in found.values()) == round(0.6 * sum(each.weights for each in found.values()))
     assert len({each.target for each in found.values()}) > 1
     assert all(each.target == pytest.approx(each.sparsity, abs=1e-9) for each in found.values())
+
+
+def test_a_matrix_s_curve_is_by_its_own_method(request_for: Request) -> None:
+    """Overrides that give every matrix a solver make the curves of a job with that solver; one override, one."""
+
+    def curves(name: str, method: str, overrides: list[dict[str, str]]) -> dict[str, Tensor]:
+        request = request_for(
+            method={"name": method}, sparsity=sparsity("error", overrides=overrides), workspace=name
+        )
+        prune(request)
+        state = load_file(Path(request["workspace"]) / "stage-00/state/block-0000.safetensors")
+        return {
+            key.removesuffix("/loss/curve"): part for key, part in state.items() if key.endswith("/loss/curve")
+        }
+
+    down = "model.layers.0.mlp.down_proj.weight"
+    kept, solved = curves("kept", "wanda", []), curves("solved", "admm", [])
+    named = curves("named", "wanda", [{"match": "*", "method": "admm"}])
+    one = curves("one", "wanda", [{"match": down, "method": "admm"}])
+    assert kept.keys() == solved.keys() == named.keys() == one.keys()
+    for name in kept:
+        assert not torch.equal(kept[name], solved[name])
+        assert torch.equal(named[name], solved[name])
+        assert torch.equal(one[name], (solved if name == down else kept)[name])
 
 
 def test_rows_of_a_matrix_are_compared_by_what_they_mean_for_the_loss(request_for: Request) -> None:
