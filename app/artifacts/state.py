@@ -14,7 +14,7 @@ from app.artifacts.archive import Archive, Member, from_bytes
 from app.artifacts.service import NoArtifacts, StoredFile
 from app.jobs import lineage
 from app.jobs import service as jobs
-from app.jobs.delivery.final_state import is_statistics
+from app.jobs.delivery.final_state import is_state, is_statistics
 from app.jobs.tables import Job
 from app.storage import ObjectStore
 
@@ -43,8 +43,8 @@ class Export:
 def export(session: Session, project: str, id: str, store: ObjectStore) -> Export:
     """The archive of a job's state, of which nothing is read yet. Raises JobNotFound, NoArtifacts."""
     manifest = service.read_manifest(session, project, id)
-    files = [file for file in service.find_files(session, project, id) if is_statistics(file.path)]
-    if not files:
+    files = [file for file in service.find_files(session, project, id) if is_state(file.path)]
+    if not any(is_statistics(file.path) for file in files):
         raise NoArtifacts("The job's artifact has no state.")
     job, _ = jobs.read(session, project, id)
     document = json.dumps(_document(session, job, manifest, files), indent=1, sort_keys=True).encode()
@@ -54,7 +54,7 @@ def export(session: Session, project: str, id: str, store: ObjectStore) -> Expor
 
 
 def _document(session: Session, job: Job, manifest: dict[str, Any], files: Sequence[StoredFile]) -> dict[str, Any]:
-    """What the statistics are of, and how to check them."""
+    """What statistics and weights are of, and how to check them."""
     path = lineage.path_of(session, job)
     return {
         "job": job.id,

@@ -41,9 +41,10 @@ def export_state(
     range: Annotated[str | None, Header(description="One range of bytes.")] = None,
     if_range: Annotated[str | None, Header(description="ETag for which the range is meant.")] = None,
 ) -> Response:
-    """A tar with `state.json` (the dense model and its digest, the lineage, the spec, each file's sha256) and
-    every block's statistics and token counts, one safetensors file a block: all that pruning goes on from. The
-    same files are at `artifacts/state/…` one by one."""
+    """A tar with `state.json` (the dense model's id and digest, the lineage, the spec, each file's sha256) and,
+    one safetensors file a block each, every block's statistics (`state/`) and its pruned weights (`model/`): all
+    that pruning goes on from beside the dense model, which is not in it. The same files are at `artifacts/…` one
+    by one."""
     with backend.sessions.begin() as session:  # which ends before the store is asked for anything
         export = state.export(session, auth.project, id, backend.store)
     headers = export.headers()

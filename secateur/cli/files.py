@@ -51,7 +51,7 @@ def state(
         Path | None, typer.Argument(metavar="FILE", help="Default: JOB-state.tar.", show_default=False)
     ] = None,
 ) -> None:
-    """Export the final state, from which pruning can go on, as one tar file."""
+    """Export the final state, from which pruning of the dense model can go on, as one tar file."""
     target = target or Path(f"{job}-state.tar")
     with client_of(context) as client:
         client.export_state(job, target)

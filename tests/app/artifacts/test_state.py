@@ -14,7 +14,13 @@ from app.storage import ObjectStore
 from tests.app.conftest import Inputs
 from tests.app.jobs.lineages import domain, publish, submit
 
-STATE = {"state/block-0000.safetensors": b"first" * 1000, "state/block-0001.safetensors": b"second"}
+STATE = {
+    "model/model-00001-of-00003.safetensors": b"weights" * 1000,
+    "model/model-00002-of-00003.safetensors": b"more",
+    "state/block-0000.safetensors": b"first" * 1000,
+    "state/block-0001.safetensors": b"second",
+}
+"""What an engine goes on from: not the last shard, which is the dense model's."""
 
 
 def put_state(session: Session, store: ObjectStore, job: str) -> None:
