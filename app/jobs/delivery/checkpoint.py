@@ -99,13 +99,11 @@ def _prefix(numbers: set[int]) -> int:
 
 
 def _evaluations(session: Session, job_id: str) -> tuple[dict[str, Any], ...]:
-    rows = session.scalars(
-        select(JobEvaluation)
-        .where(JobEvaluation.job_id == job_id)
-        .order_by(JobEvaluation.row, JobEvaluation.domain)
-    )
-    names = ("row", "domain", "perplexity", "loss", "windows", "tokens", "window_losses", "protocol")
-    return tuple({name: getattr(row, name) for name in names} for row in rows)
+    """R as far as it is known, without the losses of single windows: a lineage has a great many of them, and the
+    engine asks for none."""
+    columns = (JobEvaluation.row, JobEvaluation.domain, JobEvaluation.perplexity, JobEvaluation.protocol)
+    rows = session.execute(select(*columns).where(JobEvaluation.job_id == job_id).order_by(*columns[:2]))
+    return tuple(dict(row._mapping) for row in rows)
 
 
 def _threads(session: Session, job_id: str) -> int | None:

@@ -20,6 +20,7 @@ from app.jobs.tables import Job, JobAttempt, JobBlock, JobEvent, JobLease, Outco
 from app.jobs.transitions import transition
 from app.models.tables import Model
 from app.tasks import repository as task_repository
+from tests.app.jobs.lineages import evaluate
 from tests.jobs import make_jobs
 
 BUDGETS = {"max_attempts": 3, "max_memory_attempts": 2, "max_preemptions": 4}
@@ -149,6 +150,16 @@ def test_nothing_is_committed_behind_a_gap(session: Session, job: str) -> None:
     write(1, 0)
     found = checkpoint.load(session, job)
     assert (found.stages, found.blocks) == (1, 1)
+
+
+def test_a_checkpoint_has_no_losses_of_windows(session: Session, job: str) -> None:
+    """The engine asks for none of them, and a lineage has a great many."""
+    evaluate(session, job, 0, law=10.0)
+    evaluate(session, job, 1, code=4.0, law=11.0)
+    assert checkpoint.load(session, job).evaluations == tuple(
+        {"row": row, "domain": domain, "perplexity": perplexity, "protocol": {"dtype": "float32"}}
+        for row, domain, perplexity in ((0, "law", 10.0), (1, "code", 4.0), (1, "law", 11.0))
+    )
 
 
 def test_a_lost_worker_ends_a_cancelled_job(session: Session, job: str) -> None:
