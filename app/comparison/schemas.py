@@ -58,18 +58,19 @@ class ComparedMatrixRead(BaseModel):
     relative_error: TwoRead
     held_out_error: TwoRead
     sensitivity_mean: TwoRead = Field(
-        description="Scores of different solvers are not of one unit: the difference is null then."
+        description="The difference is null where the scores are not defined alike: by the formula, its settings, "
+        "and the domains so far with their factors."
     )
     sensitivity_share: TwoRead = Field(description="Of the whole stage's sensitivity.")
     same_mask: bool | None = Field(description="Null when a side has no record of its mask.")
     same_weights: bool | None
 
     @classmethod
-    def of(cls, pair: Pair) -> "ComparedMatrixRead":
-        """From its row."""
+    def of(cls, pair: Pair, *, one_unit: bool) -> "ComparedMatrixRead":
+        """From its row. one_unit: whether the scores of both sides are defined alike."""
         one, other = pair.one, pair.other
         mean = TwoRead.of(one["mean"], other["mean"])
-        if one["solver"] != other["solver"]:
+        if not one_unit:
             mean.difference = None
         return cls(
             block=pair.block,

@@ -14,6 +14,8 @@ from app.comparison.schemas import (
     ComparedMatrixRead,
     ComparedStageRead,
 )
+from app.comparison.scores import Scored, same_scores
+from app.jobs import lineage
 from app.jobs.evaluation import evaluation_of
 from app.jobs.tables import Job
 from app.kit.pagination import Page, decode_cursor, encode_cursor, page_of
@@ -61,7 +63,10 @@ def compare_histories(session: Session, job: Job, other: Job, wanted: Wanted) ->
     found = repository.list_pairs(session, *sides, basis, wanted.matrix, after, wanted.limit + 1)
     rows, more = page_of(found, wanted.limit)
     following = encode_cursor(rows[-1].block, rows[-1].matrix) if more else None
-    data = [ComparedMatrixRead.of(row) for row in rows]
+    scored = [_scored(session, *each) for each in zip((job, other), sides, strict=True)]
+    solvers = [(row.one["solver"], row.other["solver"]) for row in rows]
+    alike = {pair: same_scores(*scored, *pair) for pair in set(solvers)}
+    data = [ComparedMatrixRead.of(row, one_unit=alike[pair]) for row, pair in zip(rows, solvers, strict=True)]
     one, two = (ComparedStageRead(stage=side.stage, domain=side.domain) for side in sides)
     return ComparedHistoryRead(
         job=one,
@@ -70,6 +75,10 @@ def compare_histories(session: Session, job: Job, other: Job, wanted: Wanted) ->
         agreement=AgreementRead.of(repository.totals(session, *sides, wanted.matrix)),
         matrices=Page[ComparedMatrixRead](data=data, next_cursor=following),
     )
+
+
+def _scored(session: Session, job: Job, side: Side) -> Scored:
+    return Scored([each.spec for each in lineage.path_of(session, job)], side.stage)
 
 
 def _side(session: Session, job: Job, stage: int | None) -> Side:

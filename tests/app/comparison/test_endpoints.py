@@ -23,7 +23,8 @@ def pair(api: httpx.Client, inputs: Inputs, session: Session) -> tuple[str, str]
     first, second = (str(api.post("/v1/jobs", json=inputs.body()).json()["id"]) for _ in range(2))
     changed = {
         matrix_of(0, "down_proj"): DIFFERENT,
-        matrix_of(1, "q_proj"): {"solver": "wanda", "weights_sha256": "e" * 64},
+        matrix_of(1, "q_proj"): {"solver": "sparsegpt", "weights_sha256": "e" * 64},
+        matrix_of(1, "down_proj"): {"solver": "wanda+admm"},
     }
     for stage, domain in enumerate(("law", "code")):
         fill(session, first, stage, domain=domain)
@@ -125,9 +126,31 @@ def test_matrices_are_compared_one_by_one(api: httpx.Client, pair: tuple[str, st
     assert (masked["sparsity"], masked["relative_error"]) == (two(0.5, 0.75), two(0.1, None))
     solved = rows[matrix_of(1, "q_proj")]
     assert (solved["same_mask"], solved["same_weights"]) == (True, False)
-    assert (solved["solver"], solved["other_solver"]) == ("admm", "wanda")
-    # Scores of two solvers have no common unit.
+    assert (solved["solver"], solved["other_solver"]) == ("admm", "sparsegpt")
+    # Scores of two formulas have no common unit.
     assert solved["sensitivity_mean"] == {"job": 1.0, "other": 4.0, "difference": None}
+    # ADMM begins with Wanda's.
+    begun = rows[matrix_of(1, "down_proj")]
+    assert (begun["solver"], begun["other_solver"]) == ("admm", "wanda+admm")
+    assert begun["sensitivity_mean"] == two(3 / 8, 12 / 8)
+
+
+def test_means_of_other_sums_are_not_subtracted(
+    api: httpx.Client, pair: tuple[str, str], inputs: Inputs, session: Session
+) -> None:
+    """The same solver's, under another recency; and of a stage before, of which one domain is missing."""
+    method = {"name": "copal", "objective": "least_forgetting"}
+    third = str(api.post("/v1/jobs", json=inputs.body(method=method)).json()["id"])
+    for stage, domain in enumerate(("law", "code")):
+        fill(session, third, stage, domain=domain)
+
+    def differences(other: str, **query: Any) -> set[float | None]:
+        found = compare(api, (pair[0], other), part="history", **query)["history"]["matrices"]["data"]
+        return {row["sensitivity_mean"]["difference"] for row in found}
+
+    assert differences(third) == {None}
+    assert differences(third, stage=0, other_stage=0) == {0.0}, "nothing was forgotten yet"
+    assert differences(pair[1], stage=1, other_stage=0) == {None}
 
 
 def test_sensitivities_compare_on_a_basis_that_both_have(
