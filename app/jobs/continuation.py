@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 from app.datasets import repository as datasets
 from app.jobs import gate, lineage, repository
 from app.jobs.delivery.final_state import is_statistics
-from app.jobs.kinds import lacking
+from app.jobs.kinds import lacking, names_methods
 from app.jobs.lineage import Stage
+from app.jobs.parts import merge_method
 from app.jobs.service import JobNotFound, JobUnfinished
 from app.jobs.spec import NOT_IN_SPEC, JobContinue, JobCreate
 from app.jobs.states import TERMINAL, State
@@ -49,11 +50,6 @@ class Completed:
         """Resolved: every default, and everything inherited, is written out."""
         resolved = self.asked.resolved()
         return resolved if self.parent is None else {**resolved, "continues": self.parent.id}
-
-    @property
-    def lost(self) -> list[str]:
-        """Earlier domains that cannot be measured any more."""
-        return [each.domain for each in self.earlier if each.evaluation and each.evaluation not in self.texts]
 
 
 def complete(session: Session, project: str, body: JobCreate | JobContinue) -> Completed:
@@ -107,18 +103,17 @@ def _merge(
     own = body.model_dump(mode="json", include={"domains", "gate"})
     merged = {**inherited, **own, **{name: getattr(body, name) for name in NOT_IN_SPEC}}
     merged["output"] = {**inherited.get("output", {}), **body.given("output")}
-    if body.method is not None:
-        mode = inherited["method"]["mode"]
-        merged["method"] = {**body.method.model_dump(mode="json"), "mode": mode}
+    merged["method"] = merge_method(inherited["method"], body.given("method"))
     try:
         asked = JobCreate.model_validate(merged)
     except ValidationError as error:
         raise validation_problem(error, merged) from None
+    places = repository.places(session, parent) if names_methods(parent.spec) else ()
     errors = [
         *_differences(session, project, body, parent),
         *_names(body, earlier),
         *_length(body, earlier),
-        *lacking([each.spec for each in path], asked.resolved()),
+        *lacking([each.spec for each in path], asked.resolved(), places),
     ]
     if errors:
         detail = "; ".join(f"{error.pointer}: {error.detail}" for error in errors[:3])
@@ -138,7 +133,7 @@ def _differences(session: Session, project: str, body: JobContinue, parent: Job)
     for part in ("method", "sparsity", "evaluation"):
         given, theirs = body.given(part), parent.spec[part]
         for name in given if part != "method" else given.keys() & {"mode"}:
-            if given[name] != theirs.get(name):
+            if given[name] is not None and given[name] != theirs.get(name):
                 errors.append(_differs(f"/{part}/{name}", given[name], theirs.get(name)))
     return errors
 

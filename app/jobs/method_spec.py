@@ -76,11 +76,16 @@ ByRow = Annotated[
 ]
 
 
+Objective = Literal["mean", "least_forgetting"]
+Reading = Literal["own_terms", "token", "sample", "dataset", "fisher"]
+Perturbation = Literal["domain_shift", "relative"]
+
+
 class _Method(Strict):
     """What every method has: how it goes from domain to domain."""
 
     mode: Mode = "accumulated"
-    objective: Literal["mean", "least_forgetting"] = Field(
+    objective: Objective = Field(
         default="mean",
         description="What the sums over domains are for. `mean`: the least perplexity on average, every domain "
         "counts the same; `least_forgetting`: earlier domains count twice when one is added. Only with the mode "
@@ -90,8 +95,8 @@ class _Method(Strict):
         default=None,
         gt=0,
         le=4,
-        description="Instead of what the objective implies: what the sums so far are multiplied by before a "
-        "domain is added. Below 1 a newer domain counts more, above 1 less. Only with the mode `accumulated`.",
+        description="Instead of an objective: what the sums so far are multiplied by before a domain is added. "
+        "Below 1 a newer domain counts more, above 1 less. Only with the mode `accumulated`.",
     )
 
     @field_validator("objective", "recency")
@@ -100,6 +105,14 @@ class _Method(Strict):
         mode = info.data.get("mode", "accumulated")
         if mode != "accumulated" and value not in ("mean", None):
             raise ValueError(f"has an effect in mode accumulated only, and mode is {mode}; leave it out")
+        return value
+
+    @field_validator("recency")
+    @classmethod
+    def _instead_of_an_objective(cls, value: float | None, info: ValidationInfo) -> float | None:
+        objective = info.data.get("objective", "mean")
+        if value is not None and objective != "mean":
+            raise ValueError(f"takes the place of what the objective {objective} implies; leave one of them out")
         return value
 
     @model_serializer(mode="wrap")
@@ -143,16 +156,14 @@ class Copal(_Selecting):
     (our reading of arXiv 2405.02347)."""
 
     name: Literal["copal"]
-    reading: Literal["own_terms", "token", "sample", "dataset", "fisher"] = Field(
+    reading: Reading = Field(
         default="own_terms",
         description="How a weight's sensitivity is read off the gradient of ‖dz‖², dz the total differential of "
         "the layer's output: its absolute value for each `token`, each calibration window (`sample`, not for "
         "mixtures of experts) or the whole `dataset`; its root mean square over tokens (`fisher`); or only what "
         "the weight itself contributes (`own_terms`).",
     )
-    perturbation: Literal["domain_shift", "relative"] = Field(
-        default="domain_shift", description="How the input is thought to change."
-    )
+    perturbation: Perturbation = Field(default="domain_shift", description="How the input is thought to change.")
     comparison_group: ByRow = "row"
 
 

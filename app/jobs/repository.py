@@ -8,6 +8,7 @@ from sqlalchemy import Select, and_, func, select, tuple_
 from sqlalchemy.orm import Session, defer
 
 from app.jobs import lineage
+from app.jobs.kinds import Place, overriding
 from app.jobs.tables import (
     Job,
     JobAttempt,
@@ -119,6 +120,15 @@ def evaluations(session: Session, job: str) -> Sequence[JobEvaluation]:
     """All entries of R, without the losses of single windows, of which there can be a hundred thousand each."""
     query = select(JobEvaluation).where(JobEvaluation.job_id == job).options(defer(JobEvaluation.window_losses))
     return session.scalars(query.order_by(JobEvaluation.row, JobEvaluation.domain)).all()
+
+
+def places(session: Session, job: Job) -> list[Place]:
+    """What the records of a finished job's last stage say of where its overrides' methods were used."""
+    deciding = JobLayer.notes["overrides"]
+    query = select(JobLayer.block, JobLayer.columns, deciding).distinct()
+    query = query.where(JobLayer.job_id == job.id, JobLayer.stage == len(job.spec["domains"]) - 1)
+    rows = session.execute(query.order_by(JobLayer.block, JobLayer.columns))
+    return [Place(block, columns, overriding(job.spec, said or ())) for block, columns, said in rows]
 
 
 def layers(

@@ -14,6 +14,7 @@ from app.datasets import repository as datasets
 from app.db.base import Base
 from app.dispatch.outbox import Queue, ring
 from app.jobs import lineage
+from app.jobs.caveats import note_caveats
 from app.jobs.copies import copy_rows
 from app.jobs.delivery import basis
 from app.jobs.delivery.checkpoint import RECORDS
@@ -63,6 +64,7 @@ def retry(session: Session, project: str, id: str) -> tuple[Found, bool]:
     _check_unchanged(session, project, old)
     new = _insert(session, old, sorted(texts))
     _take_over(session, old, new)
+    note_caveats(session, new)
     append_event(session, old, EventType.retried, {"job": new.id})
     ring(session, Queue.gpu, new.id)
     session.flush()

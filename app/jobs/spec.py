@@ -8,8 +8,6 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
     StringConstraints,
     Tag,
     ValidationError,
@@ -20,6 +18,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from app.jobs.gate import Gate
 from app.jobs.limits import Limits
 from app.jobs.method_spec import Method
+from app.jobs.parts import MethodPart, SparsityPart
 from app.jobs.sparsity_spec import Sparsity
 from app.kit.fields import Strict
 
@@ -186,8 +185,9 @@ class JobCreate(_Request):
 
 
 class JobContinue(_Request):
-    """Go on from a finished job's final state with further domains. What is left out is that job's; what is given
-    must fit it: the model, `sparsity`, `evaluation` and the method's mode are one for a whole lineage."""
+    """Go on from a finished job's final state with further domains. What is left out is that job's, field by
+    field; what is given must fit it: the model, `sparsity`, `evaluation` and the method's mode are one for a whole
+    lineage."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_CONTINUATION]})
 
@@ -197,30 +197,18 @@ class JobContinue(_Request):
         "and is kept from deletion for as long as a continuation of it exists.",
     )
     model: str | None = Field(default=None, max_length=100, description="`mdl_…`; the lineage's.")
-    method: Method | None = Field(
+    method: MethodPart | None = Field(
         default=None,
-        description="Another method can only go on where the statistics that it needs were kept. `mode` may be "
-        "left out.",
+        description="Another method can only go on where the statistics that it needs were kept.",
     )
-    sparsity: Sparsity | None = None
+    sparsity: SparsityPart | None = None
     evaluation: Evaluation | None = None
     output: Output | None = Field(default=None, description="What is left out in it is the parent's, too.")
-    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _keep_given(cls, data: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
-        body = read(data)
-        body._given = data if isinstance(data, dict) else {}
-        return body
 
     def given(self, part: str) -> dict[str, Any]:
         """Those fields of a part (`method`, `sparsity`, …) that were sent, as they were understood."""
-        value, sent = getattr(self, part), self._given.get(part)
-        if value is None or not isinstance(sent, dict):
-            return {}
-        understood = value.model_dump(mode="json")
-        return {name: understood.get(name) for name in sent}
+        value = getattr(self, part)
+        return {} if value is None else dict(value.model_dump(mode="json", exclude_unset=True))
 
 
 def _kind(body: Any) -> str:

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.dispatch.outbox import Queue, ring
 from app.jobs import idempotency, lineage
+from app.jobs.caveats import note_caveats
 from app.jobs.continuation import Completed, complete
 from app.jobs.events import EventType, append_event
 from app.jobs.schemas import JobRead
@@ -85,16 +86,8 @@ def make(session: Session, project: str, completed: Completed) -> Job:
     )
     lineage.inherit_evaluations(session, job)
     append_event(session, job, EventType.created, {"state": job.state})
-    _note_lost(session, job, completed.lost)
+    note_caveats(session, job)
     ring(session, Queue.gpu, job.id)
     session.flush()
     session.refresh(job)
     return job
-
-
-def _note_lost(session: Session, job: Job, domains: list[str]) -> None:
-    """Their rows of R stay as they are: what this job does to them, nobody will know."""
-    if domains:
-        message = "the evaluation texts of earlier domains were deleted; these are not measured any more"
-        note = {"level": "warning", "message": message, "code": "evaluation_lost", "domains": domains}
-        append_event(session, job, EventType.note, note)

@@ -83,7 +83,7 @@ def client_of(url: str, key: str | None) -> httpx.Client:
     limits = httpx.Limits(max_connections=100)
     hooks = {"response": [check_documented]}
     return httpx.Client(
-        base_url=url, headers=headers, timeout=30, limits=limits, trust_env=False, event_hooks=hooks
+        base_url=url, headers=headers, timeout=60, limits=limits, trust_env=False, event_hooks=hooks
     )
 
 

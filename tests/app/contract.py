@@ -11,7 +11,7 @@ _PATHS: dict[str, Any] = {}
 def _paths(url: str) -> dict[str, Any]:
     """The same for every service that the tests start."""
     if not _PATHS:
-        with httpx.Client(trust_env=False) as client:
+        with httpx.Client(trust_env=False, timeout=60) as client:  # made at the first request
             _PATHS.update(client.get(f"{url}/openapi.json").json()["paths"])
     return _PATHS
 

@@ -230,6 +230,9 @@ class Method:
     def _refuse_idle_sums(self, fields: Fields) -> None:
         """Only sums over domains can be weighted: what would have no effect is an error."""
         if self.mode is Mode.accumulated:
+            if self.recency is not None and self.objective is not Objective.mean:
+                message = f"takes the place of what the objective {self.objective} implies; leave one of them out"
+                raise SpecError(fields.at("recency"), message)
             return
         asked = {"recency": self.recency is not None, "objective": self.objective is not Objective.mean}
         for name in (name for name, said in asked.items() if said):

@@ -7,6 +7,7 @@ from typing import Any, Final
 from sqlalchemy.orm import Session
 
 from app.jobs import gate
+from app.jobs.caveats import caveats_of
 from app.jobs.delivery.endings import Failure, end_attempt
 from app.jobs.delivery.lease import Lease, guard
 from app.jobs.evaluation import evaluation_of
@@ -63,7 +64,8 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: d
     size = {"bytes": manifest["bytes"], "files": len(manifest["files"])}
     job.manifest = manifest
     figures = {name: summary.get(name) for name in FIGURES}
-    warnings = summary.get("warnings") or []
+    caveats = [caveat.as_json() for caveat in caveats_of(session, job)]
+    warnings = [*caveats, *(summary.get("warnings") or [])]
     job.result = {"manifest_digest": manifest["digest"], **size, **figures, "warnings": warnings}
     failure = _judge(session, job)
     end_attempt(session, row, job, Reason.gate_failed if failure else Outcome.succeeded, failure)

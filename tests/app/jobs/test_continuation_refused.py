@@ -12,6 +12,7 @@ from app.models.tables import Model
 from tests.app.conftest import Inputs
 from tests.app.jobs.lineages import domain, publish, submit
 from tests.app.jobs.test_control import put
+from tests.histories import fill, matrix_of
 
 
 def test_every_difference_is_named_with_both_values(api: httpx.Client, parent: str, third: str) -> None:
@@ -84,6 +85,30 @@ def test_a_sum_of_which_one_job_left_a_part_out_is_not_whole(
     assert api.post("/v1/jobs", json={**admm, "continues": parent}).status_code == 201
 
 
+def test_a_method_that_an_override_names_kept_no_gram(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    sparsity = {"target": 0.5, "overrides": [{"match": "*.down_proj.weight", "method": "wanda"}]}
+    deciding = {"notes": {"overrides": ["*.down_proj.weight"]}}
+    first = submit(api, inputs.body(method={"name": "admm"}, sparsity=sparsity))
+    for stage, name in enumerate(("law", "code")):
+        fill(
+            session,
+            first,
+            stage,
+            domain=name,
+            changed={matrix_of(block, "down_proj"): deciding for block in range(3)},
+        )
+    publish(session, first)
+    body = {
+        "continues": first,
+        "method": {"name": "copal", "weight_update": "admm"},
+        "domains": [domain("a", inputs.first)],
+    }
+    refused = api.post("/v1/jobs", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (422, "lineage_mismatch")
+    assert [error["pointer"] for error in refused.json()["errors"]] == ["/method/weight_update"]
+    assert api.post("/v1/jobs", json={**body, "method": {"name": "alps"}}).status_code == 201
+
+
 @pytest.mark.parametrize("state", ["queued", "running", "pausing", "paused", "cancelling"])
 def test_an_unfinished_job_is_not_continued(
     api: httpx.Client, job: str, inputs: Inputs, session: Session, state: str
@@ -145,7 +170,10 @@ def test_another_projects_job_does_not_exist(
         ({"continues": 5}, "/continues"),
         ({"continues": "job_x", "domains": []}, "/domains"),
         ({"continues": "job_x", "sparsity": {"target": 2}}, "/sparsity/target"),
-        ({"continues": "job_x", "method": {"name": "prayer"}}, "/method"),
+        ({"continues": "job_x", "method": {"name": "prayer"}}, "/method/name"),
+        ({"continues": "job_x", "method": {"patience": 5}}, "/method/patience"),
+        ({"continues": "job_x", "method": {"admm": 5}}, "/method/admm"),
+        ({"continues": "job_x", "sparsity": {"overrides": [{}]}}, "/sparsity/overrides/0"),
         ({"continues": "job_x", "model": 5}, "/model"),
         ({"continues": "job_x", "more": 5}, "/more"),
     ],

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.jobs.kinds import FROM_MOMENTS, SOLVING, lacking, solves
+from app.jobs.kinds import FROM_MOMENTS, SOLVING, Place, dropped, lacking, named, overriding, solves
 from worker.pruning.fields import Fields
 from worker.pruning.method_spec import Method, MethodName, Perturbation, Reading
 
@@ -15,6 +15,17 @@ def test_both_know_which_methods_solve_with_the_gram(name: MethodName) -> None:
     for update in ({}, {"weight_update": "admm"}) if name is not MethodName.auto else ({},):
         method: dict[str, Any] = {"name": name.value, **update}
         assert solves(method) is Method.read(Fields(method)).updates_weights
+
+
+def test_both_know_by_what_a_matrix_with_another_method_is_pruned() -> None:
+    for job, update in itertools.product(MethodName, ("none", "admm")):
+        if (job, update) == (MethodName.admm, "none") or job is MethodName.auto:
+            continue
+        method = {"name": job.value, "weight_update": update}
+        for name in (None, *MethodName):
+            theirs = Method.read(Fields(method)).named(name)
+            ours = named(method, name)
+            assert (ours["name"], ours["weight_update"]) == (theirs.name, theirs.weight_update), (method, name)
 
 
 def test_the_names_are_the_engines() -> None:
@@ -67,3 +78,66 @@ def test_a_survey_is_of_weights_that_are_solved_for_or_of_weights_that_stay() ->
 def test_without_sums_nothing_is_missed() -> None:
     sequential = {"method": {"name": "admm", "mode": "sequential"}}
     assert lacking([{"method": {"name": "wanda", "mode": "sequential"}}], sequential) == []
+
+
+OVERRIDES = [{"match": "*.down_proj.weight", "method": "wanda"}, {"match": "*.0.*", "target": 0.5}]
+PLACES = [Place(0, 64, None), Place(0, 176, "wanda"), Place(1, 64, None), Place(1, 176, "wanda")]
+
+
+def overridden(name: str, overrides: list[dict[str, Any]] | None = None, **method: Any) -> dict[str, Any]:
+    base = copal() if name == "copal" else spec(name)
+    sparsity = {"allocation": "uniform", "overrides": overrides or OVERRIDES}
+    return {"method": base["method"] | method, "sparsity": sparsity}
+
+
+def test_a_gram_that_an_override_kept_nobody_from_keeping_is_missed() -> None:
+    solved, selected = overridden("copal", weight_update="admm"), overridden("copal")
+    for parent in (overridden("admm"), overridden("sparsegpt"), selected):
+        assert [error.pointer for error in lacking([parent], solved, PLACES)] == ["/method/weight_update"]
+    assert [error.pointer for error in lacking([selected], overridden("admm"), PLACES)] == ["/method/name"]
+    # Wanda is followed by the job's own update in all of these.
+    assert lacking([solved], solved, PLACES) == []
+    assert lacking([overridden("sparsegpt", weight_update="admm")], solved, PLACES) == []
+    # Nothing of the overridden matrices is solved for here.
+    assert lacking([overridden("admm")], overridden("sparsegpt"), PLACES) == []
+    assert lacking([overridden("admm")], selected, PLACES) == []
+
+
+def test_what_may_share_a_gram_is_the_engines_to_refuse() -> None:
+    """Matrices of as many inputs: the query projection shares the keys' Gram, the attention's output does not."""
+    places = [Place(0, 64, None), Place(0, 64, "wanda")]
+    assert lacking([overridden("admm")], overridden("copal", weight_update="admm"), places) == []
+    assert lacking([overridden("admm")], overridden("copal", weight_update="admm"), []) == []
+
+
+def test_overrides_that_solve_everywhere_leave_nothing_to_miss() -> None:
+    overrides = [{"regex": ".*", "method": "admm"}]
+    places = [Place(0, 64, "admm"), Place(0, 176, "admm")]
+    assert lacking([overridden("wanda", overrides)], overridden("alps", overrides), places) == []
+
+
+def test_the_last_override_that_names_a_method_counts() -> None:
+    overrides = [{"match": "a", "method": "admm"}, {"regex": "b", "method": "wanda"}, {"match": "c", "skip": True}]
+    said = overridden("copal", overrides)
+    found = [overriding(said, deciding) for deciding in ((), ("a",), ("a", "b"), ("c",))]
+    assert found == [None, "admm", "wanda", None]
+
+
+def test_what_a_job_keeps_less_is_known() -> None:
+    admm, token = spec("admm"), copal("token")
+    keeping = {**admm, "output": {"keep_domain_statistics": True}}
+    assert dropped(admm, spec("wanda")) == ["gram"]
+    assert dropped(token, copal()) == dropped(token, admm) == ["importance"]
+    assert dropped(keeping, admm) == ["domain_grams"]
+    assert dropped(keeping, spec("wanda")) == ["gram", "domain_grams"]
+    for before, after in ((admm, admm), (admm, keeping), (keeping, keeping), (spec("wanda"), spec("magnitude"))):
+        assert dropped(before, after) == []
+    sequential = {"method": {"name": "wanda", "mode": "sequential"}, "sparsity": {}}
+    assert dropped({**sequential, "method": {"name": "admm", "mode": "sequential"}}, sequential) == []
+
+
+def test_a_gram_dropped_where_an_override_names_the_method_is_known() -> None:
+    parent = overridden("copal", weight_update="admm")
+    assert dropped(parent, overridden("copal"), PLACES) == ["gram"]
+    assert dropped(parent, overridden("admm"), PLACES) == ["gram"], "the overridden matrices' alone"
+    assert dropped(overridden("admm"), parent, PLACES) == []

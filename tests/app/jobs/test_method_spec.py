@@ -110,6 +110,13 @@ def test_what_weighs_domains_is_the_same_in_both_and_needs_sums(method: type[Str
     assert {(True, True), (False, False)} <= answers
 
 
+@pytest.mark.parametrize("method", METHODS, ids=name_of)
+def test_a_recency_takes_the_place_of_an_objective_in_both(method: type[Strict]) -> None:
+    for objective, accepted in (("mean", True), ("least_forgetting", False)):
+        asked = {"name": name_of(method), "objective": objective, "recency": 0.5}
+        assert accepted_by_engine(asked) is accepted_by_api(asked) is accepted, asked
+
+
 def test_every_parameter_says_what_it_means() -> None:
     models: list[type[BaseModel]] = [*METHODS, *(api for _, api, _ in SETTINGS)]
     for model in models:

@@ -100,11 +100,18 @@ def test_a_base_puts_its_domains_before_the_own_ones(request_for: Request) -> No
         ({"objective": "mean", "recency": None}, 1.0),
         ({"objective": "least_forgetting"}, 2.0),
         ({"recency": 0.5}, 0.5),
-        ({"objective": "least_forgetting", "recency": 4}, 4.0),
+        ({"objective": "mean", "recency": 4}, 4.0),
     ],
 )
 def test_recency_is_what_is_said_or_what_the_objective_implies(method: dict[str, Any], keeps: float) -> None:
     assert Method.read(Fields({"name": "wanda", **method})).keeps == keeps
+
+
+def test_an_objective_beside_a_recency_is_refused() -> None:
+    with pytest.raises(SpecError) as caught:
+        Method.read(Fields({"name": "wanda", "objective": "least_forgetting", "recency": 2.0}, "/method"))
+    assert caught.value.field == "/method/recency"
+    assert "least_forgetting" in caught.value.message
 
 
 @pytest.mark.parametrize("mode", ["restart", "sequential"])

@@ -97,7 +97,7 @@ def lineage(request_for: Request, weight: float, name: str, **fields: Any) -> Ra
 
 
 def test_weight_one_and_recency_one_change_no_bit(request_for: Request) -> None:
-    said = lineage(request_for, 1.0, "said", method=ADMM | {"recency": 1.0, "objective": "least_forgetting"})
+    said = lineage(request_for, 1.0, "said", method=ADMM | {"recency": 1.0})
     (unsaid,) = chain(request_for, "ab", name="unsaid", method=ADMM)
     assert said.weights() == unsaid.weights()
     assert said.states() == unsaid.states()

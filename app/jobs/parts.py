@@ -1,0 +1,67 @@
+"""What a continuation may say in part: the rest of a method, or of its sparsity, is the parent's."""
+
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue
+
+from app.jobs.method_spec import ByRow, Mode, Objective, Perturbation, Reading
+from app.jobs.sparsity_spec import MethodName, Override, Pattern
+from app.kit.fields import Strict
+
+Settings = dict[str, JsonValue]
+"""Some of a solver's settings; they are checked with the parent's beside them."""
+
+
+class MethodPart(Strict):
+    """Some fields of a method. The others, also inside `admm`, `alps` and `sparsegpt`, are the parent's as long as
+    the name is; another name begins with that method's defaults. Which fields a method has is as in a new job."""
+
+    name: MethodName | None = Field(default=None, description="The parent's, or another method.")
+    mode: Mode | None = None
+    objective: Objective | None = Field(default=None, description="Takes the place of the parent's `recency`.")
+    recency: float | None = Field(
+        default=None,
+        gt=0,
+        le=4,
+        description="Takes the place of the parent's `objective`; null: what the objective implies.",
+    )
+    weight_update: Literal["none", "admm"] | None = Field(
+        default=None, description="With `none` the parent's `admm` does not count."
+    )
+    comparison_group: ByRow | None = None
+    reading: Reading | None = None
+    perturbation: Perturbation | None = None
+    admm: Settings | None = None
+    alps: Settings | None = None
+    sparsegpt: Settings | None = None
+
+
+class SparsityPart(Strict):
+    """Some fields of the sparsity. What is given must be the parent's: it is one for a whole lineage."""
+
+    target: float | None = Field(default=None, gt=0, lt=1)
+    pattern: Pattern | None = None
+    allocation: Literal["uniform", "owl", "error"] | None = None
+    overrides: list[Override] | None = Field(default=None, max_length=100)
+
+
+def merge_method(theirs: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The method of a continuation, not checked yet. theirs: the parent's, resolved; given: fields as sent."""
+    mode = {"mode": theirs["mode"]}
+    if given.get("name") not in (None, theirs["name"]):
+        return given | mode
+    kept = {name: value for name, value in theirs.items() if name not in _displaced(given)}
+    inner = {name: kept.get(name, {}) | value for name, value in given.items() if isinstance(value, dict)}
+    return kept | given | inner | mode | {"name": theirs["name"]}
+
+
+def _displaced(given: dict[str, Any]) -> set[str]:
+    """The parent's fields that would contradict what is given, or mean nothing beside it."""
+    found: set[str] = set()
+    if given.get("recency") is not None:
+        found.add("objective")
+    if given.get("objective") is not None:
+        found.add("recency")
+    if given.get("weight_update") == "none":
+        found.add("admm")
+    return found
