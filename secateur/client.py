@@ -116,7 +116,7 @@ class Client:
         return self._transport.call("GET", _path("jobs", id, "evaluation"))
 
     def layers(self, id: str, **filters: Any) -> Iterator[Json]:
-        """One record a matrix and stage. filters: stage, block, matrix (a name or a glob)."""
+        """One record a matrix and stage. filters: as for `sensitivity`."""
         return self._transport.pages(_path("jobs", id, "layers"), filters)
 
     def sensitivity(self, id: str, **filters: Any) -> Iterator[Json]:
@@ -195,7 +195,8 @@ class Client:
         return download.download_all(self._transport, id, self.manifest(id), folder, on_bytes)
 
     def export_state(self, id: str, target: Path) -> None:
-        """Write a job's final state (dense model's digest, lineage, spec, statistics) into one tar file.
+        """Write a job's final state (dense model's digest, lineage, spec, statistics, the blocks' pruned weights)
+        into one tar file.
 
         Raises DownloadError; what is there is replaced by a whole file only.
         """

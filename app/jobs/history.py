@@ -14,6 +14,8 @@ from app.kit.fields import JobId
 from app.kit.pagination import CursorText, Page, decode_cursor, encode_cursor, page_of
 from app.kit.problems import problems
 from app.kit.replies import reply
+from app.sensitivity.repository import Filter
+from app.sensitivity.service import parts_of
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["history"])
 
@@ -34,6 +36,11 @@ Position = Annotated[int, Depends(_position)]
 MatrixName = Annotated[
     str | None, Query(max_length=300, description="Name in the checkpoint, or a glob with `*` and `?`.")
 ]
+StageNumber = Annotated[
+    int | None, Query(ge=0, lt=2**31, description="The job's own, or with `lineage` the lineage's.")
+]
+DomainName = Annotated[str | None, Query(max_length=200)]
+WholeLineage = Annotated[bool, Query(description="Also the stages of the jobs that this one goes on from.")]
 
 
 @router.get(
@@ -124,19 +131,26 @@ def list_layers(
     id: JobId,
     auth: JobsRead,
     session: UnitOfWork,
-    stage: Number = None,
+    stage: StageNumber = None,
+    domain: DomainName = None,
     block: Number = None,
     matrix: MatrixName = None,
+    lineage: WholeLineage = False,
     limit: Rows = 200,
     cursor: CursorText = None,
 ) -> Response:
     """One record a matrix and stage, in the order of stage, block and name; there while the job runs."""
-    service.read(session, auth.project, id)
+    filter = Filter(stage, domain, block, matrix, lineage)
+    parts = parts_of(session, auth.project, id, lineage=lineage)
     after = decode_cursor(cursor, int, int, str)
-    found = repository.layers(session, id, stage=stage, block=block, matrix=matrix, after=after, limit=limit + 1)
-    rows, more = page_of(found, limit)
-    data = [LayerRead.model_validate({**_columns(row), "domain": domain}) for row, domain in rows]
-    following = encode_cursor(data[-1].stage, data[-1].block, data[-1].matrix) if more else None
+    rows, more = page_of(repository.layers(session, parts, filter, after, limit + 1), limit)
+    data = [
+        LayerRead.model_validate(
+            {**_columns(row), "job": row.job_id, "domain": domain, "lineage_stage": lineage_stage}
+        )
+        for row, domain, lineage_stage in rows
+    ]
+    following = encode_cursor(data[-1].lineage_stage, data[-1].block, data[-1].matrix) if more else None
     return reply(Page[LayerRead](data=data, next_cursor=following))
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import Select, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_
 from sqlalchemy.orm import Session, defer
 
 from app.jobs import lineage
@@ -21,6 +22,8 @@ from app.jobs.tables import (
     JobStage,
 )
 from app.kit.globs import matches
+from app.sensitivity.repository import Filter as HistoryFilter
+from app.sensitivity.repository import Part
 
 Found = tuple[Job, JobProgress | None]
 
@@ -131,25 +134,31 @@ def places(session: Session, job: Job) -> list[Place]:
     return [Place(block, columns, overriding(job.spec, said or ())) for block, columns, said in rows]
 
 
+class LayerRow(NamedTuple):
+    """A matrix's record of one stage."""
+
+    layer: JobLayer
+    domain: str
+    lineage_stage: int
+
+
 def layers(
-    session: Session,
-    job: str,
-    *,
-    stage: int | None,
-    block: int | None,
-    matrix: str | None,
-    after: list[object] | None,
-    limit: int,
-) -> Sequence[tuple[JobLayer, str]]:
-    """Records with their stage's domain, by (stage, block, matrix); `after` is that of the last row before."""
+    session: Session, parts: Sequence[Part], filter: HistoryFilter, after: Sequence[object] | None, limit: int
+) -> list[LayerRow]:
+    """By (stage in the lineage, block, matrix); `after` is that of the last row of the page before."""
     same = and_(JobStage.job_id == JobLayer.job_id, JobStage.stage == JobLayer.stage)
-    query = select(JobLayer, JobStage.domain).join(JobStage, same).where(JobLayer.job_id == job)
-    for column, value in ((JobLayer.stage, stage), (JobLayer.block, block)):
-        if value is not None:
-            query = query.where(column == value)
-    if matrix is not None:
-        query = query.where(matches(JobLayer.matrix, matrix))
-    key = (JobLayer.stage, JobLayer.block, JobLayer.matrix)
+    number: ColumnElement[int] = (Job.first_stage + JobLayer.stage).label("lineage_stage")
+    query = select(JobLayer, JobStage.domain, number).join(JobStage, same).join(Job, Job.id == JobLayer.job_id)
+    query = query.where(JobLayer.job_id.in_([part.job for part in parts]))
+    if filter.stage is not None:
+        query = query.where((number if filter.lineage else JobLayer.stage) == filter.stage)
+    if filter.domain is not None:
+        query = query.where(JobStage.domain == filter.domain)
+    if filter.block is not None:
+        query = query.where(JobLayer.block == filter.block)
+    if filter.matrix is not None:
+        query = query.where(matches(JobLayer.matrix, filter.matrix))
+    key = (number, JobLayer.block, JobLayer.matrix)
     if after is not None:
         query = query.where(tuple_(*key) > tuple_(*after))
-    return [(row[0], row[1]) for row in session.execute(query.order_by(*key).limit(limit))]
+    return [LayerRow(*row) for row in session.execute(query.order_by(*key).limit(limit))]

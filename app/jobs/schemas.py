@@ -46,7 +46,9 @@ class WarningRead(BaseModel):
     """Something about the result that its owner should know."""
 
     code: str = Field(
-        description="`too_few_tokens`, `texts_overlap`, `stasis`, `forgetting`, …", examples=["forgetting"]
+        description="`too_few_tokens`, `texts_overlap`, `stasis`, `forgetting`, `evaluation_lost`, "
+        "`statistics_dropped`, …",
+        examples=["forgetting"],
     )
     message: str
     data: dict[str, Any] = Field(default={}, description="The numbers and names behind it.")
@@ -246,7 +248,9 @@ class StageRead(_Row):
 class LayerRead(_Row):
     """What happened to one matrix in one stage."""
 
-    stage: int
+    job: str = Field(description="Whose stage it is: this job's, or one's that it goes on from.")
+    stage: int = Field(description="In that job.")
+    lineage_stage: int = Field(description="Counted over the whole lineage.")
     domain: str
     block: int
     matrix: str = Field(description="Name in the checkpoint.")

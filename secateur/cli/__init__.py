@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli import control, files, history, jobs, lineage, local, plans, resources
+from secateur.cli import control, files, history, jobs, layers, lineage, local, plans, resources
 from secateur.cli.context import Connection, errors
 from secateur.cli.exits import Exit
 from secateur.errors import ProblemError, SecateurError
@@ -38,6 +38,7 @@ lineage.register(app)
 plans.register(app)
 control.register(app)
 history.register(app)
+layers.register(app)
 files.register(app)
 resources.register(app)
 local.register(app)

@@ -139,8 +139,8 @@ def test_filters_narrow_every_form_of_the_history(
     assert len(found) == count
     exported = table_of(api.get(f"/v1/jobs/{filled}/sensitivity.parquet", params=query))
     assert [(row["stage"], row["matrix"]) for row in exported] == [(row["stage"], row["matrix"]) for row in found]
-    if "domain" not in query:
-        assert len(rows(api, f"/v1/jobs/{filled}/layers", **query)) == count
+    records = rows(api, f"/v1/jobs/{filled}/layers", **query)
+    assert [(row["stage"], row["matrix"]) for row in records] == [(row["stage"], row["matrix"]) for row in found]
 
 
 def table_of(response: httpx.Response) -> list[dict[str, Any]]:
@@ -233,6 +233,19 @@ def test_a_lineages_history_begins_with_its_first_job(api: httpx.Client, filled:
     assert [(row["job"], row["lineage_stage"], row["matrix"]) for row in exported] == [
         (row["job"], row["lineage_stage"], row["matrix"]) for row in whole
     ]
+
+
+def test_a_lineages_records_begin_with_its_first_job(api: httpx.Client, filled: str, child: str) -> None:
+    url = f"/v1/jobs/{child}/layers"
+    whole = every_page(api, url, 5, lineage=True)
+    summaries = rows(api, f"/v1/jobs/{child}/sensitivity", lineage=True)
+    for name in ("job", "stage", "lineage_stage", "domain", "block", "matrix"):
+        assert [row[name] for row in whole] == [row[name] for row in summaries], name
+    own = rows(api, url)
+    assert whole[12:] == own == rows(api, url, lineage=True, stage=2) == rows(api, url, stage=0)
+    assert rows(api, url, stage=2) == []
+    assert rows(api, url, lineage=True, domain="code", block=1) == whole[8:10]
+    assert {row["job"] for row in rows(api, f"/v1/jobs/{filled}/layers", lineage=True)} == {filled}
 
 
 def test_a_parents_history_does_not_know_its_children(api: httpx.Client, filled: str, child: str) -> None:
