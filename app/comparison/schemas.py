@@ -59,7 +59,7 @@ class ComparedMatrixRead(BaseModel):
     held_out_error: TwoRead
     sensitivity_mean: TwoRead = Field(
         description="The difference is null where the scores are not defined alike: by the formula, its settings, "
-        "and the domains so far with their factors."
+        "and on the basis `accumulated` the domains so far with their factors."
     )
     sensitivity_share: TwoRead = Field(description="Of the whole stage's sensitivity.")
     same_mask: bool | None = Field(description="Null when a side has no record of its mask.")

@@ -4,6 +4,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from app.sensitivity.tables import Basis
+
 FORMULAS: Final = {"admm": "wanda", "alps": "wanda"}
 """Methods whose search for a mask begins with another one's scores."""
 RECENCY: Final = {"mean": 1.0, "least_forgetting": 2.0}
@@ -14,10 +16,11 @@ SPARSEGPT_DAMPING: Final = 0.01
 @dataclass(frozen=True)
 class Scored:
     """A stage whose scores are compared. path: specs of its lineage, oldest first, its own job's last; stage: in
-    that job."""
+    that job. basis: which domains the scores are of."""
 
     path: Sequence[dict[str, Any]]
     stage: int
+    basis: Basis = Basis.accumulated
 
     def definition(self, solver: str) -> Hashable:
         """Of the scores of a matrix with this solver, as its record names it."""
@@ -37,14 +40,17 @@ class Scored:
         if formula == "copal":
             return self._method.get("reading", "own_terms"), self._shift()
         if formula == "sparsegpt":
-            return self._method.get("sparsegpt", {}).get("damping", SPARSEGPT_DAMPING)
+            return float(self._method.get("sparsegpt", {}).get("damping", SPARSEGPT_DAMPING))
         return None
 
     def _shift(self) -> str:
         return str(self._method.get("perturbation", "domain_shift"))
 
     def _domains(self, formula: str) -> Hashable:
-        """The domains that the statistics are of, with the factor of each; in their order where that counts."""
+        """The domains that are summed up, with the factor of each; in their order where that counts. A domain's
+        own scores are of one unit whatever it is."""
+        if self.basis is Basis.domain:
+            return None
         factors: dict[str, float] = {}
         for domain, weight, recency in self._stages():
             if self._method["mode"] != "accumulated":

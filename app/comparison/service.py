@@ -20,6 +20,7 @@ from app.jobs.evaluation import evaluation_of
 from app.jobs.tables import Job
 from app.kit.pagination import Page, decode_cursor, encode_cursor, page_of
 from app.kit.problems import FieldError, Problem
+from app.sensitivity.tables import Basis
 
 
 class NotComparable(Problem):
@@ -63,7 +64,7 @@ def compare_histories(session: Session, job: Job, other: Job, wanted: Wanted) ->
     found = repository.list_pairs(session, *sides, basis, wanted.matrix, after, wanted.limit + 1)
     rows, more = page_of(found, wanted.limit)
     following = encode_cursor(rows[-1].block, rows[-1].matrix) if more else None
-    scored = [_scored(session, *each) for each in zip((job, other), sides, strict=True)]
+    scored = _scored(session, job, sides[0], basis), _scored(session, other, sides[1], basis)
     solvers = [(row.one["solver"], row.other["solver"]) for row in rows]
     alike = {pair: same_scores(*scored, *pair) for pair in set(solvers)}
     data = [ComparedMatrixRead.of(row, one_unit=alike[pair]) for row, pair in zip(rows, solvers, strict=True)]
@@ -77,8 +78,8 @@ def compare_histories(session: Session, job: Job, other: Job, wanted: Wanted) ->
     )
 
 
-def _scored(session: Session, job: Job, side: Side) -> Scored:
-    return Scored([each.spec for each in lineage.path_of(session, job)], side.stage)
+def _scored(session: Session, job: Job, side: Side, basis: Basis) -> Scored:
+    return Scored([each.spec for each in lineage.path_of(session, job)], side.stage, basis)
 
 
 def _side(session: Session, job: Job, stage: int | None) -> Side:

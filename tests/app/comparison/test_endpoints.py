@@ -138,11 +138,11 @@ def test_matrices_are_compared_one_by_one(api: httpx.Client, pair: tuple[str, st
 def test_means_of_other_sums_are_not_subtracted(
     api: httpx.Client, pair: tuple[str, str], inputs: Inputs, session: Session
 ) -> None:
-    """The same solver's, under another recency; and of a stage before, of which one domain is missing."""
+    """The same solver's, under another recency. A domain's own are of one unit."""
     method = {"name": "copal", "objective": "least_forgetting"}
     third = str(api.post("/v1/jobs", json=inputs.body(method=method)).json()["id"])
     for stage, domain in enumerate(("law", "code")):
-        fill(session, third, stage, domain=domain)
+        fill(session, third, stage, domain=domain, bases=[Basis.accumulated])
 
     def differences(other: str, **query: Any) -> set[float | None]:
         found = compare(api, (pair[0], other), part="history", **query)["history"]["matrices"]["data"]
@@ -150,7 +150,8 @@ def test_means_of_other_sums_are_not_subtracted(
 
     assert differences(third) == {None}
     assert differences(third, stage=0, other_stage=0) == {0.0}, "nothing was forgotten yet"
-    assert differences(pair[1], stage=1, other_stage=0) == {None}
+    assert differences(third, stage=1, other_stage=0) == {None}, "of one domain less"
+    assert None not in differences(pair[0], stage=1, other_stage=0)
 
 
 def test_sensitivities_compare_on_a_basis_that_both_have(

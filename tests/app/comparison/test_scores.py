@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from app.comparison.scores import RECENCY, SPARSEGPT_DAMPING, Scored, same_scores
+from app.sensitivity.tables import Basis
 from worker.pruning import method_spec as engine
 
 
@@ -97,6 +98,17 @@ def test_without_sums_only_the_stages_own_domain_counts() -> None:
     later = scored(spec("law", "code", mode="sequential"))
     assert not same_scores(restart[0], later, "magnitude", "magnitude"), "of weights that are pruned already"
     assert same_scores(scored(spec("law", mode="sequential")), LAW, "wanda", "wanda")
+
+
+def test_a_domains_own_scores_are_of_one_unit_in_every_stage() -> None:
+    own = [
+        Scored([spec("law", "code", recency=0.5, weight=3.0)], 1, Basis.domain),
+        Scored([spec("poems")], 0, Basis.domain),
+    ]
+    assert same_scores(*own, "copal", "copal+admm")
+    assert not same_scores(*own, "copal", "wanda")
+    relative = Scored([spec("poems", perturbation="relative")], 0, Basis.domain)
+    assert not same_scores(own[0], relative, "copal", "copal")
 
 
 def test_magnitudes_know_no_domain() -> None:
