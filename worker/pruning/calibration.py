@@ -3,7 +3,8 @@
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,23 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "tokenizer_config.json",
 )
+
+
+@dataclass(frozen=True)
+class CalibrationWindows:
+    """One domain's windows, (windows, length), int64 each: those that are solved on, and those that only judge.
+
+    overlap: the share of the held-out tokens whose place in the text is solved on too; 0 unless the text is so
+    covered that no window fits between those that are solved on.
+    """
+
+    solved_on: Tensor
+    held_out: Tensor
+    overlap: float = 0.0
+
+    @property
+    def every(self) -> Tensor:
+        return torch.cat([self.solved_on, self.held_out])
 
 
 class Tokenizer:
@@ -60,8 +78,9 @@ class Tokenizer:
         return numpy.concatenate(found) if found else numpy.zeros(0, dtype=numpy.int32)
 
 
-def calibration_windows(tokenizer: Tokenizer, calibration: Calibration) -> Tensor:
-    """Random windows, (samples, sequence_length), int64: starts are random.Random(seed).randint(0, len − s − 1).
+def calibration_windows(tokenizer: Tokenizer, calibration: Calibration) -> CalibrationWindows:
+    """Random windows: starts are random.Random(seed).randint(0, len − s − 1), of which those at
+    `held_out_indices` are held out, moved by `apart` to where nothing is solved on.
 
     Raises UserError when the text has too few tokens.
     """
@@ -72,14 +91,76 @@ def calibration_windows(tokenizer: Tokenizer, calibration: Calibration) -> Tenso
         raise UserError("too_few_tokens", f"calibration text {message}", calibration.field)
     draw = random.Random(calibration.seed)  # noqa: S311 - the protocol's generator, not a secret
     starts = [draw.randint(0, len(tokens) - length - 1) for _ in range(calibration.samples)]
-    return torch.from_numpy(numpy.stack([tokens[start : start + length] for start in starts]).astype(numpy.int64))
+    indices = held_out_indices(calibration.samples, calibration.held_out)
+    solved_on = [start for index, start in enumerate(starts) if index not in set(indices)]
+    drawn = [starts[index] for index in indices]
+    held_out, overlap = apart(solved_on, drawn, length, len(tokens) - length - 1, calibration.seed)
+
+    def cut(starts: Sequence[int]) -> Tensor:
+        windows = [tokens[start : start + length] for start in starts]
+        return torch.from_numpy(numpy.array(windows, numpy.int64).reshape(-1, length))
+
+    return CalibrationWindows(cut(solved_on), cut(held_out), overlap)
 
 
-def split(windows: Tensor, held_out: float) -> tuple[Tensor, Tensor]:
-    """The windows to solve on and those held out, both in the order drawn. windows: (samples, length)."""
-    chosen = torch.zeros(len(windows), dtype=torch.bool)
-    chosen[held_out_indices(len(windows), held_out)] = True
-    return windows[~chosen], windows[chosen]
+def apart(
+    solved_on: Sequence[int], drawn: Sequence[int], length: int, last: int, seed: int
+) -> tuple[list[int], float]:
+    """Starts of held-out windows that share no place in the text with those solved on, and the share that does.
+
+    drawn: as the protocol drew them; one that shares nothing stays. The others are drawn again, from all starts up
+    to `last` whose window lies between those solved on, if possible clear of the other held-out ones too. Where no
+    window fits between those solved on, all stay as drawn.
+    """
+    free = _gaps(solved_on, length, last)
+    if not free:
+        return list(drawn), _covered(solved_on, drawn, length)
+    draw = random.Random(f"held out {seed}")  # noqa: S311 - a generator of its own: the protocol's is used up
+    stay = {start for start in drawn if any(start in gap for gap in free)}
+    clear = _gaps([*solved_on, *stay], length, last)
+    found = []
+    for start in drawn:
+        if start not in stay:
+            start = _pick(clear or free, draw)
+            clear = [part for gap in clear for part in _around(gap, start, length)]
+        found.append(start)
+    return found, 0.0
+
+
+def _gaps(starts: Sequence[int], length: int, last: int) -> list[range]:
+    """The starts from 0 to `last` whose windows touch none of those at `starts`."""
+    found, begin = [], 0
+    for start in sorted(starts):
+        found.append(range(begin, start - length + 1))
+        begin = max(begin, start + length)
+    return [gap for gap in (*found, range(begin, last + 1)) if gap]
+
+
+def _around(gap: range, start: int, length: int) -> list[range]:
+    """What is left of a gap when a window begins at `start`."""
+    if start not in gap:
+        return [gap]
+    return [part for part in (range(gap.start, start - length + 1), range(start + length, gap.stop)) if part]
+
+
+def _pick(places: Sequence[range], draw: random.Random) -> int:
+    """One of all the starts, each as likely as any other."""
+    number = draw.randrange(sum(map(len, places)))
+    for place in places:
+        if number < len(place):
+            break
+        number -= len(place)
+    return place[number]
+
+
+def _covered(solved_on: Sequence[int], held_out: Sequence[int], length: int) -> float:
+    """The share of the held-out windows' tokens that are in a window solved on."""
+    if not held_out:
+        return 0.0
+    taken = numpy.zeros(max(*solved_on, *held_out) + length, dtype=bool)
+    for start in solved_on:
+        taken[start : start + length] = True
+    return float(numpy.mean([taken[start : start + length] for start in held_out]))
 
 
 def held_out_indices(samples: int, share: float) -> list[int]:

@@ -4,10 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from torch import Tensor
-
 from worker.pruning.budget import Share
-from worker.pruning.calibration import held_out_indices
+from worker.pruning.calibration import CalibrationWindows
 from worker.pruning.evaluate import TestSet
 from worker.pruning.method_spec import MethodName
 from worker.pruning.overlap import shared_shares
@@ -33,11 +31,18 @@ class Caveat:
 
 
 def before_pruning(
-    job: PruningJob, shares: Mapping[str, Share], windows: Sequence[Tensor], sets: Sequence[TestSet]
+    job: PruningJob,
+    shares: Mapping[str, Share],
+    windows: Sequence[CalibrationWindows],
+    sets: Sequence[TestSet],
 ) -> list[Caveat]:
-    """What the texts alone say. windows: calibration windows by domain, (samples, length)."""
-    few = (_too_few_tokens(job, domain, shares) for domain in job.domains)
-    return [caveat for caveat in few if caveat is not None] + list(_overlaps(job.domains, windows, sets))
+    """What the texts alone say. windows: by domain."""
+    few = (_too_few_tokens(job, *each, shares) for each in zip(job.domains, windows, strict=True))
+    return [
+        *(caveat for caveat in few if caveat is not None),
+        *_judged_by_what_is_solved_on(job.domains, windows),
+        *_overlaps(job.domains, windows, sets),
+    ]
 
 
 def after_pruning(summary: Mapping[str, Any]) -> list[Caveat]:
@@ -50,16 +55,16 @@ def after_pruning(summary: Mapping[str, Any]) -> list[Caveat]:
     return [Caveat("forgetting", message, figures)]
 
 
-def _too_few_tokens(job: PruningJob, domain: Domain, shares: Mapping[str, Share]) -> Caveat | None:
+def _too_few_tokens(
+    job: PruningJob, domain: Domain, windows: CalibrationWindows, shares: Mapping[str, Share]
+) -> Caveat | None:
     """A Gram of fewer tokens than inputs is singular: whatever is solved with it fits the text only."""
     looked_at = [
         share.matrix
         for share in shares.values()
         if share.zeros is not None and job.method.named(share.method).name is not MethodName.magnitude
     ]
-    calibration = domain.calibration
-    held_out = len(held_out_indices(calibration.samples, calibration.held_out))
-    tokens = (calibration.samples - held_out) * calibration.sequence_length
+    tokens = windows.solved_on.numel()
     widest = max(looked_at, key=lambda matrix: matrix.columns, default=None)
     if widest is None or tokens >= widest.columns:
         return None
@@ -68,10 +73,22 @@ def _too_few_tokens(job: PruningJob, domain: Domain, shares: Mapping[str, Share]
     return Caveat("too_few_tokens", message, figures)
 
 
-def _overlaps(domains: Sequence[Domain], windows: Sequence[Tensor], sets: Sequence[TestSet]) -> Iterator[Caveat]:
+def _judged_by_what_is_solved_on(
+    domains: Sequence[Domain], windows: Sequence[CalibrationWindows]
+) -> Iterator[Caveat]:
+    message = "held-out windows share tokens with those solved on, so held-out errors are too good: give more text"
+    for domain, own in zip(domains, windows, strict=True):
+        if own.overlap:
+            yield Caveat("held_out_overlaps", message, {"domain": domain.name, "share": own.overlap})
+
+
+def _overlaps(
+    domains: Sequence[Domain], windows: Sequence[CalibrationWindows], sets: Sequence[TestSet]
+) -> Iterator[Caveat]:
     message = "calibration text is in an evaluation text too: its perplexity is not that of unseen text"
+    every = [own.every for own in windows]
     for item in sets:
-        for domain, share in zip(domains, shared_shares(windows, item.windows), strict=True):
+        for domain, share in zip(domains, shared_shares(every, item.windows), strict=True):
             if share > OVERLAP:
                 figures = {"calibration": domain.name, "evaluation": item.domain, "share": share}
                 yield Caveat("texts_overlap", message, figures)

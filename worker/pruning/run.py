@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from worker.pruning import skeleton as skeletons
 from worker.pruning.allocation.stage import Allocated, allocate
 from worker.pruning.background import read_ahead
 from worker.pruning.blocks import BATCH_TOKENS, Shell, batches
 from worker.pruning.budget import Share, assign
-from worker.pruning.calibration import Tokenizer, calibration_windows, split, text_digest
+from worker.pruning.calibration import CalibrationWindows, Tokenizer, calibration_windows, text_digest
 from worker.pruning.caveats import Caveat, after_pruning, before_pruning
 from worker.pruning.checkpoint import Checkpoint, read_file
 from worker.pruning.evaluate import TestSet, native_dtype, precision
@@ -70,7 +68,7 @@ class _Run:
     source: Checkpoint
     shell: Shell
     shares: dict[str, Share]
-    windows: list[Tensor]
+    windows: list[CalibrationWindows]
     digests: list[str]
     matrix: MatrixR
     caveats: list[Caveat]
@@ -213,7 +211,7 @@ class _Run:
         domain, blocks = self.job.domains[stage], self.shell.skeleton.blocks
         previous = self.previous(stage)
         earlier = [previous.path(previous.state(block.index)) for block in blocks] if previous else []
-        solved_on, _ = split(self.windows[stage], domain.calibration.held_out)
+        solved_on = self.windows[stage].solved_on
 
         def advance(block: Block, tokens: int, passes: int) -> None:
             self.observer.check()
@@ -235,7 +233,7 @@ class _Run:
     def _enter(self, pruner: BlockPruner, domain: Domain) -> None:
         """The stage's windows up to the first block; a batch is solved on as a whole or held out as a whole."""
         windows = self.windows[pruner.folder.stage]
-        solved_on, held_out = split(windows, domain.calibration.held_out)
+        solved_on, held_out = windows.solved_on, windows.held_out
         if domain.calibration.held_out and not len(held_out):
             message = "a single calibration window: none is held out, so there are no held-out errors"
             self.observer.note("warning", message, {"domain": domain.name})

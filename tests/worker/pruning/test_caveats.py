@@ -52,6 +52,21 @@ def test_fewer_tokens_than_inputs(request_for: Request, texts: Path, tmp_path: P
     assert warnings(request_for(domains=[one], method={"name": "magnitude"}, workspace="other")) == {}
 
 
+def test_held_out_windows_that_find_no_place_of_their_own(
+    request_for: Request, texts: Path, tmp_path: Path
+) -> None:
+    """A text of one and a half windows: whatever is held out is solved on too."""
+    one = fresh(texts, tmp_path, "one")
+    path = Path(one["calibration"]["path"])
+    path.write_text(" ".join(path.read_text().split()[:44]))
+    one["calibration"]["samples"] = 20
+    found = warnings(request_for(domains=[one, fresh(texts, tmp_path, "other")]))
+    assert [each["domain"] for each in found.pop("held_out_overlaps")] == ["one"]
+    assert found == {}
+    one["calibration"]["held_out"] = 0
+    assert warnings(request_for(domains=[one], workspace="none")) == {}
+
+
 def test_calibration_text_that_is_tested_on(request_for: Request, texts: Path, tmp_path: Path) -> None:
     """Domain c's own text is the test text of both; the first four windows of it are looked at."""
     first = {**fresh(texts, tmp_path, "first"), "evaluation": {"path": str(texts / "b.txt"), "format": "txt"}}

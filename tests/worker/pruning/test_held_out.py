@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from worker.pruning import MatrixRecord, PruningJob, SpecError
-from worker.pruning.calibration import Tokenizer, calibration_windows, split
+from worker.pruning.calibration import CalibrationWindows, Tokenizer, calibration_windows
 from worker.pruning.methods.auto import CANDIDATES
 from worker.pruning.state_file import read_document
 
@@ -41,10 +41,9 @@ def test_held_out_windows_reach_neither_the_weights_nor_the_state(
     one = calibrated(request_for(method=ADMM, workspace="one"), samples=20)
     digest = prune(one, plain).summary["weights_sha256"]
 
-    def replaced(*arguments: Any) -> torch.Tensor:
+    def replaced(*arguments: Any) -> CalibrationWindows:
         windows = calibration_windows(*arguments)
-        windows[9::10] = windows[9::10].flip(1)
-        return windows
+        return CalibrationWindows(windows.solved_on, windows.held_out.flip(1))
 
     # By name, because the package has a function of the same name as this module.
     monkeypatch.setattr(importlib.import_module("worker.pruning.run"), "calibration_windows", replaced)
@@ -84,7 +83,8 @@ def test_held_out_error_is_that_of_the_held_out_outputs(request_for: Request) ->
     pruned = weight["model.layers.0.self_attn.q_proj.weight"]
     record = recorder.blocks[0].layers[0]
     assert record.matrix == "model.layers.0.self_attn.q_proj.weight"
-    for part, found in zip(split(windows, 0.1), (record.relative_error, record.held_out_error), strict=True):
+    measured_on = (windows.solved_on, record.relative_error), (windows.held_out, record.held_out_error)
+    for part, found in measured_on:
         with torch.no_grad():
             dense(part)
             whole = seen["x"] @ layer.weight.T

@@ -40,7 +40,7 @@ def unheld(texts: Path, name: str) -> dict[str, Any]:
 def read_by(model: Path, module: str, request: dict[str, Any]) -> Tensor:
     """What the dense model's module reads of the calibration windows, (windows, tokens, in)."""
     job = PruningJob.from_dict(request)
-    windows = calibration_windows(Tokenizer(model), job.domains[0].calibration)
+    windows = calibration_windows(Tokenizer(model), job.domains[0].calibration).solved_on
     heard: list[Tensor] = []
     network = AutoModelForCausalLM.from_pretrained(model)
     handle = network.get_submodule(module).register_forward_pre_hook(lambda _, args: heard.append(args[0]))
