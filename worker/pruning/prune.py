@@ -152,14 +152,17 @@ class BlockPruner:
         """The group's records with its matrices' errors under the Gram of every domain that was kept."""
         if (own := self._gatherer.own_grams.get(group[0].name)) is None:
             return records
-        dense = [dense_weight(block, matrix) for matrix in group]
-        if self.method.mode is Mode.sequential:  # what is loaded has been pruned before
-            source = self.source.read(matrix.name for matrix in group)
-            dense = [self._as_solved(matrix, source[matrix.name]) for matrix in group]
+        dense = [self._original(block, matrix) for matrix in group]
         weights = [self._as_solved(matrix, tensors[matrix.name]) for matrix in group]
         with products("highest"):
             errors = domain_errors(own, list(zip(weights, dense, strict=True)))
         return [replace(record, domain_errors=each) for record, each in zip(records, errors, strict=True)]
+
+    def _original(self, block: Block, matrix: Matrix) -> Tensor:
+        """W0, (out, in), which errors are measured against. What is loaded may have been pruned before."""
+        if self.method.mode is Mode.sequential and self.previous is not None:
+            return self._as_solved(matrix, self.source.read([matrix.name])[matrix.name])
+        return dense_weight(block, matrix)
 
     def _as_solved(self, matrix: Matrix, stored: Tensor) -> Tensor:
         """A matrix of a file as (out, in), float32, on the device."""
@@ -190,7 +193,7 @@ class BlockPruner:
             return lambda chosen: self._selection(self.shares[matrix.name], chosen, self.shell.device)
 
         return [
-            Member(matrix.name, dense_weight(block, matrix), select(matrix))
+            Member(matrix.name, dense_weight(block, matrix), select(matrix), self._original(block, matrix))
             for matrix in group
             if self._method(matrix) == method
         ]
@@ -201,9 +204,12 @@ class BlockPruner:
         began = time.monotonic() - choice.seconds
         self.observer.check()
         dense = dense_weight(block, matrix).contiguous()
+        original = self._original(block, matrix)
         try:
             with products("highest"):
-                option, solved, notes = best(choice, lambda each: self._attempt(matrix, dense, each, inputs))
+                option, solved, notes = best(
+                    choice, lambda each: self._attempt(matrix, dense, original, each, inputs)
+                )
                 seconds = time.monotonic() - began
                 summaries = summaries_of(option.method, matrix.name, dense, solved.scores, inputs.alone)
         except IllConditioned as error:
@@ -215,14 +221,17 @@ class BlockPruner:
         self.tracker.advance(Kind.solve, solve_work(self._method(matrix), matrix))
         return record, summaries, solved.written
 
-    def _attempt(self, matrix: Matrix, dense: Tensor, option: Option, inputs: Inputs) -> Solved:
-        """The matrix by one option, and its errors as written. dense: (out, in)."""
+    def _attempt(
+        self, matrix: Matrix, dense: Tensor, original: Tensor, option: Option, inputs: Inputs
+    ) -> Solved:
+        """The matrix by one option, and its errors as written. dense: what it is solved from; original: what its
+        errors are measured against; (out, in) both."""
         share, method = self.shares[matrix.name], option.method
         selection = self._selection(share, method, dense.device)
         scores = methods.scores(method, matrix.name, dense, option.group)
         solution = methods.solve(method, dense, scores, option.group, selection, self.observer.check)
         written = self._cast(matrix, solution)
-        errors = self._errors(matrix, dense, written, inputs)
+        errors = self._errors(matrix, original, written, inputs)
         return Solved(
             share=share,
             solver=method.solver,
@@ -236,13 +245,13 @@ class BlockPruner:
         )
 
     def _errors(
-        self, matrix: Matrix, dense: Tensor, written: Tensor, inputs: Inputs
+        self, matrix: Matrix, original: Tensor, written: Tensor, inputs: Inputs
     ) -> tuple[float | None, float | None]:
         """Of the weight as written, on the windows that were solved on and on those held out."""
         weight = self._as_solved(matrix, written)
         held = inputs.held_out
         grams = [inputs.measured.gram] if held is None else [inputs.measured.gram, held.gram]
-        found = relative_errors(weight, dense, grams)
+        found = relative_errors(weight, original, grams)
         return found[0], found[1] if held is not None else None
 
     def _selection(self, share: Share, method: Method, device: torch.device) -> Selection:

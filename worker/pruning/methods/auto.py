@@ -50,11 +50,13 @@ MIN_TOKENS: Final = 32
 
 @dataclass(frozen=True)
 class Member:
-    """One matrix of a group. dense: W0, (out, in), float32. select: a method's selection in this matrix."""
+    """One matrix of a group. dense: what it is solved from, (out, in), float32. select: a method's selection in
+    this matrix. original: W0, which errors are measured against; None where `dense` is that."""
 
     matrix: str
     dense: Tensor
     select: Callable[[Method], Selection]
+    original: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ def _error(option: Option, parts: Sequence[Member], held_out: Tensor, check: Che
         scores = methods.scores(option.method, part.matrix, part.dense, option.group)
         selection = part.select(option.method)
         solution = methods.solve(option.method, part.dense, scores, option.group, selection, check)
-        found.append(relative_error(solution.weight, part.dense, held_out))
+        original = part.dense if part.original is None else part.original
+        found.append(relative_error(solution.weight, original, held_out))
     known = [error for error in found if error is not None]
     return math.fsum(known) if known else None
 
@@ -194,4 +197,5 @@ def _sample(member: Member, candidates: int) -> Member:
         zeros = round(whole.zeros * count / rows)
         return replace(whole, zeros=zeros, rows=None if whole.rows is None else whole.rows[chosen])
 
-    return Member(member.matrix, member.dense[chosen].contiguous(), select)
+    original = None if member.original is None else member.original[chosen].contiguous()
+    return Member(member.matrix, member.dense[chosen].contiguous(), select, original)
