@@ -12,7 +12,7 @@ from worker.pruning.budget import Share
 from worker.pruning.errors import IllConditioned
 from worker.pruning.folder import StageFolder
 from worker.pruning.groups import AllHeard, dense_weight, find_groups, measure
-from worker.pruning.holdings import check_moments
+from worker.pruning.holdings import check_moments, factors
 from worker.pruning.method_spec import Method, Mode
 from worker.pruning.observer import Observer
 from worker.pruning.own_grams import OwnGrams, with_own_grams
@@ -21,8 +21,8 @@ from worker.pruning.sensing import Sensing, complete, find_sensing
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.spec import Domain, PruningJob
 from worker.pruning.starvation import Fed, feed
-from worker.pruning.state_file import read_state
-from worker.pruning.statistics import Accumulated, Inputs, Measured, accumulate, alone
+from worker.pruning.state_file import read_document, read_state
+from worker.pruning.statistics import Accumulated, Factors, Inputs, Measured, accumulate, alone
 from worker.pruning.work import gram_work, importance_work, pass_work
 
 ERROR_TOKENS = 4096
@@ -77,17 +77,11 @@ class Gatherer:
         self._report_starved()
         self.own_grams = self._own(block, measured)
         apart = self._measure(block, held) if held else {}
-        found = {}
+        found, by = {}, self._factors(block)
         for name, statistics in measured.items():
             self._check(name, statistics)
             keep, carried = self._solves(name), before.get(name)
-            sums = accumulate(
-                carried,
-                statistics,
-                keep_gram=keep,
-                weight=self.domain.weight,
-                keeps=self.job.method.keeps,
-            )
+            sums = accumulate(carried, statistics, keep_gram=keep, weight=by.weight, keeps=by.keeps)
             only = carried is None and self.domain.weight == 1
             own = None if only else alone(carried, statistics)
             found[name] = Inputs(sums, statistics, self._held_out(name, apart.get(name)), own)
@@ -132,6 +126,12 @@ class Gatherer:
         if self.previous is None or self.job.method.mode is not Mode.accumulated:
             return {}
         return read_state(self.previous.path(self.previous.state(block.index)), self.shell.device)
+
+    def _factors(self, block: Block) -> Factors:
+        document = None
+        if self.previous is not None:
+            document = read_document(self.previous.path(self.previous.state(block.index)))
+        return factors(self.job, self.job.domains.index(self.domain), document)
 
     def _own(self, block: Block, measured: dict[str, Measured]) -> OwnGrams:
         """Every domain's own Grams, where the job keeps them."""

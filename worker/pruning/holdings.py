@@ -12,7 +12,7 @@ from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import PruningJob
 from worker.pruning.state_file import read_document
-from worker.pruning.statistics import Accumulated
+from worker.pruning.statistics import Accumulated, Factors
 
 KEY = "holds"
 MEMBERS = "members"
@@ -44,7 +44,7 @@ def holdings(
         "kinds": sorted([*(kind for kind, held in kinds.items() if held), *others]),
         "precision": job.output.state_precision,
         "mode": job.method.mode,
-        "stages": _stages(job, stage, earlier),
+        "stages": _stages(job, stage, earlier, factors(job, stage, before).scale),
     }
     if importance:
         found |= {"reading": job.method.reading, "perturbation": job.method.perturbation}
@@ -69,8 +69,21 @@ def _adapting(job: PruningJob, surveyed: Sequence[Share]) -> bool | list[str]:
     return bool(found) if len(found) in (0, len(surveyed)) else found
 
 
-def _stages(job: PruningJob, stage: int, earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every stage of the lineage so far with its domain, the domain's weight and what the sums were multiplied by.
+def factors(job: PruningJob, stage: int, before: Document | None) -> Factors:
+    """How one of the job's stages adds to the sums. before: the document of the stage before, None in a first one.
+
+    A state that does not say its scale was never divided.
+    """
+    scale = None
+    if before is not None:
+        stages = before.get(KEY, {}).get("stages", [])
+        scale = float(stages[-1].get("scale", 1.0)) if stages else 1.0
+    return Factors.of(job.domains[stage].weight, job.method.keeps, scale)
+
+
+def _stages(job: PruningJob, stage: int, earlier: Mapping[str, Any], scale: float) -> list[dict[str, Any]]:
+    """Every stage of the lineage so far with its domain, the domain's weight, the recency γ, and the common factor
+    of the sums where that is not 1.
 
     A state of an older engine does not say the latter two: it knew only 1.
     """
@@ -78,7 +91,7 @@ def _stages(job: PruningJob, stage: int, earlier: Mapping[str, Any]) -> list[dic
     unsaid = [{"domain": name, "weight": 1.0, "recency": 1.0} for name in job.lineage[:number]]
     domain = job.domains[stage]
     own = {"domain": domain.name, "weight": domain.weight, "recency": job.method.keeps}
-    return [*earlier.get("stages", unsaid), own]
+    return [*earlier.get("stages", unsaid), own if scale == 1 else own | {"scale": scale}]
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,30 @@ class Accumulated:
         return self.second == 0
 
 
+@dataclass(frozen=True)
+class Factors:
+    """What a stage multiplies the sums so far by (`keeps`) and the new domain's statistics (`weight`).
+
+    scale: the sums after it are Σ_i (Π_{j>i} γ_j) w_i · (domain i), times this common factor.
+    """
+
+    keeps: float
+    weight: float
+    scale: float
+
+    @classmethod
+    def of(cls, weight: float, recency: float, before: float | None) -> "Factors":
+        """before: the scale of the sums so far, None where there are none.
+
+        Where γ > 1 what is new is divided instead: sums that grow as γ^stages would leave float32.
+        """
+        if before is None:
+            return cls(1.0, weight, 1.0)
+        if recency > 1:
+            return cls(1.0, weight * (before / recency), before / recency)
+        return cls(recency, weight * before, before)
+
+
 def accumulate(
     previous: Accumulated | None,
     measured: Measured,

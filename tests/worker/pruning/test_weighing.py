@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from tests.worker.pruning.conftest import Request
-from tests.worker.pruning.lineages import Ran, chain
+from tests.worker.pruning.lineages import Ran, chain, continuing, run_job, with_own_texts
 from worker.pruning.allocation.result import Survey
 from worker.pruning.files import write_tensors
 from worker.pruning.lineage_spec import Precision
 from worker.pruning.state_file import pack, read_state, state_content, unpack
-from worker.pruning.statistics import Accumulated, Accumulator, Measured, accumulate
+from worker.pruning.statistics import Accumulated, Accumulator, Factors, Measured, accumulate
 
 CPU = torch.device("cpu")
 ADMM = {"name": "admm"}
@@ -56,6 +56,39 @@ def test_sums_are_what_was_kept_plus_what_is_new_by_its_weight(keeps: float) -> 
     assert torch.equal(sums.gram.diagonal(), sums.second)
 
 
+@pytest.mark.parametrize("recency", [2.0, 4.0])
+def test_sums_of_many_domains_stay_finite_whatever_the_recency(recency: float) -> None:
+    """Of 140 domains with inputs of size 100, the first counts γ times what the second does, and so on."""
+    domains, sums, scale = [measured(100 * torch.randn(40, 4)) for _ in range(140)], None, None
+    for each in domains:
+        by = Factors.of(0.5, recency, scale)
+        sums = accumulate(sums, each, keep_gram=True, weight=by.weight, keeps=by.keeps)
+        scale = by.scale
+    assert sums is not None
+    assert sums.gram is not None
+    exact = sum(0.5 * recency**-number * each.gram.double() for number, each in enumerate(domains))
+    torch.testing.assert_close(sums.gram.double(), exact, rtol=1e-5, atol=1e-2)
+    assert scale == recency**-139
+
+
+@pytest.mark.parametrize("recency", [0.25, 1.0, 2.0, 3.7])
+def test_only_ratios_are_what_the_recencies_say(recency: float) -> None:
+    """Over recencies that differ from stage to stage, as in a lineage of several jobs."""
+    factors, coefficients, scale = [2.0, recency, 0.5, recency, 3.0], [0.5], Factors.of(0.5, 9.0, None).scale
+    wanted = [0.5]
+    for number, each in enumerate(factors):
+        by = Factors.of(1.0 + number, each, scale)
+        coefficients, scale = [*(by.keeps * value for value in coefficients), by.weight], by.scale
+        wanted = [*(each * value for value in wanted), 1.0 + number]
+    assert coefficients == pytest.approx([value * scale for value in wanted])
+    assert max(coefficients) <= 5
+
+
+def test_a_recency_up_to_one_multiplies_the_sums_as_they_are() -> None:
+    assert Factors.of(3.0, 0.5, 1.0) == Factors(0.5, 3.0, 1.0)
+    assert Factors.of(3.0, 1.0, 1.0) == Factors(1.0, 3.0, 1.0)
+
+
 def test_a_heavy_domain_decides_as_if_it_were_alone() -> None:
     first, second = torch.randn(40, 4), torch.randn(40, 4)
     sums = summed([first, second], [0.01, 100.0], 1.0)
@@ -87,6 +120,26 @@ def test_a_domain_s_weight_is_on_its_own_share_of_the_state(request_for: Request
         torch.testing.assert_close(thrice - before, 3 * (once - before), rtol=1e-4, atol=1e-6)
     assert plain.weights() != heavy.weights()
     assert [stage["weight"] for stage in heavy.document()["holds"]["stages"]] == [1.0, 3.0]
+
+
+def test_a_job_divides_what_is_new_and_says_by_how_much(request_for: Request) -> None:
+    """Sums, survey and scale, over a job that goes on from a state that was never divided: a + b, then + c / 2."""
+    fields: dict[str, Any] = {"sparsity": {"target": 0.5, "allocation": "error"}}
+    heavy: dict[str, Any] = fields | {"method": {"name": "copal", "objective": "least_forgetting"}}
+    plain: dict[str, Any] = fields | {"method": {"name": "copal"}}
+    both, lone = (chain(request_for, part, name=part, **plain)[0] for part in ("ab", "c"))
+    request = with_own_texts(request_for(domains="c", workspace="child", **heavy))
+    child = run_job(continuing(both, request))
+    (whole,) = chain(request_for, "ca", name="whole", **heavy)
+    assert [stage.get("scale") for stage in child.document()["holds"]["stages"]] == [None, None, 0.5]
+    assert [stage.get("scale") for stage in whole.document()["holds"]["stages"]] == [None, 0.5]
+    looked_at = 0
+    for name, before in both.tensors("state").items():
+        if "block-0000" in name and name.endswith(("/second", "/outputs", "/curve")):
+            expected = before + lone.tensors("state")[name] / 2
+            torch.testing.assert_close(child.tensors("state")[name], expected)
+            looked_at += 1
+    assert looked_at == 4 + 2 * 7
 
 
 def lineage(request_for: Request, weight: float, name: str, **fields: Any) -> Ran:
@@ -128,14 +181,17 @@ def test_float32_state_comes_back_bit_for_bit(tmp_path: Path, width: int) -> Non
         assert torch.equal(getattr(back, part), getattr(sums, part))
 
 
-def test_float16_state_is_off_by_half_a_thousandth_of_a_correlation_at_most() -> None:
+@pytest.mark.parametrize("size", [1.0, 1e-4, 1e-6])
+def test_float16_state_is_off_by_half_a_thousandth_of_a_correlation_at_most(size: float) -> None:
+    """Of correlations that are this small, too: below half precision's normal range the last bit stays 2⁻²⁴."""
     inputs = torch.randn(400, 100) @ torch.randn(100, 100)
     gram = measured(inputs).gram
-    root = gram.diagonal().sqrt()
+    gram = gram * size + gram.diagonal().diag() * (1 - size)
+    root = gram.diagonal().double().sqrt()
     correlations = gram / root / root[:, None]
     off = (unpack(pack(gram, gram.diagonal()), gram.diagonal()) / root / root[:, None] - correlations).abs()
     # Half precision has eleven bits: half a unit of the last one, relative.
-    assert bool((off <= correlations.abs() * 2**-11 + 1e-6).all())
+    assert bool((off <= correlations.abs() * 2**-11 + 2**-25).all())
 
 
 def test_what_half_precision_costs_a_continued_job_is_small(request_for: Request) -> None:

@@ -15,10 +15,12 @@ from worker.pruning.blocks import Shell
 from worker.pruning.budget import Share, assign
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.hidden import HiddenStates
+from worker.pruning.holdings import factors
 from worker.pruning.method_spec import Mode
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import Domain, PruningJob
+from worker.pruning.state_file import read_document
 from worker.pruning.work import survey_tokens
 
 OUTPUTS, CURVE, OUTLIERS = "loss/outputs", "loss/curve", "outliers"
@@ -66,9 +68,11 @@ def allocate(
 
         surveyor = Surveyor(shell, source, worth, adapts, store, advance, note)
         looked_at = survey_tokens(domain.calibration.tokens)
-        survey = surveyor.survey(allocation, windows, looked_at).times(domain.weight)
+        before = read_document(earlier[0]) if earlier else None
+        by = factors(job, job.domains.index(domain), before)
+        survey = surveyor.survey(allocation, windows, looked_at).times(by.weight)
         if job.method.mode is Mode.accumulated and earlier:
-            survey = survey.plus(read_survey(earlier).times(job.method.keeps))
+            survey = survey.plus(read_survey(earlier).times(by.keeps))
     blocks = {matrix.name: block.index for block in shell.skeleton.blocks for matrix in block.matrices}
     rates = wanted_rates(allocation, survey, shares, blocks)
     return Allocated(assign(shell.skeleton.matrices, job.sparsity, rates), survey)

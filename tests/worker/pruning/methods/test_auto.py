@@ -121,6 +121,15 @@ def test_a_held_out_gram_that_counts_one_input_decides_by_that_input() -> None:
     assert best(choice, by_option(flipped, inputs))[1].weight.tolist() == [[1.5, 0.0]]
 
 
+def test_trials_are_measured_against_the_original_weights() -> None:
+    """What is solved from has lost its first input already, which is all that the held-out windows have."""
+    inputs = inputs_of(torch.eye(2).repeat(50, 1), torch.eye(2)[:1].repeat(50, 1))
+    selection = Selection(Pattern(), Scope.layer, 1)
+    member = Member("m", torch.tensor([[0.0, 1.0]]), lambda method: selection, torch.ones(1, 2))
+    choice = choose(AUTO, [member], inputs, candidates=CANDIDATES[:1])
+    assert tried(choice) == {CANDIDATES[0].label: 1.0}
+
+
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 def test_no_matrix_does_worse_on_what_is_held_out_than_by_the_default(pattern: str) -> None:
     """Also where the sampled rows speak for another one: those tried here are unlike the rest."""
