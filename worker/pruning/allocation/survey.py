@@ -220,7 +220,7 @@ def _add_squares(squares: dict[str, Tensor], matrix: Matrix, output: Tensor, fir
 
     def add(gradient: Tensor) -> None:
         own = gradient.reshape(-1, gradient.shape[-1])[:, first : first + matrix.rows]
-        square = own.square().sum(dim=0).double()
+        square = own.float().square().sum(dim=0).double()
         squares[matrix.name] = squares.get(matrix.name, torch.zeros_like(square)) + square
 
     output.register_hook(add)  # type: ignore[no-untyped-call]

@@ -14,10 +14,11 @@ from worker.pruning import skeleton as skeletons
 from worker.pruning.allocation.curves import loss_curve, loss_scores
 from worker.pruning.allocation.owl import OUTLIER
 from worker.pruning.allocation.result import Survey
-from worker.pruning.allocation.survey import DAMPING, Surveyor, curvature
+from worker.pruning.allocation.survey import DAMPING, Surveyor, _add_squares, curvature
 from worker.pruning.blocks import Shell
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.errors import IllConditioned
+from worker.pruning.evaluate import precision
 from worker.pruning.experts import is_experts, run_experts
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.settings import torch_settings
@@ -85,6 +86,36 @@ def test_block_by_block_gives_the_whole_models_gradients(family: str, tmp_path: 
             dense = dense.T if matrix.transposed else dense
             expected = loss_curve(loss_scores(dense, outputs[matrix.name], inputs[matrix.name]))
             torch.testing.assert_close(survey.curves[matrix.name], expected, rtol=1e-3, atol=1e-9)
+
+
+def test_squares_of_half_precision_gradients_are_summed_in_full(tmp_path: Path) -> None:
+    """bfloat16 has eight bits: squares and a sum rounded to them are off by up to 2⁻⁸."""
+    surveyor = _surveyor(make_tiny_llama(tmp_path / "model"), tmp_path)
+    matrix = surveyor.matrices[0][0]
+    gradient = torch.randn(2000, matrix.rows).bfloat16()
+    leaf = torch.zeros_like(gradient, requires_grad=True)
+    squares: dict[str, Tensor] = {}
+    output = leaf * 1
+    _add_squares(squares, matrix, output, 0)
+    output.backward(gradient)  # type: ignore[no-untyped-call]
+    assert squares[matrix.name].dtype is torch.float64
+    torch.testing.assert_close(squares[matrix.name], gradient.double().square().sum(dim=0), rtol=1e-5, atol=0)
+
+
+def test_a_survey_in_half_precision_is_about_that_in_full(tmp_path: Path) -> None:
+    folder, windows = make_tiny_llama(tmp_path / "model"), torch.randint(0, 320, (8, 24))
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        surveyor = _surveyor(folder, tmp_path)
+        with torch_settings(1), precision(torch.device("cpu"), dtype):
+            found.append(surveyor.survey(Allocation.error, windows, windows.numel()))
+    full, half = found
+    assert half.outputs.keys() == full.outputs.keys()
+    for name, outputs in full.outputs.items():
+        assert half.outputs[name].dtype is half.curves[name].dtype is torch.float32
+        assert not torch.equal(half.outputs[name], outputs)
+        torch.testing.assert_close(half.outputs[name], outputs, rtol=0.1, atol=0.02 * float(outputs.max()))
+        torch.testing.assert_close(half.curves[name], full.curves[name], rtol=0.1, atol=1e-9)
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3-moe"])
