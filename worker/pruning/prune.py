@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ from worker.pruning.observer import BlockResult, MatrixRecord, Observer, Sensiti
 from worker.pruning.own_grams import domain_errors, stored_own_grams
 from worker.pruning.patterns import Scope, Selection
 from worker.pruning.progress import Kind, Tracker
-from worker.pruning.records import Solved, compare_masks, matrix_record, timeless
+from worker.pruning.records import History, Solved, compare_masks, matrix_record, read_history, stored_history
 from worker.pruning.scores import keepable
 from worker.pruning.sensitivity import summaries_of
 from worker.pruning.settings import products
@@ -221,9 +222,7 @@ class BlockPruner:
         self.tracker.advance(Kind.solve, solve_work(self._method(matrix), matrix))
         return record, summaries, solved.written
 
-    def _attempt(
-        self, matrix: Matrix, dense: Tensor, original: Tensor, option: Option, inputs: Inputs
-    ) -> Solved:
+    def _attempt(self, matrix: Matrix, dense: Tensor, original: Tensor, option: Option, inputs: Inputs) -> Solved:
         """The matrix by one option, and its errors as written. dense: what it is solved from; original: what its
         errors are measured against; (out, in) both."""
         share, method = self.shares[matrix.name], option.method
@@ -279,21 +278,23 @@ class BlockPruner:
 
     def _state(self, block: Block, sums: dict[str, Accumulated], layers: list[MatrixRecord]) -> StateContent:
         """What the block's state file will hold."""
-        before = None
+        before: dict[str, Any] | None = None
+        history: History = []
         if self.previous is not None:
-            before = read_document(self.previous.path(self.previous.state(block.index)))
+            path = self.previous.path(self.previous.state(block.index))
+            before, history = read_document(path), read_history(path)
         survey = stored_survey(self.survey, block)
         surveyed = [self.shares[m.name] for m in block.matrices if m.name in self.survey.curves]
         own, kept = stored_own_grams(self._gatherer.own_grams)
         others = [kind for kind, held in (("survey", survey), ("domain_grams", own)) if held]
         document = {
-            "history": [*(before["history"] if before else []), timeless(layers)],
             "forward_dtype": self.dtype,
             MEMBERS: {group[0].name: [matrix.name for matrix in group] for group in self._gatherer.groups},
             HOLDS: holdings(self.job, self.folder.stage, sums, others, before, surveyed),
             **kept,
         }
-        return state_content(sums, document, survey | own, self.job.output.state_precision)
+        tensors = survey | own | stored_history(history, layers)
+        return state_content(sums, document, tensors, self.job.output.state_precision)
 
     def _write(self, block: Block, tensors: dict[str, Tensor], state: StateContent) -> None:
         write_tensors(self.folder.path(self.folder.state(block.index)), *state)

@@ -1,20 +1,27 @@
 """The record of one matrix: what was asked, what was written, and what became of the mask of the stage before."""
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from worker.pruning.budget import Share
+from worker.pruning.checkpoint import read_file
 from worker.pruning.digests import mask_sha256, weights_sha256
 from worker.pruning.methods.solution import Solution
 from worker.pruning.observer import MatrixRecord
 from worker.pruning.starvation import Fed
+from worker.pruning.state_file import read_document
 
 Record = Mapping[str, Any]
 """A `MatrixRecord` as it travels in state files."""
+History = Sequence[Sequence[Record]]
+"""A block's records of every stage of the lineage so far."""
+HISTORY: Final = "history"
 
 
 @dataclass(frozen=True)
@@ -108,3 +115,24 @@ def mask_overlap(records: Iterable[Record]) -> float | None:
 def timeless(records: Iterable[MatrixRecord]) -> list[dict[str, Any]]:
     """The records without their times: the same in every run, to travel in the state and make the report."""
     return [{key: value for key, value in asdict(record).items() if key != "seconds"} for record in records]
+
+
+def stored_history(before: History, layers: Iterable[MatrixRecord]) -> dict[str, Tensor]:
+    """One more stage's records behind those of the stages before, as a tensor of a state file: JSON, uint8.
+
+    A file's header, where the document is, may have 100 MB; many experts over many stages need more. Earlier
+    stages' errors by domain are left out: they would grow with the square of the stages.
+    """
+    carried = [[{**record, "domain_errors": None} for record in records] for records in before]
+    text = json.dumps([*carried, timeless(layers)], sort_keys=True, allow_nan=False)
+    return {HISTORY: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
+
+
+def read_history(path: Path) -> History:
+    """What `stored_history` put into a state file; older files have it in their document."""
+    older: History | None = read_document(path).get(HISTORY)
+    if older is not None:
+        return older
+    text = read_file(path, {HISTORY})[HISTORY].numpy().tobytes()
+    found: History = json.loads(text)
+    return found

@@ -25,6 +25,7 @@ from worker.pruning.perplexity import test_set
 from worker.pruning.planning import check_lengths
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.prune import BlockPruner
+from worker.pruning.records import History, read_history
 from worker.pruning.report import REPORT, Finished, final_report, stage_figures
 from worker.pruning.sensing import check_reading
 from worker.pruning.settings import pick_device, pinned, torch_settings
@@ -32,7 +33,6 @@ from worker.pruning.skeleton import Block
 from worker.pruning.spec import Domain, PruningJob
 from worker.pruning.stasis import MESSAGE as STASIS
 from worker.pruning.stasis import stasis
-from worker.pruning.state_file import read_document
 from worker.pruning.work import block_work, planned_work, stage_work, token_work
 
 
@@ -246,19 +246,19 @@ class _Run:
     def _records(self) -> list[list[dict[str, Any]]]:
         """Every stage's records; the last stage's state files carry them all."""
         stages = range(len(self.job.domains))
-        documents = self._documents(stages[-1])
-        return [self._history(documents, stage) for stage in stages]
+        histories = self._histories(stages[-1])
+        return [self._of_stage(histories, stage) for stage in stages]
 
     def _stage_records(self, stage: int) -> list[dict[str, Any]]:
-        return self._history(self._documents(stage), stage)
+        return self._of_stage(self._histories(stage), stage)
 
-    def _documents(self, stage: int) -> list[dict[str, Any]]:
+    def _histories(self, stage: int) -> list[History]:
         folder = self.folder(stage)
-        return [read_document(folder.path(folder.state(b.index))) for b in self.shell.skeleton.blocks]
+        return [read_history(folder.path(folder.state(b.index))) for b in self.shell.skeleton.blocks]
 
-    def _history(self, documents: list[dict[str, Any]], stage: int) -> list[dict[str, Any]]:
+    def _of_stage(self, histories: list[History], stage: int) -> list[dict[str, Any]]:
         place = self.job.first_stage + stage
-        return [record for document in documents for record in document["history"][place]]
+        return [dict(record) for history in histories for record in history[place]]
 
     def _publish(self) -> Output:
         last = self.folder(len(self.job.domains) - 1)

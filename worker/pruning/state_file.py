@@ -23,7 +23,7 @@ def state_content(
     others: Mapping[str, Tensor] | None = None,
     precision: Precision = Precision.float16,
 ) -> StateContent:
-    """One block's sums as a state file holds them, plus a JSON document (records of the stages so far).
+    """One block's sums as a state file holds them, plus a JSON document that says what they are.
 
     others: tensors to keep beside them, under their own names. precision: of the Grams, see `pack`.
     """

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from worker.pruning import Output
+from worker.pruning.records import HISTORY
 from worker.pruning.state_file import read_document
 
 
@@ -36,11 +37,12 @@ class Ran:
         return self.folder / next(file.local for file in self.output.files if file.path == path)
 
     def tensors(self, kind: str) -> dict[str, Tensor]:
-        """Of all files of the artifact's `model` or `state`, by file and name."""
+        """Of all files of the artifact's `model` or `state`, by file and name; without the records."""
         paths = [file.path for file in self.output.files if file.path.startswith(kind)]
         found: dict[str, Tensor] = {}
         for path in (path for path in paths if path.endswith(".safetensors")):
-            found |= {f"{path}:{name}": tensor for name, tensor in load_file(self.artifact(path)).items()}
+            loaded = load_file(self.artifact(path)).items()
+            found |= {f"{path}:{name}": tensor for name, tensor in loaded if name != HISTORY}
         return found
 
     def states(self) -> dict[str, bytes]:

@@ -15,6 +15,7 @@ from tests.worker.pruning.conftest import Recorder, Request, prune
 from worker.pruning import MatrixRecord, PruningJob, SpecError
 from worker.pruning.calibration import CalibrationWindows, Tokenizer, calibration_windows
 from worker.pruning.methods.auto import CANDIDATES
+from worker.pruning.records import HISTORY
 from worker.pruning.state_file import read_document
 
 ADMM = {"name": "admm"}
@@ -29,7 +30,8 @@ def calibrated(request: dict[str, Any], **changes: Any) -> dict[str, Any]:
 def states(request: dict[str, Any]) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for path in sorted(Path(request["workspace"]).glob("stage-*/state/*.safetensors")):
-        found |= {f"{path.parent.parent.name}/{path.stem}/{name}": t for name, t in load_file(path).items()}
+        tensors = {name: tensor for name, tensor in load_file(path).items() if name != HISTORY}
+        found |= {f"{path.parent.parent.name}/{path.stem}/{name}": tensor for name, tensor in tensors.items()}
     return found
 
 

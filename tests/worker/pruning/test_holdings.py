@@ -12,6 +12,7 @@ from tests.worker.pruning.lineages import Ran, chain, continuing, run_job
 from worker.pruning import UserError
 from worker.pruning.files import write_tensors
 from worker.pruning.holdings import KEY, MEMBERS
+from worker.pruning.records import HISTORY, read_history
 from worker.pruning.state_file import read_document
 
 FIRST = "model.layers.0.self_attn.q_proj.weight"
@@ -163,7 +164,9 @@ def as_of_old(request: dict[str, Any]) -> None:
         document = read_document(path)
         for key in (KEY, MEMBERS):
             del document[key]
-        write_tensors(path, load_file(path), ("secateur", json.dumps(document, sort_keys=True)))
+        tensors = load_file(path)
+        document[HISTORY] = json.loads(tensors.pop(HISTORY).numpy().tobytes())
+        write_tensors(path, tensors, ("secateur", json.dumps(document, sort_keys=True)))
 
 
 def test_a_state_of_an_older_engine_is_gone_on_from(request_for: Request) -> None:
@@ -173,6 +176,8 @@ def test_a_state_of_an_older_engine_is_gone_on_from(request_for: Request) -> Non
     as_of_old(request)
     child = run_job(request)
     assert child.weights() == whole.weights()
+    path = "state/block-0000.safetensors"
+    assert read_history(child.artifact(path)) == read_history(whole.artifact(path))
     stages = child.document()[KEY]["stages"]
     assert stages == [{"domain": name, "weight": 1.0, "recency": 1.0} for name in "ab"]
 

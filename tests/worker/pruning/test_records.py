@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.worker.pruning.conftest import Recorder, Request, prune
+from tests.worker.pruning.lineages import chain
 from worker.pruning import MatrixRecord
-from worker.pruning.records import compare_masks, mask_overlap, timeless
+from worker.pruning.records import compare_masks, mask_overlap, read_history, timeless
 from worker.pruning.stasis import LIMIT, stasis
 
 
@@ -125,3 +126,23 @@ def test_stasis_is_said_also_when_the_stage_was_resumed(request_for: Request) ->
         assert len(listener.blocks) == 2 - blocks
         assert warnings(listener) == expected
         assert [stage.mask_overlap for stage in listener.stages] == [1.0]
+
+
+def test_records_travel_outside_of_the_header_which_does_not_grow_with_them(request_for: Request) -> None:
+    """Over three stages of two jobs, with errors by domain of the stage's own records only."""
+    kept = {"keep_domain_statistics": True}
+    parent, child = chain(request_for, "ab", "c", method={"name": "admm"}, output=kept)
+    path = "state/block-0001.safetensors"
+    with child.artifact(path).open("rb") as handle:
+        header = handle.read(int.from_bytes(handle.read(8), "little"))
+    assert b"mask_sha256" not in header
+    assert b"domain_errors" not in header
+    history = read_history(child.artifact(path))
+    assert [len(records) for records in history] == [7, 7, 7]
+    assert {record["domain_errors"] for stage in history[:2] for record in stage} == {None}
+    own = [block.layers for block in child.recorder.blocks if block.block == 1]
+    assert list(history[2]) == timeless(own[0])
+    assert all(set(record["domain_errors"]) == set("abc") for record in history[2])
+    earlier = [block.layers for block in parent.recorder.blocks if block.block == 1]
+    for stage, layers in enumerate(earlier):
+        assert [{**record, "domain_errors": None} for record in timeless(layers)] == history[stage]
