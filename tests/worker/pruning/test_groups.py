@@ -10,7 +10,10 @@ from tests.tiny import FAMILIES, WINDOW, make_tiny
 from worker.pruning import skeleton as skeletons
 from worker.pruning.blocks import Shell
 from worker.pruning.checkpoint import Checkpoint
-from worker.pruning.groups import AllHeard, find_groups, measure
+from worker.pruning.evaluate import precision
+from worker.pruning.groups import AllHeard, dense_weight, find_groups, measure
+from worker.pruning.method_spec import Reading
+from worker.pruning.sensing import Sensing
 from worker.pruning.skeleton import Block
 
 
@@ -66,3 +69,29 @@ def test_nothing_stays_behind_on_the_block(loaded: tuple[Shell, Block]) -> None:
     measure(block, groups, run, shell.device, stop_early=True)
     assert torch.equal(shell.forward(block, state), before)
     assert not any(module._forward_pre_hooks for module in block.module.modules())
+
+
+@torch.no_grad()
+def test_statistics_are_float32_under_autocast(tmp_path: Path) -> None:
+    """Of the inputs as they arrive, bfloat16 or not: their Gram, and a reading of COPAL that sees every token."""
+    folder = make_tiny("llama", tmp_path / "llama")
+    checkpoint = Checkpoint.open(folder)
+    shell = Shell(skeletons.build(folder, checkpoint), checkpoint, torch.device("cpu"))
+    block = shell.skeleton.blocks[0]
+    shell.load_block(block, checkpoint.read(block.tensors))
+    heard: dict[str, torch.Tensor] = {}
+    for matrix in block.matrices:
+        block.module.get_submodule(matrix.module).register_forward_pre_hook(
+            lambda _, args, name=matrix.name: heard.__setitem__(name, args[0].float().flatten(0, 1))
+        )
+    with precision(shell.device, "bfloat16"):
+        state = shell.enter(torch.randint(0, 320, (2, WINDOW)))
+        groups = find_groups(block, block.matrices, lambda: shell.forward(block, state))
+        sensing = {group[0].name: Sensing(Reading.token, None, WINDOW) for group in groups}
+        measured = measure(block, groups, lambda: shell.forward(block, state), shell.device, sensing)
+    assert len(groups) == 4
+    for group in groups:
+        name, x = group[0].name, heard[group[0].name]
+        sensitivity = (x @ dense_weight(block, group[0]).float().T).abs().T @ x.abs() / len(x)
+        torch.testing.assert_close(measured[name].gram, x.T @ x / len(x), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(measured[name].importance[name], sensitivity, rtol=1e-4, atol=1e-6)

@@ -81,11 +81,16 @@ def test_report_has_no_path_and_no_clock(request_for: Request, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("allocation", ["uniform", "owl", "error"])
-@pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt"])
-def test_sequential_pruning_stands_still(request_for: Request, name: str, allocation: str) -> None:
+@pytest.mark.parametrize(
+    "method",
+    [{"name": name} for name in ("magnitude", "wanda", "copal", "sparsegpt", "admm", "alps", "auto")]
+    + [COPAL_ADMM],
+    ids=lambda method: "+".join((method["name"], *list(method.values())[1:])),
+)
+def test_sequential_pruning_stands_still(request_for: Request, method: dict[str, Any], allocation: str) -> None:
     """Weight stasis is exact: what is zero goes again, at no cost, so there is nothing to make up for either."""
     sparsity = {"target": 0.5, "allocation": allocation}
-    request = request_for(domains="abc", method={"name": name, "mode": "sequential"}, sparsity=sparsity)
+    request = request_for(domains="abc", method={**method, "mode": "sequential"}, sparsity=sparsity)
     recorder = Recorder()
     prune(request, recorder)
     stages = [weights(request, stage) for stage in range(3)]
@@ -96,7 +101,7 @@ def test_sequential_pruning_stands_still(request_for: Request, name: str, alloca
     assert len({layer.mask_sha256 for b in recorder.blocks for layer in b.layers}) == 14
 
 
-@pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt", "admm", "alps"])
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "copal", "sparsegpt", "admm", "alps", "auto"])
 def test_sequential_pruning_by_a_pattern_stands_still(request_for: Request, name: str) -> None:
     request = request_for(domains="ab", method={"name": name, "mode": "sequential"}, sparsity={"pattern": "2:4"})
     prune(request)

@@ -127,13 +127,18 @@ def _search(
         if _finished(step, moved, rho, moving):
             break
         if moving:
-            factor_by = next(by for share, by in GROWTH if moved >= share)
-            # The dual is ρu: it stays what it is, so its scaled form shrinks.
-            rho, u = min(rho * factor_by, RHO_RANGE[1]), u / factor_by
+            rho, u = _grown(rho, u, moved)
         else:
             rho, z, u, before = rho / 5, v0 * start, torch.zeros_like(v0), start
         inverse = factor.inverse(rho)
     return v, {"steps": step, "rho": rho}
+
+
+def _grown(rho: float, u: Tensor, moved: float) -> tuple[float, Tensor]:
+    """ρ and the scaled dual once the share `moved` of the kept weights has changed."""
+    factor_by = next(by for share, by in GROWTH if moved >= share)
+    # The dual is ρu: it stays what it is, so its scaled form shrinks.
+    return min(rho * factor_by, RHO_RANGE[1]), u / factor_by
 
 
 def _finished(step: int, moved: float, rho: float, moving: bool) -> bool:

@@ -1,12 +1,14 @@
 import itertools
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.worker.pruning.methods.oracles import admm_damped, output_error, solve_with
 from worker.pruning.errors import IllConditioned
-from worker.pruning.method_spec import AdmmConfig, Schedule
-from worker.pruning.methods.admm import factorise, polish, solve_admm
+from worker.pruning.method_spec import AdmmConfig, Method, MethodName, Schedule, WeightUpdate
+from worker.pruning.methods.admm import _zeros, factorise, polish, solve_admm
 from worker.pruning.patterns import Pattern, Scope, Selection, follows
 
 
@@ -191,3 +193,84 @@ def test_admm_and_the_direct_update_agree_on_the_same_mask() -> None:
     direct = solve_admm(dense, factor, unstructured(384), config, found.mask)
     one, two = (damped_error(solution.weight, dense, gram, 0.1) for solution in (found, direct))
     assert one == pytest.approx(two, rel=1e-3)
+
+
+@pytest.mark.parametrize("schedule", list(Schedule))
+def test_it_finds_a_better_mask_than_wanda(schedule: Schedule) -> None:
+    """Both masks over the whole matrix, both with weights under the same ridge."""
+    dense, gram, config = torch.randn(16, 48), gram_of(300, 48), AdmmConfig(schedule=schedule)
+    selected = Method(MethodName.wanda, WeightUpdate.admm, comparison_group=Scope.layer, admm=config)
+    methods = (Method(MethodName.admm, admm=config), selected)
+    found, wanda = (solve_with(method, dense, gram, unstructured(16 * 24)).weight for method in methods)
+    damped = admm_damped(gram, config.damping)
+    assert output_error(found, dense, damped) < 0.95 * output_error(wanda, dense, damped)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "expected"),
+    [
+        (Schedule.gradual, 1, 631),  # 3375 · (1 − (14/15)³)
+        (Schedule.gradual, 7, 2863),
+        (Schedule.gradual, 15, 3375),
+        (Schedule.gradual, 16, 3375),
+        (Schedule.immediate, 1, 3375),
+        (Schedule.immediate, 7, 3375),
+        (Schedule.immediate, 15, 3375),
+    ],
+)
+def test_schedules_by_hand(schedule: Schedule, step: int, expected: int) -> None:
+    config = AdmmConfig(schedule=schedule, mask_steps=15)
+    assert _zeros(unstructured(3375), config, step) == pytest.approx(expected, abs=1)
+
+
+@dataclass(frozen=True)
+class Recording(Selection):
+    """Keeps every mask that was chosen."""
+
+    masks: list[Tensor] = field(default_factory=list)
+
+    def mask(self, scores: Tensor, zeros: int | None = None) -> Tensor:
+        self.masks.append(super().mask(scores, zeros))
+        return self.masks[-1]
+
+
+def textbook_admm(
+    dense: Tensor, gram: Tensor, zeros: list[int], steps: int, damping: float, rho: float
+) -> tuple[list[Tensor], Tensor]:
+    """Boža's algorithm 1 in float64, as it is written: the mask of every step that chooses one, and Z at the end.
+
+    zeros: of those steps.
+    """
+    eye = torch.eye(len(gram), dtype=torch.float64)
+    norms = gram.double().diagonal().sqrt()
+    normal = gram.double() / norms / norms[:, None] + damping * eye
+    v0 = dense.double() * norms
+    v, u, masks = v0, torch.zeros_like(v0), []
+    for step in range(steps):
+        if step < len(zeros):
+            order = (v + u).abs().flatten().argsort()
+            mask = torch.ones(v.numel(), dtype=torch.bool)
+            mask[order[: zeros[step]]] = False
+            masks.append(mask.view_as(v))
+        z = (v + u) * masks[-1]
+        u = u + v - z
+        v = (v0 @ normal + rho * (z - u)) @ torch.linalg.inv(normal + rho * eye)
+    return masks, (v + u) * masks[-1] / norms
+
+
+@pytest.mark.parametrize("schedule", list(Schedule))
+@pytest.mark.parametrize("mask_steps", [15, 20])
+def test_every_step_s_mask_is_that_of_the_textbook(schedule: Schedule, mask_steps: int) -> None:
+    config = AdmmConfig(iterations=20, mask_steps=mask_steps, schedule=schedule, polish_steps=0)
+    dense, gram, zeros = torch.randn(12, 32), gram_of(300, 32), 12 * 16
+    wanted = [zeros] * mask_steps
+    if schedule is Schedule.gradual:
+        wanted = [int(zeros * (1 - (1 - step / mask_steps) ** 3)) for step in range(1, mask_steps)] + [zeros]
+    masks, weight = textbook_admm(dense, gram, wanted, 20, config.damping, config.rho)
+    selection = Recording(Pattern(), Scope.layer, zeros)
+    solution = solve_admm(dense, factorise(gram, config), selection, config)
+    assert len(selection.masks) == len(masks)
+    for found, expected in zip(selection.masks, masks, strict=True):
+        assert torch.equal(found, expected)
+    assert len({mask.numpy().tobytes() for mask in masks}) > 5
+    torch.testing.assert_close(solution.weight.double(), weight, rtol=1e-3, atol=1e-4)

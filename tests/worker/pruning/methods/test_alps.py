@@ -3,7 +3,7 @@ import torch
 
 from tests.worker.pruning.methods.oracles import gram_of, mean_damped, output_error, solve_with
 from worker.pruning.method_spec import AlpsConfig, Method, MethodName, WeightUpdate
-from worker.pruning.methods.alps import factorise
+from worker.pruning.methods.alps import _grown, factorise
 from worker.pruning.patterns import Pattern, Scope, Selection
 
 HALF = Selection(Pattern(), Scope.layer, 16 * 24)
@@ -56,3 +56,31 @@ def test_it_is_never_worse_than_the_mask_it_starts_from() -> None:
     solution = solve_with(Method(MethodName.alps), dense, torch.eye(48), HALF)
     assert torch.equal(solution.mask, HALF.mask(dense.abs()))
     assert solution.notes["kept"] == "the mask the search started from"
+
+
+@pytest.mark.parametrize(
+    ("moved", "growth"), [(0.5, 1.3), (0.1, 1.3), (0.099, 1.2), (0.005, 1.2), (0.0049, 1.1), (0.0001, 1.1)]
+)
+def test_the_penalty_grows_by_how_much_moved_and_the_dual_stays(moved: float, growth: float) -> None:
+    u = torch.randn(3, 4)
+    rho, scaled = _grown(0.7, u, moved)
+    assert rho == pytest.approx(0.7 * growth)
+    torch.testing.assert_close(rho * scaled, 0.7 * u)
+
+
+def test_the_search_grows_the_penalty_at_every_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found after four looks is where ρ and u are what `_grown` made of them at the ones before."""
+    calls: list[tuple[float, float]] = []
+
+    def grown(rho: float, u: torch.Tensor, moved: float) -> tuple[float, torch.Tensor]:
+        found = _grown(rho, u, moved)
+        calls.append((rho, found[0]))
+        return found
+
+    monkeypatch.setattr("worker.pruning.methods.alps._grown", grown)
+    dense, gram = torch.randn(16, 48), gram_of(300, 48)
+    config = AlpsConfig(max_steps=12, update_every=3)
+    notes = solve_with(Method(MethodName.alps, alps=config), dense, gram, HALF).notes
+    assert calls[0][0] == config.rho
+    assert [after for _, after in calls] == [before for before, _ in calls[1:]] + [notes["rho"]]
+    assert len(calls) == 4
