@@ -137,8 +137,9 @@ def _search(
 def _grown(rho: float, u: Tensor, moved: float) -> tuple[float, Tensor]:
     """ρ and the scaled dual once the share `moved` of the kept weights has changed."""
     factor_by = next(by for share, by in GROWTH if moved >= share)
+    grown = min(rho * factor_by, RHO_RANGE[1])
     # The dual is ρu: it stays what it is, so its scaled form shrinks.
-    return min(rho * factor_by, RHO_RANGE[1]), u / factor_by
+    return grown, u / (grown / rho)
 
 
 def _finished(step: int, moved: float, rho: float, moving: bool) -> bool:

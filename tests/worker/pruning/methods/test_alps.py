@@ -3,7 +3,7 @@ import torch
 
 from tests.worker.pruning.methods.oracles import gram_of, mean_damped, output_error, solve_with
 from worker.pruning.method_spec import AlpsConfig, Method, MethodName, WeightUpdate
-from worker.pruning.methods.alps import _grown, factorise
+from worker.pruning.methods.alps import RHO_RANGE, _grown, factorise
 from worker.pruning.patterns import Pattern, Scope, Selection
 
 HALF = Selection(Pattern(), Scope.layer, 16 * 24)
@@ -66,6 +66,13 @@ def test_the_penalty_grows_by_how_much_moved_and_the_dual_stays(moved: float, gr
     rho, scaled = _grown(0.7, u, moved)
     assert rho == pytest.approx(0.7 * growth)
     torch.testing.assert_close(rho * scaled, 0.7 * u)
+
+
+def test_at_the_largest_penalty_the_dual_is_left_alone() -> None:
+    u = torch.randn(4, 5)
+    rho, scaled = _grown(RHO_RANGE[1], u, 1.0)
+    assert rho == RHO_RANGE[1]
+    assert torch.equal(scaled, u)
 
 
 def test_the_search_grows_the_penalty_at_every_look(monkeypatch: pytest.MonkeyPatch) -> None:
