@@ -56,10 +56,11 @@ class Protocol:
         }
 
     def write_windows(self, model: Path, path: Path) -> None:
-        """The very windows that the engine calibrates on, (samples, sequence_length), int64, as a .npy file."""
+        """The protocol's windows, also those that the engine holds out, (samples, sequence_length), int64, as a .npy
+        file."""
         text = Text(self.data / CALIBRATION, Format.jsonl, "text")
-        calibration = Calibration(text, self.samples, self.sequence_length, self.seed, "/calibration")
-        numpy.save(path, calibration_windows(Tokenizer(model), calibration).numpy())
+        drawn = Calibration(text, self.samples, self.sequence_length, self.seed, "/calibration", held_out=0.0)
+        numpy.save(path, calibration_windows(Tokenizer(model), drawn).solved_on.numpy())
 
     def perplexity(self, model: Path) -> dict[str, float]:
         """Of the checkpoint folder `model`, whoever wrote it, on every test text."""

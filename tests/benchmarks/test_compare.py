@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
 
 from benchmarks import compare
@@ -103,7 +104,7 @@ def test_peer_is_asked_for_the_same_windows_and_rates(bench: Bench, tmp_path: Pa
     asked = bench.asked_of_peer(row, tmp_path)
     assert asked["mask_structure"] == "4:8"
     assert asked["dtype"] == "float32"
-    assert (tmp_path / "windows.npy").is_file()
+    assert numpy.load(tmp_path / "windows.npy").shape == (bench.protocol.samples, bench.protocol.sequence_length)
     (free,) = choose("70%/llmcompressor-sparsegpt")
     assert bench.asked_of_peer(free, tmp_path)["mask_structure"] == "0:0"
     assert bench.asked_of_peer(free, tmp_path)["target"] == 0.7
