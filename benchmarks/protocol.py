@@ -56,8 +56,7 @@ class Protocol:
         }
 
     def write_windows(self, model: Path, path: Path) -> None:
-        """The protocol's windows, also those that the engine holds out, (samples, sequence_length), int64, as a .npy
-        file."""
+        """All of the protocol's windows, also the held-out, (samples, sequence_length), int64, as a .npy file."""
         text = Text(self.data / CALIBRATION, Format.jsonl, "text")
         drawn = Calibration(text, self.samples, self.sequence_length, self.seed, "/calibration", held_out=0.0)
         numpy.save(path, calibration_windows(Tokenizer(model), drawn).solved_on.numpy())
