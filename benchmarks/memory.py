@@ -111,7 +111,8 @@ def request(model: Path, workspace: Path, method: dict[str, Any], options: argpa
     draw = random.Random(0)
     text = workspace / "text.txt"
     text.write_text(" ".join(str(draw.randrange(1, options.vocabulary)) for _ in range(10_000)))
-    calibration = {"path": str(text), "format": "txt", "samples": 4, "sequence_length": 128, "held_out": 0.0}
+    windows = {"samples": options.windows, "sequence_length": 128, "held_out": 0.0}
+    calibration = {"path": str(text), "format": "txt", **windows}
     return {
         "workspace": str(workspace),
         "model": str(model),
@@ -120,7 +121,7 @@ def request(model: Path, workspace: Path, method: dict[str, Any], options: argpa
         "method": method,
         "sparsity": {"target": 0.5},
         "domains": [{"name": "random", "calibration": calibration, "evaluation": {"path": str(text)}}],
-        "evaluation": {"sequence_length": 128, "max_windows": 4},
+        "evaluation": {"sequence_length": 128, "max_windows": options.windows},
     }
 
 
@@ -200,6 +201,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--intermediate", type=int, default=5504)
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--methods", default="wanda,admm", help=f"comma-separated, of: {', '.join(METHODS)}")
+    parser.add_argument("--windows", type=int, default=4, help="of 128 tokens, to calibrate and to evaluate on")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--cache", type=Path, help="keep the models here for the next time")
     parser.add_argument("--out", type=Path, default=Path("memory.json"))
