@@ -111,8 +111,13 @@ def request(model: Path, workspace: Path, method: dict[str, Any], options: argpa
     draw = random.Random(0)
     text = workspace / "text.txt"
     text.write_text(" ".join(str(draw.randrange(1, options.vocabulary)) for _ in range(10_000)))
-    windows = {"samples": options.windows, "sequence_length": 128, "held_out": 0.0}
-    calibration = {"path": str(text), "format": "txt", **windows}
+    calibration = {
+        "path": str(text),
+        "format": "txt",
+        "samples": options.windows,
+        "sequence_length": 128,
+        "held_out": 0.0,
+    }
     return {
         "workspace": str(workspace),
         "model": str(model),
@@ -135,14 +140,17 @@ def anonymous_bytes(pid: int) -> int:
 
 
 def measure(model: Path, folder: Path, method: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Prune in a folder that is removed afterwards: peak of the engine's anonymous memory, in all and by phase."""
+    """Prune in a folder that is removed afterwards: peak of the engine's anonymous memory, in all, by phase
+    and by block. The first block's has all that goes before it."""
     peaks: dict[str, int] = {}
+    blocks, since = [], 0
     with tempfile.TemporaryDirectory(dir=folder) as scratch, _engine(Path(scratch), options.threads) as engine:
         began = time.monotonic()
         engine.say(request(model, Path(scratch), method, options))
         phase = "starting"
         while (message := engine.hear(SECONDS_BETWEEN)) is not END:
-            peaks[phase] = max(peaks.get(phase, 0), anonymous_bytes(engine.pid))
+            now = anonymous_bytes(engine.pid)
+            peaks[phase], since = max(peaks.get(phase, 0), now), max(since, now)
             kind = message["type"] if message else None
             if message and kind == "failed":
                 sys.exit(f"the engine failed: {message['message']}\n{message.get('detail', '')}")
@@ -150,6 +158,8 @@ def measure(model: Path, folder: Path, method: dict[str, Any], options: argparse
                 phase = message["phase"]
                 print(f"\r  {phase} {message['fraction']:4.0%}   ", end="", file=sys.stderr, flush=True)
             if message and kind == "block":
+                blocks.append(since)
+                since = 0
                 engine.say({"type": "ack", "stage": message["stage"], "block": message["block"]})
             if message and kind == "output":
                 engine.say({"type": "ack", "output": True})
@@ -157,7 +167,12 @@ def measure(model: Path, folder: Path, method: dict[str, Any], options: argparse
         else:
             sys.exit("the engine ended without a result")
         seconds = time.monotonic() - began
-    return {"peak_bytes": max(peaks.values()), "peak_bytes_by_phase": peaks, "seconds": round(seconds, 1)}
+    return {
+        "peak_bytes": max(peaks.values()),
+        "peak_bytes_by_phase": peaks,
+        "peak_bytes_by_block": blocks,
+        "seconds": round(seconds, 1),
+    }
 
 
 @contextmanager
