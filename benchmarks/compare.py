@@ -22,6 +22,7 @@ from benchmarks.child import ChildFailed
 from benchmarks.machine import machine
 from benchmarks.measure import Bench
 from benchmarks.model import smollm2
+from benchmarks.output import add_out
 from benchmarks.protocol import TESTS, add_arguments, read_arguments
 from benchmarks.ratio import compare_times
 from benchmarks.results import Results
@@ -43,7 +44,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="measure cached rows anew")
     parser.add_argument("--ratio", action="store_true", help="wall times of ours and the peer's, in turn")
     parser.add_argument("--repeats", type=int, default=2, help="of --ratio")
-    parser.add_argument("--out", type=Path, default=Path("compare.json"))
+    add_out(parser, "compare")
     return parser.parse_args(given)
 
 

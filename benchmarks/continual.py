@@ -22,6 +22,7 @@ from benchmarks.continual_rows import CALIBRATIONS, JOINT, Row, choose
 from benchmarks.continual_stages import Stages
 from benchmarks.machine import machine
 from benchmarks.model import smollm2
+from benchmarks.output import add_out
 from benchmarks.protocol import add_arguments, read_arguments
 from worker.pruning import PruningError
 from worker.pruning.evaluate import native_dtype
@@ -45,7 +46,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--choose", action="store_true", help="evaluate the windows for choosing, 11 to 30")
     parser.add_argument("--keep-stages", action="store_true", help="leave models and states in the cache")
     parser.add_argument("--list", action="store_true", help="print the rows' names and stop")
-    parser.add_argument("--out", type=Path, default=Path("continual.json"))
+    add_out(parser, "continual")
     return parser.parse_args(given)
 
 
@@ -68,7 +69,7 @@ def open_stages(options: argparse.Namespace) -> Stages:
     protocol = read_arguments(options)
     missing = [file for file, _ in CALIBRATIONS.values() if not (protocol.data / file).is_file()]
     if missing:
-        sys.exit(f"skipped: --data has no {', '.join(missing)}")
+        sys.exit(f"--data has no {', '.join(missing)}")
     dtype = options.dtype or native_dtype(torch.device("cpu"))
     model = options.model.resolve() if options.model else smollm2(options.cache, getattr(torch, dtype))
     return Stages(model, dtype, options.cache, protocol, CHOOSING[0] if options.choose else 0)

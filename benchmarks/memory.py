@@ -10,7 +10,6 @@ models.
 """
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -25,6 +24,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
+from benchmarks.output import add_out
 from worker.pruning.checkpoint import INDEX
 from worker.pruning.files import write_json, write_tensors
 from worker.supervisor.engine_process import END, EngineProcess
@@ -219,7 +219,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=4, help="of 128 tokens, to calibrate and to evaluate on")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--cache", type=Path, help="keep the models here for the next time")
-    parser.add_argument("--out", type=Path, default=Path("memory.json"))
+    add_out(parser, "memory")
     return parser.parse_args()
 
 
@@ -230,7 +230,7 @@ def main() -> None:
         shape = f"{options.hidden}-{options.intermediate}-{options.vocabulary}"
         rows = run(folder / shape, options)
     document = {"rows": rows, "limit": LIMIT, "torch": torch.__version__, "threads": options.threads}
-    options.out.write_text(json.dumps(document, indent=2) + "\n")
+    write_json(options.out, document)
     if any(row["ratio"] > LIMIT for row in rows.values()):
         sys.exit(f"the peak grew by more than {LIMIT - 1:.0%}")
 

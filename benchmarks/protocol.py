@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_arguments(options: argparse.Namespace) -> Protocol:
     """The protocol, its cache folder made. Ends the program, with the reason, where there are no texts."""
     if options.data is None or not (options.data / CALIBRATION).is_file():
-        sys.exit(f"skipped: --data (or SECATEUR_DATA) must name a folder with {CALIBRATION}")
+        sys.exit(f"--data (or SECATEUR_DATA) must name a folder with {CALIBRATION}")
     options.cache = options.cache.resolve()
     options.cache.mkdir(parents=True, exist_ok=True)
     return Protocol(

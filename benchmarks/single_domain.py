@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.model import smollm2
+from benchmarks.output import add_out
 from benchmarks.protocol import TESTS, Protocol, add_arguments, read_arguments
 from benchmarks.rows import METHODS
 from worker.pruning import Progress, PruningJob, Silent, run
+from worker.pruning.files import write_json
 
 
 class Shown(Silent):
@@ -55,7 +57,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pattern", default="unstructured")
     parser.add_argument("--allocation", help="uniform, owl or error; default: the engine's own choice")
     parser.add_argument("--no-dense", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("single_domain.json"))
+    add_out(parser, "single_domain")
     return parser.parse_args()
 
 
@@ -77,7 +79,7 @@ def main() -> None:
         rows[name] = measure(model, method, sparsity, protocol, options.cache)
         show(name, rows[name])
     document = {"rows": rows, "settings": settings, **sparsity, "protocol": protocol.identity()}
-    options.out.write_text(json.dumps(document, indent=2) + "\n")
+    write_json(options.out, document)
 
 
 if __name__ == "__main__":

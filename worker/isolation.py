@@ -1,4 +1,4 @@
-"""What the engine's process does to itself before it reads anything: tie its life, limit it, cut the network."""
+"""What the engine's process does to itself before it reads anything: tie its life, limit it, cut it off."""
 
 import contextlib
 import ctypes
@@ -8,6 +8,8 @@ import signal
 import sys
 from pathlib import Path
 from typing import Final
+
+from worker import landlock
 
 PR_SET_PDEATHSIG: Final = 1
 CLONE_NEWUSER: Final = 0x10000000
@@ -21,14 +23,15 @@ def isolate(parent: int) -> dict[str, bool]:
     parent: process id of the supervisor.
     """
     if sys.platform != "linux":
-        return {"tied": False, "network": True}
+        return {"tied": False, "network": True, "landlock": False}
     no_network = _cut_network()
+    enclosed = landlock.enter()
     # After the change of namespaces, which may clear it; then look, because the parent may have died before.
     tied = ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
     if os.getppid() != parent:
         os._exit(1)
     _limit()
-    return {"tied": tied, "network": not no_network}
+    return {"tied": tied, "network": not no_network, "landlock": enclosed}
 
 
 def _cut_network() -> bool:

@@ -66,7 +66,7 @@ def describe(subject: Subject) -> dict[str, Any]:
         "zeros": zeros,
         "sparsity": zeros / weights,
         "matched": matched,
-        "skipped": _skipped(subject),
+        "skipped": skipped(subject.skeleton, subject.checkpoint, shares),
         **_overrides(subject),
     }
 
@@ -89,18 +89,17 @@ def _matched(job: PruningJob, share: Share) -> dict[str, Any]:
     }
 
 
-def _skipped(subject: Subject) -> list[dict[str, Any]]:
-    """Tensors that stay as they are, and why."""
-    checkpoint = subject.checkpoint
-    skipped = [
+def skipped(skeleton: Skeleton, checkpoint: Checkpoint, shares: dict[str, Share]) -> list[dict[str, Any]]:
+    """Tensors that stay as they are: each one's name, the reason, and its number of weights."""
+    found = [
         {"name": name, "reason": reason, "weights": _count(checkpoint, name)}
-        for name, reason in subject.skeleton.skipped.items()
+        for name, reason in skeleton.skipped.items()
     ]
-    for share in subject.shares.values():
+    for share in shares.values():
         if share.zeros is None:
             reason = f"skipped by the override {share.overrides[-1]}"
-            skipped.append({"name": share.matrix.name, "reason": reason, "weights": share.matrix.weights})
-    return skipped
+            found.append({"name": share.matrix.name, "reason": reason, "weights": share.matrix.weights})
+    return found
 
 
 def _overrides(subject: Subject) -> dict[str, Any]:

@@ -27,7 +27,8 @@ Row = Sequence[float | None]
 class Finished:
     """What the report is made of. rows: the lineage's R with the dense row first, a column for each evaluated
     domain. records: per stage of this job, the matrices' records. calibration: sha256 of each of its domains'
-    calibration text. settings: what the bytes depend on beside the job. caveats: what the texts alone say."""
+    calibration text. settings: what the bytes depend on beside the job. caveats: what the texts alone say.
+    skipped: tensors that stay as they are, and why."""
 
     job: PruningJob
     skeleton: Skeleton
@@ -37,6 +38,7 @@ class Finished:
     calibration: list[str]
     settings: dict[str, Any]
     caveats: list[Caveat]
+    skipped: list[dict[str, Any]]
 
 
 def bwt(rows: Sequence[Row], own_columns: Sequence[int | None]) -> float | None:
@@ -99,6 +101,7 @@ def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
         "evaluation": _evaluation(done, columns),
         "stages": [_stage(done, stage) for stage in range(len(done.job.domains))],
         "layers": done.records,
+        "skipped": done.skipped,
         "summary": summary,
     }
     return report, summary

@@ -22,7 +22,7 @@ from worker.pruning.holdings import check_holdings, lineage_dtype
 from worker.pruning.matrix_r import MatrixR
 from worker.pruning.observer import Observer, StageResult
 from worker.pruning.perplexity import test_set
-from worker.pruning.planning import check_lengths
+from worker.pruning.planning import check_lengths, skipped
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.prune import BlockPruner
 from worker.pruning.records import History, read_history
@@ -274,6 +274,7 @@ class _Run:
             self.digests,
             settings,
             self.caveats,
+            skipped(self.shell.skeleton, self.source, self.shares),
         )
         report, summary = final_report(done)
         self._say(after_pruning(summary))

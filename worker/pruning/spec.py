@@ -19,6 +19,9 @@ MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
 
 @dataclass(frozen=True)
 class Calibration:
+    """Which windows of a text a domain is learned from: `samples` of them, `sequence_length` tokens each, drawn by
+    `seed`. field: its place in the request, a JSON pointer."""
+
     text: Text
     samples: int
     sequence_length: int
@@ -49,6 +52,8 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Domain:
+    """One stage of a job: what is learned, and the text that its perplexity is measured on."""
+
     name: str
     calibration: Calibration
     evaluation: Text | None
@@ -75,6 +80,8 @@ class Domain:
 
 @dataclass(frozen=True)
 class EvaluationSpec:
+    """Perplexity is of a text's first `max_windows` windows of `sequence_length` tokens, which do not overlap."""
+
     sequence_length: int = 2048
     max_windows: int = 64
 
@@ -92,6 +99,8 @@ class EvaluationSpec:
 
 @dataclass(frozen=True)
 class Resume:
+    """What an earlier run of the same job, in the same workspace, has finished."""
+
     stages: int = 0
     """Complete stages, whose files are in the workspace."""
     blocks: int = 0
@@ -109,6 +118,12 @@ class Resume:
 
 @dataclass(frozen=True)
 class PruningJob:
+    """A model, how to prune it, and the domains to do so for, one after another. `from_dict` reads and checks one.
+
+    workspace: a folder for all that is written. model: a folder with config.json, safetensors and tokenizer.
+    device: "cpu", "cuda", "cuda:1", …, or "auto". threads: torch's, and part of what the bytes depend on.
+    """
+
     workspace: Path
     model: Path
     method: Method

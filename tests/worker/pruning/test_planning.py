@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ def test_every_tensor_is_matched_or_skipped_with_a_reason(request_for: Request) 
     reasons = {entry["name"]: entry["reason"] for entry in found["skipped"]}
     assert reasons["model.layers.0.mlp.up_proj.weight"] == "skipped by the override *.0.mlp.*"
     assert found["zeros"] == sum(entry["zeros"] for entry in found["matched"]) == round(found["weights"] / 2)
+
+
+def test_the_report_lists_what_was_skipped_as_the_plan_did(request_for: Request) -> None:
+    request = request_for(sparsity={"target": 0.5, "overrides": [{"match": "*.0.mlp.*", "skip": True}]})
+    prune(request)
+    report = json.loads((Path(request["workspace"]) / "report.json").read_text())
+    assert report["skipped"] == planned(request)["skipped"]
 
 
 def test_overlaps_name_the_matrices_and_the_winners(request_for: Request) -> None:
