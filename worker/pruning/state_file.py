@@ -83,8 +83,8 @@ def _tensors(group: str, counts: dict[str, Any]) -> list[str]:
 def pack(gram: Tensor, diagonal: Tensor, precision: Precision = Precision.float16) -> Tensor:
     """The upper triangle, row by row. gram: (in, in), float32; diagonal: its diagonal.
 
-    float32: of the Gram itself, bit for bit. float16: of its correlations, gram / sqrt(d dᵀ); half a thousandth of
-    a correlation is far below the damping of any solver here.
+    float32: of the Gram itself, bit for bit. float16: of its correlations, gram / sqrt(d dᵀ), each within half a
+    thousandth of itself.
     """
     scale = diagonal.sqrt().reciprocal().masked_fill(diagonal == 0, 0.0)
     packed = []
