@@ -28,8 +28,12 @@ def main() -> int:
     request = json.loads(sys.stdin.buffer.readline())
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(request["threads"])
+    # Large tensors get pages of their own (`heap.map_large`): huge ones, where the system has them, cost less.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Only now: torch reads the environment and starts threads.
-    from worker.pruning import Stopped
+    from worker.pruning import Stopped, heap
+
+    heap.map_large()
 
     with os.fdopen(arguments.report_fd, "w", encoding="utf-8") as reports:
         reporter = Reporter(reports, lambda: Stopped("the supervisor asked to stop"))

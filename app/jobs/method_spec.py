@@ -72,7 +72,7 @@ class AlpsSettings(Strict):
 
 ByRow = Annotated[
     Literal["row", "layer"],
-    Field(description="Weights compete within their output row or within the whole matrix."),
+    Field(description="Weights compete in their output row or the whole matrix; under `error` always the latter."),
 ]
 
 
@@ -145,7 +145,7 @@ class Magnitude(_Selecting):
 
 
 class Wanda(_Selecting):
-    """Baseline: removes, in each row, the weights with the smallest product of size and input norm."""
+    """Baseline: removes the weights with the smallest product of size and input norm."""
 
     name: Literal["wanda"]
     comparison_group: ByRow = "row"

@@ -21,7 +21,9 @@ class PlannedMatrix(BaseModel):
     target: float
     settled: bool = Field(description="False: the job's allocation decides this rate on the calibration data.")
     pattern: str
-    comparison_group: str = Field(description="Its weights compete within a `row` or the whole `layer`.")
+    comparison_group: str = Field(
+        description="Its weights compete within a `row` or the whole `layer`, whatever was asked."
+    )
     solver: str
     overrides: list[str] = Field(description="Those that decide something here, as written.")
 

@@ -221,10 +221,8 @@ class Method:
         """
         if name is None or name is self.name:
             return self
-        plain, own = (Method.read(Fields({"name": each.value})) for each in (name, self.name))
-        update = plain.weight_update
-        if update is WeightUpdate.none and own.weight_update is WeightUpdate.none and name is not MethodName.auto:
-            update = self.weight_update
+        plain = Method.read(Fields({"name": name.value}))
+        update = self.weight_update if not {name, self.name} & SOLVING else plain.weight_update
         return replace(self, name=name, weight_update=update, comparison_group=plain.comparison_group)
 
     def _refuse_idle_sums(self, fields: Fields) -> None:

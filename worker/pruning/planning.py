@@ -3,7 +3,9 @@
 from typing import Any
 
 from worker.pruning import skeleton as skeletons
+from worker.pruning.allocation.stage import comparison_group
 from worker.pruning.budget import Share, assign
+from worker.pruning.calibration import Tokenizer
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.errors import SpecError
 from worker.pruning.estimate import Subject, estimates
@@ -18,7 +20,8 @@ from worker.pruning.tracing import check_blocks
 def plan(job: PruningJob) -> dict[str, Any]:
     """Matched and skipped tensors with reasons, overrides, the exact budget, and what it will take.
 
-    Reads the model's configuration and headers, no weight and no text. Raises UserError when it cannot run.
+    Reads the model's configuration, headers and tokenizer, no weight and no text. Raises UserError when it cannot
+    run.
     """
     subject = look(job)
     return {**describe(subject), "estimates": estimates(subject)}
@@ -32,6 +35,7 @@ def look(job: PruningJob) -> Subject:
     check_blocks(skeleton)
     shares = assign(skeleton.matrices, job.sparsity)
     check_reading(job.method, shares)
+    Tokenizer(job.model)  # refused where there is none
     return Subject(job, skeleton, checkpoint, shares)
 
 
@@ -53,7 +57,7 @@ def check_lengths(job: PruningJob, skeleton: Skeleton) -> None:
 def describe(subject: Subject) -> dict[str, Any]:
     """The plan without its estimates."""
     job, shares = subject.job, subject.shares
-    matched = [_matched(job, share) for share in shares.values() if share.zeros is not None]
+    matched = [_matched(job, share, shares) for share in shares.values() if share.zeros is not None]
     weights = sum(entry["weights"] for entry in matched)
     zeros = sum(entry["zeros"] for entry in matched)
     return {
@@ -71,7 +75,7 @@ def describe(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _matched(job: PruningJob, share: Share) -> dict[str, Any]:
+def _matched(job: PruningJob, share: Share, shares: dict[str, Share]) -> dict[str, Any]:
     """A matrix that is pruned. `settled` is false where the allocation will move its rate while the job runs."""
     method = job.method.named(share.method)
     return {
@@ -83,7 +87,7 @@ def _matched(job: PruningJob, share: Share) -> dict[str, Any]:
         "target": share.target,
         "settled": share.fixed or job.sparsity.allocation is Allocation.uniform,
         "pattern": str(share.pattern),
-        "comparison_group": method.scope.value,
+        "comparison_group": comparison_group(job, method, shares).value,
         "solver": method.solver,
         "overrides": list(share.overrides),
     }

@@ -101,11 +101,16 @@ class BlockPruner:
         inputs = self._gatherer.gather(block, self.hidden[: self.solved_on], self.hidden[self.solved_on :])
         heap.trim()  # what measuring leaves behind does not serve solving
         layers, summaries = [], []
+        chosen: dict[Method, Choice] = {}
+        alone: dict[Method, methods.Group] = {}
         for group in self._gatherer.groups:
             name = group[0].name
             chosen = {method: self._choose(block, method, group, inputs[name]) for method in self._methods(group)}
+            alone = {}
             for matrix in group:
-                record, found, written = self._solve(block, matrix, chosen[self._method(matrix)], inputs[name])
+                record, found, written = self._solve(
+                    block, matrix, chosen[self._method(matrix)], inputs[name], alone
+                )
                 tensors[matrix.name] = written
                 layers.append(record)
                 summaries += found
@@ -113,7 +118,7 @@ class BlockPruner:
             layers[-len(group) :] = self._on_every_domain(block, group, tensors, layers[-len(group) :])
         layers = self._compare_masks(block, tensors, layers)
         state = self._state(block, {name: each.sums for name, each in inputs.items()}, layers)
-        del inputs  # the Grams, before the forward pass takes memory
+        del inputs, chosen, alone  # Grams and factors, before the forward pass takes memory
         with beside(lambda: self._write(block, tensors, state)):
             self.advance_through(block, tensors)
         files = [("weights", self.folder.shard(block.index)), ("state", self.folder.state(block.index))]
@@ -200,8 +205,9 @@ class BlockPruner:
         ]
 
     def _solve(
-        self, block: Block, matrix: Matrix, choice: Choice, inputs: Inputs
+        self, block: Block, matrix: Matrix, choice: Choice, inputs: Inputs, alone: dict[Method, methods.Group]
     ) -> tuple[MatrixRecord, list[SensitivitySummary], Tensor]:
+        """alone: of the domain by itself, by the methods that have asked; shared by the group."""
         began = time.monotonic() - choice.seconds
         self.observer.check()
         dense = dense_weight(block, matrix).contiguous()
@@ -212,7 +218,10 @@ class BlockPruner:
                     choice, lambda each: self._attempt(matrix, dense, original, each, inputs)
                 )
                 seconds = time.monotonic() - began
-                summaries = summaries_of(option.method, matrix.name, dense, solved.scores, inputs.alone)
+                if inputs.alone is not None and option.method not in alone:
+                    alone[option.method] = methods.prepare_alone(option.method, inputs.alone)
+                own = alone.get(option.method)
+                summaries = summaries_of(option.method, matrix.name, dense, solved.scores, own)
         except IllConditioned as error:
             raise IllConditioned(f"{matrix.name}: {error}") from error
         solution = replace(solved.solution, notes=solved.solution.notes | notes)

@@ -11,6 +11,7 @@ from worker.pruning.caveats import Caveat, after_pruning
 from worker.pruning.digests import total
 from worker.pruning.evaluate import TestSet
 from worker.pruning.methods.auto import CANDIDATES
+from worker.pruning.patterns import Scope
 from worker.pruning.records import mask_overlap
 from worker.pruning.skeleton import Skeleton
 from worker.pruning.sparsity_spec import Override
@@ -28,7 +29,7 @@ class Finished:
     """What the report is made of. rows: the lineage's R with the dense row first, a column for each evaluated
     domain. records: per stage of this job, the matrices' records. calibration: sha256 of each of its domains'
     calibration text. settings: what the bytes depend on beside the job. caveats: what the texts alone say.
-    skipped: tensors that stay as they are, and why."""
+    skipped: tensors that stay as they are, and why. scope: among which weights scores competed."""
 
     job: PruningJob
     skeleton: Skeleton
@@ -39,6 +40,7 @@ class Finished:
     settings: dict[str, Any]
     caveats: list[Caveat]
     skipped: list[dict[str, Any]]
+    scope: Scope
 
 
 def bwt(rows: Sequence[Row], own_columns: Sequence[int | None]) -> float | None:
@@ -93,7 +95,7 @@ def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
         "engine_format": ENGINE_FORMAT,
         "settings": done.settings,
         "model": {"architecture": type(done.skeleton.model).__name__, "blocks": len(done.skeleton.blocks)},
-        "method": _method(done.job),
+        "method": _method(done.job, done.scope),
         "sparsity": _sparsity(done.job),
         "output": {**vars(done.job.output)},
         "lineage": {"first_stage": done.job.first_stage, "domains": list(done.job.lineage)},
@@ -107,9 +109,9 @@ def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
     return report, summary
 
 
-def _method(job: PruningJob) -> dict[str, Any]:
+def _method(job: PruningJob, scope: Scope) -> dict[str, Any]:
     method = job.method
-    found: dict[str, Any] = {"name": method.name, "mode": method.mode, "comparison_group": method.scope}
+    found: dict[str, Any] = {"name": method.name, "mode": method.mode, "comparison_group": scope}
     if method.mode == "accumulated":
         found |= {"objective": method.objective, "recency": method.keeps}
     if method.name == "copal":

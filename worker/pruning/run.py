@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.pruning import skeleton as skeletons
-from worker.pruning.allocation.stage import Allocated, allocate
+from worker.pruning.allocation.stage import Allocated, allocate, comparison_group
 from worker.pruning.background import read_ahead
 from worker.pruning.blocks import BATCH_TOKENS, Shell, batches
 from worker.pruning.budget import Share, assign
@@ -275,6 +275,7 @@ class _Run:
             settings,
             self.caveats,
             skipped(self.shell.skeleton, self.source, self.shares),
+            comparison_group(self.job, self.job.method, self.shares),
         )
         report, summary = final_report(done)
         self._say(after_pruning(summary))

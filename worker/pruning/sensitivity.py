@@ -9,18 +9,18 @@ from torch import Tensor
 from worker.pruning import methods
 from worker.pruning.method_spec import Method, MethodName
 from worker.pruning.observer import Basis, SensitivitySummary
-from worker.pruning.statistics import Accumulated
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 20
 
 
 def summaries_of(
-    method: Method, matrix: str, dense: Tensor, scores: Tensor, alone: Accumulated | None
+    method: Method, matrix: str, dense: Tensor, scores: Tensor, alone: methods.Group | None
 ) -> list[SensitivitySummary]:
     """Of the scores that a matrix's mask was chosen by, and of those that the stage's own domain alone gives it.
 
-    dense, scores: (out, in). alone: see `Inputs`. Raises IllConditioned.
+    dense, scores: (out, in). alone: of that domain, as `methods.prepare_alone` makes it; None where it is what the
+    sums are. Raises IllConditioned.
     """
     accumulated = summarise(matrix, scores)
     if alone is None or method.name is MethodName.magnitude:  # the very same scores

@@ -2,8 +2,9 @@
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def pick_device(name: str) -> torch.device:
 
 def pinned(threads: int, batch_tokens: int, device: torch.device, dtype: str) -> dict[str, Any]:
     """What two runs of one job must have in common to give the same bytes. dtype: of forward passes."""
-    processor = torch.backends.cpu.get_cpu_capability()
+    processor = f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
     if device.type == "cuda":
         processor = torch.cuda.get_device_name(device)
     return {
@@ -75,6 +76,16 @@ def pinned(threads: int, batch_tokens: int, device: torch.device, dtype: str) ->
         "dtype": {"forward": dtype, "statistics": "float32"},
         "versions": versions(),
     }
+
+
+def _processor() -> str:
+    """Its model: libraries of linear algebra choose their code by that, not only by its instructions."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -15,6 +15,8 @@ from worker.pruning.statistics import ROWS, Accumulated, mirror
 
 StateContent = tuple[dict[str, Tensor], tuple[str, str]]
 """Tensors and metadata of a state file."""
+ROUNDING = 2.0**-11
+"""What float16 can make of a correlation, next to one."""
 
 
 def state_content(
@@ -68,9 +70,22 @@ def read_state(path: Path, device: torch.device) -> dict[str, Accumulated]:
             tokens=counts["tokens"],
             importance={matrix: tensors[f"{matrix}/importance"] for matrix in counts["importance"]},
         )
-        gram = unpack(tensors[f"{name}/gram"], sums.second) if counts["gram"] else None
-        groups[name] = replace(sums, gram=gram)
+        if counts["gram"]:
+            sums = replace(sums, gram=_solvable(tensors[f"{name}/gram"], sums.second))
+        groups[name] = sums
     return groups
+
+
+def _solvable(packed: Tensor, diagonal: Tensor) -> Tensor:
+    """The Gram that `pack` stored, to solve with. From float16 its diagonal gets `ROUNDING` of itself on top.
+
+    Where a few inputs dominate and go together, rounded correlations are those of no real inputs, and a solver
+    whose damping is a part of the mean diagonal would meet directions of negative energy.
+    """
+    gram = unpack(packed, diagonal)
+    if packed.dtype == torch.float16:
+        gram.diagonal().mul_(1 + ROUNDING)
+    return gram
 
 
 def _tensors(group: str, counts: dict[str, Any]) -> list[str]:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,22 @@ def test_a_plan_is_refused_like_the_job(request_for: Request) -> None:
     with pytest.raises(UserError) as caught:
         planned(request_for(sparsity={"target": 0.5, "overrides": [{"match": "*.mpl.*", "skip": True}]}))
     assert (caught.value.code, caught.value.field) == ("unmatched_override", "/sparsity/overrides/0/match")
+
+
+@pytest.mark.parametrize(("allocation", "scope"), [("uniform", "row"), ("owl", "row"), ("error", "layer")])
+def test_the_comparison_group_is_the_one_that_counts(request_for: Request, allocation: str, scope: str) -> None:
+    request = request_for(sparsity={"target": 0.5, "allocation": allocation})
+    assert {entry["comparison_group"] for entry in planned(request)["matched"]} == {scope}
+    prune(request)
+    report = json.loads((Path(request["workspace"]) / "report.json").read_text())
+    assert report["method"]["comparison_group"] == scope
+
+
+def test_a_model_without_a_usable_tokenizer_is_refused(
+    request_for: Request, tiny_llama: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_llama, model)
+    (model / "tokenizer.json").write_text('{"broken": true}')
+    with pytest.raises(UserError, match="tokenizer"):
+        planned(request_for(model=str(model)))

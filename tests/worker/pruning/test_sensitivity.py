@@ -5,9 +5,12 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from torch import Tensor
 
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from worker.pruning import Basis, SensitivitySummary
+from worker.pruning.method_spec import SparseGptConfig
+from worker.pruning.methods import sparsegpt
 from worker.pruning.sensitivity import summarise
 
 
@@ -129,3 +132,20 @@ def test_what_was_pruned_before_is_scored_once(request_for: Request) -> None:
     found = summaries_of(request_for(domains="ab", method={"name": "wanda", "mode": "sequential"}))
     for stage in (0, 1):
         assert on(Basis.domain, found[Basis.accumulated, stage]) == found[Basis.domain, stage]
+
+
+def test_one_domain_s_gram_is_factorised_once_for_all_matrices_of_a_group(
+    request_for: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths: list[int] = []
+    real = sparsegpt.factorise
+
+    def counted(gram: Tensor, config: SparseGptConfig) -> Any:
+        widths.append(len(gram))
+        return real(gram, config)
+
+    monkeypatch.setattr(sparsegpt, "factorise", counted)
+    prune(request_for(domains="ab", method={"name": "sparsegpt"}))
+    blocks, groups = 2, 4  # attention's inputs, its output's, the MLP's inputs, its output's
+    # The second stage has sums over both domains, and the second domain alone.
+    assert len(widths) == blocks * groups * (1 + 2)

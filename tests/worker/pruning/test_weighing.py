@@ -9,9 +9,11 @@ from torch import Tensor
 
 from tests.worker.pruning.conftest import Request
 from tests.worker.pruning.lineages import Ran, chain, continuing, run_job, with_own_texts
+from worker.pruning import methods
 from worker.pruning.allocation.result import Survey
 from worker.pruning.files import write_tensors
 from worker.pruning.lineage_spec import Precision
+from worker.pruning.method_spec import Method, MethodName
 from worker.pruning.state_file import pack, read_state, state_content, unpack
 from worker.pruning.statistics import Accumulated, Accumulator, Factors, Measured, accumulate
 
@@ -207,6 +209,21 @@ def test_what_half_precision_costs_a_continued_job_is_small(request_for: Request
     assert half.output.summary["mean_perplexity"] == pytest.approx(
         whole.output.summary["mean_perplexity"], rel=0.005
     )
+
+
+@pytest.mark.parametrize("method", ["sparsegpt", "alps"])
+def test_rounded_grams_of_inputs_that_dominate_together_are_solved_without_more_damping(
+    method: str, tmp_path: Path
+) -> None:
+    """A few inputs a hundred times as large as the others that go together but for a hundredth."""
+    inputs = torch.randn(800, 400)
+    inputs[:, :6] = 100 * (torch.randn(800, 1) + 0.015 * inputs[:, :6])
+    sums = accumulate(None, measured(inputs), keep_gram=True)
+    tensors, metadata = state_content({"g": sums}, {})
+    write_tensors(tmp_path / "state", tensors, metadata)
+    back = read_state(tmp_path / "state", CPU)["g"]
+    assert torch.equal(back.second, sums.second)
+    assert methods.prepare(Method(MethodName(method)), back).factor.notes == {}
 
 
 def test_a_lineage_may_change_its_precision(request_for: Request) -> None:

@@ -16,7 +16,8 @@ from worker.pruning.budget import Share, assign
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.holdings import factors
-from worker.pruning.method_spec import Mode
+from worker.pruning.method_spec import Method, Mode
+from worker.pruning.patterns import Scope
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import Domain, PruningJob
@@ -53,7 +54,7 @@ def allocate(
     stage's state files, none in a lineage's first stage. Raises IllConditioned.
     """
     allocation = job.sparsity.allocation
-    if allocation is Allocation.uniform or all(share.fixed or share.zeros is None for share in shares.values()):
+    if not _surveys(job, shares):
         return Allocated(shares)
     if job.method.mode is Mode.sequential and earlier:
         survey = read_survey(earlier)
@@ -76,6 +77,19 @@ def allocate(
     blocks = {matrix.name: block.index for block in shell.skeleton.blocks for matrix in block.matrices}
     rates = wanted_rates(allocation, survey, shares, blocks)
     return Allocated(assign(shell.skeleton.matrices, job.sparsity, rates), survey)
+
+
+def comparison_group(job: PruningJob, method: Method, shares: dict[str, Share]) -> Scope:
+    """Among which weights of an unstructured matrix scores compete: under `error` in the whole matrix, because the
+    survey says what each row is worth to the loss; else as the method has it."""
+    weighed = job.sparsity.allocation is Allocation.error and _surveys(job, shares)
+    return Scope.layer if weighed else method.scope
+
+
+def _surveys(job: PruningJob, shares: dict[str, Share]) -> bool:
+    """Whether there are rates to share out."""
+    free = any(not share.fixed and share.zeros is not None for share in shares.values())
+    return job.sparsity.allocation is not Allocation.uniform and free
 
 
 def stored_survey(survey: Survey, block: Block) -> dict[str, Tensor]:

@@ -109,13 +109,20 @@ def scores(method: Method, matrix: str, dense: Tensor, group: Group) -> Tensor:
     return SOLVERS[method.name].scores(method, matrix, dense, group)
 
 
-def scores_alone(method: Method, matrix: str, dense: Tensor, alone: Accumulated) -> Tensor:
-    """What `scores` would be of one domain alone (see `statistics.alone`). Raises IllConditioned."""
+def prepare_alone(method: Method, alone: Accumulated) -> Group:
+    """What scores need of one domain alone (see `statistics.alone`), once for all matrices of the group.
+
+    Raises IllConditioned.
+    """
     solver = SOLVERS[method.name]
-    factor = None
-    if solver.scores_by_factor and solver.factorise is not None and alone.gram is not None:
-        factor = solver.factorise(method, alone.gram)
-    found = solver.scores(method, matrix, dense, Group(alone, factor))
+    if not solver.scores_by_factor or solver.factorise is None or alone.gram is None:
+        return Group(alone)
+    return Group(alone, solver.factorise(method, alone.gram))
+
+
+def scores_alone(method: Method, matrix: str, dense: Tensor, alone: Group) -> Tensor:
+    """What `scores` would be of one domain alone. Raises IllConditioned."""
+    found = SOLVERS[method.name].scores(method, matrix, dense, alone)
     if not all_finite(found):
         raise IllConditioned("the domain's own sensitivities are not finite")
     return found
