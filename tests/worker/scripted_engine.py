@@ -3,9 +3,9 @@
 It speaks the real protocol through the real reporter, isolates itself like the real engine, needs the files that a
 real one would need to resume, and computes contents that depend on nothing but the request and those files.
 `how` is a list of words: `slow` (a pause in each block), `hang` (for ever in the third one), `fail`, `user`,
-`memory`, `deaf` (ignores the order to stop), `spawn` (leaves a child of its own), `outside` (reports a file that
-is not in the workspace), `nonsense`, `scores` (each block has a file for keeping, of which no more than the
-unacknowledged ones lie about).
+`memory`, `disk`, `deaf` (ignores the order to stop), `spawn` (leaves a child of its own), `outside` (reports a
+file that is not in the workspace), `nonsense`, `scores` (each block has a file for keeping, of which no more than
+the unacknowledged ones lie about).
 """
 
 import argparse
@@ -239,6 +239,9 @@ def misbehave(how: set[str], reporter: Reporter) -> None:
         sys.exit(1)
     if "memory" in how:
         reporter.say("failed", code="out_of_memory", cause="system", message="", field=None)
+        sys.exit(1)
+    if "disk" in how:
+        reporter.say("failed", code="disk_full", cause="system", message=f"no room in {os.getcwd()}", field=None)
         sys.exit(1)
     if "outside" in how:
         reporter.block(Block(0, 0, [("weights", "../../../etc/passwd")], [], []))

@@ -1,5 +1,6 @@
 """One attempt, whatever happens to it. The engine is a script with the real protocol; everything else is real."""
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -184,6 +185,7 @@ def test_one_call_runs_all_that_is_queued(jobs: JobMaker, session: Session, run:
         ("user", "too_few_tokens", "user", State.failed),
         ("fail", "engine_failed", "system", State.queued),
         ("memory", "out_of_memory", "system", State.queued),
+        ("disk", "disk_full", "system", State.queued),
         ("outside", "engine_failed", "system", State.queued),
         ("nonsense", "engine_failed", "system", State.queued),
     ],
@@ -220,6 +222,26 @@ def test_a_missing_object_is_the_stores_failure(
     run()
     assert watch.state is State.queued
     assert attempts(session, watch.id) == ["store_failed"]
+
+
+def test_a_full_disk_has_one_name_whoever_wrote(
+    jobs: JobMaker, session: Session, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bring(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full", "/a/path")
+
+    watch = Watch(session, jobs.make())
+    monkeypatch.setattr("worker.supervisor.attempt.Staging.bring", bring)
+    run()
+    assert watch.state is State.queued
+    assert attempts(session, watch.id) == ["disk_full"]
+    assert watch.row.lost_attempts == 1, "it costs what other losses cost"
+    assert session.query(JobAttempt).one().error == {
+        "code": "disk_full",
+        "cause": "system",
+        "message": "The worker's disk is full.",
+        "field": None,
+    }
 
 
 def test_killed_worker(

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 WRITE_SECONDS: Final = 1.0
 """Progress and log lines are written this often at the most."""
 HEAR_SECONDS: Final = 0.25
+NAMED: Final = frozenset({Reason.out_of_memory, Reason.disk_full})
+"""Failures of the system that the engine tells apart; every other one is `engine_failed`."""
 KEPT: Final = frozenset({"block", "evaluation", "stage"})
 """Messages after which nothing is lost when the engine stops."""
 Message = dict[str, Any]
@@ -211,8 +213,8 @@ class Pump:
         text = self._redact(str(message["message"]))
         if message["cause"] == "user":
             self._failure = Failure(Reason.invalid_input, text, str(message["code"]), message.get("field"))
-        elif message["code"] == Reason.out_of_memory:
-            self._failure = Failure(Reason.out_of_memory)
+        elif message["code"] in NAMED:
+            self._failure = Failure(Reason(message["code"]))
         else:
             self._failure = Failure(Reason.engine_failed, text)
 
