@@ -25,6 +25,11 @@ from worker.isolation import isolate
 from worker.reporting import UNACKNOWLEDGED_BLOCKS, Reporter
 
 BLOCKS = 4
+SKIPPED = [
+    {"name": "norm.0", "reason": "not a matrix (Norm)", "weights": 2},
+    {"name": "norm.1", "reason": "not a matrix (Norm)", "weights": 2},
+    {"name": "embedding", "reason": "outside the decoder blocks (Embedding)", "weights": 100},
+]
 
 
 class Stopped(Exception):
@@ -94,7 +99,7 @@ def main() -> int:
             device="cpu",
             threads=request["threads"],
             isolation=isolation,
-            plan={"blocks": BLOCKS},
+            plan={"blocks": BLOCKS, "skipped": SKIPPED},
         )
         try:
             perform(request, reporter, set(arguments.how))

@@ -273,6 +273,31 @@ def test_killed_worker(
     assert not any((settings.work_dir / "scratch").iterdir())
 
 
+def skipped_notes(session: Session, job: str) -> list[dict[str, Any]]:
+    rows = session.query(JobEvent).filter_by(job_id=job, type="note").order_by(JobEvent.seq)
+    return [row.data for row in rows if "skipped" in row.data]
+
+
+def test_what_stays_as_it_is_is_said_once_with_its_reasons(
+    jobs: JobMaker, session: Session, settings: Settings, run: Callable[..., int]
+) -> None:
+    watch = Watch(session, jobs.make())
+    run("fail")
+    assert watch.state is State.queued
+    finish_in_another_worker(session, watch, settings, run)
+    assert attempts(session, watch.id) == ["engine_failed", "succeeded"]
+    assert skipped_notes(session, watch.id) == [
+        {
+            "level": "info",
+            "message": "3 tensors stay as they are",
+            "skipped": [
+                {"reason": "outside the decoder blocks (Embedding)", "tensors": 1, "weights": 100},
+                {"reason": "not a matrix (Norm)", "tensors": 2, "weights": 4},
+            ],
+        }
+    ]
+
+
 def test_killed_engine(
     jobs: JobMaker,
     session: Session,

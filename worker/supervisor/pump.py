@@ -148,8 +148,13 @@ class Pump:
         names = ("engine_format", "versions", "device", "threads", "isolation")
         engine = {name: message.get(name) for name in names}
         self._hello = {**message, **engine}
-        blocks = (message.get("plan") or {}).get("blocks")
-        self._commit(lambda session: commits.write_hello(session, self._lease, engine, self._domains, blocks))
+        plan = message.get("plan") or {}
+        skipped = redacted(_count_skipped(plan.get("skipped") or ()), self._redact)
+        self._commit(
+            lambda session: commits.write_hello(
+                session, self._lease, engine, self._domains, plan.get("blocks"), skipped
+            )
+        )
 
     def _on_progress(self, message: Message) -> None:
         """Kept until the next write, unless it begins another phase."""
@@ -252,3 +257,17 @@ class Pump:
             "datasets": {name: text.file.sha256 for name, text in sorted(claim.datasets.items())},
             "engine": {name: self._hello.get(name) for name in ("engine_format", "versions", "device", "threads")},
         }
+
+
+def _count_skipped(skipped: Iterable[Message]) -> Message | None:
+    """A note of the tensors that stay as they are: how many and how large for each reason; None without any."""
+    found: dict[str, Message] = {}
+    for tensor in skipped:
+        entry = found.setdefault(tensor["reason"], {"reason": tensor["reason"], "tensors": 0, "weights": 0})
+        entry["tensors"] += 1
+        entry["weights"] += tensor["weights"]
+    if not found:
+        return None
+    reasons = sorted(found.values(), key=lambda entry: (-entry["weights"], entry["reason"]))
+    message = f"{sum(entry['tensors'] for entry in reasons)} tensors stay as they are"
+    return {"level": "info", "message": message, "data": {"skipped": reasons}}
