@@ -1,4 +1,8 @@
-"""What the engine's process does to itself before it reads anything: tie its life, limit it, cut the network."""
+"""What the engine's process does to itself before it reads anything: tie its life, limit it, cut the network.
+
+The last only where `unshare` is permitted. Most containers' seccomp profiles deny it: docs/operations.md says what
+to do there.
+"""
 
 import contextlib
 import ctypes
@@ -16,7 +20,8 @@ OPEN_FILES: Final = 8_192
 
 
 def isolate(parent: int) -> dict[str, bool]:
-    """Call it before threads exist. Exits when the parent is gone already; says what could be done.
+    """Call it before threads exist. Exits when the parent is gone already; says whether our life is tied to its
+    (`tied`), and whether we still have a network (`network`).
 
     parent: process id of the supervisor.
     """

@@ -4,8 +4,8 @@ It speaks the real protocol through the real reporter, isolates itself like the 
 real one would need to resume, and computes contents that depend on nothing but the request and those files.
 `how` is a list of words: `slow` (a pause in each block), `hang` (for ever in the third one), `fail`, `user`,
 `memory`, `disk`, `deaf` (ignores the order to stop), `spawn` (leaves a child of its own), `outside` (reports a
-file that is not in the workspace), `nonsense`, `scores` (each block has a file for keeping, of which no more than
-the unacknowledged ones lie about).
+file that is not in the workspace), `nonsense`, `online` (says that it has kept its network), `scores` (each block
+has a file for keeping, of which no more than the unacknowledged ones lie about).
 """
 
 import argparse
@@ -98,7 +98,7 @@ def main() -> int:
             versions={"script": "1"},
             device="cpu",
             threads=request["threads"],
-            isolation=isolation,
+            isolation={**isolation, "network": isolation["network"] or "online" in arguments.how},
             plan={"blocks": BLOCKS, "skipped": SKIPPED},
         )
         try:
@@ -111,6 +111,7 @@ def main() -> int:
 def perform(request: dict[str, Any], reporter: Reporter, how: set[str]) -> None:
     misbehave(how, reporter)
     print("environment", sorted(os.environ))
+    print("network", os.readlink("/proc/self/ns/net"))
     print("working in", request["workspace"], "\x1b[1mbold\x1b[0m")
     resume = request.get("resume", {})
     domains = request["domains"]

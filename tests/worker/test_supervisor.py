@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -39,6 +41,7 @@ from tests.app.storage.test_store import s3_settings
 from tests.jobs import JobMaker
 from tests.worker.house import SCRIPTED, Watch, driver, engines, gone, make_tiny_jobs, wait_until
 from worker.supervisor import run_jobs
+from worker.supervisor.pump import warn_of_network
 
 ALL_BLOCKS = 8
 """Two stages of four blocks."""
@@ -170,6 +173,27 @@ def test_the_engine_sees_no_secret_and_its_log_no_path(
     engine = session.query(JobAttempt).one().engine
     assert engine is not None
     assert engine["isolation"]["tied"]
+    assert engine["isolation"]["network"] is not may_unshare()
+    assert (os.readlink("/proc/self/ns/net") in log) is not may_unshare()
+
+
+def may_unshare() -> bool:
+    """Whether a process may leave our network here, as root or by a user namespace; one that then ends tries."""
+    program = "import ctypes, sys; unshare = ctypes.CDLL(None).unshare; sys.exit(0 not in map(unshare, FLAGS))"
+    flags = "(0x40000000, 0x50000000)"  # CLONE_NEWNET, the same with CLONE_NEWUSER
+    return subprocess.run([sys.executable, "-c", program.replace("FLAGS", flags)]).returncode == 0
+
+
+def test_an_engine_that_keeps_its_network_is_reported_once(
+    jobs: JobMaker, session: Session, run: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a container that denies `unshare`."""
+    warn_of_network.cache_clear()
+    watches = [Watch(session, jobs.make()) for _ in range(2)]
+    assert run("online") == 2
+    assert [watch.state for watch in watches] == [State.succeeded] * 2
+    assert len([each for each in caplog.messages if "give up its network" in each]) == 1
+    warn_of_network.cache_clear()
 
 
 def test_one_call_runs_all_that_is_queued(jobs: JobMaker, session: Session, run: Callable[..., int]) -> None:

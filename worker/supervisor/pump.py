@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy.exc import DataError, IntegrityError, StatementError
@@ -148,6 +149,8 @@ class Pump:
         names = ("engine_format", "versions", "device", "threads", "isolation")
         engine = {name: message.get(name) for name in names}
         self._hello = {**message, **engine}
+        if (message.get("isolation") or {}).get("network"):
+            warn_of_network()
         plan = message.get("plan") or {}
         skipped = redacted(_count_skipped(plan.get("skipped") or ()), self._redact)
         self._commit(
@@ -271,3 +274,12 @@ def _count_skipped(skipped: Iterable[Message]) -> Message | None:
     reasons = sorted(found.values(), key=lambda entry: (-entry["weights"], entry["reason"]))
     message = f"{sum(entry['tensors'] for entry in reasons)} tensors stay as they are"
     return {"level": "info", "message": message, "data": {"skipped": reasons}}
+
+
+@cache
+def warn_of_network() -> None:
+    """Once a process: the kernel answers every engine of this worker alike."""
+    log.warning(
+        "the kernel lets no engine give up its network here: it can reach whatever this worker can "
+        "(docs/operations.md, The engine's network)"
+    )
