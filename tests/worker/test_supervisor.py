@@ -284,7 +284,7 @@ def test_killed_worker(
         (engine,) = engines(worker)
         assert os.getpgid(engine.pid) == engine.pid
         worker.kill()
-        wait_until(lambda: gone([engine]), 5)
+        wait_until(lambda: gone([engine]))
     before = {(row.stage, row.block) for row in session.query(JobBlock).filter_by(job_id=watch.id)}
     finish_in_another_worker(session, watch, settings, run)
     row = watch.row
@@ -354,7 +354,7 @@ def test_cancel_while_running(
         with transaction() as other:
             control.cancel(other, jobs.project, watch.id)
         assert watch.wait_for_end(20) is State.cancelled
-        wait_until(lambda: gone(family), 5)
+        wait_until(lambda: gone(family))
     assert attempts(session, watch.id) == ["cancelled"]
 
 
@@ -372,8 +372,8 @@ def test_a_stopped_worker_gives_its_job_back(
         watch.wait_for_blocks(1)
         family = engines(worker)
         worker.terminate()
-        wait_until(lambda: watch.state is State.queued, 5)
-        wait_until(lambda: gone([worker, *family]), 5)
+        wait_until(lambda: watch.state is State.queued)
+        wait_until(lambda: gone([worker, *family]))
     assert attempts(session, watch.id) == ["worker_stopped"]
     assert watch.row.lost_attempts == 0
     run()
