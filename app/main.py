@@ -15,7 +15,7 @@ from app.comparison import endpoints as comparison
 from app.datasets import endpoints as datasets
 from app.jobs import control_endpoints as control
 from app.jobs import endpoints as jobs
-from app.jobs import history
+from app.jobs import history_endpoints as history
 from app.jobs import lineage_endpoints as lineages
 from app.kit.handlers import install_handlers
 from app.kit.logs import configure_logs

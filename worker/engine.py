@@ -1,8 +1,9 @@
 """The engine's process: `python -m worker.engine --report-fd N --parent PID`. One job (or its plan), then the end.
 
 The first line of standard input is the request; the lines after it are acknowledgements and the order to stop.
-Reports leave through the given descriptor; what is printed is the job's log. The process has no key, no network,
-and no longer a life than its parent.
+Reports leave through the given descriptor; what is printed is the job's log. The process has no key, no longer a
+life than its parent, and, where the kernel lets it give that up, no network (`worker.isolation`); its first report
+says how that went.
 """
 
 import argparse

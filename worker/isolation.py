@@ -1,4 +1,8 @@
-"""What the engine's process does to itself before it reads anything: tie its life, limit it, cut it off."""
+"""What the engine's process does to itself before it reads anything: tie its life, limit it, cut it off.
+
+The whole network only where `unshare` is permitted, which most containers' seccomp profiles deny, and TCP where the
+kernel has Landlock: docs/operations.md says what to do elsewhere.
+"""
 
 import contextlib
 import ctypes
@@ -18,7 +22,8 @@ OPEN_FILES: Final = 8_192
 
 
 def isolate(parent: int) -> dict[str, bool]:
-    """Call it before threads exist. Exits when the parent is gone already; says what could be done.
+    """Call it before threads exist. Exits when the parent is gone already; says whether our life is tied to its
+    (`tied`), and whether we still have a network (`network`).
 
     parent: process id of the supervisor.
     """

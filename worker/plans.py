@@ -1,4 +1,7 @@
-"""Plans on the CPU queue: the engine, in a child process without keys or network, looks at a model's graph."""
+"""Plans on the CPU queue: the engine looks at a model's graph, in a child process without keys.
+
+And without network, where the kernel lets it.
+"""
 
 import os
 import time

@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from app.auth import repository
-from app.auth.scopes import ORDINARY, Scope
+from app.auth.scopes import ORDINARY
 from app.auth.service import create_key
 from app.db.engine import transaction
 
@@ -60,7 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--project", required=True, help="made when missing")
     create.add_argument("--name", required=True, help="what the key is for")
     create.add_argument(
-        "--scope", action="append", choices=[scope.value for scope in Scope], help="may be repeated"
+        "--scope",
+        action="append",
+        choices=[scope.value for scope in ORDINARY],
+        help="may be repeated (default: all)",
     )
     create.add_argument("--days", type=float, help="days until it expires (default: never)")
     listing = commands.add_parser("list-keys", help="ids, first characters, names and scopes of a project's keys")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.orm import Session
 
 from app.auth import repository
-from app.auth.scopes import Scope
+from app.auth.scopes import ORDINARY, Scope
 from app.auth.tables import ApiKey
 from app.auth.tokens import HINT, is_token, new_token, token_digest
 from app.kit.ids import Prefix, new_id
@@ -36,9 +36,11 @@ def create_key(
 ) -> str:
     """A new key's text, which is nowhere kept; makes the project when missing.
 
-    Raises ValueError for an unknown scope, an empty or overlong name, or a past expiry.
+    Raises ValueError for a scope that new keys do not get, an empty or overlong name, or a past expiry.
     """
     wanted = sorted({Scope(scope) for scope in scopes})
+    if refused := set(wanted) - set(ORDINARY):
+        raise ValueError(f"no new key gets the scope {', '.join(refused)}; leave it out to get all there are")
     if not wanted:
         raise ValueError("a key needs at least one scope")
     for text in (project_name, name):

@@ -42,7 +42,7 @@ class EventType(StrEnum):
     published = "published"
     """`manifest_digest`, `bytes`, `files`"""
     note = "note"
-    """`level`, `message` and whatever belongs to it: raised damping, an unmatched override, a skipped module"""
+    """`level`, `message`, and what belongs to it: a raised damping, a caveat, `skipped` (what stays, by reason)"""
 
 
 def lock_job(session: Session, job: Job) -> None:

@@ -70,7 +70,7 @@ class AlpsSettings(Strict):
     polish_steps: int = Field(default=10, ge=0, le=1000, description="Conjugate gradient steps on the final mask.")
 
 
-ByRow = Annotated[
+ComparisonGroup = Annotated[
     Literal["row", "layer"],
     Field(description="Weights compete in their output row or the whole matrix; under `error` always the latter."),
 ]
@@ -141,14 +141,14 @@ class Magnitude(_Selecting):
     """Baseline: removes the smallest weights of each matrix."""
 
     name: Literal["magnitude"]
-    comparison_group: ByRow = "layer"
+    comparison_group: ComparisonGroup = "layer"
 
 
 class Wanda(_Selecting):
     """Baseline: removes the weights with the smallest product of size and input norm."""
 
     name: Literal["wanda"]
-    comparison_group: ByRow = "row"
+    comparison_group: ComparisonGroup = "row"
 
 
 class Copal(_Selecting):
@@ -164,7 +164,7 @@ class Copal(_Selecting):
         "the weight itself contributes (`own_terms`).",
     )
     perturbation: Perturbation = Field(default="domain_shift", description="How the input is thought to change.")
-    comparison_group: ByRow = "row"
+    comparison_group: ComparisonGroup = "row"
 
 
 class SparseGpt(_Selecting):
@@ -172,7 +172,7 @@ class SparseGpt(_Selecting):
     (arXiv 2301.00774)."""
 
     name: Literal["sparsegpt"]
-    comparison_group: ByRow = "layer"
+    comparison_group: ComparisonGroup = "layer"
     sparsegpt: SparseGptSettings = SparseGptSettings()
 
 
@@ -181,7 +181,7 @@ class Alps(_Selecting):
     (arXiv 2406.07831)."""
 
     name: Literal["alps"]
-    comparison_group: ByRow = "layer"
+    comparison_group: ComparisonGroup = "layer"
     alps: AlpsSettings = AlpsSettings()
 
 
@@ -190,7 +190,7 @@ class Admm(_Method):
 
     name: Literal["admm"]
     weight_update: Literal["admm"] = Field(default="admm", description="Implied.")
-    comparison_group: ByRow = "layer"
+    comparison_group: ComparisonGroup = "layer"
     admm: AdmmSettings = AdmmSettings()
 
 
@@ -200,7 +200,7 @@ class Auto(_Method):
     worse than by `admm` as it is by default."""
 
     name: Literal["auto"]
-    comparison_group: ByRow = "layer"
+    comparison_group: ComparisonGroup = "layer"
 
 
 Method = Annotated[Magnitude | Wanda | SparseGpt | Admm | Alps | Auto | Copal, Field(discriminator="name")]

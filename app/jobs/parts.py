@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
-from app.jobs.method_spec import ByRow, Mode, Objective, Perturbation, Reading
+from app.jobs.method_spec import ComparisonGroup, Mode, Objective, Perturbation, Reading
 from app.jobs.sparsity_spec import MethodName, Override, Pattern
 from app.kit.fields import Strict
 
@@ -28,7 +28,7 @@ class MethodPart(Strict):
     weight_update: Literal["none", "admm"] | None = Field(
         default=None, description="With `none` the parent's `admm` does not count."
     )
-    comparison_group: ByRow | None = None
+    comparison_group: ComparisonGroup | None = None
     reading: Reading | None = None
     perturbation: Perturbation | None = None
     admm: Settings | None = None

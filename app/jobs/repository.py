@@ -22,8 +22,6 @@ from app.jobs.tables import (
     JobStage,
 )
 from app.kit.globs import matches
-from app.sensitivity.repository import Filter as HistoryFilter
-from app.sensitivity.repository import Part
 
 Found = tuple[Job, JobProgress | None]
 
@@ -132,6 +130,27 @@ def places(session: Session, job: Job) -> list[Place]:
     query = query.where(JobLayer.job_id == job.id, JobLayer.stage == len(job.spec["domains"]) - 1)
     rows = session.execute(query.order_by(JobLayer.block, JobLayer.columns))
     return [Place(block, columns, overriding(job.spec, said or ())) for block, columns, said in rows]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One job's stages in a history; the first of them is the lineage's stage `first_stage`."""
+
+    job: str
+    first_stage: int
+
+
+@dataclass(frozen=True)
+class HistoryFilter:
+    """What the history of matrices is narrowed to."""
+
+    stage: int | None = None
+    """In the lineage where that is asked for, else the job's own."""
+    domain: str | None = None
+    block: int | None = None
+    matrix: str | None = None
+    """A name or a glob."""
+    lineage: bool = False
 
 
 class LayerRow(NamedTuple):

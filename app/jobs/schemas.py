@@ -220,6 +220,11 @@ class AttemptRead(_Row):
     ended_at: datetime | None
     outcome: str | None
     error: dict[str, Any] | None
+    engine: dict[str, Any] | None = Field(
+        description="What its engine said of itself: `engine_format`, `versions`, `device`, `threads`, and as "
+        "`isolation` whether the kernel ends it with its worker (`tied`) and whether it has kept the worker's "
+        "`network`. Null until it has started."
+    )
 
 
 class StageRead(_Row):

@@ -4,8 +4,9 @@ from sqlalchemy.orm import Session
 
 from app.datasets import repository as datasets
 from app.datasets.tables import IntakeState
+from app.jobs import lineage as lineages
 from app.jobs import repository
-from app.jobs.repository import Found
+from app.jobs.repository import Found, Part
 from app.kit.problems import FieldError, Invalid, NotFound, Problem
 from app.models import repository as models
 
@@ -40,6 +41,13 @@ def read_locked(session: Session, project: str, id: str) -> Found:
     if found is None:
         raise JobNotFound
     return found
+
+
+def parts_of(session: Session, project: str, id: str, *, lineage: bool) -> list[Part]:
+    """The stages a history is made of: the job's own, or its whole lineage's up to them. Raises JobNotFound."""
+    job, _ = read(session, project, id)
+    path = lineages.path_of(session, job) if lineage else [job]
+    return [Part(each.id, each.first_stage) for each in path]
 
 
 def check_inputs(session: Session, project: str, model_id: str, wanted: dict[str, str]) -> None:

@@ -98,6 +98,8 @@ class Reason(StrEnum):
     engine_killed = "engine_killed"
     engine_stalled = "engine_stalled"
     out_of_memory = "out_of_memory"
+    disk_full = "disk_full"
+    """The worker's own disk; a store that is full is `store_failed`."""
     store_failed = "store_failed"
     inputs_changed = "inputs_changed"
     worker_lost = "worker_lost"
@@ -117,6 +119,7 @@ ENDINGS: Final[dict[Reason, Ending]] = {
     Reason.engine_killed: Ending(Cause.system, Retry.loss, "The engine was killed by a signal."),
     Reason.engine_stalled: Ending(Cause.system, Retry.loss, "The engine made no progress and was killed."),
     Reason.out_of_memory: Ending(Cause.system, Retry.memory, "The engine ran out of memory."),
+    Reason.disk_full: Ending(Cause.system, Retry.loss, "The worker's disk is full."),
     Reason.store_failed: Ending(Cause.system, Retry.loss, "The object store could not be read or written."),
     Reason.worker_lost: Ending(Cause.system, Retry.loss, "The worker stopped renewing its lease.", at_once=True),
     Reason.worker_stopped: Ending(Cause.system, Retry.preemption, "The worker was asked to stop.", at_once=True),

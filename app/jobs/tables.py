@@ -192,7 +192,7 @@ class JobAttempt(Base):
     outcome: Mapped[str | None] = mapped_column(String(40))
     error: Mapped[Json | None]
     engine: Mapped[Json | None]
-    """The engine's versions, device and threads."""
+    """The engine's format, versions, device, threads and isolation: what it could be cut off from."""
 
 
 class JobEvent(Base):

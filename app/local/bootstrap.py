@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from app.auth import service
-from app.auth.scopes import Scope
+from app.auth.scopes import ORDINARY
 from app.db.engine import transaction
 from app.db.migrate import upgrade
 from app.local.state import write_private
@@ -25,7 +25,7 @@ def main(key_file: Path) -> None:
         kept = key_file.read_text().strip() if key_file.exists() else ""
         if service.authenticate(session, kept, settings.secret.get_secret_value()) is not None:
             return
-        key = service.create_key(session, PROJECT, KEY_NAME, list(Scope))
+        key = service.create_key(session, PROJECT, KEY_NAME, ORDINARY)
     write_private(key_file, key + "\n")
 
 

@@ -13,7 +13,6 @@ from app.kit.pagination import Page
 from app.kit.problems import problems
 from app.kit.replies import reply
 
-_SAID = frozenset({"title", "description", "default"})
 router = APIRouter(prefix="/v1/methods", tags=["methods"])
 
 

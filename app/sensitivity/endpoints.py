@@ -7,7 +7,8 @@ from starlette.responses import StreamingResponse
 
 from app.auth.dependencies import JobsRead
 from app.backend import BackendDep, UnitOfWork
-from app.jobs.history import MatrixName, Number, Rows
+from app.jobs import service as jobs
+from app.jobs.history_query import DomainName, MatrixName, Number, Rows, StageNumber, WholeLineage
 from app.jobs.service import JobNotFound
 from app.kit.fields import JobId
 from app.kit.pagination import CursorText, Page, decode_cursor, encode_cursor, page_of
@@ -27,13 +28,11 @@ _FILE: Final[dict[int | str, dict[str, Any]]] = {
 
 
 async def _filter(
-    stage: Annotated[
-        int | None, Query(ge=0, lt=2**31, description="The job's own, or with `lineage` the lineage's.")
-    ] = None,
-    domain: Annotated[str | None, Query(max_length=200)] = None,
+    stage: StageNumber = None,
+    domain: DomainName = None,
     block: Number = None,
     matrix: MatrixName = None,
-    lineage: Annotated[bool, Query(description="Also the stages of the jobs that this one goes on from.")] = False,
+    lineage: WholeLineage = False,
     basis: Annotated[
         Basis,
         Query(
@@ -66,7 +65,7 @@ def list_sensitivities(
 ) -> Response:
     """Mean, quantiles and histogram of the scores, by stage, block and name; there while the job runs. The scores
     that chose the mask are themselves files of the artifact where the job's `output` asks for them."""
-    parts = service.parts_of(session, auth.project, id, lineage=filter.lineage)
+    parts = jobs.parts_of(session, auth.project, id, lineage=filter.lineage)
     after = decode_cursor(cursor, int, int, str)
     rows, more = page_of(repository.list_page(session, parts, filter, after, limit + 1), limit)
     data = [SensitivityRead.of(row) for row in rows]
@@ -91,7 +90,7 @@ def list_block_sensitivities(
 ) -> Response:
     """One row a stage and block: the sum of its matrices' sensitivities, and its share of the stage's sum, both on
     the basis that is asked for."""
-    parts = service.parts_of(session, auth.project, id, lineage=filter.lineage)
+    parts = jobs.parts_of(session, auth.project, id, lineage=filter.lineage)
     after = decode_cursor(cursor, int, int)
     rows, more = page_of(repository.list_blocks(session, parts, filter, after, limit + 1), limit)
     data = [BlockSensitivityRead.of(row) for row in rows]
@@ -112,7 +111,7 @@ def export_history(id: JobId, auth: JobsRead, backend: BackendDep, filter: Narro
     from app.sensitivity import parquet  # pyarrow: only for those who ask
 
     with backend.sessions.begin() as session:
-        parts = service.parts_of(session, auth.project, id, lineage=filter.lineage)
+        parts = jobs.parts_of(session, auth.project, id, lineage=filter.lineage)
     metadata = {"secateur.job": id, "secateur.lineage": str(filter.lineage).lower()}
     content = parquet.encode(service.records(backend.sessions, parts, filter), metadata)
     headers = {"Content-Disposition": f'attachment; filename="{id}-history.parquet"', "Cache-Control": "no-store"}

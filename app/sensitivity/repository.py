@@ -22,30 +22,16 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import Subquery
 
+from app.jobs.repository import HistoryFilter, Part
 from app.jobs.tables import JobLayer, JobStage
 from app.kit.globs import matches
 from app.sensitivity.tables import TABLES, Basis, MatrixSummary
 
 
 @dataclass(frozen=True)
-class Part:
-    """One job's stages in a history; the first of them is the lineage's stage `first_stage`."""
+class Filter(HistoryFilter):
+    """What the history of sensitivities is narrowed to."""
 
-    job: str
-    first_stage: int
-
-
-@dataclass(frozen=True)
-class Filter:
-    """What the history is narrowed to."""
-
-    stage: int | None = None
-    """In the lineage where that is asked for, else the job's own."""
-    domain: str | None = None
-    block: int | None = None
-    matrix: str | None = None
-    """A name or a glob."""
-    lineage: bool = False
     basis: Basis = Basis.domain
 
 

@@ -1,4 +1,4 @@
-"""Whose stages a history is made of, and how it is read in pieces."""
+"""How a history is read in pieces."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,20 +6,12 @@ from typing import Final
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.jobs import lineage as lineages
-from app.jobs import service as jobs
+from app.jobs.repository import Part
 from app.sensitivity import repository
-from app.sensitivity.repository import Filter, Part, Record
+from app.sensitivity.repository import Filter, Record
 
 RECORDS: Final = 1000
 """Rows read at once by an export: what it holds in memory."""
-
-
-def parts_of(session: Session, project: str, id: str, *, lineage: bool) -> list[Part]:
-    """The job's own stages, or those of its whole lineage up to them. Raises JobNotFound."""
-    job, _ = jobs.read(session, project, id)
-    path = lineages.path_of(session, job) if lineage else [job]
-    return [Part(each.id, each.first_stage) for each in path]
 
 
 def records(sessions: sessionmaker[Session], parts: list[Part], filter: Filter) -> Iterator[list[Record]]:

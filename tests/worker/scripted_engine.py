@@ -3,9 +3,9 @@
 It speaks the real protocol through the real reporter, isolates itself like the real engine, needs the files that a
 real one would need to resume, and computes contents that depend on nothing but the request and those files.
 `how` is a list of words: `slow` (a pause in each block), `hang` (for ever in the third one), `fail`, `user`,
-`memory`, `deaf` (ignores the order to stop), `spawn` (leaves a child of its own), `outside` (reports a file that
-is not in the workspace), `nonsense`, `scores` (each block has a file for keeping, of which no more than the
-unacknowledged ones lie about).
+`memory`, `disk`, `deaf` (ignores the order to stop), `spawn` (leaves a child of its own), `outside` (reports a
+file that is not in the workspace), `nonsense`, `online` (says that it has kept its network), `scores` (each block
+has a file for keeping, of which no more than the unacknowledged ones lie about).
 """
 
 import argparse
@@ -25,6 +25,11 @@ from worker.isolation import isolate
 from worker.reporting import UNACKNOWLEDGED_BLOCKS, Reporter
 
 BLOCKS = 4
+SKIPPED = [
+    {"name": "norm.0", "reason": "not a matrix (Norm)", "weights": 2},
+    {"name": "norm.1", "reason": "not a matrix (Norm)", "weights": 2},
+    {"name": "embedding", "reason": "outside the decoder blocks (Embedding)", "weights": 100},
+]
 
 
 class Stopped(Exception):
@@ -93,8 +98,8 @@ def main() -> int:
             versions={"script": "1"},
             device="cpu",
             threads=request["threads"],
-            isolation=isolation,
-            plan={"blocks": BLOCKS},
+            isolation={**isolation, "network": isolation["network"] or "online" in arguments.how},
+            plan={"blocks": BLOCKS, "skipped": SKIPPED},
         )
         try:
             perform(request, reporter, set(arguments.how))
@@ -106,6 +111,7 @@ def main() -> int:
 def perform(request: dict[str, Any], reporter: Reporter, how: set[str]) -> None:
     misbehave(how, reporter)
     print("environment", sorted(os.environ))
+    print("network", os.readlink("/proc/self/ns/net"))
     print("working in", request["workspace"], "\x1b[1mbold\x1b[0m")
     resume = request.get("resume", {})
     domains = request["domains"]
@@ -239,6 +245,9 @@ def misbehave(how: set[str], reporter: Reporter) -> None:
         sys.exit(1)
     if "memory" in how:
         reporter.say("failed", code="out_of_memory", cause="system", message="", field=None)
+        sys.exit(1)
+    if "disk" in how:
+        reporter.say("failed", code="disk_full", cause="system", message=f"no room in {os.getcwd()}", field=None)
         sys.exit(1)
     if "outside" in how:
         reporter.block(Block(0, 0, [("weights", "../../../etc/passwd")], [], []))

@@ -1,7 +1,10 @@
 """One attempt, whatever happens to it. The engine is a script with the real protocol; everything else is real."""
 
+import errno
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -38,6 +41,7 @@ from tests.app.storage.test_store import s3_settings
 from tests.jobs import JobMaker
 from tests.worker.house import SCRIPTED, Watch, driver, engines, gone, make_tiny_jobs, wait_until
 from worker.supervisor import run_jobs
+from worker.supervisor.pump import warn_of_network
 
 ALL_BLOCKS = 8
 """Two stages of four blocks."""
@@ -169,6 +173,27 @@ def test_the_engine_sees_no_secret_and_its_log_no_path(
     engine = session.query(JobAttempt).one().engine
     assert engine is not None
     assert engine["isolation"]["tied"]
+    assert engine["isolation"]["network"] is not may_unshare()
+    assert (os.readlink("/proc/self/ns/net") in log) is not may_unshare()
+
+
+def may_unshare() -> bool:
+    """Whether a process may leave our network here, as root or by a user namespace; one that then ends tries."""
+    program = "import ctypes, sys; unshare = ctypes.CDLL(None).unshare; sys.exit(0 not in map(unshare, FLAGS))"
+    flags = "(0x40000000, 0x50000000)"  # CLONE_NEWNET, the same with CLONE_NEWUSER
+    return subprocess.run([sys.executable, "-c", program.replace("FLAGS", flags)]).returncode == 0
+
+
+def test_an_engine_that_keeps_its_network_is_reported_once(
+    jobs: JobMaker, session: Session, run: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a container that denies `unshare`."""
+    warn_of_network.cache_clear()
+    watches = [Watch(session, jobs.make()) for _ in range(2)]
+    assert run("online") == 2
+    assert [watch.state for watch in watches] == [State.succeeded] * 2
+    assert len([each for each in caplog.messages if "give up its network" in each]) == 1
+    warn_of_network.cache_clear()
 
 
 def test_one_call_runs_all_that_is_queued(jobs: JobMaker, session: Session, run: Callable[..., int]) -> None:
@@ -184,6 +209,7 @@ def test_one_call_runs_all_that_is_queued(jobs: JobMaker, session: Session, run:
         ("user", "too_few_tokens", "user", State.failed),
         ("fail", "engine_failed", "system", State.queued),
         ("memory", "out_of_memory", "system", State.queued),
+        ("disk", "disk_full", "system", State.queued),
         ("outside", "engine_failed", "system", State.queued),
         ("nonsense", "engine_failed", "system", State.queued),
     ],
@@ -222,6 +248,26 @@ def test_a_missing_object_is_the_stores_failure(
     assert attempts(session, watch.id) == ["store_failed"]
 
 
+def test_a_full_disk_has_one_name_whoever_wrote(
+    jobs: JobMaker, session: Session, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bring(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full", "/a/path")
+
+    watch = Watch(session, jobs.make())
+    monkeypatch.setattr("worker.supervisor.attempt.Staging.bring", bring)
+    run()
+    assert watch.state is State.queued
+    assert attempts(session, watch.id) == ["disk_full"]
+    assert watch.row.lost_attempts == 1, "it costs what other losses cost"
+    assert session.query(JobAttempt).one().error == {
+        "code": "disk_full",
+        "cause": "system",
+        "message": "The worker's disk is full.",
+        "field": None,
+    }
+
+
 def test_killed_worker(
     jobs: JobMaker,
     session: Session,
@@ -238,7 +284,7 @@ def test_killed_worker(
         (engine,) = engines(worker)
         assert os.getpgid(engine.pid) == engine.pid
         worker.kill()
-        wait_until(lambda: gone([engine]), 5)
+        wait_until(lambda: gone([engine]))
     before = {(row.stage, row.block) for row in session.query(JobBlock).filter_by(job_id=watch.id)}
     finish_in_another_worker(session, watch, settings, run)
     row = watch.row
@@ -249,6 +295,31 @@ def test_killed_worker(
     assert attempts(session, row.id) == ["worker_lost", "succeeded"]
     assert row.lost_attempts == 0, "the first attempt had made progress"
     assert not any((settings.work_dir / "scratch").iterdir())
+
+
+def skipped_notes(session: Session, job: str) -> list[dict[str, Any]]:
+    rows = session.query(JobEvent).filter_by(job_id=job, type="note").order_by(JobEvent.seq)
+    return [row.data for row in rows if "skipped" in row.data]
+
+
+def test_what_stays_as_it_is_is_said_once_with_its_reasons(
+    jobs: JobMaker, session: Session, settings: Settings, run: Callable[..., int]
+) -> None:
+    watch = Watch(session, jobs.make())
+    run("fail")
+    assert watch.state is State.queued
+    finish_in_another_worker(session, watch, settings, run)
+    assert attempts(session, watch.id) == ["engine_failed", "succeeded"]
+    assert skipped_notes(session, watch.id) == [
+        {
+            "level": "info",
+            "message": "3 tensors stay as they are",
+            "skipped": [
+                {"reason": "outside the decoder blocks (Embedding)", "tensors": 1, "weights": 100},
+                {"reason": "not a matrix (Norm)", "tensors": 2, "weights": 4},
+            ],
+        }
+    ]
 
 
 def test_killed_engine(
@@ -283,7 +354,7 @@ def test_cancel_while_running(
         with transaction() as other:
             control.cancel(other, jobs.project, watch.id)
         assert watch.wait_for_end(20) is State.cancelled
-        wait_until(lambda: gone(family), 5)
+        wait_until(lambda: gone(family))
     assert attempts(session, watch.id) == ["cancelled"]
 
 
@@ -301,8 +372,8 @@ def test_a_stopped_worker_gives_its_job_back(
         watch.wait_for_blocks(1)
         family = engines(worker)
         worker.terminate()
-        wait_until(lambda: watch.state is State.queued, 5)
-        wait_until(lambda: gone([worker, *family]), 5)
+        wait_until(lambda: watch.state is State.queued)
+        wait_until(lambda: gone([worker, *family]))
     assert attempts(session, watch.id) == ["worker_stopped"]
     assert watch.row.lost_attempts == 0
     run()

@@ -113,7 +113,7 @@ class Attempt:
             failure = Failure(Reason.store_failed, STORE_FULL if isinstance(error, StoreFull) else "")
         except OSError as error:
             log.exception("%s: the worker's own files failed", self._lease.job_id)
-            failure = Failure(Reason.store_failed, _disk_trouble(error))
+            failure = _disk_trouble(error)
         except (KeyError, TypeError, ValueError):
             log.exception("%s: the job could not be prepared", self._lease.job_id)
             failure = Failure(Reason.engine_failed, "The worker could not prepare the job.")
@@ -256,7 +256,7 @@ class Attempt:
             self._engine.kill()
 
 
-def _disk_trouble(error: OSError) -> str:
+def _disk_trouble(error: OSError) -> Failure:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "The worker's disk is full."
-    return f"The worker could not use its disk ({type(error).__name__})."
+        return Failure(Reason.disk_full)
+    return Failure(Reason.store_failed, f"The worker could not use its disk ({type(error).__name__}).")

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy.exc import DataError, IntegrityError, StatementError
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 WRITE_SECONDS: Final = 1.0
 """Progress and log lines are written this often at the most."""
 HEAR_SECONDS: Final = 0.25
+NAMED: Final = frozenset({Reason.out_of_memory, Reason.disk_full})
+"""Failures of the system that the engine tells apart; every other one is `engine_failed`."""
 KEPT: Final = frozenset({"block", "evaluation", "stage"})
 """Messages after which nothing is lost when the engine stops."""
 Message = dict[str, Any]
@@ -146,8 +149,15 @@ class Pump:
         names = ("engine_format", "versions", "device", "threads", "isolation")
         engine = {name: message.get(name) for name in names}
         self._hello = {**message, **engine}
-        blocks = (message.get("plan") or {}).get("blocks")
-        self._commit(lambda session: commits.write_hello(session, self._lease, engine, self._domains, blocks))
+        if (message.get("isolation") or {}).get("network"):
+            warn_of_network()
+        plan = message.get("plan") or {}
+        skipped = redacted(_count_skipped(plan.get("skipped") or ()), self._redact)
+        self._commit(
+            lambda session: commits.write_hello(
+                session, self._lease, engine, self._domains, plan.get("blocks"), skipped
+            )
+        )
 
     def _on_progress(self, message: Message) -> None:
         """Kept until the next write, unless it begins another phase."""
@@ -211,8 +221,8 @@ class Pump:
         text = self._redact(str(message["message"]))
         if message["cause"] == "user":
             self._failure = Failure(Reason.invalid_input, text, str(message["code"]), message.get("field"))
-        elif message["code"] == Reason.out_of_memory:
-            self._failure = Failure(Reason.out_of_memory)
+        elif message["code"] in NAMED:
+            self._failure = Failure(Reason(message["code"]))
         else:
             self._failure = Failure(Reason.engine_failed, text)
 
@@ -250,3 +260,26 @@ class Pump:
             "datasets": {name: text.file.sha256 for name, text in sorted(claim.datasets.items())},
             "engine": {name: self._hello.get(name) for name in ("engine_format", "versions", "device", "threads")},
         }
+
+
+def _count_skipped(skipped: Iterable[Message]) -> Message | None:
+    """A note of the tensors that stay as they are: how many and how large for each reason; None without any."""
+    found: dict[str, Message] = {}
+    for tensor in skipped:
+        entry = found.setdefault(tensor["reason"], {"reason": tensor["reason"], "tensors": 0, "weights": 0})
+        entry["tensors"] += 1
+        entry["weights"] += tensor["weights"]
+    if not found:
+        return None
+    reasons = sorted(found.values(), key=lambda entry: (-entry["weights"], entry["reason"]))
+    message = f"{sum(entry['tensors'] for entry in reasons)} tensors stay as they are"
+    return {"level": "info", "message": message, "data": {"skipped": reasons}}
+
+
+@cache
+def warn_of_network() -> None:
+    """Once a process: the kernel answers every engine of this worker alike."""
+    log.warning(
+        "the kernel lets no engine give up its network here: it can reach what this worker can, at least by UDP "
+        "(docs/operations.md, The engine's network)"
+    )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Executable, cast, func, literal_column, select, update
+from sqlalchemy import Executable, cast, exists, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import JSONPATH, insert
 from sqlalchemy.orm import Session
 
@@ -70,9 +70,20 @@ class CommitsLost(LeaseLost):
 
 
 def write_hello(
-    session: Session, lease: Lease, engine: dict[str, Any], domains: Sequence[str], blocks: int | None
+    session: Session,
+    lease: Lease,
+    engine: dict[str, Any],
+    domains: Sequence[str],
+    blocks: int | None,
+    note: Record | None = None,
 ) -> None:
-    """The engine has started: what it is, and how many blocks each stage has."""
+    """The engine has started: what it is, and how many blocks each stage has.
+
+    note: what its plan leaves out, for the job's history; written when the first of its engines says so.
+    """
+    said = exists().where(JobAttempt.job_id == lease.job_id, JobAttempt.engine.is_not(None))
+    if note is not None and not session.scalar(select(said)):
+        write_note(session, lease, note)
     session.get_one(JobAttempt, (lease.job_id, lease.attempt)).engine = engine
     job = session.get_one(Job, lease.job_id)
     # Attempts after this one compute with as many threads, for the same bits.

@@ -167,9 +167,13 @@ def test_events_and_logs_page_by_number(api: httpx.Client, job: str, session: Se
     }  # fmt: skip
 
 
+ENGINE = {"engine_format": 1, "device": "cpu", "threads": 1, "isolation": {"tied": True, "network": False}}
+
+
 def fill(session: Session, job: str) -> None:
     """What a worker leaves behind after one stage of two blocks."""
-    session.add(JobAttempt(job_id=job, number=1, fence=1, worker="w@host", outcome="succeeded"))
+    attempt = JobAttempt(job_id=job, number=1, fence=1, worker="w@host", outcome="succeeded", engine=ENGINE)
+    session.add(attempt)
     done = {"state": "done", "blocks": 2, "sparsity": 0.5, "weights": 8, "zeros": 4, "held_out_error": 0.2}
     done |= {"mask_overlap": 0.875}
     session.execute(update(JobStage).where(JobStage.job_id == job, JobStage.stage == 0).values(done))
@@ -204,6 +208,7 @@ def test_history_is_there_while_the_job_runs(api: httpx.Client, job: str, sessio
         1,
         "succeeded",
     )
+    assert attempt["engine"] == ENGINE
     stages = api.get(f"{url}/stages").json()["data"]
     assert [(row["domain"], row["state"], row["blocks_done"], row["blocks"]) for row in stages] == [
         ("law", "done", 2, 2),

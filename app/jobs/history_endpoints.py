@@ -1,46 +1,21 @@
 """/v1/jobs/{id}/…: what a job did, for reading only."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Response
 
 from app.auth.dependencies import JobsRead
 from app.backend import UnitOfWork
 from app.jobs import repository, service
 from app.jobs.evaluation import evaluation_of
+from app.jobs.history_query import DomainName, MatrixName, Number, Position, Rows, StageNumber, WholeLineage
+from app.jobs.repository import HistoryFilter
 from app.jobs.schemas import AttemptRead, EvaluationRead, EventRead, LayerRead, LogRead, StageRead
 from app.jobs.service import JobNotFound
 from app.kit.fields import JobId
 from app.kit.pagination import CursorText, Page, decode_cursor, encode_cursor, page_of
 from app.kit.problems import problems
 from app.kit.replies import reply
-from app.sensitivity.repository import Filter
-from app.sensitivity.service import parts_of
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["history"])
-
-Rows = Annotated[int, Query(ge=1, le=1000, description="Rows a page has at the most.")]
-Number = Annotated[int | None, Query(ge=0, lt=2**31)]
-
-
-async def _position(
-    after: Annotated[int, Query(ge=0, lt=2**31, description="Only what is numbered above.")] = 0,
-    cursor: CursorText = None,
-) -> int:
-    """Where a page of numbered rows begins: a cursor goes before `after`."""
-    decoded = decode_cursor(cursor, int)
-    return int(decoded[0]) if decoded is not None else after
-
-
-Position = Annotated[int, Depends(_position)]
-MatrixName = Annotated[
-    str | None, Query(max_length=300, description="Name in the checkpoint, or a glob with `*` and `?`.")
-]
-StageNumber = Annotated[
-    int | None, Query(ge=0, lt=2**31, description="The job's own, or with `lineage` the lineage's.")
-]
-DomainName = Annotated[str | None, Query(max_length=200)]
-WholeLineage = Annotated[bool, Query(description="Also the stages of the jobs that this one goes on from.")]
 
 
 @router.get(
@@ -140,8 +115,8 @@ def list_layers(
     cursor: CursorText = None,
 ) -> Response:
     """One record a matrix and stage, in the order of stage, block and name; there while the job runs."""
-    filter = Filter(stage, domain, block, matrix, lineage)
-    parts = parts_of(session, auth.project, id, lineage=lineage)
+    filter = HistoryFilter(stage, domain, block, matrix, lineage)
+    parts = service.parts_of(session, auth.project, id, lineage=lineage)
     after = decode_cursor(cursor, int, int, str)
     rows, more = page_of(repository.layers(session, parts, filter, after, limit + 1), limit)
     data = [
