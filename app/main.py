@@ -17,6 +17,7 @@ from app.jobs import control_endpoints as control
 from app.jobs import endpoints as jobs
 from app.jobs import history_endpoints as history
 from app.jobs import lineage_endpoints as lineages
+from app.jobs import log_tail_endpoints as log_tail
 from app.kit.handlers import install_handlers
 from app.kit.logs import configure_logs
 from app.kit.middleware import RequestContext, RequestLimits
@@ -62,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         jobs,
         control,
         history,
+        log_tail,
         lineages,
         sensitivity,
         comparison,

@@ -1,18 +1,16 @@
-"""The client: one method a call of the API."""
+"""The client: a method for each call of the API (tests/secateur/test_operations.py: which, and the exceptions)."""
 
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 from urllib.parse import quote
 
 from secateur import download, upload
-from secateur.errors import NotReachable, WaitTimeout
 from secateur.transport import Json, Transport
-
-FINISHED: Final = {"succeeded", "failed", "cancelled"}
-READY: Final = {"ready", "failed"}
+from secateur.waiting import FINISHED, READY, OnUpdate, Waiting
 
 
 class Client:
@@ -55,6 +53,11 @@ class Client:
 
     def job(self, id: str) -> Json:
         return self._transport.call("GET", _path("jobs", id))
+
+    def tagged_job(self, id: str) -> tuple[Json, str | None]:
+        """A job and its ETag, for `change`."""
+        found = self._transport.look(_path("jobs", id), held=0, etag=None)
+        return found.body or {}, found.etag
 
     def jobs(self, **filters: Any) -> Iterator[Json]:
         """Jobs, newest first.
@@ -99,7 +102,25 @@ class Client:
         return self._transport.pages(_path("jobs", id, "events"), {"after": after})
 
     def logs(self, id: str, after: int = 0) -> Iterator[Json]:
+        """Lines that the engine printed, with a number above `after`."""
         return self._transport.pages(_path("jobs", id, "logs"), {"after": after})
+
+    def last_logs(self, id: str, count: int) -> list[Json]:
+        """The last lines that the engine printed, oldest first."""
+        newest = self._transport.pages(_path("jobs", id, "logs", "tail"), {"limit": min(max(count, 1), 1000)})
+        return list(islice(newest, count))[::-1]
+
+    def follow_logs(self, id: str, after: int = 0, *, every: float = 2.0) -> Iterator[Json]:
+        """Lines above `after` as they come, until the job is finished."""
+        while True:
+            # Looked at before the lines: what a finished job has printed is all there.
+            finished = self.job(id)["state"] in FINISHED
+            for line in self.logs(id, after):
+                after = line["seq"]
+                yield line
+            if finished:
+                return
+            time.sleep(every)
 
     def attempts(self, id: str) -> Iterator[Json]:
         return self._transport.pages(_path("jobs", id, "attempts"))
@@ -158,14 +179,15 @@ class Client:
         *,
         timeout: float | None = None,
         every: float = 1.0,
-        on_update: Callable[[Json], None] | None = None,
+        on_update: OnUpdate | None = None,
     ) -> Json:
         """The job once it is finished, however that is. Raises WaitTimeout.
 
-        on_update is called with the job after every look. A server that is away for a while (five minutes) is
-        waited for.
+        The server holds each request until there is news; every: the least time between two. on_update is called
+        with the job at each change, and now and then without one. A server that is away for a while (five
+        minutes) is waited for.
         """
-        return self._poll(lambda: self.job(id), FINISHED, id, timeout, every, on_update)
+        return Waiting(self._transport, _path("jobs", id), FINISHED, every=every).run(timeout, on_update)
 
     # Plans
 
@@ -175,7 +197,7 @@ class Client:
         Raises WaitTimeout.
         """
         asked = self._transport.call("POST", "/v1/plans", json=spec)
-        return self._poll(lambda: self.read_plan(asked["id"]), READY, asked["id"], timeout, 0.5, None)
+        return Waiting(self._transport, _path("plans", asked["id"]), READY, every=0.5).run(timeout, None)
 
     def read_plan(self, id: str) -> Json:
         return self._transport.call("GET", _path("plans", id))
@@ -196,7 +218,7 @@ class Client:
 
     def export_state(self, id: str, target: Path) -> None:
         """Write a job's final state (dense model's digest, lineage, spec, statistics, the blocks' pruned weights)
-        into one tar file.
+        into one tar file, to keep or to go on from with the engine alone; the service does not take it in again.
 
         Raises DownloadError; what is there is replaced by a whole file only.
         """
@@ -205,6 +227,13 @@ class Client:
     def verify(self, id: str, folder: Path) -> list[str]:
         """What is wrong with a downloaded folder, one line a file; empty when all is well."""
         return download.verify_folder(self.manifest(id), folder)
+
+    def verify_stored(self, id: str) -> Json:
+        """Let the server hash the stored files again: `ok`, and for each of `files` its `path` and `ok`.
+
+        Minutes for a large model.
+        """
+        return self._transport.call("POST", _path("jobs", id, "artifacts", "verify"), repeatable=True, slow=True)
 
     # Datasets
 
@@ -226,7 +255,12 @@ class Client:
 
     def wait_for_dataset(self, id: str, *, timeout: float | None = None) -> Json:
         """The dataset once it is ready or failed."""
-        return self._poll(lambda: self.dataset(id), READY, id, timeout, 0.5, None)
+        waiting = Waiting(self._transport, _path("datasets", id), READY, every=0.5, hold=False)
+        return waiting.run(timeout, None)
+
+    def delete_dataset(self, id: str) -> None:
+        """Refused while an unfinished job needs it."""
+        self._transport.delete(_path("datasets", id))
 
     # Models
 
@@ -243,37 +277,16 @@ class Client:
 
     def wait_for_model(self, id: str, *, timeout: float | None = None) -> Json:
         """The model once it is ready or failed."""
-        return self._poll(lambda: self.model(id), READY, id, timeout, 0.5, None)
+        waiting = Waiting(self._transport, _path("models", id), READY, every=0.5, hold=False)
+        return waiting.run(timeout, None)
+
+    def delete_model(self, id: str) -> None:
+        """Refused while any job refers to it, finished or not."""
+        self._transport.delete(_path("models", id))
 
     def methods(self) -> Json:
+        """All methods with their parameters."""
         return self._transport.call("GET", "/v1/methods")
-
-    def _poll(
-        self,
-        look: Callable[[], Json],
-        until: set[str],
-        what: str,
-        timeout: float | None,
-        every: float,
-        on_update: Callable[[Json], None] | None,
-    ) -> Json:
-        started = time.monotonic()
-        last_answer = started
-        while True:
-            try:
-                resource = look()
-            except NotReachable:
-                if time.monotonic() - last_answer > 300:
-                    raise
-            else:
-                last_answer = time.monotonic()
-                if on_update is not None:
-                    on_update(resource)
-                if resource["state"] in until:
-                    return resource
-            if timeout is not None and time.monotonic() + every - started > timeout:
-                raise WaitTimeout(f"{what} is not finished after {timeout:g} s")
-            time.sleep(every)
 
 
 def _path(*parts: str) -> str:

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -11,10 +12,21 @@ import httpx
 from secateur.errors import NotReachable, ProblemError, SecateurError
 from secateur.retries import Patience, may_repeat, requested_pause, should_repeat
 
+CONNECT_SECONDS: Final = 10.0
 REPEATABLE: Final = {"GET", "HEAD", "PUT", "DELETE"}
 Json = dict[str, Any]
 Content = Callable[[], Iterator[bytes]]
 """Makes the body anew for every try."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a long poll has brought: the resource, or None when it is as the caller's ETag says."""
+
+    body: Json | None
+    etag: str | None
+    pause: float | None
+    """Seconds after which the server finds it worth asking again."""
 
 
 class Transport:
@@ -27,6 +39,7 @@ class Transport:
         if not key or not key.isascii() or not key.isprintable():
             raise SecateurError("the API key has characters that no key has")
         self.url = url.rstrip("/")
+        self.timeout = timeout
         self.patience = patience
         self._client = httpx.Client(
             base_url=self.url,
@@ -34,7 +47,7 @@ class Transport:
                 "Authorization": f"Bearer {key}",
                 "User-Agent": f"secateur-python/{platform.python_version()}",
             },
-            timeout=httpx.Timeout(timeout, connect=10),
+            timeout=self._timeout(),
             # A proxy for the internet is not a way to this machine.
             trust_env=parts.hostname not in ("localhost", "127.0.0.1", "::1"),
         )
@@ -52,48 +65,71 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         content: Content | None = None,
         repeatable: bool | None = None,
+        slow: bool = False,
     ) -> Json:
         """Send a request and return the JSON object of its answer.
 
-        repeatable: whether sending it twice does no harm; by default decided by the method.
+        repeatable: whether sending it twice does no harm; by default decided by the method. slow: the server may
+        take as long as it needs.
         Raises ProblemError and NotReachable.
         """
         again = method in REPEATABLE if repeatable is None else repeatable
+        timeout = httpx.Timeout(None, connect=CONNECT_SECONDS) if slow else self._timeout()
+
+        def ask() -> httpx.Response:
+            return self._client.request(
+                method,
+                path,
+                json=json,
+                params=_present(params),
+                headers=headers,
+                content=content() if content is not None else None,
+                timeout=timeout,
+            )
+
+        return _object(self._send(ask, again))
+
+    def look(self, path: str, *, held: float, etag: str | None) -> Look:
+        """A GET that the server may hold for `held` seconds: with an ETag until the resource is another, without
+        one until it is finished. Raises ProblemError and NotReachable."""
+        params = {"wait": f"{held:g}"} if held > 0 else None
+        headers = {"If-None-Match": etag} if etag is not None else None
+        timeout = self._timeout(held)
+        response = self._send(
+            lambda: self._client.get(path, params=params, headers=headers, timeout=timeout), again=True
+        )
+        body = None if response.status_code == 304 else _object(response)
+        return Look(body, response.headers.get("etag"), requested_pause(response))
+
+    def _timeout(self, held: float = 0) -> httpx.Timeout:
+        return httpx.Timeout(self.timeout + held, connect=CONNECT_SECONDS)
+
+    def _send(self, ask: Callable[[], httpx.Response], again: bool) -> httpx.Response:
+        """The answer, after as many tries as patience allows. again: whether asking twice does no harm."""
         patience = Patience(self.patience)
         while True:
             try:
-                response = self._client.request(
-                    method,
-                    path,
-                    json=json,
-                    params=_present(params),
-                    headers=headers,
-                    content=content() if content is not None else None,
-                )
+                response = ask()
             except httpx.TransportError as error:
                 if may_repeat(error, again) and patience.pause():
                     continue
                 raise self._not_reachable(error) from error
             if should_repeat(response, again) and patience.pause(requested_pause(response)):
                 continue
-            return _object(response)
+            return response
 
     def delete(self, path: str) -> None:
         """Send a DELETE, whose answer has no body; what a repetition does not find any more is deleted."""
-        patience, tries = Patience(self.patience), 0
-        while True:
+        tries = 0
+
+        def ask() -> httpx.Response:
+            nonlocal tries
             tries += 1
-            try:
-                response = self._client.request("DELETE", path)
-            except httpx.TransportError as error:
-                if may_repeat(error, True) and patience.pause():
-                    continue
-                raise self._not_reachable(error) from error
-            if should_repeat(response, True) and patience.pause(requested_pause(response)):
-                continue
-            if response.is_error and not (tries > 1 and response.status_code == 404):
-                raise ProblemError.of(response)
-            return
+            return self._client.delete(path)
+
+        response = self._send(ask, again=True)
+        if response.is_error and not (tries > 1 and response.status_code == 404):
+            raise ProblemError.of(response)
 
     def pages(self, path: str, params: Mapping[str, Any] | None = None) -> Iterator[Json]:
         """Every row of a list, page by page as they are consumed."""

@@ -1,4 +1,4 @@
-"""A job's final state as one archive: what another job, here or elsewhere, could go on from."""
+"""A job's final state as one archive, to keep or for the engine alone; no call takes it in again."""
 
 import hashlib
 import json

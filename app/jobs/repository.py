@@ -104,6 +104,14 @@ def logs(session: Session, job: str, after: int, limit: int) -> Sequence[JobLog]
     return session.scalars(query.order_by(JobLog.seq).limit(limit)).all()
 
 
+def last_logs(session: Session, job: str, before: int | None, limit: int) -> Sequence[JobLog]:
+    """Lines numbered below `before`, or all, newest first."""
+    query = select(JobLog).where(JobLog.job_id == job)
+    if before is not None:
+        query = query.where(JobLog.seq < before)
+    return session.scalars(query.order_by(JobLog.seq.desc()).limit(limit)).all()
+
+
 def attempts(session: Session, job: str) -> Sequence[JobAttempt]:
     """All attempts, in order."""
     return session.scalars(select(JobAttempt).where(JobAttempt.job_id == job).order_by(JobAttempt.number)).all()

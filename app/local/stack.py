@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -20,18 +19,13 @@ from app.local.servers import PostgresServer, ValkeyServer
 from app.local.services import Services, service_environment
 from app.local.state import Memory, StateFolder, write_private
 from app.local.supervisor import Supervisor
+from secateur.config import state_folder
 
 DEFAULT_PORT: Final = 8640
 DEMO_MODEL: Final = "smollm2-135m-instruct.gguf"
 """Name of the small model in `<state>/models`, when its package is installed."""
 
 log = logging.getLogger("secateur.local")
-
-
-def default_state() -> Path:
-    """$SECATEUR_STATE, or the user's data folder."""
-    chosen = os.environ.get("SECATEUR_STATE")
-    return Path(chosen) if chosen else Path.home() / ".local" / "share" / "secateur"
 
 
 class Stack:
@@ -51,7 +45,7 @@ class Stack:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """port: exactly this one, or any when None. environment: settings that go over ours."""
-        self.state = StateFolder(state or default_state())
+        self.state = StateFolder(state or state_folder())
         self.host = host
         self.port = port or 0
         self._wanted_port = port

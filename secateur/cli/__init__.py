@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli import control, files, history, jobs, layers, lineage, local, plans, resources
+from secateur.cli import control, events, files, history, jobs, layers, lineage, local, plans, resources
 from secateur.cli.context import Connection, errors
 from secateur.cli.exits import Exit
 from secateur.errors import ProblemError, SecateurError
@@ -37,6 +37,7 @@ jobs.register(app)
 lineage.register(app)
 plans.register(app)
 control.register(app)
+events.register(app)
 history.register(app)
 layers.register(app)
 files.register(app)

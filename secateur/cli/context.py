@@ -1,15 +1,18 @@
-"""What all commands share: the connection, and where they print."""
+"""What all commands share: the connection, common arguments, and where they print."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from secateur.client import Client
 from secateur.config import find_config
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="job_…")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the API's JSON.")]
 
 output = Console(highlight=False, soft_wrap=True, markup=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)

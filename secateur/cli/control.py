@@ -1,17 +1,17 @@
-"""Commands that ask something of a job: cancel, pause, resume, retry, rm."""
+"""Commands that ask something of a job: cancel, pause, resume, retry, change, rm."""
 
 from typing import Annotated
 
 import typer
 
-from secateur.cli.context import client_of, output
-
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="job_…")]
+from secateur.cli.context import JobId, client_of, output
+from secateur.cli.spec import parse_labels
+from secateur.transport import Json
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (cancel, pause, resume, retry, rm):
+    for command in (cancel, pause, resume, retry, change, rm):
         app.command()(command)
 
 
@@ -37,6 +37,41 @@ def retry(context: typer.Context, job: JobId) -> None:
     """Go on with a failed or cancelled job, as a new one; prints its id."""
     with client_of(context) as client:
         output.print(client.retry(job)["id"])
+
+
+def change(
+    context: typer.Context,
+    job: JobId,
+    priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="name=value; may be repeated. `name=` takes it away; others stay.")
+    ] = None,
+    max_runtime: Annotated[
+        str | None, typer.Option(help="Fail after so long at work, such as 12h; `none`: no limit.")
+    ] = None,
+    max_pending: Annotated[
+        str | None, typer.Option(help="Fail after so long in the queue, such as 90m; `none`: no limit.")
+    ] = None,
+) -> None:
+    """Change a job's priority, labels or limits; what is not given stays."""
+    labels = parse_labels(label or [])
+    limits = {"max_runtime": max_runtime, "max_pending": max_pending}
+    given = {name: None if text == "none" else text for name, text in limits.items() if text is not None}
+    if priority is None and not labels and not given:
+        raise typer.BadParameter("nothing to change: give --priority, --label, --max-runtime or --max-pending")
+    fields: Json = {} if priority is None else {"priority": priority}
+    with client_of(context) as client:
+        tag = None
+        if labels or given:  # which the API replaces as a whole, so what is there must be known
+            now, tag = client.tagged_job(job)
+            kept = now["labels"] | labels
+            fields |= (
+                {"labels": {name: value for name, value in kept.items() if value or name not in labels}}
+                if labels
+                else {}
+            )
+            fields |= {"limits": now["limits"] | given} if given else {}
+        client.change(job, if_match=tag, **fields)
 
 
 def rm(

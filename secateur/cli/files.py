@@ -1,4 +1,4 @@
-"""Commands about a job's files: download, verify."""
+"""Commands about a job's files: download, verify, state."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-from secateur.cli.context import client_of, errors, output
+from secateur.cli.context import JobId, client_of, errors, output
 from secateur.cli.exits import Exit
-from secateur.cli.jobs import JobId
 
 Folder = Annotated[Path | None, typer.Argument(help="Default: a folder named after the job.", show_default=False)]
 
@@ -32,11 +31,22 @@ def download(context: typer.Context, job: JobId, folder: Folder = None) -> None:
     output.print(f"{len(paths)} files in {target}, all as the manifest says")
 
 
-def verify(context: typer.Context, job: JobId, folder: Folder = None) -> None:
+def verify(
+    context: typer.Context,
+    job: JobId,
+    folder: Folder = None,
+    stored: Annotated[bool, typer.Option("--stored", help="Let the service hash what is in its store.")] = False,
+) -> None:
     """Hash a downloaded folder again and compare it with the manifest."""
-    target = folder or Path(job)
+    if stored and folder is not None:
+        raise typer.BadParameter("give either a folder or --stored")
+    target = "the store" if stored else folder or Path(job)
     with client_of(context) as client:
-        problems = client.verify(job, target)
+        if stored:
+            files = client.verify_stored(job)["files"]
+            problems = [f"{file['path']}: missing or different in the store" for file in files if not file["ok"]]
+        else:
+            problems = client.verify(job, Path(target))
     for problem in problems:
         errors.print(problem)
     if problems:
@@ -51,7 +61,7 @@ def state(
         Path | None, typer.Argument(metavar="FILE", help="Default: JOB-state.tar.", show_default=False)
     ] = None,
 ) -> None:
-    """Export the final state, from which pruning of the dense model can go on, as one tar file."""
+    """Export the final state as one tar file, to keep it or to go on from it with the engine alone."""
     target = target or Path(f"{job}-state.tar")
     with client_of(context) as client:
         client.export_state(job, target)

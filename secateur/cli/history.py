@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from secateur.cli.context import client_of, output, print_json
-from secateur.cli.jobs import AsJson, JobId
+from secateur.cli.context import AsJson, JobId, client_of, output, print_json
 from secateur.cli.show import number, percent, table
 from secateur.transport import Json
 

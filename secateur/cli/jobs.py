@@ -6,15 +6,13 @@ from typing import Annotated
 import typer
 
 from secateur.cli import show
-from secateur.cli.context import client_of, errors, output, print_json
+from secateur.cli.context import AsJson, JobId, client_of, errors, output, print_json
 from secateur.cli.exits import OF_STATE, Exit
+from secateur.cli.plans import print_plan
 from secateur.cli.spec import SpecOptions, build_spec, read_spec
 from secateur.cli.watching import watch as watch_job
 from secateur.client import Client
 from secateur.transport import Json
-
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="job_…")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the API's JSON.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -62,8 +60,13 @@ def submit(
     text_field: Annotated[str | None, typer.Option(help="Field of uploaded JSON lines.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="Submit at most once under this key.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until the job ends.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show what the job would do and start none (local files are uploaded).")
+    ] = False,
 ) -> None:
     """Start a job from a JSON spec or from options; prints its id."""
+    if plan and (watch or idempotency_key is not None):
+        raise typer.BadParameter("--plan starts no job; leave out --watch and --idempotency-key")
     given = SpecOptions(
         domains=domain or [],
         model=model,
@@ -89,6 +92,9 @@ def submit(
     )
     with client_of(context) as client:
         body = _body(client, spec, given)
+        if plan:
+            print_plan(client.plan(body))
+            return
         job = client.submit(body, idempotency_key=idempotency_key)
         output.print(job["id"])
         if watch:

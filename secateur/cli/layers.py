@@ -4,9 +4,8 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.context import client_of, output, print_json
+from secateur.cli.context import AsJson, JobId, client_of, output, print_json
 from secateur.cli.history import Matrix
-from secateur.cli.jobs import AsJson, JobId
 from secateur.cli.show import number, percent, table
 
 

@@ -6,8 +6,7 @@ import typer
 from rich.tree import Tree
 
 from secateur.cli import show
-from secateur.cli.context import client_of, output, print_json
-from secateur.cli.jobs import AsJson, JobId
+from secateur.cli.context import AsJson, JobId, client_of, output, print_json
 from secateur.transport import Json
 
 

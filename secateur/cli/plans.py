@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from secateur.cli import show
-from secateur.cli.context import client_of, errors, output, print_json
+from secateur.cli.context import AsJson, client_of, errors, output, print_json
 from secateur.cli.exits import Exit
-from secateur.cli.jobs import AsJson
 from secateur.cli.spec import read_spec
 from secateur.transport import Json
 
@@ -29,7 +28,12 @@ def plan(
         found = client.plan(read_spec(spec))
     if as_json:
         print_json(found)
-    elif found["error"] is None:
+    print_plan(found, matrices=matrices, quiet=as_json)
+
+
+def print_plan(found: Json, *, matrices: bool = False, quiet: bool = False) -> None:
+    """A settled plan; raises Exit when it has failed. quiet: only why it has."""
+    if found["error"] is None and not quiet:
         _print(found["result"], matrices)
     if error := found["error"]:
         place = f" at {error['field']}" if error.get("field") else ""

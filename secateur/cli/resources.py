@@ -7,9 +7,8 @@ import typer
 
 import secateur
 from secateur.cli import show
-from secateur.cli.context import client_of, errors, output, print_json
+from secateur.cli.context import AsJson, client_of, errors, output, print_json
 from secateur.cli.exits import Exit
-from secateur.cli.jobs import AsJson
 from secateur.transport import Json
 
 datasets = typer.Typer(help="Calibration and evaluation texts.", no_args_is_help=True)
@@ -73,6 +72,17 @@ def list_datasets(context: typer.Context, as_json: AsJson = False) -> None:
     output.print(table)
 
 
+@datasets.command("rm")
+def remove_datasets(
+    context: typer.Context,
+    ids: Annotated[list[str], typer.Argument(metavar="DATASET…", help="Datasets that no unfinished job needs.")],
+) -> None:
+    """Delete datasets and their texts."""
+    with client_of(context) as client:
+        for id in ids:
+            client.delete_dataset(id)
+
+
 @models.command("add")
 def add_model(
     context: typer.Context,
@@ -113,6 +123,17 @@ def list_models(context: typer.Context, as_json: AsJson = False) -> None:
             *(show.size(each["bytes"]), each["name"]),
         )
     output.print(table)
+
+
+@models.command("rm")
+def remove_models(
+    context: typer.Context,
+    ids: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Models that no job refers to.")],
+) -> None:
+    """Delete models and their files."""
+    with client_of(context) as client:
+        for id in ids:
+            client.delete_model(id)
 
 
 def _print_added(resource: Json) -> None:

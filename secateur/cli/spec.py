@@ -88,7 +88,7 @@ def read_spec(source: str) -> Json:
 def build_spec(client: Client, options: SpecOptions) -> Json:
     """A spec from options; local files are uploaded."""
     domains = [DomainOption.parse(text) for text in options.domains]
-    labels = dict(_label(text) for text in options.labels)
+    labels = parse_labels(options.labels)
     calibration = _given(samples=options.samples, sequence_length=options.sequence_length, seed=options.seed)
     uploaded: dict[str, str] = {}
 
@@ -152,6 +152,11 @@ def _dataset(client: Client, reference: str, name: str, text_field: str | None) 
     if reference.startswith("ds_"):
         return reference
     raise typer.BadParameter(f"{reference!r} is neither a file nor a dataset id")
+
+
+def parse_labels(texts: list[str]) -> dict[str, str]:
+    """From `name=value` each."""
+    return dict(_label(text) for text in texts)
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ def test_every_resource_of_another_project_is_404(
         "",
         "/events",
         "/logs",
+        "/logs/tail",
         "/attempts",
         "/stages",
         "/evaluation",

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -202,6 +203,10 @@ def test_warnings_are_shown_with_the_result(run: Run, scripted: ScriptedServer) 
         ["submit", "/no/such/spec.json"],
         ["datasets", "add"],
         ["models", "add", "name"],
+        ["submit", "--model", "mdl_1", "--domain", "a=ds_1", "--plan", "--watch"],
+        ["change", "job_1"],
+        ["logs", "job_1", "--follow", "--json"],
+        ["verify", "job_1", "folder", "--stored"],
         ["nonsense"],
     ],
 )
@@ -331,7 +336,7 @@ def test_plan_waits_and_shows_what_would_be_done(run: Run, scripted: ScriptedSer
     assert code == 0
     assert [(request.method, request.path) for request in scripted.requests] == [
         ("POST", "/v1/plans"),
-        *[("GET", "/v1/plans/pln_1")] * 2,
+        *[("GET", "/v1/plans/pln_1?wait=30")] * 2,
     ]
     assert json.loads(scripted.requests[0].body) == {"model": "mdl_1"}
     for words in ("400 zeros", "3 tensors: not a matrix", "q* matches 1", "pattern: 1 wins", "3.0 MiB", "50.00%"):
@@ -349,3 +354,98 @@ def test_a_plan_that_cannot_be_is_an_error(run: Run, scripted: ScriptedServer, t
     code, out, err = run("plan", str(tmp_path / "job.json"))
     assert (code, out) == (1, "")
     assert "'x' matches nothing (unmatched_override at /sparsity/overrides/0/match)" in err
+
+
+def test_planned_options_start_nothing(run: Run, scripted: ScriptedServer) -> None:
+    error = {"code": "too_few_tokens", "message": "the text is too short", "field": "/domains/0"}
+    failed = {"id": "pln_1", "state": "failed", "result": None, "error": error}
+    scripted.script = [Reply.json(failed, 202), Reply.json(failed)]
+    code, _, err = run("submit", "--model", "mdl_1", "--domain", "a=ds_1", "--plan")
+    assert (code, err) == (1, "error: the text is too short (too_few_tokens at /domains/0)\n")
+    assert scripted.requests[0].path == "/v1/plans"
+    assert json.loads(scripted.requests[0].body)["model"] == "mdl_1"
+    assert {urlsplit(request.path).path for request in scripted.requests} == {"/v1/plans", "/v1/plans/pln_1"}
+
+
+def _page(*rows: dict[str, Any]) -> Reply:
+    return Reply.json({"data": rows, "next_cursor": None})
+
+
+def _line(seq: int, message: str) -> dict[str, Any]:
+    return {"seq": seq, "at": "2026-01-01T00:00:00Z", "attempt": 1, "level": "info", "message": message}
+
+
+def test_logs_are_printed_line_by_line(run: Run, scripted: ScriptedServer) -> None:
+    scripted.script = [_page(_line(1, "[bold]one"), _line(2, "two"))]
+    code, out, _ = run("logs", "job_1")
+    assert code == 0
+    assert [line.split()[2:] for line in out.splitlines()] == [["1", "info", "[bold]one"], ["1", "info", "two"]]
+
+
+def test_logs_follow_from_the_tail(run: Run, scripted: ScriptedServer) -> None:
+    scripted.script = [_page(_line(9, "nine")), Reply.json(_job("failed")), _page(_line(10, "ten"))]
+    code, out, _ = run("logs", "job_1", "--tail", "1", "--follow")
+    assert (code, [line.split()[-1] for line in out.splitlines()]) == (0, ["nine", "ten"])
+    assert [request.path for request in scripted.requests] == [
+        "/v1/jobs/job_1/logs/tail?limit=1",
+        "/v1/jobs/job_1",
+        "/v1/jobs/job_1/logs?after=9",
+    ]
+
+
+def test_events_say_what_happened(run: Run, scripted: ScriptedServer) -> None:
+    data = {"from": "queued", "to": "running", "reason": None, "blocks": [1, 2]}
+    scripted.script = [_page({"seq": 4, "at": "2026-01-01T00:00:00Z", "type": "transition", "data": data})]
+    code, out, _ = run("events", "job_1", "--after", "3")
+    assert code == 0
+    assert out.split()[0] == "4"
+    assert out.endswith("transition       from=queued to=running blocks=[1, 2]\n")
+    assert scripted.requests[0].path == "/v1/jobs/job_1/events?after=3"
+
+
+def test_attempts_say_who_tried_and_how_it_ended(run: Run, scripted: ScriptedServer) -> None:
+    times = {"started_at": "2026-01-01T00:00:00Z", "ended_at": "2026-01-01T00:01:00Z", "fence": 1}
+    lost = {"number": 1, "worker": "gpu0@a", "outcome": "worker_lost", "error": {"message": "no heartbeat"}}
+    open = {"number": 2, "worker": "gpu0@b", "outcome": None, "error": None}
+    scripted.script = [_page(lost | times, open | times | {"ended_at": None})]
+    lines = run("attempts", "job_1")[1].splitlines()
+    assert lines[1].split()[:2] == ["1", "gpu0@a"]
+    assert lines[1].endswith("worker_lost  no heartbeat")
+    assert lines[2].split()[-2:] == ["–", "–"]
+
+
+def test_change_keeps_what_it_does_not_name(run: Run, scripted: ScriptedServer) -> None:
+    limits = {"max_runtime": "12h", "max_pending": "1h"}
+    now = _job("queued", labels={"team": "search", "old": "yes"}, limits=limits)
+    scripted.script = [Reply.json(now, ETag='"7-0"'), Reply.json(now)]
+    options = ["--priority", "5", "--label", "old=", "--label", "new=1", "--max-pending", "none"]
+    assert run("change", "job_1", *options) == (0, "", "")
+    change = scripted.requests[1]
+    assert (change.method, change.headers["if-match"]) == ("PATCH", '"7-0"')
+    assert json.loads(change.body) == {
+        "priority": 5,
+        "labels": {"team": "search", "new": "1"},
+        "limits": {"max_runtime": "12h", "max_pending": None},
+    }
+
+
+def test_a_priority_alone_needs_no_look(run: Run, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply.json(_job("queued"))]
+    assert run("change", "job_1", "--priority", "0")[0] == 0
+    assert [json.loads(request.body) for request in scripted.requests] == [{"priority": 0}]
+
+
+@pytest.mark.parametrize("kind", ["datasets", "models"])
+def test_inputs_are_removed(run: Run, scripted: ScriptedServer, kind: str) -> None:
+    scripted.answer = lambda _: Reply(204, b"")
+    assert run(kind, "rm", "a", "b") == (0, "", "")
+    sent = [(request.method, request.path) for request in scripted.requests]
+    assert sent == [("DELETE", f"/v1/{kind}/a"), ("DELETE", f"/v1/{kind}/b")]
+
+
+def test_the_store_is_verified_by_the_service(run: Run, scripted: ScriptedServer) -> None:
+    files = [{"path": "model/config.json", "ok": True}, {"path": "report.json", "ok": False}]
+    scripted.script = [Reply.json({"ok": False, "files": files}), Reply.json({"ok": True, "files": files[:1]})]
+    code, _, err = run("verify", "job_1", "--stored")
+    assert (code, err) == (1, "report.json: missing or different in the store\n")
+    assert run("verify", "job_1", "--stored") == (0, "the store is as the manifest says\n", "")

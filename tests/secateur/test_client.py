@@ -143,6 +143,83 @@ def test_wait_returns_the_finished_job(client: Client, scripted: ScriptedServer)
     assert seen == states
 
 
+def test_wait_leaves_the_waiting_to_the_server(client: Client, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply.json({"id": "job_1", "state": state}) for state in ("running", "succeeded")]
+    assert client.wait("job_1", every=0.01)["state"] == "succeeded"
+    assert [request.path for request in scripted.requests] == ["/v1/jobs/job_1?wait=30"] * 2
+    assert "if-none-match" not in scripted.requests[0].headers
+
+
+def test_wait_with_updates_is_told_the_first_at_once_and_then_each_change(
+    client: Client, scripted: ScriptedServer
+) -> None:
+    scripted.script = [
+        Reply.json({"id": "job_1", "state": "running"}, ETag='"1"', Retry_After="60"),
+        Reply(304, b"", {"ETag": '"1"', "Retry-After": "60"}),
+        Reply.json({"id": "job_1", "state": "failed"}, ETag='"2"'),
+    ]
+    seen: list[str] = []
+    client.wait("job_1", every=0.01, on_update=lambda job: seen.append(job["state"]))
+    assert seen == ["running", "running", "failed"]
+    first, second, third = scripted.requests
+    assert first.path == "/v1/jobs/job_1"
+    for later in (second, third):
+        assert (later.path, later.headers["if-none-match"]) == ("/v1/jobs/job_1?wait=30", '"1"')
+
+
+def test_wait_asks_the_server_to_hold_no_longer_than_the_caller_waits(
+    client: Client, scripted: ScriptedServer
+) -> None:
+    scripted.answer = lambda _: Reply.json({"id": "job_1", "state": "running"})
+    with pytest.raises(WaitTimeout, match="job_1 is not finished"):
+        client.wait("job_1", every=0.1, timeout=0.2)
+    waits = [float(request.path.partition("wait=")[2] or 0) for request in scripted.requests]
+    assert waits[0] <= 0.2
+    assert waits == sorted(waits, reverse=True)
+
+
+def test_wait_outlasts_a_restart_of_the_server(client: Client, scripted: ScriptedServer) -> None:
+    """Which, when it stops, ends held requests with a 500 or a broken connection."""
+    done = Reply.json({"id": "job_1", "state": "succeeded"})
+    scripted.script = [Reply(500, b"Internal Server Error"), Reply(200, b"{}", cut=0), done]
+    assert client.wait("job_1", every=0.01)["state"] == "succeeded"
+    scripted.script = [Reply.json({"status": 404, "code": "job_not_found", "detail": "no"}, 404)]
+    with pytest.raises(ProblemError):
+        client.wait("job_1", every=0.01)
+
+
+def test_what_cannot_be_held_is_looked_at_when_the_server_says(client: Client, scripted: ScriptedServer) -> None:
+    states = ("pending", "ready")
+    scripted.script = [Reply.json({"id": "mdl_1", "state": state}, Retry_After="0") for state in states]
+    assert client.wait_for_model("mdl_1")["state"] == "ready"
+    assert [request.path for request in scripted.requests] == ["/v1/models/mdl_1"] * 2
+
+
+def test_a_plan_is_held_too(client: Client, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply.json({"id": "pln_1", "state": state}) for state in ("pending", "ready")]
+    assert client.plan({})["state"] == "ready"
+    assert [request.path for request in scripted.requests] == ["/v1/plans", "/v1/plans/pln_1?wait=30"]
+
+
+def test_followed_logs_end_with_the_job(client: Client, scripted: ScriptedServer) -> None:
+    def lines(*numbers: int) -> Reply:
+        return Reply.json({"data": [{"seq": number} for number in numbers], "next_cursor": None})
+
+    jobs = [Reply.json({"id": "job_1", "state": state}) for state in ("running", "succeeded")]
+    scripted.script = [jobs[0], lines(4, 5), jobs[1], lines(6)]
+    assert [line["seq"] for line in client.follow_logs("job_1", 3, every=0.01)] == [4, 5, 6]
+    assert [request.path.partition("after=")[2] for request in scripted.requests] == ["", "3", "", "5"]
+
+
+def test_the_last_lines_are_read_backwards_and_given_forwards(client: Client, scripted: ScriptedServer) -> None:
+    scripted.script = [
+        Reply.json({"data": [{"seq": 9}, {"seq": 8}], "next_cursor": "more"}),
+        Reply.json({"data": [{"seq": 7}, {"seq": 6}], "next_cursor": "more"}),
+    ]
+    assert [line["seq"] for line in client.last_logs("job_1", 3)] == [7, 8, 9]
+    assert scripted.requests[0].path == "/v1/jobs/job_1/logs/tail?limit=3"
+
+
 def test_wait_gives_up_in_time(client: Client, scripted: ScriptedServer) -> None:
     scripted.answer = lambda _: Reply.json({"id": "job_1", "state": "running"})
     with pytest.raises(WaitTimeout):

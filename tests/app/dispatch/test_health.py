@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from app.dispatch.health import LOOPS, PATIENCE, note_turn, stuck_loops
 
 
@@ -20,5 +22,9 @@ def test_a_good_turn_counts_for_a_while(tmp_path: Path) -> None:
     assert stuck_loops(tmp_path, 1) == ["reaper"]
 
 
-def test_without_a_folder_nothing_is_noted() -> None:
+def test_without_a_folder_nothing_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     note_turn(None, "reaper")
+    assert list(tmp_path.iterdir()) == [], "not beside the process either"
+    note_turn(tmp_path, "reaper")
+    assert [path.name for path in tmp_path.iterdir()] == ["secateur-reaper-turn"]

@@ -167,6 +167,20 @@ def test_events_and_logs_page_by_number(api: httpx.Client, job: str, session: Se
     }  # fmt: skip
 
 
+def test_the_last_lines_come_first(api: httpx.Client, job: str, session: Session) -> None:
+    url = f"/v1/jobs/{job}/logs/tail"
+    assert api.get(url).json()["data"] == []
+    for number in range(5):
+        session.add(JobLog(job_id=job, seq=number + 1, attempt=1, level="info", message=f"line {number}"))
+    session.commit()
+    page = api.get(url, params={"limit": 3}).json()
+    assert [each["message"] for each in page["data"]] == ["line 4", "line 3", "line 2"]
+    rest = api.get(url, params={"limit": 3, "cursor": page["next_cursor"]}).json()
+    assert ([each["seq"] for each in rest["data"]], rest["next_cursor"]) == ([2, 1], None)
+    assert api.get(url, params={"cursor": "nonsense"}).status_code == 422
+    assert api.get(url, params={"limit": 1001}).status_code == 422
+
+
 ENGINE = {"engine_format": 1, "device": "cpu", "threads": 1, "isolation": {"tied": True, "network": False}}
 
 

@@ -1,0 +1,140 @@
+"""Every call of the API has a method of the client, which sends nothing that the API does not document."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+from secateur import Client
+from tests.secateur.conftest import Reply, Request, ScriptedServer
+
+EXCEPTIONS = {
+    "livez": "for whoever runs the service",
+    "readyz": "the same",
+    "describe_file": "the manifest says as much",
+}
+"""Operations without a method, and why."""
+
+CONTENT = b"weights"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+MANIFEST = {
+    "digest": hashlib.sha256(f"{SHA256}  model/config.json\n".encode()).hexdigest(),
+    "files": [{"path": "model/config.json", "sha256": SHA256, "bytes": len(CONTENT)}],
+}
+FILTERS = {"stage": 0, "domain": "law", "block": 1, "matrix": "*", "lineage": True}
+HISTORY = FILTERS | {"basis": "accumulated"}
+COMPARED = {"part": "history", "stage": 0, "other_stage": 1, "matrix": "*"}
+LISTED: dict[str, Any] = {
+    "state": "queued",
+    "method": "copal",
+    "model": "mdl_1",
+    "label": "a=b",
+    "limit": 10,
+    "created_after": "2026-01-01T00:00:00Z",
+    "created_before": "2027-01-01T00:00:00Z",
+    "continues": "job_1",
+    "lineage": "job_1",
+}
+
+CALLS: dict[str, Callable[[Client, Path], Any]] = {
+    "create_dataset": lambda c, at: c.upload_dataset(_file(at / "a.jsonl"), name="a", text_field="body"),
+    "list_datasets": lambda c, at: list(c.datasets(limit=10)),
+    "get_dataset": lambda c, at: c.dataset("ds_1"),
+    "delete_dataset": lambda c, at: c.delete_dataset("ds_1"),
+    "create_model": lambda c, at: c.add_model("tiny", {"type": "folder", "path": "tiny"}),
+    "list_models": lambda c, at: list(c.models(limit=10)),
+    "get_model": lambda c, at: c.model("mdl_1"),
+    "delete_model": lambda c, at: c.delete_model("mdl_1"),
+    "create_plan": lambda c, at: c.plan({}),
+    "get_plan": lambda c, at: c.read_plan("pln_1"),
+    "create_job": lambda c, at: c.submit({}),
+    "list_jobs": lambda c, at: list(c.jobs(**LISTED)),
+    "get_job": lambda c, at: c.wait("job_1", on_update=lambda _: None),
+    "change_job": lambda c, at: c.change("job_1", if_match='"1-0"', priority=1),
+    "delete_job": lambda c, at: c.delete_job("job_1"),
+    "cancel_job": lambda c, at: c.cancel("job_1"),
+    "pause_job": lambda c, at: c.pause("job_1"),
+    "resume_job": lambda c, at: c.resume("job_1"),
+    "retry_job": lambda c, at: c.retry("job_1"),
+    "list_events": lambda c, at: list(c.events("job_1", after=3)),
+    "list_logs": lambda c, at: list(c.logs("job_1", after=3)),
+    "list_last_logs": lambda c, at: c.last_logs("job_1", 5),
+    "list_attempts": lambda c, at: list(c.attempts("job_1")),
+    "list_stages": lambda c, at: list(c.stages("job_1")),
+    "get_evaluation": lambda c, at: c.evaluation("job_1"),
+    "list_layers": lambda c, at: list(c.layers("job_1", **FILTERS)),
+    "get_lineage": lambda c, at: c.lineage("job_1"),
+    "list_sensitivities": lambda c, at: list(c.sensitivity("job_1", **HISTORY)),
+    "list_block_sensitivities": lambda c, at: list(c.block_sensitivity("job_1", **HISTORY)),
+    "export_history": lambda c, at: c.export_history("job_1", at / "history.parquet", **HISTORY),
+    "compare_jobs": lambda c, at: c.compare("job_1", "job_2", **COMPARED),
+    "get_manifest": lambda c, at: c.manifest("job_1"),
+    "verify_artifact": lambda c, at: c.verify_stored("job_1"),
+    "download_file": lambda c, at: c.download("job_1", at / "pruned"),
+    "export_state": lambda c, at: c.export_state("job_1", at / "state.tar"),
+    "list_methods": lambda c, at: c.methods(),
+}
+"""What a caller of each operation writes."""
+
+
+def _file(path: Path) -> Path:
+    path.write_text('{"body": "text"}\n')
+    return path
+
+
+def _settings() -> Settings:
+    places = {"database_url": "postgresql+psycopg://nowhere/none", "broker_url": "redis://nowhere"}
+    return Settings(**places, secret="x" * 32, store_url="file:///nowhere")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def operations() -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Method, path and description by operation id."""
+    paths = create_app(_settings()).openapi()["paths"]
+    return {
+        each["operationId"]: (method.upper(), path, each)
+        for path, item in paths.items()
+        for method, each in item.items()
+    }
+
+
+def answer(request: Request) -> Reply:
+    """Something that satisfies each of the client's methods."""
+    path = urlsplit(request.path).path
+    if request.method == "DELETE":
+        return Reply(204, b"")
+    if path.endswith("/model/config.json"):
+        return Reply(200, CONTENT)
+    resource = {"id": "pln_1", "state": "failed", "data": [], "next_cursor": None, "history": None}
+    return Reply.json(resource | MANIFEST)
+
+
+def test_every_operation_has_a_method(operations: dict[str, Any]) -> None:
+    assert set(CALLS) | set(EXCEPTIONS) == set(operations)
+    assert not set(CALLS) & set(EXCEPTIONS)
+
+
+@pytest.mark.parametrize("operation", CALLS)
+def test_a_method_sends_what_is_documented(
+    operation: str, operations: dict[str, Any], scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    scripted.answer = answer
+    with Client(scripted.url, "sctr_key", patience=0) as client:
+        CALLS[operation](client, tmp_path)
+    method, template, described = operations[operation]
+    pattern = re.sub(r"\{path\}", ".+", re.sub(r"\{(?!path\})\w+\}", "[^/]+", template))
+    sent = [each for each in scripted.requests if each.method == method and re.fullmatch(pattern, _path(each))]
+    assert sent, json.dumps([(each.method, each.path) for each in scripted.requests])
+    known = {each["name"] for each in described.get("parameters", ()) if each["in"] == "query"}
+    assert {name for each in sent for name in parse_qs(urlsplit(each.path).query)} <= known
+
+
+def _path(request: Request) -> str:
+    return urlsplit(request.path).path
