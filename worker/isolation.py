@@ -1,6 +1,6 @@
 """What the engine's process does to itself before it reads anything: tie its life, limit it, cut it off.
 
-The whole network only where `unshare` is permitted, which most containers deny, and TCP where the kernel has Landlock:
+The network where `unshare` is permitted, which most containers deny; TCP where the kernel has Landlock:
 docs/operations.md says what to do elsewhere.
 """
 
