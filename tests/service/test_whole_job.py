@@ -1,8 +1,11 @@
 """A job through the whole house: HTTP, PostgreSQL, Valkey, Celery workers, engine, object store, download."""
 
+import json
 import os
+import re
 import signal
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +20,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.local.seaweed import SeaweedServer
 from app.local.stack import Stack
+from secateur.cli import main
 from secateur.client import Client
 from tests import tiny
 from tests.conftest import BUCKET
 from tests.worker.house import gone, wait_until
+from worker.pruning import PruningJob, Silent
+from worker.pruning import run as run_engine
 
 QUICK = {
     "SECATEUR_HEARTBEAT_SECONDS": "0.5",
@@ -35,6 +41,9 @@ pytestmark = pytest.mark.timeout(600)
 
 BLOCKS = 8
 CALIBRATION = {"samples": 48, "sequence_length": 64, "seed": 0}
+
+
+Run = Callable[..., str]
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,27 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         assert client.wait(job, timeout=240, every=0.2)["state"] == "succeeded"
         client.download(job, folder / "pruned")
         yield Finished(stack, client, job, folder / "pruned")
+
+
+@pytest.fixture
+def run(finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command of the command line, which must end well: its output."""
+    monkeypatch.setenv("SECATEUR_URL", finished.stack.url)
+    monkeypatch.setenv("SECATEUR_API_KEY", finished.stack.key)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["secateur", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        said = capsys.readouterr()
+        assert code == 0, said.err
+        return said.out
+
+    return call
 
 
 def test_the_download_is_what_the_manifest_says(finished: Finished) -> None:
@@ -178,3 +208,89 @@ def test_logits_come_from_finite_weights(finished: Finished) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     with torch.no_grad():
         assert torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
+
+
+JOB = "job_…"
+"""Stands for the finished job in a command below."""
+READING = {
+    f"get {JOB}": r"(?s)state +succeeded.*perplexity +[0-9.]+ dense → [0-9.]+ pruned.*manifest +[0-9a-f]{64}",
+    f"watch {JOB}": r"state +succeeded",
+    "ls": rf"{JOB} +succeeded +100% +copal +50% +mdl_",
+    f"evaluation {JOB}": r"\(dense\) +[0-9.]+ +[0-9.]+\n1\. first .*\n2\. second +[0-9. ]+\nBWT -?[0-9.]+ ",
+    f"layers {JOB} --stage 1 --block 7": r"1 +second +7 +model\.layers\.7\.mlp\.down_proj\.weight +[0-9.]+% ",
+    f"sensitivity {JOB} --domain first": r"0 +first +0 +model\.layers\.0\.self_attn\.q_proj\.weight +[0-9.e+-]+ ",
+    f"sensitivity {JOB} --blocks --basis accumulated": r"1 +second +7 +7 +[0-9.e+-]+ +[0-9.]+%",
+    f"compare {JOB} {JOB}": r"56 matrices: 56 with the same mask, 56 with the same weights\n$",
+    f"lineage {JOB}": rf"\* {JOB} +succeeded +0\. first, 1\. second ",
+    f"events {JOB}": r"^ +1 .* created .*\n(.*\n)*.* stage_finished +stage=1 .*\n(.*\n)*.*\bto=succeeded\b",
+    f"attempts {JOB}": r" 1 +gpu0@\S+ +20\d\d-.* succeeded",
+    "models ls": r"mdl_\S+ +ready +llama +\S+ +[0-9.]+ M +[0-9.]+ .iB +tiny",
+    "datasets ls": r"ds_\S+ +ready +txt +[0-9.]+ KiB +1 +second-test",
+    f"verify {JOB} --stored": r"the store is as the manifest says\n",
+}
+"""What each command that only reads must say of the finished job; the API has no other answer to give it."""
+
+
+@pytest.mark.parametrize("command", READING)
+def test_a_reading_command_understands_the_service(command: str, finished: Finished, run: Run) -> None:
+    said = run(*command.replace(JOB, finished.job).split())
+    assert re.search(READING[command].replace(JOB, finished.job), said, re.M), said
+
+
+def test_logs_are_those_of_the_service(finished: Finished, run: Run) -> None:
+    lines = list(finished.client.logs(finished.job))
+    assert len(run("logs", finished.job).splitlines()) == len(lines)
+    assert json.loads(run("logs", finished.job, "--tail", "2", "--json")) == lines[-2:]
+    assert len(run("logs", finished.job, "--tail", "2", "--follow").splitlines()) == len(lines[-2:])
+
+
+def test_a_finished_spec_can_be_planned_again(finished: Finished, run: Run, tmp_path: Path) -> None:
+    spec = finished.client.job(finished.job)["spec"]
+    (tmp_path / "job.json").write_text(json.dumps(spec))
+    planned = run("plan", str(tmp_path / "job.json"), "--matrices")
+    assert f"{BLOCKS * 7} matrices" in planned
+    assert "model.layers.7.mlp.down_proj.weight" in planned
+    options = ["--model", "tiny", "--sparsity", "0.5", "--weight-update", "admm", "--samples", "48"]
+    options += ["--domain", f"first={spec['domains'][0]['dataset']}", "--sequence-length", "64"]
+    assert "sparsity    50.000%" in run("submit", *options, "--plan")
+    assert len(list(finished.client.jobs())) == 1
+
+
+def test_files_come_by_the_command_line_too(finished: Finished, run: Run, tmp_path: Path) -> None:
+    assert "all as the manifest says" in run("download", finished.job, str(finished.folder))
+    assert run("verify", finished.job, str(finished.folder)).endswith("is as the manifest says\n")
+    run("sensitivity", finished.job, "--parquet", str(tmp_path / "history.parquet"))
+    assert (tmp_path / "history.parquet").read_bytes()[:4] == b"PAR1"
+
+
+def test_a_label_can_be_changed_from_the_command_line(finished: Finished, run: Run) -> None:
+    run("change", finished.job, "--label", "team=search", "--label", "stage=done")
+    run("change", finished.job, "--label", "stage=")
+    assert json.loads(run("get", finished.job, "--json"))["labels"] == {"team": "search"}
+
+
+def test_the_exported_state_is_a_base_for_the_engine_alone(finished: Finished, run: Run, tmp_path: Path) -> None:
+    """As the README says it."""
+    run("state", finished.job, str(tmp_path / "state.tar"))
+    base = tmp_path / "workspace/base"
+    with tarfile.open(tmp_path / "state.tar") as tar:
+        tar.extractall(base, filter="data")
+    (tmp_path / "third.txt").write_text(tiny.text(1500, seed=30))
+    text = {"path": str(tmp_path / "third.txt"), "format": "txt", "text_field": None}
+    request = {
+        "workspace": str(tmp_path / "workspace"),
+        "model": str(finished.stack.state.models / "tiny"),
+        "device": "cpu",
+        "threads": 1,
+        "method": {"name": "copal", "weight_update": "admm"},
+        "sparsity": {"target": 0.5, "allocation": "uniform"},
+        "domains": [{"name": "third", "calibration": text | CALIBRATION, "evaluation": text}],
+        "evaluation": {"sequence_length": 64, "max_windows": 4},
+    }
+    lineage = [stage["domain"] for stage in json.loads((base / "state.json").read_text())["lineage"]]
+    assert lineage == ["first", "second"]
+    begin = {"folder": "base", "stages": len(lineage), "domains": lineage}
+    done = run_engine(PruningJob.from_dict({**request, "base": begin}), Silent())
+    report = json.loads((tmp_path / "workspace/report.json").read_text())
+    assert report["lineage"] == {"first_stage": 2, "domains": ["first", "second", "third"]}
+    assert done.summary["sparsity"] == 0.5
