@@ -49,7 +49,7 @@ async def livez() -> Response:
     responses={503: {"model": ReadyRead, "description": "Not at the moment"}},
 )
 async def readyz(backend: BackendDep) -> Response:
-    """Asks the database (and whether its migrations are current), the object store and the broker."""
+    """Asks the database (and whether it lacks a migration), the object store and the broker."""
     found: dict[str, Answer] = dict.fromkeys(_CHECKS, "failed")
     async with anyio.create_task_group() as group:
         for name in _CHECKS:
@@ -77,7 +77,7 @@ def _limiter(_: str) -> CapacityLimiter:
 
 
 def _database(backend: Backend) -> bool:
-    """Reachable, with every migration of this code."""
+    """Reachable, with every migration of this code (and perhaps those of a later release)."""
     with backend.engine.connect() as connection:
         return is_current(connection)
 

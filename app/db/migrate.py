@@ -39,9 +39,13 @@ def downgrade(url: str, revision: str) -> None:
 
 
 def is_current(connection: Connection) -> bool:
-    """Whether the database is at this code's newest revision."""
-    head = ScriptDirectory.from_config(alembic_config("")).get_current_head()
-    return MigrationContext.configure(connection).get_current_revision() == head
+    """Whether the database has all of this code's revisions.
+
+    It may be ahead: a revision that this code does not know is a later release's, and those only add.
+    """
+    scripts = ScriptDirectory.from_config(alembic_config(""))
+    behind = {None, *(script.revision for script in scripts.walk_revisions())} - {scripts.get_current_head()}
+    return MigrationContext.configure(connection).get_current_revision() not in behind
 
 
 if __name__ == "__main__":

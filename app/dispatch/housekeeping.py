@@ -47,14 +47,11 @@ def reap_jobs(settings: Settings) -> int:
 
 def reap_tasks(settings: Settings) -> int:
     """The same for the CPU queue's tasks."""
-    count = 0
-    while True:
-        with transaction() as session:
-            task_id = tasks.reap_one(session, settings.lease_seconds, settings.max_attempts)
-        if task_id is None:
-            return count
+    with transaction() as session:
+        reaped = tasks.reap(session, settings.lease_seconds, settings.max_attempts)
+    for task_id in reaped:
         log.warning("the lease of %s expired", task_id)
-        count += 1
+    return len(reaped)
 
 
 def ring_again(settings: Settings) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app.datasets import repository as datasets
@@ -20,6 +21,7 @@ from app.jobs.delivery import places
 from app.models import repository as models
 from app.settings import Settings
 from app.storage import ObjectStore
+from app.storage.store import REQUEST_SECONDS, RETRY_SECONDS
 from app.tasks.service import WHOLE_STORE
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 BATCH: Final = 20
 """Objects deleted under one lock, or between two looks whether to stop."""
 PROJECTS: Final = "projects"
+_SILENCE_SECONDS: Final = 2 * (REQUEST_SECONDS + RETRY_SECONDS)
+"""No deletion of one object takes so long, with all that the client library tries."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Sweep:
             with transaction() as session:
                 datasets.lock_object(session, key)
                 if not datasets.is_referred(session, key):
-                    self.store.delete([key])
+                    self._delete(session, [key])
                     count += 1
         return count
 
@@ -81,9 +85,18 @@ class Sweep:
             self.check()
             with transaction() as session:
                 doomed = _unreferred(session, project, batch)
-                self.store.delete(doomed)
+                self._delete(session, doomed)
                 count += len(doomed)
         return count
+
+    def _delete(self, session: Session, keys: list[str]) -> None:
+        """Delete under the session's lock, which is gone when the server has ended the session for its silence.
+
+        Each statement raises if that has happened; the next deletion alone must then be shorter than it allows.
+        """
+        for key in keys:
+            session.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{_SILENCE_SECONDS}s'"))
+            self.store.delete([key])
 
     def _old(self, folder: str) -> Iterator[str]:
         before = datetime.now(UTC) - self.age

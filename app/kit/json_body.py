@@ -12,6 +12,7 @@ from starlette.responses import Response
 from app.kit.problems import FieldError, Invalid, Malformed, UnsupportedMediaType
 
 MAX_DEPTH: Final = 32
+_KEY_SHOWN: Final = 200
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -28,7 +29,7 @@ def parse_json(data: bytes) -> Any:
         raise _too_deep() from None
     except ValueError as error:
         raise Malformed(f"The body is not JSON: {error}.") from None
-    _check(value)
+    _check(value, [])
     return value
 
 
@@ -77,35 +78,42 @@ def _too_deep() -> Invalid:
     return Invalid(f"The body is nested more than {MAX_DEPTH} levels deep.")
 
 
-def _check(value: Any) -> None:
-    """Walk the document without recursion."""
-    pending: list[tuple[Any, str, int]] = [(value, "", 1)]
-    while pending:
-        here, pointer, depth = pending.pop()
-        if depth > MAX_DEPTH:
-            raise _too_deep()
-        if isinstance(here, dict):
-            for key, inner in here.items():
-                _check_text(key, pointer)
-                pending.append((inner, f"{pointer}/{key}", depth + 1))
-        elif isinstance(here, list):
-            pending += [(inner, f"{pointer}/{index}", depth + 1) for index, inner in enumerate(here)]
-        elif isinstance(here, str):
-            _check_text(here, pointer)
-        elif isinstance(here, float) and not math.isfinite(here):
-            raise _refuse(pointer, "is too large a number")
+def _check(value: Any, path: list[str | int]) -> None:
+    """path: the way to `value`. Only a refusal puts it into words: keys may be long, with much below them."""
+    if len(path) >= MAX_DEPTH:
+        raise _too_deep()
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_text(key, path)
+            path.append(key)
+            _check(inner, path)
+            path.pop()
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            path.append(index)
+            _check(inner, path)
+            path.pop()
+    elif isinstance(value, str):
+        _check_text(value, path)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise _refuse(path, "is too large a number")
 
 
-def _check_text(text: str, pointer: str) -> None:
+def _check_text(text: str, path: list[str | int]) -> None:
     if "\0" in text:
-        raise _refuse(pointer, "contains a NUL character")
+        raise _refuse(path, "contains a NUL character")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _refuse(pointer, "contains half of a surrogate pair") from None
+        raise _refuse(path, "contains half of a surrogate pair") from None
 
 
-def _refuse(pointer: str, detail: str) -> Invalid:
-    # The pointer may itself hold what cannot be sent.
-    safe = pointer.encode(errors="replace").decode().replace("\0", "?")
-    return Invalid(f"{safe or 'body'}: {detail}", errors=[FieldError(detail, pointer=safe)])
+def _refuse(path: list[str | int], detail: str) -> Invalid:
+    pointer = "".join(f"/{_part(str(part))}" for part in path)
+    return Invalid(f"{pointer or 'body'}: {detail}", errors=[FieldError(detail, pointer=pointer)])
+
+
+def _part(key: str) -> str:
+    """One step of a JSON pointer, as far as it can be sent and read."""
+    shown = key if len(key) <= _KEY_SHOWN else f"{key[:_KEY_SHOWN]}…"
+    return shown.encode(errors="replace").decode().replace("\0", "?").replace("~", "~0").replace("/", "~1")

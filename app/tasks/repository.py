@@ -1,6 +1,7 @@
 """The SQL of the CPU queue's tasks: claimed, leased and fenced like jobs."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -75,10 +76,10 @@ def renew(session: Session, task_id: str, token: str, seconds: float) -> None:
         raise TaskLost
 
 
-def lock_expired(session: Session, lease_seconds: float) -> Task | None:
-    """One running task whose lease has expired, locked; none shortly after a restart of the database."""
+def lock_expired(session: Session, lease_seconds: float) -> Sequence[Task]:
+    """Running tasks whose lease has expired, locked; none shortly after a restart of the database."""
     up_since = func.pg_postmaster_start_time()
-    return session.scalar(
+    return session.scalars(
         select(Task)
         .where(
             Task.state == TaskState.running,
@@ -86,9 +87,8 @@ def lock_expired(session: Session, lease_seconds: float) -> Task | None:
             up_since < from_now(-lease_seconds),
         )
         .order_by(Task.lease_expires_at)
-        .limit(1)
         .with_for_update(skip_locked=True)
-    )
+    ).all()
 
 
 _RING_AGAIN: Final = text("""

@@ -1,9 +1,11 @@
 """Rules of the CPU queue's tasks: how they are made, and how they end."""
 
+import logging
 from typing import Any, Final
 
 from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.datasets.tables import Dataset, IntakeState
@@ -26,11 +28,13 @@ __all__ = [
     "guard",
     "order_sweep",
     "order_sweep_of_all",
-    "reap_one",
+    "reap",
     "renew",
     "retry",
     "submit",
 ]
+
+log = logging.getLogger(__name__)
 
 BACKOFF_SECONDS: Final = 5.0
 WHOLE_STORE: Final = "store"
@@ -107,13 +111,19 @@ def give_back(session: Session, claim: TaskClaim, after_seconds: float = 0) -> N
     _queue_again(session, task, after_seconds)
 
 
-def reap_one(session: Session, lease_seconds: float, budget: int) -> str | None:
-    """Take one task from a lost worker; its id, or None when there is none."""
-    task = repository.lock_expired(session, lease_seconds)
-    if task is None:
-        return None
-    _retry(session, task, budget, 0)
-    return task.id
+def reap(session: Session, lease_seconds: float, budget: int) -> list[str]:
+    """Take all tasks from lost workers; their ids. One that cannot be taken does not keep the others from it."""
+    reaped = []
+    for task in repository.lock_expired(session, lease_seconds):
+        id = task.id
+        try:
+            with session.begin_nested():
+                _retry(session, task, budget, 0)
+        except SQLAlchemyError:
+            log.exception("%s cannot be taken from its lost worker", id)
+        else:
+            reaped.append(id)
+    return reaped
 
 
 def _retry(session: Session, task: Task, budget: int, after_seconds: float) -> None:
@@ -144,8 +154,16 @@ def _end(task: Task, state: TaskState, error: dict[str, Any] | None) -> None:
 
 
 def _queue_again(session: Session, task: Task, after_seconds: float) -> None:
-    task.state = TaskState.queued
-    task.lease_token = None
-    task.lease_expires_at = None
-    task.available_at = func.now() if after_seconds == 0 else from_now(after_seconds)
+    try:
+        with session.begin_nested():
+            task.state = TaskState.queued
+            task.lease_token = None
+            task.lease_expires_at = None
+            task.available_at = func.now() if after_seconds == 0 else from_now(after_seconds)
+    except IntegrityError:
+        if task.kind != TaskKind.garbage:
+            raise
+        # Another sweep of the same waits by now (`ix_tasks_garbage`) and does this one's work, too.
+        _end(task, TaskState.succeeded, None)
+        return
     ring(session, Queue.cpu, task.id, after_seconds)

@@ -1,5 +1,6 @@
 """What the overrides say about each matrix: the later one wins, field by field, and nothing is lost in silence."""
 
+import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -9,6 +10,8 @@ from worker.pruning.patterns import Pattern
 from worker.pruning.skeleton import Matrix
 from worker.pruning.sparsity_spec import Override, Sparsity
 
+_COSTLY = re.compile(r"\\[pPQ]|\)\{|\{[^}]*[0-9]{2}")
+"""Of what RE2 takes, all that makes a program far longer than its expression. The API has the same rule."""
 FIELDS = ("skip", "target", "pattern", "method")
 
 
@@ -111,10 +114,13 @@ def matching(override: Override, names: list[str]) -> list[str]:
 
     Regular expressions are the caller's, so they run in RE2 (by way of Arrow), which takes time linear in the
     name whatever the expression is and bounds its memory; it knows no backreferences and no lookaround. Raises
-    UserError for an expression that it does not take.
+    UserError for an expression that it does not take, or that takes it long to compile.
     """
     if override.regex is None:
         return [name for name in names if fnmatchcase(name, override.match or "")]
+    if _COSTLY.search(override.regex):
+        message = r"counts above 9, counts a group or uses \p or \Q, which can be costly"
+        raise UserError("invalid_regex", f"{override.regex!r} {message}", override.pointer)
     import pyarrow  # only where it is needed: this is the one use of Arrow here, and its import takes memory
     from pyarrow import compute
 

@@ -1,7 +1,7 @@
 """Migrations agree with the tables, and undo what they do."""
 
 from alembic import command
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, text
 
 from app.db.migrate import alembic_config, downgrade, is_current, upgrade
 from app.local.servers import PostgresServer
@@ -9,6 +9,18 @@ from app.local.servers import PostgresServer
 
 def test_the_newest_revision_is_what_the_tables_say(database_url: str) -> None:
     command.check(alembic_config(database_url))
+
+
+def test_the_release_before_runs_on_with_a_newer_schema(database_url: str) -> None:
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'later'"))
+        assert is_current(connection)
+        connection.execute(text("UPDATE alembic_version SET version_num = '0007'"))
+        assert not is_current(connection)
+        connection.execute(text("DELETE FROM alembic_version"))
+        assert not is_current(connection)
+    engine.dispose()
 
 
 def test_down_and_up_again(postgres: PostgresServer) -> None:

@@ -1,19 +1,20 @@
 """Nothing that is needed goes, and nothing that is not needed stays: on a folder and on an S3 server."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app.datasets.tables import Dataset
 from app.db.clock import from_now
-from app.db.engine import transaction
+from app.db.engine import make_engine, transaction
 from app.dispatch.housekeeping import order_sweep, reap_jobs
 from app.garbage.repository import drop_checkpoints
 from app.garbage.sweep import Sweep
@@ -222,6 +223,26 @@ def test_texts_and_model_files_go_with_their_last_owner(
     session.commit()
     assert sweep(objects) == 2
     assert {key for key, _ in objects.list(folder)} == {used, part}
+
+
+def test_no_model_file_goes_without_the_lock(jobs: JobMaker, objects: ObjectStore, settings: Settings) -> None:
+    """The server ends the sweep's session, as it does with one that is silent for too long."""
+    kill = text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+    engine = make_engine(settings)
+
+    class Slow(ObjectStore):
+        def delete(self, keys: Iterable[str]) -> None:
+            super().delete(keys)
+            with engine.begin() as connection:
+                connection.execute(kill)
+
+    folder = objects_folder(jobs.project)
+    for name in ("a", "b", "c"):
+        objects.put_bytes(f"{folder}/{name}", b"x")
+    with pytest.raises(OperationalError):
+        Sweep(Slow(**vars(objects)), lambda: None, timedelta(0)).models(jobs.project)
+    assert len(list(objects.list(folder))) == 2
+    engine.dispose()
 
 
 def test_broken_off_uploads_go(jobs: JobMaker, objects: ObjectStore, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ from pydantic import ValidationError
 
 from app.jobs.sparsity_spec import Override, implied_target
 from app.jobs.spec import JobCreate, canonical_digest
-from worker.pruning.errors import SpecError
+from worker.pruning.errors import SpecError, UserError
 from worker.pruning.fields import Fields
 from worker.pruning.lineage_spec import OutputSpec
 from worker.pruning.method_spec import Method, MethodName
+from worker.pruning.overrides import matching
 from worker.pruning.sparsity_spec import Override as EngineOverride
 from worker.pruning.sparsity_spec import Sparsity
 from worker.pruning.spec import Domain
@@ -78,10 +80,33 @@ def test_both_refuse_the_same(sparsity: dict[str, Any]) -> None:
         Sparsity.read(Fields(sparsity, "/sparsity"))
 
 
-@pytest.mark.parametrize("regex", ["(", "[", "*a", "a{2,1}", "(?P<a>b)(?P<a>c)"])
-def test_a_slip_in_an_expression_is_caught_at_once(regex: str) -> None:
-    with pytest.raises(ValidationError, match="not a regular expression"):
+SLIPS = ["(", "[", "*a", "a{2,1}", "a)|(b", r"(a)\1", "(?=a)"]
+COSTLY = [r"\PN{1000}", ".{0,1000}" * 33, r"(?i)\pL", "((a{9}){9}){9}", r"(a)\Q\E{9}", "a{0,10}"]
+TAKEN = [r"model\.layers\.\d{1,2}\..*", "(?i)[!-\U0010ffff]" * 30, r"[[:alpha:]]+\z", "(a|b)*", "(?P<a>b)(?P<a>c)"]
+
+
+@pytest.mark.parametrize("regex", SLIPS + COSTLY)
+def test_expressions_that_cannot_be_used_are_refused_at_once_and_by_the_engine(regex: str) -> None:
+    with pytest.raises(ValidationError, match=r"not a regular expression|must not count") as caught:
         job(sparsity={"target": 0.5, "overrides": [{"regex": regex, "skip": True}]})
+    assert caught.value.errors()[0]["loc"] == ("sparsity", "overrides", 0, "regex")
+    with pytest.raises(UserError, match=r"RE2 syntax|costly"):
+        matching(EngineOverride(field="", regex=regex, skip=True), ["a"])
+
+
+@pytest.mark.parametrize("regex", TAKEN)
+def test_expressions_that_the_api_takes_are_taken_by_the_engine(regex: str) -> None:
+    job(sparsity={"target": 0.5, "overrides": [{"regex": regex, "skip": True}]})
+    matching(EngineOverride(field="", regex=regex, skip=True), ["a"])
+
+
+def test_no_expression_keeps_the_service_busy() -> None:
+    """Python's `re` takes minutes for the first ones and RE2 without our rule seconds for the others."""
+    worst = ['(?i)["-\U0010ffff]' * 21, "(?i)" + "[A-\u1fff]{9}" * 32, r"\W{0,9}" * 42, ".{9}" * 75, ".?" * 150]
+    began = time.process_time()
+    for regex in worst:
+        job(sparsity={"target": 0.5, "overrides": [{"regex": regex, "skip": True}] * 20})
+    assert time.process_time() - began < 10
 
 
 def test_an_override_may_name_every_method_there_is() -> None:

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from contextlib import suppress
 
 import pytest
@@ -52,6 +53,29 @@ def test_depth_is_bounded() -> None:
     parse_json(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
     with pytest.raises(Invalid):
         parse_json(b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1))
+
+
+def test_places_of_what_is_not_refused_cost_nothing() -> None:
+    inner = b'{"b":0},' * 5_000 + b"0"
+    with_long_key = b'{"' + b"k" * 20_000 + b'":[' + inner + b"]}"
+    assert peak_bytes(with_long_key) - peak_bytes(b'{"k":[' + inner + b"]}") < 4 * 20_000
+
+
+def peak_bytes(text: bytes) -> int:
+    """The most memory that reading takes."""
+    tracemalloc.start()
+    try:
+        parse_json(text)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_key_is_not_repeated_in_the_refusal() -> None:
+    with pytest.raises(Invalid) as caught:
+        parse_json(b'{"a/b":{"' + b"k" * 20_000 + b'":[1e999]}}')
+    assert caught.value.errors[0].pointer == f"/a~1b/{'k' * 200}…/0"
+    assert len(str(caught.value.detail)) < 300
 
 
 def test_json_types_are_known() -> None:

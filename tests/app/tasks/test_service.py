@@ -1,7 +1,7 @@
 """Tasks of the CPU queue are claimed, leased and fenced like jobs."""
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
@@ -58,7 +58,7 @@ def test_a_lost_task_is_queued_again_and_the_old_worker_shut_out(session: Sessio
     session.execute(update(Task).values(lease_expires_at=from_now(-1)))
     session.commit()
     with transaction() as other:
-        assert service.reap_one(other, 0, 3) == claim.id
+        assert service.reap(other, 0, 3) == [claim.id]
     for write in (service.finish, service.give_back, lambda s, c: service.renew(s, c.id, c.token, 9)):
         with pytest.raises(TaskLost), transaction() as other:
             write(other, claim)
@@ -84,3 +84,43 @@ def test_giving_back_costs_nothing(session: Session, model: str) -> None:
         service.give_back(other, claim)
     assert only_task(session).attempts == 0
     assert session.query(OutboxMessage).filter_by(hint=claim.id).count() == 2
+
+
+@pytest.mark.parametrize("again", ["give_back", "retry", "reap"])
+def test_a_sweep_that_another_one_waits_behind_ends_instead_of_going_back(session: Session, again: str) -> None:
+    order_sweep()
+    claim = take()
+    assert claim is not None
+    order_sweep()
+    with transaction() as other:
+        if again == "give_back":
+            service.give_back(other, claim)
+        elif again == "retry":
+            service.retry(other, claim, budget=3)
+        else:
+            other.execute(update(Task).where(Task.id == claim.id).values(lease_expires_at=from_now(-1)))
+            assert service.reap(other, 0, 3) == [claim.id]
+    session.expire_all()
+    assert session.get_one(Task, claim.id).state == TaskState.succeeded
+    waiting = take()
+    assert waiting is not None
+    assert waiting.subject_id == claim.subject_id
+
+
+def order_sweep() -> None:
+    with transaction() as session:
+        service.order_sweep(session, service.WHOLE_STORE)
+
+
+def test_a_task_that_cannot_be_reaped_does_not_hold_up_the_others(session: Session, model: str) -> None:
+    stuck = take()
+    assert stuck is not None
+    order_sweep()
+    lost = take()
+    assert lost is not None
+    session.execute(text(f"ALTER TABLE tasks ADD CHECK (id <> '{stuck.id}' OR state = 'running')"))
+    session.execute(update(Task).values(lease_expires_at=from_now(-1)))
+    session.commit()
+    with transaction() as other:
+        assert service.reap(other, 0, 3) == [lost.id]
+    assert session.get_one(Task, stuck.id).state == TaskState.running
