@@ -81,7 +81,7 @@ def named(method: dict[str, Any], name: str | None) -> dict[str, Any]:
         return method
     if name == "admm":
         return {"name": name, "weight_update": "admm"}
-    followed = not {name, method["name"]} & SOLVING
+    followed = name != "auto" and method["name"] != "admm"
     return {"name": name, "weight_update": method.get("weight_update", "none") if followed else "none"}
 
 

@@ -216,13 +216,15 @@ class Method:
     def named(self, name: MethodName | None) -> "Method":
         """The method of a matrix whose override names another one: the job's settings, that selection or solver.
 
-        Weights are compared as is that method's own habit. A selection is followed by the job's `weight_update`
-        where the job's own method is a selection too; what `auto` chooses never is. None: this very method.
+        Weights are compared as is that method's own habit. It is followed by the job's `weight_update` where that
+        was asked for, as after the job's own method: not where the job's is `admm`, nor after `admm` or `auto`. None: this very method.
         """
         if name is None or name is self.name:
             return self
-        plain = Method.read(Fields({"name": name.value}))
-        update = self.weight_update if not {name, self.name} & SOLVING else plain.weight_update
+        plain, own = (Method.read(Fields({"name": each.value})) for each in (name, self.name))
+        update = plain.weight_update
+        if update is WeightUpdate.none and own.weight_update is WeightUpdate.none and name is not MethodName.auto:
+            update = self.weight_update
         return replace(self, name=name, weight_update=update, comparison_group=plain.comparison_group)
 
     def _refuse_idle_sums(self, fields: Fields) -> None:

@@ -53,10 +53,10 @@ def test_a_method_under_another_name_keeps_the_settings_but_not_the_comparison()
     updating = method(weight_update="admm", admm={"iterations": 30})
     assert updating.named(MethodName.wanda).solver == "wanda+admm"
     assert updating.named(MethodName.wanda).admm.iterations == 30
-    # A solver's weights are its own, and no selection follows a solver's wish.
-    assert updating.named(MethodName.alps).solver == "alps"
+    # An update that was asked for follows whatever takes one.
+    assert updating.named(MethodName.alps).solver == "alps+admm"
     solving = Method.read(Fields({"name": "sparsegpt", "weight_update": "admm"}))
-    assert (solving.solver, solving.named(MethodName.wanda).solver) == ("sparsegpt+admm", "wanda")
+    assert (solving.solver, solving.named(MethodName.wanda).solver) == ("sparsegpt+admm", "wanda+admm")
     # What auto chooses solves for the weights itself.
     assert updating.named(MethodName.auto).solver == "auto"
     auto = Method.read(Fields({"name": "auto"}))
