@@ -9,7 +9,12 @@ from worker.pruning.calibration import CalibrationWindows
 from worker.pruning.evaluate import TestSet
 from worker.pruning.method_spec import MethodName
 from worker.pruning.overlap import shared_shares
+from worker.pruning.records import Record, mask_overlap
 from worker.pruning.spec import Domain, PruningJob
+from worker.pruning.starvation import MESSAGE as STARVED
+from worker.pruning.starvation import starved_experts
+from worker.pruning.stasis import MESSAGE as STASIS
+from worker.pruning.stasis import stasis
 
 FORGETTING: Final = 0.05
 """BWT on log-perplexity above which it is said: perplexities on earlier domains rose by a twentieth."""
@@ -43,6 +48,15 @@ def before_pruning(
         *_judged_by_what_is_solved_on(job.domains, windows),
         *_overlaps(job.domains, windows, sets),
     ]
+
+
+def after_stage(stage: int, domain: str, records: Sequence[Record]) -> list[Caveat]:
+    """What a finished stage's records say."""
+    found = [
+        (STARVED, starved_experts(stage, domain, records)),
+        (STASIS, stasis(stage, domain, mask_overlap(records))),
+    ]
+    return [Caveat(data.pop("code"), message, data) for message, data in found if data is not None]
 
 
 def after_pruning(summary: Mapping[str, Any]) -> list[Caveat]:
