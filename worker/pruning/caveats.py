@@ -78,12 +78,11 @@ def _too_few_tokens(
         for share in shares.values()
         if share.zeros is not None and job.method.named(share.method).name is not MethodName.magnitude
     ]
-    tokens = windows.solved_on.numel()
     widest = max(looked_at, key=lambda matrix: matrix.columns, default=None)
-    if widest is None or tokens >= widest.columns:
+    if widest is None or windows.covered >= widest.columns:
         return None
-    message = "too few calibration tokens: fewer are solved on than the widest matrix has inputs"
-    figures = {"domain": domain.name, "tokens": tokens, "inputs": widest.columns, "matrix": widest.name}
+    message = "too little calibration text: fewer of its tokens are solved on than the widest matrix has inputs"
+    figures = {"domain": domain.name, "tokens": windows.covered, "inputs": widest.columns, "matrix": widest.name}
     return Caveat("too_few_tokens", message, figures)
 
 

@@ -62,9 +62,13 @@ def test_held_out_windows_that_find_no_place_of_their_own(
     one["calibration"]["samples"] = 20
     found = warnings(request_for(domains=[one, fresh(texts, tmp_path, "other")]))
     assert [each["domain"] for each in found.pop("held_out_overlaps")] == ["one"]
+    (few,) = found.pop("too_few_tokens")
     assert found == {}
+    assert (few["domain"], few["inputs"]) == ("one", 128)
+    assert 32 < few["tokens"] < 64, "18 windows lie over one another in a text that is shorter than two"
     one["calibration"]["held_out"] = 0
-    assert warnings(request_for(domains=[one], workspace="none")) == {}
+    (few,) = warnings(request_for(domains=[one], workspace="none"))["too_few_tokens"]
+    assert 32 < few["tokens"] < 64
 
 
 def test_calibration_text_that_is_tested_on(request_for: Request, texts: Path, tmp_path: Path) -> None:
