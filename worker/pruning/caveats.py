@@ -19,7 +19,7 @@ from worker.pruning.stasis import stasis
 FORGETTING: Final = 0.05
 """BWT on log-perplexity above which it is said: perplexities on earlier domains rose by a twentieth."""
 OVERLAP: Final = 0.01
-"""Share of a calibration text's tokens inside runs that a test text has too, above which it is said."""
+"""Share of either text's tokens inside runs that the other has too, above which it is said."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def _overlaps(
     message = "calibration text is in an evaluation text too: its perplexity is not that of unseen text"
     every = [own.every for own in windows]
     for item in sets:
-        for domain, share in zip(domains, shared_shares(every, item.windows), strict=True):
-            if share > OVERLAP:
-                figures = {"calibration": domain.name, "evaluation": item.domain, "share": share}
-                yield Caveat("texts_overlap", message, figures)
+        for domain, shared in zip(domains, shared_shares(every, item.windows), strict=True):
+            if max(shared) > OVERLAP:
+                figures = {"calibration": domain.name, "evaluation": item.domain}
+                shares = {"share": shared.of_windows, "evaluation_share": shared.of_text}
+                yield Caveat("texts_overlap", message, figures | shares)

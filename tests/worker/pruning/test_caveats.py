@@ -87,6 +87,17 @@ def test_calibration_text_that_is_tested_on(request_for: Request, texts: Path, t
     assert found == {}
 
 
+def test_a_short_test_text_inside_the_calibration_text(request_for: Request, texts: Path, tmp_path: Path) -> None:
+    """Less than a hundredth of what is calibrated on, but all of what is evaluated."""
+    (tmp_path / "long.txt").write_text(text(20_000, seed=7))
+    (tmp_path / "short.txt").write_text(" ".join(text(20_000, seed=7).split()[9_000:9_060]))
+    one = fresh(texts, tmp_path, "one")
+    one["calibration"] |= {"path": str(tmp_path / "long.txt"), "samples": 100, "sequence_length": 512}
+    one["evaluation"] = {"path": str(tmp_path / "short.txt"), "format": "txt"}
+    (found,) = warnings(request_for(domains=[one]))["texts_overlap"]
+    assert found["share"] < 0.01 < 0.5 < found["evaluation_share"]
+
+
 def test_a_continued_job_looks_at_earlier_test_texts(request_for: Request, texts: Path) -> None:
     (parent,) = chain(request_for, "a")
     second = {**domain(texts, "a", evaluation=None), "name": "second"}
