@@ -58,7 +58,8 @@ Found = Mapping[str, dict[str, Any]]
 
 
 def goals(found: Found) -> list[Goal]:
-    """Those that can be said from the rows found. Means are over the orders found, at the most all six."""
+    """Those that can be said from the rows found. Means are over the orders found, at the most all six; two
+    settings are compared where they have the same ones."""
     return [*_ceilings(found), *_selection(found), *_protection(found)]
 
 
@@ -79,23 +80,27 @@ def _ceilings(found: Found) -> Iterator[Goal]:
 def _selection(found: Found) -> Iterator[Goal]:
     """COPAL without a weight update against Wanda."""
     copal, wanda, restart = (_orders(found, name) for name in ("copal", "wanda", "wanda:restart"))
-    if copal and len(copal) == len(wanda):
+    if copal and _same_orders(found, "copal", "wanda"):
         ratio = _mean(copal, "mean") / _mean(wanda, "mean")
         yield Goal("copal: mean final / accumulated wanda's", ratio, OVER_WANDA, len(copal))
-    if copal and len(copal) == len(restart):
+    if copal and _same_orders(found, "copal", "wanda:restart"):
         limit = _mean(restart, "bwt") * OF_RESTART
         yield Goal("copal: BWT against a third of wanda restart's", _mean(copal, "bwt"), limit, len(copal), True)
 
 
 def _protection(found: Found) -> Iterator[Goal]:
     joint, plain = _orders(found, "copal+admm"), _orders(found, "admm")
-    if joint and len(joint) == len(plain):
+    if joint and _same_orders(found, "copal+admm", "admm"):
         ratio = _mean(joint, "mean") / _mean(plain, "mean")
         yield Goal("copal+admm: mean final / accumulated admm's", ratio, 1.0, len(joint), strict=True)
 
 
 def _orders(found: Found, name: str) -> list[dict[str, Any]]:
     return [found[f"{name}/{order}"] for order in ORDERS if f"{name}/{order}" in found]
+
+
+def _same_orders(found: Found, one: str, other: str) -> bool:
+    return all((f"{one}/{order}" in found) == (f"{other}/{order}" in found) for order in ORDERS)
 
 
 def _mean(rows: list[dict[str, Any]], figure: str) -> float:

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
+from app.datasets.tables import Dataset
 from app.jobs import lineage, repository
 from app.jobs.events import EventType, append_event
 from app.jobs.kinds import dropped, names_methods
@@ -12,6 +14,7 @@ from app.jobs.tables import Job
 
 EVALUATION_LOST: Final = "evaluation_lost"
 STATISTICS_DROPPED: Final = "statistics_dropped"
+TEXTS_OVERLAP: Final = "texts_overlap"
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ def caveats_of(session: Session, job: Job) -> list[Caveat]:
     if job.continues is None:
         return []
     parent = session.get_one(Job, job.continues, options=[defer(Job.manifest)])  # which can be large
-    return [*_lost(session, job), *_dropped(session, job, parent)]
+    return [*_lost(session, job), *_dropped(session, job, parent), *_calibrated_on(session, job)]
 
 
 def note_caveats(session: Session, job: Job) -> None:
@@ -60,3 +63,19 @@ def _dropped(session: Session, job: Job, parent: Job) -> list[Caveat]:
         "go on from the parent, and not from this job or any after it"
     )
     return [Caveat(STATISTICS_DROPPED, message, {"kinds": kinds, "parent": parent.id})]
+
+
+def _calibrated_on(session: Session, job: Job) -> list[Caveat]:
+    """Earlier calibration texts may be gone; their digests are in the manifests of the jobs that read them."""
+    own = {domain["name"]: domain["evaluation"] for domain in job.spec["domains"] if domain.get("evaluation")}
+    digests = dict(
+        session.execute(select(Dataset.id, Dataset.sha256).where(Dataset.id.in_(own.values()))).tuples()
+    )
+    calibrated = lineage.calibration_digests(session, job) if own else []
+    message = "the evaluation text is the file that an earlier domain was calibrated on: not that of unseen text"
+    return [
+        Caveat(TEXTS_OVERLAP, message, {"calibration": earlier, "evaluation": name, "same_file": True})
+        for name, evaluation in own.items()
+        for earlier, digest in calibrated
+        if digest is not None and digest == digests.get(evaluation)
+    ]

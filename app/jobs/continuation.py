@@ -100,7 +100,7 @@ def _merge(
 ) -> JobCreate:
     """The request over the parent's spec. Raises LineageMismatch."""
     inherited = {name: value for name, value in parent.spec.items() if name != "continues"}
-    own = body.model_dump(mode="json", include={"domains", "gate"})
+    own = body.model_dump(mode="json", include={"domains", *({"gate"} & body.model_fields_set)})
     merged = {**inherited, **own, **{name: getattr(body, name) for name in NOT_IN_SPEC}}
     merged["output"] = {**inherited.get("output", {}), **body.given("output")}
     merged["method"] = merge_method(inherited["method"], body.given("method"))

@@ -67,8 +67,9 @@ def create_job(
 ) -> Response:
     """The job starts when its model and datasets are ready and a worker is free. With an `Idempotency-Key` the
     request may be repeated without making a second job: the first answer comes again, marked
-    `Idempotency-Replayed: true`. With `continues` it goes on from another job's final state: what is left out is
-    that job's, and only `domains` (new ones) is needed."""
+    `Idempotency-Replayed: true`. With `continues` it goes on from another job's final state: only `domains`
+    (new ones) is needed, and what is left out of model, method, sparsity, evaluation, output and gate is that
+    job's; limits, priority, labels and each domain's calibration are not inherited."""
     asked = Submission(auth.project, body, key, fingerprint, backend.settings.idempotency_hours)
     submitted = submission.submit(session, asked)
     headers = {"Location": f"/v1/jobs/{submitted.body['id']}"}

@@ -14,6 +14,7 @@ MEASURED: Final = {
     "max_mean_perplexity": ("mean final perplexity", "mean_final_perplexity"),
 }
 """Limit → what it bounds, in words and as a field of the evaluation."""
+MEND: Final = "give one, or leave the limit out (a gate of null has none)"
 
 
 class Gate(Strict):
@@ -41,10 +42,10 @@ def unmeasurable(gate: Gate | None, texts: Sequence[bool]) -> list[FieldError]:
         return []
     errors = []
     if gate.max_mean_perplexity is not None and not any(texts):
-        message = "no domain has an evaluation text to measure this on; give one, or leave the limit out"
+        message = f"no domain has an evaluation text to measure this on; {MEND}"
         errors.append(FieldError(message, pointer="/gate/max_mean_perplexity"))
     if len(texts) > 1 and not any(texts[:-1]):
-        message = "no earlier domain has an evaluation text to measure this on; give one, or leave the limit out"
+        message = f"no earlier domain has an evaluation text to measure this on; {MEND}"
         asked = (name for name in ("max_bwt", "max_log_bwt") if getattr(gate, name) is not None)
         errors += [FieldError(message, pointer=f"/gate/{name}") for name in asked]
     return errors

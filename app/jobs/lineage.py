@@ -76,6 +76,19 @@ def history_of(session: Session, job: Job) -> History:
     return History(tuple(stages), frozenset(lost))
 
 
+def calibration_digests(session: Session, job: Job) -> list[tuple[str, str | None]]:
+    """Every earlier domain of the lineage, with the sha256 of the text that it was calibrated on."""
+    path = path_of(session, job)[:-1]
+    texts = Job.manifest["provenance"]["datasets"]
+    query = select(Job.id, texts).where(Job.id.in_([each.id for each in path]))
+    found: dict[str, Any] = dict(session.execute(query).tuples())
+    return [
+        (domain["name"], (found[each.id] or {}).get(domain["dataset"]))
+        for each in path
+        for domain in each.spec["domains"]
+    ]
+
+
 def is_of(first: str) -> ColumnElement[bool]:
     """Whether a job is the first one of that lineage, or goes back to it."""
     return or_(Job.id == first, Job.lineage_id == first)

@@ -185,9 +185,10 @@ class JobCreate(_Request):
 
 
 class JobContinue(_Request):
-    """Go on from a finished job's final state with further domains. What is left out is that job's, field by
-    field; what is given must fit it: the model, `sparsity`, `evaluation` and the method's mode are one for a whole
-    lineage."""
+    """Go on from a finished job's final state with further domains. What is left out of `model`, `method`,
+    `sparsity`, `evaluation`, `output` and `gate` is that job's; `limits`, `priority`, `labels` and each domain's
+    `calibration` begin with their defaults. What is given must fit that job: the model, `sparsity`, `evaluation`
+    and the method's mode are one for a whole lineage."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_CONTINUATION]})
 
@@ -204,6 +205,10 @@ class JobContinue(_Request):
     sparsity: SparsityPart | None = None
     evaluation: Evaluation | None = None
     output: Output | None = Field(default=None, description="What is left out in it is the parent's, too.")
+    gate: Gate | None = Field(
+        default=None,
+        description="Takes the place of the parent's as a whole; null ends it. Left out, the parent's holds.",
+    )
 
     def given(self, part: str) -> dict[str, Any]:
         """Those fields of a part (`method`, `sparsity`, …) that were sent, as they were understood."""

@@ -94,3 +94,10 @@ def test_protection_by_both_must_be_better_than_by_one() -> None:
 def test_means_over_different_orders_are_not_compared() -> None:
     found = everything(wanda=80.0) | {"copal/wpc": final(70.0)}
     assert not any("wanda's" in goal.name for goal in goals(found))
+
+
+def test_as_many_but_other_orders_are_not_compared() -> None:
+    one, two = ORDERS[:2]
+    found = {f"copal/{one}": final(70.0), f"wanda/{two}": final(80.0), f"wanda:restart/{two}": final(90.0)}
+    found |= {f"copal+admm/{one}": final(57.0), f"admm/{two}": final(58.0)}
+    assert {goal.name.partition(": ")[2] for goal in goals(found)} == {"mean final perplexity"}

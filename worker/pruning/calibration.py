@@ -35,12 +35,14 @@ TOKENIZER_FILES = (
 class CalibrationWindows:
     """One domain's windows, (windows, length), int64 each: those that are solved on, and those that only judge.
 
+    covered: how many tokens of the text are in a window solved on; windows may lie over one another.
     overlap: the share of the held-out tokens whose place in the text is solved on too; 0 unless the text is so
     covered that no window fits between those that are solved on.
     """
 
     solved_on: Tensor
     held_out: Tensor
+    covered: int
     overlap: float = 0.0
 
     @property
@@ -100,7 +102,8 @@ def calibration_windows(tokenizer: Tokenizer, calibration: Calibration) -> Calib
         windows = [tokens[start : start + length] for start in starts]
         return torch.from_numpy(numpy.array(windows, numpy.int64).reshape(-1, length))
 
-    return CalibrationWindows(cut(solved_on), cut(held_out), overlap)
+    covered = int(_taken(solved_on, length).sum())
+    return CalibrationWindows(cut(solved_on), cut(held_out), covered, overlap)
 
 
 def apart(
@@ -157,10 +160,17 @@ def _covered(solved_on: Sequence[int], held_out: Sequence[int], length: int) -> 
     """The share of the held-out windows' tokens that are in a window solved on."""
     if not held_out:
         return 0.0
-    taken = numpy.zeros(max(*solved_on, *held_out) + length, dtype=bool)
-    for start in solved_on:
-        taken[start : start + length] = True
+    taken = _taken(solved_on, length, max(held_out))
     return float(numpy.mean([taken[start : start + length] for start in held_out]))
+
+
+def _taken(starts: Sequence[int], length: int, last: int = 0) -> numpy.ndarray[Any, Any]:
+    """Which places of the text, (places,), bool, are in a window at one of the starts. last: reach at least to the
+    end of a window there."""
+    taken = numpy.zeros(max([*starts, last]) + length, dtype=bool)
+    for start in starts:
+        taken[start : start + length] = True
+    return taken
 
 
 def held_out_indices(samples: int, share: float) -> list[int]:

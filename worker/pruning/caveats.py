@@ -9,12 +9,17 @@ from worker.pruning.calibration import CalibrationWindows
 from worker.pruning.evaluate import TestSet
 from worker.pruning.method_spec import MethodName
 from worker.pruning.overlap import shared_shares
+from worker.pruning.records import Record, mask_overlap
 from worker.pruning.spec import Domain, PruningJob
+from worker.pruning.starvation import MESSAGE as STARVED
+from worker.pruning.starvation import starved_experts
+from worker.pruning.stasis import MESSAGE as STASIS
+from worker.pruning.stasis import stasis
 
 FORGETTING: Final = 0.05
 """BWT on log-perplexity above which it is said: perplexities on earlier domains rose by a twentieth."""
 OVERLAP: Final = 0.01
-"""Share of a calibration text's tokens inside runs that a test text has too, above which it is said."""
+"""Share of either text's tokens inside runs that the other has too, above which it is said."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,15 @@ def before_pruning(
     ]
 
 
+def after_stage(stage: int, domain: str, records: Sequence[Record]) -> list[Caveat]:
+    """What a finished stage's records say."""
+    found = [
+        (STARVED, starved_experts(stage, domain, records)),
+        (STASIS, stasis(stage, domain, mask_overlap(records))),
+    ]
+    return [Caveat(data.pop("code"), message, data) for message, data in found if data is not None]
+
+
 def after_pruning(summary: Mapping[str, Any]) -> list[Caveat]:
     """What the figures of the finished job say."""
     log_bwt = summary["log_bwt"]
@@ -64,12 +78,11 @@ def _too_few_tokens(
         for share in shares.values()
         if share.zeros is not None and job.method.named(share.method).name is not MethodName.magnitude
     ]
-    tokens = windows.solved_on.numel()
     widest = max(looked_at, key=lambda matrix: matrix.columns, default=None)
-    if widest is None or tokens >= widest.columns:
+    if widest is None or windows.covered >= widest.columns:
         return None
-    message = "too few calibration tokens: fewer are solved on than the widest matrix has inputs"
-    figures = {"domain": domain.name, "tokens": tokens, "inputs": widest.columns, "matrix": widest.name}
+    message = "too little calibration text: fewer of its tokens are solved on than the widest matrix has inputs"
+    figures = {"domain": domain.name, "tokens": windows.covered, "inputs": widest.columns, "matrix": widest.name}
     return Caveat("too_few_tokens", message, figures)
 
 
@@ -88,7 +101,8 @@ def _overlaps(
     message = "calibration text is in an evaluation text too: its perplexity is not that of unseen text"
     every = [own.every for own in windows]
     for item in sets:
-        for domain, share in zip(domains, shared_shares(every, item.windows), strict=True):
-            if share > OVERLAP:
-                figures = {"calibration": domain.name, "evaluation": item.domain, "share": share}
-                yield Caveat("texts_overlap", message, figures)
+        for domain, shared in zip(domains, shared_shares(every, item.windows), strict=True):
+            if max(shared) > OVERLAP:
+                figures = {"calibration": domain.name, "evaluation": item.domain}
+                shares = {"share": shared.of_windows, "evaluation_share": shared.of_text}
+                yield Caveat("texts_overlap", message, figures | shares)

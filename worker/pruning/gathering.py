@@ -72,9 +72,8 @@ class Gatherer:
         device = self.shell.device
         sensing = find_sensing(self.groups, self.method, before, solved_on[0].shape[1], device)
         measured = self._measure(block, solved_on, sensing)
-        measured, self.experts = feed(block, self.groups, measured, sensing)
+        measured, self.experts = feed(block, self.groups, measured, sensing, before)
         measured = complete(self.groups, measured, sensing, lambda matrix: dense_weight(block, matrix))
-        self._report_starved()
         self.own_grams = self._own(block, measured)
         apart = self._measure(block, held) if held else {}
         found, by = {}, self._factors(block)
@@ -139,12 +138,6 @@ class Gatherer:
             return {}
         earlier = None if self.previous is None else self.previous.path(self.previous.state(block.index))
         return with_own_grams(earlier, self.domain.name, {name: each.gram for name, each in measured.items()})
-
-    def _report_starved(self) -> None:
-        starved = {name: fed.tokens for name, fed in self.experts.items() if fed.stand_ins}
-        if starved:
-            message = "too few calibration tokens reached these experts; the layer's statistics stand in"
-            self.observer.note("warning", message, {"tokens": starved})
 
     def _check(self, name: str, statistics: Measured) -> None:
         if statistics.tokens == 0:

@@ -1,7 +1,7 @@
 """How much of one text is in another, by long runs of tokens that both have."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy
 from numpy.typing import NDArray
@@ -19,9 +19,16 @@ MOST: Final = 1 << 24
 Hashes = NDArray[numpy.uint64]
 
 
-def shared_shares(windows: Sequence[Tensor], text: Tensor) -> list[float]:
+class Shared(NamedTuple):
+    """Shares of the tokens of the one and of the other that are in what both have."""
+
+    of_windows: float
+    of_text: float
+
+
+def shared_shares(windows: Sequence[Tensor], text: Tensor) -> list[Shared]:
     """For each of several draws of windows, the share of its tokens that lie in a run of RUN tokens (or of a whole
-    window, where these are shorter) which is in `text` too.
+    window, where these are shorter) which is in `text` too, and the share of the text's tokens in such runs.
 
     windows: (windows, length), int64, each. text: consecutive windows of one text, (windows, length), int64, of
     which the first MOST tokens are looked at.
@@ -32,14 +39,20 @@ def shared_shares(windows: Sequence[Tensor], text: Tensor) -> list[float]:
     for own in windows:
         run = min(RUN, own.shape[1])
         if run < SHORTEST or flat.size < run:
-            found.append(0.0)
+            found.append(Shared(0.0, 0.0))
             continue
         if run not in known:
             known[run] = numpy.unique(_hashes(flat, run))
         rows = max(1, PIECE // own.shape[1])
         parts = (own[start : start + rows] for start in range(0, len(own), rows))
-        hits = (numpy.isin(_hashes(part.numpy(), run), known[run]) for part in parts)
-        found.append(sum(_covered(each, run) for each in hits) / own.numel())
+        met, covered = numpy.zeros(len(known[run]), dtype=bool), 0
+        for part in parts:
+            hashes = _hashes(part.numpy(), run)
+            hits = numpy.isin(hashes, known[run])
+            met[numpy.searchsorted(known[run], hashes[hits])] = True
+            covered += _covered(hits, run)
+        back = _covered(numpy.isin(_hashes(flat, run), known[run][met]), run) if covered else 0
+        found.append(Shared(covered / own.numel(), back / flat.size))
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.calibration import held_out_indices
-from worker.pruning.caveats import Caveat, after_pruning
+from worker.pruning.caveats import Caveat, after_pruning, after_stage
 from worker.pruning.digests import total
 from worker.pruning.evaluate import TestSet
 from worker.pruning.methods.auto import CANDIDATES
@@ -16,8 +16,6 @@ from worker.pruning.records import mask_overlap
 from worker.pruning.skeleton import Skeleton
 from worker.pruning.sparsity_spec import Override
 from worker.pruning.spec import Domain, PruningJob
-from worker.pruning.stasis import MESSAGE as STASIS
-from worker.pruning.stasis import stasis
 
 REPORT = "report.json"
 
@@ -89,7 +87,7 @@ def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
         "bwt": bwt(done.rows[1:], own),
         "log_bwt": log_bwt(done.rows[1:], own),
     }
-    said = [*done.caveats, *_stasis(done), *after_pruning(summary)]
+    said = [*done.caveats, *_after_stages(done), *after_pruning(summary)]
     summary["warnings"] = [asdict(caveat) for caveat in said]
     report = {
         "engine_format": ENGINE_FORMAT,
@@ -187,11 +185,9 @@ def _stage(done: Finished, stage: int) -> dict[str, Any]:
     }
 
 
-def _stasis(done: Finished) -> Iterator[Caveat]:
+def _after_stages(done: Finished) -> Iterator[Caveat]:
     for stage, domain in enumerate(done.job.domains):
-        figures = stasis(stage, domain.name, stage_figures(done.records[stage])["mask_overlap"])
-        if figures is not None:
-            yield Caveat(figures.pop("code"), STASIS, figures)
+        yield from after_stage(stage, domain.name, done.records[stage])
 
 
 def _experts(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from worker.pruning.background import read_ahead
 from worker.pruning.blocks import BATCH_TOKENS, Shell, batches
 from worker.pruning.budget import Share, assign
 from worker.pruning.calibration import CalibrationWindows, Tokenizer, calibration_windows, text_digest
-from worker.pruning.caveats import Caveat, after_pruning, before_pruning
+from worker.pruning.caveats import Caveat, after_pruning, after_stage, before_pruning
 from worker.pruning.checkpoint import Checkpoint, read_file
 from worker.pruning.evaluate import TestSet, native_dtype, precision
 from worker.pruning.files import write_json
@@ -31,8 +31,6 @@ from worker.pruning.sensing import check_reading
 from worker.pruning.settings import pick_device, pinned, torch_settings
 from worker.pruning.skeleton import Block
 from worker.pruning.spec import Domain, PruningJob
-from worker.pruning.stasis import MESSAGE as STASIS
-from worker.pruning.stasis import stasis
 from worker.pruning.work import block_work, planned_work, stage_work, token_work
 
 
@@ -151,14 +149,13 @@ class _Run:
         domain = self.job.domains[stage]
         self._prune_stage(stage)
         self.evaluate(stage)
-        figures = stage_figures(self._stage_records(stage))
-        if (still := stasis(stage, domain.name, figures["mask_overlap"])) is not None:
-            self.observer.note("warning", STASIS, still)
+        records = self._stage_records(stage)
+        self._say(after_stage(stage, domain.name, records))
         self.observer.stage(
             StageResult(
                 stage=stage,
                 domain=domain.name,
-                **figures,
+                **stage_figures(records),
                 calibration_tokens=domain.calibration.tokens,
                 seconds=time.monotonic() - began,
             )

@@ -6,12 +6,15 @@ then. Its statistics become those of T tokens, its own t and T − t stand-ins:
 - matrices that read the layer's tokens (gate, up): the stand-ins are like the tokens of all the layer's experts;
 - matrices that read the expert's own activations (down), which no other expert has: the stand-ins are uncorrelated
   and all of one size, so that with none of its own such a matrix is pruned by magnitude.
+
+Sums of earlier domains that make it T tokens or more need no stand-ins, which would push out what these domains
+have taught the expert. Then its own t tokens alone are added, as the part t / T of a domain where t is below T.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -21,21 +24,25 @@ from worker.pruning.method_spec import Reading
 from worker.pruning.methods.copal import response_power
 from worker.pruning.sensing import Sensing
 from worker.pruning.skeleton import Block, Matrix
-from worker.pruning.statistics import Measured
+from worker.pruning.statistics import Accumulated, Measured
+
+MESSAGE: Final = "too few calibration tokens reached these experts' matrices: the layer's statistics stand in"
 
 
 @dataclass(frozen=True)
 class Fed:
-    """One expert's share of the calibration. stand_ins: the part, 0 to 1, of its statistics not its own."""
+    """One expert's share of the calibration. carried: tokens that earlier domains' sums have of it. stand_ins: the
+    part, 0 to 1, of its statistics not its own."""
 
     layer: str
     index: int
     tokens: int
     threshold: int
+    carried: int = 0
 
     @property
     def stand_ins(self) -> float:
-        return max(0.0, 1 - self.tokens / self.threshold)
+        return 0.0 if self.carried + self.tokens >= self.threshold else 1 - self.tokens / self.threshold
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -48,11 +55,12 @@ def feed(
     groups: Sequence[Sequence[Matrix]],
     measured: dict[str, Measured],
     sensing: Mapping[str, Sensing] | None = None,
+    before: Mapping[str, Accumulated] | None = None,
 ) -> tuple[dict[str, Measured], dict[str, Fed]]:
     """The statistics with those of starved experts mixed, and how every expert's matrix (by its name) fared.
 
     block: loaded with its dense weights. measured: by group; groups without an expert are handed on. sensing: by
-    matrix, for those with an importance.
+    matrix, for those with an importance. before: by group, the earlier domains' sums.
     """
     fed: dict[str, Fed] = {}
     result = dict(measured)
@@ -60,8 +68,11 @@ def feed(
     for group in groups:
         if group[0].expert is not None:
             layers[group[0].module, group[0].expert.activated].append(group)
-            share = _fed(group[0], measured[group[0].name])
+            name = group[0].name
+            share = _fed(group[0], measured[name], (before or {}).get(name))
             fed |= {matrix.name: share for matrix in group}
+            if not share.stand_ins and share.tokens < share.threshold:
+                result[name] = replace(measured[name], share=share.tokens / share.threshold)
     for (_, activated), members in layers.items():
         starved = [group for group in members if fed[group[0].name].stand_ins]
         if not starved:
@@ -81,10 +92,20 @@ def feed(
     return result, fed
 
 
-def _fed(matrix: Matrix, measured: Measured) -> Fed:
+def starved_experts(stage: int, domain: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the warning says, None where none is due. records: of the whole stage."""
+    fed = [record["notes"]["expert"] for record in records if "expert" in record["notes"]]
+    layers = Counter(each["layer"] for each in fed if each["stand_ins"])
+    if not layers:
+        return None
+    figures = {"matrices": layers.total(), "of": len(fed), "layers": dict(layers)}
+    return {"code": "starved_experts", "stage": stage, "domain": domain, **figures}
+
+
+def _fed(matrix: Matrix, measured: Measured, before: Accumulated | None) -> Fed:
     index = matrix.expert.index if matrix.expert else 0
     layer = matrix.name.rpartition(f".{index}.")[0]
-    return Fed(layer, index, measured.tokens, matrix.columns)
+    return Fed(layer, index, measured.tokens, matrix.columns, 0 if before is None else before.tokens)
 
 
 def _pooled(everyone: list[Measured]) -> Measured:

@@ -25,6 +25,7 @@ class Measured:
     gram: XᵀX / tokens, (in, in), float32; of the first tokens only, where nothing is solved with it. mean: (in,),
     float32. importance: per matrix (out, in), what a reading of COPAL sums up, / tokens (see `methods.copal`);
     none where the scores come from the moments. squares: E x² of all tokens, (in,), where the Gram is of a part.
+    share: how much of a domain they count as, below 1 for few tokens of an expert (see `starvation`).
     """
 
     gram: Tensor
@@ -32,6 +33,7 @@ class Measured:
     tokens: int
     importance: dict[str, Tensor]
     squares: Tensor | None = None
+    share: float = 1
 
     @property
     def second(self) -> Tensor:
@@ -60,13 +62,14 @@ class Inputs:
 @dataclass(frozen=True)
 class Accumulated:
     """Σ over domains. gram is None for methods that never solve with it; shift is Σ E dx², with dx = x − the
-    unweighted mean of the earlier domains' mean inputs, and dx = x in the first domain."""
+    unweighted mean of the earlier domains' mean inputs, and dx = x in the first domain. mean and domains count a
+    domain by its `Measured.share`."""
 
     gram: Tensor | None
     second: Tensor
     shift: Tensor
     mean: Tensor
-    domains: int
+    domains: float
     tokens: int
     importance: dict[str, Tensor]
 
@@ -110,8 +113,9 @@ def accumulate(
 ) -> Accumulated:
     """The sums after one more domain, keeps · sums + weight · measured. Its data are not needed again.
 
-    The means and counts are of the domains as they are: every one counts once.
+    The means and counts are of the domains as they are: every one counts once, or by its share.
     """
+    weight = weight * measured.share
     second = measured.second
     shift = _shift(previous, measured)
     gram = measured.gram * weight if keep_gram else None
@@ -126,8 +130,8 @@ def accumulate(
         gram=gram,
         second=previous.second * keeps + second * weight,
         shift=previous.shift * keeps + shift * weight,
-        mean=previous.mean + measured.mean,
-        domains=previous.domains + 1,
+        mean=previous.mean + measured.mean * measured.share,
+        domains=previous.domains + measured.share,
         tokens=previous.tokens + measured.tokens,
         importance={name: value + previous.importance[name] * keeps for name, value in own.items()},
     )
@@ -150,7 +154,7 @@ def alone(previous: Accumulated | None, measured: Measured) -> Accumulated:
 def _shift(previous: Accumulated | None, measured: Measured) -> Tensor:
     """E dx² of one domain, (in,)."""
     second = measured.second
-    if previous is None:
+    if previous is None or measured.share == 0:  # zeros: nothing was there to be away from any mean
         return second
     earlier = previous.mean / previous.domains
     return (second - 2 * earlier * measured.mean + earlier**2).clamp_min(0)

@@ -3,10 +3,11 @@
 from typing import Any
 
 import httpx
-from sqlalchemy import func
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.jobs.tables import Job, JobEvaluation
+from app.datasets.tables import Dataset
+from app.jobs.tables import Job, JobDataset, JobEvaluation
 from app.models.tables import Model
 
 PATHS = (
@@ -33,7 +34,9 @@ def publish(session: Session, job: str, **columns: Any) -> None:
         for n, path in enumerate(PATHS)
     ]
     model = session.get_one(Model, row.model_id)
-    provenance = {"job": job, "model": {"id": model.id, "digest": model.digest}}
+    read = select(Dataset.id, Dataset.sha256).join(JobDataset, JobDataset.dataset_id == Dataset.id)
+    texts = dict(session.execute(read.where(JobDataset.job_id == job)).tuples())
+    provenance = {"job": job, "model": {"id": model.id, "digest": model.digest}, "datasets": texts}
     row.manifest = {"digest": f"{job[-32:]:0>64}", "bytes": 1, "files": files, "provenance": provenance}
     row.result = {"manifest_digest": row.manifest["digest"], "bytes": 1, "files": len(files)}
     row.state, row.finished_at = "succeeded", func.now()

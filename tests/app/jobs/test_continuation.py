@@ -19,6 +19,7 @@ from app.jobs.tables import Job, JobDataset, JobEvaluation, JobStage
 from tests.app.conftest import Inputs
 from tests.app.jobs.lineages import SPARSITY, domain, evaluate, publish, submit
 from tests.app.jobs.test_control import events, put
+from tests.jobs import make_dataset
 
 
 def test_what_is_left_out_is_the_parents(api: httpx.Client, parent: str, third: str) -> None:
@@ -180,6 +181,40 @@ def test_what_was_said_at_first_is_in_the_result_too(
     assert [each["code"] for each in warnings] == ["evaluation_lost", "statistics_dropped", "stasis"]
     assert (warnings[0]["data"], warnings[1]["data"]["kinds"]) == ({"domains": ["law"]}, ["gram"])
     assert warnings[2] == stasis
+
+
+def test_a_test_text_that_an_earlier_job_was_calibrated_on_is_said(
+    api: httpx.Client, parent: str, inputs: Inputs, third: str, session: Session, project: str
+) -> None:
+    """Also behind a job in between, as another dataset of the same file, and with the old one deleted."""
+    other = make_dataset(session, project, "four")
+    session.commit()
+    between = continued(api, parent, other, domains=[domain("hr", other)])["id"]
+    publish(session, between)
+    copy = make_dataset(session, project, "one")
+    session.commit()
+    assert api.delete(f"/v1/datasets/{inputs.first}").status_code == 204
+    job = continued(api, between, third, domains=[domain("sales", third, copy), domain("it", third, third)])
+    (note,) = notes(api, job["id"])
+    assert (note["code"], note["level"], note["same_file"]) == ("texts_overlap", "warning", True)
+    assert (note["calibration"], note["evaluation"]) == ("law", "sales")
+
+
+def test_the_parents_gate_counts_until_another_takes_its_place(
+    api: httpx.Client, inputs: Inputs, session: Session
+) -> None:
+    gate = {"max_bwt": 2.0, "max_log_bwt": 0.1, "max_mean_perplexity": None}
+    first = submit(api, inputs.body(gate=gate))
+    publish(session, first)
+    inherited = continued(api, first, inputs.first)
+    assert inherited["spec"]["gate"] == gate
+    again = api.post("/v1/jobs", json=inherited["spec"]).json()
+    assert again["spec_digest"] == inherited["spec_digest"], "a resolved spec means what it meant"
+    other = continued(api, first, inputs.first, gate={"max_bwt": 3.0})
+    assert other["spec"]["gate"] == {"max_bwt": 3.0, "max_log_bwt": None, "max_mean_perplexity": None}
+    ended = continued(api, first, inputs.first, gate=None)
+    assert ended["spec"]["gate"] is None
+    assert api.post("/v1/jobs", json=ended["spec"]).json()["spec_digest"] == ended["spec_digest"]
 
 
 def test_output_and_weights_of_a_continuation(api: httpx.Client, inputs: Inputs, session: Session) -> None:

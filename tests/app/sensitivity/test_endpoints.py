@@ -189,6 +189,30 @@ def test_a_matrix_without_a_record_is_there_all_the_same(api: httpx.Client, sess
     assert found[1]["sensitivity_total"] == 2.0
 
 
+def test_a_stage_without_summaries_keeps_its_records(
+    api: httpx.Client, session: Session, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an earlier release, which knew only the scores that chose the mask; the next stage has both."""
+    monkeypatch.setattr(service, "RECORDS", 4)
+    fill(session, job, 0, domain="law", bases=[Basis.accumulated])
+    fill(session, job, 1, domain="code")
+    url = f"/v1/jobs/{job}/sensitivity.parquet"
+    found = table_of(api.get(url))
+    assert [(row["stage"], row["domain"]) for row in found] == 6 * [(0, "law")] + 6 * [(1, "code")]
+    assert [row["matrix"] for row in found[:6]] == [row["matrix"] for row in found[6:]]
+    assert {(row["mask_sha256"], row["relative_error"], row["solver"]) for row in found} == {
+        ("a" * 64, 0.1, "admm")
+    }
+    for name in ("total", "share", "mean", "q0.5"):
+        assert {row[f"sensitivity_{name}"] for row in found[:6]} == {None}
+        assert None not in {row[f"sensitivity_{name}"] for row in found[6:]}
+    assert {row["histogram_edges"] is None for row in found[:6]} == {True}
+    assert len(table_of(api.get(url, params={"domain": "law", "block": 1, "matrix": "*.q_proj.*"}))) == 1
+    assert None not in {
+        row["sensitivity_total"] for row in table_of(api.get(url, params={"basis": "accumulated"}))
+    }
+
+
 def test_somebody_elses_history_is_not_there(api: httpx.Client, stranger: httpx.Client, filled: str) -> None:
     for part in ("sensitivity", "sensitivity/blocks", "sensitivity.parquet"):
         theirs = stranger.get(f"/v1/jobs/{filled}/{part}")

@@ -62,9 +62,13 @@ def test_held_out_windows_that_find_no_place_of_their_own(
     one["calibration"]["samples"] = 20
     found = warnings(request_for(domains=[one, fresh(texts, tmp_path, "other")]))
     assert [each["domain"] for each in found.pop("held_out_overlaps")] == ["one"]
+    (few,) = found.pop("too_few_tokens")
     assert found == {}
+    assert (few["domain"], few["inputs"]) == ("one", 128)
+    assert 32 < few["tokens"] < 64, "18 windows lie over one another in a text that is shorter than two"
     one["calibration"]["held_out"] = 0
-    assert warnings(request_for(domains=[one], workspace="none")) == {}
+    (few,) = warnings(request_for(domains=[one], workspace="none"))["too_few_tokens"]
+    assert 32 < few["tokens"] < 64
 
 
 def test_calibration_text_that_is_tested_on(request_for: Request, texts: Path, tmp_path: Path) -> None:
@@ -81,6 +85,17 @@ def test_calibration_text_that_is_tested_on(request_for: Request, texts: Path, t
     assert set(pairs) == {("third", "first"), ("c", "c"), ("c", "third")}
     assert all(0.01 < share < 0.5 for share in pairs.values())
     assert found == {}
+
+
+def test_a_short_test_text_inside_the_calibration_text(request_for: Request, texts: Path, tmp_path: Path) -> None:
+    """Less than a hundredth of what is calibrated on, but all of what is evaluated."""
+    (tmp_path / "long.txt").write_text(text(20_000, seed=7))
+    (tmp_path / "short.txt").write_text(" ".join(text(20_000, seed=7).split()[9_000:9_060]))
+    one = fresh(texts, tmp_path, "one")
+    one["calibration"] |= {"path": str(tmp_path / "long.txt"), "samples": 100, "sequence_length": 512}
+    one["evaluation"] = {"path": str(tmp_path / "short.txt"), "format": "txt"}
+    (found,) = warnings(request_for(domains=[one]))["texts_overlap"]
+    assert found["share"] < 0.01 < 0.5 < found["evaluation_share"]
 
 
 def test_a_continued_job_looks_at_earlier_test_texts(request_for: Request, texts: Path) -> None:

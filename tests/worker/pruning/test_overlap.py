@@ -1,16 +1,21 @@
 import pytest
 import torch
 
-from worker.pruning.overlap import RUN, SHORTEST, shared_shares
+from worker.pruning import overlap
+from worker.pruning.overlap import RUN, SHORTEST, Shared, shared_shares
 
 
 def tokens(*shape: int) -> torch.Tensor:
     return torch.randint(0, 1000, shape)
 
 
-def shared_share(windows: torch.Tensor, text: torch.Tensor) -> float:
+def shared(windows: torch.Tensor, text: torch.Tensor) -> Shared:
     (found,) = shared_shares([windows], text)
     return found
+
+
+def shared_share(windows: torch.Tensor, text: torch.Tensor) -> float:
+    return shared(windows, text).of_windows
 
 
 def brute_force(windows: torch.Tensor, text: torch.Tensor, run: int) -> float:
@@ -64,4 +69,24 @@ def test_windows_too_short_to_tell_share_nothing() -> None:
 def test_each_draw_has_its_own_share() -> None:
     text = tokens(4, 64)
     draws = [text, tokens(2, 64), text[:, :20], text[:, : SHORTEST - 1]]
-    assert shared_shares(draws, text) == [1, 0, 1, 0]
+    assert [found.of_windows for found in shared_shares(draws, text)] == [1, 0, 1, 0]
+
+
+def test_the_text_s_share_is_of_its_own_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short text inside a long one, of which it is next to nothing; pieces do not count twice."""
+    monkeypatch.setattr(overlap, "PIECE", 200)
+    text, windows = tokens(1, 64), tokens(40, 100)
+    windows[3, 20:84] = windows[30, :64] = text[0]
+    assert shared(windows, text) == (2 * 64 / windows.numel(), 1.0)
+    windows[3, 40] = windows[30, 20] = -1
+    assert shared(windows, text) == (pytest.approx((43 + 43) / windows.numel()), 43 / 64)
+
+
+def test_few_words_give_the_text_s_share_as_brute_force_does() -> None:
+    text, windows = torch.randint(0, 2, (20, 64)), torch.randint(0, 2, (4, 14))
+    runs = {tuple(window) for window in windows.tolist()}
+    flat, covered = text.flatten().tolist(), set[int]()
+    for start in range(len(flat) - 13):
+        if tuple(flat[start : start + 14]) in runs:
+            covered.update(range(start, start + 14))
+    assert shared(windows, text).of_text == len(covered) / text.numel()
