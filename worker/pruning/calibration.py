@@ -37,13 +37,15 @@ class CalibrationWindows:
 
     covered: how many tokens of the text are in a window solved on; windows may lie over one another.
     overlap: the share of the held-out tokens whose place in the text is solved on too; 0 unless the text is so
-    covered that no window fits between those that are solved on.
+    covered that no window fits between those that are solved on. judged_by: how many tokens of the text are in a
+    held-out window.
     """
 
     solved_on: Tensor
     held_out: Tensor
     covered: int
     overlap: float = 0.0
+    judged_by: int = 0
 
     @property
     def every(self) -> Tensor:
@@ -102,8 +104,8 @@ def calibration_windows(tokenizer: Tokenizer, calibration: Calibration) -> Calib
         windows = [tokens[start : start + length] for start in starts]
         return torch.from_numpy(numpy.array(windows, numpy.int64).reshape(-1, length))
 
-    covered = int(_taken(solved_on, length).sum())
-    return CalibrationWindows(cut(solved_on), cut(held_out), covered, overlap)
+    covered, judged_by = (int(_taken(starts, length).sum()) for starts in (solved_on, held_out))
+    return CalibrationWindows(cut(solved_on), cut(held_out), covered, overlap, judged_by)
 
 
 def apart(

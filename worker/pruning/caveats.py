@@ -21,6 +21,12 @@ FORGETTING: Final = 0.05
 OVERLAP: Final = 0.01
 """Share of either text's tokens inside runs that the other has too, above which it is said."""
 
+ALIKE: Final = 0.5
+"""Share of the held-out windows' tokens that are different places of the text, below which it is said."""
+ALIKE_MESSAGE: Final = (
+    "held-out windows lie over one another, so held-out errors come from very little text: give more of it"
+)
+
 
 @dataclass(frozen=True)
 class Caveat:
@@ -93,6 +99,9 @@ def _judged_by_what_is_solved_on(
     for domain, own in zip(domains, windows, strict=True):
         if own.overlap:
             yield Caveat("held_out_overlaps", message, {"domain": domain.name, "share": own.overlap})
+        elif own.judged_by < ALIKE * own.held_out.numel():
+            figures = {"domain": domain.name, "tokens": own.judged_by, "of": own.held_out.numel()}
+            yield Caveat("held_out_alike", ALIKE_MESSAGE, figures)
 
 
 def _overlaps(
