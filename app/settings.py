@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     """Attempts without progress that the infrastructure may lose (workers, engines, store) before a job fails."""
     max_memory_attempts: int = Field(default=2, ge=1)
     """Attempts without progress that may run out of memory before a job fails."""
+    caution_seconds: float = Field(default=5, ge=0)
+    """A worker that lost an attempt without a committed block waits so long before it claims again; each more in a
+    row doubles it, up to ten minutes."""
     max_preemptions: int = Field(default=50, ge=1)
     """Attempts without progress that stopping workers may give back before a job fails."""
     pause_seconds: float = Field(default=300, ge=0)

@@ -16,6 +16,7 @@ from app.jobs.delivery.lease import LeaseLost, Orders
 from app.settings import Settings
 from app.storage import ObjectStore, StoreError
 from worker.supervisor.cache import Cache, CorruptObject
+from worker.supervisor.caution import LONGEST_SECONDS, Caution
 from worker.supervisor.keeper import Keeper
 from worker.supervisor.log_book import LogBook
 from worker.supervisor.redaction import LINE_LENGTH, Redactor, redacted
@@ -160,6 +161,25 @@ def test_an_order_ends_the_waiting() -> None:
     with pytest.raises(Interrupted):
         situation.pause(30)
     assert time.monotonic() - began < 5
+
+
+class Clock(threading.Event):
+    """Says how long it was waited for."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waited = timeout
+        return False
+
+
+def test_the_wait_doubles_with_each_loss_up_to_a_bound_and_ends_with_a_success() -> None:
+    caution, clock, waits = Caution(), Clock(), []
+    for sound in [None, False, None, False, False, *[False] * 2000, True, False]:
+        caution.heed(sound, 5)
+        caution.wait(clock)
+        assert clock.waited is not None
+        waits.append(clock.waited)
+    assert waits[:5] == pytest.approx([0, 5, 5, 10, 20], abs=1)
+    assert waits[-3:] == pytest.approx([LONGEST_SECONDS, 0, 5], abs=1)
 
 
 class Renewals:
