@@ -299,8 +299,8 @@ def test_an_attempt_tells_whether_its_worker_can_work(
 ) -> None:
     """Whatever its end: with a block committed the worker is not what was wrong."""
     learner, job = Learner(), jobs.make()
-    quick = settings.model_copy(update={"stall_seconds": 1.0})
-    run_jobs(quick, "here", [*SCRIPTED, *how.split()], learner)
+    changed = {"lease_seconds": 60} | ({"stall_seconds": 5.0} if how == "hang" else {})
+    run_jobs(settings.model_copy(update=changed), "here", [*SCRIPTED, *how.split()], learner)
     assert attempts(session, job) == [outcome]
     assert learner.told == [sound]
 
@@ -309,7 +309,7 @@ def test_a_sick_worker_leaves_the_other_jobs_alone_and_stops_at_once_all_the_sam
     jobs: JobMaker, session: Session, environment: dict[str, str], tmp_path: Path
 ) -> None:
     first, second = jobs.make(), jobs.make()
-    patient = {**environment, "SECATEUR_CAUTION_SECONDS": "60"}
+    patient = {**environment, "SECATEUR_CAUTION_SECONDS": "60", "SECATEUR_LEASE_SECONDS": "60"}
     with driver(patient, tmp_path / "log", "fail") as worker:
         wait_until(lambda: "next claim in 60 s" in (tmp_path / "log").read_text())
         assert worker.is_running()
