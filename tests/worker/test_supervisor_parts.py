@@ -15,7 +15,7 @@ from app.jobs.delivery.claim import SourceFile
 from app.jobs.delivery.lease import LeaseLost, Orders
 from app.settings import Settings
 from app.storage import ObjectStore, StoreError
-from worker.supervisor.cache import Cache, CorruptObject
+from worker.supervisor.cache import Cache, CorruptObject, sweep_partial
 from worker.supervisor.caution import LONGEST_SECONDS, Caution
 from worker.supervisor.keeper import Keeper
 from worker.supervisor.log_book import LogBook
@@ -91,6 +91,44 @@ def test_the_oldest_entries_make_room_but_not_those_in_use(
     cache.link(files[2], newest)
     assert {path.name for path in entries.glob("*/*")} == {files[0].sha256, files[2].sha256}
     assert used.read_bytes() == b"a" * 10
+
+
+def test_what_another_worker_evicts_meanwhile_is_passed_over(
+    store: ObjectStore, fill: Callable[[bytes], SourceFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make_cache(store, tmp_path / "w", bound=15)
+    files = [fill(letter * 10) for letter in (b"a", b"b")]
+    cache.link(files[0], tmp_path / "a")
+    (tmp_path / "a").unlink()
+    glob = Path.glob
+
+    def listed_and_gone(folder: Path, pattern: str) -> list[Path]:
+        found = list(glob(folder, pattern))
+        for path in found:
+            if path.name == files[0].sha256:
+                path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "glob", listed_and_gone)
+    cache.link(files[1], tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"b" * 10
+
+
+def test_a_download_of_a_dead_worker_goes_and_that_of_a_live_one_stays(tmp_path: Path) -> None:
+    work, alive = tmp_path / "w", source(b"alive")
+    swept: list[int] = []
+
+    def download(key: str, target: Path) -> None:
+        dead = target.with_name("0" * 64 if target.name[:2] != "00" else "1" * 64)
+        dead.write_bytes(b"half of it")
+        target.write_bytes(b"alive")
+        swept.append(sweep_partial(work))
+        assert not dead.exists()
+
+    assert sweep_partial(work) == 0
+    Cache(work, 10**6, download, time.sleep).link(alive, tmp_path / "file")
+    assert swept == [1]
+    assert (tmp_path / "file").read_bytes() == b"alive"
 
 
 def test_scratch_of_a_live_process_stays_and_of_a_dead_one_goes(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from app.jobs.delivery.lease import renew
 from app.settings import Settings
 from app.storage import open_store
 from worker.supervisor.attempt import Attempt
+from worker.supervisor.cache import sweep_partial
 from worker.supervisor.caution import Caution
 from worker.supervisor.claiming import claim_when_possible
 from worker.supervisor.engine_process import COMMAND, EngineProcess
@@ -95,6 +96,7 @@ class Runner:
     def _run(self) -> None:
         try:
             sweep(self._settings.work_dir)
+            sweep_partial(self._settings.work_dir)
             store = open_store(self._settings)
             while (claimed := self._claim()) is not None:
                 taken, since = claimed
