@@ -83,6 +83,8 @@ class Settings(BaseSettings):
 
     max_upload_bytes: int = Field(default=2 * 2**30, ge=1)
     max_body_bytes: int = Field(default=2**20, ge=1)
+    intake_seconds: float = Field(default=21_600, gt=0)
+    """How long taking in a model or a hub dataset may take, its download with it; then it fails as the user's."""
     log_lines: int = Field(default=20_000, ge=1)
     """Lines of engine log kept per job."""
 
