@@ -97,6 +97,11 @@ class Settings(BaseSettings):
 
     hf_endpoint: str = "https://huggingface.co"
     hf_token: SecretStr | None = None
+    """The service's own token of the hub; of use only with `hf_token_repos`."""
+    hf_token_repos: Annotated[tuple[str, ...], NoDecode] = ()
+    """Repositories for which the token is sent, as globs with commas between them: `meta-llama/*,google/gemma-*`.
+    Whatever they match, every project of the service may read; never name an owner whose private ones it should
+    not."""
 
     @field_validator("model_roots", mode="before")
     @classmethod
@@ -104,6 +109,14 @@ class Settings(BaseSettings):
         """`a:b` becomes two folders; empty parts are dropped."""
         if isinstance(value, str):
             return tuple(Path(part) for part in value.split(os.pathsep) if part)
+        return value
+
+    @field_validator("hf_token_repos", mode="before")
+    @classmethod
+    def _split_globs(cls, value: object) -> object:
+        """`a/*, b/c` becomes two globs; empty parts are dropped."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
     @field_validator("store_url")
