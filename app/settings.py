@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     """Attempts without progress that the infrastructure may lose (workers, engines, store) before a job fails."""
     max_memory_attempts: int = Field(default=2, ge=1)
     """Attempts without progress that may run out of memory before a job fails."""
+    caution_seconds: float = Field(default=5, ge=0)
+    """A worker that lost an attempt without a committed block waits so long before it claims again; each more in a
+    row doubles it, up to ten minutes."""
     max_preemptions: int = Field(default=50, ge=1)
     """Attempts without progress that stopping workers may give back before a job fails."""
     pause_seconds: float = Field(default=300, ge=0)
@@ -80,6 +83,8 @@ class Settings(BaseSettings):
 
     max_upload_bytes: int = Field(default=2 * 2**30, ge=1)
     max_body_bytes: int = Field(default=2**20, ge=1)
+    intake_seconds: float = Field(default=21_600, gt=0)
+    """How long taking in a model or a hub dataset may take, its download with it; then it fails as the user's."""
     log_lines: int = Field(default=20_000, ge=1)
     """Lines of engine log kept per job."""
 
@@ -92,6 +97,11 @@ class Settings(BaseSettings):
 
     hf_endpoint: str = "https://huggingface.co"
     hf_token: SecretStr | None = None
+    """The service's own token of the hub; of use only with `hf_token_repos`."""
+    hf_token_repos: Annotated[tuple[str, ...], NoDecode] = ()
+    """Repositories for which the token is sent, as globs with commas between them: `meta-llama/*,google/gemma-*`.
+    Whatever they match, every project of the service may read; never name an owner whose private ones it should
+    not."""
 
     @field_validator("model_roots", mode="before")
     @classmethod
@@ -99,6 +109,14 @@ class Settings(BaseSettings):
         """`a:b` becomes two folders; empty parts are dropped."""
         if isinstance(value, str):
             return tuple(Path(part) for part in value.split(os.pathsep) if part)
+        return value
+
+    @field_validator("hf_token_repos", mode="before")
+    @classmethod
+    def _split_globs(cls, value: object) -> object:
+        """`a/*, b/c` becomes two globs; empty parts are dropped."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
     @field_validator("store_url")

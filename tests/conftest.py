@@ -84,6 +84,7 @@ def environment(database_url: str, broker_url: str, tmp_path: Path) -> dict[str,
         "SECATEUR_REAPER_SECONDS": "0.5",
         "SECATEUR_DISPATCH_SECONDS": "0.1",
         "SECATEUR_RING_AGAIN_SECONDS": "3",
+        "SECATEUR_CAUTION_SECONDS": "0",
         "SECATEUR_THREADS": "1",
         "SECATEUR_DEVICE": "cpu",
     }

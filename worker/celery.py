@@ -13,7 +13,8 @@ import os
 os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
 import logging
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from billiard.common import REMAP_SIGTERM
 from celery import Celery, Task
@@ -23,6 +24,9 @@ from app.db.engine import get_engine
 from app.dispatch.broker import TASKS, WORKER_TRANSPORT, queues
 from app.dispatch.outbox import Queue
 from app.settings import get_settings
+
+if TYPE_CHECKING:
+    from worker.supervisor import Caution
 
 app = Celery("secateur", broker=get_settings().broker_url.get_secret_value(), set_as_current=True)
 app.conf.update(
@@ -69,7 +73,15 @@ def run_jobs(self: "Task[Any, Any]", hint: str = "") -> None:
     """Run jobs until none is left."""
     from worker.supervisor import run_jobs as run
 
-    run(get_settings(), self.request.hostname or "worker")
+    run(get_settings(), self.request.hostname or "worker", caution=_caution())
+
+
+@cache
+def _caution() -> "Caution":
+    """The child process's own, from one message to the next."""
+    from worker.supervisor import Caution
+
+    return Caution()
 
 
 @app.task(name=TASKS[Queue.cpu], bind=True)  # type: ignore[untyped-decorator]

@@ -131,6 +131,8 @@ ENDINGS: Final[dict[Reason, Ending]] = {
     ),
     Reason.gate_failed: Ending(Cause.user, Retry.never, "The result misses the job's gate.", field="/gate"),
 }
+LOSSES: Final = frozenset(reason for reason, end in ENDINGS.items() if end.retry in (Retry.loss, Retry.memory))
+"""Reasons that may lie in the worker: the next one may do better."""
 
 
 def may_become(old: State, new: State) -> bool:

@@ -25,6 +25,11 @@ def test_sound_settings_are_taken(changes: dict[str, Any]) -> None:
     assert Settings.model_validate(GOOD | changes)
 
 
+def test_lists_are_written_as_one_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_HF_TOKEN_REPOS", "meta-llama/*, google/gemma-*,")
+    assert Settings(**GOOD).hf_token_repos == ("meta-llama/*", "google/gemma-*")
+
+
 @pytest.mark.parametrize(
     ("changes", "fix"),
     [

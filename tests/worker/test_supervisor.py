@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -40,7 +41,7 @@ from app.storage import ObjectStore, open_store
 from tests.app.storage.test_store import s3_settings
 from tests.jobs import JobMaker
 from tests.worker.house import SCRIPTED, Watch, driver, engines, gone, make_tiny_jobs, wait_until
-from worker.supervisor import run_jobs
+from worker.supervisor import Caution, run_jobs
 from worker.supervisor.pump import warn_of_network
 
 ALL_BLOCKS = 8
@@ -341,6 +342,60 @@ def test_killed_engine(
     assert watch.row.result is not None
     assert watch.row.result["manifest_digest"] == undisturbed
     assert attempts(session, watch.id) == ["engine_killed", "succeeded"]
+
+
+class Learner(Caution):
+    """Notes what it is told, and waits for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[bool | None] = []
+
+    def heed(self, sound: bool | None, first_seconds: float) -> None:
+        self.told.append(sound)
+
+
+@pytest.mark.parametrize(
+    ("how", "outcome", "sound"),
+    [
+        ("fail", "engine_failed", False),
+        ("memory", "out_of_memory", False),
+        ("user", "invalid_input", None),
+        ("hang", "engine_stalled", True),
+        ("", "succeeded", True),
+    ],
+)
+def test_an_attempt_tells_whether_its_worker_can_work(
+    jobs: JobMaker, session: Session, settings: Settings, how: str, outcome: str, sound: bool | None
+) -> None:
+    """Whatever its end: with a block committed the worker is not what was wrong."""
+    learner, job = Learner(), jobs.make()
+    changed = {"lease_seconds": 60} | ({"stall_seconds": 5.0} if how == "hang" else {})
+    run_jobs(settings.model_copy(update=changed), "here", [*SCRIPTED, *how.split()], learner)
+    assert attempts(session, job) == [outcome]
+    assert learner.told == [sound]
+
+
+def test_a_sick_worker_leaves_the_other_jobs_alone_and_stops_at_once_all_the_same(
+    jobs: JobMaker, session: Session, environment: dict[str, str], tmp_path: Path
+) -> None:
+    first, second = jobs.make(), jobs.make()
+    patient = {**environment, "SECATEUR_CAUTION_SECONDS": "60", "SECATEUR_LEASE_SECONDS": "60"}
+    with driver(patient, tmp_path / "log", "fail") as worker:
+        wait_until(lambda: "next claim in 60 s" in (tmp_path / "log").read_text())
+        assert worker.is_running()
+        worker.terminate()
+        wait_until(lambda: gone([worker]), 5)
+    assert (attempts(session, first), attempts(session, second)) == (["engine_failed"], [])
+
+
+def test_what_a_process_learnt_holds_in_its_next_call(jobs: JobMaker, settings: Settings) -> None:
+    caution = Caution()
+    caution.heed(False, 0.5)
+    jobs.make()
+    began = time.monotonic()
+    assert run_jobs(settings, "here", SCRIPTED, caution) == 1
+    assert time.monotonic() - began > 0.5
 
 
 @pytest.mark.parametrize("how", [["slow"], ["slow", "deaf", "spawn"]])

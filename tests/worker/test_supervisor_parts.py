@@ -15,7 +15,8 @@ from app.jobs.delivery.claim import SourceFile
 from app.jobs.delivery.lease import LeaseLost, Orders
 from app.settings import Settings
 from app.storage import ObjectStore, StoreError
-from worker.supervisor.cache import Cache, CorruptObject
+from worker.supervisor.cache import Cache, CorruptObject, sweep_partial
+from worker.supervisor.caution import LONGEST_SECONDS, Caution
 from worker.supervisor.keeper import Keeper
 from worker.supervisor.log_book import LogBook
 from worker.supervisor.redaction import LINE_LENGTH, Redactor, redacted
@@ -92,6 +93,44 @@ def test_the_oldest_entries_make_room_but_not_those_in_use(
     assert used.read_bytes() == b"a" * 10
 
 
+def test_what_another_worker_evicts_meanwhile_is_passed_over(
+    store: ObjectStore, fill: Callable[[bytes], SourceFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make_cache(store, tmp_path / "w", bound=15)
+    files = [fill(letter * 10) for letter in (b"a", b"b")]
+    cache.link(files[0], tmp_path / "a")
+    (tmp_path / "a").unlink()
+    glob = Path.glob
+
+    def listed_and_gone(folder: Path, pattern: str) -> list[Path]:
+        found = list(glob(folder, pattern))
+        for path in found:
+            if path.name == files[0].sha256:
+                path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "glob", listed_and_gone)
+    cache.link(files[1], tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"b" * 10
+
+
+def test_a_download_of_a_dead_worker_goes_and_that_of_a_live_one_stays(tmp_path: Path) -> None:
+    work, alive = tmp_path / "w", source(b"alive")
+    swept: list[int] = []
+
+    def download(key: str, target: Path) -> None:
+        dead = target.with_name("0" * 64 if target.name[:2] != "00" else "1" * 64)
+        dead.write_bytes(b"half of it")
+        target.write_bytes(b"alive")
+        swept.append(sweep_partial(work))
+        assert not dead.exists()
+
+    assert sweep_partial(work) == 0
+    Cache(work, 10**6, download, time.sleep).link(alive, tmp_path / "file")
+    assert swept == [1]
+    assert (tmp_path / "file").read_bytes() == b"alive"
+
+
 def test_scratch_of_a_live_process_stays_and_of_a_dead_one_goes(tmp_path: Path) -> None:
     (tmp_path / "scratch" / "job_dead-1" / "workspace").mkdir(parents=True)
     with Scratch(tmp_path, "job_live-1") as scratch:
@@ -160,6 +199,25 @@ def test_an_order_ends_the_waiting() -> None:
     with pytest.raises(Interrupted):
         situation.pause(30)
     assert time.monotonic() - began < 5
+
+
+class Clock(threading.Event):
+    """Says how long it was waited for."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waited = timeout
+        return False
+
+
+def test_the_wait_doubles_with_each_loss_up_to_a_bound_and_ends_with_a_success() -> None:
+    caution, clock, waits = Caution(), Clock(), []
+    for sound in [None, False, None, False, False, *[False] * 2000, True, False]:
+        caution.heed(sound, 5)
+        caution.wait(clock)
+        assert clock.waited is not None
+        waits.append(clock.waited)
+    assert waits[:5] == pytest.approx([0, 5, 5, 10, 20], abs=1)
+    assert waits[-3:] == pytest.approx([LONGEST_SECONDS, 0, 5], abs=1)
 
 
 class Renewals:

@@ -12,10 +12,12 @@ from worker.intake.errors import IntakeError
 
 CARD: Final = "README.md"
 CARD_BYTES: Final = 4 * 2**20
-MAX_WILDCARDS: Final = 6
 MAX_PATTERN: Final = 300
-
-_WILD: Final = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]/\\\[]+\]")
+MAX_DEPTH: Final = 100
+MAX_NODES: Final = 200_000
+"""Maps, lists and scalars in `configs`, with every alias written out."""
+MAX_TEXT: Final = 1000
+"""Characters of one of them: some kinds of numbers take time quadratic in their digits."""
 
 
 @dataclass(frozen=True)
@@ -38,44 +40,66 @@ def read_card(path: Path) -> list[CardConfig]:
     if head is None:
         return []
     try:
-        data = yaml.load(head.group(1), Loader=_LOADER)  # noqa: S506, a safe loader
+        configs = _load_configs(head.group(1))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise _invalid("its head is not YAML") from error
-    configs = data.get("configs") if isinstance(data, dict) else None
+        raise invalid("its head is not YAML") from error
     return [_config(entry) for entry in configs] if isinstance(configs, list) else []
 
 
-def glob_expression(pattern: str) -> re.Pattern[str]:
-    """A glob over repository paths as a regular expression: `*` stays in a folder, `**` does not."""
-    parts, position, wild = [], 0, 0
-    for match in _WILD.finditer(pattern):
-        parts.append(re.escape(pattern[position : match.start()]))
-        parts.append(_wildcard(match.group()))
-        position, wild = match.end(), wild + 1
-    if wild > MAX_WILDCARDS:  # each one multiplies the time a match can take
-        raise _invalid("a path has too many wildcards")
-    try:
-        return re.compile("".join(parts) + re.escape(pattern[position:]), re.DOTALL)
-    except re.error as error:  # a range that runs backwards
-        raise _invalid("a path is not a glob") from error
+def invalid(why: str) -> IntakeError:
+    """The error of a README that says what cannot be used."""
+    return IntakeError("dataset_card_invalid", f"The dataset's {CARD} cannot be used: {why}.", "/hub/id")
 
 
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def _wildcard(sign: str) -> str:
-    if sign.startswith("["):
-        body = sign[1:-1].replace("&", r"\&").replace("~", r"\~").replace("|", r"\|")
-        return f"[^/{body[1:]}]" if body.startswith("!") else f"[{body}]"
-    return {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}[sign]
+def _load_configs(head: str) -> Any:
+    """The value of `configs` alone, and nothing built before it is known to be small."""
+    _check_depth(head)
+    loader = _LOADER(head)
+    try:
+        root = loader.get_single_node()
+        pairs = root.value if isinstance(root, yaml.MappingNode) else []
+        found = [value for key, value in pairs if key.value == "configs"]
+        if not found:
+            return None
+        _check_size(found[-1])
+        return loader.construct_document(found[-1])
+    finally:
+        loader.dispose()
+
+
+def _check_depth(head: str) -> None:
+    """Refuse what is so deep that libyaml, which follows it down its own stack, would crash the process."""
+    depth = 0
+    for event in yaml.parse(head, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise invalid("its head is too deep")
+
+
+def _check_size(node: Any) -> None:
+    """Refuse what is large when written out: with aliases, a few lines can mean millions of paths."""
+    seen, waiting = 0, [node]
+    while waiting:
+        node, seen = waiting.pop(), seen + 1
+        if isinstance(node, yaml.MappingNode):
+            waiting.extend(part for pair in node.value for part in pair)
+        elif isinstance(node, yaml.SequenceNode):
+            waiting.extend(node.value)
+        elif len(node.value) > MAX_TEXT:
+            raise invalid("a text in its configs is too long")
+        if seen + len(waiting) > MAX_NODES:
+            raise invalid("its configs are too large")
 
 
 def _config(entry: Any) -> CardConfig:
     if not isinstance(entry, dict):
-        raise _invalid("an entry of configs is not a map")
+        raise invalid("an entry of configs is not a map")
     name = entry.get("config_name", "default")
     if not isinstance(name, str):
-        raise _invalid("a config_name is not a text")
+        raise invalid("a config_name is not a text")
     folder = entry.get("data_dir")
     folder = "" if folder is None else _inside(folder).strip("/")
     files = entry.get("data_files")
@@ -88,11 +112,10 @@ def _patterns(files: Any) -> dict[str, tuple[str, ...]]:
     if isinstance(files, dict):
         return {str(split): _paths(paths) for split, paths in files.items()}
     if isinstance(files, list) and files and all(isinstance(entry, dict) for entry in files):
-        found: dict[str, tuple[str, ...]] = {}
+        found: dict[str, list[str]] = {}
         for entry in files:
-            split = str(entry.get("split", "train"))
-            found[split] = found.get(split, ()) + _paths(entry.get("path"))
-        return found
+            found.setdefault(str(entry.get("split", "train")), []).extend(_paths(entry.get("path")))
+        return {split: tuple(paths) for split, paths in found.items()}
     return {"train": _paths(files)}
 
 
@@ -103,7 +126,7 @@ def _paths(value: Any) -> tuple[str, ...]:
 def _inside(path: Any) -> str:
     """A relative path or glob. An address, or a way out of the repository, is refused and never followed."""
     if not isinstance(path, str) or not path or len(path) > MAX_PATTERN or not path.isprintable():
-        raise _invalid("a path of data_files is not a short text")
+        raise invalid("a path of data_files is not a short text")
     if ":" in path or "\\" in path or path.startswith(("/", "~")) or ".." in PurePosixPath(path).parts:
         raise IntakeError(
             "data_files_path",
@@ -112,7 +135,3 @@ def _inside(path: Any) -> str:
             "/hub/id",
         )
     return path.removeprefix("./")
-
-
-def _invalid(why: str) -> IntakeError:
-    return IntakeError("dataset_card_invalid", f"The dataset's {CARD} cannot be used: {why}.", "/hub/id")

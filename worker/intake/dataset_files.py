@@ -1,10 +1,11 @@
 """Which files of a dataset repository hold a configuration's split; code in it is never run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from worker.intake.dataset_card import CardConfig, glob_expression
+from worker.intake.dataset_card import CardConfig
 from worker.intake.errors import IntakeError
+from worker.intake.globs import matching
 
 PARQUET: Final = (".parquet",)
 LINES: Final = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz")
@@ -15,9 +16,16 @@ _LISTED: Final = 20
 """Names shown in an error at the most."""
 
 
-def split_files(paths: Sequence[str], cards: Sequence[CardConfig], config: str | None, split: str) -> list[str]:
+def split_files(
+    paths: Sequence[str],
+    cards: Sequence[CardConfig],
+    config: str | None,
+    split: str,
+    check: Callable[[], None],
+) -> list[str]:
     """Files of a split by the README's `configs`, or else by conventional names; empty when there are none.
 
+    check: called often; raises when the work must stop.
     Raises IntakeError when the README has configurations, but not this one or not this split.
     """
     if not cards:
@@ -28,8 +36,7 @@ def split_files(paths: Sequence[str], cards: Sequence[CardConfig], config: str |
     if split not in card.patterns:
         raise _unknown("split", card.patterns)
     prefix = f"{card.folder}/" if card.folder else ""
-    expressions = [glob_expression(prefix + pattern) for pattern in card.patterns[split]]
-    return _one_format(path for path in paths if any(e.fullmatch(path) for e in expressions))
+    return _one_format(matching([prefix + pattern for pattern in card.patterns[split]], paths, check))
 
 
 def parquet_branch_files(paths: Sequence[str], config: str | None, split: str) -> list[str]:

@@ -3,7 +3,7 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -16,6 +16,8 @@ from worker.intake.dataset_files import PARQUET, TEXT
 from worker.intake.errors import IntakeError
 
 BATCH_ROWS: Final = 1024
+CHECK_EVERY: Final = 1000
+"""Rows or lines between two looks whether to stop."""
 RATIO: Final = 200
 """Text does not shrink to less than a two-hundredth, unless somebody made it for that."""
 SLACK: Final = 2**20
@@ -25,12 +27,16 @@ _FIELD: Final = "/hub/text_field"
 
 @dataclass(frozen=True)
 class TextFile:
-    """One downloaded data file; `name` is its path in the repository, `limit` bounds the bytes unpacked."""
+    """One downloaded data file; `name` is its path in the repository, `limit` bounds the bytes unpacked.
+
+    check: called often; raises when the work must stop.
+    """
 
     path: Path
     name: str
     field: str
     limit: int
+    check: Callable[[], None]
 
     def texts(self) -> Iterator[str | None]:
         """Every row's text in order, None for a null. Raises IntakeError for what is no text or out of bounds."""
@@ -104,6 +110,8 @@ class TextFile:
             with self._open() as file:
                 while line := file.readline(MAX_LINE_BYTES + 1):
                     number, total = number + 1, total + len(line)
+                    if number % CHECK_EVERY == 0:  # also where no line is a row
+                        self.check()
                     if len(line) > MAX_LINE_BYTES:
                         message = f"Line {number} of {self.name} is longer than {MAX_LINE_BYTES} bytes."
                         raise IntakeError("line_too_long", message)

@@ -13,14 +13,14 @@ from app.datasets.text import MAX_LINE_BYTES
 from worker.intake.context import Context
 from worker.intake.dataset_card import CARD, CARD_BYTES, CardConfig, read_card
 from worker.intake.dataset_files import parquet_branch_files, split_files
-from worker.intake.dataset_text import TextFile, too_large
+from worker.intake.dataset_text import CHECK_EVERY, TextFile, too_large
 from worker.intake.errors import IntakeError
 from worker.intake.hub import PARQUET_BRANCH, HubFile, HubRepo, open_repo
 
 TEXT: Final = "dataset.jsonl"
 """The text's name in the scratch folder."""
-CHECK_EVERY: Final = 1000
-"""Rows between two looks whether to stop."""
+NULL_BYTES: Final = len(b'{"text": ""}\n')
+"""What a row without a text counts for, so that there is a bound on how many are read."""
 
 
 def fetch_dataset(hub: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -38,7 +38,8 @@ def fetch_dataset(hub: dict[str, Any], context: Context) -> dict[str, Any]:
         writer = JsonlWriter(written, limit, context.check)
         for path, file in split.files.items():
             local = repo.download(split.commit, path, file, context.scratch / "hub")
-            for text in TextFile(local, path, str(hub.get("text_field") or "text"), limit).texts():
+            text_field = str(hub.get("text_field") or "text")
+            for text in TextFile(local, path, text_field, limit, context.check).texts():
                 writer.write(text)
             local.unlink()
     if writer.blank:
@@ -87,7 +88,7 @@ class _Split:
         config, split, revision = hub.get("config"), str(hub.get("split") or "train"), hub.get("revision")
         commit = repo.resolve(revision)
         tree = repo.tree(commit, recursive=True)
-        paths = split_files(sorted(tree), _cards(repo, commit, tree), config, split)
+        paths = split_files(sorted(tree), _cards(repo, commit, tree), config, split, repo.context.check)
         if paths:
             return cls(commit, {path: tree[path] for path in paths}, {"commit": commit})
         if revision not in (None, "main"):  # the hub's copy is of the main branch only
@@ -124,6 +125,7 @@ class JsonlWriter:
             self.check()
         if text is None:
             self.nulls += 1
+            self._bound()
             return
         row = f"Row {self.documents + self.nulls}"
         if "\0" in text:
@@ -137,13 +139,16 @@ class JsonlWriter:
         if len(line) > MAX_LINE_BYTES:
             raise IntakeError("line_too_long", f"{row} is longer than {MAX_LINE_BYTES} bytes.", "/hub/text_field")
         self.bytes += len(line)
-        if self.bytes > self.limit:
-            raise too_large(self.limit)
+        self._bound()
         self.file.write(line)
         self._digest.update(line)
         self.documents += 1
         self.characters += len(text)
         self.blank = self.blank and not text.strip()
+
+    def _bound(self) -> None:
+        if self.bytes + NULL_BYTES * self.nulls > self.limit:
+            raise too_large(self.limit)
 
 
 def _cards(repo: HubRepo, commit: str, tree: dict[str, HubFile]) -> list[CardConfig]:

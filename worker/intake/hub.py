@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from huggingface_hub import HfApi, constants, set_client_factory
 from huggingface_hub.errors import (
@@ -24,6 +25,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import _http as hub_http
 
 from app.kit.digests import file_sha256
+from app.settings import Settings
 from worker.intake.context import Context
 from worker.intake.errors import IntakeError
 
@@ -124,18 +126,33 @@ class HubRepo:
             return HubUnavailable("the hub could not be reached")
         for kind, (code, message, place) in _USER_ERRORS.items():
             if isinstance(error, kind):
-                return IntakeError(code, message, f"{self.pointer}/{place}")
+                return self._refusal(code, message, place)
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         if status in _USER_STATUS:
             code, message = _USER_STATUS[status]
-            return IntakeError(code, message, f"{self.pointer}/id")
+            return self._refusal(code, message, "id")
         return HubUnavailable(f"the hub answered {status}" if status else "the hub could not be reached")
+
+    def _refusal(self, code: str, message: str, place: str) -> IntakeError:
+        if not self.api.token:
+            message = _WITHOUT_TOKEN.get(code, message)
+        return IntakeError(code, message, f"{self.pointer}/{place}")
 
 
 _NOT_FOUND: Final = (
     "hub_not_found",
     "The hub has no such repository, or the service's token may not see it. Check the id.",
 )
+_ASK: Final = (
+    "this service sends no token of the hub for it. Ask its operator to name the repository in `hf_token_repos`"
+)
+_WITHOUT_TOKEN: Final = {
+    "hub_not_found": f"The hub has no such repository, or it is private and {_ASK}, or check the id.",
+    "hub_gated": f"The repository is gated, and {_ASK}.",
+    "hub_unauthorized": f"The hub wants to know who asks for this, but {_ASK}.",
+    "hub_forbidden": f"The hub does not give this to everybody, and {_ASK}.",
+}
+"""By code: what is said instead when the request had no token."""
 _USER_ERRORS: Final[dict[type[Exception], tuple[str, str, str]]] = {
     # The first match counts, and a gated repository is a kind of repository not found.
     GatedRepoError: (
@@ -163,10 +180,16 @@ def open_repo(kind: str, repo_id: object, pointer: str, context: Context) -> Hub
     if not isinstance(repo_id, str) or not _ID.fullmatch(repo_id) or ".." in repo_id:
         raise IntakeError("hub_id_invalid", "A hub id has the form owner/name.", f"{pointer}/id")
     _set_up_client()
-    token = context.settings.hf_token
-    # False: never the token that the machine's user may have logged in with.
-    api = HfApi(endpoint=context.settings.hf_endpoint, token=token.get_secret_value() if token else False)
+    api = HfApi(endpoint=context.settings.hf_endpoint, token=_token_for(repo_id, context.settings))
     return HubRepo(kind, repo_id, pointer, context, api)
+
+
+def _token_for(repo_id: str, settings: Settings) -> str | Literal[False]:
+    """The service's token where its operator lets every project act with it."""
+    allowed = any(fnmatchcase(repo_id, glob) for glob in settings.hf_token_repos)
+    if settings.hf_token is None or not allowed:
+        return False  # not None, with which the token is sent that the machine's user may have logged in with
+    return settings.hf_token.get_secret_value()
 
 
 @cache

@@ -1,6 +1,7 @@
 """One task of the CPU queue, from its subject's row to the row's final state."""
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,13 +44,30 @@ def run(kind: str, subject_id: str, guard: Guard, check: Check, settings: Settin
             return
         request = _request(row)
     with scratch_folder(settings) as folder:
-        context = Context(row.project_id, folder, open_store(settings), settings, check)
+        in_time = _in_time(check, settings.intake_seconds)
+        context = Context(row.project_id, folder, open_store(settings), settings, in_time)
         try:
             facts = take_model(request, context) if table is Model else fetch_dataset(request, context)
             values = {**facts, "state": IntakeState.ready, "error": None}
         except IntakeError as error:
             values = {"state": IntakeState.failed, "error": error.as_json()}
         _write(table, subject_id, values, guard, context)
+
+
+def _in_time(check: Check, seconds: float) -> Check:
+    """The same check, which also ends what takes longer than that: some input is made to take for ever."""
+    deadline = time.monotonic() + seconds
+
+    def act() -> None:
+        check()
+        if time.monotonic() > deadline:
+            raise IntakeError(
+                "took_too_long",
+                f"Reading this took longer than the {seconds:g} seconds that the service gives it. Use something "
+                "smaller, or ask its operator for more time (`intake_seconds`).",
+            )
+
+    return act
 
 
 def _request(row: Model | Dataset) -> dict[str, Any]:

@@ -5,6 +5,7 @@ raises SystemExit in it at any moment and must never tear a commit. The runner c
 attempts. The keeper renews the lease, and kills the engine by its own clock when that fails for too long.
 """
 
+from worker.supervisor.caution import Caution
 from worker.supervisor.runner import run_jobs
 
-__all__ = ["run_jobs"]
+__all__ = ["Caution", "run_jobs"]

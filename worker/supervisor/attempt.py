@@ -16,7 +16,7 @@ from app.jobs.delivery.commits import CommitsLost
 from app.jobs.delivery.endings import Failure
 from app.jobs.delivery.lease import LeaseLost, Orders, guard, renew
 from app.jobs.delivery.places import attempt_folder
-from app.jobs.states import ENDINGS, Reason, State
+from app.jobs.states import ENDINGS, LOSSES, Reason, State
 from app.jobs.tables import Outcome
 from app.settings import Settings
 from app.storage import ObjectStore, StoreError, StoreFull
@@ -62,6 +62,8 @@ class Attempt:
     ) -> None:
         """since: `time.monotonic()` before the claim was sent."""
         self.situation = Situation(settings.store_patience_seconds)
+        self.sound: bool | None = None
+        """Whether the worker can work. True: a block committed, or the job done; False: lost without one."""
         self._since = since
         self._claim = claim
         self._lease = claim.lease
@@ -211,8 +213,13 @@ class Attempt:
     def _end(self, write: Callable[[Session], Any]) -> Any:
         """A commit that gives up the lease."""
         self._keeper.let_go()
-        result = self._commit(write)
+
+        def write_and_look(session: Session) -> tuple[Any, bool]:
+            return write(session), endings.has_progressed(session, self._lease.job_id, self._lease.attempt)
+
+        result, progressed = self._commit(write_and_look)
         self._keeper.stop()
+        self.sound = True if progressed or result is State.succeeded else None
         return result
 
     def _end_as_ordered(self) -> State:
@@ -236,6 +243,8 @@ class Attempt:
         budgets = endings.budgets(self._settings)
         log.warning("%s: %s", self._lease.job_id, failure.message or ENDINGS[failure.reason].message)
         state: State = self._end(lambda session: endings.fail(session, self._lease, failure, budgets))
+        if not self.sound and failure.reason in LOSSES:
+            self.sound = False
         return state
 
     def _on_orders(self, orders: Orders) -> None:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +34,7 @@ class Cache:
     def link(self, source: SourceFile, target: Path) -> None:
         """Make `target` a read-only copy of the object, from the cache or from the store."""
         entry = self._entry(source.sha256)
-        with self._lock(source.sha256, wait=True):
+        with _lock(self._folder, source.sha256, self._pause):
             if not _is_whole(entry, source):
                 self._fetch(source, entry)
             os.utime(entry)
@@ -44,13 +44,13 @@ class Cache:
 
     def evict(self) -> int:
         """Remove what was used least recently until the bound holds; bytes removed. Linked files stay."""
-        entries = [(path, path.stat()) for path in (self._folder / "objects").glob("*/*")]
+        entries = list(_stats(self._folder / "objects"))
         excess = sum(status.st_size for _, status in entries) - self._bound
         removed = 0
         for path, status in sorted(entries, key=lambda entry: entry[1].st_mtime):
             if removed >= excess:
                 break
-            with self._lock(path.name, wait=False) as locked:
+            with _lock(self._folder, path.name) as locked:
                 if locked and path.exists() and path.stat().st_nlink == 1:
                     path.unlink()
                     removed += status.st_size
@@ -69,18 +69,17 @@ class Cache:
         finally:
             partial.unlink(missing_ok=True)
 
-    @contextmanager
-    def _lock(self, sha256: str, *, wait: bool) -> Iterator[bool]:
-        """Hold the lock of an entry (and of a 256th of all others). Yields whether it is held."""
-        descriptor = os.open(self._folder / "locks" / sha256[:2], os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            held = _flock(descriptor)
-            while wait and not held:
-                self._pause(LOCK_PAUSE_SECONDS)
-                held = _flock(descriptor)
-            yield held
-        finally:
-            os.close(descriptor)
+
+def sweep_partial(work_dir: Path) -> int:
+    """Remove the downloads whose process is gone; how many there were. No bound counts them."""
+    folder = work_dir / "cache"
+    count = 0
+    for path in (folder / "partial").glob("*"):
+        with _lock(folder, path.name) as locked:
+            if locked and path.exists():
+                path.unlink()
+                count += 1
+    return count
 
 
 def fetch_checked(source: SourceFile, target: Path, download: Callable[[str, Path], None]) -> None:
@@ -89,6 +88,26 @@ def fetch_checked(source: SourceFile, target: Path, download: Callable[[str, Pat
     if file_sha256(target) != source.sha256:
         target.unlink()
         raise CorruptObject("an object's digest is not the recorded one")
+
+
+@contextmanager
+def _lock(folder: Path, sha256: str, pause: Pause | None = None) -> Iterator[bool]:
+    """Hold the lock of an entry (and of a 256th of all others). Yields whether it is held; with a pause it is."""
+    descriptor = os.open(folder / "locks" / sha256[:2], os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        held = _flock(descriptor)
+        while pause is not None and not held:
+            pause(LOCK_PAUSE_SECONDS)
+            held = _flock(descriptor)
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+def _stats(objects: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    for path in objects.glob("*/*"):
+        with suppress(FileNotFoundError):  # another worker has just evicted it
+            yield path, path.stat()
 
 
 def _flock(descriptor: int) -> bool:

@@ -14,6 +14,8 @@ from app.jobs.delivery.lease import renew
 from app.settings import Settings
 from app.storage import open_store
 from worker.supervisor.attempt import Attempt
+from worker.supervisor.cache import sweep_partial
+from worker.supervisor.caution import Caution
 from worker.supervisor.claiming import claim_when_possible
 from worker.supervisor.engine_process import COMMAND, EngineProcess
 from worker.supervisor.scratch import sweep
@@ -26,12 +28,15 @@ GIVE_BACK_SECONDS: Final = 20.0
 Start = Callable[[], EngineProcess]
 
 
-def run_jobs(settings: Settings, worker: str, command: Sequence[str] = COMMAND) -> int:
+def run_jobs(
+    settings: Settings, worker: str, command: Sequence[str] = COMMAND, caution: Caution | None = None
+) -> int:
     """Claim and run jobs until there is none; how many attempts were made. Call it in the main thread.
 
+    caution: what the process has learnt of its host in earlier calls.
     On SystemExit (Celery's shutdown) the engine is killed and the job given back without costing an attempt.
     """
-    runner = Runner(settings, worker, command)
+    runner = Runner(settings, worker, command, caution or Caution())
     try:
         runner.start()
         runner.serve()
@@ -47,8 +52,9 @@ def run_jobs(settings: Settings, worker: str, command: Sequence[str] = COMMAND) 
 class Runner:
     """A thread that does everything, and a queue of processes that the main thread starts for it."""
 
-    def __init__(self, settings: Settings, worker: str, command: Sequence[str]) -> None:
+    def __init__(self, settings: Settings, worker: str, command: Sequence[str], caution: Caution) -> None:
         self._settings = settings
+        self._caution = caution
         self._worker = worker
         self._command = command
         self._requests: queue.SimpleQueue[tuple[Start, Future[EngineProcess]] | None] = queue.SimpleQueue()
@@ -90,11 +96,13 @@ class Runner:
     def _run(self) -> None:
         try:
             sweep(self._settings.work_dir)
+            sweep_partial(self._settings.work_dir)
             store = open_store(self._settings)
             while (claimed := self._claim()) is not None:
                 taken, since = claimed
                 self._attempt = Attempt(taken, since, self._settings, store, self._spawn, self._command)
                 self._attempt.run()
+                self._caution.heed(self._attempt.sound, self._settings.caution_seconds)
                 self._attempt = None
                 self._count += 1
         except BaseException as error:
@@ -103,6 +111,7 @@ class Runner:
             self._requests.put(None)
 
     def _claim(self) -> tuple[Claim, float] | None:
+        self._caution.wait(self._stopping)
         seconds = self._settings.lease_seconds
         return claim_when_possible(
             self._stopping,

@@ -13,7 +13,7 @@ from app.jobs import lineage
 from app.jobs.delivery.final_state import is_state
 from app.jobs.delivery.lease import Lease
 from app.jobs.events import EventType, append_event
-from app.jobs.states import Phase, State
+from app.jobs.states import LOSSES, Phase, State
 from app.jobs.tables import Job, JobAttempt, JobDataset, JobLease
 from app.jobs.transitions import transition
 from app.models.tables import Model
@@ -26,6 +26,9 @@ CLAIMABLE: Final = """
 """
 """Condition on `jobs j`: a worker may start it now."""
 
+LOST_LATELY_SECONDS: Final = 300.0
+"""For so long a worker takes any other job before the one whose last attempt it lost."""
+
 # After the row is locked PostgreSQL checks the condition again, so two workers never get the same job.
 _BEST = text(f"""
     WITH busy AS (
@@ -34,7 +37,10 @@ _BEST = text(f"""
     )
     SELECT j.id FROM jobs j LEFT JOIN busy USING (project_id)
     WHERE {CLAIMABLE}
-    ORDER BY j.priority DESC, coalesce(busy.running, 0), j.available_at, j.created_at, j.id
+    ORDER BY EXISTS (SELECT FROM job_attempts a
+                     WHERE a.job_id = j.id AND a.number = j.attempts AND a.worker = :worker
+                       AND a.outcome = ANY(:losses) AND a.ended_at > now() - make_interval(secs => :lately)),
+             j.priority DESC, coalesce(busy.running, 0), j.available_at, j.created_at, j.id
     LIMIT 1 FOR NO KEY UPDATE OF j SKIP LOCKED
 """)  # noqa: S608 - constants only
 
@@ -96,9 +102,11 @@ class Claim:
 def claim(session: Session, worker: str, lease_seconds: float) -> Claim | None:
     """Take the best queued job: priority, then the project with the fewest running jobs, then age.
 
+    A job that this worker has just lost comes after all others: a sick worker must not fail it alone.
     The job is running, its attempt and lease exist when the caller commits. None when there is nothing to do.
     """
-    job_id = session.scalar(_BEST)
+    own = {"worker": worker, "losses": [reason.value for reason in LOSSES], "lately": LOST_LATELY_SECONDS}
+    job_id = session.scalar(_BEST, own)
     if job_id is None:
         return None
     job = session.get_one(Job, job_id)

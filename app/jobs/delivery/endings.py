@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
@@ -116,6 +116,12 @@ def close(session: Session, row: JobLease, failure: Failure, budgets: Budgets) -
     return new
 
 
+def has_progressed(session: Session, job_id: str, attempt: int) -> bool:
+    """Whether the attempt committed at least one block."""
+    blocks = exists().where(JobBlock.job_id == job_id, JobBlock.attempt == attempt)
+    return bool(session.scalar(select(blocks)))
+
+
 def end_attempt(
     session: Session, row: JobLease, job: Job, outcome: Outcome | Reason, error: dict[str, Any] | None
 ) -> None:
@@ -151,11 +157,10 @@ def _history(session: Session, job: Job, row: JobLease, reason: Reason, budgets:
     retry = ENDINGS[reason].retry
     if retry.value is None:
         return History(progressed=False, counted=0, total=1, budget=1)
-    blocks = select(func.count()).where(JobBlock.job_id == job.id, JobBlock.attempt == row.attempt)
     same = [reason for reason, ending in ENDINGS.items() if ending.retry is retry]
     before = select(func.count()).where(JobAttempt.job_id == job.id, JobAttempt.outcome.in_(same))
     return History(
-        progressed=bool(session.scalar(blocks)),
+        progressed=has_progressed(session, job.id, row.attempt),
         counted=getattr(job, retry.value.counter),
         total=(session.scalar(before) or 0) + 1,
         budget=budgets[retry.value.setting],

@@ -51,6 +51,7 @@ def context(hub: Hub, tmp_path: Path) -> Context:
             "store_url": (tmp_path / "store").as_uri(),
             "hf_endpoint": hub.url,
             "hf_token": "hf_secret",
+            "hf_token_repos": "team/*",
             "max_upload_bytes": 100_000,
         }
     )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from worker.intake.dataset_card import CardConfig, glob_expression, read_card
+from worker.intake.dataset_card import CardConfig, read_card
 from worker.intake.errors import IntakeError
 
 
@@ -62,7 +62,7 @@ def test_paths_that_leave_the_repository_are_refused(path: str, place: str, tmp_
 
 
 @pytest.mark.parametrize(
-    "head", ["a: [", "configs:\n- 1", "configs:\n- data_files: {train: 3}", "a: !!python/name:os.system x"]
+    "head", ["a: [", "configs:\n- 1", "configs:\n- data_files: {train: 3}", "configs: !!python/name:os.system x"]
 )
 def test_a_malformed_head_is_refused(head: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"---\n{head}\n---\n")
@@ -71,27 +71,39 @@ def test_a_malformed_head_is_refused(head: str, tmp_path: Path) -> None:
     assert caught.value.code == "dataset_card_invalid"
 
 
+def head(folder: Path, text: str) -> list[CardConfig]:
+    (folder / "README.md").write_text(f"---\n{text}\n---\n")
+    return read_card(folder / "README.md")
+
+
+def test_only_the_configs_of_a_head_are_built(tmp_path: Path) -> None:
+    text = "names: &names [a, b]\nagain: *names\nodd: !!python/name:os.system x\nconfigs:\n- config_name: en"
+    assert [card.name for card in head(tmp_path, text)] == ["en"]
+
+
+def test_an_alias_is_as_good_as_what_it_stands_for(tmp_path: Path) -> None:
+    text = "files: &files [a.txt]\nconfigs:\n- {config_name: en, data_files: *files}"
+    assert head(tmp_path, text)[0].patterns == {"train": ("a.txt",)}
+
+
+PATHS = f"paths: &paths [{', '.join(['x'] * 2000)}]\n"
+LAUGHS = "l0: &l0 {a: b}\n" + "".join(f"l{n + 1}: &l{n + 1} {{<<: [{f'*l{n}, ' * 9}]}}\n" for n in range(9))
+
+
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize(
-    ("pattern", "path", "matches"),
+    "text",
     [
-        ("data/train-*", "data/train-00000-of-00002.parquet", True),
-        ("data/*", "data/deep/x", False),
-        ("data/**", "data/deep/x", True),
-        ("**/x.txt", "x.txt", True),
-        ("**/x.txt", "a/b/x.txt", True),
-        ("a?.txt", "ab.txt", True),
-        ("a[0-3].txt", "a2.txt", True),
-        ("a[!0-3].txt", "a2.txt", False),
-        ("a.txt", "abtxt", False),
-        ("a(b)+.txt", "a(b)+.txt", True),
-        ("a[.txt", "a[.txt", True),
+        f"{PATHS}configs: [{'{data_files: *paths}, ' * 2000}]",
+        f"{LAUGHS}configs: [*l9]",
+        "configs: &c [*c]",
+        "configs: 1" + ":1" * 500_000,
+        "[" * 500_000,
+        "a: " + "- " * 500_000,
     ],
+    ids=["aliases", "merges", "cycle", "sexagesimal", "deep", "deeper"],
 )
-def test_globs(pattern: str, path: str, matches: bool) -> None:
-    assert (glob_expression(pattern).fullmatch(path) is not None) is matches
-
-
-@pytest.mark.parametrize("pattern", ["*a" * 20, "a[9-0]"])
-def test_globs_that_cost_too_much_or_make_no_sense_are_refused(pattern: str) -> None:
-    with pytest.raises(IntakeError):
-        glob_expression(pattern)
+def test_a_small_head_that_means_a_great_deal_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(IntakeError) as caught:
+        head(tmp_path, text)
+    assert caught.value.code == "dataset_card_invalid"

@@ -24,7 +24,7 @@ from worker.intake.errors import IntakeError
     ],
 )  # fmt: skip
 def test_conventional_names(paths: list[str], config: str | None, split: str, expected: list[int]) -> None:
-    assert split_files(paths, [], config, split) == [paths[i] for i in expected]
+    assert split_files(paths, [], config, split, lambda: None) == [paths[i] for i in expected]
 
 
 CARDS = [
@@ -45,18 +45,18 @@ PATHS = ["en/0.parquet", "en/1.parquet", "en/notes.txt", "data/de/0.jsonl", "fre
     ],
 )
 def test_the_readme_decides(config: str | None, split: str, expected: list[str]) -> None:
-    assert split_files(PATHS, CARDS, config, split) == expected
+    assert split_files(PATHS, CARDS, config, split, lambda: None) == expected
 
 
 def test_what_the_readme_does_not_have_is_refused_with_what_it_has() -> None:
     with pytest.raises(IntakeError, match="de, en, fr") as caught:
-        split_files(PATHS, CARDS, "it", "train")
+        split_files(PATHS, CARDS, "it", "train", lambda: None)
     assert (caught.value.code, caught.value.field) == ("config_not_found", "/hub/config")
     with pytest.raises(IntakeError, match="test, train") as caught:
-        split_files(PATHS, CARDS, "en", "dev")
+        split_files(PATHS, CARDS, "en", "dev", lambda: None)
     assert caught.value.code == "split_not_found"
     with pytest.raises(IntakeError, match="de, fr"):
-        split_files(PATHS, CARDS[1:], None, "train")
+        split_files(PATHS, CARDS[1:], None, "train", lambda: None)
 
 
 def test_the_hubs_parquet_copy() -> None:

@@ -21,7 +21,7 @@ def texts(
         path.write_bytes(data)
     else:
         pq.write_table(data, path)
-    return list(TextFile(path, name, field, limit).texts())
+    return list(TextFile(path, name, field, limit, lambda: None).texts())
 
 
 def refusal(*args: Any, **options: Any) -> IntakeError:
@@ -105,6 +105,18 @@ def test_plain_text_is_a_document_a_line(tmp_path: Path) -> None:
     assert texts(tmp_path, "a.txt", "one\r\n\nzwölf".encode()) == ["one", "", "zwölf"]
     assert refusal(tmp_path, "a.txt", b"one", field="body").code == "text_field_missing"
     assert refusal(tmp_path, "a.txt", b"\xff").code == "invalid_unicode"
+
+
+def test_lines_that_are_no_rows_can_be_left_off(tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def check() -> None:
+        raise Stop
+
+    (tmp_path / "file").write_bytes(b"\n" * 2000)
+    with pytest.raises(Stop):
+        list(TextFile(tmp_path / "file", "a.jsonl", "text", 10**6, check).texts())
 
 
 def test_gzip_bombs_and_broken_gzip_are_refused(tmp_path: Path) -> None:

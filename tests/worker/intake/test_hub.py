@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from app.settings import Settings
 from tests.worker.intake.hub_server import Hub
 from worker.intake.context import Context
 from worker.intake.errors import IntakeError
@@ -52,9 +53,53 @@ def test_a_file_is_fetched_with_the_services_token_and_no_other(
     assert (hub.tokens, hub.content_tokens) == ({"Bearer hf_secret"}, {None})
     hub.tokens.clear()
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
-    settings = context.settings.model_copy(update={"hf_token": None})
-    open_repo("model", "team/model", "/source", replace(context, settings=settings)).resolve(None)
+    open_repo("model", "team/model", "/source", without_token(context)).resolve(None)
     assert hub.tokens == {None}
+
+
+def without_token(context: Context) -> Context:
+    return replace(context, settings=context.settings.model_copy(update={"hf_token": None}))
+
+
+@pytest.mark.parametrize(
+    ("globs", "id", "sent"),
+    [
+        ("", "team/model", False),
+        ("other/*, team/mod*", "team/model", True),
+        ("team/other", "team/model", False),
+        ("team/*", "teammate/model", False),
+        ("team/*", "Team/model", False),
+        ("*", "team/model", True),
+    ],
+)
+def test_the_token_goes_to_the_repositories_that_the_operator_named(
+    globs: str, id: str, sent: bool, hub: Hub, context: Context
+) -> None:
+    hub.add("model", id, {})
+    chosen = Settings.model_validate({**context.settings.model_dump(), "hf_token_repos": globs})
+    open_repo("model", id, "/source", replace(context, settings=chosen)).resolve(None)
+    assert hub.tokens == {"Bearer hf_secret" if sent else None}
+
+
+@pytest.mark.parametrize(
+    ("id", "status", "expected"),
+    [
+        ("team/private", None, "hub_not_found"),
+        ("team/model", None, "hub_gated"),
+        ("team/model", 401, "hub_unauthorized"),
+        ("team/model", 403, "hub_forbidden"),
+    ],
+)
+def test_what_the_hub_refuses_for_want_of_a_token_says_so(
+    id: str, status: int | None, expected: str, hub: Hub, repo: HubRepo, context: Context
+) -> None:
+    hub.add("model", "team/private", {}, token="hf_secret")
+    hub.repos["model", "team/model"].gated = True
+    hub.status = status
+    error = refusal(hub, open_repo("model", id, "/source", without_token(context)))
+    assert (error.code, error.field) == (expected, "/source/id")
+    assert "sends no token" in error.message
+    assert "hf_token_repos" in error.message
 
 
 def test_a_missing_repository_and_one_that_may_not_be_seen_are_the_same(hub: Hub, context: Context) -> None:

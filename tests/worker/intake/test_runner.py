@@ -234,6 +234,7 @@ def remote_files(repo: Repo) -> None:
         (["a\0b"], {}, "text_nul"),
         (["", " \n", None], {}, "dataset_empty"),
         ([], {}, "dataset_empty"),
+        ([None] * 100_000 + ["one"], {}, "dataset_too_large"),
         (["x" * 60_000] * 30, {}, "dataset_too_large"),
     ],
 )
@@ -252,6 +253,12 @@ def test_code_and_addresses_of_a_dataset_are_never_followed(
 ) -> None:
     change(hub.add("dataset", "team/data", {}))
     assert code(intake(hub_dataset())) == expected
+
+
+def test_what_takes_too_long_fails_for_good(intake: Any, hub: Hub, tiny: Path) -> None:
+    hub.add("dataset", "team/data", {"train.txt": b"one"})
+    assert code(intake(hub_dataset(), intake_seconds=1e-6)) == "took_too_long"
+    assert code(intake(folder_model(), intake_seconds=1e-6)) == "took_too_long"
 
 
 def test_half_a_surrogate_pair_is_refused(intake: Any, hub: Hub) -> None:

@@ -96,7 +96,7 @@ def test_calibration_text_that_is_tested_on(request_for: Request, texts: Path, t
     pairs = {(each["calibration"], each["evaluation"]): each["share"] for each in found.pop("texts_overlap")}
     assert set(pairs) == {("third", "first"), ("c", "c"), ("c", "third")}
     assert all(0.01 < share < 0.5 for share in pairs.values())
-    assert found == {}
+    assert set(found) == {"held_out_alike"}, "so many windows leave little room"
 
 
 def test_a_short_test_text_inside_the_calibration_text(request_for: Request, texts: Path, tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.datasets.tables import Dataset
 from app.db.clock import from_now
 from app.db.engine import transaction
-from app.jobs.delivery.claim import Claim, claim
-from app.jobs.states import State
+from app.jobs.delivery.claim import LOST_LATELY_SECONDS, Claim, claim
+from app.jobs.delivery.endings import Failure, fail
+from app.jobs.states import Reason, State
 from app.jobs.tables import Job, JobAttempt, JobLease
 from app.models.tables import Model
 from tests.jobs import JobMaker, make_jobs
@@ -44,6 +47,44 @@ def test_priority_then_age(session: Session) -> None:
     jobs = make_jobs(session)
     old, young, urgent = jobs.make(), jobs.make(), jobs.make(priority=5)
     assert [taken(), taken(), taken(), taken()] == [urgent, old, young, None]
+
+
+def lose(worker: str, reason: Reason, seconds_ago: float = 0) -> str:
+    """Id of the best job, which this worker takes, loses, and which may be claimed again."""
+    found = take(worker)
+    assert found is not None
+    with transaction() as session:
+        fail(session, found.lease, Failure(reason), dict.fromkeys(("max_attempts", "max_preemptions"), 3))
+        session.execute(update(Job).where(Job.id == found.lease.job_id).values(available_at=from_now(-600)))
+        session.execute(update(JobAttempt).values(ended_at=from_now(-seconds_ago)))
+    return found.lease.job_id
+
+
+def test_a_job_goes_to_another_worker_than_the_one_that_just_lost_it(session: Session) -> None:
+    jobs = make_jobs(session)
+    lost, other = jobs.make(priority=5), jobs.make()
+    assert lose("sick", Reason.store_failed) == lost
+    found = [take("sick"), take("sick")]
+    assert [each and each.lease.job_id for each in found] == [other, lost], "it is last, but its turn comes"
+
+
+@pytest.mark.parametrize(
+    ("worker", "reason", "seconds_ago"),
+    [
+        ("healthy", Reason.store_failed, 0),
+        ("sick", Reason.worker_stopped, 0),
+        ("sick", Reason.store_failed, LOST_LATELY_SECONDS + 60),
+    ],
+)
+def test_a_lost_job_keeps_its_place_for_other_workers_and_later(
+    session: Session, worker: str, reason: Reason, seconds_ago: float
+) -> None:
+    jobs = make_jobs(session)
+    lost, _ = jobs.make(priority=5), jobs.make()
+    assert lose("sick", reason, seconds_ago) == lost
+    found = take(worker)
+    assert found is not None
+    assert found.lease.job_id == lost
 
 
 def test_the_project_with_fewest_running_jobs_goes_first(session: Session) -> None:
