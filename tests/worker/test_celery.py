@@ -75,6 +75,18 @@ def test_the_supervisor_never_imports_torch(environment: dict[str, str]) -> None
     subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, check=True)
 
 
+def test_what_a_worker_learnt_of_its_host_holds_for_the_next_message(environment: dict[str, str]) -> None:
+    code = (
+        "import worker.celery, worker.supervisor\n"
+        "seen = []\n"
+        "worker.supervisor.run_jobs = lambda settings, name, caution: seen.append(caution)\n"
+        "worker.celery.run_jobs()\n"
+        "worker.celery.run_jobs()\n"
+        "assert seen[0] is not None and seen[0] is seen[1]"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, check=True)
+
+
 def test_a_worker_killed_in_the_middle(
     submit: Callable[..., Watch],
     session: Session,

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -387,15 +386,6 @@ def test_a_sick_worker_leaves_the_other_jobs_alone_and_stops_at_once_all_the_sam
         worker.terminate()
         wait_until(lambda: gone([worker]), 5)
     assert (attempts(session, first), attempts(session, second)) == (["engine_failed"], [])
-
-
-def test_what_a_process_learnt_holds_in_its_next_call(jobs: JobMaker, settings: Settings) -> None:
-    caution = Caution()
-    caution.heed(False, 0.5)
-    jobs.make()
-    began = time.monotonic()
-    assert run_jobs(settings, "here", SCRIPTED, caution) == 1
-    assert time.monotonic() - began > 0.5
 
 
 @pytest.mark.parametrize("how", [["slow"], ["slow", "deaf", "spawn"]])

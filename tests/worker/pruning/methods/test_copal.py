@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worker.pruning.method_spec import Method, MethodName, Perturbation, Reading
-from worker.pruning.methods import Group, prepare, scores, scores_alone, solve
+from worker.pruning.methods import Group, prepare, prepare_alone, scores, scores_alone, solve
 from worker.pruning.methods.copal import GRADIENT_SUMS, response, response_power
 from worker.pruning.patterns import Pattern, Scope, Selection
 from worker.pruning.sensing import complete, find_sensing
@@ -114,7 +114,7 @@ def test_a_domain_alone_is_what_it_adds_to_the_definition(reading: Reading, pert
         expected /= 2
     for weight in (1.0, 100.0):
         sums, last = gathered(method, dense, domains, weight)
-        own = scores_alone(method, "w", dense, last)
+        own = scores_alone(method, "w", dense, prepare_alone(method, last))
         torch.testing.assert_close(own, expected.float(), rtol=1e-4, atol=1e-4)
         assert not torch.allclose(own, scores(method, "w", dense, Group(sums)), rtol=0.1)
 
