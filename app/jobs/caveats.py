@@ -69,7 +69,7 @@ def _calibrated_on(session: Session, job: Job) -> list[Caveat]:
     """Earlier calibration texts may be gone; their digests are in the manifests of the jobs that read them."""
     own = {domain["name"]: domain["evaluation"] for domain in job.spec["domains"] if domain.get("evaluation")}
     texts = session.execute(select(Dataset.id, Dataset.sha256).where(Dataset.id.in_(own.values())))
-    digests = dict(texts.tuples().all())
+    digests = dict(texts.all())
     calibrated = lineage.calibration_digests(session, job) if own else []
     message = "the evaluation text is the file that an earlier domain was calibrated on: not that of unseen text"
     return [

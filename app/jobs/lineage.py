@@ -81,7 +81,7 @@ def calibration_digests(session: Session, job: Job) -> list[tuple[str, str | Non
     path = path_of(session, job)[:-1]
     texts = Job.manifest["provenance"]["datasets"]
     query = select(Job.id, texts).where(Job.id.in_([each.id for each in path]))
-    found: dict[str, Any] = dict(session.execute(query).tuples().all())
+    found: dict[str, Any] = dict(session.execute(query).all())
     return [
         (domain["name"], (found[each.id] or {}).get(domain["dataset"]))
         for each in path

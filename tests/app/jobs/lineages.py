@@ -35,7 +35,7 @@ def publish(session: Session, job: str, **columns: Any) -> None:
     ]
     model = session.get_one(Model, row.model_id)
     read = select(Dataset.id, Dataset.sha256).join(JobDataset, JobDataset.dataset_id == Dataset.id)
-    texts = dict(session.execute(read.where(JobDataset.job_id == job)).tuples().all())
+    texts = dict(session.execute(read.where(JobDataset.job_id == job)).all())
     provenance = {"job": job, "model": {"id": model.id, "digest": model.digest}, "datasets": texts}
     row.manifest = {"digest": f"{job[-32:]:0>64}", "bytes": 1, "files": files, "provenance": provenance}
     row.result = {"manifest_digest": row.manifest["digest"], "bytes": 1, "files": len(files)}
