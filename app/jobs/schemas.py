@@ -46,7 +46,8 @@ class WarningRead(BaseModel):
     """Something about the result that its owner should know."""
 
     code: str = Field(
-        description="`too_few_tokens`, `texts_overlap`, `stasis`, `forgetting`, `evaluation_lost`, "
+        description="`too_few_tokens`, `held_out_overlaps`, `held_out_alike`, `texts_overlap`, `starved_experts`, "
+        "`stasis`, `forgetting`, `evaluation_lost`, "
         "`statistics_dropped`, …",
         examples=["forgetting"],
     )
