@@ -47,8 +47,7 @@ class WarningRead(BaseModel):
 
     code: str = Field(
         description="`too_few_tokens`, `held_out_overlaps`, `held_out_alike`, `texts_overlap`, `starved_experts`, "
-        "`stasis`, `forgetting`, `evaluation_lost`, "
-        "`statistics_dropped`, …",
+        "`stasis`, `forgetting`, `evaluation_lost`, `statistics_dropped`, …",
         examples=["forgetting"],
     )
     message: str
