@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from worker.pruning.evaluate import native_dtype
+from worker.pruning.settings import processor_model
 
 TELLING = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
 """CPU flags that decide which kernels run."""
@@ -20,7 +21,7 @@ def machine() -> dict[str, Any]:
     cpu = {key.strip(): value.strip() for key, _, value in lines}
     flags = set(cpu.get("flags", "").split())
     return {
-        "cpu": cpu.get("model name", platform.processor()),
+        "cpu": processor_model(),
         "flags": [flag for flag in TELLING if flag in flags],
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

@@ -64,13 +64,11 @@ def change(
         tag = None
         if labels or given:  # which the API replaces as a whole, so what is there must be known
             now, tag = client.tagged_job(job)
-            kept = now["labels"] | labels
-            fields |= (
-                {"labels": {name: value for name, value in kept.items() if value or name not in labels}}
-                if labels
-                else {}
-            )
-            fields |= {"limits": now["limits"] | given} if given else {}
+            if labels:
+                kept = now["labels"] | labels
+                fields["labels"] = {name: value for name, value in kept.items() if value or name not in labels}
+            if given:
+                fields["limits"] = now["limits"] | given
         client.change(job, if_match=tag, **fields)
 
 

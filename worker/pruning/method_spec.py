@@ -216,8 +216,8 @@ class Method:
     def named(self, name: MethodName | None) -> "Method":
         """The method of a matrix whose override names another one: the job's settings, that selection or solver.
 
-        Weights are compared as is that method's own habit. Its `weight_update` follows where it was asked for:
-        not where the job's own method is `admm`, nor after `admm` or `auto`. None: this very method.
+        Weights are compared as is that method's own habit. The job's `weight_update` follows, unless its own
+        method is `admm` or the named one is `admm` or `auto`. None: this very method.
         """
         if name is None or name is self.name:
             return self

@@ -24,6 +24,7 @@ def plan(job: PruningJob) -> dict[str, Any]:
     run.
     """
     subject = look(job)
+    Tokenizer(job.model)  # refused where there is none; a run opens it by itself
     return {**describe(subject), "estimates": estimates(subject)}
 
 
@@ -35,7 +36,6 @@ def look(job: PruningJob) -> Subject:
     check_blocks(skeleton)
     shares = assign(skeleton.matrices, job.sparsity)
     check_reading(job.method, shares)
-    Tokenizer(job.model)  # refused where there is none
     return Subject(job, skeleton, checkpoint, shares)
 
 

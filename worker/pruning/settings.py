@@ -65,7 +65,7 @@ def pick_device(name: str) -> torch.device:
 
 def pinned(threads: int, batch_tokens: int, device: torch.device, dtype: str) -> dict[str, Any]:
     """What two runs of one job must have in common to give the same bytes. dtype: of forward passes."""
-    processor = f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
+    processor = f"{processor_model()}, {torch.backends.cpu.get_cpu_capability()}"
     if device.type == "cuda":
         processor = torch.cuda.get_device_name(device)
     return {
@@ -78,8 +78,8 @@ def pinned(threads: int, batch_tokens: int, device: torch.device, dtype: str) ->
     }
 
 
-def _processor() -> str:
-    """Its model: libraries of linear algebra choose their code by that, not only by its instructions."""
+def processor_model() -> str:
+    """What libraries of linear algebra choose their code by, beside the instructions that a processor has."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, value = line.partition(":")
