@@ -14,6 +14,7 @@ from worker.pruning.methods.ladder import cholesky, climb
 from worker.pruning.methods.solution import Solution
 from worker.pruning.methods.wanda import input_norms
 from worker.pruning.patterns import Selection
+from worker.pruning.settings import products
 
 CONVERGED = 1e-5
 """Conjugate gradient stops when its preconditioned residual is this part of the error. What is left to gain is at
@@ -103,7 +104,10 @@ def _iterate(
             lost = (~mask).float()
         # V + U is Z where the mask is and the new U elsewhere, so that Z − U is (V + U) − 2U.
         torch.mul(wanted, lost, out=u)
-        v = wanted.sub_(u, alpha=2).mul_(config.rho).add_(g) @ inverse
+        wanted.sub_(u, alpha=2).mul_(config.rho).add_(g)
+        # (G + λI + ρI)⁻¹ has no eigenvalue above 1/(λ + ρ): it does not magnify what bfloat16 rounds away.
+        with products("medium"):
+            v = wanted @ inverse
         wanted = v.add_(u)
     return wanted * mask, mask
 

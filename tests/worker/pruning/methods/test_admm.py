@@ -1,5 +1,5 @@
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -140,6 +140,17 @@ def test_result_is_close_to_the_best_of_all_masks() -> None:
         assert error < damped_error(naive, dense, gram, 0.1)
         ratios.append(error / best)
     assert sum(ratios) / len(ratios) < 1.25
+
+
+def test_the_search_does_not_feel_that_its_products_are_rounded() -> None:
+    dense, gram, config = torch.randn(64, 96), gram_of(400, 96), AdmmConfig(polish_steps=0)
+    factor = factorise(gram, config)
+    assert factor.inverse is not None
+    rounded = replace(factor, inverse=factor.inverse.bfloat16().float())
+    exact, close = (solve_admm(dense, each, unstructured(64 * 48), config) for each in (factor, rounded))
+    errors = [damped_error(each.weight, dense, gram, config.damping) for each in (exact, close)]
+    assert errors[0] > 0
+    assert errors[1] == pytest.approx(errors[0], rel=2e-3)
 
 
 def test_dead_inputs_are_pruned_first() -> None:
