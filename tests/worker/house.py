@@ -14,7 +14,7 @@ import psutil
 from sqlalchemy.orm import Session
 
 from app.jobs.states import TERMINAL, State
-from app.jobs.tables import Job, JobBlock
+from app.jobs.tables import Job, JobAttempt, JobBlock
 from app.storage import ObjectStore
 from tests import tiny
 from tests.jobs import JobMaker, make_dataset, make_model, make_project
@@ -68,6 +68,13 @@ class Watch:
     def wait_for_end(self, seconds: float = 90) -> State:
         wait_until(lambda: self.state in TERMINAL, seconds)
         return self.state
+
+
+def attempts(session: Session, job: str) -> list[str | None]:
+    """How the job's attempts ended, in their order; None for one that goes on."""
+    session.rollback()
+    rows = session.query(JobAttempt).filter_by(job_id=job).order_by(JobAttempt.number).populate_existing()
+    return [row.outcome for row in rows]
 
 
 @contextmanager

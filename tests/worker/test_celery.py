@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.dispatch.outbox import Queue, ring
 from app.jobs.states import State
-from app.jobs.tables import JobAttempt, JobEvaluation, JobLayer, JobLease
+from app.jobs.tables import JobEvaluation, JobLayer, JobLease
 from app.models.tables import Model
 from app.sensitivity.tables import TABLES
 from app.settings import Settings
@@ -24,7 +24,17 @@ from app.tasks import service as tasks
 from app.tasks.tables import Task, TaskKind
 from tests.jobs import JobMaker, make_dataset, make_model, make_project
 from tests.tiny import make_tiny_llama
-from tests.worker.house import SCRIPTED, Watch, dispatcher, engines, gone, make_tiny_jobs, wait_until, worker
+from tests.worker.house import (
+    SCRIPTED,
+    Watch,
+    attempts,
+    dispatcher,
+    engines,
+    gone,
+    make_tiny_jobs,
+    wait_until,
+    worker,
+)
 from worker.supervisor import run_jobs
 
 BLOCKS = 6
@@ -58,12 +68,6 @@ def submit(jobs: JobMaker, session: Session) -> Callable[..., Watch]:
         return watch
 
     return act
-
-
-def outcomes(session: Session, job: str) -> list[str | None]:
-    session.rollback()
-    rows = session.query(JobAttempt).filter_by(job_id=job).order_by(JobAttempt.number).populate_existing()
-    return [row.outcome for row in rows]
 
 
 def test_the_supervisor_never_imports_torch(environment: dict[str, str]) -> None:
@@ -111,7 +115,7 @@ def test_a_worker_killed_in_the_middle(
     one, other = disturbed.row, undisturbed.row
     assert one.result is not None
     assert one.result == other.result
-    assert outcomes(session, disturbed.id) == ["worker_lost", "succeeded"]
+    assert attempts(session, disturbed.id) == ["worker_lost", "succeeded"]
     assert one.lost_attempts == 0
     assert session.query(JobLayer).filter_by(job_id=one.id).count() == 2 * 7 * BLOCKS
     for table in TABLES.values():
@@ -135,7 +139,7 @@ def test_sigterm_gives_the_job_back(
         wait_until(lambda: watch.state is not State.running, 15)
         wait_until(lambda: gone(family), 15)
     assert watch.state is State.queued
-    assert outcomes(session, watch.id) == ["worker_stopped"]
+    assert attempts(session, watch.id) == ["worker_stopped"]
     assert watch.row.lost_attempts == 0
 
 
@@ -158,7 +162,7 @@ def test_many_doorbells_and_a_flushed_broker(
     client.close()
     with worker(environment, tmp_path / "worker.log"):
         assert watch.wait_for_end() is State.succeeded
-    assert outcomes(session, watch.id) == ["succeeded"]
+    assert attempts(session, watch.id) == ["succeeded"]
 
 
 def test_the_cpu_queue_takes_a_model_in(

@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 from app.db.engine import transaction
 from app.jobs import control
 from app.jobs.states import State
-from app.jobs.tables import Job, JobAttempt, JobBlock, JobEvent
+from app.jobs.tables import Job, JobBlock, JobEvent
 from app.models.tables import Model
 from app.settings import Settings
 from app.storage import ObjectStore
 from tests.jobs import JobMaker
-from tests.worker.house import SCRIPTED, Watch, driver, engines, gone, make_tiny_jobs, wait_until
+from tests.worker.house import SCRIPTED, Watch, attempts, driver, engines, gone, make_tiny_jobs, wait_until
 from worker.supervisor import run_jobs
 from worker.supervisor.patience import SCALE, Patience
 from worker.supervisor.situation import Interrupted, Situation
@@ -47,12 +47,6 @@ def digest(watch: Watch) -> str:
     return str(watch.row.result["manifest_digest"])
 
 
-def outcomes(session: Session, job: str) -> list[str | None]:
-    session.rollback()
-    rows = session.query(JobAttempt).filter_by(job_id=job).order_by(JobAttempt.number).populate_existing()
-    return [row.outcome for row in rows]
-
-
 def order(jobs: JobMaker, call: Callable[..., object], job: str) -> None:
     with transaction() as session:
         call(session, jobs.project, job)
@@ -80,7 +74,7 @@ def test_a_pause_waits_for_the_block_and_loses_nothing(
     order(jobs, control.resume, watch.id)
     assert run() == 1
     assert digest(watch) == undisturbed
-    assert outcomes(session, watch.id) == ["paused", "succeeded"]
+    assert attempts(session, watch.id) == ["paused", "succeeded"]
     assert session.query(JobBlock).filter_by(job_id=watch.id, attempt=1).count() == done
     row = watch.row
     assert (row.lost_attempts, row.preemptions, row.pause_requested_at) == (0, 0, None)
@@ -113,7 +107,7 @@ def test_a_pause_that_is_withdrawn_in_time_changes_nothing(
             control.resume(other, jobs.project, watch.id)
         assert watch.wait_for_end() is State.succeeded
     assert digest(watch) == undisturbed
-    assert outcomes(session, watch.id) == ["succeeded"]
+    assert attempts(session, watch.id) == ["succeeded"]
 
 
 def test_a_job_is_stopped_at_its_runtime_within_a_block(jobs: JobMaker, session: Session, run: Run) -> None:
@@ -126,7 +120,7 @@ def test_a_job_is_stopped_at_its_runtime_within_a_block(jobs: JobMaker, session:
     assert (row.state, row.failure["code"], row.failure["cause"]) == ("failed", "max_runtime", "user")
     assert row.failure["field"] == "/limits/max_runtime"
     assert 3 <= row.runtime_seconds < 10
-    assert outcomes(session, row.id) == ["max_runtime"]
+    assert attempts(session, row.id) == ["max_runtime"]
 
 
 def test_a_longer_runtime_is_heard_of_in_time(
@@ -149,7 +143,7 @@ def test_a_silent_engine_is_killed_and_counts_as_a_loss(
     watch = Watch(session, jobs.make())
     assert run("hang", "deaf", stall_seconds=5.0) == 1
     row = watch.row
-    assert (row.state, outcomes(session, row.id)) == ("queued", ["engine_stalled"])
+    assert (row.state, attempts(session, row.id)) == ("queued", ["engine_stalled"])
     assert row.lost_attempts == 0, "it had finished blocks before"
     session.execute(update(Job).values(available_at=func.now()))
     session.commit()
