@@ -2,8 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +36,11 @@ class Finished:
 
 
 def run_child(command: list[str], request: dict[str, Any], threads: int) -> Finished:
-    """Run `command REQUEST ANSWER`, two JSON files of which it writes the second. Raises ChildFailed."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Run `command REQUEST ANSWER`, two JSON files of which it writes the second. Raises ChildFailed.
+
+    A child does not outlive a benchmark that is terminated: it would go on beside the next one's measurements.
+    """
+    with _ending_in_order(), tempfile.TemporaryDirectory() as folder:
         asked, answered, log = (Path(folder) / name for name in ("request.json", "answer.json", "log"))
         asked.write_text(json.dumps(request))
         with log.open("wb") as output:
@@ -53,6 +60,16 @@ def run_child(command: list[str], request: dict[str, Any], threads: int) -> Fini
             tail = log.read_text(errors="replace")[-4000:]
             raise ChildFailed(f"{' '.join(command)} ended with {process.returncode}:\n{tail}")
         return Finished(json.loads(answered.read_text()), rss, anon)
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """SIGTERM ends the program as SystemExit does, so that what is to be tidied up is."""
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _environment(threads: int) -> dict[str, str]:

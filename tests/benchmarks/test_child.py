@@ -1,8 +1,10 @@
 """Measured children: answers, failures, memory."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,28 @@ json.dump({{}}, open(sys.argv[2], "w"))
     assert len(ours) == 600 * MIB
     assert 200 * MIB < finished.peak_anon_bytes < 400 * MIB
     assert finished.peak_anon_bytes <= finished.peak_rss_bytes < 400 * MIB
+
+
+def test_a_terminated_benchmark_takes_its_child_with_it(tmp_path: Path) -> None:
+    command = program(
+        tmp_path, "print(os.getpid(), file=open(asked['pid'], 'w'), flush=True)\nimport time\ntime.sleep(60)"
+    )
+    pid = tmp_path / "pid"
+    benchmark = (
+        f"from benchmarks.child import run_child; run_child({command!r}, {{'pid': {str(pid)!r}}}, threads=1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", benchmark], cwd=Path(__file__).parents[2])
+    try:
+        deadline = time.monotonic() + 60
+        while not (pid.is_file() and pid.read_text().endswith("\n")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+    assert memory(int(pid.read_text())) == {}
 
 
 def test_memory_of_a_process_that_is_gone_is_empty() -> None:
