@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import update
-from sqlalchemy.orm import Session
 
 from app.datasets.tables import IntakeState
 from app.db.engine import transaction
 from app.jobs import lineage
+from app.jobs.caveats import foreseen
 from app.jobs.lineage import Stage
 from app.jobs.tables import Job
 from app.models.tables import Model
@@ -58,30 +58,24 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
         if plan is None or plan.state != IntakeState.pending:
             return
         model = session.get_one(Model, plan.model_id)
-        stages = _earlier(session, plan.spec)
+        parent = session.get(Job, plan.spec["continues"]) if "continues" in plan.spec else None
+        stages = lineage.stages_of(lineage.path_of(session, parent)) if parent is not None else []
+        warnings = [each.as_json() for each in foreseen(session, parent, plan.spec)] if parent is not None else []
         session.expunge_all()
     if model.state == IntakeState.pending:
         raise TooEarly
     try:
         if model.state != IntakeState.ready:
             raise PlanRefused("model_failed", "The model's intake has failed; see its `error`.", "/model")
-        if stages is None:
+        if parent is None and "continues" in plan.spec:
             raise PlanRefused("job_not_found", "The job to go on from was deleted.", "/continues")
         result = _make(plan.spec, stages, model.files or [], check, settings)
-        values = {"state": IntakeState.ready, "result": result}
+        values = {"state": IntakeState.ready, "result": result | {"warnings": warnings}}
     except PlanRefused as error:
         values = {"state": IntakeState.failed, "error": error.error}
     with transaction() as session:
         guard(session)
         session.execute(update(Plan).where(Plan.id == plan_id, Plan.state == IntakeState.pending).values(**values))
-
-
-def _earlier(session: Session, spec: dict[str, Any]) -> list[Stage] | None:
-    """The lineage's stages before a job with this spec; None when it would go on from one that is gone."""
-    if "continues" not in spec:
-        return []
-    parent = session.get(Job, spec["continues"])
-    return None if parent is None else lineage.stages_of(lineage.path_of(session, parent))
 
 
 def _base(stages: list[Stage]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """What the owner of a continuation should know unasked; the engine's own caveats come beside these."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm import Session
 
 from app.datasets.tables import Dataset
 from app.jobs import lineage, repository
@@ -33,8 +34,17 @@ def caveats_of(session: Session, job: Job) -> list[Caveat]:
     """Of a job that goes on from another one; none of any other."""
     if job.continues is None:
         return []
-    parent = session.get_one(Job, job.continues, options=[defer(Job.manifest)])  # which can be large
-    return [*_lost(session, job), *_dropped(session, job, parent), *_calibrated_on(session, job)]
+    history = lineage.history_of(session, job)
+    path = lineage.path_of(session, job)[:-1]
+    return _of(session, path, job.spec, [domain for domain in history.domains if domain in history.lost])
+
+
+def foreseen(session: Session, parent: Job, spec: dict[str, Any]) -> list[Caveat]:
+    """Of a job with this spec, were it made now to go on from `parent`."""
+    path = lineage.path_of(session, parent)
+    stages = [stage for stage in lineage.stages_of(path) if stage.evaluation is not None]
+    there = set(session.scalars(select(Dataset.id).where(Dataset.id.in_([stage.evaluation for stage in stages]))))
+    return _of(session, path, spec, [stage.domain for stage in stages if stage.evaluation not in there])
 
 
 def note_caveats(session: Session, job: Job) -> None:
@@ -44,18 +54,20 @@ def note_caveats(session: Session, job: Job) -> None:
         append_event(session, job, EventType.note, note)
 
 
-def _lost(session: Session, job: Job) -> list[Caveat]:
+def _of(session: Session, path: Sequence[Job], spec: dict[str, Any], lost: list[str]) -> list[Caveat]:
+    """path: of the job gone on from. lost: earlier domains whose evaluation texts are gone."""
+    return [*_lost(lost), *_dropped(session, path[-1], spec), *_calibrated_on(session, path, spec)]
+
+
+def _lost(domains: list[str]) -> list[Caveat]:
     """Rows of R of such domains stay as they are: what this job does to them, nobody will know."""
-    history = lineage.history_of(session, job)
-    if not history.lost:
-        return []
     message = "the evaluation texts of earlier domains were deleted; these are not measured any more"
-    return [Caveat(EVALUATION_LOST, message, {"domains": [d for d in history.domains if d in history.lost]})]
+    return [Caveat(EVALUATION_LOST, message, {"domains": domains})] if domains else []
 
 
-def _dropped(session: Session, job: Job, parent: Job) -> list[Caveat]:
-    places = repository.places(session, parent) if names_methods(job.spec) else ()
-    kinds = dropped(parent.spec, job.spec, places)
+def _dropped(session: Session, parent: Job, spec: dict[str, Any]) -> list[Caveat]:
+    places = repository.places(session, parent) if names_methods(spec) else ()
+    kinds = dropped(parent.spec, spec, places)
     if not kinds:
         return []
     message = (
@@ -65,12 +77,12 @@ def _dropped(session: Session, job: Job, parent: Job) -> list[Caveat]:
     return [Caveat(STATISTICS_DROPPED, message, {"kinds": kinds, "parent": parent.id})]
 
 
-def _calibrated_on(session: Session, job: Job) -> list[Caveat]:
+def _calibrated_on(session: Session, path: Sequence[Job], spec: dict[str, Any]) -> list[Caveat]:
     """Earlier calibration texts may be gone; their digests are in the manifests of the jobs that read them."""
-    own = {domain["name"]: domain["evaluation"] for domain in job.spec["domains"] if domain.get("evaluation")}
+    own = {domain["name"]: domain["evaluation"] for domain in spec["domains"] if domain.get("evaluation")}
     texts = session.execute(select(Dataset.id, Dataset.sha256).where(Dataset.id.in_(own.values())))
     digests = dict(texts.all())
-    calibrated = lineage.calibration_digests(session, job) if own else []
+    calibrated = lineage.calibration_digests(session, path) if own else []
     message = "the evaluation text is the file that an earlier domain was calibrated on: not that of unseen text"
     return [
         Caveat(TEXTS_OVERLAP, message, {"calibration": earlier, "evaluation": name, "same_file": True})

@@ -76,9 +76,8 @@ def history_of(session: Session, job: Job) -> History:
     return History(tuple(stages), frozenset(lost))
 
 
-def calibration_digests(session: Session, job: Job) -> list[tuple[str, str | None]]:
-    """Every earlier domain of the lineage, with the sha256 of the text that it was calibrated on."""
-    path = path_of(session, job)[:-1]
+def calibration_digests(session: Session, path: Sequence[Job]) -> list[tuple[str, str | None]]:
+    """Every domain of a path, with the sha256 of the text that it was calibrated on."""
     texts = Job.manifest["provenance"]["datasets"]
     query = select(Job.id, texts).where(Job.id.in_([each.id for each in path]))
     found: dict[str, Any] = dict(session.execute(query).all())

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.datasets.tables import IntakeState
+from app.jobs.schemas import WarningRead
 from app.kit.refs import InputError
 from app.plans.tables import Plan
 
@@ -85,6 +86,9 @@ class PlanResult(BaseModel):
     overrides: list[OverrideCount]
     overlaps: list[Overlap]
     estimates: Estimates
+    warnings: list[WarningRead] = Field(
+        default=[], description="What the job would say from the start of the lineage that it goes on from."
+    )
 
 
 class PlanRead(BaseModel):

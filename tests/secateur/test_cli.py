@@ -321,6 +321,7 @@ PLAN: dict[str, Any] = {
     "skipped": [{"name": "norm.weight", "reason": "not a matrix (RMSNorm)", "weights": 8}] * 3,
     "overrides": [{"index": 0, "says": "q*", "matches": 1, "decides": 1}],
     "overlaps": [{"overrides": [0, 1], "winners": {"pattern": 1}, "matrices": ["q.weight", "k.weight"]}],
+    "warnings": [{"code": "statistics_dropped", "message": "no Gram is kept", "data": {}}],
     "estimates": {name: {"total": 3 * 2**20} for name in ("memory_bytes", "disk_bytes", "seconds")},
 }
 
@@ -339,6 +340,7 @@ def test_plan_waits_and_shows_what_would_be_done(run: Run, scripted: ScriptedSer
         *[("GET", "/v1/plans/pln_1?wait=30")] * 2,
     ]
     assert json.loads(scripted.requests[0].body) == {"model": "mdl_1"}
+    assert "no Gram is kept (statistics_dropped)" in out
     for words in ("400 zeros", "3 tensors: not a matrix", "q* matches 1", "pattern: 1 wins", "3.0 MiB", "50.00%"):
         assert words in out
 

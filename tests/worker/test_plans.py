@@ -9,9 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from sqlalchemy.orm import Session
 
+from app.datasets.tables import Dataset
 from app.db.engine import transaction
 from app.jobs import control
 from app.jobs.spec import JobContinue, JobCreate
+from app.jobs.tables import JobDataset
 from app.models.tables import Model
 from app.plans import service as plans
 from app.plans.tables import Plan
@@ -102,6 +104,9 @@ def test_a_plan_of_a_continuation_counts_what_is_gone_on_from(
     jobs = make_tiny_jobs(session, store, make_tiny_llama(tmp_path / "tiny"))
     parent = jobs.make()
     publish(session, parent)
+    session.query(JobDataset).filter_by(dataset_id=jobs.evaluation).delete()
+    session.query(Dataset).filter_by(id=jobs.evaluation).delete()
+    session.commit()
     domain = {"name": "new", "dataset": jobs.datasets[0], "calibration": CALIBRATION}
     body = JobContinue.model_validate({"continues": parent, "domains": [domain]})
     made, orphan = (plans.ask(session, jobs.project, body).id for _ in range(2))
@@ -111,6 +116,8 @@ def test_a_plan_of_a_continuation_counts_what_is_gone_on_from(
     assert (plan.state, plan.error) == ("ready", None)
     assert plan.result is not None
     assert plan.result["estimates"]["disk_bytes"]["parts"]["base"] > 0
+    (warning,) = plan.result["warnings"]
+    assert (warning["code"], warning["data"]) == ("evaluation_lost", {"domains": ["d0", "d1"]})
     with transaction() as other:
         control.delete(other, jobs.project, parent)
     run(orphan, unguarded, lambda: None, settings)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
 from app.jobs import lineage
+from app.jobs.caveats import foreseen
 from app.jobs.delivery import basis, checkpoint
 from app.jobs.delivery import publish as delivery
 from app.jobs.delivery.claim import claim
@@ -158,6 +159,11 @@ def test_a_state_that_will_have_less_is_said(api: httpx.Client, inputs: Inputs, 
     (note,) = notes(api, wanda)
     assert (note["level"], note["code"], note["parent"]) == ("warning", "statistics_dropped", parent)
     assert note["kinds"] == ["gram", "domain_grams"]
+    spec = api.get(f"/v1/jobs/{wanda}").json()["spec"]
+    (told,) = foreseen(session, session.get_one(Job, parent), spec)
+    assert {"level": "warning", "message": told.message, "code": told.code, **told.data} == note, (
+        "a plan says it too"
+    )
     put(session, wanda, state="failed")
     assert notes(api, api.post(f"/v1/jobs/{wanda}/retry").json()["id"]) == [note], "a retry says it as well"
 
