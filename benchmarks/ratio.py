@@ -6,24 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Bench, figures
-from benchmarks.rows import PAIRS, Row, all_rows
+from benchmarks.rows import TIMED, Row, all_rows
 
 GOAL = 0.5
 """Ours takes at most this share of the peer's time."""
 
 
 def compare_times(bench: Bench, repeats: int) -> list[dict[str, Any]]:
-    """One entry a pair, printed as it comes: every run's seconds and memory, and the ratio of the medians."""
+    """One entry a row of ours, printed as it comes: each run's seconds and memory, the ratio of the medians."""
     rows = {row.name: row for row in all_rows()}
     compared = []
-    for ours, peer in PAIRS:
-        runs: dict[str, list[dict[str, Any]]] = {ours: [], peer: []}
+    for peer, ours in TIMED.items():
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*ours, peer)}
         for number in range(repeats):
             # Whoever goes second may find warmer files or a warmer processor: take turns at it.
-            for name in (ours, peer) if number % 2 == 0 else (peer, ours):
+            for name in runs if number % 2 == 0 else reversed(runs):
                 runs[name].append(_once(bench, rows[name]))
                 print(f"{name}: {runs[name][-1]['seconds']:.1f} s", flush=True)
-        compared.append(_entry(ours, peer, runs))
+        compared += [_entry(name, peer, {each: runs[each] for each in (name, peer)}) for name in ours]
     return compared
 
 

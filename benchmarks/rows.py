@@ -31,8 +31,11 @@ COMPARED = ("magnitude", "wanda", "sparsegpt", "admm", "alps", "auto")
 ALLOCATED = ("wanda", "admm", "alps")
 """Methods that are measured under every allocation, not only under the engine's own choice."""
 PEERS = ("llmcompressor-sparsegpt", "llmcompressor-wanda")
-PAIRS = (("50%/admm", "50%/llmcompressor-sparsegpt"), ("50%/wanda", "50%/llmcompressor-wanda"))
-"""Ours and the peer's whose wall times are set against each other."""
+TIMED = {
+    "50%/llmcompressor-sparsegpt": ("50%/admm", "50%/admm@uniform"),
+    "50%/llmcompressor-wanda": ("50%/wanda", "50%/wanda@uniform"),
+}
+"""Rows of ours whose wall times are set against a peer's: as we prune by default, and with its equal rates."""
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,9 @@ def test_ratio_takes_turns_and_compares_medians(bench: Bench, monkeypatch: pytes
         return Finished({"seconds": 4.0 if row.peer else 1.0}, 2, 1)
 
     monkeypatch.setattr(Bench, "prune", prune)
-    first, second = compare_times(bench, 2)
-    assert order[:4] == ["50%/admm", *["50%/llmcompressor-sparsegpt"] * 2, "50%/admm"]
-    assert first["ratio"] == second["ratio"] == 0.25
+    found = compare_times(bench, 2)
+    there = ["50%/admm", "50%/admm@uniform", "50%/llmcompressor-sparsegpt"]
+    assert order[:6] == [*there, *reversed(there)]
+    assert [each["ours"] for each in found] == ["50%/admm", "50%/admm@uniform", "50%/wanda", "50%/wanda@uniform"]
+    assert [each["ratio"] for each in found] == [0.25] * 4
+    assert set(found[1]["runs"]) == {"50%/admm@uniform", "50%/llmcompressor-sparsegpt"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.rows import COMPARED, METHODS, PAIRS, PATTERNS, PEERS, Row, all_rows, choose
+from benchmarks.rows import COMPARED, METHODS, PATTERNS, PEERS, TIMED, Row, all_rows, choose
 
 
 def test_every_pattern_has_every_method_and_every_peer() -> None:
@@ -43,9 +43,10 @@ def test_row_is_known_when_the_engine_takes_it() -> None:
     assert not Row("c", "2:4", METHODS["wanda"], None, PATTERNS["2:4"] | {"allocation": "owl"}).known
 
 
-def test_timed_pairs_are_rows_of_ours_and_of_a_peer() -> None:
+def test_timed_rows_are_of_ours_and_of_a_peer() -> None:
     rows = {row.name: row for row in all_rows()}
-    for ours, peer in PAIRS:
-        assert rows[ours].method is not None
+    for peer, ours in TIMED.items():
         assert rows[peer].peer in PEERS
-        assert rows[ours].sparsity == rows[peer].sparsity
+        assert all(rows[name].method is not None for name in ours)
+        assert {rows[name].pattern for name in (*ours, peer)} == {"50%"}
+        assert [rows[name].sparsity.get("allocation") for name in ours] == [None, "uniform"]
