@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from worker.pruning import heap
 from worker.pruning.background import read_ahead
 from worker.pruning.blocks import Shell, batches, unload
 from worker.pruning.checkpoint import Checkpoint
@@ -70,7 +71,8 @@ def window_losses(
             shell.load_block(block, tensors)
             del tensors
             for index, state in enumerate(hidden):
-                hidden[index] = shell.forward(block, state.to(shell.device))
+                with heap.reusing():
+                    hidden[index] = shell.forward(block, state.to(shell.device))
                 advance(block.index, state.shape[0] * state.shape[1])
             unload(block.module)
         losses: list[list[float]] = [[] for _ in sets]

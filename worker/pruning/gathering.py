@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from worker.pruning import heap
 from worker.pruning.blocks import Shell
 from worker.pruning.budget import Share
 from worker.pruning.errors import IllConditioned
@@ -94,7 +95,7 @@ class Gatherer:
 
         def run() -> None:
             for state in batches:
-                with suppress(AllHeard):
+                with suppress(AllHeard), heap.reusing():
                     self.forward(block, state)
                 measuring = gram_work(block, state) + importance * math.prod(state.shape[:2])
                 self.tracker.advance(Kind.forward, pass_work(block, state) + measuring)

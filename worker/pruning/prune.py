@@ -137,7 +137,8 @@ class BlockPruner:
         else:
             self.shell.load_block(block, tensors)
         for index, state in enumerate(self.hidden):
-            self.hidden[index] = self._forward(block, state)
+            with heap.reusing():
+                self.hidden[index] = self._forward(block, state)
             self.tracker.advance(Kind.forward, pass_work(block, state))
         unload(block.module)
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from worker.pruning import heap
@@ -37,15 +38,53 @@ from worker.pruning import heap
 
 heap.map_large()
 kept, before = [], anonymous()
-for _ in range(40):  # blocks of several shapes, and something small that stays of each
+for _ in range(40):  # blocks of several shapes, passes through each, and something small that stays of it
     block = [torch.ones(size * MIB, dtype=torch.uint8) for size in (5, 20, 9, 30)]
+    for size in (12, 25, 6):
+        with heap.reusing():
+            kept.append(torch.ones(size * MIB, dtype=torch.uint8)[:1000].clone())
     kept.append(torch.ones(1000))
     del block
+heap.trim()
 print((anonymous() - before) // MIB)
+"""
+FAULTING = """
+import resource
+import torch
+from contextlib import nullcontext
+from tests.worker.pruning.test_heap import MIB
+from worker.pruning import heap
+
+def faults(around):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        with around():
+            a, b = (torch.ones(size * MIB, dtype=torch.uint8) for size in (24, 8))
+            del a, b
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+heap.map_large()
+print(faults(nullcontext), faults(heap.reusing))
 """
 
 
+def said(program: str) -> list[int]:
+    """By a process of its own: what it asks of the library is for good."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return [int(word) for word in done.stdout.split()]
+
+
 def test_large_tensors_leave_no_holes() -> None:
-    """In a process of its own: what it asks of the library is for good."""
-    said = subprocess.run([sys.executable, "-c", GROWING], capture_output=True, text=True, check=True)
-    assert int(said.stdout) < 20
+    (grown,) = said(GROWING)
+    assert grown < 20
+
+
+def test_passes_reuse_their_places() -> None:
+    mapped, reused = said(FAULTING)
+    assert reused < mapped / 5
+
+
+def test_who_did_not_ask_for_mapping_keeps_the_library_s_own_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "_function", lambda *_: pytest.fail("the threshold was touched"))
+    with heap.reusing():
+        pass

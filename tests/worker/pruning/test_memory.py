@@ -155,11 +155,10 @@ def test_texts_of_the_same_windows_are_evaluated_once(
 
 def test_forward_passes_in_bfloat16_keep_float32_statistics_and_are_reported(request_for: Request) -> None:
     """A job goes on in the dtype that its first evaluation had."""
-    protocol = {"dtype": "bfloat16"}
-    reported = [{"row": 0, "domain": "a", "perplexity": 1.0, "protocol": protocol}]
     wide, half = request_for(workspace="wide"), request_for(workspace="half")
-    half["resume"] = {"stages": 0, "blocks": 0, "evaluations": reported}
     for request, dtype in ((wide, "float32"), (half, "bfloat16")):
+        reported = [{"row": 0, "domain": "a", "perplexity": 1.0, "protocol": {"dtype": dtype}}]
+        request["resume"] = {"stages": 0, "blocks": 0, "evaluations": reported}
         recorder = Recorder()
         prune(request, recorder)
         assert {e.protocol["dtype"] for e in recorder.evaluations} == {dtype}

@@ -80,7 +80,8 @@ class Surveyor:
 
             def run(block: Block = block) -> None:
                 for index, state in enumerate(hidden):
-                    hidden[index] = self.shell.forward(block, state.to(self.shell.device))
+                    with heap.reusing():
+                        hidden[index] = self.shell.forward(block, state.to(self.shell.device))
                     self.advance(block, state.shape[0] * state.shape[1], 1)
 
             none = {group[0].name: 0 for group in groups}
@@ -97,7 +98,8 @@ class Surveyor:
             self.shell.load_block(block, self.source.read(block.tensors))
             for index, state in enumerate(states):
                 inputs.append(state)
-                states[index] = self.shell.forward(block, state.to(self.shell.device)).cpu()
+                with heap.reusing():
+                    states[index] = self.shell.forward(block, state.to(self.shell.device)).cpu()
                 self.advance(block, state.shape[0] * state.shape[1], 1)
             unload(block.module)
         return states
@@ -129,7 +131,7 @@ class Surveyor:
             def run(block: Block = block, first: int = first) -> None:
                 for index, gradient in enumerate(gradients):
                     state = inputs[first + index].to(self.shell.device, copy=True).requires_grad_()
-                    with plain_attention(self.shell.device):
+                    with heap.reusing(), plain_attention(self.shell.device):
                         with torch.enable_grad():
                             output = self.shell.forward(block, state)
                         output.backward(gradient.to(output))  # type: ignore[no-untyped-call]
