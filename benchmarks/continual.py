@@ -10,7 +10,10 @@ each row's last stage alone, for choosing between variants; what is reported is 
 """
 
 import argparse
+import fcntl
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,17 @@ def open_stages(options: argparse.Namespace) -> Stages:
     return Stages(model, dtype, options.cache, protocol, CHOOSING[0] if options.choose else 0)
 
 
+@contextmanager
+def alone(cache: Path) -> Iterator[None]:
+    """Ends the program while another one makes stages in the folder: each would remove what the other needs."""
+    with (cache / "continual.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"another run is making stages in {cache}: wait for it, or give --cache another folder")
+        yield
+
+
 def fill(stages: Stages, rows: list[Row], *, keep: bool) -> tuple[dict[str, Any], dict[str, str]]:
     """Every row's summary, printed as it comes, and the errors of those that failed. keep: the stages' folders."""
     print("| " + " | ".join(TABLE) + " |\n|" + "---|" * len(TABLE), flush=True)
@@ -123,8 +137,9 @@ def main(given: list[str] | None = None) -> int:
         print("\n".join(row.name for row in rows))
         return 0
     stages = open_stages(options)
-    dense = stages.perplexity(stages.dense()["losses"])
-    found, failed = fill(stages, rows, keep=options.keep_stages)
+    with alone(options.cache):
+        dense = stages.perplexity(stages.dense()["losses"])
+        found, failed = fill(stages, rows, keep=options.keep_stages)
     print("\n" + matrices(found, dense))
     checked = goals(found) if stages.reported else []
     print("\n| goal | value | limit | orders | |\n|---|---|---|---|---|")

@@ -234,3 +234,11 @@ def test_every_row_is_listed_once_and_headlines_in_every_order(capsys: pytest.Ca
 def test_names_that_match_nothing_end_the_program(wrong: list[str]) -> None:
     with pytest.raises(SystemExit, match=wrong[1].replace("*", r"\*")):
         continual.main([*wrong, "--list"])
+
+
+def test_two_runs_do_not_sweep_each_others_stages(stages: Stages, tmp_path: Path) -> None:
+    chosen = command(stages, tmp_path / "o.json", "--rows", "wanda/wpc")
+    with continual.alone(stages.cache), pytest.raises(SystemExit, match="another run is making stages"):
+        continual.main(chosen)
+    with continual.alone(stages.cache):
+        pass

@@ -15,8 +15,8 @@ from app.settings import Settings
 from app.storage import ObjectStore
 from tests import tiny
 from tests.jobs import JobMaker
-from tests.worker.house import Watch, make_tiny_jobs, process, wait_until
-from tests.worker.test_control import digest, outcomes
+from tests.worker.house import Watch, attempts, make_tiny_jobs, process, wait_until
+from tests.worker.test_control import digest
 from worker.supervisor import run_jobs
 from worker.supervisor.engine_process import COMMAND
 
@@ -100,7 +100,7 @@ def test_a_retry_from_another_format_starts_anew_and_says_so(
     assert run_jobs(settings, "second") == 1
     followed = Watch(session, job.id)
     assert digest(followed) == digest(reference)
-    assert outcomes(session, job.id) == ["succeeded"]
+    assert attempts(session, job.id) == ["succeeded"]
     (event,) = session.query(JobEvent).filter_by(job_id=job.id, type="restarted")
     assert "engine format 0" in event.data["reason"]
     assert session.query(JobBlock).filter_by(job_id=job.id, attempt=1).count() == 2 * BLOCKS
