@@ -5,17 +5,20 @@ text, loading, calibration, solving, saving, and the report; not Python's import
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForCausalLM
-
-from worker.pruning import PruningJob, Silent, run
-
 
 def main() -> None:
     asked, answered = map(Path, sys.argv[1:])
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as in worker.engine, before torch reads it
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from worker.pruning import PruningJob, Silent, heap, run
+
+    heap.map_large()
     job = PruningJob.from_dict(json.loads(asked.read_text()))
     # The architecture's module is imported by its first use; that is an import, too.
     _ = AutoModelForCausalLM._model_mapping[type(AutoConfig.from_pretrained(job.model))]
