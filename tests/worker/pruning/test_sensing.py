@@ -1,5 +1,6 @@
 """COPAL's readings inside a job: what is measured of real blocks, and where windows cannot be told."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_a_job_measures_whole_windows_also_where_a_block_flattens_them(
     reading: Reading, name: str, opt: Path, request_for: Request, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The inputs that are expected are of a pass in float32, whatever this processor would choose.
-    monkeypatch.setattr("worker.pruning.run.native_dtype", lambda _device: "float32")
+    monkeypatch.setattr(import_module("worker.pruning.run"), "native_dtype", lambda _device: "float32")
     method = {"name": "copal", "reading": reading.value, "perturbation": "relative"}
     overrides = [{"match": "*", "skip": True}, {"match": f"*.0.{name}.weight", "target": 0.5}]
     request = request_for(
