@@ -59,8 +59,9 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
             return
         model = session.get_one(Model, plan.model_id)
         parent = session.get(Job, plan.spec["continues"]) if "continues" in plan.spec else None
-        stages = lineage.stages_of(lineage.path_of(session, parent)) if parent is not None else []
-        warnings = [each.as_json() for each in foreseen(session, parent, plan.spec)] if parent is not None else []
+        path = lineage.path_of(session, parent) if parent is not None else []
+        stages = lineage.stages_of(path)
+        warnings = [each.as_json() for each in foreseen(session, path, plan.spec)]
         session.expunge_all()
     if model.state == IntakeState.pending:
         raise TooEarly

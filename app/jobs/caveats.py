@@ -39,9 +39,10 @@ def caveats_of(session: Session, job: Job) -> list[Caveat]:
     return _of(session, path, job.spec, [domain for domain in history.domains if domain in history.lost])
 
 
-def foreseen(session: Session, parent: Job, spec: dict[str, Any]) -> list[Caveat]:
-    """Of a job with this spec, were it made now to go on from `parent`."""
-    path = lineage.path_of(session, parent)
+def foreseen(session: Session, path: Sequence[Job], spec: dict[str, Any]) -> list[Caveat]:
+    """Of a job with this spec, were it made now to go on from the last one of `path`; none without a path."""
+    if not path:
+        return []
     stages = [stage for stage in lineage.stages_of(path) if stage.evaluation is not None]
     there = set(session.scalars(select(Dataset.id).where(Dataset.id.in_([stage.evaluation for stage in stages]))))
     return _of(session, path, spec, [stage.domain for stage in stages if stage.evaluation not in there])

@@ -87,7 +87,7 @@ class PlanResult(BaseModel):
     overlaps: list[Overlap]
     estimates: Estimates
     warnings: list[WarningRead] = Field(
-        default=[], description="What the job would say from the start of the lineage that it goes on from."
+        default=[], description="Of a continuation: what its job would say as soon as it is made."
     )
 
 

@@ -13,21 +13,10 @@ from sqlalchemy.orm import Session
 from app.jobs.states import State
 from app.jobs.tables import JobAttempt, JobLog
 from app.settings import Settings
-from app.storage import ObjectStore
 from tests.jobs import JobMaker
-from tests.worker.house import SCRIPTED, Watch, attempts, driver, gone, make_tiny_jobs, wait_until
+from tests.worker.house import SCRIPTED, Watch, attempts, driver, gone, wait_until
 from worker.supervisor import Caution, run_jobs
 from worker.supervisor.pump import warn_of_network
-
-
-@pytest.fixture
-def jobs(session: Session, store: ObjectStore) -> JobMaker:
-    return make_tiny_jobs(session, store, None)
-
-
-@pytest.fixture
-def run(settings: Settings) -> Callable[..., int]:
-    return lambda *how: run_jobs(settings, "here", [*SCRIPTED, *how])
 
 
 def test_the_engine_sees_no_secret_and_its_log_no_path(

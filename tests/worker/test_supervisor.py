@@ -35,21 +35,11 @@ from app.settings import Settings
 from app.storage import ObjectStore, open_store
 from tests.app.storage.test_store import s3_settings
 from tests.jobs import JobMaker
-from tests.worker.house import SCRIPTED, Watch, attempts, driver, engines, gone, make_tiny_jobs, wait_until
+from tests.worker.house import SCRIPTED, Watch, attempts, driver, engines, gone, wait_until
 from worker.supervisor import run_jobs
 
 ALL_BLOCKS = 8
 """Two stages of four blocks."""
-
-
-@pytest.fixture
-def jobs(session: Session, store: ObjectStore) -> JobMaker:
-    return make_tiny_jobs(session, store, None)
-
-
-@pytest.fixture
-def run(settings: Settings) -> Callable[..., int]:
-    return lambda *how: run_jobs(settings, "here", [*SCRIPTED, *how])
 
 
 @pytest.fixture

@@ -160,7 +160,7 @@ def test_a_state_that_will_have_less_is_said(api: httpx.Client, inputs: Inputs, 
     assert (note["level"], note["code"], note["parent"]) == ("warning", "statistics_dropped", parent)
     assert note["kinds"] == ["gram", "domain_grams"]
     spec = api.get(f"/v1/jobs/{wanda}").json()["spec"]
-    (told,) = foreseen(session, session.get_one(Job, parent), spec)
+    (told,) = foreseen(session, [session.get_one(Job, parent)], spec)
     assert {"level": "warning", "message": told.message, "code": told.code, **told.data} == note, (
         "a plan says it too"
     )

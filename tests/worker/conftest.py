@@ -1,0 +1,22 @@
+"""Jobs for the scripted engine, and a worker's turn at them; files whose jobs need more have their own."""
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy.orm import Session
+
+from app.settings import Settings
+from app.storage import ObjectStore
+from tests.jobs import JobMaker
+from tests.worker.house import SCRIPTED, make_tiny_jobs
+from worker.supervisor import run_jobs
+
+
+@pytest.fixture
+def jobs(session: Session, store: ObjectStore) -> JobMaker:
+    return make_tiny_jobs(session, store, None)
+
+
+@pytest.fixture
+def run(settings: Settings) -> Callable[..., int]:
+    return lambda *how: run_jobs(settings, "here", [*SCRIPTED, *how])
