@@ -19,4 +19,5 @@ def jobs(session: Session, store: ObjectStore) -> JobMaker:
 
 @pytest.fixture
 def run(settings: Settings) -> Callable[..., int]:
-    return lambda *how: run_jobs(settings, "here", [*SCRIPTED, *how])
+    """how: to the engine. Keywords: settings."""
+    return lambda *how, **changes: run_jobs(settings.model_copy(update=changes), "here", [*SCRIPTED, *how])

@@ -14,24 +14,12 @@ from app.jobs.states import State
 from app.jobs.tables import Job, JobBlock, JobEvent
 from app.models.tables import Model
 from app.settings import Settings
-from app.storage import ObjectStore
 from tests.jobs import JobMaker
-from tests.worker.house import SCRIPTED, Watch, attempts, driver, engines, gone, make_tiny_jobs, wait_until
-from worker.supervisor import run_jobs
+from tests.worker.house import Watch, attempts, driver, engines, gone, wait_until
 from worker.supervisor.patience import SCALE, Patience
 from worker.supervisor.situation import Interrupted, Situation
 
 Run = Callable[..., int]
-
-
-@pytest.fixture
-def jobs(session: Session, store: ObjectStore) -> JobMaker:
-    return make_tiny_jobs(session, store, None)
-
-
-@pytest.fixture
-def run(settings: Settings) -> Run:
-    return lambda *how, **changes: run_jobs(settings.model_copy(update=changes), "here", [*SCRIPTED, *how])
 
 
 @pytest.fixture
