@@ -5,6 +5,8 @@ with, on the way out they hand through a hidden state computed elsewhere. So mas
 everything else between the blocks stay the model's own code.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +21,6 @@ from worker.pruning.tracing import (
     Call,
     check_calls,
     first,
-    keeps_logits,
     plain_tokens,
     replaced,
     run_model,
@@ -74,7 +75,6 @@ class Shell:
             setattr(model.get_submodule(owner), leaf, buffer.to(device))
         self._plain = plain_tokens(model)[0]
         self._tuples = self._trace_first(checkpoint)
-        self._chunks = keeps_logits(model)
         check_calls(skeleton, device, tuples=self._tuples)
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
 
@@ -100,15 +100,35 @@ class Shell:
             return reached.hidden
         raise UserError("unsupported_model", "the model does not call its decoder blocks", "/model")
 
-    def leave(self, ids: Tensor, hidden: Tensor, positions: Tensor) -> Tensor:
-        """Logits (windows, positions, vocabulary) after the last block's `hidden`. positions: indices, 1-D."""
+    @contextmanager
+    def head(self) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
+        """What comes after the last block: a function of ids, (windows, positions), and that block's outputs for
+        them, (windows, positions, width), which gives logits, (windows, positions, vocabulary).
+
+        No position sees another one there, so that a text can be taken piece by piece. Under autocast the head's
+        weight is converted once, not at every call.
+        """
+        given: list[Tensor] = []
         last = len(self.skeleton.blocks) - 1
-        with replaced(self.skeleton, lambda index, state: hidden if index == last else state, tuples=self._tuples):
-            if self._chunks:
-                logits: Tensor = self._run(ids, logits_to_keep=positions).logits
-                return logits
-            logits = self._run(ids).logits
-        return logits[:, positions]
+
+        def hand_in(index: int, hidden: Tensor) -> Tensor:
+            return given[-1] if index == last else hidden
+
+        def logits(ids: Tensor, hidden: Tensor) -> Tensor:
+            given[:] = [hidden]
+            found: Tensor = self._run(ids).logits
+            return found
+
+        output = self.skeleton.model.get_output_embeddings()
+        weight = output.weight
+        if torch.is_autocast_enabled(self.device.type):
+            cast = weight.to(torch.get_autocast_dtype(self.device.type))
+            output.weight = nn.Parameter(cast, requires_grad=False)
+        try:
+            with replaced(self.skeleton, hand_in, tuples=self._tuples):
+                yield logits
+        finally:
+            output.weight = weight
 
     def calls(self, windows: int, length: int) -> list[Call]:
         """What each block is called with for a batch of this shape; computed once a shape."""
@@ -119,8 +139,8 @@ class Shell:
             self._calls[key] = trace(self.skeleton, ids, tuples=self._tuples)
         return self._calls[key]
 
-    def _run(self, ids: Tensor, **kwargs: Any) -> Any:
-        return run_model(self.skeleton.model, ids.to(self.device), **kwargs)
+    def _run(self, ids: Tensor) -> Any:
+        return run_model(self.skeleton.model, ids.to(self.device))
 
     def _trace_first(self, checkpoint: Checkpoint) -> bool:
         """Whether blocks return tuples: run the first one for real."""

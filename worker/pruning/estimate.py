@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from worker.pruning.allocation.survey import COPIES as SURVEYED_COPIES
 from worker.pruning.blocks import BATCH_TOKENS
 from worker.pruning.budget import Share
 from worker.pruning.checkpoint import Checkpoint
-from worker.pruning.evaluate import LOGITS
+from worker.pruning.evaluate import FEWEST, LOGITS
 from worker.pruning.lineage_spec import Precision
 from worker.pruning.method_spec import MethodName
 from worker.pruning.progress import Kind
@@ -32,6 +33,8 @@ UNCOMMITTED = 3
 """Blocks whose files for the artifact alone are still on the worker's disk: two on their way, one at work."""
 FACTOR_COPIES = 4
 """Matrices of a Gram's shape while one is factorised: itself, normalised, its factor, its inverse."""
+EVALUATED_COPIES = 3
+"""Of logits, while their losses are computed: as they come, in float32, as logarithms of probabilities."""
 OPTION_COPIES = 4
 """What `auto` holds beside these. Of a weight's shape: one whole solution while another is made. Of a Gram's: the
 factors of the default and of the best so far, two matrices each."""
@@ -281,9 +284,19 @@ def _activation_bytes(subject: Subject) -> int:
     widest = max(sum({matrix.columns, matrix.rows}) for block in skeleton.blocks for matrix in block.matrices)
     heads = int(getattr(skeleton.config.get_text_config(), "num_attention_heads", 1))
     inside = tokens * (4 * width(skeleton) + 2 * widest) + heads * tokens * longest
-    vocabulary = skeleton.model.get_output_embeddings().weight.shape[0]
-    head = 3 * min(LOGITS, tokens * vocabulary) if evaluation_tokens(job) else 0
-    return FLOAT * max(inside, head)
+    return FLOAT * max(inside, _head_numbers(subject, tokens))
+
+
+def _head_numbers(subject: Subject, tokens: int) -> int:
+    """At the output head: copies of a piece's logits, and its weight in bfloat16 (half a number each)."""
+    vocabulary = subject.skeleton.model.get_output_embeddings().weight.shape[0]
+    fewest, all_of_them = FEWEST * vocabulary, tokens * vocabulary
+    held = 0
+    if evaluation_tokens(subject.job):
+        held = EVALUATED_COPIES * min(max(LOGITS, fewest), all_of_them)
+    if subject.job.sparsity.allocation is Allocation.error:
+        held = max(held, min(max(LOGITS, SURVEYED_COPIES * fewest), SURVEYED_COPIES * all_of_them))
+    return held + (vocabulary * width(subject.skeleton) // 2 if held else 0)
 
 
 def _resident_bytes() -> int:

@@ -16,8 +16,11 @@ from worker.pruning.blocks import Shell, batches, unload
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.hidden import HiddenStates
 
-LOGITS = 1 << 26
-"""Logits held at once, (windows × positions × vocabulary)."""
+LOGITS = 7 << 20
+"""Logits held at once, (windows × positions × vocabulary); in float32, `heap.reusing` has a place for as many."""
+FEWEST = 128
+"""Positions taken at once, whatever the vocabulary: with fewer, reading the head's weight takes longer than using
+it."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,11 @@ def window_losses(
                 advance(block.index, state.shape[0] * state.shape[1])
             unload(block.module)
         losses: list[list[float]] = [[] for _ in sets]
-        for (number, part), state in zip(parts, hidden, strict=True):
-            ids = sets[number].windows[part]
-            losses[number] += _losses(shell, ids, state.to(shell.device))
-            advance(len(shell.skeleton.blocks), ids.numel())
+        with shell.head() as head, heap.reusing():
+            for (number, part), state in zip(parts, hidden, strict=True):
+                ids = sets[number].windows[part].to(shell.device)
+                losses[number] += _losses(head, ids, state.to(shell.device), shell.vocabulary)
+                advance(len(shell.skeleton.blocks), ids.numel())
     return losses
 
 
@@ -88,20 +92,24 @@ def mean_loss(losses: list[float]) -> float:
     return math.fsum(losses) / len(losses)
 
 
+def pieces(ids: Tensor, vocabulary: int, copies: int = 1) -> list[slice]:
+    """The predicting positions of ids, (windows, length), in pieces that make few logits. copies: of them held."""
+    windows, length = ids.shape
+    size = max(1, max(FEWEST, LOGITS // (copies * vocabulary)) // windows)
+    return [slice(start, min(start + size, length - 1)) for start in range(0, length - 1, size)]
+
+
 def _shape(item: TestSet) -> tuple[int, int]:
     return item.windows.shape[0], item.windows.shape[1]
 
 
-def _losses(shell: Shell, ids: Tensor, hidden: Tensor) -> list[float]:
-    """Mean loss of each window of a batch; logits are made a chunk of positions at a time."""
-    ids = ids.to(shell.device)
+def _losses(head: Callable[[Tensor, Tensor], Tensor], ids: Tensor, hidden: Tensor, vocabulary: int) -> list[float]:
+    """Mean loss of each window of a batch. hidden: the last block's outputs."""
     windows, length = ids.shape
-    chunk = max(1, LOGITS // (shell.vocabulary * windows))
-    total = torch.zeros(windows, dtype=torch.float64, device=shell.device)
-    for start in range(0, length - 1, chunk):
-        positions = torch.arange(start, min(start + chunk, length - 1), device=shell.device)
-        logits = shell.leave(ids, hidden, positions).float()
-        targets = ids[:, positions + 1]
+    total = torch.zeros(windows, dtype=torch.float64, device=ids.device)
+    for piece in pieces(ids, vocabulary):
+        logits = head(ids[:, piece], hidden[:, piece]).float()
+        targets = ids[:, piece.start + 1 : piece.stop + 1]
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         total += loss.view(windows, -1).double().sum(dim=1)
     return [float(value) for value in total / (length - 1)]

@@ -52,14 +52,9 @@ def first(output: Any) -> Tensor:
     return result
 
 
-def run_model(model: Any, ids: Tensor, **kwargs: Any) -> Any:
+def run_model(model: Any, ids: Tensor) -> Any:
     """The model's own forward pass. ids: (windows, length)."""
-    return model(input_ids=ids, use_cache=False, **kwargs)
-
-
-def keeps_logits(model: Any) -> bool:
-    """Whether the model can be asked for the logits of some positions only."""
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
+    return model(input_ids=ids, use_cache=False)
 
 
 @contextmanager
@@ -109,7 +104,7 @@ def trace(skeleton: Skeleton, ids: Tensor, *, tuples: bool) -> list[Call]:
     handle = skeleton.model.get_output_embeddings().register_forward_pre_hook(stop)
     try:
         with replaced(skeleton, hand_on, tuples=tuples) as calls:
-            run_model(skeleton.model, ids, **({"logits_to_keep": 1} if keeps_logits(skeleton.model) else {}))
+            run_model(skeleton.model, ids)
     except _HeadReached:
         pass
     finally:

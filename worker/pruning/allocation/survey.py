@@ -21,7 +21,7 @@ from worker.pruning.allocation.result import Survey
 from worker.pruning.blocks import Shell, batches, unload
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.errors import IllConditioned
-from worker.pruning.evaluate import LOGITS
+from worker.pruning.evaluate import pieces
 from worker.pruning.groups import dense_weight, find_groups, measure
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.methods.ladder import cholesky, climb
@@ -107,18 +107,19 @@ class Surveyor:
     def _loss_gradients(self, windows: Tensor, states: list[Tensor]) -> list[Tensor]:
         """∂(Σ losses of the predicted tokens)/∂(last block's outputs), a tensor a batch."""
         found = []
-        for ids, state in zip(self._parts(windows), states, strict=True):
-            hidden = state.to(self.shell.device).requires_grad_()
-            ids = ids.to(self.shell.device)
-            chunk = max(1, LOGITS // (COPIES * self.shell.vocabulary * len(ids)))
-            for start in range(0, ids.shape[1] - 1, chunk):
-                positions = torch.arange(start, min(start + chunk, ids.shape[1] - 1), device=ids.device)
-                with torch.enable_grad():
-                    logits = self.shell.leave(ids, hidden, positions).float()
-                    targets = ids[:, positions + 1].flatten()
-                    functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
-            assert hidden.grad is not None  # noqa: S101 - for the type checker; every window has two tokens
-            found.append(hidden.grad.cpu())
+        with self.shell.head() as head, heap.reusing():
+            for ids, state in zip(self._parts(windows), states, strict=True):
+                ids, hidden = ids.to(self.shell.device), state.to(self.shell.device)
+                gradient = torch.zeros_like(hidden)
+                for piece in pieces(ids, self.shell.vocabulary, COPIES):
+                    given = hidden[:, piece].clone().requires_grad_()
+                    with torch.enable_grad():
+                        logits = head(ids[:, piece], given).float()
+                        targets = ids[:, piece.start + 1 : piece.stop + 1].flatten()
+                        functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
+                    assert given.grad is not None  # noqa: S101 - for the type checker
+                    gradient[:, piece] = given.grad
+                found.append(gradient.cpu())
         return found
 
     def _backward(self, inputs: HiddenStates, gradients: list[Tensor]) -> Survey:
