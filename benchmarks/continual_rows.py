@@ -111,6 +111,7 @@ def _others() -> Iterator[Setting]:
         yield Setting(f"{name}@uniform", METHODS[name], UNIFORM)
     for name in OTHERS:
         yield Setting(name, METHODS[name])
+    yield Setting("copal+admm:searched", METHODS["copal+admm"] | {"mask": "searched"})
     yield Setting("admm:float32", METHODS["admm"], output={"state_precision": "float32"})
     yield Setting("admm:least_forgetting", METHODS["admm"] | {"objective": "least_forgetting"})
 

@@ -76,6 +76,7 @@ ComparisonGroup = Annotated[
 ]
 
 
+Mask = Literal["selected", "searched"]
 Objective = Literal["mean", "least_forgetting"]
 Reading = Literal["own_terms", "token", "sample", "dataset", "fisher"]
 Perturbation = Literal["domain_shift", "relative"]
@@ -137,21 +138,40 @@ class _Selecting(_Method):
         return self
 
 
-class Magnitude(_Selecting):
+class _Scoring(_Selecting):
+    """A method that gives every weight a score and changes none."""
+
+    mask: Mask | None = Field(
+        default=None,
+        description="Only with `weight_update: admm`. `selected`: the method's own mask, and the weights solved "
+        "for it. `searched`: ADMM looks for the mask while it solves, by the method's scores of the weights as "
+        "they stand. Default: `selected`.",
+    )
+
+    @model_validator(mode="after")
+    def _mask_of_an_update(self) -> "_Scoring":
+        if self.weight_update == "none" and self.mask is not None:
+            raise ValueError("mask has no effect without weight_update: admm")
+        if self.weight_update == "admm" and self.mask is None:
+            self.mask = "selected"
+        return self
+
+
+class Magnitude(_Scoring):
     """Baseline: removes the smallest weights of each matrix."""
 
     name: Literal["magnitude"]
     comparison_group: ComparisonGroup = "layer"
 
 
-class Wanda(_Selecting):
+class Wanda(_Scoring):
     """Baseline: removes the weights with the smallest product of size and input norm."""
 
     name: Literal["wanda"]
     comparison_group: ComparisonGroup = "row"
 
 
-class Copal(_Selecting):
+class Copal(_Scoring):
     """Continual: keeps the weights to which the layer's output is most sensitive over all domains so far
     (our reading of arXiv 2405.02347)."""
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
-from app.jobs.method_spec import ComparisonGroup, Mode, Objective, Perturbation, Reading
+from app.jobs.method_spec import ComparisonGroup, Mask, Mode, Objective, Perturbation, Reading
 from app.jobs.sparsity_spec import MethodName, Override, Pattern
 from app.kit.fields import Strict
 
@@ -26,8 +26,9 @@ class MethodPart(Strict):
         description="Takes the place of the parent's `objective`; null: what the objective implies.",
     )
     weight_update: Literal["none", "admm"] | None = Field(
-        default=None, description="With `none` the parent's `admm` does not count."
+        default=None, description="With `none` the parent's `admm` and `mask` do not count."
     )
+    mask: Mask | None = None
     comparison_group: ComparisonGroup | None = None
     reading: Reading | None = None
     perturbation: Perturbation | None = None
@@ -63,5 +64,5 @@ def _displaced(given: dict[str, Any]) -> set[str]:
     if given.get("objective") is not None:
         found.add("recency")
     if given.get("weight_update") == "none":
-        found.add("admm")
+        found |= {"admm", "mask"}
     return found

@@ -49,6 +49,14 @@ class Perturbation(StrEnum):
     domain_shift = "domain_shift"
 
 
+class Mask(StrEnum):
+    """selected: the mask is the method's own. searched: ADMM looks for it while it solves, by the method's scores
+    of the weights as they stand."""
+
+    selected = "selected"
+    searched = "searched"
+
+
 class Objective(StrEnum):
     """What a lineage's sums of statistics are for."""
 
@@ -162,10 +170,16 @@ SOLVING: Final = frozenset({MethodName.sparsegpt, MethodName.admm, MethodName.al
 """The methods that change the kept weights themselves."""
 
 
+SCORING: Final = frozenset({MethodName.magnitude, MethodName.wanda, MethodName.copal})
+"""The methods that give every weight a score and change none: ADMM may look for the mask by their scores."""
+
+
 @dataclass(frozen=True)
 class Method:
     name: MethodName
     weight_update: WeightUpdate = WeightUpdate.none
+    mask: Mask = Mask.selected
+    """How a weight update comes by its mask."""
     mode: Mode = Mode.accumulated
     reading: Reading = Reading.own_terms
     perturbation: Perturbation = Perturbation.domain_shift
@@ -191,6 +205,11 @@ class Method:
     def updates_after(self) -> bool:
         """Whether the kept weights are solved for once the method has chosen them."""
         return self.weight_update is WeightUpdate.admm and self.name is not MethodName.admm
+
+    @property
+    def searches(self) -> bool:
+        """Whether ADMM looks for the mask that the weights are then solved for, by this method's scores."""
+        return self.updates_after and self.name in SCORING and self.mask is Mask.searched
 
     @property
     def squared_scores(self) -> bool:
@@ -275,4 +294,6 @@ def _settings(method: Method, fields: Fields) -> dict[str, Any]:
         found["alps"] = AlpsConfig.read(fields.child("alps", optional=True))
     if method.weight_update is WeightUpdate.admm:
         found["admm"] = AdmmConfig.read(fields.child("admm", optional=True))
+        if method.name in SCORING:
+            found["mask"] = fields.choice("mask", Mask, method.mask)
     return found

@@ -238,7 +238,7 @@ class BlockPruner:
         share, method = self.shares[matrix.name], option.method
         selection = self._selection(share, method, dense.device)
         scores = methods.scores(method, matrix.name, dense, option.group)
-        solution = methods.solve(method, dense, scores, option.group, selection, self.observer.check)
+        solution = methods.solve(method, matrix.name, dense, scores, option.group, selection, self.observer.check)
         written = self._cast(matrix, solution)
         errors = self._errors(matrix, original, written, inputs)
         return Solved(

@@ -62,6 +62,8 @@ def solve_work(method: Method, matrix: Matrix) -> float:
         steps += 1
     if method.updates_after:
         steps += method.admm.iterations
+    if method.searches:
+        steps, masks = steps + method.admm.polish_steps, method.admm.mask_steps
     products = matrix.weights * steps + matrix.columns**2 * inverses
     return 2.0 * products * matrix.columns + matrix.weights * SELECTION * masks
 

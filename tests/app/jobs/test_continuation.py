@@ -81,6 +81,7 @@ def continued(api: httpx.Client, parent: str, dataset: str, **fields: Any) -> di
         {"objective": "least_forgetting"},
         {"name": "copal", "objective": "least_forgetting"},
         {"comparison_group": "layer"},
+        {"mask": "searched"},
         {"recency": 0.5},
         {"recency": None, "name": None, "mode": None},
         {},
@@ -118,7 +119,7 @@ def test_what_is_given_ends_what_it_contradicts(
     api: httpx.Client, solved: str, inputs: Inputs, session: Session
 ) -> None:
     plain = continued(api, solved, inputs.first, method={"weight_update": "none"})["spec"]["method"]
-    assert "admm" not in plain
+    assert not {"admm", "mask"} & set(plain)
     careful = continued(api, solved, inputs.first, method={"objective": "least_forgetting"})["id"]
     publish(session, careful)
     body: dict[str, Any] = {"continues": careful, "domains": [domain("hr", inputs.first)]}

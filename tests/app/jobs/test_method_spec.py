@@ -84,6 +84,7 @@ def test_a_method_takes_only_its_own_parameters_in_both(method: type[Strict]) ->
         "comparison_group": "row",
         "mode": "restart",
         "weight_update": "none",
+        "mask": "searched",
         "recency": 0.5,
         "objective": "least_forgetting",
         **{name: {} for name, _, _ in SETTINGS},

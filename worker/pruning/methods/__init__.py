@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -100,7 +101,7 @@ def prepare(method: Method, sums: Accumulated) -> Group:
     return Group(
         sums,
         factor=factorise(method, sums.gram) if factorise else None,
-        update=admm.factorise(sums.gram, method.admm, invert=False) if method.updates_after else None,
+        update=admm.factorise(sums.gram, method.admm, invert=method.searches) if method.updates_after else None,
     )
 
 
@@ -130,13 +131,17 @@ def scores_alone(method: Method, matrix: str, dense: Tensor, alone: Group) -> Te
 
 def solve(
     method: Method,
+    matrix: str,
     dense: Tensor,
     sensitivity: Tensor,
     group: Group,
     selection: Selection,
     check: Check = lambda: None,
 ) -> Solution:
-    """Mask and weights of one matrix. dense, sensitivity: (out, in), float32. Raises IllConditioned."""
+    """Mask and weights of one matrix. dense: (out, in), float32; sensitivity: its `scores`.
+
+    Raises IllConditioned.
+    """
     if not all_finite(sensitivity):
         raise IllConditioned("the sensitivities are not finite")
     if selection.zeros == 0:
@@ -144,6 +149,10 @@ def solve(
     if method.mode is Mode.sequential and _is_met(selection, dense):
         # Nothing else can go, and what is there has no error to make up for: the solution is what it was.
         return Solution(dense, dense != 0, {})
+    if method.searches and group.update is not None:
+        found = partial(scores, method, matrix, group=group)
+        searched = solve_admm(dense, group.update, selection, method.admm, check=check, scores=found)
+        return replace(searched, notes=group.notes)
     own = SOLVERS[method.name].solve
     if own is not None:
         solution = own(method, dense, group, selection, check)

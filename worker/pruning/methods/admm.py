@@ -16,6 +16,9 @@ from worker.pruning.methods.wanda import input_norms
 from worker.pruning.patterns import Selection
 from worker.pruning.settings import products
 
+Scores = Callable[[Tensor], Tensor]
+"""Of weights, (out, in), to a new tensor of the same shape, not negative."""
+
 CONVERGED = 1e-5
 """Conjugate gradient stops when its preconditioned residual is this part of the error. What is left to gain is at
 most (1 + λ)/λ times that residual: a part in ten thousand."""
@@ -67,17 +70,18 @@ def solve_admm(
     config: AdmmConfig,
     mask: Tensor | None = None,
     check: Callable[[], None] = lambda: None,
+    scores: Scores | None = None,
 ) -> Solution:
     """Weights under `selection` that keep the layer's output: min ‖X(W − W0)ᵀ‖² + λ‖(W − W0)D‖².
 
     dense: W0, (out, in), any float dtype. mask: chosen elsewhere (True = stays); None lets ADMM find it. On a
     given mask the minimum is unique and ADMM's steps only approach it, so conjugate gradient goes there directly,
-    in a third of the products. check: called at every step, may raise. Raises IllConditioned when the result is
-    not finite.
+    in a third of the products. check: called at every step, may raise. scores: by which the search looks for a
+    mask; None takes ADMM's own, |W D|. Raises IllConditioned when the result is not finite.
     """
     v0 = dense.float() * factor.norms
     if mask is None:
-        v, mask = _iterate(v0, factor, selection, config, check)
+        v, mask = _iterate(v0, factor, selection, config, check, scores)
         v = polish(v, v0, factor.gram, mask, config.polish_steps, check)
     else:
         v = polish(v0 * mask, v0, factor.gram, mask, config.iterations, check)
@@ -88,7 +92,12 @@ def solve_admm(
 
 
 def _iterate(
-    v0: Tensor, factor: AdmmFactor, selection: Selection, config: AdmmConfig, check: Callable[[], None]
+    v0: Tensor,
+    factor: AdmmFactor,
+    selection: Selection,
+    config: AdmmConfig,
+    check: Callable[[], None],
+    scores: Scores | None,
 ) -> tuple[Tensor, Tensor]:
     """ADMM proper: (V + U) ⊙ mask and the mask after all iterations."""
     if (inverse := factor.inverse) is None:
@@ -99,7 +108,8 @@ def _iterate(
     for step in range(1, config.iterations + 1):
         check()
         if step <= config.mask_steps:
-            mask = selection.mask(_scores(wanted, factor.dead), _zeros(selection, config, step))
+            found = wanted.abs() if scores is None else scores(wanted / factor.norms)
+            mask = selection.mask(_below_all(found, factor.dead), _zeros(selection, config, step))
             # As numbers: products with them take a tenth of the time of filling by a mask.
             lost = (~mask).float()
         # V + U is Z where the mask is and the new U elsewhere, so that Z − U is (V + U) − 2U.
@@ -112,9 +122,8 @@ def _iterate(
     return wanted * mask, mask
 
 
-def _scores(wanted: Tensor, dead: Tensor) -> Tensor:
-    """|V+U|, below everything for dead inputs."""
-    scores = wanted.abs()
+def _below_all(scores: Tensor, dead: Tensor) -> Tensor:
+    """The scores, changed in place: those of dead inputs below everything."""
     return scores.masked_fill_(dead, -1.0) if bool(dead.any()) else scores
 
 

@@ -174,7 +174,7 @@ def _error(option: Option, parts: Sequence[Member], held_out: Tensor, check: Che
     for part in parts:
         scores = methods.scores(option.method, part.matrix, part.dense, option.group)
         selection = part.select(option.method)
-        solution = methods.solve(option.method, part.dense, scores, option.group, selection, check)
+        solution = methods.solve(option.method, part.matrix, part.dense, scores, option.group, selection, check)
         original = part.dense if part.original is None else part.original
         found.append(relative_error(solution.weight, original, held_out))
     known = [error for error in found if error is not None]

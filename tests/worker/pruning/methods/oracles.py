@@ -122,4 +122,4 @@ def sums_of_gram(gram: Tensor) -> Accumulated:
 def solve_with(method: Method, dense: Tensor, gram: Tensor, selection: Selection) -> Solution:
     """As the engine does it: prepare the group, score, solve."""
     group = prepare(method, sums_of_gram(gram))
-    return solve(method, dense, scores(method, "w", dense, group), group, selection)
+    return solve(method, "w", dense, scores(method, "w", dense, group), group, selection)

@@ -60,7 +60,9 @@ def by_option(member: Member, inputs: Inputs) -> Callable[[Option], Whole]:
     def solve(option: Option) -> Whole:
         method = option.method
         scores = methods.scores(method, member.matrix, member.dense, option.group)
-        weight = methods.solve(method, member.dense, scores, option.group, member.select(method)).weight
+        weight = methods.solve(
+            method, member.matrix, member.dense, scores, option.group, member.select(method)
+        ).weight
         assert inputs.held_out is not None
         return Whole(weight, relative_error(weight, member.dense, inputs.held_out.gram))
 

@@ -99,7 +99,7 @@ def test_a_reading_is_what_its_definition_says(reading: Reading, perturbation: P
     sensitivity = scores(method, "w", dense, Group(sums))
     torch.testing.assert_close(sensitivity, expected.float(), rtol=1e-4, atol=1e-4)
     selection = Selection(Pattern(), scope, 15)
-    mask = solve(method, dense, sensitivity, prepare(method, sums), selection).mask
+    mask = solve(method, "w", dense, sensitivity, prepare(method, sums), selection).mask
     assert torch.equal(mask, selection.mask(expected))
 
 

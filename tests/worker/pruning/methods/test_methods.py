@@ -20,7 +20,7 @@ def sums_of(*domains: Tensor) -> Accumulated:
 def mask_of(method: Method, dense: Tensor, sums: Accumulated, zeros: int) -> Tensor:
     group = prepare(method, sums)
     selection = Selection(Pattern(), method.scope, zeros)
-    return solve(method, dense, scores(method, "w", dense, group), group, selection).mask
+    return solve(method, "w", dense, scores(method, "w", dense, group), group, selection).mask
 
 
 def test_magnitude_ignores_the_inputs() -> None:
@@ -65,8 +65,8 @@ def test_weight_update_keeps_the_selection_and_lowers_the_error() -> None:
     updated = Method(MethodName.copal, weight_update=WeightUpdate.admm)
     sensitivity = scores(plain, "w", dense, Group(sums))
     selection = Selection(Pattern(), Scope.row, 64)
-    one = solve(plain, dense, sensitivity, prepare(plain, sums), selection)
-    two = solve(updated, dense, sensitivity, prepare(updated, sums), selection)
+    one = solve(plain, "w", dense, sensitivity, prepare(plain, sums), selection)
+    two = solve(updated, "w", dense, sensitivity, prepare(updated, sums), selection)
     assert torch.equal(one.mask, two.mask)
     assert (inputs @ (two.weight - dense).T).square().sum() < (inputs @ (one.weight - dense).T).square().sum()
 

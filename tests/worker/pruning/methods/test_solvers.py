@@ -1,5 +1,6 @@
 """What holds for every solver alike: exact counts, patterns, the optimum as a lower bound, float64 oracles."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -20,7 +21,15 @@ from tests.worker.pruning.methods.oracles import (
     sums_of_gram,
 )
 from worker.pruning.errors import IllConditioned
-from worker.pruning.method_spec import AdmmConfig, AlpsConfig, Method, MethodName, SparseGptConfig, WeightUpdate
+from worker.pruning.method_spec import (
+    AdmmConfig,
+    AlpsConfig,
+    Mask,
+    Method,
+    MethodName,
+    SparseGptConfig,
+    WeightUpdate,
+)
 from worker.pruning.methods import SOLVERS, prepare, scores, solve
 from worker.pruning.patterns import Pattern, Scope, Selection, follows
 
@@ -29,6 +38,7 @@ SOLVING = (MethodName.sparsegpt, MethodName.admm, MethodName.alps)
 ALL = [
     *(Method(name) for name in SOLVERS),
     *(Method(name, WeightUpdate.admm) for name in SOLVERS if name is not MethodName.admm),
+    *(Method(name, WeightUpdate.admm, Mask.searched) for name in SELECTING),
 ]
 ARRANGEMENTS = {
     "layer": Selection(Pattern(), Scope.layer, 16),
@@ -52,7 +62,7 @@ BOUNDS = {
     "sparsegpt+admm": 2.5,
     "alps+admm": 1.7,
 }
-each = pytest.mark.parametrize("method", ALL, ids=lambda method: method.solver)
+each = pytest.mark.parametrize("method", ALL, ids=lambda method: method.solver + ":searched" * method.searches)
 solving = pytest.mark.parametrize("name", SOLVING)
 
 
@@ -83,7 +93,7 @@ def test_no_solver_beats_the_best_of_all_masks_or_is_far_behind(method: Method, 
 def test_identity_gram_is_magnitude_pruning(method: Method, width: int) -> None:
     dense = torch.randn(8, width)
     # ADMM undamped: with the ridge a dual may outgrow its weight, and neighbours of the threshold change places.
-    method = Method(method.name, method.weight_update, comparison_group=Scope.row, admm=AdmmConfig(damping=0.0))
+    method = replace(method, comparison_group=Scope.row, admm=AdmmConfig(damping=0.0))
     for pattern, zeros in ((Pattern(), 4 * width), (Pattern(2, 4), 4 * width), (Pattern(1, 8), 7 * width)):
         # SparseGPT takes as many from every block of inputs: it is one only where one block is the whole width.
         selection = Selection(pattern, Scope.row, zeros)
@@ -109,6 +119,42 @@ def test_the_weight_update_is_the_exact_least_squares_on_the_mask(name: MethodNa
     method = Method(name, WeightUpdate.admm, admm=EXACT["admm"])
     solution = solve_with(method, dense, gram, Selection(Pattern(), method.scope, 48))
     assert_optimal(solution.weight, dense, admm_damped(gram, 0.1), solution.mask)
+
+
+def test_a_mask_searched_by_wandas_scores_is_that_of_admm() -> None:
+    """Its scores |W|√(E x²) are ADMM's own |W D|; and COPAL's are as theirs while no domain has shifted."""
+    dense, gram = torch.randn(6, 16), gram_of(200, 16)
+    selection = Selection(Pattern(), Scope.layer, 48)
+    admm = solve_with(Method(MethodName.admm), dense, gram, selection)
+    for name in (MethodName.wanda, MethodName.copal):
+        searched = solve_with(Method(name, WeightUpdate.admm, Mask.searched), dense, gram, selection)
+        assert torch.equal(searched.mask, admm.mask)
+        torch.testing.assert_close(searched.weight, admm.weight)
+
+
+def test_a_searched_mask_follows_copals_shift() -> None:
+    """An input whose mean has moved counts for more than its energy alone."""
+    dense, gram = torch.randn(6, 16), gram_of(200, 16)
+    still = sums_of_gram(gram)
+    shifted = replace(still, shift=still.shift * torch.linspace(1, 30, 16))
+    method = Method(MethodName.copal, WeightUpdate.admm, Mask.searched)
+    stays = []
+    for sums in (still, shifted):
+        group = prepare(method, sums)
+        found = scores(method, "w", dense, group)
+        solution = solve(method, "w", dense, found, group, Selection(Pattern(), Scope.layer, 48))
+        assert_optimal(solution.weight, dense, admm_damped(gram, 0.1), solution.mask)
+        stays.append(solution.mask[:, 8:].sum())
+    assert stays[1] > stays[0]
+
+
+def test_a_searched_mask_keeps_more_of_the_output_than_the_methods_own() -> None:
+    dense, gram = torch.randn(12, 32), gram_of(200, 32)
+    selection = Selection(Pattern(), Scope.layer, 192)
+    for name in SELECTING:
+        updated = [Method(name, WeightUpdate.admm, mask) for mask in (Mask.searched, Mask.selected)]
+        errors = [output_error(solve_with(each, dense, gram, selection).weight, dense, gram) for each in updated]
+        assert errors[0] < errors[1]
 
 
 def test_admm_and_alps_end_at_the_exact_least_squares_on_their_masks() -> None:
@@ -142,7 +188,7 @@ def test_counts_patterns_and_numbers_are_exact_whatever_the_problem(data: st.Dat
         scope = data.draw(st.sampled_from(Scope), label="scope")
         selection = Selection(Pattern(), scope, data.draw(st.integers(0, rows * width), label="zeros"))
     block = data.draw(st.sampled_from([1, 3, 8, 128]), label="block")
-    method = Method(method.name, method.weight_update, sparsegpt=SparseGptConfig(block=block))
+    method = replace(method, sparsegpt=SparseGptConfig(block=block))
 
     solution = solve_with(method, dense, gram, selection)
 
@@ -208,7 +254,8 @@ def test_stop_is_heard_inside(method: Method) -> None:
         raise InterruptedError
 
     dense, group = torch.randn(4, 8), prepare(method, sums_of_gram(gram_of(50, 8)))
-    arguments = (method, dense, scores(method, "w", dense, group), group, Selection(Pattern(), Scope.layer, 16))
+    found = scores(method, "w", dense, group)
+    arguments = (method, "w", dense, found, group, Selection(Pattern(), Scope.layer, 16))
     if method.updates_weights:
         with pytest.raises(InterruptedError):
             solve(*arguments, stop)
