@@ -40,7 +40,7 @@ def run_child(command: list[str], request: dict[str, Any], threads: int) -> Fini
 
     A child does not outlive a benchmark that is terminated: it would go on beside the next one's measurements.
     """
-    with _ending_in_order(), tempfile.TemporaryDirectory() as folder:
+    with ending_in_order(), tempfile.TemporaryDirectory() as folder:
         asked, answered, log = (Path(folder) / name for name in ("request.json", "answer.json", "log"))
         asked.write_text(json.dumps(request))
         with log.open("wb") as output:
@@ -63,7 +63,7 @@ def run_child(command: list[str], request: dict[str, Any], threads: int) -> Fini
 
 
 @contextmanager
-def _ending_in_order() -> Iterator[None]:
+def ending_in_order() -> Iterator[None]:
     """SIGTERM ends the program as SystemExit does, so that what is to be tidied up is."""
     before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:

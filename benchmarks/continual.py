@@ -1,6 +1,7 @@
 """Three domains one after another: what is forgotten, and how far from calibrating on all of them at once.
 
-    python -m benchmarks.continual --data DIR [--rows 'admm/*,copal*'] [--orders wpc,cwp] [--choose] [--out FILE]
+    python -m benchmarks.continual --data DIR [--threads 1 --jobs 2] [--rows 'admm/*,copal*'] [--orders wpc,cwp]
+        [--choose] [--out FILE]
 
 DIR holds calibration and test texts of wikitext2, ptb (calibration.txt, test.txt) and c4 (the same as .jsonl).
 SmolLM2-135M is pruned for one after another; each stage goes on from the one before as a job of its own. Prints a
@@ -19,15 +20,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.child import ChildFailed
+from benchmarks.child import ending_in_order
 from benchmarks.continual_figures import COLUMNS, goals, summarise
-from benchmarks.continual_rows import CALIBRATIONS, JOINT, Row, choose
+from benchmarks.continual_rows import CALIBRATIONS, JOINT, MAIN, Row, choose
 from benchmarks.continual_stages import Stages
+from benchmarks.continual_steps import make, steps
 from benchmarks.machine import machine
 from benchmarks.model import smollm2
 from benchmarks.output import add_out
 from benchmarks.protocol import add_arguments, read_arguments
-from worker.pruning import PruningError
 from worker.pruning.evaluate import native_dtype
 from worker.pruning.files import write_json
 
@@ -42,13 +43,21 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.set_defaults(samples=32, windows=10)
     parser.add_argument("--model", type=Path, help="a Hugging Face folder instead of SmolLM2-135M")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: what the processor multiplies")
-    parser.add_argument("--rows", default="*", metavar="GLOBS", help="comma-separated, of SETTING/ORDER")
+    parser.add_argument(
+        "--rows",
+        default=MAIN,
+        metavar="GLOBS",
+        help="comma-separated, of SETTING/ORDER; '*': all there are",
+    )
     parser.add_argument(
         "--orders", default="", help="comma-separated, of the domains' first letters; default: all"
     )
     parser.add_argument("--choose", action="store_true", help="evaluate the windows for choosing, 11 to 30")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="stages made at a time, each with --threads of its own"
+    )
     parser.add_argument("--keep-stages", action="store_true", help="leave models and states in the cache")
-    parser.add_argument("--list", action="store_true", help="print the rows' names and stop")
+    parser.add_argument("--list", action="store_true", help="print the chosen rows' names and stop")
     add_out(parser, "continual")
     return parser.parse_args(given)
 
@@ -89,26 +98,38 @@ def alone(cache: Path) -> Iterator[None]:
         yield
 
 
-def fill(stages: Stages, rows: list[Row], *, keep: bool) -> tuple[dict[str, Any], dict[str, str]]:
-    """Every row's summary, printed as it comes, and the errors of those that failed. keep: the stages' folders."""
+def fill(stages: Stages, rows: list[Row], *, keep: bool, jobs: int = 1) -> tuple[dict[str, Any], dict[str, str]]:
+    """Every row's summary, printed as it comes, and the errors of those that failed. keep: the stages' folders;
+    jobs: stages made at a time."""
     print("| " + " | ".join(TABLE) + " |\n|" + "---|" * len(TABLE), flush=True)
-    skipped = 0 if stages.reported else -1
+    errors: dict[str, str] = {}
     found: dict[str, Any] = {}
     failed: dict[str, str] = {}
-    for number, row in enumerate(rows):
+
+    def report() -> None:
+        for row in rows:
+            if row.name in found or row.name in failed:
+                continue
+            wanted = stages.wanted(row)
+            broken = next((errors[name] for name in map(stages.name, wanted) if name in errors), None)
+            if broken is not None:
+                failed[row.name] = broken
+                print(f"| {row.name} | failed |", flush=True)
+            elif all(map(stages.is_kept, wanted)):
+                made = [stages.figures(stage) for stage in wanted]
+                found[row.name] = summarise(row, [stages.perplexity(stage["losses"]) for stage in made], made)
+                print(line(row.name, found[row.name]), flush=True)
+
+    report()
+    for made in make(stages, steps(stages, rows), jobs):
+        if made.error is not None:
+            errors[stages.name(made.stage)] = made.error
+        report()
         if not keep:
-            stages.sweep(stage for later in rows[number:] for stage in later.stages)
-        try:
-            made = [stages.figures(stage) for stage in row.stages[skipped:]]
-        except (ChildFailed, PruningError, ValueError) as error:
-            failed[row.name] = str(error)
-            print(f"| {row.name} | failed |", flush=True)
-            continue
-        found[row.name] = summarise(row, [stages.perplexity(stage["losses"]) for stage in made], made)
-        print(line(row.name, found[row.name]), flush=True)
+            stages.sweep(made.left)
     if not keep:
         stages.sweep(())
-    return found, failed
+    return {row.name: found[row.name] for row in rows if row.name in found}, failed
 
 
 def line(name: str, row: dict[str, Any]) -> str:
@@ -137,9 +158,9 @@ def main(given: list[str] | None = None) -> int:
         print("\n".join(row.name for row in rows))
         return 0
     stages = open_stages(options)
-    with alone(options.cache):
+    with ending_in_order(), alone(options.cache):
         dense = stages.perplexity(stages.dense()["losses"])
-        found, failed = fill(stages, rows, keep=options.keep_stages)
+        found, failed = fill(stages, rows, keep=options.keep_stages, jobs=options.jobs)
     print("\n" + matrices(found, dense))
     checked = goals(found) if stages.reported else []
     print("\n| goal | value | limit | orders | |\n|---|---|---|---|---|")

@@ -26,6 +26,15 @@ ORDERS = tuple("".join(letters) for letters in permutations(DOMAINS))
 JOINT = "joint"
 HEADLINE = ("wanda", "copal", "admm", "copal+admm")
 OTHERS = ("wanda+admm", "alps", "auto")
+MAIN = ",".join(
+    (
+        *(f"{name}/*" for name in HEADLINE),
+        *(f"{name}:restart/{ORDERS[0]}" for name in HEADLINE),
+        *(f"{name}@2:4/*" for name in HEADLINE),
+        *(f"copal:{reading}:{perturbation}/*" for reading, perturbation in product(Reading, Perturbation)),
+    )
+)
+"""What is measured unless rows are named: the headline in every order, and what it is compared with in one."""
 HALF: dict[str, Any] = {"target": 0.5}
 UNIFORM: dict[str, Any] = HALF | {"allocation": "uniform"}
 

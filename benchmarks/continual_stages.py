@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.child import run_child
 from benchmarks.continual_joint import balanced_seed, write_mix
-from benchmarks.continual_rows import CALIBRATIONS, JOINT, Stage
+from benchmarks.continual_rows import CALIBRATIONS, JOINT, Row, Stage
 from benchmarks.machine import machine
 from benchmarks.measure import figures as taken
 from benchmarks.protocol import TESTS, Protocol, digest
@@ -55,6 +55,14 @@ class Stages:
     def is_kept(self, stage: Stage) -> bool:
         """Whether its figures are known."""
         return self._kept(self.key(stage)) is not None
+
+    def wanted(self, row: Row) -> list[Stage]:
+        """Those of the row that are evaluated: all of them for a report, which wants R, else the last one."""
+        return row.stages if self.reported else row.stages[-1:]
+
+    def name(self, stage: Stage) -> str:
+        """The same for stages that are pruned alike."""
+        return key_digest(self._pruned_by(stage))
 
     def perplexity(self, losses: dict[str, list[float]]) -> dict[str, float]:
         """By domain, over the protocol's windows."""
@@ -103,7 +111,7 @@ class Stages:
 
     @property
     def reported(self) -> bool:
-        """Whether these windows are for the report, which wants R; for choosing, a row's last stage is enough."""
+        """Whether these windows are for the report."""
         return self.first == 0
 
     @property
@@ -151,7 +159,7 @@ class Stages:
         }
 
     def _place(self, stage: Stage) -> Path:
-        return self._folders / key_digest(self._pruned_by(stage))
+        return self._folders / self.name(stage)
 
     def _kept(self, key: dict[str, Any]) -> dict[str, Any] | None:
         found = self._results.find(key)
@@ -177,11 +185,11 @@ class Stages:
 
     def _made(self, stage: Stage) -> tuple[dict[str, Any], Path]:
         """What making it took, and its model."""
-        place = self._folder(stage)
+        place = self.folder(stage)
         made: dict[str, Any] = json.loads((place / MADE).read_text())
         return made, place / "model"
 
-    def _folder(self, stage: Stage) -> Path:
+    def folder(self, stage: Stage) -> Path:
         """The stage's model and state, pruned now unless they are there."""
         place = self._place(stage)
         if place.is_dir():
@@ -189,7 +197,7 @@ class Stages:
         with tempfile.TemporaryDirectory(dir=self.cache) as name:
             workspace = Path(name)
             if (before := stage.before) is not None:
-                (workspace / "base").symlink_to(self._folder(before), target_is_directory=True)
+                (workspace / "base").symlink_to(self.folder(before), target_is_directory=True)
             load = os.getloadavg()[0]
             command = [sys.executable, "-m", "benchmarks.ours"]
             finished = run_child(command, self.request(stage, workspace), self.protocol.threads)

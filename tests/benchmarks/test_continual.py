@@ -2,15 +2,16 @@
 
 import json
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import continual, continual_stages
-from benchmarks.child import Finished, run_child
-from benchmarks.continual_rows import CALIBRATIONS, ORDERS, Row, choose
+from benchmarks.child import ChildFailed, Finished, run_child
+from benchmarks.continual_rows import CALIBRATIONS, ORDERS, Row, Stage, choose
 from benchmarks.continual_stages import Stages
 from benchmarks.protocol import TESTS, Protocol
 from tests.tiny import make_tiny_llama, text
@@ -61,6 +62,19 @@ def command(stages: Stages, out: Path, *more: str) -> list[str]:
     for key, value in numbers.items():
         given += [f"--{key.replace('_', '-')}", value]
     return [*map(str, given), "--dtype", "float32", *more]
+
+
+@dataclass(frozen=True)
+class Breaking(Stages):
+    """Fails where a lineage says so."""
+
+    breaks: Callable[[str], bool] = lambda _lineage: False
+
+    def figures(self, stage: Stage) -> dict[str, Any]:
+        lineage = "".join(LETTERS[domain] for domain in stage.domains)
+        if self.breaks(lineage):
+            raise ChildFailed(lineage)
+        return super().figures(stage)
 
 
 def folders(stages: Stages) -> list[str]:
@@ -198,6 +212,36 @@ def test_a_failed_stage_fails_its_rows_only(
     assert "| wanda/wpc | failed |" in capsys.readouterr().out
 
 
+def test_what_goes_on_from_a_failed_stage_is_not_tried(stages: Stages, made: list[str]) -> None:
+    """The second stage fails, and the third with it; a row of the first alone has its figures."""
+    setting = row("wanda/wpc").setting
+
+    def fails_second(lineage: str) -> bool:
+        return lineage == "wp"
+
+    broken = Breaking(**vars(stages), breaks=fails_second)
+    found, failed = continual.fill(broken, [Row(setting, "wpc"), Row(setting, "wcp")], keep=False)
+    assert list(found) == ["wanda/wcp"]
+    assert failed == {"wanda/wpc": "wp"}
+    assert made == ["w", "wc", "wcp"]
+
+
+def test_several_at_a_time_give_what_one_at_a_time_gives(stages: Stages, made: list[str], tmp_path: Path) -> None:
+    outs = [tmp_path / "one.json", tmp_path / "two.json"]
+    chosen = ("--rows", "wanda/wpc,wanda:restart/wpc")
+    assert continual.main(command(stages, outs[0], *chosen)) == 0
+    other = replace(stages, cache=stages.cache / "other")
+    other.cache.mkdir()
+    assert continual.main(command(other, outs[1], *chosen, "--jobs", "2")) == 0
+    one, two = (json.loads(out.read_text())["rows"] for out in outs)
+    assert list(one) == list(two) == ["wanda/wpc", "wanda:restart/wpc"]
+    for name, each in one.items():
+        assert two[name]["final"] == pytest.approx(each["final"])
+        assert two[name]["seconds"] != each["seconds"]  # real ones, of the processes
+    assert made == ["w", "wp", "wpc", "p", "c"]  # the second run's are made elsewhere
+    assert folders(other) == []
+
+
 def test_a_test_text_with_too_few_windows_is_said(stages: Stages) -> None:
     asking = replace(stages, first=10_000)
     with pytest.raises(ValueError, match=r"windows; 10002 are asked for"):
@@ -219,7 +263,7 @@ def test_keys_tell_apart_what_gives_other_figures_and_nothing_else(stages: Stage
 
 
 def test_every_row_is_listed_once_and_headlines_in_every_order(capsys: pytest.CaptureFixture[str]) -> None:
-    assert continual.main(["--list"]) == 0
+    assert continual.main(["--list", "--rows", "*"]) == 0
     names = capsys.readouterr().out.split()
     assert len(set(names)) == len(names)
     for name in ("wanda", "copal", "admm", "copal+admm"):
@@ -228,6 +272,15 @@ def test_every_row_is_listed_once_and_headlines_in_every_order(capsys: pytest.Ca
         names
     )
     assert {"admm:sequential/wpc", "wanda:restart/cpw", "auto/wpc"} <= set(names)
+
+
+def test_unless_rows_are_named_the_main_ones_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert continual.main(["--list"]) == 0
+    names = capsys.readouterr().out.split()
+    assert len(names) == len(set(names)) == 4 * 7 + 4 + 4 + 10
+    assert {"admm/cpw", "copal/joint", "wanda:restart/wpc", "copal@2:4/wpc", "copal:token:relative/wpc"} <= set(
+        names
+    )
 
 
 @pytest.mark.parametrize("wrong", [["--rows", "no such/*"], ["--orders", "wpw"]])

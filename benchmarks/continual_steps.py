@@ -1,0 +1,129 @@
+"""Which stages a run has to make, each after the one that it goes on from, and several at a time."""
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+
+from benchmarks.child import ChildFailed
+from benchmarks.continual_rows import Row, Stage
+from benchmarks.continual_stages import Stages
+from worker.pruning import PruningError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage to make. evaluated: or only to go on from."""
+
+    stage: Stage
+    evaluated: bool
+
+
+@dataclass(frozen=True)
+class Made:
+    """A step that has ended. error: None where all went well. left: the stages of steps that have not."""
+
+    stage: Stage
+    error: str | None
+    left: list[Stage]
+
+
+def steps(stages: Stages, rows: list[Row]) -> list[Step]:
+    """Whatever is not known yet of the rows' stages, each once and behind the one that it goes on from."""
+    found: dict[str, Step] = {}
+    for stage in (stage for row in rows for stage in stages.wanted(row)):
+        if stages.is_kept(stage):
+            continue
+        lineage = [stage]
+        while (before := lineage[0].before) is not None:
+            lineage.insert(0, before)
+        for each in lineage:
+            step = found.setdefault(stages.name(each), Step(each, evaluated=False))
+            if each is stage:
+                found[stages.name(each)] = replace(step, evaluated=True)
+    return list(found.values())
+
+
+def make(stages: Stages, todo: list[Step], jobs: int) -> Iterator[Made]:
+    """Make `todo`, up to `jobs` steps at a time; a step that goes on from a failed one fails with its error."""
+    waiting = list(todo)
+    errors: dict[str, str] = {}
+    unmade = {stages.name(step.stage) for step in todo}
+    with _Runner(stages, jobs) as runner:
+        while waiting or runner.running:
+            for step in list(waiting):
+                before = stages.name(step.stage.before) if step.stage.before else None
+                if before in errors:
+                    waiting.remove(step)
+                    runner.fail(step, errors[before])
+                elif before not in unmade and runner.free:
+                    waiting.remove(step)
+                    runner.start(step)
+            for step, error in runner.ended():
+                name = stages.name(step.stage)
+                unmade.discard(name)
+                if error is not None:
+                    errors[name] = error
+                yield Made(step.stage, error, [each.stage for each in (*runner.running, *waiting)])
+
+
+class _Runner:
+    """Steps that run: one in this process, or several in others, each with threads of its own."""
+
+    def __init__(self, stages: Stages, jobs: int) -> None:
+        self._stages, self._jobs = stages, jobs
+        self._pool: ProcessPoolExecutor | None = None
+        self._futures: dict[Future[str | None], Step] = {}
+        self._failed: list[tuple[Step, str]] = []
+
+    def __enter__(self) -> "_Runner":
+        if self._jobs > 1:
+            self._pool = ProcessPoolExecutor(self._jobs, multiprocessing.get_context("spawn"))
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._pool is None:
+            return
+        if kind is not None:  # a broken off run does not wait for what it has begun
+            for process in multiprocessing.active_children():
+                process.terminate()
+        self._pool.shutdown()
+
+    @property
+    def running(self) -> list[Step]:
+        return [*self._futures.values(), *(step for step, _ in self._failed)]
+
+    @property
+    def free(self) -> bool:
+        return len(self._futures) < self._jobs
+
+    def fail(self, step: Step, error: str) -> None:
+        self._failed.append((step, error))
+
+    def start(self, step: Step) -> None:
+        future: Future[str | None] = Future()
+        if self._pool is not None:
+            future = self._pool.submit(attempt, self._stages, step)
+        else:
+            future.set_result(attempt(self._stages, step))
+        self._futures[future] = step
+
+    def ended(self) -> Iterator[tuple[Step, str | None]]:
+        """At least one, unless none runs."""
+        if not self._failed:
+            for future in wait(self._futures, return_when=FIRST_COMPLETED).done:
+                yield self._futures.pop(future), future.result()
+        while self._failed:
+            yield self._failed.pop()
+
+
+def attempt(stages: Stages, step: Step) -> str | None:
+    """Make a step; what went wrong, in words."""
+    try:
+        if step.evaluated:
+            stages.figures(step.stage)
+        else:
+            stages.folder(step.stage)
+    except (ChildFailed, PruningError, ValueError) as error:
+        return str(error)
+    return None
