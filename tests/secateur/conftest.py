@@ -1,4 +1,5 @@
-"""A real HTTP server that answers as a test scripts it, for what the real service does not do on demand."""
+"""A real HTTP server that answers as a test scripts it, for what the real service does not do on demand, and the
+command line against it."""
 
 import json
 import threading
@@ -8,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+
+from secateur.cli import main
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Reply:
 
 
 Answer = Callable[[Request], Reply]
+Run = Callable[..., tuple[int, str, str]]
 
 
 class ScriptedServer:
@@ -91,3 +95,42 @@ def scripted() -> Iterator[ScriptedServer]:
     server = ScriptedServer()
     yield server
     server.close()
+
+
+def job_document(state: str, **more: Any) -> dict[str, Any]:
+    """A job as the service shows it."""
+    return {
+        "id": "job_1",
+        "state": state,
+        "phase": None,
+        "method": "copal",
+        "model": "mdl_1",
+        "spec": {"sparsity": {"target": 0.5}},
+        "progress": None,
+        "failure": None,
+        "result": None,
+        "attempts": 1,
+        "created_at": "2026-01-01T00:00:00Z",
+        "finished_at": None,
+        **more,
+    }
+
+
+@pytest.fixture
+def run(scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in this process: exit code, standard output, standard error."""
+    monkeypatch.setenv("SECATEUR_URL", scripted.url)
+    monkeypatch.setenv("SECATEUR_API_KEY", "sctr_key")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["secateur", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call

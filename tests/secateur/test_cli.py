@@ -1,56 +1,12 @@
-"""The command line: exit codes, clear errors, uploads on the way; against scripted answers."""
+"""The command line: exit codes, clear errors; against scripted answers."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
-from secateur.cli import main
-from tests.secateur.conftest import Reply, Request, ScriptedServer
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process: exit code, standard output, standard error."""
-    monkeypatch.setenv("SECATEUR_URL", scripted.url)
-    monkeypatch.setenv("SECATEUR_API_KEY", "sctr_key")
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["secateur", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
-
-
-def _job(state: str, **more: Any) -> dict[str, Any]:
-    return {
-        "id": "job_1",
-        "state": state,
-        "phase": None,
-        "method": "copal",
-        "model": "mdl_1",
-        "spec": {"sparsity": {"target": 0.5}},
-        "progress": None,
-        "failure": None,
-        "result": None,
-        "attempts": 1,
-        "created_at": "2026-01-01T00:00:00Z",
-        "finished_at": None,
-        **more,
-    }
-
+from tests.secateur.conftest import Reply, Run, ScriptedServer, job_document
 
 FAILURE = {"code": "too_few_tokens", "cause": "user", "message": "the text is too short", "field": "/domains/0"}
 
@@ -58,89 +14,12 @@ FAILURE = {"code": "too_few_tokens", "cause": "user", "message": "the text is to
 @pytest.mark.parametrize(("state", "code"), [("succeeded", 0), ("failed", 1), ("cancelled", 3)])
 def test_exit_code_of_watch_reflects_the_job(run: Run, scripted: ScriptedServer, state: str, code: int) -> None:
     failure = FAILURE if state == "failed" else None
-    scripted.script = [Reply.json(_job("running")), Reply.json(_job(state, failure=failure))]
+    scripted.script = [Reply.json(job_document("running")), Reply.json(job_document(state, failure=failure))]
     found, out, err = run("watch", "job_1")
     assert found == code
     assert "running" in err
     assert state in out
     assert ("the text is too short (too_few_tokens, cause: user at /domains/0)" in out) == (state == "failed")
-
-
-def test_submit_takes_a_file_and_prints_the_id_only(run: Run, scripted: ScriptedServer, tmp_path: Path) -> None:
-    spec = {"model": "mdl_1", "domains": []}
-    (tmp_path / "job.json").write_text(json.dumps(spec))
-    scripted.script = [Reply.json(_job("queued"), 201)]
-    assert run("submit", str(tmp_path / "job.json"), "--idempotency-key", "k") == (0, "job_1\n", "")
-    assert json.loads(scripted.requests[0].body) == spec
-    assert scripted.requests[0].headers["idempotency-key"] == "k"
-
-
-def test_submit_uploads_local_files_once(run: Run, scripted: ScriptedServer, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("text of a")
-    (tmp_path / "b.jsonl").write_text('{"body": "b"}\n')
-
-    def answer(request: Request) -> Reply:
-        if request.path.startswith("/v1/models"):
-            return Reply.json({"data": [{"id": "mdl_7", "name": "tiny", "state": "ready"}], "next_cursor": None})
-        if request.path.startswith("/v1/datasets"):
-            return Reply.json({"id": "ds_b" if b"body" in request.body else "ds_a"}, 201)
-        return Reply.json(_job("queued"), 201)
-
-    scripted.answer = answer
-    a, b = tmp_path / "a.txt", tmp_path / "b.jsonl"
-    options = [
-        "--model",
-        "tiny",
-        "--domain",
-        f"first={a}:{b}",
-        "--domain",
-        f"second={a}",
-        "--domain",
-        "third=ds_9:ds_8",
-    ]
-    options += ["--sparsity", "0.6", "--samples", "8", "--label", "team=search", "--text-field", "body"]
-    options += ["--max-runtime", "12h"]
-    assert run("submit", *options)[0] == 0
-    assert [request.path.partition("?")[0] for request in scripted.requests] == [
-        *("/v1/models", "/v1/datasets", "/v1/datasets", "/v1/jobs")
-    ]
-    assert json.loads(scripted.requests[-1].body) == {
-        "model": "mdl_7",
-        "method": {"name": "copal"},
-        "sparsity": {"target": 0.6},
-        "domains": [
-            {"name": "first", "dataset": "ds_a", "calibration": {"samples": 8}, "evaluation": "ds_b"},
-            {"name": "second", "dataset": "ds_a", "calibration": {"samples": 8}},
-            {"name": "third", "dataset": "ds_9", "calibration": {"samples": 8}, "evaluation": "ds_8"},
-        ],
-        "limits": {"max_runtime": "12h"},
-        "labels": {"team": "search"},
-    }
-
-
-def test_semi_structured_pattern_needs_no_target(run: Run, scripted: ScriptedServer) -> None:
-    scripted.script = [Reply.json(_job("queued"), 201)]
-    run("submit", "--model", "mdl_1", "--domain", "a=ds_1", "--pattern", "2:4")
-    assert json.loads(scripted.requests[0].body)["sparsity"] == {"pattern": "2:4"}
-
-
-def test_a_continuation_says_only_what_is_new(run: Run, scripted: ScriptedServer, tmp_path: Path) -> None:
-    scripted.script = [Reply.json(_job("queued"), 201)] * 2
-    options = ["--continues", "job_1", "--domain", "legal=ds_1:ds_2", "--max-bwt", "2"]
-    assert run("submit", *options) == (0, "job_1\n", "")
-    body = {
-        "continues": "job_1",
-        "domains": [{"name": "legal", "dataset": "ds_1", "evaluation": "ds_2"}],
-        "gate": {"max_bwt": 2.0},
-    }
-    assert json.loads(scripted.requests[0].body) == body
-    (tmp_path / "job.json").write_text(json.dumps({"domains": body["domains"], "priority": 3}))
-    assert run("submit", str(tmp_path / "job.json"), "--continues", "job_1")[0] == 0
-    assert json.loads(scripted.requests[1].body) == {
-        "continues": "job_1",
-        "domains": body["domains"],
-        "priority": 3,
-    }
 
 
 def test_lineage_prints_the_tree_with_the_way(run: Run, scripted: ScriptedServer) -> None:
@@ -183,7 +62,7 @@ def test_the_state_is_written_whole_or_not_at_all(run: Run, scripted: ScriptedSe
 def test_warnings_are_shown_with_the_result(run: Run, scripted: ScriptedServer) -> None:
     warning = {"code": "stasis", "message": "99.95 % of the mask is as before", "data": {}}
     scripted.script = [
-        Reply.json(_job("succeeded", result={"warnings": [warning]}, continues="job_0", first_stage=2))
+        Reply.json(job_document("succeeded", result={"warnings": [warning]}, continues="job_0", first_stage=2))
     ]
     out = run("get", "job_1")[1]
     assert "99.95 % of the mask is as before (stasis)" in out
@@ -216,16 +95,6 @@ def test_wrong_use_is_exit_code_2(run: Run, arguments: list[str]) -> None:
     assert "Traceback" not in err
 
 
-def test_refusal_names_the_field(run: Run, scripted: ScriptedServer, tmp_path: Path) -> None:
-    (tmp_path / "job.json").write_text("{}")
-    errors = [{"pointer": "/model", "parameter": None, "detail": "is missing"}]
-    problem = {"status": 422, "code": "invalid_request", "detail": "not acceptable", "errors": errors}
-    scripted.script = [Reply.json(problem, 422, Content_Type="application/problem+json")]
-    code, _, err = run("submit", str(tmp_path / "job.json"))
-    assert code == 2
-    assert err == "error: not acceptable (422 invalid_request)\n  /model: is missing\n"
-
-
 def test_unknown_job_is_an_error_of_one_line(run: Run, scripted: ScriptedServer) -> None:
     problem = {"status": 404, "code": "not_found", "detail": "there is no such job"}
     scripted.script = [Reply.json(problem, 404, Content_Type="application/problem+json")]
@@ -233,14 +102,16 @@ def test_unknown_job_is_an_error_of_one_line(run: Run, scripted: ScriptedServer)
 
 
 def test_ls_stops_at_the_limit(run: Run, scripted: ScriptedServer) -> None:
-    scripted.script = [Reply.json({"data": [_job("queued"), _job("running")], "next_cursor": "more"})]
+    scripted.script = [
+        Reply.json({"data": [job_document("queued"), job_document("running")], "next_cursor": "more"})
+    ]
     code, out, _ = run("ls", "--limit", "2", "--json")
     assert code == 0
     assert [job["state"] for job in json.loads(out)] == ["queued", "running"]
 
 
 def test_ls_prints_a_line_a_job(run: Run, scripted: ScriptedServer) -> None:
-    running = _job("running", progress={"fraction": 0.25})
+    running = job_document("running", progress={"fraction": 0.25})
     scripted.script = [Reply.json({"data": [running], "next_cursor": None})]
     lines = run("ls")[1].splitlines()
     assert lines[1].split()[:5] == ["job_1", "running", "25%", "copal", "50%"]
@@ -263,13 +134,13 @@ def test_evaluation_prints_the_matrix(run: Run, scripted: ScriptedServer) -> Non
     ("command", "state"), [("cancel", "cancelling"), ("pause", "pausing"), ("resume", "queued")]
 )
 def test_control_prints_the_state(run: Run, scripted: ScriptedServer, command: str, state: str) -> None:
-    scripted.script = [Reply.json(_job(state), 202)]
+    scripted.script = [Reply.json(job_document(state), 202)]
     assert run(command, "job_1") == (0, f"{state}\n", "")
     assert scripted.requests[0].path == f"/v1/jobs/job_1/{command}"
 
 
 def test_retry_prints_the_new_jobs_id(run: Run, scripted: ScriptedServer) -> None:
-    scripted.script = [Reply.json(_job("queued", id="job_2"), 201)]
+    scripted.script = [Reply.json(job_document("queued", id="job_2"), 201)]
     assert run("retry", "job_1") == (0, "job_2\n", "")
     assert scripted.requests[0].path == "/v1/jobs/job_1/retry"
 
@@ -299,76 +170,6 @@ def test_missing_server_is_explained(run: Run, monkeypatch: pytest.MonkeyPatch, 
     assert "secateur up" in err
 
 
-PLAN: dict[str, Any] = {
-    "architecture": "LlamaForCausalLM",
-    "blocks": 2,
-    "parameters": 1_000,
-    "pattern": "unstructured",
-    "allocation": "uniform",
-    "weights": 800,
-    "zeros": 400,
-    "sparsity": 0.5,
-    "matched": [
-        {
-            "name": "q.weight",
-            "target": 0.5,
-            "settled": True,
-            "pattern": "2:4",
-            "solver": "admm",
-            "overrides": ["q*"],
-        }
-    ],
-    "skipped": [{"name": "norm.weight", "reason": "not a matrix (RMSNorm)", "weights": 8}] * 3,
-    "overrides": [{"index": 0, "says": "q*", "matches": 1, "decides": 1}],
-    "overlaps": [{"overrides": [0, 1], "winners": {"pattern": 1}, "matrices": ["q.weight", "k.weight"]}],
-    "warnings": [{"code": "statistics_dropped", "message": "no Gram is kept", "data": {}}],
-    "estimates": {name: {"total": 3 * 2**20} for name in ("memory_bytes", "disk_bytes", "seconds")},
-}
-
-
-def _plan(state: str, result: Any = None, error: Any = None) -> Reply:
-    return Reply.json({"id": "pln_1", "state": state, "result": result, "error": error})
-
-
-def test_plan_waits_and_shows_what_would_be_done(run: Run, scripted: ScriptedServer, tmp_path: Path) -> None:
-    (tmp_path / "job.json").write_text('{"model": "mdl_1"}')
-    scripted.script = [_plan("pending"), _plan("pending"), _plan("ready", PLAN)]
-    code, out, _ = run("plan", str(tmp_path / "job.json"), "--matrices")
-    assert code == 0
-    assert [(request.method, request.path) for request in scripted.requests] == [
-        ("POST", "/v1/plans"),
-        *[("GET", "/v1/plans/pln_1?wait=30")] * 2,
-    ]
-    assert json.loads(scripted.requests[0].body) == {"model": "mdl_1"}
-    assert "no Gram is kept (statistics_dropped)" in out
-    for words in ("400 zeros", "3 tensors: not a matrix", "q* matches 1", "pattern: 1 wins", "3.0 MiB", "50.00%"):
-        assert words in out
-
-
-def test_a_plan_that_cannot_be_is_an_error(run: Run, scripted: ScriptedServer, tmp_path: Path) -> None:
-    (tmp_path / "job.json").write_text("{}")
-    error = {
-        "code": "unmatched_override",
-        "message": "'x' matches nothing",
-        "field": "/sparsity/overrides/0/match",
-    }
-    scripted.script = [_plan("pending"), _plan("failed", error=error)]
-    code, out, err = run("plan", str(tmp_path / "job.json"))
-    assert (code, out) == (1, "")
-    assert "'x' matches nothing (unmatched_override at /sparsity/overrides/0/match)" in err
-
-
-def test_planned_options_start_nothing(run: Run, scripted: ScriptedServer) -> None:
-    error = {"code": "too_few_tokens", "message": "the text is too short", "field": "/domains/0"}
-    failed = {"id": "pln_1", "state": "failed", "result": None, "error": error}
-    scripted.script = [Reply.json(failed, 202), Reply.json(failed)]
-    code, _, err = run("submit", "--model", "mdl_1", "--domain", "a=ds_1", "--plan")
-    assert (code, err) == (1, "error: the text is too short (too_few_tokens at /domains/0)\n")
-    assert scripted.requests[0].path == "/v1/plans"
-    assert json.loads(scripted.requests[0].body)["model"] == "mdl_1"
-    assert {urlsplit(request.path).path for request in scripted.requests} == {"/v1/plans", "/v1/plans/pln_1"}
-
-
 def _page(*rows: dict[str, Any]) -> Reply:
     return Reply.json({"data": rows, "next_cursor": None})
 
@@ -385,7 +186,7 @@ def test_logs_are_printed_line_by_line(run: Run, scripted: ScriptedServer) -> No
 
 
 def test_logs_follow_from_the_tail(run: Run, scripted: ScriptedServer) -> None:
-    scripted.script = [_page(_line(9, "nine")), Reply.json(_job("failed")), _page(_line(10, "ten"))]
+    scripted.script = [_page(_line(9, "nine")), Reply.json(job_document("failed")), _page(_line(10, "ten"))]
     code, out, _ = run("logs", "job_1", "--tail", "1", "--follow")
     assert (code, [line.split()[-1] for line in out.splitlines()]) == (0, ["nine", "ten"])
     assert [request.path for request in scripted.requests] == [
@@ -418,7 +219,7 @@ def test_attempts_say_who_tried_and_how_it_ended(run: Run, scripted: ScriptedSer
 
 def test_change_keeps_what_it_does_not_name(run: Run, scripted: ScriptedServer) -> None:
     limits = {"max_runtime": "12h", "max_pending": "1h"}
-    now = _job("queued", labels={"team": "search", "old": "yes"}, limits=limits)
+    now = job_document("queued", labels={"team": "search", "old": "yes"}, limits=limits)
     scripted.script = [Reply.json(now, ETag='"7-0"'), Reply.json(now)]
     options = ["--priority", "5", "--label", "old=", "--label", "new=1", "--max-pending", "none"]
     assert run("change", "job_1", *options) == (0, "", "")
@@ -432,7 +233,7 @@ def test_change_keeps_what_it_does_not_name(run: Run, scripted: ScriptedServer) 
 
 
 def test_a_priority_alone_needs_no_look(run: Run, scripted: ScriptedServer) -> None:
-    scripted.script = [Reply.json(_job("queued"))]
+    scripted.script = [Reply.json(job_document("queued"))]
     assert run("change", "job_1", "--priority", "0")[0] == 0
     assert [json.loads(request.body) for request in scripted.requests] == [{"priority": 0}]
 

@@ -7,10 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from secateur import Client, DownloadError, ProblemError
-from tests.secateur.conftest import Reply, ScriptedServer
-from tests.secateur.test_cli import Run, run
-
-__all__ = ["run"]
+from tests.secateur.conftest import Reply, Run, ScriptedServer
 
 PLACE = {"job": "job_1", "stage": 0, "lineage_stage": 2, "domain": "law", "block": 1, "basis": "domain"}
 ROW = {**PLACE, "matrix": "q_proj", "mean": 0.25, "total": 2.0, "share": 0.125, "quantiles": {"0.5": 0.2}}
