@@ -65,3 +65,11 @@ def submit(api: httpx.Client, body: dict[str, Any]) -> str:
 def domain(name: str, dataset: str, evaluation: str | None = None) -> dict[str, Any]:
     """A domain of a request."""
     return {"name": name, "dataset": dataset} | ({"evaluation": evaluation} if evaluation else {})
+
+
+def continued(api: httpx.Client, parent: str, dataset: str, **fields: Any) -> dict[str, Any]:
+    """The job that goes on from `parent`, as it was answered."""
+    body = {"continues": parent, "domains": [domain("sales", dataset)], **fields}
+    response = api.post("/v1/jobs", json=body)
+    assert response.status_code == 201, response.text
+    return dict(response.json())
