@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
 
 from app import health
@@ -21,6 +21,7 @@ from app.jobs import log_tail_endpoints as log_tail
 from app.kit.handlers import install_handlers
 from app.kit.logs import configure_logs
 from app.kit.middleware import RequestContext, RequestLimits
+from app.kit.parameters import refuse_unknown_parameters
 from app.methods import endpoints as methods
 from app.models import endpoints as models
 from app.openapi import install_openapi
@@ -47,6 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(refuse_unknown_parameters)],
         # Also bounds bodies whose length nobody announced, which FastAPI's own limit answers in plain text.
         middleware=[
             Middleware(RequestContext),

@@ -24,7 +24,7 @@ class Scored:
 
     def definition(self, solver: str) -> Hashable:
         """Of the scores of a matrix with this solver, as its record names it."""
-        name = solver.removesuffix("+admm")
+        name = solver.partition("+")[0]
         formula = FORMULAS.get(name, name)
         weights = "pruned" if self._method["mode"] == "sequential" and len(self._stages()) > 1 else "dense"
         if formula == "magnitude":

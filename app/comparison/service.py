@@ -26,8 +26,10 @@ from app.sensitivity.tables import Basis
 class NotComparable(Problem):
     status, code, title = 409, "not_comparable", "The two jobs do not compare"
 
-    def __init__(self, differences: Sequence[str] = ("their protocols differ",), hint: str = "") -> None:
-        errors = [FieldError(each, parameter="other") for each in differences]
+    def __init__(
+        self, differences: Sequence[str] = ("their protocols differ",), hint: str = "", parameter: str = "other"
+    ) -> None:
+        errors = [FieldError(each, parameter=parameter) for each in differences]
         super().__init__("; ".join(differences[:3]) + hint, errors=errors)
 
 
@@ -58,7 +60,10 @@ def compare_histories(session: Session, job: Job, other: Job, wanted: Wanted) ->
         names = [f"{each.model_id} ({digest})" for each, digest in zip((job, other), digests, strict=True)]
         hint = "; part=evaluation compares the perplexities alone"
         raise NotComparable([f"the model is {names[0]} here and {names[1]} there"], hint)
-    sides = _side(session, job, wanted.stage), _side(session, other, wanted.other_stage)
+    sides = (
+        _side(session, job, wanted.stage, "stage"),
+        _side(session, other, wanted.other_stage, "other_stage"),
+    )
     after = decode_cursor(wanted.cursor, int, str)
     basis = repository.common_basis(session, *sides)
     found = repository.list_pairs(session, *sides, basis, wanted.matrix, after, wanted.limit + 1)
@@ -82,9 +87,9 @@ def _scored(session: Session, job: Job, side: Side, basis: Basis) -> Scored:
     return Scored([each.spec for each in lineage.path_of(session, job)], side.stage, basis)
 
 
-def _side(session: Session, job: Job, stage: int | None) -> Side:
+def _side(session: Session, job: Job, stage: int | None, parameter: str) -> Side:
     side = repository.last_stage(session, job.id, stage)
     if side is None:
         what = "no finished stage" if stage is None else f"no finished stage {stage}"
-        raise NotComparable([f"{job.id} has {what}"])
+        raise NotComparable([f"{job.id} has {what}"], parameter=parameter)
     return side

@@ -57,12 +57,17 @@ def note_caveats(session: Session, job: Job) -> None:
 
 def _of(session: Session, path: Sequence[Job], spec: dict[str, Any], lost: list[str]) -> list[Caveat]:
     """path: of the job gone on from. lost: earlier domains whose evaluation texts are gone."""
-    return [*_lost(lost), *_dropped(session, path[-1], spec), *_calibrated_on(session, path, spec)]
+    return [
+        *_lost(lost, gated=spec.get("gate") is not None),
+        *_dropped(session, path[-1], spec),
+        *_calibrated_on(session, path, spec),
+    ]
 
 
-def _lost(domains: list[str]) -> list[Caveat]:
+def _lost(domains: list[str], *, gated: bool) -> list[Caveat]:
     """Rows of R of such domains stay as they are: what this job does to them, nobody will know."""
     message = "the evaluation texts of earlier domains were deleted; these are not measured any more"
+    message += ", and the gate looks at the others alone" * gated
     return [Caveat(EVALUATION_LOST, message, {"domains": domains})] if domains else []
 
 

@@ -42,6 +42,7 @@ class Completed:
     parent: Job | None = None
     earlier: Sequence[Stage] = ()
     """Stages of the lineage before this job's."""
+    inherits_gate: bool = False
     texts: frozenset[str] = frozenset()
     """Earlier domains' test texts that are still there."""
 
@@ -63,7 +64,8 @@ def complete(session: Session, project: str, body: JobCreate | JobContinue) -> C
     else:
         found = repository.lock(session, project, body.continues)
         if found is None:
-            raise JobNotFound(f"/continues: there is no job {body.continues}.")
+            missing = FieldError(f"there is no job {body.continues}", pointer="/continues")
+            raise JobNotFound(f"/continues: {missing.detail}.", errors=[missing])
         parent = found[0]
         _refuse(parent)
         path = lineage.path_of(session, parent)
@@ -71,7 +73,8 @@ def complete(session: Session, project: str, body: JobCreate | JobContinue) -> C
         asked = _merge(session, project, body, parent, path, earlier)
         wanted = [each.evaluation for each in earlier if each.evaluation is not None]
         texts = frozenset(datasets.find_for_use(session, project, wanted))
-        completed = Completed(asked, parent, earlier, texts)
+        inherits_gate = "gate" not in body.model_fields_set
+        completed = Completed(asked, parent, earlier, inherits_gate, texts)
     _check_gate(completed)
     return completed
 
@@ -84,7 +87,7 @@ def _refuse(parent: Job) -> None:
         raise JobUnfinished(detail, extensions={"state": state})
     reason = None
     if parent.manifest is None:
-        reason = f"It has {state} and left no final state; retry it, and continue the retry."
+        reason = f"It is {state} and has left no final state; retry it, and continue the retry."
     elif parent.spec["method"]["mode"] == "restart":
         reason = (
             "In mode restart no domain builds on the one before; submit the new domains as a job of their own."
@@ -168,6 +171,6 @@ def _length(body: JobContinue, earlier: Sequence[Stage]) -> list[FieldError]:
 def _check_gate(completed: Completed) -> None:
     texts = [each.evaluation in completed.texts for each in completed.earlier]
     texts += [domain.evaluation is not None for domain in completed.asked.domains]
-    errors = gate.unmeasurable(completed.asked.gate, texts)
+    errors = gate.unmeasurable(completed.asked.gate, texts, inherited=completed.inherits_gate)
     if errors:
         raise Invalid("; ".join(f"{error.pointer}: {error.detail}" for error in errors), errors=errors)

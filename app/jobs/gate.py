@@ -15,6 +15,7 @@ MEASURED: Final = {
 }
 """Limit → what it bounds, in words and as a field of the evaluation."""
 MEND: Final = "give one, or leave the limit out (a gate of null has none)"
+INHERITED: Final = "this is the parent's gate, which holds until another one, or null, takes its place"
 
 
 class Gate(Strict):
@@ -36,16 +37,18 @@ class Gate(Strict):
         return self
 
 
-def unmeasurable(gate: Gate | None, texts: Sequence[bool]) -> list[FieldError]:
-    """Which limits could never be checked. texts: of each stage of the lineage, whether its domain has one."""
+def unmeasurable(gate: Gate | None, texts: Sequence[bool], *, inherited: bool = False) -> list[FieldError]:
+    """Which limits could never be checked. texts: of each stage of the lineage, whether its domain has one.
+    inherited: whether the limits are the parent's."""
     if gate is None:
         return []
     errors = []
+    mend = INHERITED if inherited else MEND
     if gate.max_mean_perplexity is not None and not any(texts):
-        message = f"no domain has an evaluation text to measure this on; {MEND}"
+        message = f"no domain has an evaluation text to measure this on; {mend}"
         errors.append(FieldError(message, pointer="/gate/max_mean_perplexity"))
     if len(texts) > 1 and not any(texts[:-1]):
-        message = f"no earlier domain has an evaluation text to measure this on; {MEND}"
+        message = f"no earlier domain has an evaluation text to measure this on; {mend}"
         asked = (name for name in ("max_bwt", "max_log_bwt") if getattr(gate, name) is not None)
         errors += [FieldError(message, pointer=f"/gate/{name}") for name in asked]
     return errors

@@ -126,11 +126,14 @@ def _survey(methods: Sequence[dict[str, Any]], mine: dict[str, Any], sparsity: d
     if sparsity["allocation"] != "error" or other is None:
         return []
     kinds = ("stay as they are", "are solved for anew")
+    field = "name" if (mine if solves(mine) else other)["name"] in SOLVING else "weight_update"
+    theirs = repr(other["name"]) + " with weight_update admm" * (solves(other) and other["name"] not in SOLVING)
     message = (
-        f"its weights {kinds[solves(mine)]}, and the lineage's allocation was measured for weights that "
-        f"{kinds[solves(other)]}, by {other['name']!r}; choose such a method, or begin a new lineage"
+        f"with {mine.get(field, 'none')!r} weights {kinds[solves(mine)]}, and the lineage's allocation was "
+        f"measured for weights that {kinds[solves(other)]}, by {theirs}; choose such a method, or begin a new "
+        "lineage"
     )
-    return [FieldError(message, pointer="/method/name")]
+    return [FieldError(message, pointer=f"/method/{field}")]
 
 
 def _keeps_importance(method: dict[str, Any]) -> bool:

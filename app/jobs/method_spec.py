@@ -148,10 +148,15 @@ class _Scoring(_Selecting):
         "they stand. Default: `selected`.",
     )
 
+    @field_validator("mask")
+    @classmethod
+    def _only_with_a_solver(cls, value: Mask | None, info: ValidationInfo) -> Mask | None:
+        if value is not None and info.data.get("weight_update") == "none":
+            raise ValueError("has no effect without weight_update: admm; leave it out")
+        return value
+
     @model_validator(mode="after")
     def _mask_of_an_update(self) -> "_Scoring":
-        if self.weight_update == "none" and self.mask is not None:
-            raise ValueError("mask has no effect without weight_update: admm")
         if self.weight_update == "admm" and self.mask is None:
             self.mask = "selected"
         return self

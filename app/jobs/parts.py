@@ -14,7 +14,8 @@ Settings = dict[str, JsonValue]
 
 class MethodPart(Strict):
     """Some fields of a method. The others, also inside `admm`, `alps` and `sparsegpt`, are the parent's as long as
-    the name is; another name begins with that method's defaults. Which fields a method has is as in a new job."""
+    the name is; another name begins with that method's defaults. A null says no more than leaving the field out,
+    but for `recency`. Which fields a method has is as in a new job."""
 
     name: MethodName | None = Field(default=None, description="The parent's, or another method.")
     mode: Mode | None = None
@@ -49,11 +50,17 @@ class SparsityPart(Strict):
 def merge_method(theirs: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """The method of a continuation, not checked yet. theirs: the parent's, resolved; given: fields as sent."""
     mode = {"mode": theirs["mode"]}
+    given = {name: _said(value) for name, value in given.items() if value is not None or name == "recency"}
     if given.get("name") not in (None, theirs["name"]):
         return given | mode
     kept = {name: value for name, value in theirs.items() if name not in _displaced(given)}
     inner = {name: kept.get(name, {}) | value for name, value in given.items() if isinstance(value, dict)}
     return kept | given | inner | mode | {"name": theirs["name"]}
+
+
+def _said(value: Any) -> Any:
+    """Without the nulls of a solver's settings."""
+    return {name: own for name, own in value.items() if own is not None} if isinstance(value, dict) else value
 
 
 def _displaced(given: dict[str, Any]) -> set[str]:

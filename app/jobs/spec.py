@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, LiteralString, Self
 
 from pydantic import (
     ConfigDict,
@@ -114,6 +114,13 @@ class Output(Strict):
     )
 
 
+def _detail(
+    kind: LiteralString, text: LiteralString, place: tuple[int | str, ...], value: Any
+) -> InitErrorDetails:
+    """One error about one field."""
+    return InitErrorDetails(type=PydanticCustomError(kind, text), loc=place, input=value)
+
+
 class _Request(Strict):
     """What a new job and a continuation say in the same way."""
 
@@ -126,9 +133,14 @@ class _Request(Strict):
     @model_validator(mode="after")
     def _distinct_domains(self) -> Self:
         names = [domain.name for domain in self.domains]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"domains must have different names; used twice: {', '.join(twice)}")
+        found = [
+            _detail("used_twice", "is another domain's name, too; every domain needs one of its own", place, name)
+            for index, name in enumerate(names)
+            if name in names[:index]
+            for place in [("domains", index, "name")]
+        ]
+        if found:
+            raise ValidationError.from_exception_data(type(self).__name__, found)
         return self
 
 
@@ -150,9 +162,7 @@ class JobCreate(_Request):
         for index, domain in enumerate(self.domains):
             if domain.weight != 1 and self.method.mode != "accumulated":
                 text = f"has an effect in mode accumulated only, and mode is {self.method.mode}; leave it out"
-                error = PydanticCustomError("idle_weight", text)
-                place = ("domains", index, "weight")
-                found.append(InitErrorDetails(type=error, loc=place, input=domain.weight))
+                found.append(_detail("idle_weight", text, ("domains", index, "weight"), domain.weight))
         if found:
             raise ValidationError.from_exception_data("JobCreate", found)
         return self
@@ -168,9 +178,8 @@ class JobCreate(_Request):
             if wrong is not None:
                 least = "more than 0" if wrong == "held_out" else "at least 2"
                 text = f"must be {least}: the method `auto` chooses by the error on the windows held out"
-                error = PydanticCustomError("nothing_held_out", text)
                 place = ("domains", index, "calibration", wrong)
-                found.append(InitErrorDetails(type=error, loc=place, input=getattr(calibration, wrong)))
+                found.append(_detail("nothing_held_out", text, place, getattr(calibration, wrong)))
         if found:
             raise ValidationError.from_exception_data("JobCreate", found)
         return self

@@ -104,7 +104,7 @@ def _print_evaluation(evaluation: Json) -> None:
     for row in evaluation["rows"]:
         names = dict.fromkeys(name or "(dense)" for name in (row["after"], row["other_after"]))
         cells = (_pair(row["perplexity"][domain]) for domain in domains)
-        found.add_row(f"{row['row']}. {' | '.join(names)}", *cells)
+        found.add_row(" | ".join(names), *cells)
     output.print(found)
     mean, bwt = evaluation["mean_final_perplexity"], evaluation["bwt"]
     output.print(f"final mean {_pair(mean)} · BWT {_pair(bwt)}")

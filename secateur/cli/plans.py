@@ -66,7 +66,7 @@ def _lines(result: Json) -> Iterator[tuple[str, str]]:
         names = f"{each['matrices'][0]} and {len(each['matrices']) - 1} more"
         yield "overlap", f"overrides {', '.join(map(str, each['overrides']))} on {names}; {winners} wins"
     for warning in result.get("warnings") or ():
-        yield "warning", f"{warning['message']} ({warning['code']})"
+        yield "warning", show.warning_text(warning)
     estimates = result["estimates"]
     yield "memory", f"about {show.size(estimates['memory_bytes']['total'])}"
     yield "disk", f"about {show.size(estimates['disk_bytes']['total'])}"

@@ -57,7 +57,19 @@ def job_lines(job: Json) -> Iterable[tuple[str, str]]:
         yield "files", f"{result.get('files')} ({size(result.get('bytes'))})"
         yield "manifest", str(result.get("manifest_digest"))
         for warning in result.get("warnings") or ():
-            yield "warning", f"{warning['message']} ({warning['code']})"
+            yield "warning", warning_text(warning)
+
+
+def warning_text(warning: Json) -> str:
+    """What is the matter, and the names and numbers behind it."""
+    data = ", ".join(f"{name} {_plain(value)}" for name, value in (warning.get("data") or {}).items())
+    return f"{warning['message']} ({warning['code']}{': ' if data else ''}{data})"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_plain, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def failure_text(failure: Json) -> str:
@@ -88,7 +100,7 @@ def evaluation_table(evaluation: Json) -> Table:
     """The matrix R: a row a model (dense, then after each stage), a column a domain."""
     found = table("perplexity after", *(f">{domain}" for domain in evaluation["domains"]))
     for row in evaluation["rows"]:
-        name = "(dense)" if row["row"] == 0 else f"{row['row']}. {row['after']}"
+        name = "(dense)" if row["row"] == 0 else row["after"]
         values = (number((row["perplexity"] or {}).get(domain)) for domain in evaluation["domains"])
         found.add_row(name, *values)
     return found

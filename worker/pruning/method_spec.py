@@ -229,8 +229,8 @@ class Method:
 
     @property
     def solver(self) -> str:
-        """What a record says: the method, and what follows its selection."""
-        return f"{self.name}+admm" if self.updates_after else str(self.name)
+        """What a record says: the method, what follows its selection, and whether that looks for the mask."""
+        return str(self.name) + "+admm" * self.updates_after + ":searched" * self.searches
 
     def named(self, name: MethodName | None) -> "Method":
         """The method of a matrix whose override names another one: the job's settings, that selection or solver.

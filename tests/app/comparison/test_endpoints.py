@@ -204,6 +204,7 @@ def test_stages_can_be_chosen(api: httpx.Client, pair: tuple[str, str]) -> None:
     assert found["agreement"]["same_weights"] == 6
     body = refusal(api, pair, part="history", other_stage=7)
     assert body["errors"][0]["detail"] == f"{pair[1]} has no finished stage 7"
+    assert body["errors"][0]["parameter"] == "other_stage"
 
 
 def test_what_one_side_has_not_pruned_is_null_there(

@@ -31,6 +31,7 @@ LAW = scored(spec("law"))
         ("wanda", "admm", True),
         ("alps", "admm", True),
         ("copal", "copal+admm", True),
+        ("copal+admm", "copal+admm:searched", True),
         ("copal", "wanda", False),
         ("sparsegpt", "wanda", False),
         ("magnitude", "wanda", False),

@@ -196,6 +196,7 @@ def test_a_deleted_test_text_is_no_longer_measured_and_that_is_said(
     job = submit(api, {"continues": parent, "domains": [domain("sales", third, third)]})
     note = next(event["data"] for event in events(api, job) if event["type"] == "note")
     assert (note["code"], note["level"], note["domains"]) == ("evaluation_lost", "warning", ["law"])
+    assert "gate" not in note["message"]
     evaluate(session, job, 3, sales=33.0)
     found = api.get(f"/v1/jobs/{job}/evaluation").json()
     assert (found["not_measured"], found["bwt"], found["mean_final_perplexity"]) == (["law"], None, 33.0)
@@ -204,6 +205,11 @@ def test_a_deleted_test_text_is_no_longer_measured_and_that_is_said(
         assert taken is not None
         assert taken.base is not None
         assert (taken.base.domains, taken.base.evaluations) == (("law", "code"), ())
+    gated = submit(
+        api, {"continues": parent, "domains": [domain("it", third, third)], "gate": {"max_mean_perplexity": 9}}
+    )
+    note = next(event["data"] for event in events(api, gated) if event["type"] == "note")
+    assert note["message"].endswith("and the gate looks at the others alone")
 
 
 def test_the_claim_says_what_to_bring(api: httpx.Client, parent: str, inputs: Inputs, third: str) -> None:

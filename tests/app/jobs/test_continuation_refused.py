@@ -48,7 +48,8 @@ def test_a_plan_inherits_and_checks_as_well(api: httpx.Client, parent: str, thir
     assert plan.json()["spec"]["sparsity"]["target"] == 0.6
     refused = api.post("/v1/plans", json={**body, "sparsity": {"target": 0.5}})
     assert (refused.status_code, refused.json()["code"]) == (422, "lineage_mismatch")
-    assert api.post("/v1/plans", json={**body, "continues": "job_x"}).status_code == 404
+    absent = api.post("/v1/plans", json={**body, "continues": "job_x"})
+    assert (absent.status_code, absent.json()["errors"][0]["pointer"]) == (404, "/continues")
 
 
 def test_statistics_that_nobody_kept_are_missed(api: httpx.Client, inputs: Inputs, session: Session) -> None:

@@ -48,6 +48,7 @@ def test_a_limit_that_nothing_is_measured_for_is_refused() -> None:
     assert unmeasurable(gate, [True, False]) == []
     assert [error.pointer for error in unmeasurable(gate, [False, True])] == ["/gate/max_bwt"]
     assert [error.pointer for error in unmeasurable(gate, [False])] == ["/gate/max_mean_perplexity"]
+    assert "the parent's gate" in unmeasurable(gate, [False], inherited=True)[0].detail
     assert unmeasurable(None, [False]) == []
 
 

@@ -15,7 +15,13 @@ ADMM = {"iterations": 9, "mask_steps": 5, "damping": 0.3}
 @pytest.fixture
 def solved(api: httpx.Client, inputs: Inputs, session: Session) -> str:
     """A published job with settings of its own, 2:4."""
-    method = {"name": "copal", "weight_update": "admm", "perturbation": "relative", "admm": ADMM}
+    method = {
+        "name": "copal",
+        "weight_update": "admm",
+        "perturbation": "relative",
+        "mask": "searched",
+        "admm": ADMM,
+    }
     job = submit(api, inputs.body(method=method, sparsity={"pattern": "2:4"}))
     publish(session, job)
     return job
@@ -27,9 +33,11 @@ def solved(api: httpx.Client, inputs: Inputs, session: Session) -> str:
         {"objective": "least_forgetting"},
         {"name": "copal", "objective": "least_forgetting"},
         {"comparison_group": "layer"},
-        {"mask": "searched"},
+        {"mask": "selected"},
         {"recency": 0.5},
         {"recency": None, "name": None, "mode": None},
+        {"objective": None, "weight_update": None, "mask": None, "admm": None, "comparison_group": None},
+        {"reading": None, "perturbation": None, "alps": None, "sparsegpt": None},
         {},
     ],
 )
@@ -47,6 +55,8 @@ def test_a_part_of_a_solvers_settings_leaves_the_rest(
 ) -> None:
     mine = continued(api, solved, inputs.first, method={"admm": {"iterations": 6}})["spec"]["method"]
     assert mine["admm"] == {"schedule": "immediate", "rho": 1.0, "polish_steps": 10} | ADMM | {"iterations": 6}
+    mine = continued(api, solved, inputs.first, method={"admm": {"iterations": 6, "rho": None}})["spec"]["method"]
+    assert (mine["admm"]["iterations"], mine["admm"]["rho"]) == (6, 1.0)
     body = {"continues": solved, "domains": [domain("sales", inputs.first)]}
     refused = api.post("/v1/jobs", json={**body, "method": {"admm": {"iterations": 3}}})
     assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/method/admm")

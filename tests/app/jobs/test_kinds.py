@@ -72,6 +72,8 @@ def test_a_survey_is_of_weights_that_are_solved_for_or_of_weights_that_stay() ->
         found = lacking([spec("admm", allocation)], spec("wanda", allocation))
         assert [error.pointer for error in found] == pointers
     assert lacking([spec("admm", "error")], spec("wanda", "error", weight_update="admm")) == []
+    (ended,) = lacking([spec("wanda", "error", weight_update="admm")], spec("wanda", "error"))
+    assert (ended.pointer, "'wanda' with weight_update admm" in ended.detail) == ("/method/weight_update", True)
     assert len(lacking([spec("wanda", "error")], spec("admm", "error"))) == 1, "one reason is enough"
 
 

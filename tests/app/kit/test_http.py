@@ -42,6 +42,22 @@ def test_the_frameworks_errors_are_problems_too(api: httpx.Client) -> None:
     assert api.put("/v1/jobs").headers["allow"] == "GET, POST"
 
 
+def test_a_parameter_that_a_call_does_not_know_is_refused(api: httpx.Client) -> None:
+    """A mistyped filter would be answered with everything."""
+    for path, known in (
+        ("/v1/jobs?stat=failed&limit=1", "limit"),
+        ("/v1/jobs/none/sensitivity?module=q", "matrix"),
+    ):
+        refused = api.get(path)
+        (error,) = refused.json()["errors"]
+        assert (refused.status_code, error["parameter"]) == (422, path.split("?")[1].split("=")[0])
+        assert known in error["detail"]
+    posted = api.post("/v1/jobs?dry_run=true", json={})
+    assert posted.json()["errors"] == [
+        {"pointer": None, "parameter": "dry_run", "detail": "is not a parameter of this call; it takes none"}
+    ]
+
+
 def test_bodies_must_be_small_strict_json(api: httpx.Client, settings: Settings) -> None:
     json_type = {"Content-Type": "application/json"}
     limit = settings.max_body_bytes
