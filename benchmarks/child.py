@@ -1,5 +1,6 @@
 """A measured program in a process of its own: request in, answer out, memory watched from outside."""
 
+import ctypes
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from typing import Any
 
 INTERVAL = 0.1
 """Seconds between two looks at the child's memory."""
+PR_SET_PDEATHSIG = 1
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -50,6 +53,7 @@ def run_child(command: list[str], request: dict[str, Any], threads: int) -> Fini
                 stdout=output,
                 stderr=output,
                 env=_environment(threads),
+                preexec_fn=_die_with_parent,
             )
             try:
                 rss, anon = _watch(process)
@@ -70,6 +74,12 @@ def ending_in_order() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _die_with_parent() -> None:
+    """In the child, before its program: the kernel ends it when this process is killed and can tidy up nothing."""
+    if _prctl is not None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _environment(threads: int) -> dict[str, str]:

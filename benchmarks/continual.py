@@ -59,7 +59,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keep-stages", action="store_true", help="leave models and states in the cache")
     parser.add_argument("--list", action="store_true", help="print the chosen rows' names and stop")
     add_out(parser, "continual")
-    return parser.parse_args(given)
+    options = parser.parse_args(given)
+    if options.jobs < 1:
+        parser.error("--jobs: at least 1")
+    return options
 
 
 def chosen_rows(options: argparse.Namespace) -> list[Row]:
@@ -84,7 +87,8 @@ def open_stages(options: argparse.Namespace) -> Stages:
         sys.exit(f"--data has no {', '.join(missing)}")
     dtype = options.dtype or native_dtype(torch.device("cpu"))
     model = options.model.resolve() if options.model else smollm2(options.cache, getattr(torch, dtype))
-    return Stages(model, dtype, options.cache, protocol, CHOOSING[0] if options.choose else 0)
+    first = CHOOSING[0] if options.choose else 0
+    return Stages(model, dtype, options.cache, protocol, first, options.jobs)
 
 
 @contextmanager
@@ -98,9 +102,8 @@ def alone(cache: Path) -> Iterator[None]:
         yield
 
 
-def fill(stages: Stages, rows: list[Row], *, keep: bool, jobs: int = 1) -> tuple[dict[str, Any], dict[str, str]]:
-    """Every row's summary, printed as it comes, and the errors of those that failed. keep: the stages' folders;
-    jobs: stages made at a time."""
+def fill(stages: Stages, rows: list[Row], *, keep: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """Every row's summary, printed as it comes, and the errors of those that failed. keep: the stages' folders."""
     print("| " + " | ".join(TABLE) + " |\n|" + "---|" * len(TABLE), flush=True)
     errors: dict[str, str] = {}
     found: dict[str, Any] = {}
@@ -121,7 +124,7 @@ def fill(stages: Stages, rows: list[Row], *, keep: bool, jobs: int = 1) -> tuple
                 print(line(row.name, found[row.name]), flush=True)
 
     report()
-    for made in make(stages, steps(stages, rows), jobs):
+    for made in make(stages, steps(stages, rows)):
         if made.error is not None:
             errors[stages.name(made.stage)] = made.error
         report()
@@ -160,7 +163,7 @@ def main(given: list[str] | None = None) -> int:
     stages = open_stages(options)
     with ending_in_order(), alone(options.cache):
         dense = stages.perplexity(stages.dense()["losses"])
-        found, failed = fill(stages, rows, keep=options.keep_stages, jobs=options.jobs)
+        found, failed = fill(stages, rows, keep=options.keep_stages)
     print("\n" + matrices(found, dense))
     checked = goals(found) if stages.reported else []
     print("\n| goal | value | limit | orders | |\n|---|---|---|---|---|")
@@ -168,6 +171,7 @@ def main(given: list[str] | None = None) -> int:
     document = {
         "machine": machine(),
         "dtype": stages.dtype,
+        "jobs": stages.jobs,
         "protocol": stages.identity(),
         "dense": dense,
         "rows": found,

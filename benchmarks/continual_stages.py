@@ -41,6 +41,8 @@ class Stages:
     cache: Path
     protocol: Protocol
     first: int = 0
+    jobs: int = 1
+    """Stages made at a time; it is noted with their seconds."""
 
     def dense(self) -> dict[str, Any]:
         """Of the model that is pruned: `losses` by domain and window."""
@@ -204,7 +206,7 @@ class Stages:
             folder = Path(finished.answer["model"]).parent
             state = sum(file.stat().st_size for file in (folder / "state").iterdir())
             summary = finished.answer["summary"]
-            made = {"sparsity": summary["sparsity"], "state_bytes": state, "load_before": load}
+            made = {"sparsity": summary["sparsity"], "state_bytes": state, "load_before": load, "jobs": self.jobs}
             write_json(folder / MADE, taken(finished) | made)
             self._folders.mkdir(exist_ok=True)
             folder.rename(place)

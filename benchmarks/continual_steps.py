@@ -1,12 +1,16 @@
 """Which stages a run has to make, each after the one that it goes on from, and several at a time."""
 
 import multiprocessing
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 
 from benchmarks.child import ChildFailed
-from benchmarks.continual_rows import Row, Stage
+from benchmarks.continual_rows import JOINT, Row, Stage
 from benchmarks.continual_stages import Stages
 from worker.pruning import PruningError
 
@@ -44,12 +48,14 @@ def steps(stages: Stages, rows: list[Row]) -> list[Step]:
     return list(found.values())
 
 
-def make(stages: Stages, todo: list[Step], jobs: int) -> Iterator[Made]:
-    """Make `todo`, up to `jobs` steps at a time; a step that goes on from a failed one fails with its error."""
+def make(stages: Stages, todo: list[Step]) -> Iterator[Made]:
+    """Make `todo`, up to `stages.jobs` steps at a time. What goes on from a failed step fails with its error."""
     waiting = list(todo)
     errors: dict[str, str] = {}
     unmade = {stages.name(step.stage) for step in todo}
-    with _Runner(stages, jobs) as runner:
+    if any(JOINT in step.stage.domains for step in todo):
+        stages.calibration(JOINT)  # a text of their own, which steps side by side would write at once
+    with _Runner(stages) as runner:
         while waiting or runner.running:
             for step in list(waiting):
                 before = stages.name(step.stage.before) if step.stage.before else None
@@ -70,24 +76,21 @@ def make(stages: Stages, todo: list[Step], jobs: int) -> Iterator[Made]:
 class _Runner:
     """Steps that run: one in this process, or several in others, each with threads of its own."""
 
-    def __init__(self, stages: Stages, jobs: int) -> None:
-        self._stages, self._jobs = stages, jobs
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
         self._pool: ProcessPoolExecutor | None = None
         self._futures: dict[Future[str | None], Step] = {}
         self._failed: list[tuple[Step, str]] = []
 
     def __enter__(self) -> "_Runner":
-        if self._jobs > 1:
-            self._pool = ProcessPoolExecutor(self._jobs, multiprocessing.get_context("spawn"))
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if self._pool is None:
-            return
-        if kind is not None:  # a broken off run does not wait for what it has begun
+        if kind is not None:  # a run that is broken off does not wait for what it has begun
             for process in multiprocessing.active_children():
                 process.terminate()
-        self._pool.shutdown()
+        if self._pool is not None:
+            self._pool.shutdown()
 
     @property
     def running(self) -> list[Step]:
@@ -95,26 +98,51 @@ class _Runner:
 
     @property
     def free(self) -> bool:
-        return len(self._futures) < self._jobs
+        return len(self._futures) < self._stages.jobs
 
     def fail(self, step: Step, error: str) -> None:
         self._failed.append((step, error))
 
     def start(self, step: Step) -> None:
         future: Future[str | None] = Future()
-        if self._pool is not None:
-            future = self._pool.submit(attempt, self._stages, step)
-        else:
+        if self._stages.jobs == 1:
             future.set_result(attempt(self._stages, step))
+        else:
+            future = self._processes().submit(_attempt_apart, self._stages, step)
         self._futures[future] = step
 
     def ended(self) -> Iterator[tuple[Step, str | None]]:
         """At least one, unless none runs."""
         if not self._failed:
             for future in wait(self._futures, return_when=FIRST_COMPLETED).done:
-                yield self._futures.pop(future), future.result()
+                step = self._futures.pop(future)
+                try:
+                    yield step, future.result()
+                except BrokenProcessPool:
+                    self._pool = None  # the others that ran are broken, too; what follows gets new processes
+                    yield step, "a process that made stages was killed"
         while self._failed:
             yield self._failed.pop()
+
+    def _processes(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._stages.jobs, context, initializer=_end_when_told)
+        return self._pool
+
+
+def _end_when_told() -> None:
+    """In a process that makes stages: SIGTERM unwinds it wherever it is, and Ctrl-C is the parent's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+
+
+def _attempt_apart(stages: Stages, step: Step) -> str | None:
+    """`attempt`, in a process that ends once it has unwound: the pool's own loop would hear of it and go on."""
+    try:
+        return attempt(stages, step)
+    except SystemExit as told:
+        os._exit(int(told.code or 0))
 
 
 def attempt(stages: Stages, step: Step) -> str | None:

@@ -2,88 +2,19 @@
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import continual, continual_stages
-from benchmarks.child import ChildFailed, Finished, run_child
-from benchmarks.continual_rows import CALIBRATIONS, ORDERS, Row, Stage, choose
+from benchmarks.child import Finished, run_child
+from benchmarks.continual_rows import ORDERS
 from benchmarks.continual_stages import Stages
-from benchmarks.protocol import TESTS, Protocol
-from tests.tiny import make_tiny_llama, text
+from benchmarks.protocol import TESTS
+from tests.benchmarks.conftest import command, folders, row
 from worker.pruning import EvaluationSpec, Format, PruningJob, Silent, Text, perplexities, run
-
-LETTERS = {"wikitext2": "w", "ptb": "p", "c4": "c"}
-
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Stages:
-    """Without a cache: tests make their own."""
-    folder = tmp_path_factory.mktemp("bench")
-    files = [path for path, _ in (*CALIBRATIONS.values(), *TESTS.values())]
-    for number, file in enumerate(files):
-        path = folder / "data" / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        words = text(500, seed=number)
-        path.write_text(words if path.suffix == ".txt" else json.dumps({"text": words}) + "\n")
-    protocol = Protocol(folder / "data", 1, samples=4, sequence_length=32, windows=2, window_length=16)
-    return Stages(make_tiny_llama(folder / "model"), "float32", folder, protocol)
-
-
-@pytest.fixture
-def stages(bare: Stages, tmp_path: Path) -> Stages:
-    (tmp_path / "cache").mkdir()
-    return replace(bare, cache=tmp_path / "cache")
-
-
-@pytest.fixture(autouse=True)
-def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The lineage of every stage that is pruned, in the order of their pruning; in this process, to save time."""
-    lineages: list[str] = []
-
-    def prune_here(_command: list[str], request: dict[str, Any], _threads: int) -> Finished:
-        names = [*request.get("base", {"domains": []})["domains"], request["domains"][0]["name"]]
-        lineages.append("".join(LETTERS.get(name, name) for name in names))
-        output = run(PruningJob.from_dict(request), Silent())
-        model = str(Path(request["workspace"]) / "stage-00/model")
-        return Finished({"seconds": 1.0, "model": model, "summary": output.summary}, 1, 1)
-
-    monkeypatch.setattr(continual_stages, "run_child", prune_here)
-    return lineages
-
-
-def command(stages: Stages, out: Path, *more: str) -> list[str]:
-    given = ["--data", stages.protocol.data, "--model", stages.model, "--cache", stages.cache, "--out", out]
-    numbers = {key: value for key, value in vars(stages.protocol).items() if key != "data"}
-    for key, value in numbers.items():
-        given += [f"--{key.replace('_', '-')}", value]
-    return [*map(str, given), "--dtype", "float32", *more]
-
-
-@dataclass(frozen=True)
-class Breaking(Stages):
-    """Fails where a lineage says so."""
-
-    breaks: Callable[[str], bool] = lambda _lineage: False
-
-    def figures(self, stage: Stage) -> dict[str, Any]:
-        lineage = "".join(LETTERS[domain] for domain in stage.domains)
-        if self.breaks(lineage):
-            raise ChildFailed(lineage)
-        return super().figures(stage)
-
-
-def folders(stages: Stages) -> list[str]:
-    return [path.name for path in (stages.cache / "stages").iterdir()]
-
-
-def row(name: str) -> Row:
-    (found,) = choose(name)
-    return found
 
 
 def r_of(stages: Stages, name: str) -> list[dict[str, float]]:
@@ -210,36 +141,6 @@ def test_a_failed_stage_fails_its_rows_only(
     assert list(found) == ["copal/wpc"]
     assert list(failed) == ["wanda/wpc"]
     assert "| wanda/wpc | failed |" in capsys.readouterr().out
-
-
-def test_what_goes_on_from_a_failed_stage_is_not_tried(stages: Stages, made: list[str]) -> None:
-    """The second stage fails, and the third with it; a row of the first alone has its figures."""
-    setting = row("wanda/wpc").setting
-
-    def fails_second(lineage: str) -> bool:
-        return lineage == "wp"
-
-    broken = Breaking(**vars(stages), breaks=fails_second)
-    found, failed = continual.fill(broken, [Row(setting, "wpc"), Row(setting, "wcp")], keep=False)
-    assert list(found) == ["wanda/wcp"]
-    assert failed == {"wanda/wpc": "wp"}
-    assert made == ["w", "wc", "wcp"]
-
-
-def test_several_at_a_time_give_what_one_at_a_time_gives(stages: Stages, made: list[str], tmp_path: Path) -> None:
-    outs = [tmp_path / "one.json", tmp_path / "two.json"]
-    chosen = ("--rows", "wanda/wpc,wanda:restart/wpc")
-    assert continual.main(command(stages, outs[0], *chosen)) == 0
-    other = replace(stages, cache=stages.cache / "other")
-    other.cache.mkdir()
-    assert continual.main(command(other, outs[1], *chosen, "--jobs", "2")) == 0
-    one, two = (json.loads(out.read_text())["rows"] for out in outs)
-    assert list(one) == list(two) == ["wanda/wpc", "wanda:restart/wpc"]
-    for name, each in one.items():
-        assert two[name]["final"] == pytest.approx(each["final"])
-        assert two[name]["seconds"] != each["seconds"]  # real ones, of the processes
-    assert made == ["w", "wp", "wpc", "p", "c"]  # the second run's are made elsewhere
-    assert folders(other) == []
 
 
 def test_a_test_text_with_too_few_windows_is_said(stages: Stages) -> None:

@@ -277,20 +277,22 @@ def _state_bytes(subject: Subject, block: Block, stages: int) -> int:
 def _activation_bytes(subject: Subject) -> int:
     """A batch inside a block (its widest layers and one head's attention scores) or at the output head."""
     job, skeleton = subject.job, subject.skeleton
-    longest = max(
-        [domain.calibration.sequence_length for domain in job.domains] + [job.evaluation.sequence_length]
-    )
+    lengths = [*(domain.calibration.sequence_length for domain in job.domains), job.evaluation.sequence_length]
+    longest = max(lengths)
     tokens = max(BATCH_TOKENS, longest)
     widest = max(sum({matrix.columns, matrix.rows}) for block in skeleton.blocks for matrix in block.matrices)
     heads = int(getattr(skeleton.config.get_text_config(), "num_attention_heads", 1))
     inside = tokens * (4 * width(skeleton) + 2 * widest) + heads * tokens * longest
-    return FLOAT * max(inside, _head_numbers(subject, tokens))
+    return FLOAT * max(inside, _head_numbers(subject, min(lengths), tokens))
 
 
-def _head_numbers(subject: Subject, tokens: int) -> int:
-    """At the output head: copies of a piece's logits, and its weight in bfloat16 (half a number each)."""
+def _head_numbers(subject: Subject, shortest: int, tokens: int) -> int:
+    """At the output head: copies of a piece's logits, and its weight in bfloat16 (half a number each).
+
+    shortest: tokens of a window, of which a batch's piece has one of each at the least. tokens: of a batch.
+    """
     vocabulary = subject.skeleton.model.get_output_embeddings().weight.shape[0]
-    fewest, all_of_them = FEWEST * vocabulary, tokens * vocabulary
+    fewest, all_of_them = max(FEWEST, BATCH_TOKENS // shortest) * vocabulary, tokens * vocabulary
     held = 0
     if evaluation_tokens(subject.job):
         held = EVALUATED_COPIES * min(max(LOGITS, fewest), all_of_them)

@@ -107,13 +107,13 @@ class Surveyor:
     def _loss_gradients(self, windows: Tensor, states: list[Tensor]) -> list[Tensor]:
         """∂(Σ losses of the predicted tokens)/∂(last block's outputs), a tensor a batch."""
         found = []
-        with self.shell.head() as head, heap.reusing():
+        with self.shell.head() as head:
             for ids, state in zip(self._parts(windows), states, strict=True):
                 ids, hidden = ids.to(self.shell.device), state.to(self.shell.device)
                 gradient = torch.zeros_like(hidden)
                 for piece in pieces(ids, self.shell.vocabulary, COPIES):
                     given = hidden[:, piece].clone().requires_grad_()
-                    with torch.enable_grad():
+                    with heap.reusing(), torch.enable_grad():
                         logits = head(ids[:, piece], given).float()
                         targets = ids[:, piece.start + 1 : piece.stop + 1].flatten()
                         functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]

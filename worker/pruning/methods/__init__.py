@@ -150,7 +150,7 @@ def solve(
         # Nothing else can go, and what is there has no error to make up for: the solution is what it was.
         return Solution(dense, dense != 0, {})
     if method.searches and group.update is not None:
-        found = partial(scores, method, matrix, group=group)
+        found = partial(_scores_of, method, matrix, dense, group)
         searched = solve_admm(dense, group.update, selection, method.admm, check=check, scores=found)
         return replace(searched, notes=group.notes)
     own = SOLVERS[method.name].solve
@@ -167,6 +167,12 @@ def solve(
         return solution
     updated = solve_admm(dense, group.update, selection, method.admm, solution.mask, check)
     return replace(updated, notes=solution.notes | group.notes)
+
+
+def _scores_of(method: Method, matrix: str, dense: Tensor, group: Group, weight: Tensor) -> Tensor:
+    """Of weights on the way from `dense` to a solution: an earlier stage's zeros stay below everything."""
+    found = scores(method, matrix, weight, group)
+    return found.masked_fill_(dense == 0, -torch.inf) if method.mode is Mode.sequential else found
 
 
 def _is_met(selection: Selection, weight: Tensor) -> bool:

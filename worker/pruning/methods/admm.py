@@ -17,7 +17,7 @@ from worker.pruning.patterns import Selection
 from worker.pruning.settings import products
 
 Scores = Callable[[Tensor], Tensor]
-"""Of weights, (out, in), to a new tensor of the same shape, not negative."""
+"""Of weights, (out, in), to a new tensor of the same shape, not negative; −∞ where a weight must not stay."""
 
 CONVERGED = 1e-5
 """Conjugate gradient stops when its preconditioned residual is this part of the error. What is left to gain is at
@@ -123,8 +123,8 @@ def _iterate(
 
 
 def _below_all(scores: Tensor, dead: Tensor) -> Tensor:
-    """The scores, changed in place: those of dead inputs below everything."""
-    return scores.masked_fill_(dead, -1.0) if bool(dead.any()) else scores
+    """The scores, changed in place: those of dead inputs below all but −∞."""
+    return scores.masked_fill_(dead & (scores > -1), -1.0) if bool(dead.any()) else scores
 
 
 def _zeros(selection: Selection, config: AdmmConfig, step: int) -> int:

@@ -27,6 +27,7 @@ from worker.pruning.method_spec import (
     Mask,
     Method,
     MethodName,
+    Mode,
     SparseGptConfig,
     WeightUpdate,
 )
@@ -155,6 +156,22 @@ def test_a_searched_mask_keeps_more_of_the_output_than_the_methods_own() -> None
         updated = [Method(name, WeightUpdate.admm, mask) for mask in (Mask.searched, Mask.selected)]
         errors = [output_error(solve_with(each, dense, gram, selection).weight, dense, gram) for each in updated]
         assert errors[0] < errors[1]
+
+
+def test_a_searched_mask_leaves_what_an_earlier_stage_has_removed() -> None:
+    """Also where more inputs never fire than weights are to go: the count stays exact."""
+    dense, gram = torch.randn(8, 32), gram_of(200, 32)
+    silent = torch.arange(32) < 24
+    gram[silent] = 0
+    gram[:, silent] = 0
+    dense[:, 24:28] = 0
+    dense[4:, 28:] = 0
+    selection = Selection(Pattern(), Scope.layer, 128)
+    for name in SELECTING:
+        method = Method(name, WeightUpdate.admm, Mask.searched, mode=Mode.sequential)
+        solution = solve_with(method, dense, gram, selection)
+        assert int((~solution.mask).sum()) == int((solution.weight == 0).sum()) == 128
+        assert not bool(solution.mask[dense == 0].any())
 
 
 def test_admm_and_alps_end_at_the_exact_least_squares_on_their_masks() -> None:
