@@ -216,7 +216,7 @@ READING = {
     f"get {JOB}": r"(?s)state +succeeded.*perplexity +[0-9.]+ dense → [0-9.]+ pruned.*manifest +[0-9a-f]{64}",
     f"watch {JOB}": r"state +succeeded",
     "ls": rf"{JOB} +succeeded +100% +copal +50% +mdl_",
-    f"evaluation {JOB}": r"\(dense\) +[0-9.]+ +[0-9.]+\n1\. first .*\n2\. second +[0-9. ]+\nBWT -?[0-9.]+ ",
+    f"evaluation {JOB}": r"\(dense\) +[0-9.]+ +[0-9.]+\nfirst .*\nsecond +[0-9. ]+\nBWT -?[0-9.]+ ",
     f"layers {JOB} --stage 1 --block 7": r"1 +second +7 +model\.layers\.7\.mlp\.down_proj\.weight +[0-9.]+% ",
     f"sensitivity {JOB} --domain first": r"0 +first +0 +model\.layers\.0\.self_attn\.q_proj\.weight +[0-9.e+-]+ ",
     f"sensitivity {JOB} --blocks --basis accumulated": r"1 +second +7 +7 +[0-9.e+-]+ +[0-9.]+%",
