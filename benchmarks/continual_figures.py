@@ -27,7 +27,7 @@ def summarise(row: Row, perplexities: list[dict[str, float]], made: list[dict[st
         "log_bwt": log_bwt(matrix, own),
         "sparsity": made[-1]["sparsity"],
         "seconds": sum(stage["seconds"] for stage in made),
-        "jobs": max(stage["jobs"] for stage in made),
+        "jobs": max(stage.get("jobs", 1) for stage in made),
         "state_bytes": made[-1]["state_bytes"],
         "peak_rss_bytes": max(stage["peak_rss_bytes"] for stage in made),
     }
