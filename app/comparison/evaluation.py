@@ -22,6 +22,7 @@ def side_by_side(one: EvaluationRead, other: EvaluationRead) -> ComparedEvaluati
     """Both matrices over the domains that both have, which must have the same protocols."""
     shared = _shared(one, other)
     same = _measured(one) == _measured(other)
+    both = [domain for domain in shared if domain in _measured(one) & _measured(other)]
     here, there = ({row.row: row for row in each.rows} for each in (one, other))
     rows = [_row(number, here.get(number), there.get(number), shared) for number in sorted({*here, *there})]
     return ComparedEvaluationRead(
@@ -29,7 +30,7 @@ def side_by_side(one: EvaluationRead, other: EvaluationRead) -> ComparedEvaluati
         only_job=[domain for domain in one.domains if domain not in shared],
         only_other=[domain for domain in other.domains if domain not in shared],
         rows=rows,
-        mean_final_perplexity=TwoRead.of(_final(one, shared), _final(other, shared)),
+        mean_final_perplexity=TwoRead.of(_final(one, both), _final(other, both)),
         bwt=TwoRead.of(one.bwt if same else None, other.bwt if same else None),
         log_bwt=TwoRead.of(one.log_bwt if same else None, other.log_bwt if same else None),
     )
@@ -53,11 +54,11 @@ def _row(number: int, here: RowRead | None, there: RowRead | None, shared: list[
     return ComparedRowRead(row=number, after=after, other_after=other_after, perplexity=found)
 
 
-def _final(evaluation: EvaluationRead, shared: list[str]) -> float | None:
-    """Mean over the shared domains of the last row, once the job has it."""
-    if evaluation.mean_final_perplexity is None:
+def _final(evaluation: EvaluationRead, domains: list[str]) -> float | None:
+    """Mean over these domains of the last row, once the job has it."""
+    if evaluation.mean_final_perplexity is None or not domains:
         return None
-    values = [evaluation.rows[-1].perplexity.get(domain) for domain in shared]
+    values = [evaluation.rows[-1].perplexity.get(domain) for domain in domains]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
 

@@ -39,7 +39,9 @@ class ComparedEvaluationRead(BaseModel):
     only_job: list[str] = Field(description="Domains that only this job evaluates.")
     only_other: list[str]
     rows: list[ComparedRowRead]
-    mean_final_perplexity: TwoRead = Field(description="Over the domains of both, after each job's last stage.")
+    mean_final_perplexity: TwoRead = Field(
+        description="Over the domains that both measure after their last stage."
+    )
     bwt: TwoRead = Field(description="Null unless both measure the same domains.")
     log_bwt: TwoRead = Field(description="Null unless both measure the same domains.")
 

@@ -239,7 +239,7 @@ class StageRead(_Row):
     sparsity: float | None
     weights: int | None
     zeros: int | None
-    calibration_tokens: int | None
+    calibration_tokens: int | None = Field(description="Of all windows drawn, also of those held out.")
     relative_error: float | None = Field(description="Mean over the matrices, on the windows solved on.")
     held_out_error: float | None = Field(description="Mean over the matrices, on the windows held out.")
     mask_overlap: float | None = Field(

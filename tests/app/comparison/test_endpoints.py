@@ -4,6 +4,8 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session
 
+from app.comparison.evaluation import side_by_side
+from app.jobs.schemas import EvaluationRead
 from app.jobs.tables import Job
 from app.models.tables import Model
 from app.sensitivity.tables import Basis
@@ -272,3 +274,14 @@ def test_a_continuation_compares_with_the_job_before(
     assert found["evaluation"]["bwt"] == two(1.0, 1.25)
     sides = [(side["stage"], side["domain"]) for side in (found["history"]["job"], found["history"]["other"])]
     assert sides == [(1, "code"), (0, "poems")]
+
+
+def test_the_final_mean_leaves_out_what_one_of_them_no_longer_measures(
+    api: httpx.Client, pair: tuple[str, str]
+) -> None:
+    one, other = (EvaluationRead.model_validate(api.get(f"/v1/jobs/{id}/evaluation").json()) for id in pair)
+    last = other.rows[-1].model_copy(update={"perplexity": {"law": None, "code": 4.5}})
+    lost = other.model_copy(update={"not_measured": ["law"], "rows": [*other.rows[:-1], last]})
+    assert side_by_side(one, lost).mean_final_perplexity.model_dump() == two(5.0, 4.5)
+    none = lost.model_copy(update={"not_measured": ["law", "code"]})
+    assert side_by_side(one, none).mean_final_perplexity.model_dump() == two(None, None)
