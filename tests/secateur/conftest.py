@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from secateur.cli import main
+from tests import command_line
 
 
 @dataclass
@@ -121,16 +121,4 @@ def run(scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     """Runs the command line in this process: exit code, standard output, standard error."""
     monkeypatch.setenv("SECATEUR_URL", scripted.url)
     monkeypatch.setenv("SECATEUR_API_KEY", "sctr_key")
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["secateur", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
+    return lambda *arguments: command_line.call(arguments, monkeypatch, capsys)

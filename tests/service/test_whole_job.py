@@ -20,9 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.local.seaweed import SeaweedServer
 from app.local.stack import Stack
-from secateur.cli import main
 from secateur.client import Client
-from tests import tiny
+from tests import command_line, tiny
 from tests.conftest import BUCKET
 from tests.worker.house import gone, wait_until
 from worker.pruning import PruningJob, Silent
@@ -106,18 +105,11 @@ def run(finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     """Runs a command of the command line, which must end well: its output."""
     monkeypatch.setenv("SECATEUR_URL", finished.stack.url)
     monkeypatch.setenv("SECATEUR_API_KEY", finished.stack.key)
-    monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["secateur", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        said = capsys.readouterr()
-        assert code == 0, said.err
-        return said.out
+        code, out, err = command_line.call(arguments, monkeypatch, capsys)
+        assert code == 0, err
+        return out
 
     return call
 

@@ -10,7 +10,6 @@ from worker.pruning.calibration import held_out_indices
 from worker.pruning.caveats import Caveat, after_pruning, after_stage
 from worker.pruning.digests import total
 from worker.pruning.evaluate import TestSet
-from worker.pruning.method_spec import Mask
 from worker.pruning.methods.auto import CANDIDATES
 from worker.pruning.patterns import Scope
 from worker.pruning.records import mask_overlap
@@ -118,7 +117,7 @@ def _method(job: PruningJob, scope: Scope) -> dict[str, Any]:
     if method.weight_update == "admm":
         found |= {"weight_update": "admm", "admm": vars(method.admm)}
     if method.updates_after:
-        found["mask"] = Mask.searched if method.searches else Mask.selected
+        found["mask"] = method.mask
     if method.name == "auto":
         found["candidates"] = [candidate.label for candidate in CANDIDATES]
     own = {"sparsegpt": method.sparsegpt, "alps": method.alps}.get(method.name)

@@ -1,5 +1,6 @@
 """The output head: piece by piece, and in the dtype of the products."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from tests.worker.pruning.test_models import opened
 from worker.pruning.evaluate import FEWEST, LOGITS, pieces, precision
+from worker.pruning.tracing import Call
 
 CPU = torch.device("cpu")
 
@@ -42,6 +44,22 @@ def test_under_autocast_the_heads_weight_is_converted_once_and_put_back(tiny_lla
     torch.testing.assert_close(found.float(), full, rtol=0.05, atol=0.05)
     assert model.get_output_embeddings().weight is weight
     assert model.get_input_embeddings().weight is weight
+
+
+@torch.no_grad()
+def test_a_head_holds_nothing_of_the_pieces_that_it_has_passed(tiny_llama: Path) -> None:
+    shell = opened(tiny_llama)[2]
+    ids, hidden = torch.randint(0, 320, (2, 12)), torch.randn(2, 12, shell.skeleton.model.config.hidden_size)
+    before = calls_alive()
+    with shell.head() as head:
+        for _ in range(3):
+            head(ids, hidden)
+        assert calls_alive() == before
+
+
+def calls_alive() -> int:
+    gc.collect()
+    return sum(isinstance(each, Call) for each in gc.get_objects())
 
 
 def test_a_head_that_fails_is_put_back(tiny_llama: Path) -> None:
