@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -26,6 +27,7 @@ from tests.jobs import CALIBRATION, SPEC, make_dataset, make_model, make_project
 from tests.tiny import make_tiny_llama
 from tests.worker.house import make_tiny_jobs
 from worker.plans import TooEarly, bring_outline, run
+from worker.supervisor.engine_process import EngineProcess
 from worker.task_runner import run_tasks
 
 
@@ -142,22 +144,28 @@ def test_a_lost_lease_writes_nothing(session: Session, settings: Settings) -> No
 
 
 def test_an_engine_that_is_stopped_leaves_nothing_behind(
-    session: Session, store: ObjectStore, settings: Settings, tmp_path: Path
+    session: Session, store: ObjectStore, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Stop(Exception):
         pass
 
-    calls: list[int] = []
+    engines: list[int] = []
+
+    class Noted(EngineProcess):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            engines.append(self.pid)
 
     def check() -> None:
-        calls.append(1)
-        if len(calls) > 25:
+        if engines:
             raise Stop
 
+    monkeypatch.setattr("worker.plans.EngineProcess", Noted)
     id = ask(session, make_tiny_llama(tmp_path / "tiny"), store)
     with pytest.raises(Stop):
         run(id, unguarded, check, settings)
     assert read(session, id).state == "pending"
+    assert not psutil.pid_exists(engines[0])
     assert not any((settings.work_dir / "scratch").iterdir())
 
 

@@ -59,7 +59,7 @@ def test_a_head_holds_nothing_of_the_pieces_that_it_has_passed(tiny_llama: Path)
 
 def calls_alive() -> int:
     gc.collect()
-    return sum(isinstance(each, Call) for each in gc.get_objects())
+    return sum(type(each) is Call for each in gc.get_objects())
 
 
 def test_a_head_that_fails_is_put_back(tiny_llama: Path) -> None:
