@@ -19,6 +19,7 @@ from app.jobs import history_endpoints as history
 from app.jobs import lineage_endpoints as lineages
 from app.jobs import log_tail_endpoints as log_tail
 from app.kit.handlers import install_handlers
+from app.kit.lingering import LingeringClose
 from app.kit.logs import configure_logs
 from app.kit.middleware import RequestContext, RequestLimits
 from app.kit.parameters import refuse_unknown_parameters
@@ -51,6 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         dependencies=[Depends(refuse_unknown_parameters)],
         # Also bounds bodies whose length nobody announced, which FastAPI's own limit answers in plain text.
         middleware=[
+            Middleware(LingeringClose),
             Middleware(RequestContext),
             Middleware(RequestLimits, default=settings.max_body_bytes, larger=uploads),
         ],

@@ -15,7 +15,6 @@ from app.kit.problems import Invalid, Unavailable
 
 _PIECE: Final = 2**20
 """Bytes handed to a thread at once."""
-_DRAIN: Final = 16 * 2**20
 ABANDONED_SECONDS: Final = 86_400
 """A file that nobody has written to for so long belongs to no upload."""
 
@@ -39,19 +38,9 @@ async def receive_text(request: Request, folder: Path, scan: TextScanner) -> Asy
         await run_in_threadpool(_finish, file, scan)
         yield Path(file.name)
     except TextRefused as error:
-        await _drain(request)
         raise DatasetRefused(f"{error}.") from None
     finally:
         await run_in_threadpool(_remove, file)
-
-
-async def _drain(request: Request) -> None:
-    """Let a moderate rest arrive: closing on a caller who is still sending can cost him our answer."""
-    seen = 0
-    async for chunk in request.stream():
-        seen += len(chunk)
-        if seen > _DRAIN:
-            return
 
 
 def _open(folder: Path) -> IO[bytes]:
