@@ -45,8 +45,12 @@ def batches(count: int, length: int) -> list[slice]:
 
 
 def load(module: nn.Module, tensors: dict[str, Tensor], device: torch.device) -> None:
-    """Put float32 copies of `tensors` (names relative to `module`) in the place of its parameters."""
-    state = {name: tensor.to(device=device, dtype=torch.float32) for name, tensor in tensors.items()}
+    """Put copies of `tensors` (names relative to `module`) in the place of its parameters and buffers, in the
+    dtypes that these have: float32, or what a buffer counts in."""
+    kept = module.state_dict()
+    state = {
+        name: tensor.to(device=device, dtype=kept[name].dtype) for name, tensor in tensors.items() if name in kept
+    }
     # strict=False: a tied name may be absent; the names were compared before.
     module.load_state_dict(state, assign=True, strict=False)
     module.requires_grad_(False)
@@ -69,7 +73,9 @@ class Shell:
         self._calls: dict[tuple[int, int], list[Call]] = {}
         model = skeleton.model
         load(model, skeleton.names.state(checkpoint.read(skeleton.outer)), device)
-        model.tie_weights()
+        # The library's own rule, as it loads a checkpoint: what is stored and differs is not tied, whatever the
+        # configuration says, and of two tied tensors the one that is stored serves both.
+        model.tie_weights(missing_keys=set(skeleton.names.missing), recompute_mapping=False)
         for name, buffer in list(model.named_buffers()):
             owner, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(owner), leaf, buffer.to(device))

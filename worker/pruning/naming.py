@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -43,7 +43,8 @@ class Part:
 
 
 class Names:
-    """The mapping of one model and one checkpoint. ignored: tensors which the model has no use for."""
+    """The mapping of one model and one checkpoint. ignored: tensors which the model has no use for. missing: the
+    model's own names of those which the checkpoint has not: tied to others, or made by the model's code."""
 
     def __init__(self, model: Any, parts: list[Part], ignored: tuple[str, ...]) -> None:
         self._model = model
@@ -52,6 +53,7 @@ class Names:
         for part in parts:
             self._by_target[part.target].append(part)
         self.ignored = ignored
+        self.missing: frozenset[str] = frozenset()
 
     @classmethod
     def find(cls, model: Any, checkpoint: Checkpoint) -> "Names":
@@ -93,7 +95,10 @@ class Names:
         return {name: value[0] if isinstance(value, list) else value for name, value in found.items()}
 
     def _compare(self, checkpoint: Checkpoint) -> None:
-        """Every tensor of the model must come from the checkpoint (or be tied to one that does), in its shape."""
+        """Every tensor of the model must come from the checkpoint (or be tied to one that does), in its shape.
+
+        A buffer may be absent where the library says that it goes without: the model's code has filled it.
+        """
         for target, parts in self._by_target.items():
             if parts[0].converter is None and len(parts) > 1:
                 raise _unsupported(f"{parts[0].name} and {parts[1].name} are the same tensor, {target}")
@@ -104,9 +109,12 @@ class Names:
         except (ValueError, RuntimeError, IndexError, KeyError) as error:
             raise _unsupported(f"its tensors cannot be converted: {str(error).splitlines()[0]}") from error
         expected = self._model.state_dict(keep_vars=True)
+        self.missing = frozenset(expected.keys() - found.keys())
         present = {id(tensor) for name, tensor in expected.items() if name in found}
+        optional = getattr(self._model, "_keys_to_ignore_on_load_missing", None) or []
         for name, tensor in expected.items():
-            if id(tensor) not in present:
+            made = not isinstance(tensor, nn.Parameter) and any(re.search(known, name) for known in optional)
+            if id(tensor) not in present and not made:
                 raise _unsupported(f"the checkpoint lacks {name}")
             if name in found and found[name].shape != tensor.shape:
                 label = self._by_target[name][0].name if name in self._by_target else name
