@@ -49,7 +49,7 @@ def is_experts(module: nn.Module) -> bool:
 
 def refuse_fused(path: str, module: nn.Module) -> None:
     """Raise UserError when the module's own parameters are experts that cannot be told apart here."""
-    fused = [name for name, value in module.named_parameters(recurse=False) if value.ndim == 3]
+    fused = [name for name, value in module.named_parameters(recurse=False) if value.squeeze().ndim == 3]
     convolution = isinstance(module, nn.modules.conv._ConvNd)
     known = is_experts(module) and not any(getattr(module, name) for name in UNSUPPORTED)
     if fused and not convolution and not known:

@@ -11,6 +11,7 @@ from worker.pruning.experts import listening
 from worker.pruning.sensing import Sensing
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.statistics import Accumulator, Measured
+from worker.pruning.tracing import unsupported
 
 Identity = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 HearOutput = Callable[[Matrix, Tensor, int], None]
@@ -36,8 +37,8 @@ def find_groups(block: Block, matrices: tuple[Matrix, ...], forward: Callable[[]
     """Those of `matrices` that read the very same tensor during one `forward`, in the block's order.
 
     Memory address, version, shape and strides decide, never names; the tensors are held on to meanwhile, so that
-    no address is used twice. A matrix that is not reached, or is reached twice, is a group of its own. Experts'
-    matrices are known by their place instead: an expert may see none of these tokens.
+    no address is used twice. A matrix that is reached twice is a group of its own. Experts' matrices are known by
+    their place instead: an expert may see none of these tokens. Raises UserError for a layer that is not reached.
     """
     plain = tuple(matrix for matrix in matrices if matrix.expert is None)
     seen: dict[str, list[Tensor]] = {matrix.name: [] for matrix in plain}
@@ -48,6 +49,8 @@ def find_groups(block: Block, matrices: tuple[Matrix, ...], forward: Callable[[]
         key: object = matrix.name
         if matrix.expert is not None:
             key = (matrix.module, matrix.expert.index, matrix.expert.activated)
+        elif not seen[matrix.name]:
+            raise unsupported(f"{matrix.name} is not reached by the calibration windows, so it cannot be pruned")
         elif len(seen[matrix.name]) == 1:
             key = _identity(seen[matrix.name][0])
         groups.setdefault(key, []).append(matrix)

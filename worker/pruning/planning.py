@@ -14,7 +14,6 @@ from worker.pruning.sensing import check_reading
 from worker.pruning.skeleton import Skeleton
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import PruningJob
-from worker.pruning.tracing import check_blocks
 
 
 def plan(job: PruningJob) -> dict[str, Any]:
@@ -33,7 +32,6 @@ def look(job: PruningJob) -> Subject:
     checkpoint = Checkpoint.open(job.model)
     skeleton = skeletons.build(job.model, checkpoint)
     check_lengths(job, skeleton)
-    check_blocks(skeleton)
     shares = assign(skeleton.matrices, job.sparsity)
     check_reading(job.method, shares)
     return Subject(job, skeleton, checkpoint, shares)

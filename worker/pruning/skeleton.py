@@ -6,7 +6,7 @@ Names of tensors and matrices are the checkpoint's own, whatever the modules are
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from transformers.pytorch_utils import Conv1D
 from worker.intake.config import read_config
 from worker.intake.errors import IntakeError
 from worker.pruning.checkpoint import DTYPES, Checkpoint
+from worker.pruning.dry_run import called_layers
 from worker.pruning.errors import UserError
 from worker.pruning.experts import Expert, find_experts, is_experts, refuse_fused
 from worker.pruning.naming import Names, Part
+from worker.pruning.tracing import check_blocks
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,16 @@ def build(folder: Path, checkpoint: Checkpoint) -> Skeleton:
     _refuse_shared(model, blocks)
     inside = {name for block in blocks for name in block.tensors}
     outer = tuple(sorted(checkpoint.tensors.keys() - inside))
-    return Skeleton(model, model.config, blocks, outer, _skipped(model, blocks, checkpoint, names), names)
+    skeleton = Skeleton(model, model.config, blocks, outer, {}, names)
+    called = called_layers(skeleton, check_blocks(skeleton))
+    blocks = tuple(_only_called(block, paths) for block, paths in zip(blocks, called, strict=True))
+    return replace(skeleton, blocks=blocks, skipped=_skipped(model, blocks, checkpoint, names))
+
+
+def _only_called(block: Block, called: frozenset[str]) -> Block:
+    """Without the matrices whose inputs nobody sees, because the block uses their weights in another way."""
+    matrices = tuple(each for each in block.matrices if each.expert is not None or each.module in called)
+    return replace(block, matrices=matrices)
 
 
 @contextmanager
@@ -144,11 +155,6 @@ def _model(folder: Path) -> Any:
         # Each model type checks its configuration in its own way: whatever it raises, the file is at fault.
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError("unsupported_model", f"config.json describes no model: {said}", "/model") from error
-    if getattr(model, "_is_stateful", False):
-        message = (
-            f"{type(model).__name__} is recurrent; only transformers whose blocks keep no state are supported"
-        )
-        raise UserError("unsupported_model", message, "/model")
     return model
 
 
@@ -218,6 +224,8 @@ def _skipped(model: Any, blocks: tuple[Block, ...], checkpoint: Checkpoint, name
             reasons[name] = f"not a matrix ({owner})"
         elif _routes(model, path):
             reasons[name] = f"routes tokens to experts ({owner})"
+        elif isinstance(modules.get(path), nn.Linear | Conv1D):
+            reasons[name] = f"its layer is never called, so what it reads is not known ({owner})"
         else:
             reasons[name] = f"not a linear layer's weight ({owner})"
     return reasons

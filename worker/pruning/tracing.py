@@ -5,21 +5,30 @@ block before it gave, and when everything else that it gets is the same for ever
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from worker.pruning.errors import UserError
-from worker.pruning.skeleton import Skeleton
 
 LENGTH = 4
 """Tokens of a text that is only looked at for how the blocks are called."""
 WHOLE = 2**20
 """Numbers of a parameter that a plan still makes in full."""
+
+
+class Traceable(Protocol):
+    """A model and the decoder blocks in it: each has `index`, `prefix` and `module`."""
+
+    @property
+    def model(self) -> Any: ...
+
+    @property
+    def blocks(self) -> Sequence[Any]: ...
 
 
 class _HeadReached(Exception):
@@ -28,11 +37,12 @@ class _HeadReached(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """What the model gives one block beside the hidden states."""
+    """What the model gives one block beside the hidden states. shape: of those, (windows, length, width)."""
 
     positional: bool
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    shape: tuple[int, ...]
 
     def run(self, module: nn.Module, hidden: Tensor) -> Tensor:
         if self.positional:
@@ -59,7 +69,7 @@ def run_model(model: Any, ids: Tensor) -> Any:
 
 @contextmanager
 def replaced(
-    skeleton: Skeleton, replacement: Callable[[int, Tensor], Tensor], *, tuples: bool
+    graph: Traceable, replacement: Callable[[int, Tensor], Tensor], *, tuples: bool
 ) -> Iterator[list[Call]]:
     """Blocks call `replacement(index, hidden)` instead of themselves; yields their calls in order.
 
@@ -70,20 +80,20 @@ def replaced(
     def forward(index: int, *args: Any, **kwargs: Any) -> Any:
         positional = bool(args)
         hidden = args[0] if positional else kwargs.pop("hidden_states")
-        calls.append(Call(positional, tuple(args[1:]), kwargs))
+        calls.append(Call(positional, tuple(args[1:]), kwargs, tuple(hidden.shape)))
         result = replacement(index, hidden)
         return (result,) if tuples else result
 
     try:
-        for block in skeleton.blocks:
+        for block in graph.blocks:
             block.module.forward = lambda *a, _i=block.index, **k: forward(_i, *a, **k)
         yield calls
     finally:
-        for block in skeleton.blocks:
+        for block in graph.blocks:
             del block.module.forward
 
 
-def trace(skeleton: Skeleton, ids: Tensor, *, tuples: bool) -> list[Call]:
+def trace(graph: Traceable, ids: Tensor, *, tuples: bool) -> list[Call]:
     """What each block is called with for `ids`, (windows, length). The output head is not run.
 
     Raises UserError `unsupported_model` when the blocks are not called one after another, each of them once.
@@ -94,23 +104,23 @@ def trace(skeleton: Skeleton, ids: Tensor, *, tuples: bool) -> list[Call]:
         nonlocal due, given
         # Each block must get exactly what the block before it gave, or it cannot be run on its own.
         if index != due or (given is not None and hidden is not given):
-            raise _unsupported("its decoder blocks are not called one after another")
+            raise unsupported("its decoder blocks are not called one after another")
         due, given = due + 1, hidden.clone()
         return given
 
     def stop(_module: nn.Module, _args: tuple[Any, ...]) -> None:
         raise _HeadReached
 
-    handle = skeleton.model.get_output_embeddings().register_forward_pre_hook(stop)
+    handle = graph.model.get_output_embeddings().register_forward_pre_hook(stop)
     try:
-        with replaced(skeleton, hand_on, tuples=tuples) as calls:
-            run_model(skeleton.model, ids)
+        with replaced(graph, hand_on, tuples=tuples) as calls:
+            run_model(graph.model, ids)
     except _HeadReached:
         pass
     finally:
         handle.remove()
-    if len(calls) != len(skeleton.blocks):
-        raise _unsupported("it does not call every decoder block once")
+    if len(calls) != len(graph.blocks):
+        raise unsupported("it does not call every decoder block once")
     return calls
 
 
@@ -126,67 +136,74 @@ def plain_tokens(model: Any) -> list[int]:
     return [token for token in wanted if token not in special][: 2 * LENGTH] or [0]
 
 
-def check_calls(skeleton: Skeleton, device: torch.device, *, tuples: bool) -> None:
+def check_calls(graph: Traceable, device: torch.device, *, tuples: bool) -> None:
     """Refuse a model whose blocks cannot be run one at a time. Its outer weights are on `device`.
 
     Raises UserError `unsupported_model` as `trace` does, and when a block gets something beside the hidden states
     that depends on the text's tokens: the calls of the first text would then be replayed for all others.
     """
-    _refuse_dependence(skeleton, *_trace_two(skeleton, device, tuples=tuples))
+    _refuse_dependence(graph, *_trace_two(graph, device, tuples=tuples))
 
 
-def check_blocks(skeleton: Skeleton) -> None:
+def check_blocks(graph: Traceable) -> list[Call]:
     """Refuse from the graph alone, before anything is read, what `check_calls` will refuse.
 
-    Random numbers stand for the weights outside the blocks. A model that does not run so is left to the real
-    weights, which decide. Raises UserError `unsupported_model`.
+    Random numbers stand for the weights outside the blocks. Returns what each block is called with for a text of
+    LENGTH tokens. Raises UserError `unsupported_model`, also when the model does not run so.
     """
-    with torch.no_grad(), stand_ins(skeleton):
+    with torch.no_grad(), stand_ins(outside(graph)):
         # Which of the two the model expects, only a block that runs can tell.
-        found = [attempt(skeleton, tuples=tuples) for tuples in (False, True)]
-    traced = [each for each in found if isinstance(each, tuple)]
-    refused = [each for each in found if isinstance(each, UserError)]
-    if traced:
-        _refuse_dependence(skeleton, *traced[0])
-    elif len(refused) == len(found):
-        raise refused[0]
+        found = [attempt(graph, tuples=tuples) for tuples in (False, True)]
+    for each in found:
+        if isinstance(each, tuple):
+            _refuse_dependence(graph, *each)
+            return each[0]
+    raise next((each for each in found if isinstance(each, UserError)), unsupported_run(graph.model, found[-1]))
 
 
-def _trace_two(skeleton: Skeleton, device: torch.device, *, tuples: bool) -> tuple[list[Call], list[Call]]:
+def unsupported_run(what: Any, error: Any) -> UserError:
+    """For a model, or a part of one, whose own code raises `error` when it is run in pieces."""
+    said = " ".join(str(error).split())[:200] or type(error).__name__
+    return unsupported(f"{type(what).__name__} does not run block by block: {said}")
+
+
+def _trace_two(graph: Traceable, device: torch.device, *, tuples: bool) -> tuple[list[Call], list[Call]]:
     """The calls for two texts of one shape that share no token."""
-    tokens = plain_tokens(skeleton.model)
+    tokens = plain_tokens(graph.model)
     one, other = (torch.tensor([text], device=device) for text in (tokens[:LENGTH], tokens[-LENGTH:]))
-    return trace(skeleton, one, tuples=tuples), trace(skeleton, other, tuples=tuples)
+    return trace(graph, one, tuples=tuples), trace(graph, other, tuples=tuples)
 
 
-def attempt(skeleton: Skeleton, *, tuples: bool) -> tuple[list[Call], list[Call]] | UserError | None:
-    """`_trace_two`, what it refused, or None where the model does not run."""
+def attempt(graph: Traceable, *, tuples: bool) -> tuple[list[Call], list[Call]] | Exception:
+    """`_trace_two`, or what it raised: a UserError, or anything where the model does not run."""
     try:
-        return _trace_two(skeleton, torch.device("cpu"), tuples=tuples)
-    except UserError as error:
-        return error
+        return _trace_two(graph, torch.device("cpu"), tuples=tuples)
     except MemoryError:
         raise
-    except Exception:
-        return None  # a model's own code may raise anything
+    except Exception as error:
+        return error
 
 
-def _refuse_dependence(skeleton: Skeleton, one: list[Call], other: list[Call]) -> None:
-    for block, *calls in zip(skeleton.blocks, one, other, strict=True):
+def _refuse_dependence(graph: Traceable, one: list[Call], other: list[Call]) -> None:
+    for block, *calls in zip(graph.blocks, one, other, strict=True):
         first_call, second_call = (call.named(block.module) for call in calls)
         if (name := difference("", first_call, second_call)) is not None:
-            raise _unsupported(
+            raise unsupported(
                 f"{block.prefix} is called with {name}, which depends on the tokens of the text; blocks can be "
                 "run one at a time only if nothing but the hidden states does"
             )
 
 
+def outside(graph: Traceable) -> list[nn.Module]:
+    """Every module outside the blocks."""
+    inside = {id(part) for block in graph.blocks for part in block.module.modules()}
+    return [part for part in graph.model.modules() if id(part) not in inside]
+
+
 @contextmanager
-def stand_ins(skeleton: Skeleton) -> Iterator[None]:
-    """Random numbers in the place of every parameter outside the blocks, which are on the meta device."""
-    inside = {id(part) for block in skeleton.blocks for part in block.module.modules()}
-    outer = [part for part in skeleton.model.modules() if id(part) not in inside]
-    before = [(part, *named) for part in outer for named in part.named_parameters(recurse=False)]
+def stand_ins(parts: Iterable[nn.Module]) -> Iterator[None]:
+    """Random numbers in the place of the modules' own parameters, which are on the meta device."""
+    before = [(part, *named) for part in parts for named in part.named_parameters(recurse=False)]
     generator = torch.Generator().manual_seed(0)  # not the global one: a job draws nothing from it
     try:
         for part, name, parameter in before:
@@ -198,12 +215,16 @@ def stand_ins(skeleton: Skeleton) -> Iterator[None]:
 
 
 def stand_in(parameter: Tensor, generator: torch.Generator) -> Tensor:
-    """Random numbers in the parameter's shape. A large one is a Hankel matrix, entry (i, j) being number i + j:
-    all its rows differ, as tokens' embeddings must, and it takes the memory of one column and one row."""
+    """Random numbers in the parameter's shape, so small that a product with a matrix keeps its input's size.
+
+    A large one is a Hankel matrix, entry (i, j) being number i + j: all its rows differ, as tokens' embeddings
+    must, and it takes the memory of one column and one row.
+    """
     shape = parameter.shape
+    scale = shape[-1] ** -0.5 if len(shape) > 1 else 1.0
     if parameter.numel() <= WHOLE:
-        return torch.randn(shape, generator=generator)
-    return torch.randn(sum(shape), generator=generator).as_strided(shape, (1,) * len(shape))
+        return scale * torch.randn(shape, generator=generator)
+    return (scale * torch.randn(sum(shape), generator=generator)).as_strided(shape, (1,) * len(shape))
 
 
 def difference(name: str, one: Any, other: Any) -> str | None:
@@ -231,5 +252,5 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
-def _unsupported(message: str) -> UserError:
+def unsupported(message: str) -> UserError:
     return UserError("unsupported_model", message, "/model")

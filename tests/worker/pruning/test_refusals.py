@@ -32,8 +32,7 @@ def refusal(folder: Path, request_for: Request) -> str:
 @pytest.mark.parametrize(
     ("model_type", "config", "message"),
     [
-        ("mamba", {"state_size": 4}, "MambaForCausalLM is recurrent"),
-        ("rwkv", {"attention_hidden_size": 64}, "RwkvForCausalLM is recurrent"),
+        ("rwkv", {"attention_hidden_size": 64}, "RwkvForCausalLM does not run block by block: not enough values"),
         ("granitemoe", EXPERTS, "input_linear.weight holds all experts of a layer"),
         ("gpt_oss", {**EXPERTS, "head_dim": 16}, "experts.gate_up_proj holds several matrices"),
     ],
@@ -78,16 +77,16 @@ def test_the_real_weights_are_asked_too(changes: dict[str, Any], message: str, t
     assert (caught.value.code, caught.value.field) == ("unsupported_model", "/model")
 
 
-def test_a_model_that_only_the_real_weights_can_judge_is_planned(
+def test_a_model_that_does_not_run_around_its_blocks_is_refused(
     tmp_path: Path, request_for: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def breaks(*args: Any, **kwargs: Any) -> None:
-        raise RuntimeError("not with these weights")
+        raise RuntimeError("not in pieces")
 
+    folder = make_tiny("llama", tmp_path / "model")
     monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaModel.forward", breaks)
-    assert (
-        plan(PruningJob.from_dict(request_for(model=str(make_tiny("llama", tmp_path / "model")))))["blocks"] == 3
-    )
+    message = "LlamaForCausalLM does not run block by block: not in pieces"
+    assert message in refusal(folder, request_for)
 
 
 def test_a_large_vocabulary_takes_no_memory_when_a_job_is_planned() -> None:

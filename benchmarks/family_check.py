@@ -1,0 +1,194 @@
+"""One family held against transformers: the loss of the dense and of the pruned model, and every mask of Wanda."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from tests.tiny import text
+from worker.pruning import PruningJob, Silent, UserError, plan, run
+from worker.pruning import skeleton as skeletons
+from worker.pruning.calibration import Tokenizer, calibration_windows, evaluation_windows
+from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.skeleton import Block, Matrix
+
+TOLERANCE = 1e-4
+"""How far our loss may be from transformers', relative to it."""
+LENGTH = 32
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a family came to. reason: why it is refused, or what differed. ours, theirs: losses, dense and pruned.
+    matrices: whose masks were recomputed entry by entry, of `pruned`."""
+
+    supported: bool
+    reason: str = ""
+    ours: tuple[float, float] | None = None
+    theirs: tuple[float, float] | None = None
+    matrices: int = 0
+    pruned: int = 0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether a supported family's figures are transformers'."""
+        return not (self.supported and self.reason)
+
+
+def request(model: Path, workspace: Path, method: str) -> dict[str, Any]:
+    """An engine request over texts that are written beside the workspace."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    for seed, name in enumerate("ab"):
+        (workspace / f"{name}.txt").write_text(text(1500, seed), encoding="utf-8")
+    calibration = {"path": str(workspace / "a.txt"), "format": "txt", "text_field": None, "samples": 6}
+    calibration |= {"sequence_length": LENGTH, "seed": 0}
+    evaluation = {"path": str(workspace / "b.txt"), "format": "txt"}
+    return {
+        "job": "family",
+        "workspace": str(workspace / method),
+        "model": str(model),
+        "device": "cpu",
+        "threads": 1,
+        "method": {"name": method},
+        "sparsity": {"target": 0.5, "allocation": "uniform"},
+        "domains": [{"name": "a", "calibration": calibration, "evaluation": evaluation}],
+        "evaluation": {"sequence_length": LENGTH, "max_windows": 4},
+    }
+
+
+class _Losses(Silent):
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def evaluation(self, evaluation: Any) -> None:
+        self.found.append(evaluation.loss)
+
+
+def check(model: Path, workspace: Path, method: str = "wanda") -> Outcome:
+    """Plan and prune the model in its folder to 50 %, and hold what comes out against transformers."""
+    job = PruningJob.from_dict(request(model, workspace, method))
+    try:
+        planned = plan(job)
+    except UserError as error:
+        return Outcome(False, error.message)
+    listener = _Losses()
+    output = run(job, listener)
+    folder = job.workspace / "stage-00/model"
+    ours = (listener.found[0], listener.found[1])
+    differences = _files(model, folder, planned, json.loads((job.workspace / "report.json").read_text()))
+    theirs_dense, _ = their_loss(model, job)
+    theirs_pruned, info = their_loss(folder, job)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            differences.append(f"{kind}: {sorted(map(str, info[kind]))[0]}")
+    for kind, our, their in (("dense", ours[0], theirs_dense), ("pruned", ours[1], theirs_pruned)):
+        if not abs(our - their) <= TOLERANCE * abs(their):
+            differences.append(f"{kind} loss {our:.6f} where transformers has {their:.6f}")
+    if output.summary["zeros"] != planned["zeros"]:
+        differences.append(f"{output.summary['zeros']} zeros where the plan has {planned['zeros']}")
+    matrices = 0
+    if method == "wanda":
+        matrices, wrong = compare_masks(model, folder, job)
+        differences += wrong
+    return Outcome(
+        True, "; ".join(differences), ours, (theirs_dense, theirs_pruned), matrices, len(planned["matched"])
+    )
+
+
+def _files(before: Path, after: Path, planned: dict[str, Any], report: dict[str, Any]) -> list[str]:
+    """What is wrong with the pruned tensors, and with those that had to stay as they are."""
+    old, new = Checkpoint.open(before), Checkpoint.open(after)
+    if old.tensors.keys() != new.tensors.keys():
+        return [f"other tensors: {min(old.tensors.keys() ^ new.tensors.keys())}"]
+    zeros = {entry["name"]: entry["zeros"] for entry in planned["matched"]}
+    found = ["the report skips other tensors"] if report["skipped"] != planned["skipped"] else []
+    for name in old.tensors:
+        one, other = old.read([name])[name], new.read([name])[name]
+        if name.partition("[")[0] not in {each.partition("[")[0] for each in zeros}:
+            if not torch.equal(one, other):
+                found.append(f"{name} changed")
+        elif name in zeros and int((other == 0).sum()) != zeros[name]:
+            found.append(f"{name} has {int((other == 0).sum())} zeros, not {zeros[name]}")
+    return found
+
+
+@torch.no_grad()
+def their_loss(folder: Path, job: PruningJob) -> tuple[float, dict[str, Any]]:
+    """transformers' own mean loss over the job's evaluation windows, and what it said about the loading."""
+    model, info = loaded(folder)
+    _, where, field = job.evaluated[0]
+    windows = evaluation_windows(Tokenizer(folder), where, job.evaluation, field)
+    losses = [float(model(input_ids=each[None], labels=each[None], use_cache=False).loss) for each in windows]
+    return math.fsum(losses) / len(losses), info
+
+
+def loaded(folder: Path) -> tuple[Any, dict[str, Any]]:
+    found: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True, dtype=torch.float32
+    )
+    return found
+
+
+@torch.no_grad()
+def compare_masks(before: Path, after: Path, job: PruningJob) -> tuple[int, list[str]]:
+    """Recompute Wanda's masks by hooks in transformers' own model: how many matrices, and which differ.
+
+    Block after block: the blocks before it as they were pruned, itself dense.
+    """
+    dense, pruned = loaded(before)[0], loaded(after)[0]
+    checkpoint = Checkpoint.open(before)
+    skeleton = skeletons.build(before, checkpoint)
+    windows = calibration_windows(Tokenizer(before), job.domains[0].calibration).solved_on
+    count, wrong = 0, []
+    for block in skeleton.blocks:
+        module = pruned.get_submodule(block.prefix)
+        kept = {name: value.clone() for name, value in module.state_dict().items()}
+        module.load_state_dict(dense.get_submodule(block.prefix).state_dict())
+        energies = _energies(pruned, module, block, windows)
+        module.load_state_dict(kept)
+        for matrix, energy in energies:
+            own = _weight(dense.get_submodule(block.prefix), matrix)
+            mask = _weight(module, matrix) != 0
+            count += 1
+            if not _wanda(own, energy, mask):
+                wrong.append(f"{matrix.name} has another mask")
+    return count, wrong
+
+
+def _weight(block: nn.Module, matrix: Matrix) -> Tensor:
+    weight: Tensor = block.get_submodule(matrix.module).get_parameter("weight").detach()
+    return weight.T if matrix.transposed else weight
+
+
+def _energies(model: Any, module: nn.Module, block: Block, windows: Tensor) -> list[tuple[Matrix, Tensor]]:
+    """For every matrix with a linear layer of its own, the sums of squares of that layer's inputs, (in,)."""
+    own = [matrix for matrix in block.matrices if matrix.expert is None]
+    sums = {matrix.name: torch.zeros(matrix.columns, dtype=torch.float64) for matrix in own}
+    handles = []
+    for matrix in own:
+        part = module.get_submodule(matrix.module)
+        assert isinstance(part, nn.Linear | Conv1D)
+
+        def add(_module: nn.Module, args: Any, _name: str = matrix.name) -> None:
+            sums[_name] += args[0].double().flatten(0, -2).square().sum(dim=0)
+
+        handles.append(part.register_forward_pre_hook(add))
+    for window in windows:
+        model(input_ids=window[None], use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return [(matrix, sums[matrix.name]) for matrix in own]
+
+
+def _wanda(weight: Tensor, energy: Tensor, mask: Tensor) -> bool:
+    """Whether in every row those are kept that score highest, up to scores that are as good as equal."""
+    scores = weight.double().abs() * energy.sqrt()
+    lowest_kept = scores.masked_fill(~mask, math.inf).amin(dim=1)
+    highest_lost = scores.masked_fill(mask, -math.inf).amax(dim=1)
+    return bool((highest_lost <= lowest_kept * (1 + 1e-4)).all())
