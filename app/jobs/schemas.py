@@ -11,6 +11,7 @@ from app.jobs.spec import Labels, Priority
 from app.jobs.states import LEASED, TERMINAL, Cause, Phase, State
 from app.jobs.tables import Job, JobProgress
 from app.kit.fields import Strict
+from app.kit.refs import WarningRead
 
 
 class _Row(BaseModel):
@@ -40,18 +41,6 @@ class FailureRead(BaseModel):
     cause: Cause = Field(description="Who has to act: `user` (change the request) or `system` (ours).")
     message: str
     field: str | None = Field(default=None, description="JSON pointer into the spec.")
-
-
-class WarningRead(BaseModel):
-    """Something about the result that its owner should know."""
-
-    code: str = Field(
-        description="`too_few_tokens`, `held_out_overlaps`, `held_out_alike`, `texts_overlap`, `starved_experts`, "
-        "`stasis`, `forgetting`, `evaluation_lost`, `statistics_dropped`, …",
-        examples=["forgetting"],
-    )
-    message: str
-    data: dict[str, Any] = Field(default={}, description="The numbers and names behind it.")
 
 
 class ResultRead(BaseModel):

@@ -1,6 +1,8 @@
 """Parts of answers that several features share."""
 
-from pydantic import BaseModel
+from typing import Any
+
+from pydantic import BaseModel, Field
 
 
 class InputError(BaseModel):
@@ -9,3 +11,16 @@ class InputError(BaseModel):
     code: str
     message: str
     field: str | None = None
+
+
+class WarningRead(BaseModel):
+    """Something about a job's result, a plan or a model that its owner should know."""
+
+    code: str = Field(
+        description="Of jobs and plans: `too_few_tokens`, `held_out_overlaps`, `held_out_alike`, `texts_overlap`, "
+        "`starved_experts`, `stasis`, `forgetting`, `evaluation_lost`, `statistics_dropped`, …; of models: "
+        "`weights_not_taken`, `index_total_size`, `tensors_not_used`, …",
+        examples=["forgetting"],
+    )
+    message: str
+    data: dict[str, Any] = Field(default={}, description="The numbers and names behind it.")

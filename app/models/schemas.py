@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.datasets.tables import IntakeState
 from app.kit.fields import HubId, Name, Revision, Strict
-from app.kit.refs import InputError
+from app.kit.refs import InputError, WarningRead
 from app.models.references import RootPath
 
 
@@ -80,6 +80,7 @@ class ModelRead(BaseModel):
     blocks: int | None
     bytes: int | None
     digest: str | None
+    warnings: list[WarningRead] = Field(description="What intake found that its owner should know.")
     error: InputError | None
     created_at: datetime
     updated_at: datetime

@@ -32,6 +32,8 @@ class Model(Base):
     """sha256 over the sorted (path, sha256) pairs of `files`."""
     files: Mapped[JsonList | None]
     """`path`, `sha256`, `bytes`, `key` of each file."""
+    warnings: Mapped[JsonList] = mapped_column(default=list, server_default="[]")
+    """`code`, `message`, `data` of what the owner should know about a model that is ready."""
     error: Mapped[Json | None]
     created_at: Mapped[Created]
     updated_at: Mapped[Updated]

@@ -6,8 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.datasets.tables import IntakeState
-from app.jobs.schemas import WarningRead
-from app.kit.refs import InputError
+from app.kit.refs import InputError, WarningRead
 from app.plans.tables import Plan
 
 

@@ -142,4 +142,6 @@ def _print_added(resource: Json) -> None:
         text = error.get("message", error) if isinstance(error, dict) else error
         errors.print(f"error: {resource['id']}: {text}")
         raise typer.Exit(Exit.failed)
+    for warning in resource.get("warnings") or ():
+        errors.print(f"warning: {show.warning_text(warning)}")
     output.print(resource["id"])

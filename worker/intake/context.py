@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from app.settings import Settings
 from app.storage import ObjectStore
@@ -26,6 +26,12 @@ class Context:
     """Raises when the work must stop; to be called every few seconds."""
     stored: dict[str, Path] = field(default_factory=dict)
     """Objects of the model that were put into the store, and where they came from."""
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    """What the model's owner should know; see `warn`."""
+
+    def warn(self, code: str, message: str, **data: Any) -> None:
+        """Note something that does not keep the model from being taken. data: the names and numbers behind it."""
+        self.warnings.append({"code": code, "message": message, "data": data})
 
     def need_disk(self, size: int) -> None:
         """Refuse work whose files do not fit into the scratch folder."""

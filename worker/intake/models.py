@@ -120,6 +120,7 @@ def _take(source: Source, context: Context) -> dict[str, Any]:
         "files": stored,
         "bytes": sum(file["bytes"] for file in stored),
         "digest": tree_digest((file["path"], file["sha256"]) for file in stored),
+        "warnings": context.warnings,
     }
 
 
