@@ -25,7 +25,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from benchmarks.output import add_out
-from worker.pruning.checkpoint import INDEX
+from worker.intake.choose import INDEX
 from worker.pruning.files import write_json, write_tensors
 from worker.supervisor.engine_process import END, EngineProcess
 

@@ -70,6 +70,15 @@ def test_warnings_are_shown_with_the_result(run: Run, scripted: ScriptedServer) 
     assert "job_0 (2 stages before)" in out
 
 
+def test_what_an_intake_found_is_shown(run: Run, scripted: ScriptedServer) -> None:
+    warning = {"code": "weights_not_taken", "message": "other weights", "data": {"files": ["b.safetensors"]}}
+    model = {"id": "mdl_1", "state": "ready", "warnings": [warning], "error": None}
+    scripted.script = [Reply.json({**model, "state": "pending", "warnings": []}, 202), Reply.json(model)]
+    code, out, said = run("models", "add", "mine", "--folder", "mine")
+    assert (code, out) == (0, "mdl_1\n")
+    assert "warning: other weights (weights_not_taken: files b.safetensors)" in said
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 from app.datasets.repository import lock_object
 from app.kit.digests import file_sha256, tree_digest
 from app.models import repository
-from worker.intake.choose import INDEX, small_files, weight_files
+from worker.intake.choose import INDEX, small_files, weight_files, weights_left
 from worker.intake.context import Context
 from worker.intake.errors import IntakeError
 from worker.intake.gguf import convert
 from worker.intake.hub import HubFile, HubRepo, open_repo
 from worker.intake.roots import resolve, root_of
-from worker.intake.scan import scan_small_files, scan_weights
+from worker.intake.scan import SHOWN, scan_small_files, scan_weights
 from worker.intake.sources import FolderSource, Source, stamp
 
 DTYPES: Final = ("bfloat16", "float16", "float32")
@@ -105,9 +105,12 @@ def _take(source: Source, context: Context) -> dict[str, Any]:
     listing = source.listing()
     files = source.fetch(small_files(listing))
     description = scan_small_files(files)
-    files |= source.fetch(weight_files(listing, files.get(INDEX)))
+    files |= source.fetch(weight_files(listing, files.get(INDEX, Path(INDEX))))
+    if left := weights_left(listing, files):
+        message = "the folder has other weights, which were not taken, nor merged: " + ", ".join(left[:SHOWN])
+        context.warn("weights_not_taken", message, files=left[:SHOWN])
     before = {name: stamp(path) for name, path in files.items()}
-    weights = scan_weights(files, context.check)
+    weights = scan_weights(files, context.check, context.warn)
     stored = _store(files, context)
     if any(stamp(path) != before[name] for name, path in files.items()):
         raise IntakeError("source_changed", "The files changed while they were read; register the model again.")
@@ -115,7 +118,7 @@ def _take(source: Source, context: Context) -> dict[str, Any]:
         "architecture": description.architecture,
         "model_type": description.model_type,
         "blocks": description.blocks,
-        "dtype": weights.dtype,
+        "dtype": weights.dtype(),
         "parameters": weights.parameters,
         "files": stored,
         "bytes": sum(file["bytes"] for file in stored),

@@ -1,10 +1,10 @@
 """The intake scan: what a model folder must be before anything of ours opens it with torch."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 from worker.intake.choose import CONFIG, INDEX, INDEX_BYTES, SMALL_FILE_BYTES, is_weights_name, read_weight_map
 from worker.intake.config import Description, read_config, refuse_code
@@ -13,16 +13,35 @@ from worker.intake.safetensors_header import Entry, read_header
 from worker.intake.strict_json import read_object
 
 DTYPES: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+INDICES: Final = {"BOOL", "I16", "I32", "I64", "U16", "U32", "U64"}
 UNIFORM: Final = 0.9
 """Share of the weight matrices that must have the model's dtype (routers and norms may differ)."""
+SHOWN: Final = 20
+"""Names that a warning has at most."""
+
+
+class Warn(Protocol):
+    """Notes something for the model's owner; see `Context.warn`."""
+
+    def __call__(self, code: str, message: str, **data: Any) -> None: ...
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What the headers of the weights say."""
+    """What the headers of the weights say. tensors: every one, needed by the model or not."""
 
-    dtype: str
-    parameters: int
+    tensors: Mapping[str, Entry]
+
+    @property
+    def parameters(self) -> int:
+        return sum(entry.elements for entry in self.tensors.values())
+
+    def dtype(self, unused: Collection[str] = ()) -> str:
+        """The dtype of the weight matrices, which must be nearly uniform and floating.
+
+        unused: names of tensors that the model does not need.
+        """
+        return _dtype({name: entry for name, entry in self.tensors.items() if name not in unused})
 
 
 def scan_small_files(files: Mapping[str, Path]) -> Description:
@@ -35,7 +54,7 @@ def scan_small_files(files: Mapping[str, Path]) -> Description:
     return description
 
 
-def scan_weights(files: Mapping[str, Path], check: Callable[[], None]) -> Weights:
+def scan_weights(files: Mapping[str, Path], check: Callable[[], None], warn: Warn) -> Weights:
     """Check the weights of the same folder against each other and the index; only their headers are read."""
     tensors: dict[str, Entry] = {}
     homes: dict[str, str] = {}
@@ -43,11 +62,14 @@ def scan_weights(files: Mapping[str, Path], check: Callable[[], None]) -> Weight
         check()
         for tensor, entry in read_header(files[name]).items():
             if tensor in homes:
-                raise IntakeError("duplicate_tensor", f"{tensor} is in both {homes[tensor]} and {name}.")
+                raise IntakeError(
+                    "duplicate_tensor",
+                    f"{tensor} is in both {homes[tensor]} and {name}; save the model again with save_pretrained.",
+                )
             homes[tensor], tensors[tensor] = name, entry
     if INDEX in files:
-        _check_index(files[INDEX], homes, tensors)
-    return Weights(_dtype(tensors), sum(entry.elements for entry in tensors.values()))
+        _compare_index(files[INDEX], homes, tensors, warn)
+    return Weights(tensors)
 
 
 def _check_tokenizer(files: Mapping[str, Path]) -> None:
@@ -65,26 +87,29 @@ def _check_tokenizer(files: Mapping[str, Path]) -> None:
         )
 
 
-def _check_index(path: Path, homes: Mapping[str, str], tensors: Mapping[str, Entry]) -> None:
-    """The index must say exactly what the shards' headers say."""
+def _compare_index(path: Path, homes: Mapping[str, str], tensors: Mapping[str, Entry], warn: Warn) -> None:
+    """Say where the index is wrong about its files. As in transformers, what counts is which files it names."""
     weight_map = read_weight_map(path)
-    for tensor, file in weight_map.items():
-        if homes.get(tensor) != file:
-            raise IntakeError("index_mismatch", f"{INDEX} puts a tensor into {file} that is not in that file.")
-    missing = next((tensor for tensor in homes if tensor not in weight_map), None)
-    if missing is not None:
-        raise IntakeError("index_mismatch", f"{missing} is in {homes[missing]} but not in {INDEX}.")
+    wrong = sorted(name for name in weight_map.keys() | homes.keys() if weight_map.get(name) != homes.get(name))
+    if wrong:
+        warn(
+            "index_mismatch",
+            f"{INDEX} is not true about {len(wrong)} tensors; they were taken as the files have them",
+            tensors=wrong[:SHOWN],
+        )
     metadata = read_object(path, INDEX, INDEX_BYTES).get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     actual = sum(entry.end - entry.start for entry in tensors.values())
     if total is not None and total != actual:
-        raise IntakeError("index_mismatch", f"total_size of {INDEX} is not the size of the tensors ({actual}).")
+        message = f"total_size of {INDEX} is not the size of the tensors; it was not believed"
+        warn("index_total_size", message, said=total if isinstance(total, int) else str(total)[:50], bytes=actual)
 
 
 def _dtype(tensors: Mapping[str, Entry]) -> str:
     """The dtype of the weight matrices, which must be nearly uniform and floating."""
-    # Four dimensions: causal masks that old checkpoints carry, as booleans.
-    counts = Counter(entry.dtype for entry in tensors.values() if len(entry.shape) in (2, 3))
+    # Four dimensions: causal masks that old checkpoints carry, as booleans. Integers of other widths: positions.
+    shaped = (entry for entry in tensors.values() if len(entry.shape) in (2, 3))
+    counts = Counter(entry.dtype for entry in shaped if entry.dtype not in INDICES)
     if not counts:
         raise IntakeError("no_matrices", "The files hold no weight matrix.")
     dtype, count = counts.most_common(1)[0]

@@ -10,10 +10,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from worker.intake.choose import INDEX, weight_files
+from worker.intake.errors import IntakeError
 from worker.pruning.errors import UserError
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 """The dtypes a matrix may have to be pruned; others (integers, 8-bit floats) mean a quantised checkpoint."""
 STORED = DTYPES | {
@@ -51,18 +51,12 @@ class Checkpoint:
     @classmethod
     def open(cls, folder: Path) -> "Checkpoint":
         """Read the index, or the single file, and every header. Raises UserError for what is not a checkpoint."""
-        files = _files(folder)
         tensors: dict[str, TensorInfo] = {}
-        for file, expected in files.items():
+        for file in _files(folder):
             for info in _headers(folder, file):
                 if info.name in tensors:
                     raise UserError("invalid_checkpoint", f"tensor {info.name} is in two files")
                 tensors[info.name] = info
-            missing = expected - tensors.keys()
-            if missing:
-                raise UserError(
-                    "invalid_checkpoint", f"the index names {min(missing)} in {file}, which has it not"
-                )
         return cls(folder, tensors)
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -105,32 +99,13 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(reader.metadata() or {})
 
 
-def _files(folder: Path) -> dict[str, set[str]]:
-    """File name → the tensors the index promises in it (nothing promised without an index)."""
-    index = folder / INDEX
-    if not index.is_file():
-        if not (folder / SINGLE).is_file():
-            raise UserError("invalid_checkpoint", f"the model has neither {SINGLE} nor {INDEX}")
-        return {SINGLE: set()}
+def _files(folder: Path) -> list[str]:
+    """The files that hold the model, by the rule of the intake, which is transformers' own."""
     try:
-        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
-        entries = [(str(name), file) for name, file in weight_map.items()]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError("invalid_checkpoint", f"{INDEX} is not an index with a weight_map") from None
-    files: dict[str, set[str]] = defaultdict(set)
-    for name, file in entries:
-        # The index is the user's: a name that leaves the folder must not reach the file system.
-        if (
-            not isinstance(file, str)
-            or file != Path(file).name
-            or "\\" in file
-            or not file.endswith(".safetensors")
-        ):
-            raise UserError("invalid_checkpoint", f"{INDEX}: {file!r} is not a plain .safetensors file name")
-        if not (folder / file).is_file():
-            raise UserError("invalid_checkpoint", f"{INDEX} names {file}, which is missing")
-        files[file].add(name)
-    return dict(files)
+        listing = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+        return weight_files(listing, folder / INDEX)
+    except IntakeError as error:
+        raise UserError("invalid_checkpoint", error.message) from None
 
 
 def _headers(folder: Path, file: str) -> list[TensorInfo]:

@@ -3,21 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.pruning.calibration import TOKENIZER_FILES
-from worker.pruning.checkpoint import INDEX, Checkpoint
+from worker.intake.choose import INDEX, is_companion
+from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.files import write_bytes, write_json, write_tensors
 from worker.pruning.skeleton import Skeleton
 from worker.pruning.spec import PruningJob
-
-COPIED = (
-    "config.json",
-    "generation_config.json",
-    *TOKENIZER_FILES,
-    "vocab.txt",
-    "spiece.model",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 
 
 @dataclass(frozen=True)
@@ -58,7 +48,7 @@ class StageFolder:
         return self.workspace / relative
 
     def complete(self, source: Checkpoint, skeleton: Skeleton) -> list[str]:
-        """Write everything beside the blocks' shards: outer shard, index, config, tokenizer. Returns all files."""
+        """Write all beside the blocks' shards: outer shard, index, config, tokenizer, terms. Returns all files."""
         folder = self.path(self.model)
         outer = folder / self.shard_name(self.blocks)
         if not outer.exists():
@@ -68,7 +58,8 @@ class StageFolder:
             places.update(dict.fromkeys(block.tensors, self.shard_name(block.index)))
         total = sum(source.tensors[name].bytes for name in places)
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
-        copied = [name for name in COPIED if (source.folder / name).is_file()]
+        files = sorted(path.name for path in source.folder.iterdir() if path.is_file())
+        copied = list(filter(is_companion, files))
         for name in copied:
             write_bytes(folder / name, (source.folder / name).read_bytes())
         shards = [self.shard_name(number) for number in range(self.blocks + 1)]

@@ -80,6 +80,15 @@ def test_a_folder_becomes_a_ready_model(intake: Any, tiny: Path, store: ObjectSt
     assert scratch_is_empty(settings)
 
 
+def test_terms_go_with_a_model_and_what_was_left_is_said(intake: Any, tiny: Path) -> None:
+    for name in ("LICENSE", "NOTICE.txt", "model.fp16.safetensors"):
+        (tiny / name).write_text("terms")
+    model = intake(folder_model())
+    assert {"LICENSE", "NOTICE.txt"} <= {file["path"] for file in model.files}
+    (warning,) = model.warnings
+    assert (warning["code"], warning["data"]) == ("weights_not_taken", {"files": ["model.fp16.safetensors"]})
+
+
 def test_a_hub_model_is_the_same_model_with_its_commit(intake: Any, tiny: Path, hub: Hub) -> None:
     repo = hub.add(
         "model", "team/tiny", contents(tiny) | {"pytorch_model.bin": b"\x80", "deep/x.safetensors": b""}

@@ -9,21 +9,28 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
-from worker.intake.choose import INDEX, SINGLE, small_files, weight_files
+from worker.intake.choose import INDEX, SINGLE, small_files, weight_files, weights_left
 from worker.intake.errors import IntakeError
-from worker.intake.scan import scan_small_files, scan_weights
+from worker.intake.scan import Warn, scan_small_files, scan_weights
 from worker.intake.sources import FolderSource
+from worker.pruning.checkpoint import Checkpoint
 
 
-def scan(folder: Path) -> tuple[Any, Any]:
+def scan(folder: Path, warn: Warn | None = None) -> tuple[Any, Any]:
     """What an intake does before it stores anything."""
     source = FolderSource(folder, folder)
     listing = source.listing()
     files = source.fetch(small_files(listing))
     description = scan_small_files(files)
-    files |= source.fetch(weight_files(listing, files.get(INDEX)))
-    return description, scan_weights(files, lambda: None)
+    files |= source.fetch(weight_files(listing, folder / INDEX))
+    weights = scan_weights(files, lambda: None, warn or refuse_to_warn)
+    return description, (weights.dtype(), weights.parameters)
+
+
+def refuse_to_warn(code: str, message: str, **data: Any) -> None:
+    raise AssertionError(code)
 
 
 def shard(folder: Path) -> dict[str, Any]:
@@ -54,7 +61,7 @@ def test_a_model_in_one_file(tiny: Path) -> None:
     description, weights = scan(tiny)
     assert (description.architecture, description.blocks) == ("LlamaForCausalLM", 2)
     expected = sum(tensor.numel() for tensor in load_file(tiny / SINGLE).values())
-    assert (weights.dtype, weights.parameters) == ("float32", expected)
+    assert weights == ("float32", expected)
 
 
 def test_a_model_in_shards(tiny: Path) -> None:
@@ -67,8 +74,31 @@ def test_files_that_are_no_part_of_the_model_are_not_taken(tiny: Path) -> None:
     for name in ("pytorch_model.bin", "modeling_evil.py", "consolidated.safetensors", ".hidden.json", "README.md"):
         (tiny / name).write_bytes(b"anything")
     listing = FolderSource(tiny, tiny).listing()
-    taken = {*small_files(listing), *weight_files(listing, None)}
+    taken = {*small_files(listing), *weight_files(listing, tiny / INDEX)}
     assert taken == {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", SINGLE}
+    assert weights_left(listing, taken) == ["consolidated.safetensors"]
+
+
+TERMS = (
+    *("LICENSE", "License.txt", "LICENCE.md", "MODEL_LICENSE", "LICENSE.llama3", "LICENSE-APACHE", "COPYING"),
+    *("NOTICE", "Notice.txt", "THIRD_PARTY_NOTICES.md", "USE_POLICY.md"),
+)
+NO_TERMS = (
+    "license.py",
+    "notice.bin",
+    "README.md",
+    "relicensed.txt",
+    "LICENSE.safetensors",
+    ".license",
+    "license.json",
+)
+
+
+def test_the_terms_of_a_model_go_with_it(tiny: Path) -> None:
+    before = set(small_files(FolderSource(tiny, tiny).listing()))
+    for name in (*TERMS, *NO_TERMS):
+        (tiny / name).write_text("terms")
+    assert set(small_files(FolderSource(tiny, tiny).listing())) == before | set(TERMS)
 
 
 INDEX_LIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
@@ -77,11 +107,9 @@ INDEX_LIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a pickled shard": (lambda index: first(index, "b.bin"), "weight_map_path"),
     "a shard that is a number": (lambda index: first(index, 3), "weight_map_path"),
     "a shard with a backslash": (lambda index: first(index, "..\\b.safetensors"), "weight_map_path"),
+    "a shard in a folder": (lambda index: first(index, "deep/a.safetensors"), "weight_map_path"),
+    "a shard of another ending": (lambda index: first(index, "a.SAFETENSORS"), "weight_map_path"),
     "a missing shard": (lambda index: first(index, "c.safetensors"), "shard_missing"),
-    "the wrong shard": (lambda index: first(index, "b.safetensors"), "index_mismatch"),
-    "a tensor that is nowhere": (lambda i: i["weight_map"].update(ghost="a.safetensors"), "index_mismatch"),
-    "a tensor left out": (lambda i: i["weight_map"].pop("model.norm.weight"), "index_mismatch"),
-    "a wrong total": (lambda index: index["metadata"].update(total_size=1), "index_mismatch"),
     "no weight_map": (lambda index: index.pop("weight_map"), "index_invalid"),
     "an empty weight_map": (lambda index: index["weight_map"].clear(), "index_invalid"),
 }
@@ -100,6 +128,43 @@ def test_an_index_that_lies_is_refused(name: str, tiny: Path) -> None:
     assert code(tiny) == expected
 
 
+ERRORS: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
+    "the wrong shard": (lambda index: first(index, "b.safetensors"), ["index_mismatch"]),
+    "a tensor that is nowhere": (lambda i: i["weight_map"].update(ghost="a.safetensors"), ["index_mismatch"]),
+    "a tensor left out": (lambda i: i["weight_map"].pop("model.norm.weight"), ["index_mismatch"]),
+    "a wrong total": (lambda index: index["metadata"].update(total_size=1), ["index_total_size"]),
+    "a total in words": (lambda index: index["metadata"].update(total_size="1 GB"), ["index_total_size"]),
+    "no metadata": (lambda index: index.pop("metadata"), []),
+    "a leading ./": (lambda index: first(index, "./a.safetensors"), []),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_an_index_gets_wrong_about_its_files_is_said(name: str, tiny: Path) -> None:
+    before = scan(tiny)
+    change, expected = ERRORS[name]
+    index = shard(tiny)
+    change(index)
+    write_index(tiny, index)
+    said: list[str] = []
+    assert scan(tiny, lambda code, message, **data: said.append(code)) == before
+    assert said == expected
+    assert (
+        Checkpoint.open(tiny).tensors.keys()
+        == (load_file(tiny / "a.safetensors") | load_file(tiny / "b.safetensors")).keys()
+    )
+
+
+def test_an_empty_shard_does_no_harm(tiny: Path) -> None:
+    before = scan(tiny)
+    index = shard(tiny)
+    save_file({}, tiny / "c.safetensors")
+    index["weight_map"]["ghost"] = "c.safetensors"
+    write_index(tiny, index)
+    assert scan(tiny, lambda code, message, **data: None) == before
+    assert Checkpoint.open(tiny).tensors
+
+
 def test_a_tensor_in_two_shards_is_refused(tiny: Path) -> None:
     index = shard(tiny)
     both = load_file(tiny / "a.safetensors") | load_file(tiny / "b.safetensors")
@@ -108,11 +173,19 @@ def test_a_tensor_in_two_shards_is_refused(tiny: Path) -> None:
     assert code(tiny) == "duplicate_tensor"
 
 
-def test_two_models_in_one_folder_are_refused(tiny: Path) -> None:
-    whole = (tiny / SINGLE).read_bytes()
+def test_a_single_file_comes_before_shards_as_in_transformers(tiny: Path) -> None:
+    before = scan(tiny)
+    whole = load_file(tiny / SINGLE)
     write_index(tiny, shard(tiny))
-    (tiny / SINGLE).write_bytes(whole)
-    assert code(tiny) == "ambiguous_weights"
+    save_file({name: tensor + 1 for name, tensor in whole.items()}, tiny / SINGLE, {"format": "pt"})
+    assert scan(tiny) == before
+    loaded = AutoModelForCausalLM.from_pretrained(tiny).state_dict()
+    ours = Checkpoint.open(tiny)
+    for name, tensor in ours.read(ours.tensors).items():
+        assert torch.equal(tensor, loaded[name])
+    listing = FolderSource(tiny, tiny).listing()
+    assert INDEX not in small_files(listing)
+    assert weights_left(listing, [SINGLE]) == ["a.safetensors", "b.safetensors", INDEX]
 
 
 FOLDER_LIES: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -122,6 +195,18 @@ FOLDER_LIES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no weights": (lambda folder: (folder / SINGLE).unlink(), "weights_missing"),
     "weights of another name": (
         lambda folder: (folder / SINGLE).rename(folder / "x.safetensors"),
+        "weights_missing",
+    ),
+    "a variant only": (
+        lambda folder: (folder / SINGLE).rename(folder / "model.fp16.safetensors"),
+        "weights_missing",
+    ),
+    "an adapter only": (
+        lambda folder: (folder / SINGLE).rename(folder / "adapter_model.safetensors"),
+        "weights_missing",
+    ),
+    "Mistral's own layout": (
+        lambda folder: (folder / SINGLE).rename(folder / "consolidated.safetensors"),
         "weights_missing",
     ),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer_missing"),
@@ -165,7 +250,7 @@ def rewrite(folder: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -
 
 def test_the_dtype_is_that_of_the_matrices(tiny: Path) -> None:
     rewrite(tiny, lambda _, tensor: tensor.bfloat16() if tensor.ndim == 2 else tensor)
-    assert scan(tiny)[1].dtype == "bfloat16"
+    assert scan(tiny)[1][0] == "bfloat16"
 
 
 def test_half_of_the_matrices_in_another_dtype_is_refused(tiny: Path) -> None:
@@ -179,10 +264,11 @@ def test_matrices_of_other_dtypes_are_refused(dtype: torch.dtype, tiny: Path) ->
     assert code(tiny) == "unsupported_dtype"
 
 
-def test_boolean_masks_of_old_checkpoints_do_not_matter(tiny: Path) -> None:
+def test_masks_and_positions_of_old_checkpoints_do_not_matter(tiny: Path) -> None:
     tensors = load_file(tiny / SINGLE)
-    save_file(tensors | {"h.0.attn.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool)}, tiny / SINGLE)
-    assert scan(tiny)[1].dtype == "float32"
+    old = {"h.0.attn.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool), "position_ids": torch.arange(8)[None]}
+    save_file(tensors | old, tiny / SINGLE)
+    assert scan(tiny)[1][0] == "float32"
 
 
 def test_links_must_stay_in_the_root(tiny: Path, tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def _seed() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "llama")
+    folder = make_tiny_llama(tmp_path_factory.mktemp("models") / "llama")
+    (folder / "LICENSE.txt").write_text("terms")
+    return folder
 
 
 @pytest.fixture(scope="session")

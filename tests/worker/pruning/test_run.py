@@ -177,6 +177,7 @@ def test_events_are_complete_and_in_order(request_for: Request) -> None:
         assert all(0 < (layer.relative_error or 0) < 1 for layer in block.layers)
     paths = {file.path for file in output.files}
     assert {"model/config.json", "model/tokenizer.json", "state/block-0001.safetensors", "report.json"} <= paths
+    assert "model/LICENSE.txt" in paths
 
 
 def test_overrides_reach_the_files(request_for: Request) -> None:
