@@ -1,4 +1,4 @@
-"""Which model types the installed transformers can load as causal language models.
+"""Which model types the installed transformers can load as causal language models, alone or beside other parts.
 
 Importing transformers' own tables would import torch, so they are read from the source as literals.
 """
@@ -15,6 +15,11 @@ _FILE = Path("models", "auto", "modeling_auto.py")
 def causal_models() -> Mapping[str, frozenset[str]]:
     """model_type → names of the classes that AutoModelForCausalLM may use for it."""
     return _table("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
+
+
+def wrapped_models() -> Mapping[str, frozenset[str]]:
+    """model_type → names of the classes in which a causal language model reads text beside images."""
+    return _table("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES")
 
 
 def headless_models() -> Mapping[str, frozenset[str]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from worker.intake.architectures import causal_models, headless_models
+from worker.intake.architectures import causal_models, headless_models, wrapped_models
 from worker.intake.choose import CONFIG
 from worker.intake.errors import IntakeError
 from worker.intake.strict_json import read_object
@@ -55,7 +55,7 @@ def read_config(path: Path) -> Description:
     refuse_code(config, CONFIG)
     _refuse_quantised(config)
     model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in causal_models():
+    if not isinstance(model_type, str) or not _classes(model_type):
         name = model_type if isinstance(model_type, str) and model_type.isidentifier() else "none"
         raise IntakeError(
             "unknown_model_type",
@@ -106,11 +106,15 @@ def _refuse_quantised(config: dict[str, Any]) -> None:
             )
 
 
+def _classes(model_type: str) -> frozenset[str]:
+    return causal_models().get(model_type, frozenset()) | wrapped_models().get(model_type, frozenset())
+
+
 def _architecture(config: dict[str, Any], model_type: str) -> str:
-    known = causal_models()[model_type]
+    known = _classes(model_type)
     named = config.get("architectures")
     if named is None or named in [[name] for name in headless_models().get(model_type, ())]:
-        return sorted(known)[0]
+        return sorted(causal_models().get(model_type, known))[0]
     if named not in [[name] for name in known]:
         raise IntakeError(
             "unsupported_architecture",

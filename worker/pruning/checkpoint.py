@@ -2,9 +2,11 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,7 +15,10 @@ from torch import Tensor
 from worker.intake.choose import INDEX, weight_files
 from worker.intake.errors import IntakeError
 from worker.pruning.errors import UserError
+from worker.pruning.files import write_pieces
 
+PIECE = 1 << 22
+"""Bytes that are copied at once."""
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 """The dtypes a matrix may have to be pruned; others (integers, 8-bit floats) mean a quantised checkpoint."""
 STORED = DTYPES | {
@@ -68,6 +73,35 @@ class Checkpoint:
         for file, wanted in by_file.items():
             found |= _read(self.folder / file, wanted)
         return found
+
+    def copy(self, names: Iterable[str], path: Path) -> None:
+        """Write the named tensors, as they are stored, into one safetensors file. Few bytes are ever in memory."""
+        # The library's order: wide numbers first, so that each begins at a multiple of its width.
+        infos = sorted((self.tensors[name] for name in names), key=lambda each: (-_width(each), each.name))
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for info in infos:
+            offsets = [end, end := end + info.bytes]
+            header[info.name] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": offsets}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        copied = chain.from_iterable(self._pieces(info) for info in infos)
+        write_pieces(path, chain([len(text).to_bytes(8, "little"), text], copied))
+
+    def _pieces(self, info: TensorInfo) -> Iterator[bytes]:
+        with (self.folder / info.file).open("rb") as handle:
+            handle.seek(info.start)
+            for begin in range(0, info.bytes, PIECE):
+                wanted = min(PIECE, info.bytes - begin)
+                piece = handle.read(wanted)
+                if len(piece) != wanted:
+                    raise OSError(f"{info.file} ended within {info.name}")
+                yield piece
+
+
+def _width(info: TensorInfo) -> int:
+    """Bytes of one number."""
+    return int(STORED[info.dtype].itemsize)
 
 
 def read_file(path: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,15 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: tuple[str, s
 
 
 def write_bytes(path: Path, content: bytes) -> None:
+    write_pieces(path, [content])
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """One file, made of pieces that need not all be in memory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
+    with temporary.open("wb") as handle:
+        handle.writelines(pieces)
     _commit(temporary, path)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from worker.intake.choose import INDEX, is_companion
 from worker.pruning.checkpoint import Checkpoint
-from worker.pruning.files import write_bytes, write_json, write_tensors
+from worker.pruning.files import write_bytes, write_json
 from worker.pruning.skeleton import Skeleton
 from worker.pruning.spec import PruningJob
 
@@ -50,10 +50,10 @@ class StageFolder:
     def complete(self, source: Checkpoint, skeleton: Skeleton) -> list[str]:
         """Write all beside the blocks' shards: outer shard, index, config, tokenizer, terms. Returns all files."""
         folder = self.path(self.model)
-        outer = folder / self.shard_name(self.blocks)
+        outer, others = folder / self.shard_name(self.blocks), (*skeleton.outer, *skeleton.aside)
         if not outer.exists():
-            write_tensors(outer, source.read(skeleton.outer))
-        places = {name: self.shard_name(self.blocks) for name in skeleton.outer}
+            source.copy(others, outer)
+        places = {name: self.shard_name(self.blocks) for name in others}
         for block in skeleton.blocks:
             places.update(dict.fromkeys(block.tensors, self.shard_name(block.index)))
         total = sum(source.tensors[name].bytes for name in places)

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.pytorch_utils import Conv1D
 
+from worker.intake.architectures import causal_models
 from worker.intake.config import read_config
 from worker.intake.errors import IntakeError
 from worker.pruning.checkpoint import DTYPES, Checkpoint
@@ -63,12 +64,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The whole graph. outer: tensors outside the blocks; skipped: tensor → why it is not pruned."""
+    """The whole graph. outer: tensors outside the blocks that a text passes; towers: paths of the modules that none
+    passes, such as a vision model; aside: tensors of these, and of no module; skipped: tensor → why it is not
+    pruned."""
 
     model: Any
     config: Any
     blocks: tuple[Block, ...]
     outer: tuple[str, ...]
+    towers: tuple[str, ...]
+    aside: tuple[str, ...]
     skipped: dict[str, str]
     names: Names
 
@@ -87,11 +92,14 @@ def build(folder: Path, checkpoint: Checkpoint) -> Skeleton:
     blocks = tuple(_block(i, f"{prefix}.{i}", module, names, checkpoint) for i, module in enumerate(modules))
     _refuse_shared(model, blocks)
     inside = {name for block in blocks for name in block.tensors}
-    outer = tuple(sorted(checkpoint.tensors.keys() - inside))
-    skeleton = Skeleton(model, model.config, blocks, outer, {}, names)
+    outside = sorted(checkpoint.tensors.keys() - inside)
+    towers = find_towers(model, prefix)
+    aside = tuple(name for name in outside if _is_aside(names.target(name), towers))
+    outer = tuple(name for name in outside if name not in set(aside))
+    skeleton = Skeleton(model, model.config, blocks, outer, towers, aside, {}, names)
     called = called_layers(skeleton, check_blocks(skeleton))
     blocks = tuple(_only_called(block, paths) for block, paths in zip(blocks, called, strict=True))
-    return replace(skeleton, blocks=blocks, skipped=_skipped(model, blocks, checkpoint, names))
+    return replace(skeleton, blocks=blocks, skipped=_skipped(skeleton, blocks, checkpoint))
 
 
 def _only_called(block: Block, called: frozenset[str]) -> Block:
@@ -120,17 +128,47 @@ def parameters_on_meta() -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The list of decoder blocks: the one outermost ModuleList whose every entry holds a linear layer."""
+def find_blocks(model: Any) -> tuple[str, nn.ModuleList]:
+    """The list of decoder blocks: the one outermost ModuleList whose every entry holds a linear layer.
+
+    Of a model with several parts, the one in the part that the model itself calls its decoder.
+    """
+    found = _lists(model)
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    inside = [(name, blocks) for name, blocks in found if any(part is blocks for part in decoder.modules())]
+    if len(inside) != 1:
+        names = ", ".join(name for name, _ in inside or found) or "none"
+        raise UserError("unsupported_model", f"no clear list of decoder blocks (candidates: {names})", "/model")
+    return inside[0]
+
+
+def find_towers(model: Any, prefix: str) -> tuple[str, ...]:
+    """Paths of the parts with blocks of their own beside those at `prefix`.
+
+    Each is the largest that holds neither these nor the output head.
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    needed = [f"{prefix}.", *(f"{name}." for name, part in model.named_modules() if part is head)]
+    towers = []
+    for name, _ in _lists(model):
+        steps = name.split(".")
+        above = [".".join(steps[:count]) for count in range(1, len(steps) + 1)]
+        towers += [path for path in above if not any(each.startswith(f"{path}.") for each in needed)][:1]
+    return tuple(dict.fromkeys(towers))
+
+
+def _lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """Every outermost ModuleList whose every entry holds a linear layer."""
     found: list[tuple[str, nn.ModuleList]] = []
     for name, module in model.named_modules():
         nested = any(name.startswith(f"{outer}.") for outer, _ in found)
         if isinstance(module, nn.ModuleList) and len(module) and not nested and all(map(_has_linear, module)):
             found.append((name, module))
-    if len(found) != 1:
-        names = ", ".join(name for name, _ in found) or "none"
-        raise UserError("unsupported_model", f"no clear list of decoder blocks (candidates: {names})", "/model")
-    return found[0]
+    return found
+
+
+def _is_aside(target: str | None, towers: tuple[str, ...]) -> bool:
+    return target is None or any(target.startswith(f"{tower}.") for tower in towers)
 
 
 def _has_linear(module: nn.Module) -> bool:
@@ -140,11 +178,11 @@ def _has_linear(module: nn.Module) -> bool:
 def _model(folder: Path) -> Any:
     """The module graph that config.json describes. Raises UserError for what cannot be pruned at all."""
     try:
-        read_config(folder / "config.json")
+        architecture = read_config(folder / "config.json").architecture
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with parameters_on_meta():
             # Experts one after another, in one order everywhere; faster ways are for bfloat16 on some devices.
-            model: Any = AutoModelForCausalLM.from_config(
+            model: Any = _auto_class(config.model_type, architecture).from_config(
                 config, dtype=torch.float32, trust_remote_code=False, experts_implementation="eager"
             )
     except IntakeError as error:
@@ -156,6 +194,11 @@ def _model(folder: Path) -> Any:
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError("unsupported_model", f"config.json describes no model: {said}", "/model") from error
     return model
+
+
+def _auto_class(model_type: str, architecture: str) -> Any:
+    alone = architecture in causal_models().get(model_type, ())
+    return AutoModelForCausalLM if alone else AutoModelForImageTextToText
 
 
 def _block(index: int, prefix: str, module: nn.Module, names: Names, checkpoint: Checkpoint) -> Block:
@@ -205,7 +248,8 @@ def _refuse_shared(model: Any, blocks: tuple[Block, ...]) -> None:
                 )
 
 
-def _skipped(model: Any, blocks: tuple[Block, ...], checkpoint: Checkpoint, names: Names) -> dict[str, str]:
+def _skipped(skeleton: Skeleton, blocks: tuple[Block, ...], checkpoint: Checkpoint) -> dict[str, str]:
+    model, names, towers = skeleton.model, skeleton.names, skeleton.towers
     prunable = {matrix.name for block in blocks for matrix in block.matrices}
     inside = {name for block in blocks for name in block.tensors}
     modules = dict(model.named_modules())
@@ -218,6 +262,8 @@ def _skipped(model: Any, blocks: tuple[Block, ...], checkpoint: Checkpoint, name
         owner = type(modules.get(path)).__name__
         if target is None:
             reasons[name] = "no part of the model (copied as it is)"
+        elif _is_aside(target, towers):
+            reasons[name] = "outside the language model (copied as it is)"
         elif name not in inside:
             reasons[name] = f"outside the decoder blocks ({owner})"
         elif len(info.shape) != 2:

@@ -22,13 +22,17 @@ WHOLE = 2**20
 
 
 class Traceable(Protocol):
-    """A model and the decoder blocks in it: each has `index`, `prefix` and `module`."""
+    """A model, its decoder blocks, each with `index`, `prefix` and `module`, and the paths of modules that no text
+    passes."""
 
     @property
     def model(self) -> Any: ...
 
     @property
     def blocks(self) -> Sequence[Any]: ...
+
+    @property
+    def towers(self) -> Sequence[str]: ...
 
 
 class _HeadReached(Exception):
@@ -195,8 +199,9 @@ def _refuse_dependence(graph: Traceable, one: list[Call], other: list[Call]) -> 
 
 
 def outside(graph: Traceable) -> list[nn.Module]:
-    """Every module outside the blocks."""
-    inside = {id(part) for block in graph.blocks for part in block.module.modules()}
+    """Every module that a text passes outside the blocks."""
+    apart = [block.module for block in graph.blocks] + [graph.model.get_submodule(path) for path in graph.towers]
+    inside = {id(part) for module in apart for part in module.modules()}
     return [part for part in graph.model.modules() if id(part) not in inside]
 
 
