@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from tests.tiny import VOCABULARY, make_tokenizer
 
@@ -54,22 +54,43 @@ SMALL: dict[str, Any] = {
 """Names that configurations share, and the size that each of them has here."""
 
 
+VISION: dict[str, Any] = {
+    **_all("image_size num_image_tokens max_num_patches", 28),
+    **_all("patch_size", 14),
+    **_all("out_hidden_size text_hidden_size projection_dim projector_hidden_size", WIDTH),
+}
+"""What the part of a model that sees images has in other sizes than the one that reads."""
+
+
 def tiny_config(model_type: str, **own: Any) -> Any:
     """The family's default configuration, shrunk. own: fields that this family needs otherwise."""
     default = CONFIG_MAPPING[model_type]().to_dict()
-    small = {name: value for name, value in SMALL.items() if name in default}
+    parts = {name: part for name, part in default.items() if name.endswith("_config") and isinstance(part, dict)}
+    for name, part in parts.items():
+        parts[name] = {**part, **_shrunk(part), **({} if name == "text_config" else _named(VISION, part))}
+    nested = {name: {**part, **own.pop(name, {})} for name, part in parts.items()}
+    return AutoConfig.for_model(model_type, **{**_shrunk(default), **nested, **own})
+
+
+def _shrunk(default: dict[str, Any]) -> dict[str, Any]:
+    small = _named(SMALL, default)
     if isinstance(default.get("layer_types"), list):
         small["layer_types"] = None  # made anew for the number of layers
-    return AutoConfig.for_model(model_type, **{**small, **own})
+    return small
+
+
+def _named(sizes: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in sizes.items() if name in default}
 
 
 def make_model(folder: Path, model_type: str, **own: Any) -> Path:
     """A random model of the family in `folder`, as the hub would have it, with a tokenizer."""
     torch.manual_seed(0)
-    model: Any = AutoModelForCausalLM.from_config(tiny_config(model_type, **own))
+    auto = AutoModelForImageTextToText if own.pop("wrapped", False) else AutoModelForCausalLM
+    model: Any = auto.from_config(tiny_config(model_type, **own))
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 1:  # norms and biases: ones and zeros would hide a mix-up
+            if parameter.ndim == 1 or not parameter.any():  # ones and zeros would hide a mix-up
                 parameter += 0.1 * torch.randn_like(parameter)
     model.float().save_pretrained(folder)
     return make_tokenizer(folder)

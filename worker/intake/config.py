@@ -35,6 +35,8 @@ _BUILT_IN: Final = frozenset(
     {"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "grouped_mm", "batched_mm"}
 )
 _BLOCK_KEYS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_BLOCK_LISTS: Final = ("layer_types", "layers_block_type")
+"""Keys that name every layer's kind; some configurations count their layers only so."""
 
 
 @dataclass(frozen=True)
@@ -130,4 +132,8 @@ def _blocks(config: dict[str, Any]) -> int:
             value = part.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_BLOCKS:
                 return value
+        for key in _BLOCK_LISTS:
+            kinds = part.get(key)
+            if isinstance(kinds, list) and 0 < len(kinds) <= MAX_BLOCKS:
+                return len(kinds)
     raise IntakeError("config_incomplete", f"{CONFIG} does not say the number of layers (num_hidden_layers).")

@@ -64,7 +64,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The whole graph. outer: tensors outside the blocks that a text passes; towers: paths of the modules that none
+    """The whole graph. outer: tensors outside the blocks that a text passes; towers: paths of modules that none
     passes, such as a vision model; aside: tensors of these, and of no module; skipped: tensor → why it is not
     pruned."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.intake.architectures import causal_models
+from worker.intake.architectures import causal_models, wrapped_models
 from worker.intake.config import CONFIG_BYTES, read_config
 from worker.intake.errors import IntakeError
 
@@ -35,12 +35,36 @@ def test_a_checkpoint_saved_without_its_head_is_taken(tmp_path: Path) -> None:
     assert found.architecture == "GPT2LMHeadModel"
 
 
-def test_the_table_is_that_of_transformers() -> None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as names
+def test_the_tables_are_those_of_transformers() -> None:
+    from transformers.models.auto import modeling_auto
 
-    table = causal_models()
-    assert table.keys() == names.keys()
-    assert table["llama"] == {"LlamaForCausalLM"}
+    assert causal_models().keys() == modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys()
+    assert causal_models()["llama"] == {"LlamaForCausalLM"}
+    assert wrapped_models().keys() == modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.keys()
+    assert wrapped_models()["mistral3"] == {"Mistral3ForConditionalGeneration"}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "named", "expected"),
+    [
+        ("mistral3", ["Mistral3ForConditionalGeneration"], "Mistral3ForConditionalGeneration"),
+        ("qwen3_5", ["Qwen3_5ForConditionalGeneration"], "Qwen3_5ForConditionalGeneration"),
+        ("qwen3_5", ["Qwen3_5ForCausalLM"], "Qwen3_5ForCausalLM"),
+        ("qwen3_5", None, "Qwen3_5ForCausalLM"),
+        ("llava", None, "LlavaForConditionalGeneration"),
+    ],
+)
+def test_a_model_that_sees_images_is_taken_by_its_class(
+    model_type: str, named: Any, expected: str, tmp_path: Path
+) -> None:
+    changes = {"num_hidden_layers": None, "text_config": {"num_hidden_layers": 3}}
+    found = read_config(write(tmp_path, model_type=model_type, architectures=named, **changes))
+    assert (found.architecture, found.blocks) == (expected, 3)
+
+
+def test_layers_are_counted_where_each_of_them_is_named(tmp_path: Path) -> None:
+    kinds = ["mamba", "attention", "mamba"]
+    assert read_config(write(tmp_path, num_hidden_layers=None, layers_block_type=kinds)).blocks == 3
 
 
 @pytest.mark.parametrize(
