@@ -24,7 +24,9 @@ TOKENIZER: Final = (
     "chat_template.jinja",
     "chat_template.json",
 )
-SMALL_FILES: Final = frozenset({CONFIG, "generation_config.json", *TOKENIZER})
+PROCESSOR: Final = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+"""How a model that sees images wants them."""
+SMALL_FILES: Final = frozenset({CONFIG, "generation_config.json", *TOKENIZER, *PROCESSOR})
 """What belongs to the model beside the weights, its index and its terms; each is bounded by SMALL_FILE_BYTES."""
 SMALL_FILE_BYTES: Final = 128 * 2**20
 INDEX_BYTES: Final = 32 * 2**20

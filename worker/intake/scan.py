@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from worker.intake.choose import CONFIG, INDEX, INDEX_BYTES, SMALL_FILE_BYTES, is_weights_name, read_weight_map
+from worker.intake.choose import (
+    CONFIG,
+    INDEX,
+    INDEX_BYTES,
+    PROCESSOR,
+    SMALL_FILE_BYTES,
+    is_weights_name,
+    read_weight_map,
+)
 from worker.intake.config import Description, read_config, refuse_code
 from worker.intake.errors import IntakeError
 from worker.intake.safetensors_header import Entry, read_header
@@ -73,8 +81,8 @@ def scan_weights(files: Mapping[str, Path], check: Callable[[], None], warn: War
 
 
 def _check_tokenizer(files: Mapping[str, Path]) -> None:
-    """The tokenizer must load without code or packages of its own."""
-    for name in ("tokenizer_config.json", "generation_config.json"):
+    """The tokenizer, and what a model wants its images as, must load without code or packages of their own."""
+    for name in ("tokenizer_config.json", "generation_config.json", *PROCESSOR):
         if name in files:
             refuse_code(read_object(files[name], name, SMALL_FILE_BYTES), name)
     if "tokenizer.json" in files:
