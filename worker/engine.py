@@ -1,4 +1,5 @@
-"""The engine's process: `python -m worker.engine --report-fd N --parent PID`. One job (or its plan), then the end.
+"""The engine's process: `python -m worker.engine --report-fd N --parent PID`. One job (or its plan, or a look
+at a model), then the end.
 
 The first line of standard input is the request; the lines after it are acknowledgements and the order to stop.
 Reports leave through the given descriptor; what is printed is the job's log. The process has no key, no longer a
@@ -12,6 +13,7 @@ import json
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 from worker.isolation import isolate
@@ -52,10 +54,14 @@ def main() -> int:
 def _run(request: dict[str, Any], reporter: Reporter, isolation: dict[str, bool]) -> None:
     import torch
 
-    from worker.pruning import ENGINE_FORMAT, PruningJob, plan, run
+    from worker.pruning import ENGINE_FORMAT, PruningJob, inspect, plan, run
     from worker.pruning.planning import describe, look
     from worker.pruning.settings import versions
 
+    if "inspect" in request:
+        torch.set_num_threads(request["threads"])
+        reporter.say("inspection", **inspect(Path(request["inspect"])))
+        return
     job = PruningJob.from_dict(request)
     torch.set_num_threads(job.threads)
     if request.get("dry_run"):

@@ -4,9 +4,6 @@ And without network, where the kernel lets it.
 """
 
 import os
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,15 +19,13 @@ from app.models.tables import Model
 from app.plans.tables import Plan
 from app.settings import Settings
 from app.storage import ObjectStore, open_store
+from worker.engine_question import EngineRefused, ask_engine
 from worker.intake.runner import Check, Guard, scratch_folder
-from worker.supervisor.engine_process import COMMAND, END, EngineProcess
 from worker.supervisor.redaction import Redactor
 from worker.supervisor.staging import BASE, safe_join, translate
 
 LOOK_AGAIN_SECONDS: Final = 2.0
 """A plan whose model is still being taken in comes back after so long."""
-LONGEST_SECONDS: Final = 600.0
-"""No graph takes so long to build; the child is then stuck."""
 PREFIX_BYTES: Final = 8
 """A safetensors file begins with the length of its header, little-endian."""
 
@@ -113,7 +108,10 @@ def _make(
             **_base(stages),
         }
         redact = Redactor({"<workspace>": workspace, "<model>": model, "<work>": settings.work_dir})
-        return _ask(request, workspace, check, redact)
+        try:
+            return dict(ask_engine(request, workspace, check, redact, "plan")["plan"])
+        except EngineRefused as error:
+            raise PlanRefused(error.code, error.message, error.field) from None
 
 
 def bring_outline(store: ObjectStore, file: dict[str, Any], target: Path, check: Check) -> None:
@@ -132,34 +130,3 @@ def bring_outline(store: ObjectStore, file: dict[str, Any], target: Path, check:
             check()
             output.write(piece)
         output.truncate(file["bytes"])
-
-
-def _ask(request: dict[str, Any], workspace: Path, check: Check, redact: Callable[[str], str]) -> dict[str, Any]:
-    """Run the engine's dry run. Raises PlanRefused, RuntimeError when the engine is at fault."""
-    engine = EngineProcess(workspace, request["threads"], COMMAND)
-    said: deque[str] = deque(maxlen=20)
-    try:
-        engine.listen(said.append)
-        engine.say(request)
-        for message in _messages(engine, check):
-            if message.get("type") == "plan":
-                return dict(message["plan"])
-            if message.get("type") == "failed":
-                if message.get("cause") == "user":
-                    text = redact(str(message["message"]))
-                    raise PlanRefused(str(message["code"]), text, message.get("field"))
-                raise RuntimeError(f"the engine failed: {message.get('detail')}")
-        raise RuntimeError(f"the engine ended without a plan; it said: {list(said)}")
-    finally:
-        engine.kill()
-        engine.finish(0)
-
-
-def _messages(engine: EngineProcess, check: Check) -> Iterator[dict[str, Any]]:
-    deadline = time.monotonic() + LONGEST_SECONDS
-    while (message := engine.hear(0.2)) is not END:
-        check()
-        if message is not None:
-            yield message
-        if time.monotonic() > deadline:
-            raise RuntimeError("the engine took too long to make a plan")

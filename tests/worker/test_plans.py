@@ -160,7 +160,7 @@ def test_an_engine_that_is_stopped_leaves_nothing_behind(
         if engines:
             raise Stop
 
-    monkeypatch.setattr("worker.plans.EngineProcess", Noted)
+    monkeypatch.setattr("worker.engine_question.EngineProcess", Noted)
     id = ask(session, make_tiny_llama(tmp_path / "tiny"), store)
     with pytest.raises(Stop):
         run(id, unguarded, check, settings)

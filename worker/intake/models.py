@@ -14,6 +14,7 @@ from app.models import repository
 from worker.intake.choose import INDEX, small_files, weight_files, weights_left
 from worker.intake.context import Context
 from worker.intake.errors import IntakeError
+from worker.intake.fit import check_fit
 from worker.intake.gguf import convert
 from worker.intake.hub import HubFile, HubRepo, open_repo
 from worker.intake.roots import resolve, root_of
@@ -111,6 +112,8 @@ def _take(source: Source, context: Context) -> dict[str, Any]:
         context.warn("weights_not_taken", message, files=left[:SHOWN])
     before = {name: stamp(path) for name, path in files.items()}
     weights = scan_weights(files, context.check, context.warn)
+    unused = check_fit(files, context)
+    dtype = weights.dtype(unused)
     stored = _store(files, context)
     if any(stamp(path) != before[name] for name, path in files.items()):
         raise IntakeError("source_changed", "The files changed while they were read; register the model again.")
@@ -118,7 +121,7 @@ def _take(source: Source, context: Context) -> dict[str, Any]:
         "architecture": description.architecture,
         "model_type": description.model_type,
         "blocks": description.blocks,
-        "dtype": weights.dtype(),
+        "dtype": dtype,
         "parameters": weights.parameters,
         "files": stored,
         "bytes": sum(file["bytes"] for file in stored),

@@ -17,7 +17,7 @@ from worker.pruning.observer import (
     StageResult,
 )
 from worker.pruning.perplexity import perplexities
-from worker.pruning.planning import plan
+from worker.pruning.planning import inspect, plan
 from worker.pruning.run import Output, OutputFile, run
 from worker.pruning.spec import EvaluationSpec, Format, PruningJob, Text
 
@@ -43,6 +43,7 @@ __all__ = [
     "Stopped",
     "Text",
     "UserError",
+    "inspect",
     "perplexities",
     "plan",
     "run",

@@ -7,6 +7,7 @@ checkpoint's names; only what touches a module asks here.
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,6 @@ from transformers.core_model_loading import (
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.errors import UserError
 
-OLD_ROTARY = r"rotary_emb\.inv_freq$"
-"""Old checkpoints hold a constant for every block; transformers ignores it too."""
-
 
 @dataclass(frozen=True)
 class Part:
@@ -43,8 +41,12 @@ class Part:
 
 
 class Names:
-    """The mapping of one model and one checkpoint. ignored: tensors which the model has no use for. missing: the
-    model's own names of those which the checkpoint has not: tied to others, or made by the model's code."""
+    """The mapping of one model and one checkpoint.
+
+    ignored: tensors which the model has no use for, as in transformers: constants of old checkpoints, other heads,
+    layers beyond the configuration's. missing: the model's own names of those which the checkpoint has not:
+    tied to others, or made by the model's code.
+    """
 
     def __init__(self, model: Any, parts: list[Part], ignored: tuple[str, ...]) -> None:
         self._model = model
@@ -112,15 +114,19 @@ class Names:
         self.missing = frozenset(expected.keys() - found.keys())
         present = {id(tensor) for name, tensor in expected.items() if name in found}
         optional = getattr(self._model, "_keys_to_ignore_on_load_missing", None) or []
+        lacking = []
         for name, tensor in expected.items():
             made = not isinstance(tensor, nn.Parameter) and any(re.search(known, name) for known in optional)
             if id(tensor) not in present and not made:
-                raise _unsupported(f"the checkpoint lacks {name}")
+                lacking.append(name)
             if name in found and found[name].shape != tensor.shape:
                 label = self._by_target[name][0].name if name in self._by_target else name
                 raise _unsupported(
                     f"{label} has shape {tuple(found[name].shape)} where the model has {tuple(tensor.shape)}"
                 )
+        if lacking:
+            unknown = f"; it has {_some(self.ignored)}, which the model does not know" if self.ignored else ""
+            raise _unsupported(f"the checkpoint lacks {_some(lacking)}{unknown}")
 
 
 def _match(model: Any, names: list[str]) -> tuple[list[Part], tuple[str, ...]]:
@@ -129,8 +135,6 @@ def _match(model: Any, names: list[str]) -> tuple[list[Part], tuple[str, ...]]:
     converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
     by_pattern = {pattern: entry for entry in converters for pattern in entry.source_patterns}
     expected = model.state_dict()
-    buffers = {name for name, _ in model.named_buffers()}
-    patterns = [OLD_ROTARY, *(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or [])]
     parts, ignored = [], []
     # This order decides which expert is which when matrices are put together: the library's own.
     for name in sorted(names, key=dot_natural_key):
@@ -139,11 +143,14 @@ def _match(model: Any, names: list[str]) -> tuple[list[Part], tuple[str, ...]]:
             target, pattern = rename_source_key(name, [], [], model.base_model_prefix, expected)
         if target in expected:
             parts.append(Part(name, target, by_pattern[pattern] if pattern else None, pattern))
-        elif target in buffers or any(re.search(known, name) for known in patterns):
-            ignored.append(name)
         else:
-            raise _unsupported(f"checkpoint tensor {name} belongs to no module")
+            ignored.append(name)
     return parts, tuple(ignored)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _unsupported(message: str) -> UserError:

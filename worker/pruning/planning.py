@@ -1,5 +1,6 @@
 """What a job would do, found out without doing it."""
 
+from pathlib import Path
 from typing import Any
 
 from worker.pruning import skeleton as skeletons
@@ -25,6 +26,16 @@ def plan(job: PruningJob) -> dict[str, Any]:
     subject = look(job)
     Tokenizer(job.model)  # refused where there is none; a run opens it by itself
     return {**describe(subject), "estimates": estimates(subject)}
+
+
+def inspect(folder: Path) -> dict[str, Any]:
+    """Whether a folder holds a model that can be pruned; `unused` are tensors that it does not need.
+
+    Reads what `plan` reads. Raises UserError when it cannot be pruned whatever the job.
+    """
+    skeleton = skeletons.build(folder, Checkpoint.open(folder))
+    Tokenizer(folder)
+    return {"unused": sorted(skeleton.names.ignored)}
 
 
 def look(job: PruningJob) -> Subject:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 from sqlalchemy import delete
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
@@ -89,6 +90,24 @@ def test_terms_go_with_a_model_and_what_was_left_is_said(intake: Any, tiny: Path
     assert (warning["code"], warning["data"]) == ("weights_not_taken", {"files": ["model.fp16.safetensors"]})
 
 
+def test_what_the_engine_would_refuse_is_refused_and_what_it_would_ignore_is_said(intake: Any, tiny: Path) -> None:
+    path = tiny / "model.safetensors"
+    tensors = load_file(path)
+    up = tensors.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(tensors | {"v_head.summary.weight": up}, path, {"format": "pt"})
+    model = intake(folder_model())
+    assert code(model) == "unsupported_model"
+    assert "lacks model.layers.1.mlp.up_proj.weight; it has v_head.summary.weight" in model.error["message"]
+    assert str(tiny.parent) not in model.error["message"]
+    # Of another dtype: the model's is that of the tensors that it needs.
+    extra = {f"v_head.{i}.weight": up.bfloat16() for i in range(9)}
+    save_file(tensors | {"model.layers.1.mlp.up_proj.weight": up} | extra, path, {"format": "pt"})
+    model = intake(folder_model())
+    assert (model.state, model.dtype) == ("ready", "float32")
+    (warning,) = model.warnings
+    assert (warning["code"], warning["data"]) == ("tensors_not_used", {"tensors": sorted(extra)})
+
+
 def test_a_hub_model_is_the_same_model_with_its_commit(intake: Any, tiny: Path, hub: Hub) -> None:
     repo = hub.add(
         "model", "team/tiny", contents(tiny) | {"pytorch_model.bin": b"\x80", "deep/x.safetensors": b""}
@@ -142,7 +161,7 @@ def test_a_source_that_changes_meanwhile_is_refused(intake: Any, tiny: Path) -> 
     def check() -> None:
         calls.append(1)
         if len(calls) == 4:
-            (tiny / "config.json").write_text("{}")
+            (tiny / "config.json").write_text((tiny / "config.json").read_text() + "\n")
 
     assert code(intake(folder_model(), check)) == "source_changed"
 

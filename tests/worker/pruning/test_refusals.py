@@ -115,7 +115,7 @@ def test_a_variant_of_a_refused_model_whose_blocks_get_nothing_of_the_text(
         ({"_experts_implementation_internal": "evil/kernel"}, "can fetch code or other files"),
         ({"num_attention_heads": 0}, "config.json describes no model"),
         ({"hidden_size": "wide"}, "config.json describes no model"),
-        ({"num_hidden_layers": 1}, "belongs to no module"),
+        ({"num_hidden_layers": 4}, "the checkpoint lacks model.layers.3."),
     ],
 )
 def test_configs_that_describe_no_plain_model(

@@ -1,0 +1,39 @@
+"""Asks the engine whether files are a model that it can prune, before they are registered as one."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from worker.engine_question import EngineRefused, ask_engine
+from worker.intake.context import Context
+from worker.intake.errors import IntakeError
+from worker.intake.scan import SHOWN
+from worker.supervisor.redaction import Redactor
+
+
+def check_fit(files: Mapping[str, Path], context: Context) -> frozenset[str]:
+    """Names of the tensors that the model does not need, which are said; they are stored with the others.
+
+    files: name → local path of everything that was taken. The engine reads their headers and configuration.
+    Raises IntakeError with the engine's reason.
+    """
+    model, workspace = context.scratch / "inspected", context.scratch / "inspection"
+    for folder in (model, workspace):
+        folder.mkdir(mode=0o700)
+    for name, path in files.items():
+        (model / name).symlink_to(path)
+    threads = context.settings.threads
+    request = {"inspect": os.fspath(model), "threads": threads}
+    redact = Redactor({"<model>": model, "<work>": context.settings.work_dir})
+    try:
+        answer = ask_engine(request, workspace, context.check, redact, "inspection")
+    except EngineRefused as error:
+        raise IntakeError(error.code, error.message) from None
+    unused = sorted(map(str, answer["unused"]))
+    if unused:
+        context.warn(
+            "tensors_not_used",
+            f"the model does not need {len(unused)} of the tensors; they are copied through as they are",
+            tensors=unused[:SHOWN],
+        )
+    return frozenset(unused)
