@@ -17,9 +17,25 @@ from app.db.migrate import upgrade
 from app.local.servers import PostgresServer, SeaweedServer, ValkeyServer
 from app.settings import Settings, get_settings
 from app.storage import ObjectStore, open_store
+from benchmarks.bfloat16 import amx
 
 TEMPLATE = "template_secateur"
 BUCKET = "secateur-tests"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "bfloat16: multiply as a processor with AMX does, on any processor"
+    parser.addoption("--products", choices=("native", "bfloat16"), default="native", help=text)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _products(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What `--products` asks for."""
+    if request.config.getoption("--products") == "native":
+        yield
+        return
+    with amx():
+        yield
 
 
 @pytest.fixture(scope="session")

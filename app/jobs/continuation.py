@@ -133,6 +133,9 @@ def _differences(session: Session, project: str, body: JobContinue, parent: Job)
     model = models.find_for_use(session, project, parent.model_id)
     if model is not None and recorded is not None and model.digest != recorded:
         errors.append(_differs("/model", f"of digest {model.digest} now", f"{recorded} when it was pruned"))
+    numerics = parent.spec.get("numerics", "fast")
+    if body.numerics is not None and body.numerics != numerics:
+        errors.append(_differs("/numerics", body.numerics, numerics))
     for part in ("method", "sparsity", "evaluation"):
         given, theirs = body.given(part), parent.spec[part]
         for name in given if part != "method" else given.keys() & {"mode"}:

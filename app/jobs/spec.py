@@ -114,6 +114,9 @@ class Output(Strict):
     )
 
 
+Numerics = Literal["fast", "exact"]
+
+
 def _detail(
     kind: LiteralString, text: LiteralString, place: tuple[int | str, ...], value: Any
 ) -> InitErrorDetails:
@@ -153,6 +156,12 @@ class JobCreate(_Request):
     method: Method
     sparsity: Sparsity
     evaluation: Evaluation = Evaluation()
+    numerics: Numerics = Field(
+        default="fast",
+        description="`exact`: every product is of float32 numbers, in forward passes, statistics, solvers and "
+        "evaluation, whatever the processor. `fast`: forward passes, evaluation and the search for ADMM's masks "
+        "multiply in bfloat16 where the hardware does so natively.",
+    )
     output: Output = Output()
 
     @model_validator(mode="after")
@@ -195,9 +204,9 @@ class JobCreate(_Request):
 
 class JobContinue(_Request):
     """Go on from a finished job's final state with further domains. What is left out of `model`, `method`,
-    `sparsity`, `evaluation`, `output` and `gate` is that job's; `limits`, `priority`, `labels` and each domain's
-    `calibration` begin with their defaults. What is given must fit that job: the model, `sparsity`, `evaluation`
-    and the method's mode are one for a whole lineage."""
+    `sparsity`, `evaluation`, `numerics`, `output` and `gate` is that job's; `limits`, `priority`, `labels` and
+    each domain's `calibration` begin with their defaults. What is given must fit that job: the model, `sparsity`,
+    `evaluation`, `numerics` and the method's mode are one for a whole lineage."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_CONTINUATION]})
 
@@ -213,6 +222,7 @@ class JobContinue(_Request):
     )
     sparsity: SparsityPart | None = None
     evaluation: Evaluation | None = None
+    numerics: Numerics | None = Field(default=None, description="The lineage's.")
     output: Output | None = Field(default=None, description="What is left out in it is the parent's, too.")
     gate: Gate | None = Field(
         default=None,

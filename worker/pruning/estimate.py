@@ -14,11 +14,11 @@ from worker.pruning.allocation.survey import COPIES as SURVEYED_COPIES
 from worker.pruning.blocks import BATCH_TOKENS
 from worker.pruning.budget import Share
 from worker.pruning.checkpoint import Checkpoint
-from worker.pruning.evaluate import FEWEST, LOGITS
+from worker.pruning.evaluate import FEWEST, LOGITS, forward_dtype
 from worker.pruning.lineage_spec import Precision
 from worker.pruning.method_spec import MethodName
 from worker.pruning.progress import Kind
-from worker.pruning.settings import pick_device, products
+from worker.pruning.settings import pick_device
 from worker.pruning.skeleton import Block, Matrix, Skeleton
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import PruningJob
@@ -125,7 +125,9 @@ def seconds(subject: Subject) -> Estimate:
     device = pick_device(job.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         device = torch.device("cpu")  # a plan may be made elsewhere than the job is run, and says so
-    fast, careful = probe(device, "medium"), probe(device, "highest")
+    dtype = forward_dtype(device, job.numerics)
+    careful = probe(device, torch.float32)
+    fast = careful if dtype == "float32" else probe(device, torch.bfloat16)
     rates = {Kind.forward: fast, Kind.evaluate: fast, Kind.solve: careful}
     parts = {kind.value: work[kind] / rates[kind] for kind in Kind}
     how = (
@@ -137,15 +139,14 @@ def seconds(subject: Subject) -> Estimate:
     return Estimate(sum(parts.values()), parts, how)
 
 
-def probe(device: torch.device, precision: str) -> float:
-    """Operations a second of a float32 matrix product at a precision (see `settings.products`)."""
-    one = torch.ones((PROBE_SIDE, PROBE_SIDE), device=device)
-    with products(precision):
+def probe(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a matrix product."""
+    one = torch.ones((PROBE_SIDE, PROBE_SIDE), device=device, dtype=dtype)
+    _finish(one @ one)
+    count, began = 0, time.perf_counter()
+    while (passed := time.perf_counter() - began) < PROBE_SECONDS or not count:
         _finish(one @ one)
-        count, began = 0, time.perf_counter()
-        while (passed := time.perf_counter() - began) < PROBE_SECONDS or not count:
-            _finish(one @ one)
-            count += 1
+        count += 1
     return 2.0 * PROBE_SIDE**3 * count / passed
 
 

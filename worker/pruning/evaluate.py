@@ -15,6 +15,7 @@ from worker.pruning.background import read_ahead
 from worker.pruning.blocks import Shell, batches, unload
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.hidden import HiddenStates
+from worker.pruning.settings import Numerics
 
 LOGITS = 7 << 20
 """Logits held at once, (windows × positions × vocabulary); in float32, `heap.reusing` has a place for as many."""
@@ -41,8 +42,14 @@ def native_dtype(device: torch.device) -> str:
     """bfloat16 where the hardware multiplies it, float32 where it would be emulated (hundreds of times slower)."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bfloat16" if fast else "float32"
+    has = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    # oneDNN makes these products, and ONEDNN_MAX_CPU_ISA can keep it from what the processor has.
+    return "bfloat16" if has and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+
+
+def forward_dtype(device: torch.device, numerics: Numerics) -> str:
+    """Of the products in forward passes."""
+    return "float32" if numerics is Numerics.exact else native_dtype(device)
 
 
 def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from worker.pruning.experts import listening
 from worker.pruning.sensing import Sensing
+from worker.pruning.settings import products_of
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.statistics import Accumulator, Measured
 from worker.pruning.tracing import unsupported
@@ -83,12 +84,16 @@ def measure(
     members = {group[0].name: group for group in groups}
 
     def listen(matrix: Matrix, inputs: Tensor) -> None:
-        inputs = inputs.detach().float()
-        sums[matrix.name].add(inputs.reshape(-1, matrix.columns))
-        for member in members[matrix.name]:
-            if (sensed := (sensing or {}).get(member.name)) and sensed.by_token:
-                part = sensed.added(member, dense_weight(block, member), inputs)
-                sums[matrix.name].add_importance(member.name, part)
+        read = as_read(inputs.detach())
+        inputs = read.float()
+        # Statistics are float32, whatever the pass around them computes in.
+        with torch.autocast(device.type, enabled=False):
+            with products_of(read.dtype):
+                sums[matrix.name].add(inputs.reshape(-1, matrix.columns))
+            for member in members[matrix.name]:
+                if (sensed := (sensing or {}).get(member.name)) and sensed.by_token:
+                    part = sensed.added(member, dense_weight(block, member), inputs)
+                    sums[matrix.name].add_importance(member.name, part)
 
     every = tuple(matrix for group in groups for matrix in group)
     firsts = tuple(group[0] for group in groups)
@@ -98,6 +103,13 @@ def measure(
             stack.enter_context(_stopping(block, firsts))
         run()
     return {name: accumulator.measured() for name, accumulator in sums.items()}
+
+
+def as_read(inputs: Tensor) -> Tensor:
+    """A layer's inputs as it multiplies them: under autocast rounded to its dtype."""
+    if torch.is_autocast_enabled(inputs.device.type):
+        return inputs.to(torch.get_autocast_dtype(inputs.device.type))
+    return inputs
 
 
 @contextmanager
@@ -144,8 +156,7 @@ def _listening(
 
     def expert(module: str, parameter: str, index: int, inputs: Tensor, outputs: Tensor) -> None:
         if (reader := readers.get((module, parameter, index))) is not None:
-            with torch.autocast(inputs.device.type, enabled=False):  # as in _before
-                listen(reader, inputs)
+            listen(reader, inputs)
         for writer in writers.get((module, parameter, index), []):
             if hear is not None and writer.expert is not None:
                 hear(writer, outputs, writer.expert.first_row)
@@ -171,9 +182,7 @@ def _place(matrix: Matrix) -> tuple[str, str, int] | None:
 
 def _before(matrix: Matrix, listen: Callable[[Matrix, Tensor], None]) -> Callable[..., None]:
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        # Statistics are float32, whatever the pass around them computes in.
-        with torch.autocast(args[0].device.type, enabled=False):
-            listen(matrix, args[0])
+        listen(matrix, args[0])
 
     return hook
 

@@ -4,10 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from worker.pruning.budget import Share
 from worker.pruning.errors import UserError
+from worker.pruning.evaluate import forward_dtype
 from worker.pruning.folder import StageFolder, stage_folder
 from worker.pruning.method_spec import Mode
+from worker.pruning.settings import Numerics
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import PruningJob
@@ -194,6 +198,16 @@ def _check_stages(job: PruningJob, stage: int, said: Mapping[str, Any]) -> None:
     found = [each["domain"] for each in said.get("stages", [])]
     if said and found != expected:
         raise UserError("state_mismatch", f"the state is of the domains {found}, not of {expected}", FIELD)
+
+
+def settle_dtype(job: PruningJob, device: torch.device) -> str:
+    """Of the job's forward passes. Raises UserError when its numerics are exact and the lineage's were not."""
+    wanted = forward_dtype(device, job.numerics)
+    begun = lineage_dtype(job) or wanted
+    if job.numerics is Numerics.exact and begun != wanted:
+        message = f"the lineage began in {begun}, and exact is {wanted}: its numerics stay fast"
+        raise UserError("state_mismatch", message, "/numerics")
+    return begun
 
 
 def lineage_dtype(job: PruningJob) -> str | None:

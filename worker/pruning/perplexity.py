@@ -9,10 +9,10 @@ from worker.pruning import skeleton as skeletons
 from worker.pruning.blocks import Shell
 from worker.pruning.calibration import Tokenizer, evaluation_windows, text_digest
 from worker.pruning.checkpoint import Checkpoint
-from worker.pruning.evaluate import TestSet, mean_loss, native_dtype, window_losses
+from worker.pruning.evaluate import TestSet, forward_dtype, mean_loss, window_losses
 from worker.pruning.hidden import HIDDEN_BYTES, HiddenStates
 from worker.pruning.observer import Evaluation, Observer, Silent
-from worker.pruning.settings import pick_device, torch_settings
+from worker.pruning.settings import Numerics, pick_device, torch_settings
 from worker.pruning.spec import EvaluationSpec, Text
 
 
@@ -54,6 +54,7 @@ def perplexities(
     *,
     device: str = "auto",
     threads: int = 2,
+    numerics: Numerics = Numerics.fast,
     observer: Observer | None = None,
     scratch: Path | None = None,
 ) -> dict[str, Evaluation]:
@@ -62,11 +63,11 @@ def perplexities(
     scratch: folder for what hidden states do not fit in memory; the system's folder for such things by default.
     """
     listener = observer or Silent()
-    with torch_settings(threads):
+    with torch_settings(threads, numerics):
         where = pick_device(device)
         source = Checkpoint.open(folder)
         shell = Shell(skeletons.build(folder, source), source, where)
-        tokenizer, dtype = Tokenizer(folder), native_dtype(where)
+        tokenizer, dtype = Tokenizer(folder), forward_dtype(where, numerics)
         sets = [test_set(name, text, spec, tokenizer, dtype, f"/{name}") for name, text in texts.items()]
         with HiddenStates(scratch or Path(tempfile.gettempdir()), HIDDEN_BYTES) as hidden:
             losses = window_losses(shell, source, sets, dtype, hidden, lambda _block, _tokens: listener.check())

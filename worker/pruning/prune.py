@@ -36,7 +36,6 @@ from worker.pruning.progress import Kind, Tracker
 from worker.pruning.records import History, Solved, compare_masks, matrix_record, read_history, stored_history
 from worker.pruning.scores import keepable
 from worker.pruning.sensitivity import summaries_of
-from worker.pruning.settings import products
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.spec import PruningJob
 from worker.pruning.state_file import StateContent, read_document, state_content
@@ -161,8 +160,7 @@ class BlockPruner:
             return records
         dense = [self._original(block, matrix) for matrix in group]
         weights = [self._as_solved(matrix, tensors[matrix.name]) for matrix in group]
-        with products("highest"):
-            errors = domain_errors(own, list(zip(weights, dense, strict=True)))
+        errors = domain_errors(own, list(zip(weights, dense, strict=True)))
         return [replace(record, domain_errors=each) for record, each in zip(records, errors, strict=True)]
 
     def _original(self, block: Block, matrix: Matrix) -> Tensor:
@@ -180,13 +178,12 @@ class BlockPruner:
         """What the matrices of the group that ask for `method` are solved with."""
         name, began = group[0].name, time.monotonic()
         try:
-            with products("highest"):
-                if method.name is MethodName.auto:
-                    members = self._members(block, method, group)
-                    choice = choose(method, members, inputs, self.observer.check)
-                    choice = replace(choice, seconds=(time.monotonic() - began) / len(members))
-                else:
-                    choice = Choice((Option(method.name, method, methods.prepare(method, inputs.sums)),))
+            if method.name is MethodName.auto:
+                members = self._members(block, method, group)
+                choice = choose(method, members, inputs, self.observer.check)
+                choice = replace(choice, seconds=(time.monotonic() - began) / len(members))
+            else:
+                choice = Choice((Option(method.name, method, methods.prepare(method, inputs.sums)),))
         except IllConditioned as error:
             raise IllConditioned(f"{name}: {error}") from error
         for raised in (option.group.notes for option in choice.options if option.group.notes):
@@ -214,15 +211,12 @@ class BlockPruner:
         dense = dense_weight(block, matrix).contiguous()
         original = self._original(block, matrix)
         try:
-            with products("highest"):
-                option, solved, notes = best(
-                    choice, lambda each: self._attempt(matrix, dense, original, each, inputs)
-                )
-                seconds = time.monotonic() - began
-                if inputs.alone is not None and option.method not in alone:
-                    alone[option.method] = methods.prepare_alone(option.method, inputs.alone)
-                own = alone.get(option.method)
-                summaries = summaries_of(option.method, matrix.name, dense, solved.scores, own)
+            option, solved, notes = best(choice, lambda each: self._attempt(matrix, dense, original, each, inputs))
+            seconds = time.monotonic() - began
+            if inputs.alone is not None and option.method not in alone:
+                alone[option.method] = methods.prepare_alone(option.method, inputs.alone)
+            own = alone.get(option.method)
+            summaries = summaries_of(option.method, matrix.name, dense, solved.scores, own)
         except IllConditioned as error:
             raise IllConditioned(f"{matrix.name}: {error}") from error
         solution = replace(solved.solution, notes=solved.solution.notes | notes)

@@ -14,11 +14,11 @@ from worker.pruning.budget import Share, assign
 from worker.pruning.calibration import CalibrationWindows, Tokenizer, calibration_windows, text_digest
 from worker.pruning.caveats import Caveat, after_pruning, after_stage, before_pruning
 from worker.pruning.checkpoint import Checkpoint, read_file
-from worker.pruning.evaluate import TestSet, native_dtype, precision
+from worker.pruning.evaluate import TestSet, precision
 from worker.pruning.files import write_json
 from worker.pruning.folder import StageFolder, stage_folder
 from worker.pruning.hidden import HiddenStates
-from worker.pruning.holdings import check_holdings, lineage_dtype
+from worker.pruning.holdings import check_holdings, settle_dtype
 from worker.pruning.matrix_r import MatrixR
 from worker.pruning.observer import Observer, StageResult
 from worker.pruning.perplexity import test_set
@@ -55,7 +55,7 @@ def run(job: PruningJob, observer: Observer) -> Output:
     The same job, threads and device give the same bytes, interrupted or not. Raises UserError for what the user
     can mend, Stopped when the observer asks, anything else when the system is at fault.
     """
-    with torch_settings(job.threads):
+    with torch_settings(job.threads, job.numerics):
         return _Run.start(job, observer).execute()
 
 
@@ -87,7 +87,7 @@ class _Run:
         tokenizer = Tokenizer(job.model)
         device = pick_device(job.device)
         known = {(int(e["row"]), str(e["domain"])): float(e["perplexity"]) for e in job.resume.evaluations}
-        dtype = lineage_dtype(job) or native_dtype(device)
+        dtype = settle_dtype(job, device)
         observer.check()
         windows = [calibration_windows(tokenizer, domain.calibration) for domain in job.domains]
         observer.check()
@@ -261,7 +261,7 @@ class _Run:
         last = self.folder(len(self.job.domains) - 1)
         files = last.complete(self.source, self.shell.skeleton)
         rows = [self.matrix.row(row) for row in range(len(self.job.lineage) + 1)]
-        settings = pinned(self.job.threads, BATCH_TOKENS, self.shell.device, self.dtype)
+        settings = pinned(self.job.threads, BATCH_TOKENS, self.shell.device, self.dtype, self.job.numerics)
         done = Finished(
             self.job,
             self.shell.skeleton,

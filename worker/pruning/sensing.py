@@ -10,7 +10,6 @@ from worker.pruning.budget import Share
 from worker.pruning.errors import SpecError, UserError
 from worker.pruning.method_spec import Method, Perturbation, Reading
 from worker.pruning.methods.copal import GRADIENT_SUMS, dataset_importance, response
-from worker.pruning.settings import products
 from worker.pruning.skeleton import Matrix
 from worker.pruning.statistics import Accumulated, Measured
 
@@ -97,8 +96,7 @@ def complete(
 
 def _from_moments(matrix: Matrix, sensing: Sensing, measured: Measured, dense: Dense) -> Tensor:
     if sensing.reading is Reading.dataset:
-        with products("highest"):
-            return dataset_importance(dense(matrix), measured.gram, measured.mean, sensing.earlier_mean)
+        return dataset_importance(dense(matrix), measured.gram, measured.mean, sensing.earlier_mean)
     return torch.zeros((matrix.rows, matrix.columns), device=measured.gram.device)
 
 

@@ -1,8 +1,24 @@
-"""Process-wide torch settings for the time of a job, and what else decides the last bits of its result."""
+"""Process-wide torch settings for the time of a job, and what else decides the last bits of its result.
+
+How exact products are, whatever the processor. Torch may make float32 products of factors that it rounds (its
+precision `medium`: bfloat16 on a processor with AMX, TF32 on a GPU, plain float32 elsewhere). Here all float32
+products are exact (`highest`), with two exceptions:
+
+- A Gram of inputs that a layer reads in bfloat16: they are rounded first, and the product of two such numbers is
+  exact in float32, so that `medium` loses nothing (`products_of`).
+- The steps by which ADMM looks for a mask, in a job with fast numerics (`search_products`): they are rounded, and
+  what they find is polished exactly.
+
+Forward passes, and the survey's gradients, are in bfloat16 where a job's forward dtype says so (`evaluate`), by
+autocast and never by `medium`: that would also round what a model computes in float32 on purpose, such as the
+angles of its positions.
+"""
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import ContextVar
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,15 +27,28 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
+class Numerics(StrEnum):
+    """How a job multiplies."""
+
+    fast = "fast"  # in bfloat16 where the processor does so natively and little is lost by it
+    exact = "exact"  # in float32 everywhere, on every processor
+
+
+_search: ContextVar[str] = ContextVar("search", default="highest")
+"""Torch's precision of products that only search."""
+
+
 @contextmanager
-def torch_settings(threads: int) -> Iterator[None]:
-    """Threads pinned (sums depend on how they are split), fast forwards, no gradients; restored afterwards."""
+def torch_settings(threads: int, numerics: Numerics = Numerics.exact) -> Iterator[None]:
+    """Threads pinned (sums depend on how they are split), products as above, no gradients; restored afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    token = _search.set("medium" if numerics is Numerics.fast else "highest")
     try:
-        with torch.no_grad(), products("medium"):
+        with torch.no_grad(), products("highest"):
             yield
     finally:
+        _search.reset(token)
         torch.set_num_threads(before)
 
 
@@ -36,13 +65,23 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def products(precision: str) -> Iterator[None]:
-    """float32 products at a precision: highest for solving, medium (bfloat16 or TF32 inside) for forwards."""
+    """float32 products at one of torch's precisions: highest, high or medium."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def products_of(dtype: torch.dtype) -> AbstractContextManager[None]:
+    """For products of float32 tensors whose values are all of `dtype`: as fast as exact ones can be."""
+    return products("medium" if dtype is torch.bfloat16 else "highest")
+
+
+def search_products() -> AbstractContextManager[None]:
+    """For products that look for something which exact ones then settle."""
+    return products(_search.get())
 
 
 @contextmanager
@@ -63,7 +102,9 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pinned(threads: int, batch_tokens: int, device: torch.device, dtype: str) -> dict[str, Any]:
+def pinned(
+    threads: int, batch_tokens: int, device: torch.device, dtype: str, numerics: Numerics
+) -> dict[str, Any]:
     """What two runs of one job must have in common to give the same bytes. dtype: of forward passes."""
     processor = f"{processor_model()}, {torch.backends.cpu.get_cpu_capability()}"
     if device.type == "cuda":
@@ -74,6 +115,7 @@ def pinned(threads: int, batch_tokens: int, device: torch.device, dtype: str) ->
         "device": device.type,
         "processor": processor,
         "dtype": {"forward": dtype, "statistics": "float32"},
+        "numerics": numerics,
         "versions": versions(),
     }
 

@@ -9,6 +9,7 @@ from worker.pruning.fields import Fields
 from worker.pruning.hidden import HIDDEN_BYTES
 from worker.pruning.lineage_spec import Base, OutputSpec
 from worker.pruning.method_spec import Method, MethodName, Mode
+from worker.pruning.settings import Numerics
 from worker.pruning.sparsity_spec import Sparsity
 from worker.pruning.text_spec import Format, Text
 
@@ -137,6 +138,7 @@ class PruningJob:
     resume: Resume = field(default_factory=Resume)
     base: Base | None = None
     """The job that this one goes on from."""
+    numerics: Numerics = Numerics.fast
     output: OutputSpec = field(default_factory=OutputSpec)
 
     @property
@@ -174,6 +176,7 @@ class PruningJob:
             hidden_bytes=fields.integer("hidden_bytes", cls.hidden_bytes),
             resume=Resume.read(fields.child("resume", optional=True)),
             base=Base.read(base) if base else None,
+            numerics=fields.choice("numerics", Numerics, cls.numerics),
             output=OutputSpec.read(fields.child("output", optional=True)),
         )
         job._check_domains()

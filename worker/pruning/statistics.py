@@ -20,7 +20,7 @@ ROWS = 256
 
 @dataclass(frozen=True)
 class Measured:
-    """One domain's statistics of one group, per token.
+    """One domain's statistics of one group, per token, of its inputs as the layers read them (`groups.as_read`).
 
     gram: XᵀX / tokens, (in, in), float32; of the first tokens only, where nothing is solved with it. mean: (in,),
     float32. importance: per matrix (out, in), what a reading of COPAL sums up, / tokens (see `methods.copal`);

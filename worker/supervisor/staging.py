@@ -104,6 +104,7 @@ def translate(spec: dict[str, Any], text: Callable[[str], dict[str, Any]]) -> di
         "sparsity": spec["sparsity"],
         "domains": [translate_domain(domain) for domain in spec["domains"]],
         "evaluation": spec["evaluation"],
+        "numerics": spec.get("numerics", "fast"),
         "output": spec.get("output"),
     }
 

@@ -155,6 +155,17 @@ def test_output_and_weights_of_a_continuation(api: httpx.Client, inputs: Inputs,
         )
 
 
+def test_numerics_are_one_for_a_lineage(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    parent = submit(api, inputs.body(numerics="exact"))
+    publish(session, parent)
+    body: dict[str, Any] = {"continues": parent, "domains": [domain("x", inputs.first)]}
+    assert api.post("/v1/jobs", json=body).json()["spec"]["numerics"] == "exact"
+    assert api.post("/v1/jobs", json={**body, "numerics": "exact"}).status_code == 201
+    refused = api.post("/v1/jobs", json={**body, "numerics": "fast"}).json()
+    assert refused["code"] == "lineage_mismatch"
+    assert [error["pointer"] for error in refused["errors"]] == ["/numerics"]
+
+
 def test_r_begins_with_the_parents_rows(api: httpx.Client, parent: str, third: str, session: Session) -> None:
     job = submit(api, {"continues": parent, "domains": [domain("sales", third, third)]})
     evaluate(session, job, 0, sales=30.0)

@@ -184,6 +184,12 @@ def test_the_engine_takes_the_output_that_the_api_accepts(output: dict[str, Any]
     }
 
 
+@pytest.mark.parametrize("numerics", [{}, {"numerics": "exact"}])
+def test_the_engine_takes_the_numerics_that_the_api_accepts(numerics: dict[str, Any]) -> None:
+    resolved = job(**numerics).resolved()
+    assert translate(resolved)["numerics"] == resolved["numerics"] == numerics.get("numerics", "fast")
+
+
 def translate(spec: dict[str, Any]) -> dict[str, Any]:
     """What the engine is asked for."""
     return staging.translate(spec, lambda dataset: {"path": dataset})

@@ -104,7 +104,7 @@ def test_an_expert_s_gram_is_summed_in_float32_whatever_the_pass_computes_in(
     for group in groups:
         if (place := group[0].expert) is None or place.activated:
             continue
-        own = tokens[(index == place.index).any(dim=1)].float()
+        own = tokens[(index == place.index).any(dim=1)].bfloat16().float()  # as the expert multiplies them
         torch.testing.assert_close(measured[group[0].name].gram, own.T @ own / len(own), rtol=1e-5, atol=1e-6)
 
 

@@ -73,7 +73,8 @@ def test_nothing_stays_behind_on_the_block(loaded: tuple[Shell, Block]) -> None:
 
 @torch.no_grad()
 def test_statistics_are_float32_under_autocast(tmp_path: Path) -> None:
-    """Of the inputs as they arrive, bfloat16 or not: their Gram, and a reading of COPAL that sees every token."""
+    """Of the inputs as they are multiplied, in bfloat16: their Gram, and a reading of COPAL that sees every
+    token."""
     folder = make_tiny("llama", tmp_path / "llama")
     checkpoint = Checkpoint.open(folder)
     shell = Shell(skeletons.build(folder, checkpoint), checkpoint, torch.device("cpu"))
@@ -82,7 +83,7 @@ def test_statistics_are_float32_under_autocast(tmp_path: Path) -> None:
     heard: dict[str, torch.Tensor] = {}
     for matrix in block.matrices:
         block.module.get_submodule(matrix.module).register_forward_pre_hook(
-            lambda _, args, name=matrix.name: heard.__setitem__(name, args[0].float().flatten(0, 1))
+            lambda _, args, name=matrix.name: heard.__setitem__(name, args[0].bfloat16().float().flatten(0, 1))
         )
     with precision(shell.device, "bfloat16"):
         state = shell.enter(torch.randint(0, 320, (2, WINDOW)))

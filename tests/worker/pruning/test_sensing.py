@@ -1,6 +1,5 @@
 """COPAL's readings inside a job: what is measured of real blocks, and where windows cannot be told."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +54,8 @@ def read_by(model: Path, module: str, request: dict[str, Any]) -> Tensor:
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("name", ["self_attn.k_proj", "fc1"])
 def test_a_job_measures_whole_windows_also_where_a_block_flattens_them(
-    reading: Reading, name: str, opt: Path, request_for: Request, texts: Path, monkeypatch: pytest.MonkeyPatch
+    reading: Reading, name: str, opt: Path, request_for: Request, texts: Path
 ) -> None:
-    # The inputs that are expected are of a pass in float32, whatever this processor would choose.
-    monkeypatch.setattr(import_module("worker.pruning.run"), "native_dtype", lambda _device: "float32")
     method = {"name": "copal", "reading": reading.value, "perturbation": "relative"}
     overrides = [{"match": "*", "skip": True}, {"match": f"*.0.{name}.weight", "target": 0.5}]
     request = request_for(
@@ -66,6 +63,7 @@ def test_a_job_measures_whole_windows_also_where_a_block_flattens_them(
         method=method,
         domains=[unheld(texts, "a")],
         sparsity={"target": 0.5, "allocation": "uniform", "overrides": overrides},
+        numerics="exact",  # as the inputs that are expected
     )
     prune(request)
     full = f"model.decoder.layers.0.{name}.weight"

@@ -197,6 +197,7 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("/method", {"name": "wanda", "recency": 0}, "/method/recency"),
         ("/method", {"name": "wanda", "recency": 4.5}, "/method/recency"),
         ("/method", {"name": "wanda", "objective": "most"}, "/method/objective"),
+        ("/numerics", "medium", "/numerics"),
         ("/output", {"state_precision": "float64"}, "/output/state_precision"),
         ("/output", {"keep_domain_statistics": "yes"}, "/output/keep_domain_statistics"),
         ("/output", {"keep_everything": True}, "/output/keep_everything"),

@@ -26,7 +26,7 @@ from worker.pruning.groups import dense_weight, find_groups, measure
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.methods.ladder import cholesky, climb
 from worker.pruning.methods.wanda import input_norms, wanda_scores
-from worker.pruning.settings import plain_attention, products
+from worker.pruning.settings import plain_attention
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.statistics import Measured
@@ -152,8 +152,7 @@ class Surveyor:
 
     def _curvature(self, name: str, gram: Tensor) -> Tensor:
         try:
-            with products("highest"):
-                found, notes = curvature(gram)
+            found, notes = curvature(gram)
         except IllConditioned as error:
             raise IllConditioned(f"{name}: {error}") from error
         if notes:

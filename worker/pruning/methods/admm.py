@@ -14,7 +14,7 @@ from worker.pruning.methods.ladder import cholesky, climb
 from worker.pruning.methods.solution import Solution
 from worker.pruning.methods.wanda import input_norms
 from worker.pruning.patterns import Selection
-from worker.pruning.settings import products
+from worker.pruning.settings import search_products
 
 Scores = Callable[[Tensor], Tensor]
 """Of weights, (out, in), to a new tensor of the same shape, not negative; −∞ where a weight must not stay."""
@@ -116,7 +116,7 @@ def _iterate(
         torch.mul(wanted, lost, out=u)
         wanted.sub_(u, alpha=2).mul_(config.rho).add_(g)
         # (G + λI + ρI)⁻¹ has no eigenvalue above 1/(λ + ρ): it does not magnify what bfloat16 rounds away.
-        with products("medium"):
+        with search_products():
             v = wanted @ inverse
         wanted = v.add_(u)
     return wanted * mask, mask
