@@ -45,6 +45,7 @@ class SparsityPart(Strict):
     pattern: Pattern | None = None
     allocation: Literal["uniform", "owl", "error"] | None = None
     overrides: list[Override] | None = Field(default=None, max_length=100)
+    keep_zeros: bool | None = None
 
 
 def merge_method(theirs: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -145,6 +145,11 @@ class Sparsity(Strict):
         "pass forward and one backward over the dense model. Default: `error` with the pattern `unstructured`; "
         "n:m fixes every rate and takes none.",
     )
+    keep_zeros: bool = Field(
+        default=False,
+        description="Every zero of the model as it came stays zero, so that a 2:4 model stays 2:4. They count "
+        "towards the target; a matrix with more of them than its share keeps them all.",
+    )
     overrides: list[Override] = Field(default=[], max_length=100, description="In order; all that match count.")
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from worker.pruning import heap
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.errors import UserError
+from worker.pruning.finite import check_outputs
 from worker.pruning.skeleton import Block, Skeleton
 from worker.pruning.tracing import (
     LENGTH,
@@ -90,8 +91,9 @@ class Shell:
         load(block.module, {name.removeprefix(f"{block.prefix}."): state[name] for name in state}, self.device)
 
     def forward(self, block: Block, hidden: Tensor) -> Tensor:
-        """One loaded block over (windows, length, width) on the device."""
-        return self.calls(*hidden.shape[:2])[block.index].run(block.module, hidden)
+        """One loaded block over (windows, length, width) on the device. Raises UserError `not_finite`."""
+        found = self.calls(*hidden.shape[:2])[block.index].run(block.module, hidden)
+        return check_outputs(found, block.prefix)
 
     def enter(self, ids: Tensor) -> Tensor:
         """Hidden states before the first block, (windows, length, width), on the device. ids: (windows, len)."""
@@ -103,7 +105,7 @@ class Shell:
             with replaced(self.skeleton, stop, tuples=self._tuples):
                 self._run(ids)
         except _Reached as reached:
-            return reached.hidden
+            return check_outputs(reached.hidden, "what comes before the first block")
         raise UserError("unsupported_model", "the model does not call its decoder blocks", "/model")
 
     @contextmanager

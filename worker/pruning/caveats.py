@@ -7,6 +7,7 @@ from typing import Any, Final
 from worker.pruning.budget import Share
 from worker.pruning.calibration import CalibrationWindows
 from worker.pruning.evaluate import TestSet
+from worker.pruning.inspection import SPARSE, Sparsity
 from worker.pruning.method_spec import MethodName
 from worker.pruning.overlap import shared_shares
 from worker.pruning.records import Record, mask_overlap
@@ -27,6 +28,10 @@ ALIKE_MESSAGE: Final = (
     "held-out windows lie over one another, so held-out errors come from very little text: give more of it"
 )
 
+SPARSER: Final = 0.001
+"""Zeros beyond the target, as a share of all weights, above which it is said."""
+SPARSER_MESSAGE: Final = "matrices have more zeros than their part of the target, because they came with them"
+
 
 @dataclass(frozen=True)
 class Caveat:
@@ -39,6 +44,17 @@ class Caveat:
     def note(self) -> tuple[str, str, dict[str, Any]]:
         """For `Observer.note`."""
         return "warning", self.message, {"code": self.code, **self.data}
+
+
+def already_sparse(job: PruningJob, found: Sparsity) -> list[Caveat]:
+    """A model that came with many zeros. found: in all of its prunable matrices."""
+    if found.share < SPARSE:
+        return []
+    message = "the model is sparse already: its zeros count towards the target, and "
+    message += "stay" if job.sparsity.keep_zeros else "may get other values; sparsity.keep_zeros keeps them"
+    pattern = None if found.pattern is None else str(found.pattern)
+    figures = {"share": found.share, "pattern": pattern, "matrices": found.matrices, "of": found.of}
+    return [Caveat("already_sparse", message, figures)]
 
 
 def before_pruning(
@@ -61,6 +77,7 @@ def after_stage(stage: int, domain: str, records: Sequence[Record]) -> list[Cave
     found = [
         (STARVED, starved_experts(stage, domain, records)),
         (STASIS, stasis(stage, domain, mask_overlap(records))),
+        (SPARSER_MESSAGE, _sparser_than_asked(stage, domain, records)),
     ]
     return [Caveat(data.pop("code"), message, data) for message, data in found if data is not None]
 
@@ -73,6 +90,18 @@ def after_pruning(summary: Mapping[str, Any]) -> list[Caveat]:
     message = "perplexity on the earlier domains' texts has risen since they were pruned for"
     figures = {"bwt": summary["bwt"], "log_bwt": log_bwt, "limit": FORGETTING}
     return [Caveat("forgetting", message, figures)]
+
+
+def _sparser_than_asked(stage: int, domain: str, records: Sequence[Record]) -> dict[str, Any] | None:
+    """Matrices that had more zeros than their part of the target."""
+    weights, zeros = (sum(record[name] for record in records) for name in ("weights", "zeros"))
+    parts = [(record["zeros"], round(record["target"] * record["weights"])) for record in records]
+    wanted = sum(part for _, part in parts)
+    if zeros - wanted <= SPARSER * weights:
+        return None
+    figures = {"sparsity": zeros / weights, "target": wanted / weights}
+    more = sum(found > part for found, part in parts)
+    return {"code": "sparser_than_asked", "stage": stage, "domain": domain, **figures, "matrices": more}
 
 
 def _too_few_tokens(

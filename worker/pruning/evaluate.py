@@ -14,6 +14,7 @@ from worker.pruning import heap
 from worker.pruning.background import read_ahead
 from worker.pruning.blocks import Shell, batches, unload
 from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.finite import check_outputs
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.settings import Numerics
 
@@ -119,4 +120,4 @@ def _losses(head: Callable[[Tensor, Tensor], Tensor], ids: Tensor, hidden: Tenso
         targets = ids[:, piece.start + 1 : piece.stop + 1]
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         total += loss.view(windows, -1).double().sum(dim=1)
-    return [float(value) for value in total / (length - 1)]
+    return check_outputs(total / (length - 1), "the output head").tolist()

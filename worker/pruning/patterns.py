@@ -54,13 +54,16 @@ class Selection:
     """How the mask of one matrix is chosen: pattern, comparison scope and the exact number of zeros.
 
     rows: what the scores of each output are multiplied by before they are compared, (out,), not negative (None:
-    ones). It makes a difference only where weights of different rows are compared.
+    ones). It makes a difference only where weights of different rows are compared. allowed: where a weight may
+    stay at all, (out, in), bool; None: everywhere. What may not stay is among the zeros, which are more where it
+    exceeds them, or a row's or an n:m group's part of them.
     """
 
     pattern: Pattern
     scope: Scope
     zeros: int
     rows: Tensor | None = None
+    allowed: Tensor | None = None
 
     def mask(self, scores: Tensor, zeros: int | None = None) -> Tensor:
         """True where a weight stays. scores: (out, in), finite or −∞; zeros: fewer than in the end, on the way.
@@ -71,6 +74,11 @@ class Selection:
         count = self.zeros if zeros is None else zeros
         if self.rows is not None:
             scores = scores * self.rows.unsqueeze(1)
+        if self.allowed is None:
+            return self._best(scores, count)
+        return self._best(scores.masked_fill(~self.allowed, -torch.inf), count) & self.allowed
+
+    def _best(self, scores: Tensor, count: int) -> Tensor:
         if self.pattern.group is not None and self.pattern.kept is not None:
             protected = best_of_groups(scores, self.pattern.kept, self.pattern.group)
             if count >= self.zeros:

@@ -11,6 +11,7 @@ from worker.pruning.calibration import Tokenizer, evaluation_windows, text_diges
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.evaluate import TestSet, forward_dtype, mean_loss, window_losses
 from worker.pruning.hidden import HIDDEN_BYTES, HiddenStates
+from worker.pruning.inspection import inspect
 from worker.pruning.observer import Evaluation, Observer, Silent
 from worker.pruning.settings import Numerics, pick_device, torch_settings
 from worker.pruning.spec import EvaluationSpec, Text
@@ -66,7 +67,9 @@ def perplexities(
     with torch_settings(threads, numerics):
         where = pick_device(device)
         source = Checkpoint.open(folder)
-        shell = Shell(skeletons.build(folder, source), source, where)
+        skeleton = skeletons.build(folder, source)
+        inspect(source, skeleton, listener.check)
+        shell = Shell(skeleton, source, where)
         tokenizer, dtype = Tokenizer(folder), forward_dtype(where, numerics)
         sets = [test_set(name, text, spec, tokenizer, dtype, f"/{name}") for name, text in texts.items()]
         with HiddenStates(scratch or Path(tempfile.gettempdir()), HIDDEN_BYTES) as hidden:

@@ -1,11 +1,10 @@
 """Pruning one block: measure its inputs, solve its matrices, write it, and move on through what was written."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from worker.pruning import heap, methods
@@ -16,7 +15,7 @@ from worker.pruning.background import beside
 from worker.pruning.blocks import Shell, unload
 from worker.pruning.budget import Share
 from worker.pruning.checkpoint import DTYPES, Checkpoint, read_file
-from worker.pruning.errors import IllConditioned, UserError
+from worker.pruning.errors import IllConditioned
 from worker.pruning.evaluate import precision
 from worker.pruning.files import write_tensors
 from worker.pruning.finite import all_finite
@@ -92,10 +91,6 @@ class BlockPruner:
 
         tensors: what `read` gave; the matrices in it are replaced.
         """
-        for name, tensor in tensors.items():
-            # Named here, because behind it nothing in the block would be finite.
-            if not all_finite(tensor):
-                raise UserError("invalid_checkpoint", f"{name} has values that are not finite", "/model")
         self.shell.load_block(block, tensors)
         inputs = self._gatherer.gather(block, self.hidden[: self.solved_on], self.hidden[self.solved_on :])
         heap.trim()  # what measuring leaves behind does not serve solving
@@ -193,14 +188,12 @@ class BlockPruner:
     def _members(self, block: Block, method: Method, group: list[Matrix]) -> list[Member]:
         """The matrices of the group that one choice of `auto` is for."""
 
-        def select(matrix: Matrix) -> Callable[[Method], Selection]:
-            return lambda chosen: self._selection(self.shares[matrix.name], chosen, self.shell.device)
+        def member(matrix: Matrix) -> Member:
+            original = self._original(block, matrix)
+            select = partial(self._selection, self.shares[matrix.name], original=original)
+            return Member(matrix.name, dense_weight(block, matrix), select, original)
 
-        return [
-            Member(matrix.name, dense_weight(block, matrix), select(matrix), self._original(block, matrix))
-            for matrix in group
-            if self._method(matrix) == method
-        ]
+        return [member(matrix) for matrix in group if self._method(matrix) == method]
 
     def _solve(
         self, block: Block, matrix: Matrix, choice: Choice, inputs: Inputs, alone: dict[Method, methods.Group]
@@ -230,7 +223,7 @@ class BlockPruner:
         """The matrix by one option, and its errors as written. dense: what it is solved from; original: what its
         errors are measured against; (out, in) both."""
         share, method = self.shares[matrix.name], option.method
-        selection = self._selection(share, method, dense.device)
+        selection = self._selection(share, method, original)
         scores = methods.scores(method, matrix.name, dense, option.group)
         solution = methods.solve(method, matrix.name, dense, scores, option.group, selection, self.observer.check)
         written = self._cast(matrix, solution)
@@ -257,13 +250,16 @@ class BlockPruner:
         found = relative_errors(weight, original, grams)
         return found[0], found[1] if held is not None else None
 
-    def _selection(self, share: Share, method: Method, device: torch.device) -> Selection:
-        """A survey makes rows comparable, so that the whole matrix is one comparison group."""
+    def _selection(self, share: Share, method: Method, original: Tensor) -> Selection:
+        """A survey makes rows comparable, so that the whole matrix is one comparison group. original: W0,
+        (out, in), on the device."""
+        zeros = share.zeros or 0
+        allowed = original != 0 if self.job.sparsity.keep_zeros else None
         outputs = self.survey.outputs.get(share.matrix.name)
         if outputs is None:
-            return Selection(share.pattern, method.scope, share.zeros or 0)
-        rows = output_weights(outputs.to(device), squared=method.squared_scores)
-        return Selection(share.pattern, Scope.layer, share.zeros or 0, rows)
+            return Selection(share.pattern, method.scope, zeros, allowed=allowed)
+        rows = output_weights(outputs.to(original.device), squared=method.squared_scores)
+        return Selection(share.pattern, Scope.layer, zeros, rows, allowed)
 
     def _cast(self, matrix: Matrix, solution: Solution) -> Tensor:
         """The weight in the checkpoint's own dtype and orientation."""

@@ -130,6 +130,7 @@ def _sparsity(job: PruningJob) -> dict[str, Any]:
         "target": job.sparsity.target,
         "pattern": str(job.sparsity.pattern),
         "allocation": job.sparsity.allocation,
+        "keep_zeros": job.sparsity.keep_zeros,
         "overrides": overrides,
     }
 

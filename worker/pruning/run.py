@@ -12,13 +12,14 @@ from worker.pruning.background import read_ahead
 from worker.pruning.blocks import BATCH_TOKENS, Shell, batches
 from worker.pruning.budget import Share, assign
 from worker.pruning.calibration import CalibrationWindows, Tokenizer, calibration_windows, text_digest
-from worker.pruning.caveats import Caveat, after_pruning, after_stage, before_pruning
+from worker.pruning.caveats import Caveat, after_pruning, after_stage, already_sparse, before_pruning
 from worker.pruning.checkpoint import Checkpoint, read_file
 from worker.pruning.evaluate import TestSet, precision
 from worker.pruning.files import write_json
 from worker.pruning.folder import StageFolder, stage_folder
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.holdings import check_holdings, settle_dtype
+from worker.pruning.inspection import inspect
 from worker.pruning.matrix_r import MatrixR
 from worker.pruning.observer import Observer, StageResult
 from worker.pruning.perplexity import test_set
@@ -93,11 +94,12 @@ class _Run:
         observer.check()
         sets = _test_sets(job, tokenizer, dtype)
         digests = [text_digest(domain.calibration.text) for domain in job.domains]
+        sparsity = inspect(source, skeleton, observer.check)
         shell = Shell(skeleton, source, device)
         planned = planned_work(job, skeleton, shares, shell.vocabulary, sum(s.windows.numel() for s in sets))
         tracker = Tracker(observer, len(job.domains), len(skeleton.blocks), planned)
         matrix = MatrixR(shell, sets, dtype, tracker, observer, lambda: _hidden(job), known)
-        caveats = before_pruning(job, shares, windows, sets)
+        caveats = [*already_sparse(job, sparsity), *before_pruning(job, shares, windows, sets)]
         return cls(job, observer, source, shell, shares, windows, digests, matrix, caveats, tracker, dtype)
 
     def execute(self) -> Output:

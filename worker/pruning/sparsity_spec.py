@@ -92,6 +92,8 @@ class Sparsity:
     pattern: Pattern
     overrides: tuple[Override, ...] = ()
     allocation: Allocation = Allocation.uniform
+    keep_zeros: bool = False
+    """Zeros of the model as it came stay zeros, and count towards the target."""
 
     @classmethod
     def read(cls, fields: Fields) -> "Sparsity":
@@ -101,6 +103,7 @@ class Sparsity:
             raise SpecError(fields.at("target"), "is required for an unstructured pattern")
         allocation = fields.choice("allocation", Allocation, usual_allocation(pattern))
         overrides = tuple(Override.read(item) for item in fields.children("overrides", optional=True))
+        keep_zeros = fields.flag("keep_zeros", False)
         fields.finish()
         if pattern.sparsity is not None:
             if abs(target - pattern.sparsity) > 1e-9:
@@ -114,7 +117,7 @@ class Sparsity:
             _refuse_open_rates(pattern, overrides)
         elif not 0 < target < 1:
             raise SpecError(fields.at("target"), "must be more than 0 and less than 1")
-        return cls(target, pattern, overrides, allocation)
+        return cls(target, pattern, overrides, allocation, keep_zeros)
 
 
 def _refuse_open_rates(pattern: Pattern, overrides: tuple[Override, ...]) -> None:

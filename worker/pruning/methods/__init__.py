@@ -146,8 +146,9 @@ def solve(
         raise IllConditioned("the sensitivities are not finite")
     if selection.zeros == 0:
         return Solution(dense, torch.ones_like(dense, dtype=torch.bool), {})
-    if method.mode is Mode.sequential and _is_met(selection, dense):
-        # Nothing else can go, and what is there has no error to make up for: the solution is what it was.
+    stay = method.mode is Mode.sequential or selection.allowed is not None
+    if stay and _is_met(selection, dense):
+        # Its zeros are enough, and what is there has no error to make up for: the solution is what it was.
         return Solution(dense, dense != 0, {})
     if method.searches and group.update is not None:
         found = partial(_scores_of, method, matrix, dense, group)

@@ -195,7 +195,8 @@ def _sample(member: Member, candidates: int) -> Member:
         whole = member.select(method)
         # Exact for n:m, whose share is the same in every row.
         zeros = round(whole.zeros * count / rows)
-        return replace(whole, zeros=zeros, rows=None if whole.rows is None else whole.rows[chosen])
+        weights, allowed = (None if part is None else part[chosen] for part in (whole.rows, whole.allowed))
+        return replace(whole, zeros=zeros, rows=weights, allowed=allowed)
 
     original = None if member.original is None else member.original[chosen].contiguous()
     return Member(member.matrix, member.dense[chosen].contiguous(), select, original)

@@ -2,7 +2,7 @@
 (Frantar & Alistarh 2023, arXiv 2301.00774, alg. 1)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,7 @@ from worker.pruning.finite import all_finite
 from worker.pruning.method_spec import SparseGptConfig
 from worker.pruning.methods.ladder import cholesky, climb
 from worker.pruning.methods.solution import Solution
-from worker.pruning.patterns import Pattern, Scope, Selection, best_of_groups
+from worker.pruning.patterns import Pattern, Scope, Selection
 
 STRIP = 32
 """Inputs eliminated one by one before their error moves on in one product: the fastest of 8 to 128 on a CPU."""
@@ -98,6 +98,7 @@ def solve_sparsegpt(
     mask = torch.ones_like(weight, dtype=torch.bool)
     edges = _edges(weight.shape[1], config.block, selection.pattern)
     quotas = _quotas(selection, len(weight), factor.dead, edges)
+    allowed = selection.allowed
     for number, (start, end) in enumerate(pairwise(edges)):
         check()
         block, rest = slice(start, end), slice(end, None)
@@ -107,8 +108,11 @@ def solve_sparsegpt(
         keep = torch.ones_like(part, dtype=torch.bool)
         if selection.pattern.group is None:
             zeros = [(rows, counts[number]) for rows, counts in quotas]
-            keep = _choose(_scores(part, root.diagonal(), dead), selection, zeros).T.contiguous()
-        errors = _eliminate(part, root, keep, dead, selection.pattern)
+            own = selection if allowed is None else replace(selection, allowed=allowed[:, block])
+            keep = _choose(_scores(part, root.diagonal(), dead), own, zeros).T.contiguous()
+        errors = _eliminate(
+            part, root, keep, dead, selection.pattern, None if allowed is None else allowed.T[block]
+        )
         weight[:, block] = torch.where(keep, part, 0.0).T
         mask[:, block] = keep.T
         weight[:, rest].addmm_(errors.T, factor.root[block, rest], alpha=-1)
@@ -117,10 +121,13 @@ def solve_sparsegpt(
     return Solution(weight, mask, dict(factor.notes))
 
 
-def _eliminate(part: Tensor, root: Tensor, keep: Tensor, dead: Tensor, pattern: Pattern) -> Tensor:
+def _eliminate(
+    part: Tensor, root: Tensor, keep: Tensor, dead: Tensor, pattern: Pattern, allowed: Tensor | None
+) -> Tensor:
     """Remove what `keep` does not hold, input by input; n:m fills `keep` itself, group by group.
 
-    part, keep: (inputs, out), changed in place. Returns the errors w / U_jj of the removed weights, same shape.
+    part, keep: (inputs, out), changed in place; allowed: the selection's, same shape. Returns the errors w / U_jj
+    of the removed weights, same shape.
     """
     errors = torch.zeros_like(part)
     strip = pattern.group or STRIP
@@ -128,7 +135,8 @@ def _eliminate(part: Tensor, root: Tensor, keep: Tensor, dead: Tensor, pattern: 
         end = min(start + strip, len(part))
         if pattern.group is not None and pattern.kept is not None:
             scores = _scores(part[start:end], root.diagonal()[start:end], dead[start:end])
-            keep[start:end] = best_of_groups(scores, pattern.kept, pattern.group).T
+            within = None if allowed is None else allowed[start:end].T
+            keep[start:end] = Selection(pattern, Scope.layer, 0, allowed=within).mask(scores).T
         for j in range(start, end):
             torch.div(part[j].masked_fill(keep[j], 0.0), root[j, j], out=errors[j])
             part[j + 1 : end].addr_(root[j, j + 1 : end], errors[j], alpha=-1)
@@ -146,7 +154,8 @@ def _choose(scores: Tensor, selection: Selection, zeros: list[tuple[slice, int]]
     keep = torch.ones_like(scores, dtype=torch.bool)
     factors = selection.rows if selection.scope is Scope.layer else None
     for rows, count in zeros:
-        keep[rows] = Selection(Pattern(), selection.scope, count, factors).mask(scores[rows])
+        allowed = None if selection.allowed is None else selection.allowed[rows]
+        keep[rows] = Selection(Pattern(), selection.scope, count, factors, allowed).mask(scores[rows])
     return keep
 
 
@@ -159,27 +168,38 @@ def _edges(width: int, block: int, pattern: Pattern) -> list[int]:
 
 def _quotas(selection: Selection, rows: int, dead: Tensor, edges: list[int]) -> list[tuple[slice, list[int]]]:
     """For each set of rows that share a count: the zeros of every block. All of them add up to the selection's."""
+    allowed = selection.allowed
     if selection.scope is Scope.layer:
-        return [(slice(0, rows), spread(selection.zeros, rows, dead, edges))]
+        return [(slice(0, rows), spread(selection.zeros, _ranks(dead, allowed, rows, edges)))]
     each, more = divmod(selection.zeros, rows)
     found = []
-    for part, count in ((slice(0, more), each + 1), (slice(more, rows), each)):
-        size = part.stop - part.start
-        if size:
-            found.append((part, [zeros * size for zeros in spread(count, 1, dead, edges)]))
+    sets = [(slice(0, more), each + 1), (slice(more, rows), each)]
+    if allowed is not None:  # rows differ in what may stay, and so in where their zeros are
+        sets = [(slice(row, row + 1), each + (row < more)) for row in range(rows)]
+    for part, count in sets:
+        if size := part.stop - part.start:
+            ranks = _ranks(dead, None if allowed is None else allowed[part], 1, edges)
+            found.append((part, [zeros * size for zeros in spread(count, ranks)]))
     return found
 
 
-def spread(zeros: int, rows: int, dead: Tensor, edges: list[int]) -> list[int]:
-    """Zeros for every block of inputs: dead inputs lose their weights first, live ones share the rest evenly.
+def _ranks(dead: Tensor, allowed: Tensor | None, rows: int, edges: list[int]) -> list[list[int]]:
+    """Of so many rows, how many weights lie before each edge: of those that may not stay, which go first, then of
+    dead inputs', then of all others. dead: (in,); allowed: (rows, in)."""
+    barred = torch.zeros_like(dead, dtype=torch.int64) if allowed is None else (~allowed).sum(dim=0)
+    gone = dead * (rows - barred)
+    totals = [[0, *each.cumsum(0).tolist()] for each in (barred, gone, rows - barred - gone)]
+    return [[total[edge] for edge in edges] for total in totals]
 
-    dead: (in,). The counts add up to `zeros`, and none exceeds what its block has.
+
+def spread(zeros: int, ranks: list[list[int]]) -> list[int]:
+    """Zeros for every block of inputs: a rank goes after the one before, and evenly.
+
+    ranks: see `_ranks`. The counts add up to `zeros`, and none exceeds what its block has.
     """
-    ends = [int(dead[:edge].sum()) for edge in edges]
-    lost = min(zeros, rows * ends[-1])
-    live = edges[-1] - ends[-1]
-    before = [
-        lost * gone // max(ends[-1], 1) + (zeros - lost) * (edge - gone) // max(live, 1)
-        for edge, gone in zip(edges, ends, strict=True)
-    ]
+    before = [0] * len(ranks[0])
+    for rank in ranks:
+        lost = min(zeros, rank[-1])
+        zeros -= lost
+        before = [count + lost * here // max(rank[-1], 1) for count, here in zip(before, rank, strict=True)]
     return [after - earlier for earlier, after in pairwise(before)]

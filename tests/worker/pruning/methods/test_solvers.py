@@ -221,6 +221,53 @@ def test_counts_patterns_and_numbers_are_exact_whatever_the_problem(data: st.Dat
         assert int(zeros.max() - zeros.min()) <= 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_zeros_that_are_kept_stay_and_count(data: st.DataObject) -> None:
+    method = data.draw(st.sampled_from(ALL), label="method")
+    kept, group = data.draw(st.sampled_from([(0, 0), (1, 2), (2, 4), (3, 7)]), label="pattern")
+    rows, groups = data.draw(st.integers(1, 9), label="rows"), data.draw(st.integers(1, 6), label="groups")
+    width = groups * (group or 5)
+    torch.manual_seed(data.draw(st.integers(0, 2**16), label="seed"))
+    dead = torch.rand(width) < data.draw(st.sampled_from([0.0, 0.4]), label="dead")
+    inputs = torch.randn(40, width) * ~dead
+    dense = torch.randn(rows, width)
+    dense[torch.rand(rows, width) < data.draw(st.sampled_from([0.1, 0.5, 0.9]), label="zeros")] = 0.0
+    zeros = rows * groups * (group - kept) if group else data.draw(st.integers(0, rows * width), label="target")
+    scope = data.draw(st.sampled_from(Scope), label="scope")
+    selection = Selection(Pattern(kept, group) if group else Pattern(), scope, zeros, allowed=dense != 0)
+    method = replace(
+        method, sparsegpt=SparseGptConfig(block=data.draw(st.sampled_from([1, 3, 128]), label="block"))
+    )
+
+    weight = solve_with(method, dense, inputs.T @ inputs / 40, selection).weight
+
+    assert bool(torch.isfinite(weight).all())
+    assert bool((weight[dense == 0] == 0).all())
+    assert follows(weight, selection.pattern) or zeros == 0
+    own, found = (int((each == 0).sum()) for each in (dense, weight))
+    if selection.pattern.group is None and (scope is Scope.layer or own >= zeros):
+        assert found == max(own, zeros)
+    elif selection.pattern.group is None:
+        quota = torch.tensor([zeros // rows + (row < zeros % rows) for row in range(rows)])
+        assert torch.equal((weight == 0).sum(dim=1), torch.maximum((dense == 0).sum(dim=1), quota))
+
+
+@pytest.mark.parametrize("method", ALL, ids=str)
+@pytest.mark.parametrize("pattern", ["2:4", "4:8"])
+def test_a_model_of_two_in_four_stays_what_it_is(method: Method, pattern: str) -> None:
+    torch.manual_seed(0)
+    inputs, dense = torch.randn(64, 16), torch.randn(8, 16)
+    dense *= Selection(Pattern(2, 4), Scope.layer, 64).mask(dense.abs())
+    selection = Selection(Pattern.parse(pattern), Scope.layer, 64, allowed=dense != 0)
+    assert torch.equal(solve_with(method, dense, inputs.T @ inputs / 64, selection).weight, dense)
+    # More than its own zeros in another pattern: still 2:4, and the weights that stay are solved for.
+    more = Selection(Pattern(), Scope.layer, 80, allowed=dense != 0)
+    solved = solve_with(method, dense, inputs.T @ inputs / 64, more).weight
+    assert follows(solved, Pattern(2, 4))
+    assert int((solved == 0).sum()) == 80
+
+
 def assert_dead_first(mask: Tensor, dead: Tensor, selection: Selection) -> None:
     """No live weight goes where a dead one it competes with stays."""
     parts = mask.reshape(len(mask), -1, selection.pattern.group) if selection.pattern.group else mask[:, None]

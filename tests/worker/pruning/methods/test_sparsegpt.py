@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from tests.worker.pruning.methods.oracles import gram_of, mean_damped, output_error, solve_with, textbook_sparsegpt
 from worker.pruning.method_spec import Method, MethodName, SparseGptConfig
-from worker.pruning.methods.sparsegpt import WHOLE, factorise, inverse_of_upper, solve_sparsegpt, spread
+from worker.pruning.methods.sparsegpt import WHOLE, _ranks, factorise, inverse_of_upper, solve_sparsegpt, spread
 from worker.pruning.patterns import Pattern, Scope, Selection
 
 
@@ -95,7 +95,7 @@ def test_weights_of_inputs_that_never_fire_stay_what_they_are() -> None:
 def test_shares_of_blocks_add_up_and_fit(problem: tuple[list[bool], tuple[int, int], int]) -> None:
     dead, (rows, zeros), block = problem
     edges = [*range(0, len(dead), block), len(dead)]
-    shares = spread(zeros, rows, torch.tensor(dead), edges)
+    shares = spread(zeros, _ranks(torch.tensor(dead), None, rows, edges))
     assert sum(shares) == zeros
     for share, start, end in zip(shares, edges, edges[1:], strict=False):
         lost = rows * sum(dead[start:end])
