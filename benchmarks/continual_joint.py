@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 from benchmarks.continual_rows import CALIBRATIONS
 from worker.pruning import Format, Text
-from worker.pruning.calibration import Tokenizer
 from worker.pruning.files import write_bytes
+from worker.pruning.tokens import Tokenizer
 
 MARGIN = 8
 """Tokens at a border that may belong to either side, because the joined text is tokenised anew."""

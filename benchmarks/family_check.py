@@ -14,12 +14,15 @@ from transformers.pytorch_utils import Conv1D
 from tests.tiny import text
 from worker.pruning import PruningJob, Silent, UserError, plan, run
 from worker.pruning import skeleton as skeletons
-from worker.pruning.calibration import Tokenizer, calibration_windows, evaluation_windows
+from worker.pruning.calibration import calibration_windows, evaluation_windows
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.skeleton import Block, Matrix
+from worker.pruning.tokens import Tokenizer
 
 TOLERANCE = 1e-4
 """How far our loss may be from transformers', relative to it."""
+UNPREDICTED = -100
+"""The label of a token that no loss is taken of."""
 LENGTH = 32
 
 
@@ -123,8 +126,12 @@ def their_loss(folder: Path, job: PruningJob) -> tuple[float, dict[str, Any]]:
     """transformers' own mean loss over the job's evaluation windows, and what it said about the loading."""
     model, info = loaded(folder)
     _, where, field = job.evaluated[0]
-    windows = evaluation_windows(Tokenizer(folder), where, job.evaluation, field)
-    losses = [float(model(input_ids=each[None], labels=each[None], use_cache=False).loss) for each in windows]
+    tokenizer = Tokenizer(folder)
+    windows = evaluation_windows(tokenizer, where, job.evaluation, field)
+    labels = windows.clone()
+    labels[:, : tokenizer.context] = UNPREDICTED
+    rows = zip(windows, labels, strict=True)
+    losses = [float(model(input_ids=one[None], labels=two[None], use_cache=False).loss) for one, two in rows]
     return math.fsum(losses) / len(losses), info
 
 

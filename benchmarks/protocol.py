@@ -12,8 +12,9 @@ from typing import Any
 import numpy
 
 from worker.pruning import EvaluationSpec, Format, Text, perplexities
-from worker.pruning.calibration import Tokenizer, calibration_windows
+from worker.pruning.calibration import calibration_windows
 from worker.pruning.spec import Calibration
+from worker.pruning.tokens import Tokenizer
 
 TESTS = {
     "wikitext2": ("wikitext2/test.txt", "txt"),

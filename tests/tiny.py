@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = 320
@@ -36,6 +36,16 @@ def make_tokenizer(folder: Path) -> Path:
     tokenizer.train_from_iterator([text(2000)], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
     fast.save_pretrained(folder)
+    return folder
+
+
+def put_before(folder: Path, *special: str, behind: str | None = None) -> Path:
+    """Give the folder's tokenizer a template that puts special tokens before every text, and one behind it."""
+    fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    parts = [*special, "$A", *([behind] if behind else [])]
+    named = [(part, fast.token_to_id(part)) for part in dict.fromkeys(parts) if part != "$A"]
+    fast.post_processor = processors.TemplateProcessing(single=" ".join(parts), special_tokens=named)
+    fast.save(str(folder / "tokenizer.json"))
     return folder
 
 

@@ -1,9 +1,13 @@
 """Two matrices R side by side; perplexities of different protocols are never set beside each other."""
 
 from collections.abc import Iterator
+from typing import Any, Final
 
 from app.comparison.schemas import ComparedEvaluationRead, ComparedRowRead, TwoRead
 from app.jobs.schemas import EvaluationRead, RowRead
+
+UNSAID: Final[dict[str, Any]] = {"prefix": [], "documents": "joined"}
+"""What was so before protocols said it."""
 
 
 def protocol_differences(one: EvaluationRead, other: EvaluationRead) -> Iterator[str]:
@@ -12,7 +16,7 @@ def protocol_differences(one: EvaluationRead, other: EvaluationRead) -> Iterator
     if not shared:
         yield f"no domain is evaluated by both: {_list(one.domains)} here, {_list(other.domains)} there"
     for domain in shared:
-        here, there = one.protocols[domain], other.protocols[domain]
+        here, there = UNSAID | one.protocols[domain], UNSAID | other.protocols[domain]
         for name in sorted({*here, *there}):
             if here.get(name) != there.get(name):
                 yield f"{domain}: {name} is {here.get(name)} here and {there.get(name)} there"

@@ -54,6 +54,14 @@ _CONTINUATION: Final[dict[str, Any]] = {
     ],
     "gate": {"max_bwt": 2.0},
 }
+Documents = Annotated[
+    Literal["joined", "separate"],
+    Field(
+        description="`joined`: a window may go on from one document to the next, with a blank between them. "
+        "`separate`: a window lies in one document, and documents shorter than a window are left out. Each line "
+        "of a jsonl is a document; a txt is a single one."
+    ),
+]
 NOT_IN_SPEC: Final = {"limits", "priority", "labels"}
 """Fields of a request that change nothing of what is computed."""
 
@@ -70,6 +78,7 @@ class Calibration(Strict):
         lt=0.5,
         description="Share of the windows that nothing is solved on; they measure the error of what was solved.",
     )
+    documents: Documents = "joined"
 
 
 class Domain(Strict):
@@ -94,6 +103,7 @@ class Evaluation(Strict):
 
     sequence_length: int = Field(default=2048, ge=2, le=131072, description="Tokens a window, without overlap.")
     max_windows: int = Field(default=64, ge=1, le=100_000, description="Windows from the start of each test text.")
+    documents: Documents = "joined"
 
 
 class Output(Strict):

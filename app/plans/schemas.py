@@ -75,6 +75,9 @@ class PlanResult(BaseModel):
     architecture: str
     blocks: int
     parameters: int
+    prefix: list[int] = Field(
+        default=[], description="Tokens that the tokenizer puts before every text; each window begins with them."
+    )
     pattern: str
     allocation: str
     weights: int = Field(description="In all matched matrices.")

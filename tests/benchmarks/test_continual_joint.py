@@ -10,8 +10,9 @@ from benchmarks.continual_joint import balanced_seed, write_mix
 from benchmarks.continual_rows import CALIBRATIONS
 from tests.tiny import make_tokenizer, text
 from worker.pruning import Format, Text
-from worker.pruning.calibration import Tokenizer, calibration_windows
+from worker.pruning.calibration import calibration_windows
 from worker.pruning.spec import Calibration
+from worker.pruning.tokens import Tokenizer
 
 SAMPLES, LENGTH = 3, 16
 

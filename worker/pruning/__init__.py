@@ -19,12 +19,13 @@ from worker.pruning.observer import (
 from worker.pruning.perplexity import perplexities
 from worker.pruning.planning import inspect, plan
 from worker.pruning.run import Output, OutputFile, run
-from worker.pruning.spec import EvaluationSpec, Format, PruningJob, Text
+from worker.pruning.spec import Documents, EvaluationSpec, Format, PruningJob, Text
 
 __all__ = [
     "ENGINE_FORMAT",
     "Basis",
     "BlockResult",
+    "Documents",
     "Evaluation",
     "EvaluationSpec",
     "Format",

@@ -1,44 +1,34 @@
-"""From text files to token windows: random ones for calibration, consecutive ones for evaluation."""
+"""From text files to token windows: random ones for calibration, consecutive ones for evaluation.
 
-import hashlib
-import json
+A window begins with what the tokenizer puts before every text, and goes on with tokens of the text. Places are
+counted in tokens of the text, without these prefixes.
+"""
+
 import random
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from itertools import accumulate
 from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from worker.pruning.errors import UserError
-from worker.pruning.spec import Calibration, EvaluationSpec, Format, Text
-
-PIECE = 1 << 24
-"""Characters tokenised at once. Longer texts are cut at line (or document) ends, to bound memory."""
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
-)
+from worker.pruning.spec import Calibration, Documents, EvaluationSpec, Text
+from worker.pruning.tokens import Ids, Tokenizer
 
 
 @dataclass(frozen=True)
 class CalibrationWindows:
     """One domain's windows, (windows, length), int64 each: those that are solved on, and those that only judge.
 
-    covered: how many tokens of the text are in a window solved on; windows may lie over one another.
-    overlap: the share of the held-out tokens whose place in the text is solved on too; 0 unless the text is so
-    covered that no window fits between those that are solved on. judged_by: how many tokens of the text are in a
-    held-out window.
+    covered: how many tokens of the text are in a window solved on; windows may lie over one another. overlap: the
+    share of the held-out tokens whose place in the text is solved on too; 0 unless the text is so covered that no
+    window fits between those that are solved on. judged_by: how many tokens of the text are in a held-out window.
+    prefix: the tokens that each window begins with, which are the tokenizer's own.
     """
 
     solved_on: Tensor
@@ -46,99 +36,119 @@ class CalibrationWindows:
     covered: int
     overlap: float = 0.0
     judged_by: int = 0
+    prefix: tuple[int, ...] = ()
 
     @property
     def every(self) -> Tensor:
-        return torch.cat([self.solved_on, self.held_out])
+        """The text of all windows, without their prefixes."""
+        return torch.cat([self.solved_on, self.held_out])[:, len(self.prefix) :]
 
-
-class Tokenizer:
-    """The model folder's own tokenizer. digest: sha256 over its files."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError("unsupported_model", f"the tokenizer cannot be read: {first}", "/model") from error
-        digest = hashlib.sha256()
-        for name in TOKENIZER_FILES:
-            if (folder / name).is_file():
-                digest.update(name.encode() + b"\0" + hashlib.sha256((folder / name).read_bytes()).digest())
-        self.digest = digest.hexdigest()
-
-    def tokens(self, text: Text, field: str, limit: int | None = None) -> numpy.ndarray[Any, Any]:
-        """Token ids of a whole text, int32; special tokens only at its start. limit: stop after so many."""
-        found: list[numpy.ndarray[Any, Any]] = []
-        count = 0
-        for piece in _pieces(text, field):
-            ids = self._tokenizer(piece, add_special_tokens=not found, verbose=False)["input_ids"]
-            found.append(numpy.asarray(ids, dtype=numpy.int32))
-            count += len(ids)
-            if limit is not None and count >= limit:
-                break
-        return numpy.concatenate(found) if found else numpy.zeros(0, dtype=numpy.int32)
+    @property
+    def judging(self) -> int:
+        """Tokens of the text in all held-out windows, each as often as it is there."""
+        return self.held_out[:, len(self.prefix) :].numel()
 
 
 def calibration_windows(tokenizer: Tokenizer, calibration: Calibration) -> CalibrationWindows:
-    """Random windows: starts are random.Random(seed).randint(0, len − s − 1), of which those at
-    `held_out_indices` are held out, moved by `apart` to where nothing is solved on.
+    """Random windows: their starts are drawn by random.Random(seed), each place where a window fits as likely as
+    any other. Those at `held_out_indices` are held out, moved by `apart` to where nothing is solved on.
 
-    Raises UserError when the text has too few tokens.
+    With documents joined, of s tokens of text a window, the starts are randint(0, len − s − 1). Raises UserError
+    when the text has too few tokens.
     """
-    tokens = tokenizer.tokens(calibration.text, calibration.field)
-    length = calibration.sequence_length
-    if len(tokens) < length + 1:
-        message = f"has {len(tokens)} tokens; one window needs {length + 1}: give more text or shorter windows"
-        raise UserError("too_few_tokens", f"calibration text {message}", calibration.field)
+    length = calibration.sequence_length - len(tokenizer.prefix)
+    tokens, places = _places(tokenizer, calibration, length)
     draw = random.Random(calibration.seed)  # noqa: S311 - the protocol's generator, not a secret
-    starts = [draw.randint(0, len(tokens) - length - 1) for _ in range(calibration.samples)]
+    starts = _picked(places, calibration.samples, draw)
     indices = held_out_indices(calibration.samples, calibration.held_out)
     solved_on = [start for index, start in enumerate(starts) if index not in set(indices)]
     drawn = [starts[index] for index in indices]
-    held_out, overlap = apart(solved_on, drawn, length, len(tokens) - length - 1, calibration.seed)
+    held_out, overlap = apart(solved_on, drawn, length, places, calibration.seed)
 
     def cut(starts: Sequence[int]) -> Tensor:
-        windows = [tokens[start : start + length] for start in starts]
-        return torch.from_numpy(numpy.array(windows, numpy.int64).reshape(-1, length))
+        return _windows(tokenizer, [tokens[start : start + length] for start in starts], length)
 
     covered, judged_by = (int(_taken(starts, length).sum()) for starts in (solved_on, held_out))
-    return CalibrationWindows(cut(solved_on), cut(held_out), covered, overlap, judged_by)
+    return CalibrationWindows(cut(solved_on), cut(held_out), covered, overlap, judged_by, tokenizer.prefix)
+
+
+def _places(tokenizer: Tokenizer, calibration: Calibration, length: int) -> tuple[Ids, list[range]]:
+    """The text's tokens, and the starts of windows with so many of them that lie in one document (or in the whole
+    text, where documents are joined). Raises UserError where there is none."""
+    text, field = calibration.text, calibration.field
+    if calibration.documents is Documents.separate:
+        parts = list(tokenizer.documents(text, field))
+    else:
+        parts = [tokenizer.tokens(text, field)]
+    ends = list(accumulate(map(len, parts)))
+    places = [range(end - len(part), end - length) for end, part in zip(ends, parts, strict=True)]
+    found = [place for place in places if place]
+    if not found:
+        raise _too_few("calibration", calibration.documents, map(len, parts), length + 1, field)
+    return numpy.concatenate(parts), found
+
+
+def _too_few(kind: str, documents: Documents, tokens: Iterable[int], needed: int, field: str) -> UserError:
+    """tokens: of each document, or of the whole text."""
+    most = max(tokens, default=0)
+    message = f"{kind} text has {most} tokens; one window needs {needed}: give more text or shorter windows"
+    if documents is Documents.separate:
+        message = (
+            f"no document of the {kind} text has the {needed} tokens that one window needs, the longest has "
+            f"{most}: give longer documents or shorter windows, or join the documents"
+        )
+    return UserError("too_few_tokens", message, field)
+
+
+def _windows(tokenizer: Tokenizer, texts: Sequence[Ids], length: int) -> Tensor:
+    """Each text, of `length` tokens, behind the tokenizer's prefix: (texts, prefix + length), int64."""
+    rows = numpy.empty((len(texts), len(tokenizer.prefix) + length), dtype=numpy.int64)
+    rows[:, : len(tokenizer.prefix)] = tokenizer.prefix
+    rows[:, len(tokenizer.prefix) :] = numpy.array(texts).reshape(-1, length)
+    return torch.from_numpy(rows)
 
 
 def apart(
-    solved_on: Sequence[int], drawn: Sequence[int], length: int, last: int, seed: int
+    solved_on: Sequence[int], drawn: Sequence[int], length: int, places: Sequence[range], seed: int
 ) -> tuple[list[int], float]:
     """Starts of held-out windows that share no place in the text with those solved on, and the share that does.
 
-    drawn: as the protocol drew them; one that shares nothing stays. The others are drawn again, from all starts up
-    to `last` whose window lies between those solved on, if possible clear of the other held-out ones too. Where no
-    window fits between those solved on, all stay as drawn.
+    places: all starts that a window may have, in order. drawn: as the protocol drew them; one that shares nothing
+    stays. The others are drawn again, from all starts whose window lies between those solved on, if possible clear
+    of the other held-out ones too. Where no window fits between those solved on, all stay as drawn.
     """
-    free = _gaps(solved_on, length, last)
+    free = _gaps(solved_on, length, places)
     if not free:
         return list(drawn), _covered(solved_on, drawn, length)
     draw = random.Random(f"held out {seed}")  # noqa: S311 - a generator of its own: the protocol's is used up
     stay = {start for start in drawn if any(start in gap for gap in free)}
-    clear = _gaps([*solved_on, *stay], length, last)
+    clear = _gaps([*solved_on, *stay], length, places)
     found = []
     for start in drawn:
         if start not in stay:
-            start = _pick(clear or free, draw)
+            (start,) = _picked(clear or free, 1, draw)
             clear = [part for gap in clear for part in _around(gap, start, length)]
         found.append(start)
     return found, 0.0
 
 
-def _gaps(starts: Sequence[int], length: int, last: int) -> list[range]:
-    """The starts from 0 to `last` whose windows touch none of those at `starts`."""
-    found, begin = [], 0
+def _gaps(starts: Sequence[int], length: int, places: Sequence[range]) -> list[range]:
+    """Those of the starts in `places` whose windows touch none of those at `starts`."""
+    free, begin = [], 0
     for start in sorted(starts):
-        found.append(range(begin, start - length + 1))
+        free.append(range(begin, start - length + 1))
         begin = max(begin, start + length)
-    return [gap for gap in (*found, range(begin, last + 1)) if gap]
+    free.append(range(begin, places[-1].stop))
+    found = []
+    remaining = iter([gap for gap in free if gap])
+    gap = next(remaining, None)
+    for place in places:
+        while gap is not None and gap.start < place.stop:
+            found.append(range(max(gap.start, place.start), min(gap.stop, place.stop)))
+            if gap.stop > place.stop:  # it goes on in the next place
+                break
+            gap = next(remaining, None)
+    return [gap for gap in found if gap]
 
 
 def _around(gap: range, start: int, length: int) -> list[range]:
@@ -148,14 +158,15 @@ def _around(gap: range, start: int, length: int) -> list[range]:
     return [part for part in (range(gap.start, start - length + 1), range(start + length, gap.stop)) if part]
 
 
-def _pick(places: Sequence[range], draw: random.Random) -> int:
-    """One of all the starts, each as likely as any other."""
-    number = draw.randrange(sum(map(len, places)))
-    for place in places:
-        if number < len(place):
-            break
-        number -= len(place)
-    return place[number]
+def _picked(places: Sequence[range], count: int, draw: random.Random) -> list[int]:
+    """So many of all the starts, each as likely as any other, whatever was picked before."""
+    ends = list(accumulate(map(len, places)))
+    found = []
+    for _ in range(count):
+        number = draw.randrange(ends[-1])
+        place = bisect_right(ends, number)
+        found.append(places[place].stop + number - ends[place])
+    return found
 
 
 def _covered(solved_on: Sequence[int], held_out: Sequence[int], length: int) -> float:
@@ -186,60 +197,23 @@ def held_out_indices(samples: int, share: float) -> list[int]:
 
 
 def evaluation_windows(tokenizer: Tokenizer, text: Text, spec: EvaluationSpec, field: str) -> Tensor:
-    """The first non-overlapping windows, (windows, sequence_length), int64; the tail is dropped."""
-    length = spec.sequence_length
-    tokens = tokenizer.tokens(text, field, limit=spec.max_windows * length)
-    count = min(len(tokens) // length, spec.max_windows)
-    if count == 0:
-        message = f"evaluation text has {len(tokens)} tokens; one window needs {length}"
-        raise UserError("too_few_tokens", message, field)
-    return torch.from_numpy(tokens[: count * length].reshape(count, length).astype(numpy.int64))
+    """The first windows, one after the other, (windows, sequence_length), int64.
 
-
-def text_digest(text: Text) -> str:
-    """sha256 of the file's bytes."""
-    digest = hashlib.sha256()
-    with text.path.open("rb") as handle:
-        while chunk := handle.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _pieces(text: Text, field: str) -> Iterator[str]:
-    """The text in pieces of about PIECE characters: lines of a txt, documents of a jsonl joined by one blank."""
-    gathered: list[str] = []
-    size = 0
-    first = True
-    try:
-        for part in _parts(text, field):
-            gathered.append(part if first or text.format is Format.txt else f" {part}")
-            first = False
-            size += len(part)
-            if size >= PIECE:
-                yield "".join(gathered)
-                gathered, size = [], 0
-    except UnicodeDecodeError:
-        raise UserError("invalid_text", "the text is not UTF-8", field) from None
-    if gathered:
-        yield "".join(gathered)
-
-
-def _parts(text: Text, field: str) -> Iterator[str]:
-    # newline="": what the file says is what the model reads.
-    with text.path.open(encoding="utf-8", newline="" if text.format is Format.txt else None) as handle:
-        for number, line in enumerate(handle, start=1):
-            if text.format is Format.txt:
-                yield line
-            elif line.strip():
-                yield _document(line, text.text_field, number, field)
-
-
-def _document(line: str, text_field: str, number: int, field: str) -> str:
-    try:
-        document = json.loads(line)
-    except ValueError:
-        raise UserError("invalid_text", f"line {number} is not JSON", field) from None
-    content = document.get(text_field) if isinstance(document, dict) else None
-    if not isinstance(content, str):
-        raise UserError("invalid_text", f"line {number} has no text in its field {text_field!r}", field)
-    return content
+    They go on from one document to the next where these are joined; else each document's first one begins with
+    it. What is left at its end, too short for a window, is dropped. Raises UserError where no window fits.
+    """
+    length = spec.sequence_length - len(tokenizer.prefix)
+    if spec.documents is Documents.separate:
+        parts = tokenizer.documents(text, field, limit=spec.max_windows * length)
+    else:
+        parts = iter([tokenizer.tokens(text, field, limit=spec.max_windows * length)])
+    found: list[Ids] = []
+    sizes = []
+    for tokens in parts:
+        sizes.append(len(tokens))
+        found += [tokens[end - length : end] for end in range(length, len(tokens) + 1, length)]
+        if len(found) >= spec.max_windows:
+            break
+    if not found:
+        raise _too_few("evaluation", spec.documents, sizes, length, field)
+    return _windows(tokenizer, found[: spec.max_windows], length)

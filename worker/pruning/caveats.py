@@ -128,8 +128,8 @@ def _judged_by_what_is_solved_on(
     for domain, own in zip(domains, windows, strict=True):
         if own.overlap:
             yield Caveat("held_out_overlaps", message, {"domain": domain.name, "share": own.overlap})
-        elif own.judged_by < ALIKE * own.held_out.numel():
-            figures = {"domain": domain.name, "tokens": own.judged_by, "of": own.held_out.numel()}
+        elif own.judged_by < ALIKE * own.judging:
+            figures = {"domain": domain.name, "tokens": own.judged_by, "of": own.judging}
             yield Caveat("held_out_alike", ALIKE_MESSAGE, figures)
 
 
@@ -139,7 +139,7 @@ def _overlaps(
     message = "calibration text is in an evaluation text too: its perplexity is not that of unseen text"
     every = [own.every for own in windows]
     for item in sets:
-        for domain, shared in zip(domains, shared_shares(every, item.windows), strict=True):
+        for domain, shared in zip(domains, shared_shares(every, item.text), strict=True):
             if max(shared) > OVERLAP:
                 figures = {"calibration": domain.name, "evaluation": item.domain}
                 shares = {"share": shared.of_windows, "evaluation_share": shared.of_text}

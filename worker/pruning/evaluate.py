@@ -27,16 +27,30 @@ it."""
 
 @dataclass(frozen=True)
 class TestSet:
-    """One domain's evaluation windows, (windows, length), and what two comparable results have in common."""
+    """One domain's evaluation windows, (windows, length), and what two comparable results have in common.
+
+    prefix: how many tokens of each window are the tokenizer's own, which are never predicted.
+    """
 
     domain: str
     windows: Tensor
     protocol: dict[str, Any]
+    prefix: int = 0
+
+    @property
+    def text(self) -> Tensor:
+        """The windows without their prefixes."""
+        return self.windows[:, self.prefix :]
+
+    @property
+    def context(self) -> int:
+        """Tokens of a window that are not predicted: its prefix, or its first one."""
+        return max(self.prefix, 1)
 
     @property
     def tokens(self) -> int:
         """Predicted tokens."""
-        return self.windows.shape[0] * (self.windows.shape[1] - 1)
+        return self.windows.shape[0] * (self.windows.shape[1] - self.context)
 
 
 def native_dtype(device: torch.device) -> str:
@@ -90,7 +104,9 @@ def window_losses(
         with shell.head() as head, heap.reusing():
             for (number, part), state in zip(parts, hidden, strict=True):
                 ids = sets[number].windows[part].to(shell.device)
-                losses[number] += _losses(head, ids, state.to(shell.device), shell.vocabulary)
+                losses[number] += _losses(
+                    head, ids, state.to(shell.device), shell.vocabulary, sets[number].context
+                )
                 advance(len(shell.skeleton.blocks), ids.numel())
     return losses
 
@@ -100,24 +116,29 @@ def mean_loss(losses: list[float]) -> float:
     return math.fsum(losses) / len(losses)
 
 
-def pieces(ids: Tensor, vocabulary: int, copies: int = 1) -> list[slice]:
-    """The predicting positions of ids, (windows, length), in pieces that make few logits. copies: of them held."""
+def pieces(ids: Tensor, vocabulary: int, copies: int = 1, context: int = 1) -> list[slice]:
+    """The predicting positions of ids, (windows, length), in pieces that make few logits.
+
+    copies: of them held. context: tokens that are not predicted; the last one of them predicts the first other.
+    """
     windows, length = ids.shape
     size = max(1, max(FEWEST, LOGITS // (copies * vocabulary)) // windows)
-    return [slice(start, min(start + size, length - 1)) for start in range(0, length - 1, size)]
+    return [slice(start, min(start + size, length - 1)) for start in range(context - 1, length - 1, size)]
 
 
 def _shape(item: TestSet) -> tuple[int, int]:
     return item.windows.shape[0], item.windows.shape[1]
 
 
-def _losses(head: Callable[[Tensor, Tensor], Tensor], ids: Tensor, hidden: Tensor, vocabulary: int) -> list[float]:
-    """Mean loss of each window of a batch. hidden: the last block's outputs."""
+def _losses(
+    head: Callable[[Tensor, Tensor], Tensor], ids: Tensor, hidden: Tensor, vocabulary: int, context: int
+) -> list[float]:
+    """Mean loss of each window of a batch. hidden: the last block's outputs. context: see `pieces`."""
     windows, length = ids.shape
     total = torch.zeros(windows, dtype=torch.float64, device=ids.device)
-    for piece in pieces(ids, vocabulary):
+    for piece in pieces(ids, vocabulary, context=context):
         logits = head(ids[:, piece], hidden[:, piece]).float()
         targets = ids[:, piece.start + 1 : piece.stop + 1]
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         total += loss.view(windows, -1).double().sum(dim=1)
-    return check_outputs(total / (length - 1), "the output head").tolist()
+    return check_outputs(total / (length - context), "the output head").tolist()

@@ -21,6 +21,8 @@ from worker.pruning.statistics import Accumulated, Factors
 KEY = "holds"
 MEMBERS = "members"
 """In the document: group → its matrices."""
+PREFIX = "prefix"
+"""In the document: what every window began with."""
 FIELD = "/continues"
 """What the owner wrote to go on from a state."""
 Document = Mapping[str, Any]
@@ -168,9 +170,13 @@ class _Check:
 
 
 def check_holdings(
-    job: PruningJob, blocks: Sequence[Block], shares: Mapping[str, Share], folder: StageFolder
+    job: PruningJob,
+    blocks: Sequence[Block],
+    shares: Mapping[str, Share],
+    folder: StageFolder,
+    prefix: Sequence[int] = (),
 ) -> None:
-    """Refuse a state that lacks what the job needs. folder: of the stage to go on from.
+    """Refuse a state that lacks what the job needs. folder: of the stage to go on from. prefix: the tokenizer's.
 
     Raises UserError `state_mismatch` naming the kind of statistics and a matrix. Reads headers only.
     """
@@ -181,6 +187,7 @@ def check_holdings(
         matrices = tuple(matrix for matrix in block.matrices if shares[matrix.name].zeros is not None)
         check = _Check(job, shares, matrices, read_document(path))
         _check_stages(job, folder.stage, check.said)
+        _check_prefix(check.document.get(PREFIX, []), prefix)
         for lack in check.lacks():
             raise UserError("state_mismatch", f"the state that is gone on from {lack}", FIELD)
 
@@ -208,6 +215,16 @@ def settle_dtype(job: PruningJob, device: torch.device) -> str:
         message = f"the lineage began in {begun}, and exact is {wanted}: its numerics stay fast"
         raise UserError("state_mismatch", message, "/numerics")
     return begun
+
+
+def _check_prefix(held: Sequence[int], prefix: Sequence[int]) -> None:
+    """An older engine put nothing before a window, whatever the tokenizer has."""
+    if list(held) != list(prefix):
+        message = (
+            f"the state is of windows that begin with the tokens {list(held)}, and this job's begin with what the "
+            f"tokenizer puts before every text, {list(prefix)}: begin a new lineage"
+        )
+        raise UserError("state_mismatch", message, FIELD)
 
 
 def lineage_dtype(job: PruningJob) -> str | None:

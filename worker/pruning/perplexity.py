@@ -7,7 +7,7 @@ from pathlib import Path
 
 from worker.pruning import skeleton as skeletons
 from worker.pruning.blocks import Shell
-from worker.pruning.calibration import Tokenizer, evaluation_windows, text_digest
+from worker.pruning.calibration import evaluation_windows
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.evaluate import TestSet, forward_dtype, mean_loss, window_losses
 from worker.pruning.hidden import HIDDEN_BYTES, HiddenStates
@@ -15,6 +15,8 @@ from worker.pruning.inspection import inspect
 from worker.pruning.observer import Evaluation, Observer, Silent
 from worker.pruning.settings import Numerics, pick_device, torch_settings
 from worker.pruning.spec import EvaluationSpec, Text
+from worker.pruning.texts import text_digest
+from worker.pruning.tokens import Tokenizer
 
 
 def test_set(
@@ -26,10 +28,12 @@ def test_set(
         "text_sha256": text_digest(text),
         "sequence_length": spec.sequence_length,
         "max_windows": spec.max_windows,
+        "documents": spec.documents,
         "tokenizer_sha256": tokenizer.digest,
+        "prefix": list(tokenizer.prefix),
         "dtype": dtype,
     }
-    return TestSet(domain, windows, protocol)
+    return TestSet(domain, windows, protocol, len(tokenizer.prefix))
 
 
 def evaluation(row: int, item: TestSet, losses: list[float]) -> Evaluation:

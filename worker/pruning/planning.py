@@ -1,12 +1,12 @@
 """What a job would do, found out without doing it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from worker.pruning import skeleton as skeletons
 from worker.pruning.allocation.stage import comparison_group
 from worker.pruning.budget import Share, assign
-from worker.pruning.calibration import Tokenizer
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.errors import SpecError
 from worker.pruning.estimate import Subject, estimates
@@ -15,6 +15,7 @@ from worker.pruning.sensing import check_reading
 from worker.pruning.skeleton import Skeleton
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import PruningJob
+from worker.pruning.tokens import Tokenizer
 
 
 def plan(job: PruningJob) -> dict[str, Any]:
@@ -24,8 +25,9 @@ def plan(job: PruningJob) -> dict[str, Any]:
     run.
     """
     subject = look(job)
-    Tokenizer(job.model)  # refused where there is none; a run opens it by itself
-    return {**describe(subject), "estimates": estimates(subject)}
+    prefix = Tokenizer(job.model).prefix
+    check_prefix(job, prefix)
+    return {**describe(subject), "prefix": list(prefix), "estimates": estimates(subject)}
 
 
 def inspect(folder: Path) -> dict[str, Any]:
@@ -53,14 +55,25 @@ def check_lengths(job: PruningJob, skeleton: Skeleton) -> None:
     longest = getattr(skeleton.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(longest, int):
         return
-    lengths = {domain.calibration.field: domain.calibration.sequence_length for domain in job.domains}
-    if job.evaluated:
-        lengths["/evaluation"] = job.evaluation.sequence_length
-    for field, length in lengths.items():
+    for field, length in _lengths(job).items():
         if length > longest:
-            raise SpecError(
-                f"{field}/sequence_length", f"must be at most {longest}, the model's max_position_embeddings"
-            )
+            raise SpecError(field, f"must be at most {longest}, the model's max_position_embeddings")
+
+
+def check_prefix(job: PruningJob, prefix: Sequence[int]) -> None:
+    """Refuse windows in which the tokenizer's prefix leaves no room for text."""
+    for field, length in _lengths(job).items():
+        if length <= len(prefix):
+            message = f"must be more than {len(prefix)}, the tokens that the tokenizer puts before every text"
+            raise SpecError(field, message)
+
+
+def _lengths(job: PruningJob) -> dict[str, int]:
+    """Tokens of a window, by their field in the request."""
+    lengths = {f"{d.calibration.field}/sequence_length": d.calibration.sequence_length for d in job.domains}
+    if job.evaluated:
+        lengths["/evaluation/sequence_length"] = job.evaluation.sequence_length
+    return lengths
 
 
 def describe(subject: Subject) -> dict[str, Any]:

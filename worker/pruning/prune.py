@@ -24,7 +24,7 @@ from worker.pruning.gathering import Gatherer
 from worker.pruning.groups import dense_weight
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.holdings import KEY as HOLDS
-from worker.pruning.holdings import MEMBERS, holdings
+from worker.pruning.holdings import MEMBERS, PREFIX, holdings
 from worker.pruning.method_spec import Method, MethodName, Mode
 from worker.pruning.methods.auto import Choice, Member, Option, best, choose
 from worker.pruning.methods.solution import Solution
@@ -59,6 +59,8 @@ class BlockPruner:
     tracker: Tracker
     observer: Observer
     survey: Survey = field(default_factory=Survey)
+    prefix: tuple[int, ...] = ()
+    """What every window begins with."""
     solved_on: int = 0
     _scores: dict[str, Tensor] = field(default_factory=dict)
     """Of this block's matrices, where the job keeps them."""
@@ -289,6 +291,7 @@ class BlockPruner:
         others = [kind for kind, held in (("survey", survey), ("domain_grams", own)) if held]
         document = {
             "forward_dtype": self.dtype,
+            PREFIX: list(self.prefix),
             MEMBERS: {group[0].name: [matrix.name for matrix in group] for group in self._gatherer.groups},
             HOLDS: holdings(self.job, self.folder.stage, sums, others, before, surveyed),
             **kept,

@@ -27,7 +27,8 @@ class Finished:
     """What the report is made of. rows: the lineage's R with the dense row first, a column for each evaluated
     domain. records: per stage of this job, the matrices' records. calibration: sha256 of each of its domains'
     calibration text. settings: what the bytes depend on beside the job. caveats: what the texts alone say.
-    skipped: tensors that stay as they are, and why. scope: among which weights scores competed."""
+    skipped: tensors that stay as they are, and why. prefix: what every window begins with.
+    scope: among which weights scores competed."""
 
     job: PruningJob
     skeleton: Skeleton
@@ -38,6 +39,7 @@ class Finished:
     settings: dict[str, Any]
     caveats: list[Caveat]
     skipped: list[dict[str, Any]]
+    prefix: tuple[int, ...]
     scope: Scope
 
 
@@ -92,7 +94,11 @@ def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
     report = {
         "engine_format": ENGINE_FORMAT,
         "settings": done.settings,
-        "model": {"architecture": type(done.skeleton.model).__name__, "blocks": len(done.skeleton.blocks)},
+        "model": {
+            "architecture": type(done.skeleton.model).__name__,
+            "blocks": len(done.skeleton.blocks),
+            "prefix": list(done.prefix),
+        },
         "method": _method(done.job, done.scope),
         "sparsity": _sparsity(done.job),
         "output": {**vars(done.job.output)},
@@ -152,6 +158,7 @@ def _domain(domain: Domain, digest: str) -> dict[str, Any]:
             "samples": calibration.samples,
             "sequence_length": calibration.sequence_length,
             "seed": calibration.seed,
+            "documents": calibration.documents,
             "held_out": calibration.held_out,
             "held_out_windows": len(held_out_indices(calibration.samples, calibration.held_out)),
         },

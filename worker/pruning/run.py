@@ -11,7 +11,7 @@ from worker.pruning.allocation.stage import Allocated, allocate, comparison_grou
 from worker.pruning.background import read_ahead
 from worker.pruning.blocks import BATCH_TOKENS, Shell, batches
 from worker.pruning.budget import Share, assign
-from worker.pruning.calibration import CalibrationWindows, Tokenizer, calibration_windows, text_digest
+from worker.pruning.calibration import CalibrationWindows, calibration_windows
 from worker.pruning.caveats import Caveat, after_pruning, after_stage, already_sparse, before_pruning
 from worker.pruning.checkpoint import Checkpoint, read_file
 from worker.pruning.evaluate import TestSet, precision
@@ -23,7 +23,7 @@ from worker.pruning.inspection import inspect
 from worker.pruning.matrix_r import MatrixR
 from worker.pruning.observer import Observer, StageResult
 from worker.pruning.perplexity import test_set
-from worker.pruning.planning import check_lengths, skipped
+from worker.pruning.planning import check_lengths, check_prefix, skipped
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.prune import BlockPruner
 from worker.pruning.records import History, read_history
@@ -32,6 +32,8 @@ from worker.pruning.sensing import check_reading
 from worker.pruning.settings import pick_device, pinned, torch_settings
 from worker.pruning.skeleton import Block
 from worker.pruning.spec import Domain, PruningJob
+from worker.pruning.texts import text_digest
+from worker.pruning.tokens import Tokenizer
 from worker.pruning.work import block_work, planned_work, stage_work, token_work
 
 
@@ -81,11 +83,16 @@ class _Run:
         check_lengths(job, skeleton)
         shares = assign(skeleton.matrices, job.sparsity)  # refuse what cannot be met before the texts are read
         check_reading(job.method, shares)
+        tokenizer = Tokenizer(job.model)
+        check_prefix(job, tokenizer.prefix)
         if job.first_stage + job.resume.stages:
             check_holdings(
-                job, skeleton.blocks, shares, stage_folder(job, job.resume.stages - 1, len(skeleton.blocks))
+                job,
+                skeleton.blocks,
+                shares,
+                stage_folder(job, job.resume.stages - 1, len(skeleton.blocks)),
+                tokenizer.prefix,
             )
-        tokenizer = Tokenizer(job.model)
         device = pick_device(job.device)
         known = {(int(e["row"]), str(e["domain"])): float(e["perplexity"]) for e in job.resume.evaluations}
         dtype = settle_dtype(job, device)
@@ -175,6 +182,7 @@ class _Run:
             source=self.source,
             shares=allocated.shares,
             survey=allocated.survey,
+            prefix=self.windows[stage].prefix,
             folder=self.folder(stage),
             previous=self.previous(stage),
             hidden=_hidden(self.job),
@@ -210,7 +218,7 @@ class _Run:
         domain, blocks = self.job.domains[stage], self.shell.skeleton.blocks
         previous = self.previous(stage)
         earlier = [previous.path(previous.state(block.index)) for block in blocks] if previous else []
-        solved_on = self.windows[stage].solved_on
+        windows = self.windows[stage]
 
         def advance(block: Block, tokens: int, passes: int) -> None:
             self.observer.check()
@@ -225,7 +233,7 @@ class _Run:
 
         with precision(self.shell.device, self.dtype):
             return allocate(
-                *(self.job, self.shares, self.shell, self.source, solved_on, domain),
+                *(self.job, self.shares, self.shell, self.source, windows, domain),
                 *(earlier, store, advance, note),
             )
 
@@ -274,6 +282,7 @@ class _Run:
             settings,
             self.caveats,
             skipped(self.shell.skeleton, self.source, self.shares),
+            self.windows[-1].prefix,
             comparison_group(self.job, self.job.method, self.shares),
         )
         report, summary = final_report(done)

@@ -11,9 +11,9 @@ from worker.pruning.lineage_spec import Base, OutputSpec
 from worker.pruning.method_spec import Method, MethodName, Mode
 from worker.pruning.settings import Numerics
 from worker.pruning.sparsity_spec import Sparsity
-from worker.pruning.text_spec import Format, Text
+from worker.pruning.text_spec import Documents, Format, Text
 
-__all__ = ["Calibration", "Domain", "EvaluationSpec", "Format", "PruningJob", "Resume", "Text"]
+__all__ = ["Calibration", "Documents", "Domain", "EvaluationSpec", "Format", "PruningJob", "Resume", "Text"]
 
 MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
 
@@ -30,6 +30,7 @@ class Calibration:
     field: str
     held_out: float = 0.1
     """Share of the windows that nothing is solved on: they only measure the error of what was solved."""
+    documents: Documents = Documents.joined
 
     @classmethod
     def read(cls, fields: Fields) -> "Calibration":
@@ -40,6 +41,7 @@ class Calibration:
             seed=fields.integer("seed", 0),
             field=fields.pointer,
             held_out=fields.number("held_out", cls.held_out),
+            documents=fields.choice("documents", Documents, cls.documents),
         )
         fields.finish()
         if calibration.held_out >= 0.5:
@@ -85,6 +87,7 @@ class EvaluationSpec:
 
     sequence_length: int = 2048
     max_windows: int = 64
+    documents: Documents = Documents.joined
 
     @classmethod
     def read(cls, fields: Fields | None) -> "EvaluationSpec":
@@ -93,6 +96,7 @@ class EvaluationSpec:
         spec = cls(
             sequence_length=fields.integer("sequence_length", cls.sequence_length, low=2),
             max_windows=fields.integer("max_windows", cls.max_windows, low=1),
+            documents=fields.choice("documents", Documents, cls.documents),
         )
         fields.finish()
         return spec

@@ -12,6 +12,13 @@ class Format(StrEnum):
     jsonl = "jsonl"
 
 
+class Documents(StrEnum):
+    """How windows are cut out of a text with several documents; a txt is a single one."""
+
+    joined = "joined"  # with one blank between them: a window may lie over several
+    separate = "separate"  # each by itself: a window lies in one
+
+
 @dataclass(frozen=True)
 class Text:
     path: Path

@@ -1,5 +1,6 @@
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from tests.tiny import text
+from tests.tiny import make_tokenizer, put_before, text
 from worker.pruning import EvaluationSpec, Format, Text, UserError
-from worker.pruning import calibration as module
-from worker.pruning.calibration import Tokenizer, apart, calibration_windows, evaluation_windows, held_out_indices
-from worker.pruning.spec import Calibration
+from worker.pruning.calibration import apart, calibration_windows, evaluation_windows, held_out_indices
+from worker.pruning.spec import Calibration, Documents
+from worker.pruning.tokens import Tokenizer
 
 
 def written(folder: Path, content: str, name: str = "x.txt") -> Text:
@@ -60,15 +61,18 @@ def test_held_out_windows_lie_where_nothing_is_solved_on(tiny_llama: Path, tmp_p
 def test_held_out_windows_keep_apart(data: st.DataObject) -> None:
     """Against every start there is: a window that shares a place is moved, clear of the other held-out ones too if
     such a place is left."""
-    length, last = data.draw(st.integers(1, 9)), data.draw(st.integers(0, 90))
-    start = st.integers(0, last)
+    length, edges = data.draw(st.integers(1, 9)), data.draw(st.sets(st.integers(0, 90), min_size=2, max_size=6))
+    ends = sorted(edges)
+    places = [range(one, other) for one, other in zip(ends[::2], ends[1::2], strict=False)]
+    starts = [start for place in places for start in place]
+    start = st.sampled_from(starts)
     solved_on, drawn = data.draw(st.lists(start, min_size=1, max_size=8)), data.draw(st.lists(start, max_size=4))
 
     def clear(start: int, others: list[int]) -> bool:
         return all(abs(start - other) >= length for other in others)
 
-    found, overlap = apart(solved_on, drawn, length, last, data.draw(st.integers(0, 5)))
-    possible = [start for start in range(last + 1) if clear(start, solved_on)]
+    found, overlap = apart(solved_on, drawn, length, places, data.draw(st.integers(0, 5)))
+    possible = [start for start in starts if clear(start, solved_on)]
     if not possible:
         shared = [
             place for start in drawn for place in range(start, start + length) if within(place, solved_on, length)
@@ -94,7 +98,7 @@ def within(place: int, starts: list[int], length: int) -> bool:
 
 def test_moved_windows_may_lie_anywhere_between_those_solved_on() -> None:
     """Two gaps, of nine starts and of five: over many seeds each of the fourteen is drawn, about as often."""
-    found = [apart([0, 16], [2], 4, 24, seed)[0][0] for seed in range(400)]
+    found = [apart([0, 16], [2], 4, [range(25)], seed)[0][0] for seed in range(400)]
     counts = {start: found.count(start) for start in set(found)}
     assert set(counts) == {*range(4, 13), *range(20, 25)}
     assert all(10 <= count <= 60 for count in counts.values())
@@ -125,13 +129,6 @@ def test_about_the_share_is_held_out_and_never_the_half(samples: int, thousandth
     assert count <= samples / 2
 
 
-def test_jsonl_documents_are_joined_by_one_blank(tiny_llama: Path, tmp_path: Path) -> None:
-    lines = [json.dumps({"text": part}) for part in ("one two", "three\nfour", "five")]
-    tokenizer = Tokenizer(tiny_llama)
-    joined = tokenizer.tokens(written(tmp_path, "\n".join(lines) + "\n\n", "x.jsonl"), "/x")
-    assert joined.tolist() == tokenizer.tokens(written(tmp_path, "one two three\nfour five"), "/x").tolist()
-
-
 def test_evaluation_windows_follow_each_other_and_drop_the_tail(tiny_llama: Path, tmp_path: Path) -> None:
     tokenizer, source = Tokenizer(tiny_llama), written(tmp_path, text(100))
     ids = tokenizer.tokens(source, "/x")
@@ -149,31 +146,56 @@ def test_too_little_text_is_the_users_error(tiny_llama: Path, tmp_path: Path) ->
         evaluation_windows(tokenizer, source, EvaluationSpec(64, 1), "/x")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "line 1 is not JSON"),
-        ('{"text": "a"}\n{"body": "b"}', "line 2 has no text"),
-        ("[]", "line 1 has no text"),
-    ],
-)
-def test_bad_documents_are_named_by_line(tiny_llama: Path, tmp_path: Path, content: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        Tokenizer(tiny_llama).tokens(written(tmp_path, content, "x.jsonl"), "/x")
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Text:
+    """Documents of fewer than 40 words."""
+    draw = random.Random(1)
+    contents = [text(draw.randrange(40), seed) for seed in range(12)]
+    lines = "".join(json.dumps({"text": content}) + "\n" for content in contents)
+    return written(tmp_path_factory.mktemp("documents"), lines, "x.jsonl")
 
 
-def test_text_that_is_not_utf8_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
-    path = tmp_path / "x.txt"
-    path.write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(UserError, match="UTF-8"):
-        Tokenizer(tiny_llama).tokens(Text(path, Format.txt, "text"), "/x")
-
-
-def test_long_texts_are_tokenised_in_pieces_cut_at_lines(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("before", [(), ("<|end|>", "Ġthe")])
+def test_windows_of_separate_documents_lie_in_one_each(
+    tiny_llama: Path, documents: Text, tmp_path: Path, before: tuple[str, ...]
 ) -> None:
-    tokenizer, source = Tokenizer(tiny_llama), written(tmp_path, text(600))
-    whole = tokenizer.tokens(source, "/x")
-    monkeypatch.setattr(module, "PIECE", 500)
-    pieces = tokenizer.tokens(source, "/x")
-    assert torch.equal(torch.from_numpy(whole), torch.from_numpy(pieces))
+    """Each place in a document that is long enough is drawn, and nothing else."""
+    folder = put_before(make_tokenizer(tmp_path), *before, behind="<|end|>") if before else tiny_llama
+    tokenizer = Tokenizer(folder)
+    length = 24 - len(before)
+    parts = [ids.tolist() for ids in tokenizer.documents(documents, "/x")]
+    possible = {
+        (*tokenizer.prefix, *ids[start : start + length]) for ids in parts for start in range(len(ids) - length)
+    }
+    assert any(len(ids) <= length for ids in parts)
+    calibration = Calibration(documents, 9000, 24, 0, "/x", 0.1, Documents.separate)
+    windows = calibration_windows(tokenizer, calibration)
+    assert {tuple(window) for window in torch.cat([windows.solved_on, windows.held_out]).tolist()} == possible
+    few = calibration_windows(tokenizer, replace(calibration, samples=30))
+    assert few.overlap == 0
+    assert few.every.shape == (30, length)
+    assert few.covered <= 27 * length
+
+
+def test_a_txt_is_one_document(tiny_llama: Path, tmp_path: Path) -> None:
+    tokenizer, source = Tokenizer(tiny_llama), written(tmp_path, text(800))
+    joined = Calibration(source, 30, 16, 7, "/x")
+    separate = replace(joined, documents=Documents.separate)
+    one, other = (calibration_windows(tokenizer, each) for each in (joined, separate))
+    assert torch.equal(one.solved_on, other.solved_on)
+    assert torch.equal(one.held_out, other.held_out)
+    spec = EvaluationSpec(20, 9)
+    found = [evaluation_windows(tokenizer, source, replace(spec, documents=how), "/x") for how in Documents]
+    assert torch.equal(*found)
+
+
+def test_without_a_document_of_a_window_s_length_the_longest_is_said(tiny_llama: Path, documents: Text) -> None:
+    tokenizer = Tokenizer(tiny_llama)
+    longest = max(len(ids) for ids in tokenizer.documents(documents, "/x"))
+    calibration = Calibration(documents, 4, longest, 0, "/x", 0.1, Documents.separate)
+    with pytest.raises(UserError, match=f"the longest has {longest}: .* or join the documents") as caught:
+        calibration_windows(tokenizer, calibration)
+    assert caught.value.code == "too_few_tokens"
+    with pytest.raises(UserError, match=f"the longest has {longest}:"):
+        evaluation_windows(tokenizer, documents, EvaluationSpec(longest + 1, 2, Documents.separate), "/x")
+    assert len(calibration_windows(tokenizer, replace(calibration, documents=Documents.joined)).every) == 4

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from worker.pruning import MatrixRecord, PruningJob, SpecError
-from worker.pruning.calibration import CalibrationWindows, Tokenizer, calibration_windows
+from worker.pruning.calibration import CalibrationWindows, calibration_windows
 from worker.pruning.methods.auto import CANDIDATES
 from worker.pruning.records import HISTORY
 from worker.pruning.state_file import read_document
+from worker.pruning.tokens import Tokenizer
 
 ADMM = {"name": "admm"}
 

@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Request, domain, prune
 from worker.pruning import PruningJob, SpecError, UserError, plan
-from worker.pruning.calibration import Tokenizer, calibration_windows
+from worker.pruning.calibration import calibration_windows
 from worker.pruning.experts import Expert
 from worker.pruning.method_spec import Reading
 from worker.pruning.sensing import Sensing
 from worker.pruning.skeleton import Matrix
+from worker.pruning.tokens import Tokenizer
 
 READINGS = [reading for reading in Reading if reading is not Reading.own_terms]
 

@@ -13,6 +13,7 @@ from worker.pruning.allocation.result import Survey
 from worker.pruning.allocation.survey import Surveyor
 from worker.pruning.blocks import Shell
 from worker.pruning.budget import Share, assign
+from worker.pruning.calibration import CalibrationWindows
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.holdings import factors
@@ -40,7 +41,7 @@ def allocate(
     shares: dict[str, Share],
     shell: Shell,
     source: Checkpoint,
-    windows: Tensor,
+    windows: CalibrationWindows,
     domain: Domain,
     earlier: Sequence[Path],
     store: Callable[[], HiddenStates],
@@ -50,7 +51,7 @@ def allocate(
     """The shares of one stage. A sequential job keeps those of its first: zeros that were written stay zeros, so
     another share for any matrix would only make the others miss the total.
 
-    shares: of a uniform allocation. windows: those of the domain that may be solved on. earlier: the previous
+    shares: of a uniform allocation. windows: the domain's; those held out are not looked at. earlier: the previous
     stage's state files, none in a lineage's first stage. Raises IllConditioned.
     """
     allocation = job.sparsity.allocation
@@ -67,11 +68,12 @@ def allocate(
         def adapts(matrix: Matrix) -> bool:
             return job.method.named(shares[matrix.name].method).updates_weights
 
-        surveyor = Surveyor(shell, source, worth, adapts, store, advance, note)
+        context = max(len(windows.prefix), 1)
+        surveyor = Surveyor(shell, source, worth, adapts, store, advance, note, context)
         looked_at = survey_tokens(domain.calibration.tokens)
         before = read_document(earlier[0]) if earlier else None
         by = factors(job, job.domains.index(domain), before)
-        survey = surveyor.survey(allocation, windows, looked_at).times(by.weight)
+        survey = surveyor.survey(allocation, windows.solved_on, looked_at).times(by.weight)
         if job.method.mode is Mode.accumulated and earlier:
             survey = survey.plus(read_survey(earlier).times(by.keeps))
     blocks = {matrix.name: block.index for block in shell.skeleton.blocks for matrix in block.matrices}

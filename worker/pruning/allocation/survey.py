@@ -52,6 +52,8 @@ class Surveyor:
     """Told the block, the tokens that passed it and how many passes' work that was."""
     note: Callable[[str, dict[str, Any]], None]
     """Told what the record of the job must not keep silent about."""
+    context: int = 1
+    """Tokens of a window that are never predicted: its prefix, or its first one."""
 
     def survey(self, allocation: Allocation, windows: Tensor, tokens: int) -> Survey:
         """windows: calibration windows of one domain, (windows, length), of which the first ones with so many
@@ -111,7 +113,7 @@ class Surveyor:
             for ids, state in zip(self._parts(windows), states, strict=True):
                 ids, hidden = ids.to(self.shell.device), state.to(self.shell.device)
                 gradient = torch.zeros_like(hidden)
-                for piece in pieces(ids, self.shell.vocabulary, COPIES):
+                for piece in pieces(ids, self.shell.vocabulary, COPIES, self.context):
                     given = hidden[:, piece].clone().requires_grad_()
                     with heap.reusing(), torch.enable_grad():
                         logits = head(ids[:, piece], given).float()
