@@ -81,8 +81,8 @@ class Shell:
             owner, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(owner), leaf, buffer.to(device))
         self._plain = plain_tokens(model)[0]
-        self._tuples = self._trace_first(checkpoint)
-        check_calls(skeleton, device, tuples=self._tuples)
+        self._outputs = self._trace_first(checkpoint)
+        check_calls(skeleton, device, outputs=self._outputs)
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
 
     def load_block(self, block: Block, tensors: dict[str, Tensor]) -> None:
@@ -102,7 +102,7 @@ class Shell:
             raise _Reached(hidden)
 
         try:
-            with replaced(self.skeleton, stop, tuples=self._tuples):
+            with replaced(self.skeleton, stop, outputs=self._outputs):
                 self._run(ids)
         except _Reached as reached:
             return check_outputs(reached.hidden, "what comes before the first block")
@@ -135,7 +135,7 @@ class Shell:
             cast = weight.to(torch.get_autocast_dtype(self.device.type))
             output.weight = nn.Parameter(cast, requires_grad=False)
         try:
-            with replaced(self.skeleton, hand_in, tuples=self._tuples) as calls:
+            with replaced(self.skeleton, hand_in, outputs=self._outputs) as calls:
                 yield logits
         finally:
             output.weight = weight
@@ -146,14 +146,14 @@ class Shell:
         if key not in self._calls:
             # One text stands for all: that the tokens do not matter was checked.
             ids = torch.full(key, self._plain, device=self.device)
-            self._calls[key] = trace(self.skeleton, ids, tuples=self._tuples)
+            self._calls[key] = trace(self.skeleton, ids, outputs=self._outputs)
         return self._calls[key]
 
     def _run(self, ids: Tensor) -> Any:
         return run_model(self.skeleton.model, ids.to(self.device))
 
-    def _trace_first(self, checkpoint: Checkpoint) -> bool:
-        """Whether blocks return tuples: run the first one for real."""
+    def _trace_first(self, checkpoint: Checkpoint) -> int:
+        """How many outputs are in the tuples that blocks return, 0 for no tuple: run the first one for real."""
         block = self.skeleton.blocks[0]
         self.load_block(block, checkpoint.read(block.tensors))
         seen: list[Any] = []
@@ -170,4 +170,4 @@ class Shell:
         finally:
             handle.remove()
             unload(block.module)
-        return bool(seen) and isinstance(seen[0], tuple | list)
+        return len(seen[0]) if seen and isinstance(seen[0], tuple | list) else 0

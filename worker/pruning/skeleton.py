@@ -232,9 +232,18 @@ def _linear(path: str, part: nn.Linear | Conv1D, sources: list[Part]) -> list[Ma
 
 
 def _routes(block: nn.Module, path: str) -> bool:
-    """Whether a module stands beside a layer's experts: it says which tokens go where, or how much they count."""
-    parent = block.get_submodule(path.rpartition(".")[0])
-    return any(is_experts(child) for child in parent.children())
+    """Whether a module says which tokens go to which of a layer's experts, or how much they count.
+
+    It stands beside the experts, or is the only linear layer in a module that does.
+    """
+    parent = path.rpartition(".")[0]
+    beside = _has_experts(block, parent)
+    alone = sum(isinstance(part, nn.Linear) for part in block.get_submodule(parent).modules()) == 1
+    return beside or (parent != "" and alone and _has_experts(block, parent.rpartition(".")[0]))
+
+
+def _has_experts(block: nn.Module, path: str) -> bool:
+    return any(is_experts(child) for child in block.get_submodule(path).children())
 
 
 def _refuse_shared(model: Any, blocks: tuple[Block, ...]) -> None:

@@ -21,6 +21,12 @@ WHOLE = 2**20
 """Numbers of a parameter that a plan still makes in full."""
 
 
+TUPLES = (0, 1, 2, 3)
+"""How many outputs blocks are tried with, see `replaced`."""
+_OTHER = object()
+"""Stands for what a block returns beside its hidden states."""
+
+
 class Traceable(Protocol):
     """A model, its decoder blocks, each with `index`, `prefix` and `module`, and the paths of modules that no text
     passes."""
@@ -73,11 +79,11 @@ def run_model(model: Any, ids: Tensor) -> Any:
 
 @contextmanager
 def replaced(
-    graph: Traceable, replacement: Callable[[int, Tensor], Tensor], *, tuples: bool
+    graph: Traceable, replacement: Callable[[int, Tensor], Tensor], *, outputs: int
 ) -> Iterator[list[Call]]:
     """Blocks call `replacement(index, hidden)` instead of themselves; yields their calls in order.
 
-    tuples: whether the model expects its blocks to return tuples.
+    outputs: how many the model expects in the tuples that its blocks return, 0 for no tuple but the hidden states.
     """
     calls: list[Call] = []
 
@@ -86,7 +92,7 @@ def replaced(
         hidden = args[0] if positional else kwargs.pop("hidden_states")
         calls.append(Call(positional, tuple(args[1:]), kwargs, tuple(hidden.shape)))
         result = replacement(index, hidden)
-        return (result,) if tuples else result
+        return (result, *[_OTHER] * (outputs - 1)) if outputs else result
 
     try:
         for block in graph.blocks:
@@ -97,7 +103,7 @@ def replaced(
             del block.module.forward
 
 
-def trace(graph: Traceable, ids: Tensor, *, tuples: bool) -> list[Call]:
+def trace(graph: Traceable, ids: Tensor, *, outputs: int) -> list[Call]:
     """What each block is called with for `ids`, (windows, length). The output head is not run.
 
     Raises UserError `unsupported_model` when the blocks are not called one after another, each of them once.
@@ -109,6 +115,8 @@ def trace(graph: Traceable, ids: Tensor, *, tuples: bool) -> list[Call]:
         # Each block must get exactly what the block before it gave, or it cannot be run on its own.
         if index != due or (given is not None and hidden is not given):
             raise unsupported("its decoder blocks are not called one after another")
+        if any(each is _OTHER for each in (*calls[-1].args, *calls[-1].kwargs.values())):
+            raise unsupported("its decoder blocks hand more than the hidden states on to each other")
         due, given = due + 1, hidden.clone()
         return given
 
@@ -117,7 +125,7 @@ def trace(graph: Traceable, ids: Tensor, *, tuples: bool) -> list[Call]:
 
     handle = graph.model.get_output_embeddings().register_forward_pre_hook(stop)
     try:
-        with replaced(graph, hand_on, tuples=tuples) as calls:
+        with replaced(graph, hand_on, outputs=outputs) as calls:
             run_model(graph.model, ids)
     except _HeadReached:
         pass
@@ -140,13 +148,13 @@ def plain_tokens(model: Any) -> list[int]:
     return [token for token in wanted if token not in special][: 2 * LENGTH] or [0]
 
 
-def check_calls(graph: Traceable, device: torch.device, *, tuples: bool) -> None:
+def check_calls(graph: Traceable, device: torch.device, *, outputs: int) -> None:
     """Refuse a model whose blocks cannot be run one at a time. Its outer weights are on `device`.
 
     Raises UserError `unsupported_model` as `trace` does, and when a block gets something beside the hidden states
     that depends on the text's tokens: the calls of the first text would then be replayed for all others.
     """
-    _refuse_dependence(graph, *_trace_two(graph, device, tuples=tuples))
+    _refuse_dependence(graph, *_trace_two(graph, device, outputs=outputs))
 
 
 def check_blocks(graph: Traceable) -> list[Call]:
@@ -157,7 +165,7 @@ def check_blocks(graph: Traceable) -> list[Call]:
     """
     with torch.no_grad(), stand_ins(outside(graph)):
         # Which of the two the model expects, only a block that runs can tell.
-        found = [attempt(graph, tuples=tuples) for tuples in (False, True)]
+        found = [attempt(graph, outputs=outputs) for outputs in TUPLES]
     for each in found:
         if isinstance(each, tuple):
             _refuse_dependence(graph, *each)
@@ -171,17 +179,17 @@ def unsupported_run(what: Any, error: Any) -> UserError:
     return unsupported(f"{type(what).__name__} does not run block by block: {said}")
 
 
-def _trace_two(graph: Traceable, device: torch.device, *, tuples: bool) -> tuple[list[Call], list[Call]]:
+def _trace_two(graph: Traceable, device: torch.device, *, outputs: int) -> tuple[list[Call], list[Call]]:
     """The calls for two texts of one shape that share no token."""
     tokens = plain_tokens(graph.model)
     one, other = (torch.tensor([text], device=device) for text in (tokens[:LENGTH], tokens[-LENGTH:]))
-    return trace(graph, one, tuples=tuples), trace(graph, other, tuples=tuples)
+    return trace(graph, one, outputs=outputs), trace(graph, other, outputs=outputs)
 
 
-def attempt(graph: Traceable, *, tuples: bool) -> tuple[list[Call], list[Call]] | Exception:
+def attempt(graph: Traceable, *, outputs: int) -> tuple[list[Call], list[Call]] | Exception:
     """`_trace_two`, or what it raised: a UserError, or anything where the model does not run."""
     try:
-        return _trace_two(graph, torch.device("cpu"), tuples=tuples)
+        return _trace_two(graph, torch.device("cpu"), outputs=outputs)
     except MemoryError:
         raise
     except Exception as error:

@@ -18,7 +18,7 @@ from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.groups import find_groups
 from worker.pruning.skeleton import Skeleton, find_blocks
 from worker.pruning.tracing import LENGTH as LENGTH_LOOKED_AT
-from worker.pruning.tracing import attempt, check_blocks, difference, outside, stand_ins
+from worker.pruning.tracing import TUPLES, attempt, check_blocks, difference, outside, stand_ins
 
 LENGTH = 3 * WINDOW
 
@@ -101,7 +101,7 @@ def test_a_plan_finds_the_calls_that_the_real_weights_give(model_folder: Path) -
     assert {parameter.device.type for parameter in skeleton.model.parameters()} == {"meta"}
     shell = opened(model_folder)[2]
     with torch.no_grad(), stand_ins(outside(skeleton)):
-        found = [each for each in (attempt(skeleton, tuples=tuples) for tuples in (False, True)) if each]
+        found = [each for each in (attempt(skeleton, outputs=outputs) for outputs in TUPLES) if each]
     traced = [each for each in found if isinstance(each, tuple)]
     assert traced
     with torch.no_grad():

@@ -32,7 +32,11 @@ def refusal(folder: Path, request_for: Request) -> str:
 @pytest.mark.parametrize(
     ("model_type", "config", "message"),
     [
-        ("rwkv", {"attention_hidden_size": 64}, "RwkvForCausalLM does not run block by block: not enough values"),
+        (
+            "rwkv",
+            {"attention_hidden_size": 64},
+            "its decoder blocks hand more than the hidden states on to each other",
+        ),
         ("granitemoe", EXPERTS, "input_linear.weight holds all experts of a layer"),
         ("gpt_oss", {**EXPERTS, "head_dim": 16}, "experts.gate_up_proj holds several matrices"),
     ],
