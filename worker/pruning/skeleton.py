@@ -172,7 +172,7 @@ def _is_aside(target: str | None, towers: tuple[str, ...]) -> bool:
 
 
 def _has_linear(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Linear | Conv1D) for part in module.modules())
+    return any(isinstance(part, nn.Linear | Conv1D) for part in module.modules() if part is not module)
 
 
 def _model(folder: Path) -> Any:
