@@ -11,6 +11,13 @@ import sys
 from typing import Any
 
 import pytest
+import torch
+
+from benchmarks.bfloat16 import amx
+from tests.worker.pruning.methods.oracles import solve_with
+from worker.pruning.method_spec import AdmmConfig, Method, MethodName
+from worker.pruning.patterns import Pattern, Scope, Selection
+from worker.pruning.settings import Numerics, torch_settings
 
 LIMITS = ("AVX2", "AVX512_CORE", "AVX512_CORE_BF16", "AVX512_CORE_AMX", "rounding")
 SEARCHING = ("admm", "copal+admm:searched")
@@ -60,3 +67,19 @@ def test_a_gram_is_exact_whatever_its_inputs_are_read_in(limit: str, dtype: str,
 
 def test_forward_passes_are_in_float32_where_bfloat16_is_not_to_be_used(found: Found) -> None:
     assert found["AVX2"]["native_dtype"] == "float32"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_without_correlations_only_neighbours_of_the_threshold_change_places(seed: int) -> None:
+    """Under an identity Gram the mask is that of the magnitudes, of which bfloat16 tells those apart that differ
+    by more than 2⁻⁸."""
+    torch.manual_seed(seed)
+    dense = torch.randn(64, 256)
+    method = Method(MethodName.admm, admm=AdmmConfig(damping=0.0))  # as in the exact test of the same
+    selection = Selection(Pattern(), Scope.layer, dense.numel() // 2)
+    with amx(), torch_settings(1, Numerics.fast):
+        found = solve_with(method, dense, torch.eye(256), selection).mask
+    changed = dense.abs()[found != selection.mask(dense.abs())]
+    threshold = float(dense.abs().flatten().kthvalue(selection.zeros).values)
+    assert changed.numel() <= 0.002 * dense.numel()
+    assert bool(((changed / threshold - 1).abs() < 2**-8).all())
