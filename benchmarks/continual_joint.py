@@ -26,10 +26,8 @@ def write_mix(model: Path, data: Path, path: Path) -> None:
     """Cut every calibration text to the shortest one's number of tokens; one line of jsonl each."""
     tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True)
     texts = [_whole(data / file, kind) for file, kind in CALIBRATIONS.values()]
-    ends = [
-        [end for _, end in tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]]
-        for text in texts
-    ]
+    options: Any = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+    ends = [[end for _, end in tokenizer(text, **options)["offset_mapping"]] for text in texts]
     shortest = min(map(len, ends))
     parts = [text[: end[shortest - 1]] for text, end in zip(texts, ends, strict=True)]
     write_bytes(path, "".join(json.dumps({"text": part}) + "\n" for part in parts).encode())
@@ -45,15 +43,17 @@ def _whole(path: Path, kind: str) -> str:
 def balanced_seed(model: Path, mix: Path, samples: int, length: int, first: int) -> int:
     """The first seed from `first` on with which `calibration_windows`, asked for samples × domains windows, takes
     `samples` of each domain. Raises ValueError when the texts are too short for that."""
-    tokens = len(Tokenizer(model).tokens(Text(mix, Format.jsonl, "text"), "/calibration"))
+    tokenizer = Tokenizer(model)
+    room = length - len(tokenizer.prefix)
+    tokens = len(tokenizer.tokens(Text(mix, Format.jsonl, "text"), "/calibration"))
     domains = len(CALIBRATIONS)
     share = tokens / domains
-    if share <= length + 2 * MARGIN:
+    if share <= room + 2 * MARGIN:
         raise ValueError(f"{share:.0f} tokens a domain are too few for windows of {length}")
     for seed in count(first):
         draw = random.Random(seed)
-        starts = [draw.randint(0, tokens - length - 1) for _ in range(samples * domains)]
-        inside = [start for start in starts if MARGIN < start % share < share - length - MARGIN]
+        starts = [draw.randint(0, tokens - room - 1) for _ in range(samples * domains)]
+        inside = [start for start in starts if MARGIN < start % share < share - room - MARGIN]
         counts = {domain: sum(int(start // share) == domain for start in inside) for domain in range(domains)}
         if all(found == samples for found in counts.values()):
             return seed

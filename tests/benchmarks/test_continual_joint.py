@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.continual_joint import balanced_seed, write_mix
 from benchmarks.continual_rows import CALIBRATIONS
-from tests.tiny import make_tokenizer, text
+from tests.tiny import make_tokenizer, put_before, text
 from worker.pruning import Format, Text
 from worker.pruning.calibration import calibration_windows
 from worker.pruning.spec import Calibration
@@ -17,9 +17,9 @@ from worker.pruning.tokens import Tokenizer
 SAMPLES, LENGTH = 3, 16
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tokenizer(tmp_path_factory.mktemp("model"))
+@pytest.fixture(scope="module", params=[(), ("<|end|>",)], ids=["bare", "prefixed"])
+def model(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    return put_before(make_tokenizer(tmp_path_factory.mktemp("model")), *request.param)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_the_engine_draws_equally_many_windows_of_every_domain_and_none_across(m
     assert seed >= 5
     mixed = Text(mix, Format.jsonl, "text")
     calibration = Calibration(mixed, SAMPLES * 3, LENGTH, seed, "/calibration", held_out=0.0)
-    windows = calibration_windows(Tokenizer(model), calibration).solved_on
+    windows = calibration_windows(Tokenizer(model), calibration).every
     tokenizer = AutoTokenizer.from_pretrained(model)
     parts = [json.loads(line)["text"] for line in mix.read_text().splitlines()]
     owners = [[n for n, part in enumerate(parts) if tokenizer.decode(w) in part] for w in windows]
