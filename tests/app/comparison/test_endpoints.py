@@ -105,6 +105,22 @@ def test_other_protocols_are_refused_and_named(
     assert compare(api, (pair[0], third), part="history")["evaluation"] is None
 
 
+def test_windows_behind_a_prefix_are_not_those_without(
+    api: httpx.Client, inputs: Inputs, pair: tuple[str, str], session: Session
+) -> None:
+    """Older protocols do not speak of it: their windows had none, and their documents were joined."""
+    third = str(api.post("/v1/jobs", json=inputs.body()).json()["id"])
+    evaluate(session, third, OURS, prefix=[2], documents="separate")
+    fill(session, third, 0, domain="law")
+    details = {error["detail"] for error in refusal(api, (pair[0], third))["errors"]}
+    assert "law: prefix is [] here and [2] there" in details
+    assert "law: documents is joined here and separate there" in details
+    fourth = str(api.post("/v1/jobs", json=inputs.body()).json()["id"])
+    evaluate(session, fourth, OURS, prefix=[], documents="joined")
+    fill(session, fourth, 0, domain="law")
+    assert compare(api, (pair[0], fourth), part="evaluation")["evaluation"]["domains"] == ["law", "code"]
+
+
 def test_jobs_without_a_common_domain_are_refused(api: httpx.Client, pair: tuple[str, str], job: str) -> None:
     body = refusal(api, (pair[0], job), part="evaluation")
     assert body["errors"][0]["detail"] == "no domain is evaluated by both: law, code here, none there"
