@@ -9,8 +9,10 @@ says how that went.
 
 import argparse
 import errno
+import hashlib
 import json
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -60,7 +62,7 @@ def _run(request: dict[str, Any], reporter: Reporter, isolation: dict[str, bool]
 
     if "inspect" in request:
         torch.set_num_threads(request["threads"])
-        reporter.say("inspection", **inspect(Path(request["inspect"])))
+        reporter.say("inspection", **inspect(Path(request["inspect"]), lambda: reporter.say("reading")))
         return
     job = PruningJob.from_dict(request)
     torch.set_num_threads(job.threads)
@@ -95,7 +97,17 @@ def _describe(error: BaseException) -> dict[str, Any]:
         return {"code": "out_of_memory", "message": "The engine ran out of memory.", **known}
     if os.strerror(errno.ENOSPC) in str(error):  # safetensors has an exception of its own for it
         return {"code": "disk_full", "message": "The worker's disk is full.", **known}
-    return {"code": "engine_failed", "message": f"The engine stopped with {type(error).__name__}.", **known}
+    message = f"The engine stopped with {type(error).__name__}."
+    return {"code": "engine_failed", "message": message, "fingerprint": _fingerprint(error), **known}
+
+
+def _fingerprint(error: BaseException) -> str:
+    """The same for the same error at the same place, in whatever process: its type, its words without numbers, and
+    the lines that led to it."""
+    lines = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+    said = re.sub(r"0x[0-9a-f]+|\d+", "#", str(error))
+    text = "\n".join([type(error).__qualname__, said, *lines])
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

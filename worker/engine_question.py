@@ -9,7 +9,7 @@ from typing import Any, Final
 from worker.supervisor.engine_process import COMMAND, END, EngineProcess
 
 LONGEST_SECONDS: Final = 600.0
-"""No graph takes so long to build; the child is then stuck."""
+"""No graph takes so long to build, and no tensor to read; a child that is silent for longer is stuck."""
 
 
 class EngineRefused(Exception):
@@ -58,6 +58,7 @@ def _messages(engine: EngineProcess, check: Callable[[], None]) -> Iterator[dict
     while (message := engine.hear(0.2)) is not END:
         check()
         if message is not None:
+            deadline = time.monotonic() + LONGEST_SECONDS
             yield message
         if time.monotonic() > deadline:
             raise RuntimeError("the engine took too long to answer")

@@ -26,6 +26,8 @@ from worker.supervisor.staging import BASE, safe_join, translate
 
 LOOK_AGAIN_SECONDS: Final = 2.0
 """A plan whose model is still being taken in comes back after so long."""
+SPARSE: Final = "already_sparse"
+"""What the model's intake has read in its weights and its jobs will say again; a plan reads none."""
 PREFIX_BYTES: Final = 8
 """A safetensors file begins with the length of its header, little-endian."""
 
@@ -66,6 +68,7 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
         if parent is None and "continues" in plan.spec:
             raise PlanRefused("job_not_found", "The job to go on from was deleted.", "/continues")
         result = _make(plan.spec, stages, model.files or [], check, settings)
+        warnings += [*result["warnings"], *(said for said in model.warnings if said["code"] == SPARSE)]
         values = {"state": IntakeState.ready, "result": result | {"warnings": warnings}}
     except PlanRefused as error:
         values = {"state": IntakeState.failed, "error": error.error}

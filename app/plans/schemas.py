@@ -89,7 +89,7 @@ class PlanResult(BaseModel):
     overlaps: list[Overlap]
     estimates: Estimates
     warnings: list[WarningRead] = Field(
-        default=[], description="Of a continuation: what its job would say as soon as it is made."
+        default=[], description="What its job would say as soon as it is made, or has read the model."
     )
 
 

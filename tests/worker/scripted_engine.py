@@ -157,6 +157,8 @@ def prune(
             Path(path).write_bytes(data)
         before += content
         hangs = "hang" in how and (stage, block) == (0, 2)
+        if "later" in how and (stage, block) == (0, 2):
+            fail_the_same(reporter)
         pause(600 if hangs else 0.4 if "slow" in how else 0.0, reporter, how)
         files = [("weights", weights(stage, block)), ("state", state(stage, block))]
         if "scores" in how:
@@ -225,6 +227,12 @@ def pause(seconds: float, reporter: Reporter, how: set[str]) -> None:
         time.sleep(0.02)
 
 
+def fail_the_same(reporter: Reporter) -> None:
+    told = {"code": "engine_failed", "cause": "system", "message": "The engine stopped with KeyError."}
+    reporter.say("failed", **told, field=None, fingerprint="f", detail="detail")
+    sys.exit(1)
+
+
 def misbehave(how: set[str], reporter: Reporter) -> None:
     if "deaf" in how:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -243,6 +251,8 @@ def misbehave(how: set[str], reporter: Reporter) -> None:
             detail="secret detail",
         )
         sys.exit(1)
+    if "same" in how:
+        fail_the_same(reporter)
     if "memory" in how:
         reporter.say("failed", code="out_of_memory", cause="system", message="", field=None)
         sys.exit(1)

@@ -53,6 +53,22 @@ def test_a_matrix_that_cannot_be_solved_is_named_to_its_owner(tmp_path: Path) ->
     assert last["message"] == "model.layers.0.self_attn.o_proj.weight: its inputs are not finite"
 
 
+def test_an_error_is_known_again_at_its_place_alone() -> None:
+    def fail(error: Exception) -> str:
+        try:
+            raise error
+        except Exception as caught:
+            return str(_describe(caught)["fingerprint"])
+
+    first = fail(KeyError("/work/job-1/17 at 0x7f00"))
+    assert first == fail(KeyError("/work/job-2/18 at 0x7fab"))
+    assert first != fail(ValueError("/work/job-1/17 at 0x7f00"))
+    assert first != fail(KeyError("another"))
+    with pytest.raises(KeyError) as elsewhere:
+        raise KeyError("/work/job-1/17 at 0x7f00")
+    assert first != _describe(elsewhere.value)["fingerprint"]
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [

@@ -170,6 +170,40 @@ def test_a_failing_engine_names_the_cause(
     assert "secret" not in error["message"]
 
 
+def test_the_same_error_twice_is_not_tried_a_third_time(
+    jobs: JobMaker, session: Session, run: Callable[..., int]
+) -> None:
+    watch = Watch(session, jobs.make())
+    for how in ("same", "fail", "same", "same"):
+        assert watch.state is State.queued
+        again(session)
+        run(how, max_attempts=9)
+    assert watch.state is State.failed
+    assert attempts(session, watch.id) == ["engine_failed"] * 4
+    failure = watch.row.failure
+    assert failure is not None
+    assert (failure["code"], failure["cause"]) == ("engine_failed", "system")
+    said = "The engine stopped with KeyError. It did so twice at the same place, and was not tried a third time."
+    assert failure["message"] == said
+
+
+def test_the_same_error_behind_another_block_is_tried_again(
+    jobs: JobMaker, session: Session, run: Callable[..., int]
+) -> None:
+    watch = Watch(session, jobs.make())
+    run("same")
+    again(session)
+    run("later")
+    assert watch.state is State.queued
+    assert watch.blocks() == 2
+
+
+def again(session: Session) -> None:
+    """What is queued need not wait."""
+    session.execute(update(Job).values(available_at=func.now()))
+    session.commit()
+
+
 def test_a_failure_of_the_user_names_the_field(jobs: JobMaker, session: Session, run: Callable[..., int]) -> None:
     watch = Watch(session, jobs.make())
     run("user")

@@ -12,6 +12,8 @@ from worker.intake.strict_json import read_object
 
 CONFIG_BYTES: Final = 2**20
 MAX_BLOCKS: Final = 1000
+MAX_LABELS: Final = 10_000
+"""A configuration makes a name for every one as soon as it is opened."""
 
 _REMOTE_CODE: Final = frozenset({"auto_map", "trust_remote_code"})
 """Each is the code of its own refusal."""
@@ -65,6 +67,11 @@ def read_config(path: Path) -> Description:
         )
     if config.get("is_encoder_decoder") is True:
         raise IntakeError("unsupported_architecture", "Encoder-decoder models are not supported.")
+    if isinstance(labels := config.get("num_labels"), int) and labels > MAX_LABELS:
+        raise IntakeError(
+            "config_too_large",
+            f"{CONFIG} has {labels} for num_labels; a language model needs none, remove the key.",
+        )
     return Description(_architecture(config, model_type), model_type, _blocks(config))
 
 

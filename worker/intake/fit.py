@@ -14,7 +14,8 @@ from worker.supervisor.redaction import Redactor
 def check_fit(files: Mapping[str, Path], context: Context) -> frozenset[str]:
     """Names of the tensors that the model does not need, which are said; they are stored with the others.
 
-    files: name → local path of everything that was taken. The engine reads their headers and configuration.
+    files: name → local path of everything that was taken. The engine reads all of them, and says
+    what is to be known of the model as its warnings.
     Raises IntakeError with the engine's reason.
     """
     model, workspace = context.scratch / "inspected", context.scratch / "inspection"
@@ -29,6 +30,8 @@ def check_fit(files: Mapping[str, Path], context: Context) -> frozenset[str]:
         answer = ask_engine(request, workspace, context.check, redact, "inspection")
     except EngineRefused as error:
         raise IntakeError(error.code, error.message) from None
+    for said in answer["warnings"]:
+        context.warn(str(said["code"]), str(said["message"]), **said["data"])
     unused = sorted(map(str, answer["unused"]))
     if unused:
         context.warn(

@@ -46,12 +46,12 @@ class Caveat:
         return "warning", self.message, {"code": self.code, **self.data}
 
 
-def already_sparse(job: PruningJob, found: Sparsity) -> list[Caveat]:
-    """A model that came with many zeros. found: in all of its prunable matrices."""
+def already_sparse(found: Sparsity, *, keep_zeros: bool) -> list[Caveat]:
+    """A model that came with many zeros. found: in all of its prunable matrices; keep_zeros: the job's."""
     if found.share < SPARSE:
         return []
     message = "the model is sparse already: its zeros count towards the target, and "
-    message += "stay" if job.sparsity.keep_zeros else "may get other values; sparsity.keep_zeros keeps them"
+    message += "stay" if keep_zeros else "may get other values; sparsity.keep_zeros keeps them"
     pattern = None if found.pattern is None else str(found.pattern)
     figures = {"share": found.share, "pattern": pattern, "matrices": found.matrices, "of": found.of}
     return [Caveat("already_sparse", message, figures)]

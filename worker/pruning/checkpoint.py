@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from worker.intake.choose import INDEX, weight_files
 from worker.intake.errors import IntakeError
-from worker.pruning.errors import UserError
+from worker.pruning.errors import UserError, blaming
 from worker.pruning.files import write_pieces
 
 PIECE = 1 << 22
@@ -144,12 +144,13 @@ def _files(folder: Path) -> list[str]:
 
 def _headers(folder: Path, file: str) -> list[TensorInfo]:
     """Every tensor of one file, by name. The library checks the header; then it can be believed."""
-    try:
-        with safe_open(folder / file, framework="pt"), (folder / file).open("rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            header = json.loads(handle.read(length))
-    except SafetensorError as error:
-        raise UserError("invalid_checkpoint", f"{file} is not a safetensors file: {error}") from None
+    with (
+        blaming("invalid_checkpoint", f"{file} is not a safetensors file", None),
+        safe_open(folder / file, framework="pt"),
+        (folder / file).open("rb") as handle,
+    ):
+        length = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(length))
     found = []
     for name, entry in sorted(header.items()):
         if name == "__metadata__":

@@ -1,5 +1,15 @@
 """What can go wrong in a pruning job, and whose fault it is."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+MACHINE: Final = frozenset(
+    {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
+)
+"""Errors of the system that say nothing about a file."""
+
 
 class PruningError(Exception):
     """Anything this library raises on purpose."""
@@ -31,3 +41,21 @@ class IllConditioned(PruningError):
 
 class Stopped(PruningError):
     """The observer asked the job to stop."""
+
+
+@contextmanager
+def blaming(code: str, what: str, field: str | None) -> Iterator[None]:
+    """Whatever is raised inside while the user's file is read is the file's fault: UserError, with its reason.
+
+    Loaders raise anything: each model type and tokenizer checks in its own way, and a panic of compiled code is no
+    Exception. Let through are errors that are named already, orders to stop, and trouble of the machine.
+    """
+    try:
+        yield
+    except (PruningError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in MACHINE:
+            raise
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(code, f"{what}: {said}", field) from error

@@ -23,7 +23,7 @@ from transformers.core_model_loading import (
 )
 
 from worker.pruning.checkpoint import Checkpoint
-from worker.pruning.errors import UserError
+from worker.pruning.errors import UserError, blaming
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,8 @@ class Names:
                 raise _unsupported(f"{parts[0].name} and {parts[1].name} are the same tensor, {target}")
         # On the meta device a conversion costs nothing and still says what comes out of it.
         empty = {name: torch.empty(info.shape, device="meta") for name, info in checkpoint.tensors.items()}
-        try:
+        with blaming("unsupported_model", "its tensors cannot be converted", "/model"):
             found = self.state(empty)
-        except (ValueError, RuntimeError, IndexError, KeyError) as error:
-            raise _unsupported(f"its tensors cannot be converted: {str(error).splitlines()[0]}") from error
         expected = self._model.state_dict(keep_vars=True)
         self.missing = frozenset(expected.keys() - found.keys())
         present = {id(tensor) for name, tensor in expected.items() if name in found}

@@ -17,6 +17,7 @@ from worker.pruning.settings import Numerics, pick_device, torch_settings
 from worker.pruning.spec import EvaluationSpec, Text
 from worker.pruning.texts import text_digest
 from worker.pruning.tokens import Tokenizer
+from worker.pruning.vocabulary import check_ids
 
 
 def test_set(
@@ -76,6 +77,8 @@ def perplexities(
         shell = Shell(skeleton, source, where)
         tokenizer, dtype = Tokenizer(folder), forward_dtype(where, numerics)
         sets = [test_set(name, text, spec, tokenizer, dtype, f"/{name}") for name, text in texts.items()]
+        for item in sets:
+            check_ids((item.windows,), skeleton, tokenizer, f"/{item.domain}")
         with HiddenStates(scratch or Path(tempfile.gettempdir()), HIDDEN_BYTES) as hidden:
             losses = window_losses(shell, source, sets, dtype, hidden, lambda _block, _tokens: listener.check())
     return {item.domain: evaluation(0, item, own) for item, own in zip(sets, losses, strict=True)}

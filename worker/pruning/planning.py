@@ -1,21 +1,25 @@
 """What a job would do, found out without doing it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from worker.pruning import skeleton as skeletons
 from worker.pruning.allocation.stage import comparison_group
 from worker.pruning.budget import Share, assign
+from worker.pruning.caveats import already_sparse
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.errors import SpecError
 from worker.pruning.estimate import Subject, estimates
+from worker.pruning.inspection import inspect as read_all
 from worker.pruning.overrides import overlaps, settle
 from worker.pruning.sensing import check_reading
 from worker.pruning.skeleton import Skeleton
 from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import PruningJob
 from worker.pruning.tokens import Tokenizer
+from worker.pruning.vocabulary import tokens_beyond_rows
 
 
 def plan(job: PruningJob) -> dict[str, Any]:
@@ -25,19 +29,30 @@ def plan(job: PruningJob) -> dict[str, Any]:
     run.
     """
     subject = look(job)
-    prefix = Tokenizer(job.model).prefix
-    check_prefix(job, prefix)
-    return {**describe(subject), "prefix": list(prefix), "estimates": estimates(subject)}
+    tokenizer = Tokenizer(job.model)
+    check_prefix(job, tokenizer.prefix)
+    said = [asdict(caveat) for caveat in tokens_beyond_rows(subject.skeleton, tokenizer)]
+    return {
+        **describe(subject),
+        "prefix": list(tokenizer.prefix),
+        "estimates": estimates(subject),
+        "warnings": said,
+    }
 
 
-def inspect(folder: Path) -> dict[str, Any]:
-    """Whether a folder holds a model that can be pruned; `unused` are tensors that it does not need.
+def inspect(folder: Path, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Whether a folder holds a model that can be pruned. `unused` are tensors that it does not need, `warnings`
+    what its jobs will say of it.
 
-    Reads what `plan` reads. Raises UserError when it cannot be pruned whatever the job.
+    Reads all weights, once; check: called before each tensor, may raise. Raises UserError when it cannot be pruned
+    whatever the job.
     """
-    skeleton = skeletons.build(folder, Checkpoint.open(folder))
-    Tokenizer(folder)
-    return {"unused": sorted(skeleton.names.ignored)}
+    checkpoint = Checkpoint.open(folder)
+    skeleton = skeletons.build(folder, checkpoint)
+    tokenizer = Tokenizer(folder)
+    found = read_all(checkpoint, skeleton, check)
+    said = [*already_sparse(found, keep_zeros=False), *tokens_beyond_rows(skeleton, tokenizer)]
+    return {"unused": sorted(skeleton.names.ignored), "warnings": [asdict(caveat) for caveat in said]}
 
 
 def look(job: PruningJob) -> Subject:

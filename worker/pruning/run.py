@@ -34,6 +34,7 @@ from worker.pruning.skeleton import Block
 from worker.pruning.spec import Domain, PruningJob
 from worker.pruning.texts import text_digest
 from worker.pruning.tokens import Tokenizer
+from worker.pruning.vocabulary import check_ids, tokens_beyond_rows
 from worker.pruning.work import block_work, planned_work, stage_work, token_work
 
 
@@ -100,13 +101,19 @@ class _Run:
         windows = [calibration_windows(tokenizer, domain.calibration) for domain in job.domains]
         observer.check()
         sets = _test_sets(job, tokenizer, dtype)
+        for domain, own in zip(job.domains, windows, strict=True):
+            check_ids((own.solved_on, own.held_out), skeleton, tokenizer, domain.calibration.field)
+        for item, (_, _, field) in zip(sets, job.evaluated, strict=True):
+            check_ids((item.windows,), skeleton, tokenizer, field)
         digests = [text_digest(domain.calibration.text) for domain in job.domains]
         sparsity = inspect(source, skeleton, observer.check)
         shell = Shell(skeleton, source, device)
         planned = planned_work(job, skeleton, shares, shell.vocabulary, sum(s.windows.numel() for s in sets))
         tracker = Tracker(observer, len(job.domains), len(skeleton.blocks), planned)
         matrix = MatrixR(shell, sets, dtype, tracker, observer, lambda: _hidden(job), known)
-        caveats = [*already_sparse(job, sparsity), *before_pruning(job, shares, windows, sets)]
+        caveats = already_sparse(sparsity, keep_zeros=job.sparsity.keep_zeros)
+        caveats += tokens_beyond_rows(skeleton, tokenizer)
+        caveats += before_pruning(job, shares, windows, sets)
         return cls(job, observer, source, shell, shares, windows, digests, matrix, caveats, tracker, dtype)
 
     def execute(self) -> Output:

@@ -20,8 +20,9 @@ from worker.intake.config import read_config
 from worker.intake.errors import IntakeError
 from worker.pruning.checkpoint import DTYPES, Checkpoint
 from worker.pruning.dry_run import called_layers
-from worker.pruning.errors import UserError
+from worker.pruning.errors import UserError, blaming
 from worker.pruning.experts import Expert, find_experts, is_experts, refuse_fused
+from worker.pruning.finite import all_finite
 from worker.pruning.naming import Names, Part
 from worker.pruning.tracing import check_blocks
 
@@ -87,6 +88,7 @@ def build(folder: Path, checkpoint: Checkpoint) -> Skeleton:
     model = _model(folder)
     model.eval().requires_grad_(False)
     model.tie_weights()
+    _check_frequencies(model)
     names = Names.find(model, checkpoint)
     prefix, modules = find_blocks(model)
     blocks = tuple(_block(i, f"{prefix}.{i}", module, names, checkpoint) for i, module in enumerate(modules))
@@ -100,6 +102,14 @@ def build(folder: Path, checkpoint: Checkpoint) -> Skeleton:
     called = called_layers(skeleton, check_blocks(skeleton))
     blocks = tuple(_only_called(block, paths) for block, paths in zip(blocks, called, strict=True))
     return replace(skeleton, blocks=blocks, skipped=_skipped(skeleton, blocks, checkpoint))
+
+
+def _check_frequencies(model: nn.Module) -> None:
+    """Refuse a configuration whose rotary frequencies are no numbers: a theta or factor of 0, a negative theta."""
+    for name, buffer in model.named_buffers():
+        if name.endswith("inv_freq") and not all_finite(buffer):
+            message = f"config.json gives {name} values that are not finite: mend its rope parameters"
+            raise UserError("unsupported_model", message, "/model")
 
 
 def _only_called(block: Block, called: frozenset[str]) -> Block:
@@ -179,20 +189,15 @@ def _model(folder: Path) -> Any:
     """The module graph that config.json describes. Raises UserError for what cannot be pruned at all."""
     try:
         architecture = read_config(folder / "config.json").architecture
+    except IntakeError as error:
+        raise UserError("unsupported_model", error.message, "/model") from error
+    with blaming("unsupported_model", "config.json describes no model", "/model"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with parameters_on_meta():
             # Experts one after another, in one order everywhere; faster ways are for bfloat16 on some devices.
             model: Any = _auto_class(config.model_type, architecture).from_config(
                 config, dtype=torch.float32, trust_remote_code=False, experts_implementation="eager"
             )
-    except IntakeError as error:
-        raise UserError("unsupported_model", error.message, "/model") from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        # Each model type checks its configuration in its own way: whatever it raises, the file is at fault.
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError("unsupported_model", f"config.json describes no model: {said}", "/model") from error
     return model
 
 

@@ -9,7 +9,7 @@ import numpy
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from worker.pruning.errors import UserError
+from worker.pruning.errors import UserError, blaming
 from worker.pruning.spec import Text
 from worker.pruning.texts import documents, joined
 
@@ -40,23 +40,26 @@ class Tokenizer:
     """The model folder's own tokenizer.
 
     digest: sha256 over its files. prefix: ids of what it puts before every text, whether it is told to by a
-    template, a post-processor or its configuration; what it puts behind a text is not used here.
+    template, a post-processor or its configuration; what it puts behind a text is not used here. highest: of its
+    tokens' ids.
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
+        with blaming("unsupported_model", "the tokenizer cannot be read", "/model"):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-        except (OSError, ValueError, KeyError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError("unsupported_model", f"the tokenizer cannot be read: {first}", "/model") from error
+            self.highest: int = max(self._tokenizer.get_vocab().values(), default=-1)
         digest = hashlib.sha256()
         for name in TOKENIZER_FILES:
             if (folder / name).is_file():
                 digest.update(name.encode() + b"\0" + hashlib.sha256((folder / name).read_bytes()).digest())
         self.digest = digest.hexdigest()
         self.prefix = self._find_prefix()
+
+    def token(self, id: int) -> str:
+        """A token as its vocabulary writes it."""
+        return str(self._tokenizer.convert_ids_to_tokens(id))
 
     @property
     def context(self) -> int:
@@ -84,13 +87,14 @@ class Tokenizer:
         raise UserError("unsupported_model", message, "/model")
 
     def _encode(self, piece: str, *, around: bool = False) -> Any:
-        return self._tokenizer(
-            piece,
-            add_special_tokens=around,
-            verbose=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
+        with blaming("unsupported_model", "the model's tokenizer cannot read a text", "/model"):
+            return self._tokenizer(
+                piece,
+                add_special_tokens=around,
+                verbose=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
 
     def _ids(self, parts: Iterable[str], limit: int | None) -> Ids:
         size = PIECE if limit is None else min(PIECE, CHARACTERS * limit + 2 * OVERLAP)

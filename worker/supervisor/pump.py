@@ -224,7 +224,7 @@ class Pump:
         elif message["code"] in NAMED:
             self._failure = Failure(Reason(message["code"]))
         else:
-            self._failure = Failure(Reason.engine_failed, text)
+            self._failure = Failure(Reason.engine_failed, text, fingerprint=message.get("fingerprint"))
 
     def _publish(self, message: Message) -> State:
         """Upload what is not there yet, then one guarded update."""

@@ -1,7 +1,7 @@
 """How attempts end, and what becomes of the job then. The policy is `decide`; the rest writes it down."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import exists, func, select
@@ -18,6 +18,7 @@ from app.settings import Settings
 
 TOTAL_BOUND: Final = 10
 """However much progress each makes, no more attempts than so many times the budget may end early."""
+REPEATED: Final = "It did so twice at the same place, and was not tried a third time."
 BACKOFF_SECONDS: Final = 5.0
 BACKOFF_LIMIT: Final = 300.0
 
@@ -40,6 +41,8 @@ class Failure:
     code: str = ""
     """Finer than the reason, for errors of the user's input."""
     field: str | None = None
+    fingerprint: str | None = None
+    """The same for the same error at the same place; None where it cannot be told."""
 
     def as_json(self) -> dict[str, Any]:
         ending = ENDINGS[self.reason]
@@ -48,6 +51,7 @@ class Failure:
             "cause": ending.cause,
             "message": self.message or ending.message,
             "field": ending.field if self.field is None else self.field,
+            **({"fingerprint": self.fingerprint} if self.fingerprint else {}),
         }
 
 
@@ -62,6 +66,8 @@ class History:
     total: int
     """All of them, with this one."""
     budget: int
+    repeated: bool = False
+    """This attempt ended by the very error of the one before, and nothing was committed between them."""
 
 
 def decide(state: State, reason: Reason, history: History) -> tuple[State, bool]:
@@ -70,6 +76,8 @@ def decide(state: State, reason: Reason, history: History) -> tuple[State, bool]
         return State.cancelled, False
     if ENDINGS[reason].retry is Retry.never:
         return State.failed, False
+    if history.repeated:
+        return State.failed, True
     costs = not history.progressed
     if history.counted + costs >= history.budget or history.total >= TOTAL_BOUND * history.budget:
         return State.failed, costs
@@ -103,7 +111,9 @@ def close(session: Session, row: JobLease, failure: Failure, budgets: Budgets) -
     """End the attempt of a locked lease row as failed, and decide what becomes of the job."""
     job = _locked(session, row)
     reason = failure.reason
-    history = _history(session, job, row, reason, budgets)
+    history = _history(session, job, row, failure, budgets)
+    if history.repeated:
+        failure = replace(failure, message=f"{failure.message} {REPEATED}")
     new, costs = decide(State(job.state), reason, history)
     if costs:
         setattr(job, _counter(reason), history.counted + 1)
@@ -153,18 +163,28 @@ def _locked(session: Session, row: JobLease) -> Job:
     return job
 
 
-def _history(session: Session, job: Job, row: JobLease, reason: Reason, budgets: Budgets) -> History:
-    retry = ENDINGS[reason].retry
+def _history(session: Session, job: Job, row: JobLease, failure: Failure, budgets: Budgets) -> History:
+    retry = ENDINGS[failure.reason].retry
     if retry.value is None:
         return History(progressed=False, counted=0, total=1, budget=1)
     same = [reason for reason, ending in ENDINGS.items() if ending.retry is retry]
     before = select(func.count()).where(JobAttempt.job_id == job.id, JobAttempt.outcome.in_(same))
+    progressed = has_progressed(session, job.id, row.attempt)
     return History(
-        progressed=has_progressed(session, job.id, row.attempt),
+        progressed=progressed,
+        repeated=not progressed and _is_repeated(session, row, failure),
         counted=getattr(job, retry.value.counter),
         total=(session.scalar(before) or 0) + 1,
         budget=budgets[retry.value.setting],
     )
+
+
+def _is_repeated(session: Session, row: JobLease, failure: Failure) -> bool:
+    """Whether the job's attempt before ended by the same error. Others may have failed otherwise in between, by a
+    stop or a lost worker: then it is tried again."""
+    before = session.get(JobAttempt, (row.job_id, row.attempt - 1))
+    known = (before.error or {}).get("fingerprint") if before is not None else None
+    return known is not None and known == failure.fingerprint
 
 
 def _counter(reason: Reason) -> str:

@@ -108,6 +108,32 @@ def test_what_the_engine_would_refuse_is_refused_and_what_it_would_ignore_is_sai
     assert (warning["code"], warning["data"]) == ("tensors_not_used", {"tensors": sorted(extra)})
 
 
+def test_numbers_that_are_not_finite_are_refused_by_the_tensors_name(intake: Any, tiny: Path) -> None:
+    path = tiny / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+    save_file(tensors, path, {"format": "pt"})
+    model = intake(folder_model())
+    assert (model.state, code(model)) == ("failed", "invalid_checkpoint")
+    assert "model.layers.1.mlp.up_proj.weight has values that are not finite" in model.error["message"]
+    assert "nan at [3, 5]" in model.error["message"]
+
+
+def test_what_every_job_of_a_model_would_say_is_said(intake: Any, tiny: Path) -> None:
+    path = tiny / "model.safetensors"
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        if name.endswith("proj.weight"):
+            tensor[:, ::2] = 0
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:300].clone()
+    save_file(tensors, path, {"format": "pt"})
+    config = json.loads((tiny / "config.json").read_text())
+    (tiny / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
+    warnings = {each["code"]: each["data"] for each in intake(folder_model()).warnings}
+    assert warnings["already_sparse"]["pattern"] == "1:2"
+    assert (warnings["tokens_beyond_rows"]["highest"], warnings["tokens_beyond_rows"]["rows"]) == (319, 300)
+
+
 def test_a_hub_model_is_the_same_model_with_its_commit(intake: Any, tiny: Path, hub: Hub) -> None:
     repo = hub.add(
         "model", "team/tiny", contents(tiny) | {"pytorch_model.bin": b"\x80", "deep/x.safetensors": b""}

@@ -1,5 +1,7 @@
 """What becomes of a job when an attempt ends."""
 
+from dataclasses import replace
+
 import pytest
 
 from app.jobs.delivery.endings import TOTAL_BOUND, History, decide
@@ -10,6 +12,7 @@ from app.settings import Settings
 FIRST = History(progressed=False, counted=0, total=1, budget=3)
 LAST = History(progressed=False, counted=2, total=3, budget=3)
 AHEAD = History(progressed=True, counted=2, total=3, budget=3)
+REPEATED = replace(FIRST, repeated=True)
 TOO_OFTEN = History(progressed=True, counted=0, total=TOTAL_BOUND * 3, budget=3)
 
 
@@ -20,6 +23,10 @@ TOO_OFTEN = History(progressed=True, counted=0, total=TOTAL_BOUND * 3, budget=3)
         (State.running, Reason.worker_lost, LAST, (State.failed, True)),
         (State.running, Reason.worker_lost, AHEAD, (State.queued, False)),
         (State.running, Reason.worker_lost, TOO_OFTEN, (State.failed, False)),
+        (State.running, Reason.engine_failed, FIRST, (State.queued, True)),
+        (State.running, Reason.engine_failed, REPEATED, (State.failed, True)),
+        (State.pausing, Reason.engine_failed, REPEATED, (State.failed, True)),
+        (State.cancelling, Reason.engine_failed, REPEATED, (State.cancelled, False)),
         (State.running, Reason.out_of_memory, LAST, (State.failed, True)),
         (State.running, Reason.worker_stopped, FIRST, (State.queued, True)),
         (State.running, Reason.worker_stopped, LAST, (State.failed, True)),
