@@ -26,7 +26,7 @@ from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.work import survey_tokens
 
 
-def _surveyor(folder: Path, scratch: Path, *, adapts: bool = False) -> Surveyor:
+def _surveyor(folder: Path, scratch: Path, *, adapts: bool = False, context: int = 1) -> Surveyor:
     source = Checkpoint.open(folder)
     skeleton = skeletons.build(folder, source)
     return Surveyor(
@@ -37,10 +37,11 @@ def _surveyor(folder: Path, scratch: Path, *, adapts: bool = False) -> Surveyor:
         store=lambda: HiddenStates(scratch, 0),
         advance=lambda block, tokens, passes: None,
         note=lambda message, data: None,
+        context=context,
     )
 
 
-def _whole_model(folder: Path, windows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _whole_model(folder: Path, windows: Tensor, context: int = 1) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """E g² of the outputs and E x² of the inputs of every linear layer inside the blocks, by plain autograd."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     outputs: dict[str, Tensor] = {}
@@ -61,8 +62,8 @@ def _whole_model(folder: Path, windows: Tensor) -> tuple[dict[str, Tensor], dict
             module.forward = experts
         elif type(module).__name__ in ("Linear", "Conv1D") and "head" not in name:
             module.register_forward_hook(lambda _, args, output, name=name: keep(name, args[0], output))
-    logits = model(windows, use_cache=False).logits[:, :-1]
-    functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="sum").backward()
+    logits = model(windows, use_cache=False).logits[:, context - 1 : -1]
+    functional.cross_entropy(logits.flatten(0, 1), windows[:, context:].flatten(), reduction="sum").backward()
     for name, output in kept.items():
         assert output.grad is not None
         outputs[f"{name}.weight"] = output.grad.reshape(-1, output.shape[-1]).square().mean(dim=0)
@@ -86,6 +87,15 @@ def test_block_by_block_gives_the_whole_models_gradients(family: str, tmp_path: 
             dense = dense.T if matrix.transposed else dense
             expected = loss_curve(loss_scores(dense, outputs[matrix.name], inputs[matrix.name]))
             torch.testing.assert_close(survey.curves[matrix.name], expected, rtol=1e-3, atol=1e-9)
+
+
+def test_tokens_of_a_prefix_are_not_predicted(tmp_path: Path) -> None:
+    folder, windows = make_tiny_llama(tmp_path / "model"), torch.randint(0, 320, (3, 24))
+    with torch_settings(1):
+        found = _surveyor(folder, tmp_path, context=5).survey(Allocation.error, windows, windows.numel())
+    outputs, _ = _whole_model(folder, windows, context=5)
+    for name, expected in found.outputs.items():
+        torch.testing.assert_close(expected, outputs[name], rtol=1e-3, atol=1e-9)
 
 
 def test_squares_of_half_precision_gradients_are_summed_in_full(tmp_path: Path) -> None:
