@@ -70,7 +70,12 @@ class Calibration(Strict):
     """The text windows that statistics are gathered on."""
 
     samples: int = Field(default=128, ge=1, le=16384, description="Windows.")
-    sequence_length: int = Field(default=2048, ge=2, le=131072, description="Tokens a window.")
+    sequence_length: int = Field(
+        default=2048,
+        ge=2,
+        le=131072,
+        description="Tokens a window, those that the tokenizer puts before every text among them.",
+    )
     seed: int = Field(default=0, ge=0, lt=2**31)
     held_out: float = Field(
         default=0.1,
@@ -101,7 +106,9 @@ class Domain(Strict):
 class Evaluation(Strict):
     """Protocol of the perplexities."""
 
-    sequence_length: int = Field(default=2048, ge=2, le=131072, description="Tokens a window, without overlap.")
+    sequence_length: int = Field(
+        default=2048, ge=2, le=131072, description="Tokens a window, as in `calibration`; they do not overlap."
+    )
     max_windows: int = Field(default=64, ge=1, le=100_000, description="Windows from the start of each test text.")
     documents: Documents = "joined"
 
