@@ -55,7 +55,7 @@ def _run_child(request: dict[str, Any], context: Context) -> dict[str, Any]:
     log = context.scratch / "convert.log"
     with log.open("wb") as errors:
         child = subprocess.Popen(
-            # By path and isolated: the child imports nothing of ours, and nothing from its folder.
+            # By path and isolated: the child imports nothing from its folder.
             [sys.executable, "-I", str(CONVERTER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

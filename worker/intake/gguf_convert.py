@@ -1,21 +1,35 @@
-"""Child process that turns a GGUF file into a safetensors folder; run by path, it imports nothing of ours.
+"""Child process that turns a GGUF file into a safetensors folder. Of ours it imports what looks at GGUF files.
 
 One JSON object on stdin (`source`, `file`, `target`, `dtype`, `threads`, `parent`), one on stdout: `{}` or
 `{"error": {"code", "message"}}`. Everything that libraries print goes to stderr.
+
+Nothing is invented and nothing lost: each key of the architecture and each tensor is used, or the file is refused.
 """
 
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # run by path and isolated
+
+from worker.intake.errors import IntakeError
+from worker.intake.gguf_keys import CODE, WAY_OUT, settle
+from worker.intake.gguf_rope import FACTORS, settle_rope
+from worker.intake.gguf_tokenizer import check_tokenizer, settle_tokenizer
+
 _PR_SET_PDEATHSIG: Final = 1
 _SYSTEM_ERRORS: Final = (MemoryError, ImportError, OSError)
+_UNNEEDED: Final = re.compile(r"blk\.\d+\.attn_rot_embd\.weight")
+"""Constants of old files, which llama.cpp skips too."""
+_PATH: Final = re.compile(r"(?:/[^\s/'\"]+){2,}")
 
 
 def main() -> None:
@@ -26,17 +40,24 @@ def main() -> None:
     _die_with(int(request["parent"]))
     answer: dict[str, Any] = {}
     try:
-        _convert(request)
+        convert_file(request)
+    except IntakeError as error:
+        answer["error"] = {"code": error.code, "message": error.message}
     except _SYSTEM_ERRORS:
         raise
     except Exception as error:  # transformers and gguf raise whatever comes when they do not know a file
         traceback.print_exc()
         answer["error"] = {
-            "code": "gguf_unsupported",
-            "message": "The installed transformers cannot convert this GGUF file "
-            f"({type(error).__name__}); register the original safetensors model instead.",
+            "code": CODE,
+            "message": f"The installed transformers cannot convert this GGUF file ({_reason(error)}); {WAY_OUT}.",
         }
     os.write(answers, json.dumps(answer).encode())
+
+
+def _reason(error: Exception) -> str:
+    """What a library said, in one line, without paths."""
+    text = _PATH.sub("…", " ".join(str(error).split()))
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
 def _die_with(parent: int) -> None:
@@ -47,28 +68,189 @@ def _die_with(parent: int) -> None:
         sys.exit("the parent is gone")
 
 
-def _convert(request: dict[str, Any]) -> None:
+def convert_file(request: Mapping[str, Any]) -> None:
+    """Convert as `main` is asked to. Raises IntakeError, and whatever the libraries raise."""
     import gguf
 
     source, file, target = request["source"], request["file"], Path(request["target"])
     # transformers parses the file three times and builds the same table of names once a module.
     gguf.GGUFReader = cache(gguf.GGUFReader)
     gguf.get_tensor_name_map = cache(gguf.get_tensor_name_map)
-    gguf.GGUFReader(os.path.join(source, file))  # a broken file needs no torch to be refused
+    reader = gguf.GGUFReader(os.path.join(source, file))  # a broken file needs no torch to be refused
+    metadata = {key: field.contents() for key, field in reader.fields.items()}
+    _refuse_pieces(metadata, reader)
 
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(int(request["threads"]))
-    options: dict[str, Any] = {"gguf_file": file, "dtype": getattr(torch, request["dtype"])}
+    dtype = getattr(torch, request["dtype"])
+    used = _keys_used(metadata, tuple(tensor.name for tensor in reader.tensors))
+    config = AutoConfig.from_pretrained(source, gguf_file=file)
+    settle(config, metadata, used)
+    settle_rope(config, metadata, _factors(reader), used)
+    options: dict[str, Any] = {"gguf_file": file, "dtype": dtype, "config": config, "output_loading_info": True}
     # Newer versions may keep the weights packed in GGUF's blocks, which nothing but they can read.
     if packed := getattr(transformers, "GgufConfig", None):
         options["quantization_config"] = packed(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(source, **options)
+    names = _watch_names()
+    model, report = AutoModelForCausalLM.from_pretrained(source, **options)
     _forget_quantisation(model)
-    model.to(options["dtype"]).save_pretrained(target)
-    AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(target)
+    _check_tensors(reader, report, names, set(model._tied_weights_keys or ()))
+    model.to(dtype)
+    _check_finite(model, reader, names, request["dtype"])
+    model.save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
+    settle_tokenizer(tokenizer, metadata)
+    tokenizer.save_pretrained(target)
+    check_tokenizer(AutoTokenizer.from_pretrained(target), metadata)
+
+
+def _refuse_pieces(metadata: Mapping[str, Any], reader: Any) -> None:
+    count = int(metadata.get("split.count", 0))
+    if count > 1:
+        raise IntakeError(
+            "gguf_in_pieces",
+            f"This is piece {int(metadata.get('split.no', 0)) + 1} of {count} of a model. Join them with "
+            "`llama-gguf-split --merge FIRST_PIECE.gguf WHOLE.gguf` and register the whole.",
+        )
+    names = [tensor.name for tensor in reader.tensors]
+    if not names:
+        raise IntakeError(CODE, f"The file holds no tensors; {WAY_OUT}.")
+    if twice := {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set():
+        raise IntakeError(CODE, f"The file holds {min(twice)} twice; {WAY_OUT}.")
+
+
+def _keys_used(metadata: dict[str, Any], tensors: tuple[str, ...]) -> frozenset[str]:
+    """Keys that transformers' newer tables of configurations read; the older ones are held against ours."""
+    try:
+        from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+    except ImportError:
+        return frozenset()
+    if metadata["general.architecture"] not in GGUF_CONFIG_ARCHS:
+        return frozenset()
+    watched = _Watched(metadata)
+    GGUF_CONFIG_ARCHS[metadata["general.architecture"]](watched, tensors)
+    return frozenset(watched.found)
+
+
+class _Watched(dict[str, Any]):
+    """Remembers which keys were there when asked for."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.found: set[str] = set()
+
+    def __contains__(self, key: object) -> bool:
+        return self._note(key, super().__contains__(key))
+
+    def __getitem__(self, key: str) -> Any:
+        self._note(key, super().__contains__(key))
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._note(key, super().__contains__(key))
+        return super().get(key, default)
+
+    def _note(self, key: object, there: bool) -> bool:
+        if there:
+            self.found.add(str(key))
+        return there
+
+
+def _watch_names() -> list[_Watched]:
+    """transformers' maps from a file's tensors to the model's, which remember what was asked of them.
+
+    The list is filled while the model is loaded; the last map is the whole model's. Newer architectures have none:
+    their loader reports what it could not use.
+    """
+    from transformers import modeling_gguf_pytorch_utils as loader
+
+    maps: list[_Watched] = []
+    make = loader.get_gguf_hf_weights_map
+
+    def watched(*args: Any, **kwargs: Any) -> _Watched:
+        maps.append(_Watched(make(*args, **kwargs)))
+        return maps[-1]
+
+    loader.get_gguf_hf_weights_map = watched
+    return maps
+
+
+def _factors(reader: Any) -> dict[str, list[float]]:
+    return {
+        tensor.name: _values(tensor).reshape(-1).tolist() for tensor in reader.tensors if tensor.name in FACTORS
+    }
+
+
+def _values(tensor: Any) -> Any:
+    """A tensor of the file as a float32 array."""
+    import gguf
+
+    return gguf.dequantize(tensor.data, tensor.tensor_type)
+
+
+def _check_tensors(reader: Any, report: Mapping[str, Any], maps: list[_Watched], tied: set[str]) -> None:
+    """Raises IntakeError for tensors that the model needs and the file lacks, or that it has and nobody used."""
+    known = maps[-1] if maps else {}
+    there = {tensor.name for tensor in reader.tensors}
+    homes: dict[str, list[str]] = {}
+    for name, home in dict.items(known):
+        homes.setdefault(home, []).append(name)
+    missing = set(report["missing_keys"])
+    alone = missing - tied or missing  # a head that is the embedding lacks whenever that does
+    lacking = [homes.get(name, [name])[0] for name in sorted(alone)]
+    for parts in homes.values():  # several tensors of the file for one of the model
+        held = [part for part in parts if part in there or f"{part}.weight" in there]
+        lacking += [part for part in parts if held and part not in held]
+    if lacking:
+        raise IntakeError(
+            "gguf_incomplete",
+            f"The file lacks {_some(lacking)}; bring the whole model (if it is in pieces, join them with "
+            "`llama-gguf-split --merge`).",
+        )
+    left = sorted(map(str, report.get("unexpected_keys") or ()))
+    if maps:
+        used = maps[-1].found
+        left += [
+            name
+            for name in sorted(there)
+            if name not in used and name.removesuffix(".weight") not in used and not _is_known(name)
+        ]
+    if left:
+        raise IntakeError(CODE, f"The converted model would lose the tensors {_some(left)}; {WAY_OUT}.")
+
+
+def _is_known(name: str) -> bool:
+    return name in FACTORS or _UNNEEDED.fullmatch(name) is not None
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def _check_finite(model: Any, reader: Any, maps: list[_Watched], dtype: str) -> None:
+    """Raises IntakeError for a number that is none, or that the dtype cannot hold."""
+    import numpy as np
+    import torch
+
+    homes = {home: name for name, home in dict.items(maps[-1])} if maps else {}
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    for name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):
+            continue
+        origin = homes.get(name, name)
+        found = stored.get(origin) or stored.get(f"{origin}.weight")
+        if found is not None and bool(np.isfinite(_values(found)).all()):
+            way = "bfloat16 or float32" if dtype == "float16" else "float32"
+            raise IntakeError(
+                "gguf_overflow", f"{origin} has numbers too large for {dtype}; register it with the dtype {way}."
+            )
+        raise IntakeError(
+            "gguf_not_finite", f"{origin} has values that are not numbers (NaN or infinite); {WAY_OUT}."
+        )
 
 
 def _forget_quantisation(model: Any) -> None:

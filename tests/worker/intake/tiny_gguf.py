@@ -1,15 +1,29 @@
 """A tiny random GGUF model with a tokenizer, written with the gguf package."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGUFWriter, TokenType
 
 BLOCKS, HIDDEN, HEADS, INNER = 2, 32, 4, 64
+TENSORS = Mapping[str, np.ndarray | None]
 
 
-def write_tiny_gguf(path: Path, tied: bool = True, architecture: str = "llama") -> Path:
-    """A Llama of two blocks whose vocabulary is the bytes and a few merges."""
+def write_tiny_gguf(
+    path: Path,
+    tied: bool = True,
+    architecture: str = "llama",
+    keys: Mapping[str, Any] | None = None,
+    tensors: TENSORS | None = None,
+    pieces: bool = False,
+) -> Path:
+    """A Llama of two blocks whose vocabulary is the bytes and a few merges.
+
+    keys: more metadata, by full name. tensors: added or put in another's place; None leaves one out. pieces: with
+    a SentencePiece vocabulary.
+    """
     writer = GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_context_length(128)
@@ -19,17 +33,42 @@ def write_tiny_gguf(path: Path, tied: bool = True, architecture: str = "llama") 
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
-    vocabulary = _add_tokenizer(writer)
-    draw = np.random.default_rng(0)
-    for name, shape in _shapes(vocabulary, tied).items():
-        scale = np.ones(shape) if len(shape) == 1 else draw.normal(scale=0.1, size=shape)
-        writer.add_tensor(name, scale.astype(np.float32))
+    if f"{architecture}.rope.freq_base" not in (keys or {}):
+        writer.add_rope_freq_base(10000.0)
+    vocabulary = (_add_pieces if pieces else _add_tokenizer)(writer)
+    for name, value in (keys or {}).items():
+        _add(writer, name, value)
+    for name, values in (tiny_tensors(vocabulary, tied) | dict(tensors or {})).items():
+        if values is not None:
+            writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def tiny_tensors(vocabulary: int, tied: bool) -> dict[str, np.ndarray | None]:
+    """Random weights, float32."""
+    draw = np.random.default_rng(0)
+    return {
+        name: (np.ones(shape) if len(shape) == 1 else draw.normal(scale=0.1, size=shape)).astype(np.float32)
+        for name, shape in _shapes(vocabulary, tied).items()
+    }
+
+
+def _add(writer: GGUFWriter, name: str, value: Any) -> None:
+    match value:
+        case bool():
+            writer.add_bool(name, value)
+        case int():
+            writer.add_uint32(name, value)
+        case float():
+            writer.add_float32(name, value)
+        case str():
+            writer.add_string(name, value)
+        case Sequence():
+            writer.add_array(name, value)
 
 
 def _add_tokenizer(writer: GGUFWriter) -> int:
@@ -41,6 +80,25 @@ def _add_tokenizer(writer: GGUFWriter) -> int:
     writer.add_token_merges(["t h", "th e"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
+    writer.add_vocab_size(len(tokens))
+    return len(tokens)
+
+
+def _add_pieces(writer: GGUFWriter) -> int:
+    """As SentencePiece has it: control tokens, bytes, pieces with their scores."""
+    special = ["<unk>", "<s>", "</s>"]
+    octets = [f"<0x{byte:02X}>" for byte in range(256)]
+    letters = ["▁", *map(chr, range(97, 123)), "th", "▁th", "▁the"]
+    tokens = [*special, *octets, *letters]
+    kinds = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL]
+    kinds += [TokenType.BYTE] * len(octets) + [TokenType.NORMAL] * len(letters)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(i) for i in range(len(tokens))])
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
     writer.add_vocab_size(len(tokens))
     return len(tokens)
 
