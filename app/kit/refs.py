@@ -20,7 +20,7 @@ class WarningRead(BaseModel):
         description="Of jobs and plans: `too_few_tokens`, `held_out_overlaps`, `held_out_alike`, `texts_overlap`, "
         "`starved_experts`, `stasis`, `forgetting`, `already_sparse`, `sparser_than_asked`, `evaluation_lost`, "
         "`statistics_dropped`, …; of models: "
-        "`weights_not_taken`, `index_total_size`, `tensors_not_used`, …",
+        "`weights_not_taken`, `index_mismatch`, `index_total_size`, `tensors_not_used`, `tokenizer_split`, …",
         examples=["forgetting"],
     )
     message: str

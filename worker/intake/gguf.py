@@ -41,6 +41,8 @@ def convert(path: Path, dtype: str, context: Context) -> Path:
     answer = _run_child(request, context)
     if error := answer.get("error"):
         raise IntakeError(error["code"], error["message"], "/source/path")
+    for warning in answer["warnings"]:
+        context.warn(warning["code"], warning["message"], **warning["data"])
     return target
 
 

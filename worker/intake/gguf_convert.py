@@ -1,6 +1,6 @@
 """Child process that turns a GGUF file into a safetensors folder. Of ours it imports what looks at GGUF files.
 
-One JSON object on stdin (`source`, `file`, `target`, `dtype`, `threads`, `parent`), one on stdout: `{}` or
+One JSON object on stdin (`source`, `file`, `target`, `dtype`, `threads`, `parent`), one on stdout: `warnings` or
 `{"error": {"code", "message"}}`. Everything that libraries print goes to stderr.
 
 Nothing is invented and nothing lost: each key of the architecture and each tensor is used, or the file is refused.
@@ -23,7 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # run by path and iso
 from worker.intake.errors import IntakeError
 from worker.intake.gguf_keys import CODE, WAY_OUT, settle
 from worker.intake.gguf_rope import FACTORS, settle_rope
-from worker.intake.gguf_tokenizer import check_tokenizer, settle_tokenizer
+from worker.intake.gguf_tokenizer import check_tokenizer, doubts, settle_tokenizer
 
 _PR_SET_PDEATHSIG: Final = 1
 _SYSTEM_ERRORS: Final = (MemoryError, ImportError, OSError)
@@ -40,7 +40,7 @@ def main() -> None:
     _die_with(int(request["parent"]))
     answer: dict[str, Any] = {}
     try:
-        convert_file(request)
+        answer["warnings"] = convert_file(request)
     except IntakeError as error:
         answer["error"] = {"code": error.code, "message": error.message}
     except _SYSTEM_ERRORS:
@@ -68,8 +68,8 @@ def _die_with(parent: int) -> None:
         sys.exit("the parent is gone")
 
 
-def convert_file(request: Mapping[str, Any]) -> None:
-    """Convert as `main` is asked to. Raises IntakeError, and whatever the libraries raise."""
+def convert_file(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Convert as `main` is asked to; the model's warnings. Raises IntakeError, and what the libraries raise."""
     import gguf
 
     source, file, target = request["source"], request["file"], Path(request["target"])
@@ -105,6 +105,7 @@ def convert_file(request: Mapping[str, Any]) -> None:
     settle_tokenizer(tokenizer, metadata)
     tokenizer.save_pretrained(target)
     check_tokenizer(AutoTokenizer.from_pretrained(target), metadata)
+    return doubts(metadata)
 
 
 def _refuse_pieces(metadata: Mapping[str, Any], reader: Any) -> None:

@@ -18,6 +18,21 @@ BEGUN_SPLITS: Final = frozenset(
     }
 )
 """Models and splits (`tokenizer.ggml.pre`) with which llama.cpp puts BOS before a text if the file is silent."""
+PLAIN_SPLITS: Final = frozenset(
+    {
+        "default",
+        "gpt-2",
+        "phi-2",
+        "jina-es",
+        "jina-de",
+        "jina-v2-es",
+        "jina-v2-de",
+        "roberta-bpe",
+        "gigachat",
+        "mellum",
+    }
+)
+"""Splits that are GPT-2's, or of a file that names none."""
 ENDED_MODELS: Final = frozenset({"t5"})
 WHOLE: Final = (3, 4)
 """Token types that are never cut: control and user-defined."""
@@ -41,6 +56,20 @@ def check_tokenizer(tokenizer: Any, metadata: Mapping[str, Any]) -> None:
     template = metadata.get("tokenizer.chat_template")
     if template is not None and tokenizer.chat_template != template:
         raise _untrue("another chat template")
+
+
+def doubts(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is not certain about the tokenizer, as a model's warnings."""
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    split = str(metadata.get(f"{KEY}pre", "default"))
+    if metadata.get(f"{KEY}model") != "gpt2" or split in PLAIN_SPLITS or split in GGUF_PRE_TOKENIZER_SPLITS:
+        return []
+    message = (
+        "the installed transformers does not know how this tokenizer splits a text into words, and does it as for "
+        "GPT-2; where that matters, register the original safetensors model"
+    )
+    return [{"code": "tokenizer_split", "message": message, "data": {"pre": split[:60]}}]
 
 
 def begins(metadata: Mapping[str, Any]) -> bool:

@@ -48,7 +48,10 @@ def test_a_converted_model_is_plain_tied_and_the_same_each_time(context: Context
 
 
 def test_an_untied_head_stays_and_the_dtype_is_the_one_named(context: Context, tmp_path: Path) -> None:
-    folder = convert(write_tiny_gguf(tmp_path / "m.gguf", tied=False), "float32", context)
+    path = write_tiny_gguf(tmp_path / "m.gguf", tied=False, keys={"tokenizer.ggml.pre": "mystery"})
+    folder = convert(path, "float32", context)
+    (warning,) = context.warnings
+    assert (warning["code"], warning["data"]) == ("tokenizer_split", {"pre": "mystery"})
     tensors = load_file(folder / "model.safetensors")
     assert tensors["lm_head.weight"].dtype == torch.float32
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
@@ -58,6 +61,7 @@ def test_an_architecture_that_transformers_does_not_know_is_refused(context: Con
     with pytest.raises(IntakeError) as caught:
         convert(write_tiny_gguf(tmp_path / "m.gguf", architecture="mystery"), "bfloat16", context)
     assert (caught.value.code, caught.value.field) == ("gguf_unsupported", "/source/path")
+    assert "mystery is not supported" in caught.value.message
     assert str(tmp_path) not in caught.value.message
 
 
