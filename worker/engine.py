@@ -88,7 +88,8 @@ def _describe(error: BaseException) -> dict[str, Any]:
 
     detail = "".join(traceback.format_exception(error))
     if isinstance(error, UserError):
-        return {"code": error.code, "cause": "user", "message": error.message, "field": error.field}
+        said = {"code": error.code, "cause": "user", "message": error.message, "field": error.field}
+        return said if error.__cause__ is None else {**said, "detail": detail}
     if isinstance(error, IllConditioned):
         # The same job would end the same way: only other settings, another text or another model can help.
         return {"code": "ill_conditioned", "cause": "user", "message": str(error), "field": None}

@@ -5,9 +5,10 @@ with, on the way out they hand through a hidden state computed elsewhere. So mas
 everything else between the blocks stay the model's own code.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,32 @@ class _Reached(Exception):
 
     def __init__(self, hidden: Tensor) -> None:
         self.hidden = hidden
+
+
+FAULTS: Final = (
+    LookupError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+)
+"""What a model's code raises for texts that it cannot take. Of these very types: a device's trouble has others."""
+
+
+@contextmanager
+def _models_own(length: int) -> Iterator[None]:
+    """What the model's code raises is the model's fault, or that of windows which it is not made for: `length`."""
+    try:
+        yield
+    except FAULTS as error:
+        said = str(error).strip().splitlines() or [""]
+        if type(error) not in FAULTS or re.search("memory|CUDA", said[0], re.IGNORECASE):
+            raise
+        message = f"the model does not run on windows of {length} tokens: {said[0][:300] or type(error).__name__}"
+        raise UserError("unsupported_model", message, "/model") from error
 
 
 def batches(count: int, length: int) -> list[slice]:
@@ -91,8 +118,10 @@ class Shell:
         load(block.module, {name.removeprefix(f"{block.prefix}."): state[name] for name in state}, self.device)
 
     def forward(self, block: Block, hidden: Tensor) -> Tensor:
-        """One loaded block over (windows, length, width) on the device. Raises UserError `not_finite`."""
-        found = self.calls(*hidden.shape[:2])[block.index].run(block.module, hidden)
+        """One loaded block over (windows, length, width) on the device. Raises UserError `not_finite`, or
+        `unsupported_model` where the model's code fails."""
+        with _models_own(hidden.shape[1]):
+            found = self.calls(*hidden.shape[:2])[block.index].run(block.module, hidden)
         return check_outputs(found, block.prefix)
 
     def enter(self, ids: Tensor) -> Tensor:
@@ -102,7 +131,7 @@ class Shell:
             raise _Reached(hidden)
 
         try:
-            with replaced(self.skeleton, stop, outputs=self._outputs):
+            with replaced(self.skeleton, stop, outputs=self._outputs), _models_own(ids.shape[1]):
                 self._run(ids)
         except _Reached as reached:
             return check_outputs(reached.hidden, "what comes before the first block")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from worker.pruning import skeleton as skeletons
 from worker.pruning.allocation.stage import comparison_group
@@ -20,6 +20,9 @@ from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import PruningJob
 from worker.pruning.tokens import Tokenizer
 from worker.pruning.vocabulary import tokens_beyond_rows
+
+POSITIONS: Final = ("max_position_embeddings", "max_seq_len")
+"""What configurations call the number of a model's positions."""
 
 
 def plan(job: PruningJob) -> dict[str, Any]:
@@ -67,12 +70,12 @@ def look(job: PruningJob) -> Subject:
 
 def check_lengths(job: PruningJob, skeleton: Skeleton) -> None:
     """Refuse windows longer than the model's positions."""
-    longest = getattr(skeleton.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(longest, int):
-        return
-    for field, length in _lengths(job).items():
-        if length > longest:
-            raise SpecError(field, f"must be at most {longest}, the model's max_position_embeddings")
+    config = skeleton.config.get_text_config()
+    for name in POSITIONS:
+        longest = getattr(config, name, None)
+        for field, length in _lengths(job).items():
+            if isinstance(longest, int) and length > longest:
+                raise SpecError(field, f"must be at most {longest}, the model's {name}")
 
 
 def check_prefix(job: PruningJob, prefix: Sequence[int]) -> None:

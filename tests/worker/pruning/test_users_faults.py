@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.tiny import make_tiny
+from tests.tiny import make_tiny, make_tokenizer
 from tests.worker.pruning.conftest import Request, domain, prune
 from worker.pruning import PruningJob, UserError, inspect, plan
 from worker.pruning.tokens import Tokenizer
@@ -171,6 +172,28 @@ def test_a_token_beyond_the_embedding_in_a_test_text(
     assert (caught.value.code, caught.value.field) == ("unknown_token", "/domains/0/evaluation")
     one["evaluation"] = None
     assert prune(request).summary["sparsity"] == 0.5
+
+
+POSITIONS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "mpt": ("mpt", {"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 16}, "the model's max_seq_len"),
+    # Of 32 positions two are never used.
+    "roberta": (
+        "roberta",
+        {"is_decoder": True, "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+        | {"intermediate_size": 64, "max_position_embeddings": 32},
+        "the model does not run on windows of 32 tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", POSITIONS)
+def test_windows_that_a_model_is_not_made_for(family: str, tmp_path: Path, request_for: Request) -> None:
+    kind, shape, message = POSITIONS[family]
+    made = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=320, **shape))
+    made.save_pretrained(tmp_path / "model")
+    make_tokenizer(tmp_path / "model")
+    with pytest.raises(UserError, match=message):
+        prune(request_for(model=str(tmp_path / "model")))
 
 
 ODD: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
