@@ -139,6 +139,8 @@ def settle(config: Any, metadata: Mapping[str, Value], used: frozenset[str]) -> 
     for key, value in (given | absent).items():
         if not key.startswith(ROTARY):
             _settle_one(config, f"{architecture}.{key}", FACTS.get(key), value)
+    if isinstance(config.pad_token_id, int) and config.pad_token_id >= config.vocab_size:
+        config.pad_token_id = None  # the library's default, of another vocabulary
     if architecture in LARGEST_GEMMAS and "attention.scale" not in given:
         wide = config.num_hidden_layers == LARGEST_GEMMAS[architecture]
         scalar = config.hidden_size // config.num_attention_heads if wide else head_dim(config)

@@ -352,3 +352,33 @@ def test_qwen_with_biases_and_its_own_heads(convert: Convert) -> None:
         convert(architecture="qwen3", tensors=norms("attn_q_norm", "attn_k_norm", size=HEAD))
     )
     assert config.head_dim == HEAD
+
+
+def test_phi_with_its_long_and_short_factors(convert: Convert) -> None:
+    """Its projections are put together; its window and its first context are in keys of their own."""
+    draw = np.random.default_rng(1)
+    joined = {"attn_qkv": (3 * HIDDEN, HIDDEN), "ffn_up": (2 * INNER, HIDDEN)}
+    tensors: dict[str, Any] = {
+        f"blk.{b}.{name}.weight": draw.normal(size=shape).astype(np.float32)
+        for b in range(2)
+        for name, shape in joined.items()
+    }
+    apart = ("attn_q", "attn_k", "attn_v", "ffn_gate")
+    tensors |= {f"blk.{b}.{name}.weight": None for b in range(2) for name in apart}
+    tensors |= {"rope_factors_short.weight": array(1, 1, 2, 2), "rope_factors_long.weight": array(1, 2, 3, 4)}
+    keys = {
+        "rope.scaling.original_context_length": 64,
+        "rope.scaling.attn_factor": 1.1,
+        "attention.sliding_window": 32,
+    }
+    folder = convert(
+        architecture="phi3",
+        pieces=True,
+        tensors=tensors,
+        keys={f"phi3.{key}": value for key, value in keys.items()},
+    )
+    found, scale = rotary(folder)
+    np.testing.assert_allclose(found, FREQUENCIES / array(1, 1, 2, 2), rtol=1e-5)
+    assert scale == pytest.approx(1.1)
+    config = AutoConfig.from_pretrained(folder)
+    assert (config.sliding_window, config.original_max_position_embeddings) == (32, 64)
