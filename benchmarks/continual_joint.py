@@ -45,7 +45,7 @@ def balanced_seed(model: Path, mix: Path, samples: int, length: int, first: int)
     `samples` of each domain. Raises ValueError when the texts are too short for that."""
     tokenizer = Tokenizer(model)
     room = length - len(tokenizer.prefix)
-    tokens = len(tokenizer.tokens(Text(mix, Format.jsonl, "text"), "/calibration"))
+    tokens = len(tokenizer.tokens(Text(path=mix, format=Format.jsonl), "/calibration"))
     domains = len(CALIBRATIONS)
     share = tokens / domains
     if share <= room + 2 * MARGIN:

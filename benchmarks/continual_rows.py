@@ -10,10 +10,11 @@ from fnmatch import fnmatchcase
 from itertools import permutations, product
 from typing import Any
 
+from pydantic import ValidationError
+
 from benchmarks.rows import METHODS
-from worker.pruning import PruningJob, SpecError
-from worker.pruning.method_spec import Perturbation, Reading
-from worker.pruning.patterns import Scope
+from secateur.spec.job import Pruning
+from secateur.spec.method import Perturbation, Reading, Scope
 
 DOMAINS = {"w": "wikitext2", "p": "ptb", "c": "c4"}
 CALIBRATIONS = {
@@ -55,11 +56,10 @@ class Setting:
     @property
     def known(self) -> bool:
         """Whether this engine takes it."""
-        domains = [{"name": "c4", "calibration": {"path": "text"}}]
-        request: dict[str, Any] = {"workspace": "w", "model": "m", "domains": domains, "output": self.output}
+        asked = {"method": self.method, "sparsity": self.sparsity, "output": self.output}
         try:
-            PruningJob.from_dict(request | {"method": self.method, "sparsity": self.sparsity})
-        except SpecError:
+            Pruning.model_validate(asked | {"domains": [{"name": "c4", "dataset": "c4"}]})
+        except ValidationError:
             return False
         return True
 

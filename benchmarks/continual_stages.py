@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,9 @@ from benchmarks.measure import figures as taken
 from benchmarks.protocol import TESTS, Protocol, digest
 from benchmarks.results import Results, key_digest
 from benchmarks.rows import engine_sources
+from secateur.spec.method import read_method
 from worker.pruning import EvaluationSpec, Format, Text, perplexities
-from worker.pruning.fields import Fields
 from worker.pruning.files import write_json
-from worker.pruning.method_spec import Method
 
 MADE = "made.json"
 
@@ -97,9 +96,7 @@ class Stages:
     def request(self, stage: Stage, workspace: Path) -> dict[str, Any]:
         """To the engine: one new domain, going on from the stage before, which is expected in `base`."""
         before = stage.before
-        base = (
-            {"folder": "base", "stages": len(before.domains), "domains": list(before.domains)} if before else None
-        )
+        base = {"folder": "base", "domains": list(before.domains)} if before else None
         return {
             "workspace": str(workspace),
             "model": str(self.model),
@@ -107,7 +104,7 @@ class Stages:
             "method": stage.setting.method,
             "sparsity": stage.setting.sparsity,
             "output": stage.setting.output,
-            "domains": [{"name": stage.domains[-1], "calibration": self.calibration(stage.domains[-1])}],
+            **self.learned(stage.domains[-1]),
             **({"base": base} if base else {}),
         }
 
@@ -153,7 +150,7 @@ class Stages:
         named = CALIBRATIONS if JOINT in stage.domains else stage.domains
         return self._made_by | {
             "row": "-".join((setting.method["name"], *stage.domains)),
-            "method": asdict(Method.read(Fields(setting.method, "/method"))),
+            "method": read_method(setting.method).model_dump(mode="json"),
             "sparsity": setting.sparsity,
             "output": setting.output,
             "calibration": [self._calibrations[domain] for domain in named],
@@ -176,9 +173,9 @@ class Stages:
     def _losses(self, model: Path) -> dict[str, list[float]]:
         """Of the windows up to the last one that is asked for. Raises ValueError where a text has fewer."""
         texts = {
-            name: Text(self.protocol.data / path, Format(kind), "text") for name, (path, kind) in TESTS.items()
+            name: Text(path=self.protocol.data / path, format=Format(kind)) for name, (path, kind) in TESTS.items()
         }
-        spec = EvaluationSpec(self.protocol.window_length, self._end)
+        spec = EvaluationSpec(sequence_length=self.protocol.window_length, max_windows=self._end)
         found = perplexities(model, texts, spec, threads=self.protocol.threads)
         for name, entry in found.items():
             if entry.windows < self._end:
@@ -212,7 +209,8 @@ class Stages:
             folder.rename(place)
         return place
 
-    def calibration(self, domain: str) -> dict[str, Any]:
+    def learned(self, domain: str) -> dict[str, Any]:
+        """A request's part that says what is learned: one domain, and the text that is its."""
         protocol = self.protocol
         samples, length, seed = protocol.samples, protocol.sequence_length, protocol.seed
         if domain == JOINT:
@@ -223,4 +221,8 @@ class Stages:
             file, kind, samples = str(path), "jsonl", samples * len(CALIBRATIONS)
         else:
             file, kind = str(protocol.data / CALIBRATIONS[domain][0]), CALIBRATIONS[domain][1]
-        return {"path": file, "format": kind, "samples": samples, "sequence_length": length, "seed": seed}
+        windows = {"samples": samples, "sequence_length": length, "seed": seed}
+        return {
+            "domains": [{"name": domain, "dataset": domain, "calibration": windows}],
+            "texts": {domain: {"path": file, "format": kind}},
+        }

@@ -54,7 +54,7 @@ def make(stages: Stages, todo: list[Step]) -> Iterator[Made]:
     errors: dict[str, str] = {}
     unmade = {stages.name(step.stage) for step in todo}
     if any(JOINT in step.stage.domains for step in todo):
-        stages.calibration(JOINT)  # a text of their own, which steps side by side would write at once
+        stages.learned(JOINT)  # a text of their own, which steps side by side would write at once
     with _Runner(stages) as runner:
         while waiting or runner.running:
             for step in list(waiting):

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from app.local.demo_text import write_domains
 from benchmarks.output import add_out
 from benchmarks.rows import METHODS
-from worker.pruning import EvaluationSpec, Format, PruningJob, Silent, Text, perplexities, run
+from worker.pruning import EvaluationSpec, PruningJob, Silent, Text, perplexities, run
 from worker.pruning.files import write_json
 
 DOMAIN = "documentation"
@@ -50,8 +50,8 @@ def theirs(model: Path, text: Path, length: int, windows: int) -> float:
 
 def measured(model: Path, text: Path, options: argparse.Namespace) -> dict[str, float]:
     """One model on disk by both."""
-    texts = {DOMAIN: Text(text, Format.txt, "text")}
-    spec = EvaluationSpec(options.length, options.windows)
+    texts = {DOMAIN: Text(path=text)}
+    spec = EvaluationSpec(sequence_length=options.length, max_windows=options.windows)
     ours = perplexities(model, texts, spec, threads=options.threads)[DOMAIN].perplexity
     return {"ours": ours, "transformers": theirs(model, text, options.length, options.windows)}
 

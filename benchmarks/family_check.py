@@ -49,18 +49,16 @@ def request(model: Path, workspace: Path, method: str) -> dict[str, Any]:
     workspace.mkdir(parents=True, exist_ok=True)
     for seed, name in enumerate("ab"):
         (workspace / f"{name}.txt").write_text(text(1500, seed), encoding="utf-8")
-    calibration = {"path": str(workspace / "a.txt"), "format": "txt", "text_field": None, "samples": 6}
-    calibration |= {"sequence_length": LENGTH, "seed": 0}
-    evaluation = {"path": str(workspace / "b.txt"), "format": "txt"}
+    windows = {"samples": 6, "sequence_length": LENGTH}
     return {
-        "job": "family",
         "workspace": str(workspace / method),
         "model": str(model),
         "device": "cpu",
         "threads": 1,
         "method": {"name": method},
         "sparsity": {"target": 0.5, "allocation": "uniform"},
-        "domains": [{"name": "a", "calibration": calibration, "evaluation": evaluation}],
+        "domains": [{"name": "a", "dataset": "a", "calibration": windows, "evaluation": "b"}],
+        "texts": {name: {"path": str(workspace / f"{name}.txt")} for name in "ab"},
         "evaluation": {"sequence_length": LENGTH, "max_windows": 4},
     }
 
@@ -153,7 +151,7 @@ def compare_masks(before: Path, after: Path, job: PruningJob) -> tuple[int, list
     dense, pruned = loaded(before)[0], loaded(after)[0]
     checkpoint = Checkpoint.open(before)
     skeleton = skeletons.build(before, checkpoint)
-    windows = calibration_windows(Tokenizer(before), job.domains[0].calibration).solved_on
+    windows = calibration_windows(Tokenizer(before), job.texts["a"], job.domains[0].calibration, "").solved_on
     count, wrong = 0, []
     for block in skeleton.blocks:
         module = pruned.get_submodule(block.prefix)

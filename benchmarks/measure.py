@@ -13,10 +13,11 @@ from benchmarks.machine import machine
 from benchmarks.peers import PINS, SCRIPT, peers_python
 from benchmarks.protocol import Protocol, digest
 from benchmarks.rows import Row, engine_sources
+from secateur.spec.sparsity import Pattern
 from worker.pruning import calibration, evaluate, perplexity
 from worker.pruning import skeleton as skeletons
 from worker.pruning.checkpoint import Checkpoint
-from worker.pruning.patterns import Pattern, follows
+from worker.pruning.patterns import follows
 
 EVALUATOR = tuple(Path(str(module.__file__)) for module in (evaluate, perplexity, calibration))
 """What turns a peer's model into figures; the rest of the engine may change without measuring it again."""

@@ -112,8 +112,6 @@ def request(model: Path, workspace: Path, method: dict[str, Any], options: argpa
     text = workspace / "text.txt"
     text.write_text(" ".join(str(draw.randrange(1, options.vocabulary)) for _ in range(10_000)))
     calibration = {
-        "path": str(text),
-        "format": "txt",
         "samples": options.windows,
         "sequence_length": 128,
         "held_out": 0.0,
@@ -125,7 +123,8 @@ def request(model: Path, workspace: Path, method: dict[str, Any], options: argpa
         "threads": options.threads,
         "method": method,
         "sparsity": {"target": 0.5},
-        "domains": [{"name": "random", "calibration": calibration, "evaluation": {"path": str(text)}}],
+        "domains": [{"name": "random", "dataset": "random", "calibration": calibration, "evaluation": "random"}],
+        "texts": {"random": {"path": str(text)}},
         "evaluation": {"sequence_length": 128, "max_windows": options.windows},
     }
 

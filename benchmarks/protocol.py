@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy
 
+from secateur.spec.job import Calibration
 from worker.pruning import EvaluationSpec, Format, Text, perplexities
 from worker.pruning.calibration import calibration_windows
-from worker.pruning.spec import Calibration
 from worker.pruning.tokens import Tokenizer
 
 TESTS = {
@@ -40,32 +40,29 @@ class Protocol:
 
     def request(self, model: Path, workspace: Path, method: Any, sparsity: Any) -> dict[str, Any]:
         """An engine request that prunes for one domain and leaves the evaluation to us."""
-        calibration = {
-            "path": str(self.data / CALIBRATION),
-            "format": "jsonl",
-            "samples": self.samples,
-            "sequence_length": self.sequence_length,
-            "seed": self.seed,
-        }
+        windows = {"samples": self.samples, "sequence_length": self.sequence_length, "seed": self.seed}
         return {
             "workspace": str(workspace),
             "model": str(model),
             "threads": self.threads,
             "method": method,
             "sparsity": sparsity,
-            "domains": [{"name": "c4", "calibration": calibration}],
+            "domains": [{"name": "c4", "dataset": "c4", "calibration": windows}],
+            "texts": {"c4": {"path": str(self.data / CALIBRATION), "format": "jsonl"}},
         }
 
     def write_windows(self, model: Path, path: Path) -> None:
         """All of the protocol's windows, also the held-out, (samples, sequence_length), int64, as a .npy file."""
-        text = Text(self.data / CALIBRATION, Format.jsonl, "text")
-        drawn = Calibration(text, self.samples, self.sequence_length, self.seed, "/calibration", held_out=0.0)
-        numpy.save(path, calibration_windows(Tokenizer(model), drawn).solved_on.numpy())
+        text = Text(path=self.data / CALIBRATION, format=Format.jsonl)
+        drawn = Calibration(
+            samples=self.samples, sequence_length=self.sequence_length, seed=self.seed, held_out=0.0
+        )
+        numpy.save(path, calibration_windows(Tokenizer(model), text, drawn, "/calibration").solved_on.numpy())
 
     def perplexity(self, model: Path) -> dict[str, float]:
         """Of the checkpoint folder `model`, whoever wrote it, on every test text."""
-        texts = {name: Text(self.data / path, Format(kind), "text") for name, (path, kind) in TESTS.items()}
-        spec = EvaluationSpec(self.window_length, self.windows)
+        texts = {name: Text(path=self.data / path, format=Format(kind)) for name, (path, kind) in TESTS.items()}
+        spec = EvaluationSpec(sequence_length=self.window_length, max_windows=self.windows)
         found = perplexities(model, texts, spec, threads=self.threads)
         return {name: entry.perplexity for name, entry in found.items()}
 

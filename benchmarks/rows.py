@@ -5,9 +5,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from worker.pruning import PruningJob, SpecError
-from worker.pruning.patterns import Pattern
-from worker.pruning.sparsity_spec import Allocation, usual_allocation
+from pydantic import ValidationError
+
+from secateur.spec.job import Pruning
+from secateur.spec.sparsity import Allocation, Pattern, usual_allocation
 
 PATTERNS: dict[str, dict[str, Any]] = {
     "50%": {"target": 0.5, "pattern": "unstructured"},
@@ -56,11 +57,10 @@ class Row:
         """Whether this engine has the method and takes the combination."""
         if self.method is None:
             return True
-        domains = [{"name": "c4", "calibration": {"path": "text"}}]
-        request = {"workspace": "w", "model": "m", "domains": domains}
+        asked = {"method": self.method, "sparsity": self.sparsity}
         try:
-            PruningJob.from_dict(request | {"method": self.method, "sparsity": self.sparsity})
-        except SpecError:
+            Pruning.model_validate(asked | {"domains": [{"name": "c4", "dataset": "c4"}]})
+        except ValidationError:
             return False
         return True
 
@@ -108,6 +108,8 @@ def choose(globs: str) -> list[Row]:
 def engine_sources() -> list[Path]:
     """Every source file that can change what the engine does."""
     import worker.pruning
+    from secateur import spec
 
     package = Path(worker.pruning.__file__).parent
-    return [package.parent / "engine_format.py", *sorted(package.rglob("*.py"))]
+    specs = sorted(Path(spec.__path__[0]).glob("*.py"))
+    return [package.parent / "engine_format.py", *sorted(package.rglob("*.py")), *specs]

@@ -1,16 +1,19 @@
 """Client and command line of Secateur, which prunes large language models as a service."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Final
 
-from secateur.client import Client
-from secateur.errors import (
-    DownloadError,
-    NotReachable,
-    ProblemError,
-    SecateurError,
-    UnsafePath,
-    WaitTimeout,
-)
+if TYPE_CHECKING:
+    from secateur.client import Client
+    from secateur.errors import (
+        DownloadError,
+        NotReachable,
+        ProblemError,
+        SecateurError,
+        UnsafePath,
+        WaitTimeout,
+    )
 
 try:
     __version__ = version("secateur")
@@ -27,3 +30,12 @@ __all__ = [
     "WaitTimeout",
     "__version__",
 ]
+
+_CLIENT: Final = "Client"
+
+
+def __getattr__(name: str) -> Any:
+    """The client comes when it is asked for: the engine and the API import `secateur.spec`, and need no HTTP."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("secateur.client" if name == _CLIENT else "secateur.errors"), name)

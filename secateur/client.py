@@ -5,12 +5,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from secateur import download, upload
 from secateur.transport import Json, Transport
 from secateur.waiting import FINISHED, READY, OnUpdate, Waiting
+
+if TYPE_CHECKING:
+    from secateur.spec.job import JobContinue, JobCreate
 
 
 class Client:
@@ -43,13 +46,13 @@ class Client:
 
     # Jobs
 
-    def submit(self, spec: Json, *, idempotency_key: str | None = None) -> Json:
+    def submit(self, spec: "Json | JobCreate | JobContinue", *, idempotency_key: str | None = None) -> Json:
         """Start a job; with `continues` in the spec, from another job's final state.
 
         Sent again with the same key and spec, it returns the same job.
         """
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        return self._transport.call("POST", "/v1/jobs", json=spec, headers=headers, repeatable=True)
+        return self._transport.call("POST", "/v1/jobs", json=_json(spec), headers=headers, repeatable=True)
 
     def job(self, id: str) -> Json:
         return self._transport.call("GET", _path("jobs", id))
@@ -191,12 +194,12 @@ class Client:
 
     # Plans
 
-    def plan(self, spec: Json, *, timeout: float | None = None) -> Json:
+    def plan(self, spec: "Json | JobCreate | JobContinue", *, timeout: float | None = None) -> Json:
         """What a job would do, without the job: the plan once it is `ready`, or `failed` with its `error`.
 
         Raises WaitTimeout.
         """
-        asked = self._transport.call("POST", "/v1/plans", json=spec)
+        asked = self._transport.call("POST", "/v1/plans", json=_json(spec))
         return Waiting(self._transport, _path("plans", asked["id"]), READY, every=0.5).run(timeout, None)
 
     def read_plan(self, id: str) -> Json:
@@ -287,6 +290,11 @@ class Client:
     def methods(self) -> Json:
         """All methods with their parameters."""
         return self._transport.call("GET", "/v1/methods")
+
+
+def _json(spec: "Json | JobCreate | JobContinue") -> Json:
+    """As it is sent: what was not said is the server's to fill in."""
+    return spec if isinstance(spec, dict) else spec.model_dump(mode="json", exclude_unset=True)
 
 
 def _path(*parts: str) -> str:

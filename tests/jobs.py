@@ -11,13 +11,13 @@ from app.auth.tables import Project
 from app.datasets.tables import Dataset
 from app.jobs import submission
 from app.jobs.continuation import complete
-from app.jobs.spec import JobContinue, JobCreate, canonical_digest
 from app.jobs.states import State
 from app.jobs.tables import Job, JobDataset, JobStage
 from app.kit.digests import file_sha256, tree_digest
 from app.kit.ids import Prefix, new_id
 from app.models.tables import Model
 from app.storage import ObjectStore
+from secateur.spec.job import JobContinue, JobCreate, canonical_digest
 
 SPEC: dict[str, Any] = {
     "method": {"name": "copal", "weight_update": "admm"},

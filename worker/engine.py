@@ -66,7 +66,7 @@ def _run(request: dict[str, Any], reporter: Reporter, isolation: dict[str, bool]
         return
     job = PruningJob.from_dict(request)
     torch.set_num_threads(job.threads)
-    if request.get("dry_run"):
+    if job.dry_run:
         reporter.say("plan", plan=plan(job))
         return
     reporter.hello(

@@ -19,10 +19,11 @@ from app.models.tables import Model
 from app.plans.tables import Plan
 from app.settings import Settings
 from app.storage import ObjectStore, open_store
+from secateur.spec.job import dataset_pointers
 from worker.engine_question import EngineRefused, ask_engine
 from worker.intake.runner import Check, Guard, scratch_folder
 from worker.supervisor.redaction import Redactor
-from worker.supervisor.staging import BASE, safe_join, translate
+from worker.supervisor.staging import base_of, computed, safe_join
 
 LOOK_AGAIN_SECONDS: Final = 2.0
 """A plan whose model is still being taken in comes back after so long."""
@@ -77,16 +78,6 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
         session.execute(update(Plan).where(Plan.id == plan_id, Plan.state == IntakeState.pending).values(**values))
 
 
-def _base(stages: list[Stage]) -> dict[str, Any]:
-    """The part of a request that says what is gone on from; of its files a plan needs none."""
-    if not stages:
-        return {}
-    texts = [(stage.domain, stage.evaluation) for stage in stages if stage.evaluation is not None]
-    evaluations = [{"domain": domain, "evaluation": {"path": dataset}} for domain, dataset in texts]
-    domains = [stage.domain for stage in stages]
-    return {"base": {"folder": BASE, "stages": len(stages), "domains": domains, "evaluations": evaluations}}
-
-
 def _make(
     spec: dict[str, Any], stages: list[Stage], files: list[dict[str, Any]], check: Check, settings: Settings
 ) -> dict[str, Any]:
@@ -99,22 +90,29 @@ def _make(
             check()
             bring_outline(store, file, safe_join(model, file["path"]), check)
         request = {
-            "job": "plan",
+            **_asked(spec, stages),
             "dry_run": True,
             "workspace": os.fspath(workspace),
             "model": os.fspath(model),
             "device": settings.device,
             "threads": settings.threads,
             "hidden_bytes": settings.hidden_bytes,
-            # Texts are not brought: a plan does not read them.
-            **translate(spec, lambda dataset: {"path": dataset}),
-            **_base(stages),
         }
         redact = Redactor({"<workspace>": workspace, "<model>": model, "<work>": settings.work_dir})
         try:
             return dict(ask_engine(request, workspace, check, redact, "plan")["plan"])
         except EngineRefused as error:
             raise PlanRefused(error.code, error.message, error.field) from None
+
+
+def _asked(spec: dict[str, Any], stages: list[Stage]) -> dict[str, Any]:
+    """The spec's part of a request. Of texts, and of what is gone on from, a plan reads no file."""
+    earlier = [(stage.domain, stage.evaluation) for stage in stages if stage.evaluation is not None]
+    datasets = {*dataset_pointers(spec), *(dataset for _, dataset in earlier)}
+    request = {**computed(spec), "texts": {dataset: {"path": dataset} for dataset in datasets}}
+    if stages:
+        request["base"] = base_of((stage.domain for stage in stages), earlier)
+    return request
 
 
 def bring_outline(store: ObjectStore, file: dict[str, Any], target: Path, check: Check) -> None:

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app.sensitivity.tables import Basis
+from secateur.spec.method import RECENCY, SparseGptSettings
 
 FORMULAS: Final = {"admm": "wanda", "alps": "wanda"}
 """Methods whose search for a mask begins with another one's scores."""
-RECENCY: Final = {"mean": 1.0, "least_forgetting": 2.0}
-"""By objective: what the sums so far are multiplied by before a new domain is added."""
-SPARSEGPT_DAMPING: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Scored:
         if formula == "copal":
             return self._method.get("reading", "own_terms"), self._shift()
         if formula == "sparsegpt":
-            return float(self._method.get("sparsegpt", {}).get("damping", SPARSEGPT_DAMPING))
+            return float(self._method.get("sparsegpt", {}).get("damping", SparseGptSettings().damping))
         return None
 
     def _shift(self) -> str:

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.datasets.tables import IntakeState
-from app.kit.fields import HubId, Name, Revision, Strict
+from app.kit.fields import HubId, Name, Revision
 from app.kit.refs import InputError
+from secateur.spec.strict import Strict
 
 Format = Literal["txt", "jsonl"]
 TextField = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]

@@ -9,18 +9,19 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.datasets import repository as datasets
-from app.jobs import gate, lineage, repository
+from app.jobs import lineage, repository
 from app.jobs.delivery.final_state import is_statistics
 from app.jobs.kinds import lacking, names_methods
 from app.jobs.lineage import Stage
-from app.jobs.parts import merge_method
 from app.jobs.service import JobNotFound, JobUnfinished
-from app.jobs.spec import NOT_IN_SPEC, JobContinue, JobCreate
 from app.jobs.states import TERMINAL, State
 from app.jobs.tables import Job
 from app.kit.handlers import validation_problem
 from app.kit.problems import FieldError, Invalid, Problem
 from app.models import repository as models
+from secateur.spec.gate import unmeasurable
+from secateur.spec.job import NOT_IN_SPEC, JobContinue, JobCreate
+from secateur.spec.partial import merge_method
 
 MAX_DOMAINS: Final = 256
 """Of a lineage: every stage is measured on every domain so far."""
@@ -174,6 +175,7 @@ def _length(body: JobContinue, earlier: Sequence[Stage]) -> list[FieldError]:
 def _check_gate(completed: Completed) -> None:
     texts = [each.evaluation in completed.texts for each in completed.earlier]
     texts += [domain.evaluation is not None for domain in completed.asked.domains]
-    errors = gate.unmeasurable(completed.asked.gate, texts, inherited=completed.inherits_gate)
+    found = unmeasurable(completed.asked.gate, texts, inherited=completed.inherits_gate)
+    errors = [FieldError(message, pointer=f"/gate/{limit}") for limit, message in found.items()]
     if errors:
         raise Invalid("; ".join(f"{error.pointer}: {error.detail}" for error in errors), errors=errors)

@@ -17,7 +17,6 @@ from app.jobs.idempotency import KeyHeader, KeyInFlight, KeyReused
 from app.jobs.repository import Filter
 from app.jobs.schemas import JobRead, etag, retry_after
 from app.jobs.service import InputRefused, JobNotFound, JobUnfinished
-from app.jobs.spec import JobRequest, canonical_digest
 from app.jobs.states import TERMINAL, State
 from app.jobs.submission import Submission
 from app.kit.clock import Instant
@@ -27,6 +26,7 @@ from app.kit.json_body import StrictRoute, parse_json
 from app.kit.pagination import CursorText, Limit, Page, decode_cursor, encode_cursor, page_of
 from app.kit.problems import FieldError, Invalid, UnsupportedMediaType, problems
 from app.kit.replies import reply
+from secateur.spec.job import JobRequest, canonical_digest
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 

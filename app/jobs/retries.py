@@ -21,11 +21,11 @@ from app.jobs.delivery.checkpoint import RECORDS
 from app.jobs.events import EventType, append_event
 from app.jobs.repository import Found
 from app.jobs.service import JobUnfinished, check_inputs, read, read_locked
-from app.jobs.spec import dataset_pointers
 from app.jobs.states import TERMINAL, Reason, State
 from app.jobs.tables import Job, JobBlock, JobDataset, JobStage
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import FieldError, Problem
+from secateur.spec.job import dataset_pointers
 
 
 class JobSucceeded(Problem):

@@ -6,12 +6,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.jobs.events import EventType
-from app.jobs.limits import Limits
-from app.jobs.spec import Labels, Priority
+from app.jobs.limits import limits_of, set_limits
 from app.jobs.states import LEASED, TERMINAL, Cause, Phase, State
 from app.jobs.tables import Job, JobProgress
-from app.kit.fields import Strict
 from app.kit.refs import WarningRead
+from secateur.spec.job import Labels, Priority
+from secateur.spec.limits import Limits
+from secateur.spec.strict import Strict
 
 
 class _Row(BaseModel):
@@ -82,12 +83,12 @@ class JobPatch(Strict):
         changed = []
         for name in sorted(self.model_fields_set):
             value = getattr(self, name)
-            old = Limits.of(job) if name == "limits" else getattr(job, name)
+            old = limits_of(job) if name == "limits" else getattr(job, name)
             if old == value:
                 continue
             changed.append(name)
             if isinstance(value, Limits):
-                value.apply(job)
+                set_limits(job, value)
             else:
                 setattr(job, name, value)
         return changed
@@ -139,7 +140,7 @@ class JobRead(BaseModel):
             spec_digest=job.spec_digest,
             labels=job.labels,
             priority=job.priority,
-            limits=Limits.of(job),
+            limits=limits_of(job),
             retry_of=job.retry_of,
             continues=job.continues,
             lineage=job.lineage,

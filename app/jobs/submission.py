@@ -10,12 +10,13 @@ from app.jobs import idempotency, lineage
 from app.jobs.caveats import note_caveats
 from app.jobs.continuation import Completed, complete
 from app.jobs.events import EventType, append_event
+from app.jobs.limits import set_limits
 from app.jobs.schemas import JobRead
 from app.jobs.service import check_inputs
-from app.jobs.spec import JobContinue, JobCreate, canonical_digest
 from app.jobs.states import State
 from app.jobs.tables import Job, JobDataset, JobStage
 from app.kit.ids import Prefix, new_id
+from secateur.spec.job import JobContinue, JobCreate, canonical_digest
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def make(session: Session, project: str, completed: Completed) -> Job:
         lineage_id=completed.parent.lineage if completed.parent is not None else None,
         first_stage=len(completed.earlier),
     )
-    asked.limits.apply(job)
+    set_limits(job, asked.limits)
     session.add(job)
     session.flush()
     texts = {*asked.datasets(), *completed.texts}

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import Path
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 
 def _printable(text: str) -> str:
@@ -29,12 +29,6 @@ Revision = Annotated[
     StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"),
     Field(description="A branch, a tag or a commit."),
 ]
-
-
-class Strict(BaseModel):
-    """Base of request bodies: unknown fields are errors, and nothing is converted in silence."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 DatasetId = Annotated[str, Path(description="`ds_…`", max_length=100)]

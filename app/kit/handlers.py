@@ -28,6 +28,7 @@ from app.kit.problems import (
     document,
 )
 from app.storage import StoreError
+from secateur.spec.strict import explain
 
 log = structlog.get_logger("app.errors")
 
@@ -114,26 +115,7 @@ def _invalid(errors: list[ErrorDetails] | list[dict[str, Any]], body: Any) -> In
 
 def _field_error(error: Any, body: Any) -> FieldError:
     place, *rest = error["loc"]
-    message = str(error["msg"]).removeprefix("Value error, ")
+    pointer, message = explain({**error, "loc": rest}, body)
     if place == "body":
-        return FieldError(message, pointer=_pointer(rest, body, error["type"] == "missing"))
+        return FieldError(message, pointer=pointer)
     return FieldError(message, parameter=str(rest[0]) if rest else str(place))
-
-
-def _pointer(parts: list[int | str], body: Any, absent: bool) -> str:
-    """JSON pointer of an error, without the tags of unions and other steps that are not in the document.
-
-    absent: the last part is a field that should have been there.
-    """
-    path: list[str] = []
-    here = body
-    for position, part in enumerate(parts):
-        inside = (isinstance(here, dict) and part in here) or (
-            isinstance(here, list) and isinstance(part, int) and part < len(here)
-        )
-        if inside:
-            here = here[part]
-        elif not absent or position < len(parts) - 1:
-            continue
-        path.append(str(part).replace("~", "~0").replace("/", "~1"))
-    return "".join(f"/{part}" for part in path)

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.auth.dependencies import JobsRead
-from app.jobs.method_spec import METHODS
-from app.kit.fields import Strict
 from app.kit.pagination import Page
 from app.kit.problems import problems
 from app.kit.replies import reply
+from secateur.spec.method import METHODS
+from secateur.spec.strict import Strict
 
 router = APIRouter(prefix="/v1/methods", tags=["methods"])
 
@@ -47,7 +47,7 @@ class MethodRead(BaseModel):
 )
 def list_methods(auth: JobsRead) -> Response:
     """What `method` of a job may be, with every parameter's meaning and default."""
-    return reply(Page[MethodRead](data=[_describe(method) for method in METHODS], next_cursor=None))
+    return reply(Page[MethodRead](data=[_describe(method) for method in METHODS.values()], next_cursor=None))
 
 
 def _describe(method: type[Strict]) -> MethodRead:

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.datasets.tables import IntakeState
-from app.kit.fields import HubId, Name, Revision, Strict
+from app.kit.fields import HubId, Name, Revision
 from app.kit.refs import InputError, WarningRead
 from app.models.references import RootPath
+from secateur.spec.strict import Strict
 
 
 class FolderSource(Strict):

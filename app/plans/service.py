@@ -5,13 +5,13 @@ from sqlalchemy.orm import Session
 from app.datasets.tables import IntakeState
 from app.jobs.continuation import complete
 from app.jobs.service import check_inputs
-from app.jobs.spec import JobContinue, JobCreate
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import NotFound
 from app.plans import repository
 from app.plans.tables import Plan
 from app.tasks.service import submit
 from app.tasks.tables import TaskKind
+from secateur.spec.job import JobContinue, JobCreate
 
 
 class PlanNotFound(NotFound):

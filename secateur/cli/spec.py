@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,7 @@ def read_spec(source: str) -> Json:
 
 
 def build_spec(client: Client, options: SpecOptions) -> Json:
-    """A spec from options; local files are uploaded."""
-    domains = [DomainOption.parse(text) for text in options.domains]
-    labels = parse_labels(options.labels)
-    calibration = _given(samples=options.samples, sequence_length=options.sequence_length, seed=options.seed)
+    """A spec from options; local files are uploaded, once nothing is left to refuse about the rest."""
     uploaded: dict[str, str] = {}
 
     def dataset(reference: str, name: str) -> str:
@@ -97,10 +95,33 @@ def build_spec(client: Client, options: SpecOptions) -> Json:
             uploaded[reference] = _dataset(client, reference, name, options.text_field)
         return uploaded[reference]
 
+    _check(_spec(options, lambda reference: "mdl_", lambda reference, name: "ds_"))
+    return _spec(options, lambda reference: find_model(client, reference), dataset)
+
+
+def _check(spec: Json) -> None:
+    """Refuse what the server would refuse. Raises BadParameter."""
+    from pydantic import ValidationError  # only here: its import would slow down every command
+
+    from secateur.spec.job import JobContinue, JobCreate
+    from secateur.spec.strict import explain
+
+    try:
+        (JobContinue if "continues" in spec else JobCreate).model_validate(spec)
+    except ValidationError as error:
+        found = [explain(each, spec) for each in error.errors()]
+        raise typer.BadParameter("; ".join(f"{pointer}: {message}" for pointer, message in found)) from None
+
+
+def _spec(options: SpecOptions, model: Callable[[str], str], dataset: Callable[[str, str], str]) -> Json:
+    """model: its id, from a reference. dataset: its id, from a reference and a name for what is uploaded."""
+    domains = [DomainOption.parse(text) for text in options.domains]
+    labels = parse_labels(options.labels)
+    calibration = _given(samples=options.samples, sequence_length=options.sequence_length, seed=options.seed)
     return {
         **_given(
             continues=options.continues,
-            model=find_model(client, options.model) if options.model is not None else None,
+            model=model(options.model) if options.model is not None else None,
             method=_given(
                 name=options.method,
                 weight_update=options.weight_update,

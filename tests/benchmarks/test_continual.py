@@ -28,7 +28,11 @@ def whole_job(stages: Stages, name: str, workspace: Path) -> dict[tuple[int, str
     tests = {
         domain: {"path": str(stages.protocol.data / p), "format": kind} for domain, (p, kind) in TESTS.items()
     }
-    domains = [{"name": d, "calibration": stages.calibration(d), "evaluation": tests[d]} for d in asked.domains]
+    learned = [stages.learned(domain) for domain in asked.domains]
+    domains = [each["domains"][0] | {"evaluation": f"{each['domains'][0]['name']} test"} for each in learned]
+    texts = {f"{domain} test": tests[domain] for domain in asked.domains}
+    for each in learned:
+        texts |= each["texts"]
     spec = {"sequence_length": stages.protocol.window_length, "max_windows": stages.protocol.windows}
     evaluated: dict[tuple[int, str], float] = {}
 
@@ -36,7 +40,7 @@ def whole_job(stages: Stages, name: str, workspace: Path) -> dict[tuple[int, str
         def evaluation(self, e: Any) -> None:
             evaluated[e.row, e.domain] = e.perplexity
 
-    run(PruningJob.from_dict(request | {"domains": domains, "evaluation": spec}), Listener())
+    run(PruningJob.from_dict(request | {"domains": domains, "texts": texts, "evaluation": spec}), Listener())
     return evaluated
 
 
@@ -87,7 +91,7 @@ def test_a_run_that_was_broken_off_goes_on_where_it_stopped(
     spied = continual_stages.run_child
 
     def interrupted(command: list[str], request: dict[str, Any], threads: int) -> Finished:
-        if request.get("base", {}).get("stages") == 2:
+        if len(request.get("base", {}).get("domains", [])) == 2:
             raise KeyboardInterrupt
         return spied(command, request, threads)
 
@@ -120,8 +124,12 @@ def test_variants_are_chosen_on_windows_that_are_not_reported(
     assert continual.main(command(stages, out, "--rows", "wanda/wpc", "--choose")) == 0
     choosing = json.loads(out.read_text())
     assert (choosing["protocol"]["first_window"], choosing["protocol"]["windows"]) == (2, 3)
-    texts = {name: Text(stages.protocol.data / path, Format(kind), "text") for name, (path, kind) in TESTS.items()}
-    losses = perplexities(stages.model, texts, EvaluationSpec(16, 5), threads=1)["c4"].window_losses
+    texts = {
+        name: Text(path=stages.protocol.data / path, format=Format(kind)) for name, (path, kind) in TESTS.items()
+    }
+    losses = perplexities(stages.model, texts, EvaluationSpec(sequence_length=16, max_windows=5), threads=1)[
+        "c4"
+    ].window_losses
     assert choosing["dense"]["c4"] == pytest.approx(math.exp(math.fsum(losses[2:]) / 3))
     assert choosing["rows"]["wanda/wpc"]["stages"] == ["c4"]  # the others are not evaluated
     assert choosing["goals"] == []

@@ -8,10 +8,10 @@ from transformers import AutoTokenizer
 
 from benchmarks.continual_joint import balanced_seed, write_mix
 from benchmarks.continual_rows import CALIBRATIONS
+from secateur.spec.job import Calibration
 from tests.tiny import make_tokenizer, put_before, text
 from worker.pruning import Format, Text
 from worker.pruning.calibration import calibration_windows
-from worker.pruning.spec import Calibration
 from worker.pruning.tokens import Tokenizer
 
 SAMPLES, LENGTH = 3, 16
@@ -47,9 +47,9 @@ def test_every_domain_has_as_many_tokens_as_the_shortest(model: Path, mix: Path)
 def test_the_engine_draws_equally_many_windows_of_every_domain_and_none_across(model: Path, mix: Path) -> None:
     seed = balanced_seed(model, mix, SAMPLES, LENGTH, first=5)
     assert seed >= 5
-    mixed = Text(mix, Format.jsonl, "text")
-    calibration = Calibration(mixed, SAMPLES * 3, LENGTH, seed, "/calibration", held_out=0.0)
-    windows = calibration_windows(Tokenizer(model), calibration).every
+    mixed = Text(path=mix, format=Format.jsonl)
+    calibration = Calibration(samples=SAMPLES * 3, sequence_length=LENGTH, seed=seed, held_out=0.0)
+    windows = calibration_windows(Tokenizer(model), mixed, calibration, "/calibration").every
     tokenizer = AutoTokenizer.from_pretrained(model)
     parts = [json.loads(line)["text"] for line in mix.read_text().splitlines()]
     owners = [[n for n, part in enumerate(parts) if tokenizer.decode(w) in part] for w in windows]

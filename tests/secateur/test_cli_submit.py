@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.secateur.conftest import Reply, Request, Run, ScriptedServer, job_document
 
 
@@ -81,6 +83,30 @@ def test_a_continuation_says_only_what_is_new(run: Run, scripted: ScriptedServer
         "domains": body["domains"],
         "priority": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "pointer"),
+    [
+        (["--sparsity", "1"], "/sparsity/target"),
+        (["--pattern", "02:04"], "/sparsity/pattern"),
+        (["--method", "prayer"], "/method/name"),
+        (["--method", "admm", "--weight-update", "none"], "/method/weight_update"),
+        (["--mode", "sequential", "--objective", "least_forgetting"], "/method/objective"),
+        (["--samples", "0"], "/domains/0/calibration/samples"),
+        (["--domain", "a=ds_2"], "/domains/1/name"),
+        (["--max-runtime", "soon"], "/limits/max_runtime"),
+        (["--label", "a b=c"], "/labels/a b"),
+    ],
+)
+def test_options_that_no_server_takes_are_refused_before_a_text_is_uploaded(
+    run: Run, scripted: ScriptedServer, tmp_path: Path, options: list[str], pointer: str
+) -> None:
+    (tmp_path / "a.txt").write_text("text of a")
+    code, _, err = run("submit", "--model", "mdl_1", "--domain", f"a={tmp_path / 'a.txt'}", *options)
+    assert code == 2
+    assert pointer in "".join(err.split("\n"))
+    assert scripted.requests == []
 
 
 def test_refusal_names_the_field(run: Run, scripted: ScriptedServer, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from secateur import Client, NotReachable, ProblemError, SecateurError, WaitTimeout
-from tests.secateur.conftest import Reply, Request, ScriptedServer
+from secateur.spec.job import JobCreate
+from tests.secateur.conftest import Reply, Request, ScriptedServer, job_document
 
 PROBLEM = {
     "type": "urn:secateur:problem:invalid_request",
@@ -250,3 +251,11 @@ def test_upload_asks_for_the_format_it_cannot_guess(client: Client, tmp_path: Pa
 def test_url_must_be_one(url: str) -> None:
     with pytest.raises(SecateurError, match="not the URL of a server"):
         Client(url, "sctr_key")
+
+
+def test_a_typed_spec_is_sent_as_far_as_it_was_said(client: Client, scripted: ScriptedServer) -> None:
+    spec = {"model": "mdl_1", "method": {"name": "copal"}, "sparsity": {"pattern": "2:4"}, "priority": 3}
+    spec |= {"domains": [{"name": "a", "dataset": "ds_1", "calibration": {"samples": 8}}]}
+    scripted.script = [Reply.json(job_document("queued"), 201)]
+    client.submit(JobCreate.model_validate(spec))
+    assert json.loads(scripted.requests[0].body) == spec

@@ -268,7 +268,6 @@ def test_the_exported_state_is_a_base_for_the_engine_alone(finished: Finished, r
     with tarfile.open(tmp_path / "state.tar") as tar:
         tar.extractall(base, filter="data")
     (tmp_path / "third.txt").write_text(tiny.text(1500, seed=30))
-    text = {"path": str(tmp_path / "third.txt"), "format": "txt", "text_field": None}
     request = {
         "workspace": str(tmp_path / "workspace"),
         "model": str(finished.stack.state.models / "tiny"),
@@ -276,12 +275,13 @@ def test_the_exported_state_is_a_base_for_the_engine_alone(finished: Finished, r
         "threads": 1,
         "method": {"name": "copal", "weight_update": "admm"},
         "sparsity": {"target": 0.5, "allocation": "uniform"},
-        "domains": [{"name": "third", "calibration": text | CALIBRATION, "evaluation": text}],
+        "domains": [{"name": "third", "dataset": "text", "calibration": CALIBRATION, "evaluation": "text"}],
+        "texts": {"text": {"path": str(tmp_path / "third.txt")}},
         "evaluation": {"sequence_length": 64, "max_windows": 4},
     }
     lineage = [stage["domain"] for stage in json.loads((base / "state.json").read_text())["lineage"]]
     assert lineage == ["first", "second"]
-    begin = {"folder": "base", "stages": len(lineage), "domains": lineage}
+    begin = {"folder": "base", "domains": lineage}
     done = run_engine(PruningJob.from_dict({**request, "base": begin}), Silent())
     report = json.loads((tmp_path / "workspace/report.json").read_text())
     assert report["lineage"] == {"first_stage": 2, "domains": ["first", "second", "third"]}

@@ -116,7 +116,7 @@ def perform(request: dict[str, Any], reporter: Reporter, how: set[str]) -> None:
     resume = request.get("resume", {})
     domains = request["domains"]
     known = {(entry["row"], entry["domain"]) for entry in resume.get("evaluations", [])}
-    earlier = request.get("base", {}).get("stages", 0)
+    earlier = len(request.get("base", {}).get("domains", []))
     for number, domain in enumerate(["dense", *(domain["name"] for domain in domains)]):
         if number and number - 1 >= resume.get("stages", 0):
             first = resume.get("blocks", 0) if number - 1 == resume.get("stages", 0) else 0
@@ -144,7 +144,7 @@ def publish(last: int, request: dict[str, Any], reporter: Reporter) -> None:
 def prune(
     stage: int, stages: int, domain: str, first: int, request: Any, reporter: Reporter, how: set[str]
 ) -> None:
-    text = Path(request["domains"][stage]["calibration"]["path"]).read_bytes()
+    text = Path(request["texts"][request["domains"][stage]["dataset"]]["path"]).read_bytes()
     before = b"".join(Path(weights(stage, block)).read_bytes() for block in range(first))
     for block in range(first, BLOCKS):
         fraction = (stage * BLOCKS + block) / (stages * BLOCKS)
@@ -176,7 +176,7 @@ def carried(stage: int, block: int, request: dict[str, Any]) -> bytes:
     assert not (folder / "model" / shard(BLOCKS)).exists(), "the dense model's own shard was brought again"
     assert (folder / "model" / shard(block)).read_bytes(), "the weights of the stage before were not brought"
     for evaluation in request["base"]["evaluations"]:
-        assert Path(evaluation["evaluation"]["path"]).stat().st_size
+        assert Path(request["texts"][evaluation["dataset"]]["path"]).stat().st_size
     return (folder / "state" / f"block-{block:04d}.safetensors").read_bytes()
 
 

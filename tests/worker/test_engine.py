@@ -38,7 +38,7 @@ def test_a_matrix_that_cannot_be_solved_is_named_to_its_owner(tmp_path: Path) ->
     tensors["model.layers.0.self_attn.v_proj.weight"] *= 1e22
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "a.txt").write_text(text(400))
-    calibration = {"path": str(tmp_path / "a.txt"), "samples": 4, "sequence_length": 16}
+    calibration = {"samples": 4, "sequence_length": 16}
     request = {
         "workspace": str(tmp_path),
         "model": str(folder),
@@ -46,7 +46,8 @@ def test_a_matrix_that_cannot_be_solved_is_named_to_its_owner(tmp_path: Path) ->
         "device": "cpu",
         "method": {"name": "wanda"},
         "sparsity": {"target": 0.5, "allocation": "uniform"},
-        "domains": [{"name": "a", "calibration": calibration}],
+        "domains": [{"name": "a", "dataset": "text", "calibration": calibration}],
+        "texts": {"text": {"path": str(tmp_path / "a.txt")}},
     }
     last = reports(request)[-1]
     assert (last["type"], last["code"], last["cause"]) == ("failed", "ill_conditioned", "user")

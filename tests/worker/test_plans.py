@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 from app.datasets.tables import Dataset
 from app.db.engine import transaction
 from app.jobs import control
-from app.jobs.spec import JobContinue, JobCreate
 from app.jobs.tables import JobDataset
 from app.models.tables import Model
 from app.plans import service as plans
@@ -22,6 +21,7 @@ from app.settings import Settings
 from app.storage import ObjectStore
 from app.tasks import service as tasks
 from app.tasks.tables import Task
+from secateur.spec.job import JobContinue, JobCreate
 from tests.app.jobs.lineages import publish
 from tests.jobs import CALIBRATION, SPEC, make_dataset, make_model, make_project
 from tests.tiny import make_tiny_llama

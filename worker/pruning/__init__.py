@@ -3,6 +3,9 @@
 `run(job, observer)` does a whole job in a workspace folder; `plan(job)` says what it would do.
 """
 
+from secateur.spec.job import Documents
+from secateur.spec.job import Evaluation as EvaluationSpec
+from secateur.spec.request import Format, Text
 from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.errors import IllConditioned, PruningError, SpecError, Stopped, UserError
 from worker.pruning.observer import (
@@ -19,7 +22,7 @@ from worker.pruning.observer import (
 from worker.pruning.perplexity import perplexities
 from worker.pruning.planning import inspect, plan
 from worker.pruning.run import Output, OutputFile, run
-from worker.pruning.spec import Documents, EvaluationSpec, Format, PruningJob, Text
+from worker.pruning.spec import PruningJob
 
 __all__ = [
     "ENGINE_FORMAT",

@@ -5,14 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from secateur.spec.method import MethodName
+from secateur.spec.sparsity import Pattern, Sparsity
 from worker.pruning.errors import UserError
-from worker.pruning.method_spec import MethodName
-from worker.pruning.overrides import Verdict, settle
-from worker.pruning.patterns import Pattern
+from worker.pruning.overrides import OVERRIDES, Verdict, settle
 from worker.pruning.skeleton import Matrix
-from worker.pruning.sparsity_spec import Sparsity
-
-OVERRIDES = "/sparsity/overrides"
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,7 @@ def _fixed(matrix: Matrix, verdict: Verdict, sparsity: Sparsity) -> _Need:
     if matrix.columns % pattern.group:
         message = f"{matrix.name} has {matrix.columns} inputs, which {pattern} does not divide; skip it"
         number = verdict.winners.get("pattern")
-        pointer = "/sparsity/pattern" if number is None else f"{sparsity.overrides[number].field}/pattern"
+        pointer = "/sparsity/pattern" if number is None else f"{OVERRIDES}/{number}/pattern"
         raise UserError("pattern_does_not_fit", message, pointer)
     zeros = matrix.weights // pattern.group * (pattern.group - pattern.kept)
     return _Need(Fraction(zeros), zeros, zeros)

@@ -16,8 +16,10 @@ import numpy
 import torch
 from torch import Tensor
 
+from secateur.spec.job import Calibration, Documents
+from secateur.spec.job import Evaluation as EvaluationSpec
+from secateur.spec.request import Text
 from worker.pruning.errors import UserError
-from worker.pruning.spec import Calibration, Documents, EvaluationSpec, Text
 from worker.pruning.tokens import Ids, Tokenizer
 
 
@@ -49,15 +51,17 @@ class CalibrationWindows:
         return self.held_out[:, len(self.prefix) :].numel()
 
 
-def calibration_windows(tokenizer: Tokenizer, calibration: Calibration) -> CalibrationWindows:
+def calibration_windows(
+    tokenizer: Tokenizer, text: Text, calibration: Calibration, field: str
+) -> CalibrationWindows:
     """Random windows: their starts are drawn by random.Random(seed), each place where a window fits as likely as
     any other. Those at `held_out_indices` are held out, moved by `apart` to where nothing is solved on.
 
-    With documents joined, of s tokens of text a window, the starts are randint(0, len − s − 1). Raises UserError
-    when the text has too few tokens.
+    With documents joined, of s tokens of text a window, the starts are randint(0, len − s − 1). field: JSON
+    pointer of the calibration. Raises UserError when the text has too few tokens.
     """
     length = calibration.sequence_length - len(tokenizer.prefix)
-    tokens, places = _places(tokenizer, calibration, length)
+    tokens, places = _places(tokenizer, text, calibration.documents, length, field)
     draw = random.Random(calibration.seed)  # noqa: S311 - the protocol's generator, not a secret
     starts = _picked(places, calibration.samples, draw)
     indices = held_out_indices(calibration.samples, calibration.held_out)
@@ -72,11 +76,12 @@ def calibration_windows(tokenizer: Tokenizer, calibration: Calibration) -> Calib
     return CalibrationWindows(cut(solved_on), cut(held_out), covered, overlap, judged_by, tokenizer.prefix)
 
 
-def _places(tokenizer: Tokenizer, calibration: Calibration, length: int) -> tuple[Ids, list[range]]:
+def _places(
+    tokenizer: Tokenizer, text: Text, documents: Documents, length: int, field: str
+) -> tuple[Ids, list[range]]:
     """The text's tokens, and the starts of windows with so many of them that lie in one document (or in the whole
     text, where documents are joined). Raises UserError where there is none."""
-    text, field = calibration.text, calibration.field
-    if calibration.documents is Documents.separate:
+    if documents is Documents.separate:
         parts = list(tokenizer.documents(text, field))
     else:
         parts = [tokenizer.tokens(text, field)]
@@ -84,7 +89,7 @@ def _places(tokenizer: Tokenizer, calibration: Calibration, length: int) -> tupl
     places = [range(end - len(part), end - length) for end, part in zip(ends, parts, strict=True)]
     found = [place for place in places if place]
     if not found:
-        raise _too_few("calibration", calibration.documents, map(len, parts), length + 1, field)
+        raise _too_few("calibration", documents, map(len, parts), length + 1, field)
     return numpy.concatenate(parts), found
 
 

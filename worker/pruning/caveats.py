@@ -4,14 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from secateur.spec.job import Domain
+from secateur.spec.method import MethodName
 from worker.pruning.budget import Share
 from worker.pruning.calibration import CalibrationWindows
 from worker.pruning.evaluate import TestSet
 from worker.pruning.inspection import SPARSE, Sparsity
-from worker.pruning.method_spec import MethodName
 from worker.pruning.overlap import shared_shares
 from worker.pruning.records import Record, mask_overlap
-from worker.pruning.spec import Domain, PruningJob
+from worker.pruning.spec import PruningJob
 from worker.pruning.starvation import MESSAGE as STARVED
 from worker.pruning.starvation import starved_experts
 from worker.pruning.stasis import MESSAGE as STASIS

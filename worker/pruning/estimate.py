@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
+from secateur.spec.job import Precision
+from secateur.spec.method import MethodName
+from secateur.spec.sparsity import Allocation
 from worker.pruning.allocation.survey import COPIES as SURVEYED_COPIES
 from worker.pruning.blocks import BATCH_TOKENS
 from worker.pruning.budget import Share
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.evaluate import FEWEST, LOGITS, forward_dtype
-from worker.pruning.lineage_spec import Precision
-from worker.pruning.method_spec import MethodName
 from worker.pruning.progress import Kind
 from worker.pruning.settings import pick_device
 from worker.pruning.skeleton import Block, Matrix, Skeleton
-from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import PruningJob
 from worker.pruning.work import planned_work, survey_tokens
 

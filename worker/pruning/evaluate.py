@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from secateur.spec.job import Numerics
 from worker.pruning import heap
 from worker.pruning.background import read_ahead
 from worker.pruning.blocks import Shell, batches, unload
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.finite import check_outputs
 from worker.pruning.hidden import HiddenStates
-from worker.pruning.settings import Numerics
 
 LOGITS = 7 << 20
 """Logits held at once, (windows × positions × vocabulary); in float32, `heap.reusing` has a place for as many."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from secateur.spec.job import Domain
+from secateur.spec.method import Method, Mode
 from worker.pruning import heap
 from worker.pruning.blocks import Shell
 from worker.pruning.budget import Share
@@ -14,13 +16,12 @@ from worker.pruning.errors import IllConditioned
 from worker.pruning.folder import StageFolder
 from worker.pruning.groups import AllHeard, dense_weight, find_groups, measure
 from worker.pruning.holdings import check_moments, factors
-from worker.pruning.method_spec import Method, Mode
 from worker.pruning.observer import Observer
 from worker.pruning.own_grams import OwnGrams, with_own_grams
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.sensing import Sensing, complete, find_sensing
 from worker.pruning.skeleton import Block, Matrix
-from worker.pruning.spec import Domain, PruningJob
+from worker.pruning.spec import PruningJob
 from worker.pruning.starvation import Fed, feed
 from worker.pruning.state_file import read_document, read_state
 from worker.pruning.statistics import Accumulated, Factors, Inputs, Measured, accumulate, alone

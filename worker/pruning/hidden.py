@@ -11,9 +11,6 @@ from typing import IO, Self, overload
 import torch
 from torch import Tensor
 
-HIDDEN_BYTES = 2 * 2**30
-"""So much of them is held in memory unless a job says otherwise."""
-
 
 class HiddenStates:
     """One tensor a batch, on the CPU. Each keeps the shape and dtype that it came with.

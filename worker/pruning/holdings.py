@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
+from secateur.spec.job import Numerics
+from secateur.spec.method import Copal, Mode
+from secateur.spec.sparsity import Allocation
 from worker.pruning.budget import Share
 from worker.pruning.errors import UserError
 from worker.pruning.evaluate import forward_dtype
 from worker.pruning.folder import StageFolder, stage_folder
-from worker.pruning.method_spec import Mode
-from worker.pruning.settings import Numerics
 from worker.pruning.skeleton import Block, Matrix
-from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import PruningJob
 from worker.pruning.state_file import read_document
 from worker.pruning.statistics import Accumulated, Factors
@@ -52,7 +52,7 @@ def holdings(
         "mode": job.method.mode,
         "stages": _stages(job, stage, earlier, factors(job, stage, before).scale),
     }
-    if importance:
+    if importance and isinstance(job.method, Copal):
         found |= {"reading": job.method.reading, "perturbation": job.method.perturbation}
     if "survey" in others:
         # A sequential job hands on its first stage's survey.
@@ -141,7 +141,7 @@ class _Check:
         method = self.job.method.named(self.shares[matrix.name].method)
         if method.updates_weights and not group["gram"]:
             yield f"has no gram of {matrix.name}, which {method.solver} solves with: continue with a selection"
-        if not method.needs_importance:
+        if not (isinstance(method, Copal) and method.needs_importance):
             return
         if matrix.name not in group["importance"]:
             yield f"has no importance of {matrix.name} by the reading {method.reading}: continue without it"
@@ -231,7 +231,7 @@ def lineage_dtype(job: PruningJob) -> str | None:
     """The dtype that the lineage began with: no R and no model must mix two, even after a move to other
     hardware."""
     for reported in job.resume.evaluations:
-        dtype = (reported.get("protocol") or {}).get("dtype")
+        dtype = (reported.protocol or {}).get("dtype")
         if dtype is not None:
             return str(dtype)
     stage = job.resume.stages if job.resume.blocks else job.resume.stages - 1

@@ -8,10 +8,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from secateur.spec.sparsity import Pattern
 from worker.pruning.checkpoint import DTYPES, Checkpoint
 from worker.pruning.errors import UserError
 from worker.pruning.finite import all_finite
-from worker.pruning.patterns import Pattern, follows
+from worker.pruning.patterns import follows
 from worker.pruning.skeleton import Matrix, Skeleton
 
 SPARSE: Final = 0.05

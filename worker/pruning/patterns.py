@@ -4,49 +4,16 @@ Everywhere: a higher score is more worth keeping; among equal scores the lowest 
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy
 import torch
 from torch import Tensor
 
+from secateur.spec.method import Scope
+from secateur.spec.sparsity import Pattern
+
 SMALL_GROUP = 8
 """Inputs of an n:m group up to which comparing all pairs beats sorting."""
-
-
-class Scope(StrEnum):
-    """Among which weights scores are compared."""
-
-    layer = "layer"
-    row = "row"
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """Unstructured (both None), or at most `kept` non-zeros in every `group` consecutive inputs."""
-
-    kept: int | None = None
-    group: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> "Pattern":
-        """From `unstructured` or `n:m`. Raises ValueError with the fix."""
-        if text == "unstructured":
-            return cls()
-        kept, colon, group = text.partition(":")
-        if not colon or not kept.isdecimal() or not group.isdecimal():
-            raise ValueError("must be `unstructured` or `n:m`, such as `2:4`")
-        if not 0 < int(kept) < int(group):
-            raise ValueError(f"{text}: n must be at least 1 and less than m")
-        return cls(int(kept), int(group))
-
-    @property
-    def sparsity(self) -> float | None:
-        """The share of zeros an n:m pattern means; None when unstructured."""
-        return None if self.kept is None or self.group is None else 1 - self.kept / self.group
-
-    def __str__(self) -> str:
-        return "unstructured" if self.group is None else f"{self.kept}:{self.group}"
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,18 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from secateur.spec.job import Evaluation as EvaluationSpec
+from secateur.spec.job import Numerics
+from secateur.spec.request import HIDDEN_BYTES, Text
 from worker.pruning import skeleton as skeletons
 from worker.pruning.blocks import Shell
 from worker.pruning.calibration import evaluation_windows
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.evaluate import TestSet, forward_dtype, mean_loss, window_losses
-from worker.pruning.hidden import HIDDEN_BYTES, HiddenStates
+from worker.pruning.hidden import HiddenStates
 from worker.pruning.inspection import inspect
 from worker.pruning.observer import Evaluation, Observer, Silent
-from worker.pruning.settings import Numerics, pick_device, torch_settings
-from worker.pruning.spec import EvaluationSpec, Text
+from worker.pruning.settings import pick_device, torch_settings
 from worker.pruning.texts import text_digest
 from worker.pruning.tokens import Tokenizer
 from worker.pruning.vocabulary import check_ids

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from secateur.spec.sparsity import Allocation
 from worker.pruning import skeleton as skeletons
 from worker.pruning.allocation.stage import comparison_group
 from worker.pruning.budget import Share, assign
@@ -16,7 +17,6 @@ from worker.pruning.inspection import inspect as read_all
 from worker.pruning.overrides import overlaps, settle
 from worker.pruning.sensing import check_reading
 from worker.pruning.skeleton import Skeleton
-from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import PruningJob
 from worker.pruning.tokens import Tokenizer
 from worker.pruning.vocabulary import tokens_beyond_rows
@@ -88,7 +88,10 @@ def check_prefix(job: PruningJob, prefix: Sequence[int]) -> None:
 
 def _lengths(job: PruningJob) -> dict[str, int]:
     """Tokens of a window, by their field in the request."""
-    lengths = {f"{d.calibration.field}/sequence_length": d.calibration.sequence_length for d in job.domains}
+    lengths = {
+        f"/domains/{number}/calibration/sequence_length": domain.calibration.sequence_length
+        for number, domain in enumerate(job.domains)
+    }
     if job.evaluated:
         lengths["/evaluation/sequence_length"] = job.evaluation.sequence_length
     return lengths

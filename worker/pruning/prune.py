@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from secateur.spec.method import Method, MethodName, Mode, Scope
 from worker.pruning import heap, methods
 from worker.pruning.allocation.curves import output_weights
 from worker.pruning.allocation.result import Survey
@@ -25,12 +26,11 @@ from worker.pruning.groups import dense_weight
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.holdings import KEY as HOLDS
 from worker.pruning.holdings import MEMBERS, PREFIX, holdings
-from worker.pruning.method_spec import Method, MethodName, Mode
 from worker.pruning.methods.auto import Choice, Member, Option, best, choose
 from worker.pruning.methods.solution import Solution
 from worker.pruning.observer import BlockResult, MatrixRecord, Observer, SensitivitySummary
 from worker.pruning.own_grams import domain_errors, stored_own_grams
-from worker.pruning.patterns import Scope, Selection
+from worker.pruning.patterns import Selection
 from worker.pruning.progress import Kind, Tracker
 from worker.pruning.records import History, Solved, compare_masks, matrix_record, read_history, stored_history
 from worker.pruning.scores import keepable
@@ -259,7 +259,7 @@ class BlockPruner:
         allowed = original != 0 if self.job.sparsity.keep_zeros else None
         outputs = self.survey.outputs.get(share.matrix.name)
         if outputs is None:
-            return Selection(share.pattern, method.scope, zeros, allowed=allowed)
+            return Selection(share.pattern, method.comparison_group, zeros, allowed=allowed)
         rows = output_weights(outputs.to(original.device), squared=method.squared_scores)
         return Selection(share.pattern, Scope.layer, zeros, rows, allowed)
 

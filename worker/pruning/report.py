@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from secateur.spec.job import Domain
+from secateur.spec.method import Auto, Mask, Mode, Scope, WeightUpdate
 from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.calibration import held_out_indices
 from worker.pruning.caveats import Caveat, after_pruning, after_stage
 from worker.pruning.digests import total
 from worker.pruning.evaluate import TestSet
 from worker.pruning.methods.auto import CANDIDATES
-from worker.pruning.patterns import Scope
 from worker.pruning.records import mask_overlap
 from worker.pruning.skeleton import Skeleton
-from worker.pruning.sparsity_spec import Override
-from worker.pruning.spec import Domain, PruningJob
+from worker.pruning.spec import PruningJob
 
 REPORT = "report.json"
 
@@ -100,8 +100,8 @@ def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
             "prefix": list(done.prefix),
         },
         "method": _method(done.job, done.scope),
-        "sparsity": _sparsity(done.job),
-        "output": {**vars(done.job.output)},
+        "sparsity": done.job.sparsity.model_dump(mode="json"),
+        "output": done.job.output.model_dump(mode="json"),
         "lineage": {"first_stage": done.job.first_stage, "domains": list(done.job.lineage)},
         "domains": [_domain(d, sha) for d, sha in zip(done.job.domains, done.calibration, strict=True)],
         "evaluation": _evaluation(done, columns),
@@ -115,37 +115,16 @@ def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _method(job: PruningJob, scope: Scope) -> dict[str, Any]:
     method = job.method
-    found: dict[str, Any] = {"name": method.name, "mode": method.mode, "comparison_group": scope}
-    if method.mode == "accumulated":
+    found = method.model_dump(mode="json", exclude={"objective", "recency"}) | {"comparison_group": scope}
+    if method.mode is Mode.accumulated:
         found |= {"objective": method.objective, "recency": method.keeps}
-    if method.name == "copal":
-        found |= {"reading": method.reading, "perturbation": method.perturbation}
-    if method.weight_update == "admm":
-        found |= {"weight_update": "admm", "admm": vars(method.admm)}
-    if method.updates_after:
-        found["mask"] = method.mask
-    if method.name == "auto":
+    if method.update is not None:
+        found.setdefault("mask", Mask.selected)
+    if found.get("weight_update") == WeightUpdate.none:
+        del found["weight_update"]
+    if isinstance(method, Auto):
         found["candidates"] = [candidate.label for candidate in CANDIDATES]
-    own = {"sparsegpt": method.sparsegpt, "alps": method.alps}.get(method.name)
-    return found if own is None else found | {method.name: vars(own)}
-
-
-def _sparsity(job: PruningJob) -> dict[str, Any]:
-    overrides = [_override(override) for override in job.sparsity.overrides]
-    return {
-        "target": job.sparsity.target,
-        "pattern": str(job.sparsity.pattern),
-        "allocation": job.sparsity.allocation,
-        "keep_zeros": job.sparsity.keep_zeros,
-        "overrides": overrides,
-    }
-
-
-def _override(override: Override) -> dict[str, Any]:
-    """As it was written."""
-    pattern = None if override.pattern is None else str(override.pattern)
-    said = {**vars(override), "pattern": pattern, "skip": override.skip or None}
-    return {name: value for name, value in said.items() if name != "field" and value is not None}
+    return found
 
 
 def _domain(domain: Domain, digest: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur.spec.job import Domain
 from worker.pruning import skeleton as skeletons
 from worker.pruning.allocation.stage import Allocated, allocate, comparison_group
 from worker.pruning.background import read_ahead
@@ -31,7 +32,7 @@ from worker.pruning.report import REPORT, Finished, final_report, stage_figures
 from worker.pruning.sensing import check_reading
 from worker.pruning.settings import pick_device, pinned, torch_settings
 from worker.pruning.skeleton import Block
-from worker.pruning.spec import Domain, PruningJob
+from worker.pruning.spec import PruningJob
 from worker.pruning.texts import text_digest
 from worker.pruning.tokens import Tokenizer
 from worker.pruning.vocabulary import check_ids, tokens_beyond_rows
@@ -95,17 +96,20 @@ class _Run:
                 tokenizer.prefix,
             )
         device = pick_device(job.device)
-        known = {(int(e["row"]), str(e["domain"])): float(e["perplexity"]) for e in job.resume.evaluations}
+        known = {(each.row, each.domain): each.perplexity for each in job.resume.evaluations}
         dtype = settle_dtype(job, device)
         observer.check()
-        windows = [calibration_windows(tokenizer, domain.calibration) for domain in job.domains]
+        learned = [(domain, f"/domains/{n}/calibration") for n, domain in enumerate(job.domains)]
+        windows = [
+            calibration_windows(tokenizer, job.texts[d.dataset], d.calibration, field) for d, field in learned
+        ]
         observer.check()
         sets = _test_sets(job, tokenizer, dtype)
-        for domain, own in zip(job.domains, windows, strict=True):
-            check_ids((own.solved_on, own.held_out), skeleton, tokenizer, domain.calibration.field)
+        for (_, field), own in zip(learned, windows, strict=True):
+            check_ids((own.solved_on, own.held_out), skeleton, tokenizer, field)
         for item, (_, _, field) in zip(sets, job.evaluated, strict=True):
             check_ids((item.windows,), skeleton, tokenizer, field)
-        digests = [text_digest(domain.calibration.text) for domain in job.domains]
+        digests = [text_digest(job.texts[domain.dataset]) for domain in job.domains]
         sparsity = inspect(source, skeleton, observer.check)
         shell = Shell(skeleton, source, device)
         planned = planned_work(job, skeleton, shares, shell.vocabulary, sum(s.windows.numel() for s in sets))

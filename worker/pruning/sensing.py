@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from secateur.spec.method import Copal, Method, Perturbation, Reading
 from worker.pruning.budget import Share
 from worker.pruning.errors import SpecError, UserError
-from worker.pruning.method_spec import Method, Perturbation, Reading
 from worker.pruning.methods.copal import GRADIENT_SUMS, dataset_importance, response
 from worker.pruning.skeleton import Matrix
 from worker.pruning.statistics import Accumulated, Measured
@@ -68,7 +68,7 @@ def find_sensing(
         mean = sums.mean / sums.domains if sums is not None else torch.zeros(group[0].columns, device=device)
         for matrix in group:
             own = method(matrix)
-            if own.needs_importance:
+            if isinstance(own, Copal) and own.needs_importance:
                 shifted = own.perturbation is Perturbation.domain_shift
                 found[matrix.name] = Sensing(own.reading, mean if shifted else None, length)
     return found
@@ -104,9 +104,9 @@ def check_reading(method: Method, shares: Mapping[str, Share]) -> None:
     """Refuse the reading `sample` for the experts of a mixture. shares: by matrix. Raises SpecError."""
     for share in shares.values():
         own = method.named(share.method)
-        if share.zeros is None or share.matrix.expert is None or not own.needs_importance:
+        if share.zeros is None or share.matrix.expert is None:
             continue
-        if own.reading is Reading.sample:
+        if isinstance(own, Copal) and own.reading is Reading.sample:
             message = (
                 f"sample needs whole windows, and {share.matrix.name} sees only the tokens routed to its expert: "
                 "choose own_terms, token, dataset or fisher, or name another method for the experts in an override"

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy
 from torch import Tensor
 
+from secateur.spec.method import Method, MethodName
 from worker.pruning import methods
-from worker.pruning.method_spec import Method, MethodName
 from worker.pruning.observer import Basis, SensitivitySummary
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)

@@ -18,7 +18,6 @@ import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-
-class Numerics(StrEnum):
-    """How a job multiplies."""
-
-    fast = "fast"  # in bfloat16 where the processor does so natively and little is lost by it
-    exact = "exact"  # in float32 everywhere, on every processor
-
+from secateur.spec.job import Numerics
 
 _search: ContextVar[str] = ContextVar("search", default="highest")
 """Torch's precision of products that only search."""

@@ -19,8 +19,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from secateur.spec.method import Reading
 from worker.pruning.groups import dense_weight
-from worker.pruning.method_spec import Reading
 from worker.pruning.methods.copal import response_power
 from worker.pruning.sensing import Sensing
 from worker.pruning.skeleton import Block, Matrix

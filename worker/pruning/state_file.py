@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.spec.job import Precision
 from worker.pruning.checkpoint import read_file, read_metadata
-from worker.pruning.lineage_spec import Precision
 from worker.pruning.statistics import ROWS, Accumulated, mirror
 
 StateContent = tuple[dict[str, Tensor], tuple[str, str]]

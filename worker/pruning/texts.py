@@ -4,8 +4,8 @@ import hashlib
 import json
 from collections.abc import Iterator
 
+from secateur.spec.request import Format, Text
 from worker.pruning.errors import UserError
-from worker.pruning.spec import Format, Text
 
 CHUNK = 1 << 18
 """Characters of a txt read at once, wherever its lines end."""

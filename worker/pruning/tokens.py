@@ -9,8 +9,8 @@ import numpy
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
+from secateur.spec.request import Text
 from worker.pruning.errors import UserError, blaming
-from worker.pruning.spec import Text
 from worker.pruning.texts import documents, joined
 
 PIECE: Final = 1 << 18

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.spec.sparsity import Pattern
 from worker.pruning import skeleton as skeletons
 from worker.pruning.budget import exact
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.digests import FINGERPRINTS, mask_sha256, total, weights_sha256
 from worker.pruning.errors import UserError
-from worker.pruning.patterns import Pattern, follows
+from worker.pruning.patterns import follows
 from worker.pruning.report import REPORT
 from worker.pruning.skeleton import Matrix
 

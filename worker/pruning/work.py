@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from secateur.spec.method import Admm, Alps, Auto, Copal, Method, Reading, SparseGpt
+from secateur.spec.sparsity import Allocation
 from worker.pruning.budget import Share
-from worker.pruning.method_spec import Method, MethodName, Reading
 from worker.pruning.methods.auto import CANDIDATES, sampled_rows
 from worker.pruning.progress import Kind
 from worker.pruning.skeleton import Block, Matrix, Skeleton
-from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.spec import PruningJob
 
 SELECTION = 200
@@ -41,31 +41,35 @@ def gram_work(block: Block, state: Tensor) -> float:
 
 def importance_work(method: Method, matrix: Matrix) -> float:
     """One token's part in a matrix's importance: its response, and a product of that with the input."""
-    by_token = method.needs_importance and method.reading is not Reading.dataset
-    return 4.0 * matrix.weights * by_token
+    return 4.0 * matrix.weights * (method.needs_importance and not _sums_once(method))
 
 
 def solve_work(method: Method, matrix: Matrix) -> float:
     """One matrix: its products with a Gram, two of them to measure the error, and a selection for each mask."""
-    if method.name is MethodName.auto:
+    if isinstance(method, Auto):
         return _auto_work(method, matrix)
     steps, masks, inverses = 2.0, 1, 0.0
-    if method.name is MethodName.sparsegpt:
+    if isinstance(method, SparseGpt):
         steps += SPARSEGPT_STEPS
-    elif method.name is MethodName.admm:
+    elif isinstance(method, Admm):
         steps, masks = steps + method.admm.iterations + method.admm.polish_steps, method.admm.mask_steps
-    elif method.name is MethodName.alps:
+    elif isinstance(method, Alps):
         masks = min(ALPS_STEPS, method.alps.max_steps)
         steps += masks + method.alps.polish_steps
         inverses = masks / method.alps.update_every
-    if method.needs_importance and method.reading is Reading.dataset:
+    if _sums_once(method):
         steps += 1
-    if method.updates_after:
-        steps += method.admm.iterations
-    if method.searches:
-        steps, masks = steps + method.admm.polish_steps, method.admm.mask_steps
+    if method.update is not None:
+        steps += method.update.iterations
+        if method.searches:
+            steps, masks = steps + method.update.polish_steps, method.update.mask_steps
     products = matrix.weights * steps + matrix.columns**2 * inverses
     return 2.0 * products * matrix.columns + matrix.weights * SELECTION * masks
+
+
+def _sums_once(method: Method) -> bool:
+    """Whether the importance is made of a stage's sums, not of every token."""
+    return isinstance(method, Copal) and method.reading is Reading.dataset
 
 
 def _auto_work(method: Method, matrix: Matrix) -> float:

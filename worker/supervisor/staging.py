@@ -1,16 +1,17 @@
 """Staging: a claim's model, texts and checkpoint become files in the scratch folder, and its spec a request."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from app.jobs.delivery.checkpoint import Checkpoint
-from app.jobs.delivery.claim import Base, Claim, SourceFile
+from app.jobs.delivery.claim import Claim, SourceFile, SourceText
 from app.jobs.delivery.endings import Failure
 from app.jobs.states import Reason
 from app.settings import Settings
 from app.storage import ObjectMissing, ObjectStore
+from secateur.spec.job import Pruning
 from worker.supervisor.cache import Cache, fetch_checked
 from worker.supervisor.scratch import Scratch
 from worker.supervisor.situation import AttemptFailed, Situation, persist
@@ -66,63 +67,38 @@ def safe_join(folder: Path, relative: str) -> Path:
 
 
 def make_request(claim: Claim, checkpoint: Checkpoint, scratch: Scratch, settings: Settings) -> dict[str, Any]:
-    """The engine's request; see `worker.engine`."""
+    """The engine's request, as `secateur.spec.request` has it."""
     request = {
-        "job": claim.lease.job_id,
+        **computed(claim.spec),
         "workspace": os.fspath(scratch.workspace),
         "model": os.fspath(scratch.model),
+        "texts": {id: _text(source, scratch) for id, source in claim.datasets.items()},
         "device": settings.device,
         "threads": checkpoint.threads or settings.threads,
         "hidden_bytes": settings.hidden_bytes,
-        **translate(claim.spec, lambda dataset: _text(claim, dataset, scratch)),
-    }
-    if claim.base is not None:
-        request["base"] = _base(claim, claim.base, scratch)
-    if checkpoint.stages or checkpoint.blocks or checkpoint.evaluations:
-        request["resume"] = {
+        "resume": {
             "stages": checkpoint.stages,
             "blocks": checkpoint.blocks,
             "evaluations": list(checkpoint.evaluations),
-        }
+        },
+    }
+    if claim.base is not None:
+        request["base"] = base_of(claim.base.domains, claim.base.evaluations)
     return request
 
 
-def translate(spec: dict[str, Any], text: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    """The parts of a request that are the spec's own, each dataset's id replaced by what `text` says of it."""
-
-    def translate_domain(domain: dict[str, Any]) -> dict[str, Any]:
-        evaluation = domain.get("evaluation")
-        return {
-            "name": domain["name"],
-            "calibration": {**text(domain["dataset"]), **domain["calibration"]},
-            "evaluation": None if evaluation is None else text(evaluation),
-            "weight": domain.get("weight", 1.0),
-        }
-
-    return {
-        "method": spec["method"],
-        "sparsity": spec["sparsity"],
-        "domains": [translate_domain(domain) for domain in spec["domains"]],
-        "evaluation": spec["evaluation"],
-        "numerics": spec.get("numerics", "fast"),
-        "output": spec.get("output"),
-    }
+def computed(spec: dict[str, Any]) -> dict[str, Any]:
+    """Of a job's spec, all that the engine computes by."""
+    return {name: spec[name] for name in Pruning.model_fields if name in spec}
 
 
-def _base(claim: Claim, base: Base, scratch: Scratch) -> dict[str, Any]:
-    return {
-        "folder": BASE,
-        "stages": len(base.domains),
-        "domains": list(base.domains),
-        "evaluations": [
-            {"domain": domain, "evaluation": _text(claim, dataset, scratch)}
-            for domain, dataset in base.evaluations
-        ],
-    }
+def base_of(domains: Iterable[str], evaluations: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """What a job goes on from. evaluations: domain and dataset of each earlier test text."""
+    texts = [{"domain": domain, "dataset": dataset} for domain, dataset in evaluations]
+    return {"folder": BASE, "domains": list(domains), "evaluations": texts}
 
 
-def _text(claim: Claim, dataset_id: str, scratch: Scratch) -> dict[str, Any]:
-    source = claim.datasets[dataset_id]
+def _text(source: SourceText, scratch: Scratch) -> dict[str, Any]:
     request = {"path": os.fspath(scratch.data / source.file.path), "format": source.format}
     if source.text_field is not None:
         request["text_field"] = source.text_field

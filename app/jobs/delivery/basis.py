@@ -9,9 +9,9 @@ from sqlalchemy.orm import Session
 from app.datasets.tables import Dataset
 from app.jobs import lineage
 from app.jobs.delivery.lease import Lease
-from app.jobs.spec import canonical_digest
 from app.jobs.tables import Job, JobBlock, JobDataset, JobEvaluation
 from app.models.tables import Model
+from secateur.spec.job import canonical_digest
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
-from app.jobs import gate
 from app.jobs.caveats import caveats_of
 from app.jobs.delivery.endings import Failure, end_attempt
 from app.jobs.delivery.lease import Lease, guard
@@ -16,6 +15,7 @@ from app.jobs.states import Reason, State
 from app.jobs.tables import Job, Outcome
 from app.jobs.transitions import transition
 from app.kit.digests import tree_digest
+from secateur.spec import gate
 
 MEDIA_TYPES: Final = {".json": "application/json", ".txt": "text/plain; charset=utf-8", ".md": "text/markdown"}
 

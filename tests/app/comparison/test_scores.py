@@ -1,13 +1,12 @@
 """When the scores of two jobs are of one unit."""
 
-import dataclasses
 from typing import Any
 
 import pytest
 
-from app.comparison.scores import RECENCY, SPARSEGPT_DAMPING, Scored, same_scores
+from app.comparison.scores import Scored, same_scores
 from app.sensitivity.tables import Basis
-from worker.pruning import method_spec as engine
+from secateur.spec.method import Reading
 
 
 def spec(*domains: str, weight: float = 1.0, **method: Any) -> dict[str, Any]:
@@ -45,7 +44,7 @@ def test_what_follows_the_selection_does_not_count(solver: str | None, other: st
 
 
 def test_copals_readings_and_perturbations_are_units_of_their_own() -> None:
-    readings = [scored(spec("law", reading=each.value)) for each in engine.Reading]
+    readings = [scored(spec("law", reading=each.value)) for each in Reading]
     for number, one in enumerate(readings):
         assert [same_scores(one, other, "copal", "copal") for other in readings] == [
             number == index for index in range(len(readings))
@@ -120,9 +119,3 @@ def test_sparsegpts_scores_are_of_its_damping() -> None:
     damped = [scored(spec("law", name="sparsegpt", sparsegpt={"damping": each})) for each in (0.01, 0.1)]
     assert not same_scores(*damped, "sparsegpt", "sparsegpt")
     assert same_scores(damped[0], scored(spec("law", name="auto")), "sparsegpt", "sparsegpt")
-
-
-def test_the_engine_has_the_same_defaults() -> None:
-    assert {each.value: factor for each, factor in engine.RECENCY.items()} == RECENCY
-    defaults = {field.name: field.default for field in dataclasses.fields(engine.SparseGptConfig)}
-    assert defaults["damping"] == SPARSEGPT_DAMPING

@@ -59,7 +59,7 @@ def test_a_part_of_a_solvers_settings_leaves_the_rest(
     assert (mine["admm"]["iterations"], mine["admm"]["rho"]) == (6, 1.0)
     body = {"continues": solved, "domains": [domain("sales", inputs.first)]}
     refused = api.post("/v1/jobs", json={**body, "method": {"admm": {"iterations": 3}}})
-    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/method/admm")
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/method/admm/mask_steps")
     alps = submit(api, inputs.body(method={"name": "alps", "alps": {"max_steps": 40}, "mode": "sequential"}))
     publish(session, alps)
     mine = continued(api, alps, inputs.first, method={"alps": {"rho": 0.2}})["spec"]["method"]

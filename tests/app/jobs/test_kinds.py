@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 
 from app.jobs.kinds import FROM_MOMENTS, SOLVING, Place, dropped, lacking, named, overriding, solves
-from worker.pruning.fields import Fields
-from worker.pruning.method_spec import Method, MethodName, Perturbation, Reading
+from secateur.spec.method import MethodName, Perturbation, Reading, read_method
+from tests.specs import make_method
 
 
 @pytest.mark.parametrize("name", list(MethodName))
 def test_both_know_which_methods_solve_with_the_gram(name: MethodName) -> None:
     for update in ({}, {"weight_update": "admm"}) if name is not MethodName.auto else ({},):
         method: dict[str, Any] = {"name": name.value, **update}
-        assert solves(method) is Method.read(Fields(method)).updates_weights
+        assert solves(method) is read_method(method).updates_weights
 
 
 def test_both_know_by_what_a_matrix_with_another_method_is_pruned() -> None:
@@ -23,7 +23,7 @@ def test_both_know_by_what_a_matrix_with_another_method_is_pruned() -> None:
             continue
         method = {"name": job.value, "weight_update": update}
         for name in (None, *MethodName):
-            theirs = Method.read(Fields(method)).named(name)
+            theirs = read_method(method).named(name)
             ours = named(method, name)
             assert (ours["name"], ours["weight_update"]) == (theirs.name, theirs.weight_update), (method, name)
 
@@ -32,7 +32,7 @@ def test_the_names_are_the_engines() -> None:
     assert set(SOLVING) <= set(MethodName)
     assert set(FROM_MOMENTS) <= set(Reading)
     for reading in Reading:
-        method = Method(MethodName.copal, reading=reading)
+        method = make_method(MethodName.copal, reading=reading)
         assert method.needs_importance is (reading.value not in FROM_MOMENTS)
 
 

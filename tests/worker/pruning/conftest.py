@@ -1,6 +1,7 @@
 """A tiny model, tiny texts, and a recorder of everything a job says."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +64,20 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def domain(texts: Path, name: str, *, evaluation: str | None = "c", seed: int = 0) -> dict[str, Any]:
+    """A domain as a request has it, but for its texts, which are paths."""
     return {
         "name": name,
-        "calibration": {
-            "path": str(texts / f"{name}.txt"),
-            "format": "txt",
-            "text_field": None,
-            "samples": 6,
-            "sequence_length": 32,
-            "seed": seed,
-        },
-        "evaluation": {"path": str(texts / f"{evaluation}.txt"), "format": "txt"} if evaluation else None,
+        "dataset": str(texts / f"{name}.txt"),
+        "calibration": {"samples": 6, "sequence_length": 32, "seed": seed},
+        "evaluation": str(texts / f"{evaluation}.txt") if evaluation else None,
     }
+
+
+def known_again(evaluations: Iterable[Evaluation]) -> list[dict[str, Any]]:
+    """Evaluations as a later attempt is told of them: what the database has of them, through JSON."""
+    kept = ("row", "domain", "perplexity", "protocol")
+    found: list[dict[str, Any]] = json.loads(json.dumps([{k: getattr(e, k) for k in kept} for e in evaluations]))
+    return found
 
 
 Request = Callable[..., dict[str, Any]]
@@ -82,20 +85,32 @@ Request = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def request_for(tiny_llama: Path, texts: Path, tmp_path: Path) -> Request:
-    """Makes engine requests; keyword arguments replace whole fields, `domains` is a string of names or a list."""
+    """Makes engine requests; keyword arguments replace whole fields, `domains` is a string of names or a list.
+
+    Texts are known by their files' names without the ending: `a`, `b`, `c`, and those that a listed domain has.
+    """
 
     def make(
         *, domains: str | list[dict[str, Any]] = "a", workspace: str = "work", **fields: Any
     ) -> dict[str, Any]:
+        listed = [domain(texts, name) if isinstance(name, str) else dict(name) for name in domains]
+        paths = {name: str(texts / f"{name}.txt") for name in "abc"}
+        for each in listed:
+            for key in ("dataset", "evaluation"):
+                if each[key] is not None:
+                    path = Path(each[key])
+                    each[key] = path.stem
+                    if path.suffix:
+                        paths[path.stem] = str(path)
         return {
-            "job": "job_test",
             "workspace": str(tmp_path / workspace),
             "model": str(tiny_llama),
             "device": "cpu",
             "threads": 1,
             "method": {"name": "wanda"},
             "sparsity": {"target": 0.5, "allocation": "uniform"},
-            "domains": [domain(texts, name) if isinstance(name, str) else name for name in domains],
+            "domains": listed,
+            "texts": {name: {"path": path} for name, path in paths.items()},
             "evaluation": {"sequence_length": 32, "max_windows": 4},
             **fields,
         }

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.worker.pruning.conftest import Recorder, Request, prune
+from tests.worker.pruning.conftest import Recorder, Request, known_again, prune
 from worker.pruning import Output
 from worker.pruning.records import HISTORY
 from worker.pruning.state_file import read_document
@@ -66,14 +66,13 @@ def run_job(request: dict[str, Any]) -> Ran:
     recorder = Recorder()
     output = prune(request, recorder)
     known = request.get("resume", {}).get("evaluations", [])
-    own = [json.loads(json.dumps(vars(each))) for each in recorder.evaluations]
-    return Ran(request, output, recorder, [*known, *own])
+    return Ran(request, output, recorder, [*known, *known_again(recorder.evaluations)])
 
 
 def with_own_texts(request: dict[str, Any]) -> dict[str, Any]:
     """The request with each domain's own text as its test text."""
     for domain in request["domains"]:
-        domain["evaluation"] = {"path": domain["calibration"]["path"], "format": "txt", "text_field": None}
+        domain["evaluation"] = domain["dataset"]
     return request
 
 
@@ -86,19 +85,16 @@ def continuing(parent: Ran, request: dict[str, Any]) -> dict[str, Any]:
             shutil.copy(parent.folder / file.local, folder / file.path)
     evaluated = [
         *(parent.request.get("base") or {"evaluations": []})["evaluations"],
-        *(
-            {"domain": d["name"], "evaluation": d["evaluation"]}
-            for d in parent.request["domains"]
-            if d["evaluation"]
-        ),
+        *({"domain": d["name"], "dataset": d["evaluation"]} for d in parent.request["domains"] if d["evaluation"]),
     ]
-    base = {
-        "folder": "base",
-        "stages": len(parent.lineage),
-        "domains": parent.lineage,
-        "evaluations": evaluated,
+    base = {"folder": "base", "domains": parent.lineage, "evaluations": evaluated}
+    texts = {**parent.request["texts"], **request["texts"]}
+    return {
+        **request,
+        "texts": texts,
+        "base": base,
+        "resume": {"stages": 0, "blocks": 0, "evaluations": parent.evaluations},
     }
-    return {**request, "base": base, "resume": {"stages": 0, "blocks": 0, "evaluations": parent.evaluations}}
 
 
 def chain(request_for: Request, *parts: Any, name: str = "part", **fields: Any) -> list[Ran]:

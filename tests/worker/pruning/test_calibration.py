@@ -1,6 +1,5 @@
 import json
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from secateur.spec.job import Calibration, Documents
 from tests.tiny import make_tokenizer, put_before, text
 from worker.pruning import EvaluationSpec, Format, Text, UserError
 from worker.pruning.calibration import apart, calibration_windows, evaluation_windows, held_out_indices
-from worker.pruning.spec import Calibration, Documents
 from worker.pruning.tokens import Tokenizer
 
 
 def written(folder: Path, content: str, name: str = "x.txt") -> Text:
     path = folder / name
     path.write_text(content, encoding="utf-8")
-    return Text(path, Format.jsonl if name.endswith("l") else Format.txt, "text")
+    return Text(path=path, format=Format.jsonl if name.endswith("l") else Format.txt)
 
 
 def test_windows_start_where_the_protocol_says(tiny_llama: Path, tmp_path: Path) -> None:
@@ -28,8 +27,8 @@ def test_windows_start_where_the_protocol_says(tiny_llama: Path, tmp_path: Path)
     draw = random.Random(7)
     starts = [draw.randint(0, len(ids) - 16 - 1) for _ in range(30)]
     for held_out in (0.0, 0.1):
-        calibration = Calibration(written(tmp_path, content), 30, 16, 7, "/x", held_out)
-        windows = calibration_windows(Tokenizer(tiny_llama), calibration)
+        calibration = Calibration(samples=30, sequence_length=16, seed=7, held_out=held_out)
+        windows = calibration_windows(Tokenizer(tiny_llama), written(tmp_path, content), calibration, "/x")
         solved_on = [start for index, start in enumerate(starts) if not held_out or index % 10 != 9]
         assert windows.solved_on.tolist() == [ids[start : start + 16] for start in solved_on]
         assert windows.held_out.shape == (30 - len(solved_on), 16)
@@ -44,15 +43,15 @@ def test_held_out_windows_lie_where_nothing_is_solved_on(tiny_llama: Path, tmp_p
     solved_on = [start for index, start in enumerate(starts) if index % 10 != 9]
     covered = {place for start in solved_on for place in range(start, start + 24)}
     assert any(place in covered for start in starts[9::10] for place in range(start, start + 24))
-    calibration = Calibration(written(tmp_path, content), 50, 24, 3, "/x")
-    windows = calibration_windows(Tokenizer(tiny_llama), calibration)
+    source, calibration = written(tmp_path, content), Calibration(samples=50, sequence_length=24, seed=3)
+    windows = calibration_windows(Tokenizer(tiny_llama), source, calibration, "/x")
     gaps = [
         ids[start : start + 24] for start in range(len(ids) - 24) if covered.isdisjoint(range(start, start + 24))
     ]
     assert len(windows.held_out) == 5
     assert all(window in gaps for window in windows.held_out.tolist())
     assert windows.overlap == 0
-    again = calibration_windows(Tokenizer(tiny_llama), calibration)
+    again = calibration_windows(Tokenizer(tiny_llama), source, calibration, "/x")
     assert torch.equal(again.held_out, windows.held_out)
 
 
@@ -132,18 +131,20 @@ def test_about_the_share_is_held_out_and_never_the_half(samples: int, thousandth
 def test_evaluation_windows_follow_each_other_and_drop_the_tail(tiny_llama: Path, tmp_path: Path) -> None:
     tokenizer, source = Tokenizer(tiny_llama), written(tmp_path, text(100))
     ids = tokenizer.tokens(source, "/x")
-    windows = evaluation_windows(tokenizer, source, EvaluationSpec(20, 100), "/x")
+    windows = evaluation_windows(tokenizer, source, EvaluationSpec(sequence_length=20, max_windows=100), "/x")
     assert windows.flatten().tolist() == ids[: len(ids) // 20 * 20].tolist()
-    assert len(evaluation_windows(tokenizer, source, EvaluationSpec(20, 2), "/x")) == 2
+    assert len(evaluation_windows(tokenizer, source, EvaluationSpec(sequence_length=20, max_windows=2), "/x")) == 2
 
 
 def test_too_little_text_is_the_users_error(tiny_llama: Path, tmp_path: Path) -> None:
     tokenizer, source = Tokenizer(tiny_llama), written(tmp_path, "the cat")
     with pytest.raises(UserError) as caught:
-        calibration_windows(tokenizer, Calibration(source, 1, 64, 0, "/domains/0/calibration"))
+        calibration_windows(
+            tokenizer, source, Calibration(samples=1, sequence_length=64), "/domains/0/calibration"
+        )
     assert (caught.value.code, caught.value.field) == ("too_few_tokens", "/domains/0/calibration")
     with pytest.raises(UserError, match="one window needs"):
-        evaluation_windows(tokenizer, source, EvaluationSpec(64, 1), "/x")
+        evaluation_windows(tokenizer, source, EvaluationSpec(sequence_length=64, max_windows=1), "/x")
 
 
 @pytest.fixture(scope="module")
@@ -168,10 +169,10 @@ def test_windows_of_separate_documents_lie_in_one_each(
         (*tokenizer.prefix, *ids[start : start + length]) for ids in parts for start in range(len(ids) - length)
     }
     assert any(len(ids) <= length for ids in parts)
-    calibration = Calibration(documents, 9000, 24, 0, "/x", 0.1, Documents.separate)
-    windows = calibration_windows(tokenizer, calibration)
+    calibration = Calibration(samples=9000, sequence_length=24, documents=Documents.separate)
+    windows = calibration_windows(tokenizer, documents, calibration, "/x")
     assert {tuple(window) for window in torch.cat([windows.solved_on, windows.held_out]).tolist()} == possible
-    few = calibration_windows(tokenizer, replace(calibration, samples=30))
+    few = calibration_windows(tokenizer, documents, calibration.model_copy(update={"samples": 30}), "/x")
     assert few.overlap == 0
     assert few.every.shape == (30, length)
     assert few.covered <= 27 * length
@@ -179,23 +180,30 @@ def test_windows_of_separate_documents_lie_in_one_each(
 
 def test_a_txt_is_one_document(tiny_llama: Path, tmp_path: Path) -> None:
     tokenizer, source = Tokenizer(tiny_llama), written(tmp_path, text(800))
-    joined = Calibration(source, 30, 16, 7, "/x")
-    separate = replace(joined, documents=Documents.separate)
-    one, other = (calibration_windows(tokenizer, each) for each in (joined, separate))
+    one, other = (
+        calibration_windows(
+            tokenizer, source, Calibration(samples=30, sequence_length=16, seed=7, documents=how), "/x"
+        )
+        for how in Documents
+    )
     assert torch.equal(one.solved_on, other.solved_on)
     assert torch.equal(one.held_out, other.held_out)
-    spec = EvaluationSpec(20, 9)
-    found = [evaluation_windows(tokenizer, source, replace(spec, documents=how), "/x") for how in Documents]
+    specs = [EvaluationSpec(sequence_length=20, max_windows=9, documents=how) for how in Documents]
+    found = [evaluation_windows(tokenizer, source, spec, "/x") for spec in specs]
     assert torch.equal(*found)
 
 
 def test_without_a_document_of_a_window_s_length_the_longest_is_said(tiny_llama: Path, documents: Text) -> None:
     tokenizer = Tokenizer(tiny_llama)
     longest = max(len(ids) for ids in tokenizer.documents(documents, "/x"))
-    calibration = Calibration(documents, 4, longest, 0, "/x", 0.1, Documents.separate)
+    separate, joined = (
+        Calibration(samples=4, sequence_length=longest, documents=how)
+        for how in (Documents.separate, Documents.joined)
+    )
     with pytest.raises(UserError, match=f"the longest has {longest}: .* or join the documents") as caught:
-        calibration_windows(tokenizer, calibration)
+        calibration_windows(tokenizer, documents, separate, "/x")
     assert caught.value.code == "too_few_tokens"
+    spec = EvaluationSpec(sequence_length=longest + 1, documents=Documents.separate)
     with pytest.raises(UserError, match=f"the longest has {longest}:"):
-        evaluation_windows(tokenizer, documents, EvaluationSpec(longest + 1, 2, Documents.separate), "/x")
-    assert len(calibration_windows(tokenizer, replace(calibration, documents=Documents.joined)).every) == 4
+        evaluation_windows(tokenizer, documents, spec, "/x")
+    assert len(calibration_windows(tokenizer, documents, joined, "/x").every) == 4

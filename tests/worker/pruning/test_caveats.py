@@ -33,7 +33,7 @@ def fresh(texts: Path, tmp_path: Path, name: str) -> dict[str, Any]:
     """A domain whose calibration text is in no test text."""
     (tmp_path / f"{name}.txt").write_text(text(1500, seed=len(name) + 100))
     found = domain(texts, "a")
-    found["calibration"]["path"] = str(tmp_path / f"{name}.txt")
+    found["dataset"] = str(tmp_path / f"{name}.txt")
     return {**found, "name": name}
 
 
@@ -57,7 +57,7 @@ def test_held_out_windows_that_find_no_place_of_their_own(
 ) -> None:
     """A text of hardly three windows: whatever is held out is solved on too."""
     one = fresh(texts, tmp_path, "one")
-    path = Path(one["calibration"]["path"])
+    path = Path(one["dataset"])
     path.write_text(" ".join(path.read_text().split()[:44]))
     one["calibration"]["samples"] = 20
     found = warnings(request_for(domains=[one, fresh(texts, tmp_path, "other")]))
@@ -75,7 +75,7 @@ def test_held_out_windows_that_share_the_little_room_there_is(
     request_for: Request, texts: Path, tmp_path: Path
 ) -> None:
     one = fresh(texts, tmp_path, "one")
-    path = Path(one["calibration"]["path"])
+    path = Path(one["dataset"])
     path.write_text(" ".join(path.read_text().split()[:350]))
     one["calibration"] |= {"samples": 60, "held_out": 0.4}
     (found,) = warnings(request_for(domains=[one]))["held_out_alike"]
@@ -85,7 +85,7 @@ def test_held_out_windows_that_share_the_little_room_there_is(
 
 def test_calibration_text_that_is_tested_on(request_for: Request, texts: Path, tmp_path: Path) -> None:
     """Domain c's own text is the test text of both; the first four windows of it are looked at."""
-    first = {**fresh(texts, tmp_path, "first"), "evaluation": {"path": str(texts / "b.txt"), "format": "txt"}}
+    first = {**fresh(texts, tmp_path, "first"), "evaluation": str(texts / "b.txt")}
     second = domain(texts, "c")
     third = {**domain(texts, "b", evaluation="c"), "name": "third"}
     for each in (second, third):
@@ -104,8 +104,8 @@ def test_a_short_test_text_inside_the_calibration_text(request_for: Request, tex
     (tmp_path / "long.txt").write_text(text(20_000, seed=7))
     (tmp_path / "short.txt").write_text(" ".join(text(20_000, seed=7).split()[9_000:9_060]))
     one = fresh(texts, tmp_path, "one")
-    one["calibration"] |= {"path": str(tmp_path / "long.txt"), "samples": 200, "sequence_length": 256}
-    one["evaluation"] = {"path": str(tmp_path / "short.txt"), "format": "txt"}
+    one["calibration"] |= {"samples": 200, "sequence_length": 256}
+    one |= {"dataset": str(tmp_path / "long.txt"), "evaluation": str(tmp_path / "short.txt")}
     (found,) = warnings(request_for(domains=[one]))["texts_overlap"]
     assert found["share"] < 0.01 < 0.5 < found["evaluation_share"]
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from secateur.spec.method import Reading
 from tests.tiny import FAMILIES, WINDOW, make_tiny
 from worker.pruning import skeleton as skeletons
 from worker.pruning.blocks import Shell
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.evaluate import precision
 from worker.pruning.groups import AllHeard, dense_weight, find_groups, measure
-from worker.pruning.method_spec import Reading
 from worker.pruning.sensing import Sensing
 from worker.pruning.skeleton import Block
 

@@ -77,8 +77,9 @@ def test_held_out_error_is_that_of_the_held_out_outputs(request_for: Request) ->
     recorder = Recorder()
     request = calibrated(request_for(method=ADMM), samples=20)
     prune(request, recorder)
-    calibration = PruningJob.from_dict(request).domains[0].calibration
-    windows = calibration_windows(Tokenizer(Path(request["model"])), calibration)
+    job = PruningJob.from_dict(request)
+    source, calibration = job.texts[job.domains[0].dataset], job.domains[0].calibration
+    windows = calibration_windows(Tokenizer(Path(request["model"])), source, calibration, "")
     seen: dict[str, torch.Tensor] = {}
     dense = AutoModelForCausalLM.from_pretrained(request["model"])
     layer = dense.model.layers[0].self_attn.q_proj

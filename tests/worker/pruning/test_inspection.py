@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from secateur.spec.request import Text
 from tests.tiny import make_tiny, text
 from tests.worker.pruning.conftest import Request, prune
 from worker.pruning import EvaluationSpec, UserError, perplexities
-from worker.pruning.text_spec import Format, Text
 
 PLACES = [
     ("llama", "model.embed_tokens.weight"),
@@ -64,7 +64,9 @@ def test_a_perplexity_by_itself_names_it_too(tmp_path: Path) -> None:
     folder = broken(tmp_path / "model", "llama", "model.norm.weight", math.nan)
     (tmp_path / "a.txt").write_text(text(300))
     with pytest.raises(UserError, match=r"model\.norm\.weight has values"):
-        perplexities(folder, {"a": Text(tmp_path / "a.txt", Format.txt, "")}, EvaluationSpec(16, 2))
+        perplexities(
+            folder, {"a": Text(path=tmp_path / "a.txt")}, EvaluationSpec(sequence_length=16, max_windows=2)
+        )
 
 
 @pytest.mark.parametrize(

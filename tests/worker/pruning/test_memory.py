@@ -144,7 +144,7 @@ def test_texts_of_the_same_windows_are_evaluated_once(
     monkeypatch.setattr(matrix_r, "window_losses", lambda *a: counts.append(len(a[2])) or losses(*a))
     recorder = Recorder()
     request = request_for(domains="ab")
-    request["domains"].append(domain(texts, "c", evaluation="a"))
+    request["domains"].append({**domain(texts, "c"), "dataset": "c", "evaluation": "a"})
     prune(request, recorder)
     assert counts == [2] * 4
     assert len(recorder.evaluations) == 12

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from benchmarks.bfloat16 import MediumInBfloat16, amx
+from secateur.spec.job import Numerics
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from tests.worker.pruning.lineages import chain, continuing, run_job
 from worker.pruning import UserError
 from worker.pruning.blocks import Shell
 from worker.pruning.checkpoint import Checkpoint
-from worker.pruning.settings import Numerics, search_products, torch_settings
+from worker.pruning.settings import search_products, torch_settings
 from worker.pruning.skeleton import build
 
 ADMM = {"method": {"name": "admm"}, "sparsity": {"target": 0.5, "allocation": "error"}}

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from worker.pruning.patterns import Pattern, Scope, Selection, best_of_groups, follows, kth_smallest
+from secateur.spec.method import Scope
+from secateur.spec.sparsity import Pattern
+from worker.pruning.patterns import Selection, best_of_groups, follows, kth_smallest
 
 
 def selection(zeros: int, scope: Scope = Scope.layer, pattern: str = "unstructured") -> Selection:

@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from secateur.spec.method import read_method
 from tests.tiny import make_tiny_llama
 from tests.worker.pruning.conftest import Request, prune
 from tests.worker.pruning.lineages import chain, continuing
 from worker.pruning import PruningJob, UserError, plan
 from worker.pruning.estimate import disk, input_widths, memory, probe
 from worker.pruning.experts import Expert
-from worker.pruning.fields import Fields
-from worker.pruning.method_spec import Method
 from worker.pruning.planning import look
 from worker.pruning.skeleton import Matrix
 from worker.pruning.work import solve_work
@@ -181,7 +180,7 @@ def test_time_grows_with_the_work(request_for: Request) -> None:
 def test_choosing_counts_trials_and_two_solutions(request_for: Request) -> None:
     """Of a matrix as wide as a model's: more than plain ADMM's work twice, less than all candidates' wholes."""
     matrix = Matrix("m", "m", 1536, 576)
-    auto, admm, alps = (Method.read(Fields({"name": name})) for name in ("auto", "admm", "alps"))
+    auto, admm, alps = (read_method({"name": name}) for name in ("auto", "admm", "alps"))
     every = 7 * solve_work(admm, matrix) + solve_work(alps, matrix)
     assert 2 * solve_work(admm, matrix) < solve_work(auto, matrix) < every
     plain, choosing = (

@@ -60,8 +60,10 @@ def test_perplexity_is_that_of_transformers_behind_the_prefix(
     ids = tokenizer((texts / "c.txt").read_text(), add_special_tokens=False)["input_ids"]
     prefix, length = tokenizer.convert_tokens_to_ids(list(before)), 32 - len(before)
     windows = [[*prefix, *ids[start : start + length]] for start in range(0, 6 * length, length)]
-    text = Text(texts / "c.txt", Format.txt, "text")
-    found = perplexities(folder, {"c": text}, EvaluationSpec(32, 6), device="cpu", threads=1)["c"]
+    text = Text(path=texts / "c.txt")
+    found = perplexities(
+        folder, {"c": text}, EvaluationSpec(sequence_length=32, max_windows=6), device="cpu", threads=1
+    )["c"]
     context = max(len(before), 1)
     assert found.perplexity == pytest.approx(theirs(folder, windows, context), rel=1e-5)
     assert found.tokens == 6 * (32 - context)
@@ -141,7 +143,7 @@ def test_separate_documents_have_their_own_windows(texts: Path, llama: Path, tmp
     for part in parts:
         ids = tokenizer(part, add_special_tokens=False)["input_ids"]
         windows += [[*prefix, *ids[start : start + 30]] for start in range(0, len(ids) - 29, 30)]
-    spec = EvaluationSpec(32, 7, Documents.separate)
-    found = perplexities(llama, {"c": Text(path, Format.jsonl, "text")}, spec, device="cpu", threads=1)["c"]
+    spec = EvaluationSpec(sequence_length=32, max_windows=7, documents=Documents.separate)
+    found = perplexities(llama, {"c": Text(path=path, format=Format.jsonl)}, spec, device="cpu", threads=1)["c"]
     assert found.perplexity == pytest.approx(theirs(llama, windows[:7], 2), rel=1e-5)
     assert found.protocol["documents"] == "separate"

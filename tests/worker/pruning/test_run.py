@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.tiny import make_tiny_llama
-from tests.worker.pruning.conftest import Recorder, Request, prune
-from worker.pruning import EvaluationSpec, Format, Output, PruningJob, Stopped, Text, UserError, perplexities, plan
+from tests.worker.pruning.conftest import Recorder, Request, known_again, prune
+from worker.pruning import EvaluationSpec, Output, PruningJob, Stopped, Text, UserError, perplexities, plan
 
 COPAL_ADMM = {"name": "copal", "weight_update": "admm"}
 
@@ -36,19 +36,13 @@ def test_interrupted_job_ends_in_the_same_bytes(request_for: Request, method: di
     for stages, blocks in itertools.product((0, 1), (0, 1, 2)):
         again = request_for(domains="ab", method=method, workspace=f"again-{stages}-{blocks}")
         copy_committed(Path(whole["workspace"]), Path(again["workspace"]), stages, blocks)
-        reported = [_plain(e) for e in recorder.evaluations if e.row <= stages]
+        reported = known_again(e for e in recorder.evaluations if e.row <= stages)
         again["resume"] = {"stages": stages, "blocks": blocks, "evaluations": reported}
         listener = Recorder()
         assert contents(again, prune(again, listener)) == expected
         first = stages * 2 + blocks
         assert [(b.stage, b.block) for b in listener.blocks] == [(i // 2, i % 2) for i in range(first, 4)]
         assert {e.row for e in listener.evaluations} == set(range(stages + 1, 3))
-
-
-def _plain(evaluation: Any) -> dict[str, Any]:
-    """As it comes back from a database: through JSON."""
-    found: dict[str, Any] = json.loads(json.dumps(vars(evaluation)))
-    return found
 
 
 def copy_committed(source: Path, target: Path, stages: int, blocks: int) -> None:
@@ -269,7 +263,9 @@ def test_reported_perplexity_is_that_of_the_files(request_for: Request, texts: P
     request = request_for(method={"name": "admm"})
     prune(request, recorder)
     folder = Path(request["workspace"]) / "stage-00/model"
-    found = perplexities(folder, {"c": Text(texts / "c.txt", Format.txt, "text")}, EvaluationSpec(32, 4))["c"]
+    found = perplexities(
+        folder, {"c": Text(path=texts / "c.txt")}, EvaluationSpec(sequence_length=32, max_windows=4)
+    )["c"]
     assert found.perplexity == recorder.evaluations[-1].perplexity
     assert found.protocol == recorder.evaluations[-1].protocol
     model = AutoModelForCausalLM.from_pretrained(folder)

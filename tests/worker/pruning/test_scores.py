@@ -1,4 +1,3 @@
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.worker.pruning.conftest import Recorder, Request, prune
+from tests.worker.pruning.conftest import Recorder, Request, known_again, prune
 from worker.pruning import Basis, PruningJob, plan
 from worker.pruning.scores import keepable
 
@@ -107,7 +106,7 @@ def test_a_resumed_job_keeps_the_same_bytes_without_the_earlier_ones(request_for
     )
     for folder in ("stage-00", "stage-01"):
         shutil.copytree(Path(whole["workspace"]) / folder, Path(again["workspace"]) / folder)
-    known = [json.loads(json.dumps(vars(e))) for e in recorder.evaluations if e.row <= 1]
+    known = known_again(e for e in recorder.evaluations if e.row <= 1)
     again["resume"] = {"stages": 1, "blocks": 1, "evaluations": known}
     prune(again)
     name = "sensitivity/stage-01/block-0001.safetensors"

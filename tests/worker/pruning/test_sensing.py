@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from secateur.spec.method import Reading
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Request, domain, prune
 from worker.pruning import PruningJob, SpecError, UserError, plan
 from worker.pruning.calibration import calibration_windows
 from worker.pruning.experts import Expert
-from worker.pruning.method_spec import Reading
 from worker.pruning.sensing import Sensing
 from worker.pruning.skeleton import Matrix
 from worker.pruning.tokens import Tokenizer
@@ -41,7 +41,8 @@ def unheld(texts: Path, name: str) -> dict[str, Any]:
 def read_by(model: Path, module: str, request: dict[str, Any]) -> Tensor:
     """What the dense model's module reads of the calibration windows, (windows, tokens, in)."""
     job = PruningJob.from_dict(request)
-    windows = calibration_windows(Tokenizer(model), job.domains[0].calibration).solved_on
+    learned = job.domains[0]
+    windows = calibration_windows(Tokenizer(model), job.texts[learned.dataset], learned.calibration, "").solved_on
     heard: list[Tensor] = []
     network = AutoModelForCausalLM.from_pretrained(model)
     handle = network.get_submodule(module).register_forward_pre_hook(lambda _, args: heard.append(args[0]))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from secateur.spec.method import SparseGptSettings
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from worker.pruning import Basis, SensitivitySummary
-from worker.pruning.method_spec import SparseGptConfig
 from worker.pruning.methods import sparsegpt
 from worker.pruning.sensitivity import summarise
 
@@ -140,7 +140,7 @@ def test_one_domain_s_gram_is_factorised_once_for_all_matrices_of_a_group(
     widths: list[int] = []
     real = sparsegpt.factorise
 
-    def counted(gram: Tensor, config: SparseGptConfig) -> Any:
+    def counted(gram: Tensor, config: SparseGptSettings) -> Any:
         widths.append(len(gram))
         return real(gram, config)
 

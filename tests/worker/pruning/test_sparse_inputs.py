@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from secateur.spec.method import Scope
+from secateur.spec.sparsity import Pattern
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from tests.worker.pruning.test_caveats import said
-from worker.pruning.patterns import Pattern, Scope, Selection, follows
+from worker.pruning.patterns import Selection, follows
 
 METHODS: list[dict[str, Any]] = [
     {"name": "magnitude"},

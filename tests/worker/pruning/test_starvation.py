@@ -206,7 +206,7 @@ def test_a_domain_leaves_experts_that_it_does_not_use_alone(
     model = make_tiny("qwen3-moe", tmp_path / "model", num_experts_per_tok=1)
     (tmp_path / "word.txt").write_text("apple " * 1500)
     first, second = domain(texts, "a", evaluation=None), domain(texts, "b", evaluation=None)
-    second["calibration"]["path"] = str(tmp_path / "word.txt")
+    second["dataset"] = str(tmp_path / "word.txt")
     for each in (first, second):
         each["calibration"]["samples"] = 40
     recorder = Recorder()

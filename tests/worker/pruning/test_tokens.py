@@ -21,7 +21,7 @@ BOS, EOS, CLS, SEP = "<s>", "</s>", "[CLS]", "[SEP]"
 def written(folder: Path, content: str, name: str = "x.txt") -> Text:
     path = folder / name
     path.write_bytes(content.encode())
-    return Text(path, Format.jsonl if name.endswith("l") else Format.txt, "text")
+    return Text(path=path, format=Format.jsonl if name.endswith("l") else Format.txt)
 
 
 def retold(folder: Path, processor: Callable[[Fast], Any] | None, **config: Any) -> Path:
@@ -240,4 +240,4 @@ def test_text_that_is_not_utf8_is_refused(tiny_llama: Path, tmp_path: Path) -> N
     path = tmp_path / "x.txt"
     path.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(UserError, match="UTF-8"):
-        Tokenizer(tiny_llama).tokens(Text(path, Format.txt, "text"), "/x")
+        Tokenizer(tiny_llama).tokens(Text(path=path), "/x")

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from secateur.spec.sparsity import Pattern
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Request, prune
 from worker.pruning import UserError
-from worker.pruning.patterns import Pattern
 from worker.pruning.verify import locate, main, verify_pattern, verify_report
 
 MATRIX = "model.layers.1.mlp.up_proj.weight"

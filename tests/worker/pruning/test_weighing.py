@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from secateur.spec.job import Precision
+from secateur.spec.method import MethodName
+from tests.specs import make_method
 from tests.worker.pruning.conftest import Request
 from tests.worker.pruning.lineages import Ran, chain, continuing, run_job, with_own_texts
 from worker.pruning import methods
 from worker.pruning.allocation.result import Survey
 from worker.pruning.files import write_tensors
-from worker.pruning.lineage_spec import Precision
-from worker.pruning.method_spec import Method, MethodName
 from worker.pruning.state_file import pack, read_state, state_content, unpack
 from worker.pruning.statistics import Accumulated, Accumulator, Factors, Measured, accumulate
 
@@ -223,7 +224,7 @@ def test_rounded_grams_of_inputs_that_dominate_together_are_solved_without_more_
     write_tensors(tmp_path / "state", tensors, metadata)
     back = read_state(tmp_path / "state", CPU)["g"]
     assert torch.equal(back.second, sums.second)
-    assert methods.prepare(Method(MethodName(method)), back).factor.notes == {}
+    assert methods.prepare(make_method(MethodName(method)), back).factor.notes == {}
 
 
 def test_a_lineage_may_change_its_precision(request_for: Request) -> None:

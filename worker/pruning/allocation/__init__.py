@@ -6,11 +6,11 @@ loss should rise least, and outputs compared by what they mean for the loss.
 
 from collections.abc import Mapping
 
+from secateur.spec.sparsity import Allocation
 from worker.pruning.allocation.curves import share_out
 from worker.pruning.allocation.owl import block_rates
 from worker.pruning.allocation.result import Survey
 from worker.pruning.budget import Share
-from worker.pruning.sparsity_spec import Allocation
 
 
 def wanted_rates(

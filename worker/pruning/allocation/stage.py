@@ -8,6 +8,9 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
+from secateur.spec.job import Domain
+from secateur.spec.method import Method, Mode, Scope
+from secateur.spec.sparsity import Allocation
 from worker.pruning.allocation import wanted_rates
 from worker.pruning.allocation.result import Survey
 from worker.pruning.allocation.survey import Surveyor
@@ -17,11 +20,8 @@ from worker.pruning.calibration import CalibrationWindows
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.holdings import factors
-from worker.pruning.method_spec import Method, Mode
-from worker.pruning.patterns import Scope
 from worker.pruning.skeleton import Block, Matrix
-from worker.pruning.sparsity_spec import Allocation
-from worker.pruning.spec import Domain, PruningJob
+from worker.pruning.spec import PruningJob
 from worker.pruning.state_file import read_document
 from worker.pruning.work import survey_tokens
 
@@ -85,7 +85,7 @@ def comparison_group(job: PruningJob, method: Method, shares: dict[str, Share]) 
     """Among which weights of an unstructured matrix scores compete: under `error` in the whole matrix, because the
     survey says what each row is worth to the loss; else as the method has it."""
     weighed = job.sparsity.allocation is Allocation.error and _surveys(job, shares)
-    return Scope.layer if weighed else method.scope
+    return Scope.layer if weighed else method.comparison_group
 
 
 def _surveys(job: PruningJob, shares: dict[str, Share]) -> bool:

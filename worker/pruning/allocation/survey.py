@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from secateur.spec.sparsity import Allocation
 from worker.pruning import heap
 from worker.pruning.allocation.curves import loss_curve, loss_scores
 from worker.pruning.allocation.owl import outliers
@@ -28,7 +29,6 @@ from worker.pruning.methods.ladder import cholesky, climb
 from worker.pruning.methods.wanda import input_norms, wanda_scores
 from worker.pruning.settings import plain_attention
 from worker.pruning.skeleton import Block, Matrix
-from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.statistics import Measured
 
 COPIES = 4

@@ -8,9 +8,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from secateur.spec.method import Method, MethodName, Mode
 from worker.pruning.errors import IllConditioned
 from worker.pruning.finite import all_finite
-from worker.pruning.method_spec import Method, MethodName, Mode
 from worker.pruning.methods import admm, alps, sparsegpt
 from worker.pruning.methods.admm import AdmmFactor, solve_admm
 from worker.pruning.methods.alps import solve_alps
@@ -48,13 +48,14 @@ class Group:
 class Solver:
     """One row of the table below.
 
-    scores: what chooses the mask, or that the search for it starts from, (out, in), not negative. factorise and
-    solve: None for a method that only selects. scores_by_factor: whether scores need what `factorise` gives.
+    Each function is given the row's own method. scores: what chooses the mask, or that the search for it starts
+    from, (out, in), not negative. factorise and solve: None for a method that only selects. scores_by_factor:
+    whether scores need what `factorise` gives.
     """
 
-    scores: Callable[[Method, str, Tensor, Group], Tensor]
-    factorise: Callable[[Method, Tensor], Any] | None = None
-    solve: Callable[[Method, Tensor, Group, Selection, Check], Solution] | None = None
+    scores: Callable[[Any, str, Tensor, Group], Tensor]
+    factorise: Callable[[Any, Tensor], Any] | None = None
+    solve: Callable[[Any, Tensor, Group, Selection, Check], Solution] | None = None
     scores_by_factor: bool = False
 
 
@@ -101,7 +102,7 @@ def prepare(method: Method, sums: Accumulated) -> Group:
     return Group(
         sums,
         factor=factorise(method, sums.gram) if factorise else None,
-        update=admm.factorise(sums.gram, method.admm, invert=method.searches) if method.updates_after else None,
+        update=admm.factorise(sums.gram, method.update, invert=method.searches) if method.update else None,
     )
 
 
@@ -150,9 +151,9 @@ def solve(
     if stay and _is_met(selection, dense):
         # Its zeros are enough, and what is there has no error to make up for: the solution is what it was.
         return Solution(dense, dense != 0, {})
-    if method.searches and group.update is not None:
+    if method.searches and method.update is not None and group.update is not None:
         found = partial(_scores_of, method, matrix, dense, group)
-        searched = solve_admm(dense, group.update, selection, method.admm, check=check, scores=found)
+        searched = solve_admm(dense, group.update, selection, method.update, check=check, scores=found)
         return replace(searched, notes=group.notes)
     own = SOLVERS[method.name].solve
     if own is not None:
@@ -164,9 +165,9 @@ def solve(
             sensitivity = sensitivity.masked_fill(dense == 0, -torch.inf)
         mask = selection.mask(sensitivity)
         solution = Solution(torch.where(mask, dense, 0.0), mask)
-    if group.update is None:
+    if method.update is None or group.update is None:
         return solution
-    updated = solve_admm(dense, group.update, selection, method.admm, solution.mask, check)
+    updated = solve_admm(dense, group.update, selection, method.update, solution.mask, check)
     return replace(updated, notes=solution.notes | group.notes)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.spec.method import AdmmSettings, Schedule
 from worker.pruning.errors import IllConditioned
 from worker.pruning.finite import all_finite
-from worker.pruning.method_spec import AdmmConfig, Schedule
 from worker.pruning.methods.ladder import cholesky, climb
 from worker.pruning.methods.solution import Solution
 from worker.pruning.methods.wanda import input_norms
@@ -39,7 +39,7 @@ class AdmmFactor:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def factorise(gram: Tensor, config: AdmmConfig, *, invert: bool = True) -> AdmmFactor:
+def factorise(gram: Tensor, config: AdmmSettings, *, invert: bool = True) -> AdmmFactor:
     """Normalise, damp and invert a Gram, once for all matrices of a group.
 
     gram: Σ_domains XᵀX / tokens, (in, in), float32. Raises IllConditioned.
@@ -67,7 +67,7 @@ def solve_admm(
     dense: Tensor,
     factor: AdmmFactor,
     selection: Selection,
-    config: AdmmConfig,
+    config: AdmmSettings,
     mask: Tensor | None = None,
     check: Callable[[], None] = lambda: None,
     scores: Scores | None = None,
@@ -95,7 +95,7 @@ def _iterate(
     v0: Tensor,
     factor: AdmmFactor,
     selection: Selection,
-    config: AdmmConfig,
+    config: AdmmSettings,
     check: Callable[[], None],
     scores: Scores | None,
 ) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ def _below_all(scores: Tensor, dead: Tensor) -> Tensor:
     return scores.masked_fill_(dead & (scores > -1), -1.0) if bool(dead.any()) else scores
 
 
-def _zeros(selection: Selection, config: AdmmConfig, step: int) -> int:
+def _zeros(selection: Selection, config: AdmmSettings, step: int) -> int:
     """s_t of the schedule, as a number of zeros; exact at the last step that chooses a mask."""
     if config.schedule is Schedule.immediate or step >= config.mask_steps:
         return selection.zeros

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.spec.method import AlpsSettings
 from worker.pruning.errors import IllConditioned
 from worker.pruning.finite import all_finite
-from worker.pruning.method_spec import AlpsConfig
 from worker.pruning.methods.admm import polish
 from worker.pruning.methods.ladder import climb
 from worker.pruning.methods.solution import Solution
@@ -53,7 +53,7 @@ class AlpsFactor:
         return found
 
 
-def factorise(gram: Tensor, config: AlpsConfig) -> AlpsFactor:
+def factorise(gram: Tensor, config: AlpsSettings) -> AlpsFactor:
     """Damp, normalise and decompose a Gram, once for all matrices of a group and for every ρ.
 
     gram: Σ_domains XᵀX / tokens, (in, in), float32. Raises IllConditioned when no rung gives positive eigenvalues.
@@ -81,7 +81,7 @@ def solve_alps(
     dense: Tensor,
     factor: AlpsFactor,
     selection: Selection,
-    config: AlpsConfig,
+    config: AlpsSettings,
     check: Callable[[], None] = lambda: None,
 ) -> Solution:
     """Weights under `selection` that keep the layer's output: min ‖X(W − W0)ᵀ‖² + λ‖W − W0‖².
@@ -106,7 +106,7 @@ def solve_alps(
 
 
 def _search(
-    v0: Tensor, factor: AlpsFactor, selection: Selection, config: AlpsConfig, check: Callable[[], None]
+    v0: Tensor, factor: AlpsFactor, selection: Selection, config: AlpsSettings, check: Callable[[], None]
 ) -> tuple[Tensor, dict[str, Any]]:
     """ADMM with growing ρ: the weights before the last projection, and the steps taken and ρ reached."""
     g, rho, moving = v0 @ factor.gram, config.rho, False

@@ -1,16 +1,16 @@
 """`auto`: each group gets the solver and the settings that do best on windows which nothing was solved on."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from secateur.spec.method import METHODS, AdmmSettings, Method, MethodName
 from worker.pruning import methods
 from worker.pruning.errors import IllConditioned
-from worker.pruning.method_spec import AdmmConfig, Method, MethodName, WeightUpdate
 from worker.pruning.methods import Check, Group
 from worker.pruning.patterns import Selection
 from worker.pruning.statistics import Accumulated, Inputs, relative_error
@@ -22,21 +22,26 @@ class Candidate:
 
     label: str
     name: MethodName
-    admm: AdmmConfig = field(default_factory=AdmmConfig)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def method(self, job: Method) -> Method:
         """In the job's mode and comparison group."""
-        update = WeightUpdate.admm if self.name is MethodName.admm else WeightUpdate.none
-        return replace(job, name=self.name, weight_update=update, admm=self.admm)
+        shared = {name: getattr(job, name) for name in ("mode", "objective", "recency", "comparison_group")}
+        return METHODS[self.name](name=self.name, **shared, **self.settings)
+
+
+def _admm(damping: float, rho: float) -> Candidate:
+    settings = AdmmSettings(damping=damping, rho=rho)
+    return Candidate(f"admm damping {damping:g} rho {rho:g}", MethodName.admm, {"admm": settings})
 
 
 CANDIDATES: Final = (
-    Candidate("admm damping 0.1 rho 1", MethodName.admm, AdmmConfig(damping=0.1, rho=1.0)),
-    Candidate("admm damping 0.01 rho 1", MethodName.admm, AdmmConfig(damping=0.01, rho=1.0)),
-    Candidate("admm damping 0.03 rho 1", MethodName.admm, AdmmConfig(damping=0.03, rho=1.0)),
-    Candidate("admm damping 0.3 rho 1", MethodName.admm, AdmmConfig(damping=0.3, rho=1.0)),
-    Candidate("admm damping 1 rho 1", MethodName.admm, AdmmConfig(damping=1.0, rho=1.0)),
-    Candidate("admm damping 0.1 rho 0.3", MethodName.admm, AdmmConfig(damping=0.1, rho=0.3)),
+    _admm(damping=0.1, rho=1.0),
+    _admm(damping=0.01, rho=1.0),
+    _admm(damping=0.03, rho=1.0),
+    _admm(damping=0.3, rho=1.0),
+    _admm(damping=1.0, rho=1.0),
+    _admm(damping=0.1, rho=0.3),
     Candidate("alps", MethodName.alps),
     Candidate("sparsegpt", MethodName.sparsegpt),
 )

@@ -21,11 +21,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from worker.pruning.method_spec import Method, Perturbation, Reading
+from secateur.spec.method import Copal, Perturbation, Reading
 from worker.pruning.statistics import Accumulated
 
 
-def copal_scores(method: Method, matrix: str, dense: Tensor, sums: Accumulated) -> Tensor:
+def copal_scores(method: Copal, matrix: str, dense: Tensor, sums: Accumulated) -> Tensor:
     """S of one matrix by the method's reading, (out, in), not negative. dense: W0, (out, in)."""
     if method.reading is Reading.own_terms:
         return own_terms_scores(dense, sums, method.perturbation)

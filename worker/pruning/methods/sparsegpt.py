@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.spec.method import Scope, SparseGptSettings
+from secateur.spec.sparsity import Pattern
 from worker.pruning.errors import IllConditioned
 from worker.pruning.finite import all_finite
-from worker.pruning.method_spec import SparseGptConfig
 from worker.pruning.methods.ladder import cholesky, climb
 from worker.pruning.methods.solution import Solution
-from worker.pruning.patterns import Pattern, Scope, Selection
+from worker.pruning.patterns import Selection
 
 STRIP = 32
 """Inputs eliminated one by one before their error moves on in one product: the fastest of 8 to 128 on a CPU."""
@@ -34,7 +35,7 @@ class SparseGptFactor:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def factorise(gram: Tensor, config: SparseGptConfig) -> SparseGptFactor:
+def factorise(gram: Tensor, config: SparseGptSettings) -> SparseGptFactor:
     """The Cholesky factor of the damped inverse, once for all matrices of a group.
 
     gram: Σ_domains XᵀX / tokens, (in, in), float32; λ is relative to the mean diagonal of the inputs that live.
@@ -85,7 +86,7 @@ def solve_sparsegpt(
     dense: Tensor,
     factor: SparseGptFactor,
     selection: Selection,
-    config: SparseGptConfig,
+    config: SparseGptSettings,
     check: Callable[[], None] = lambda: None,
 ) -> Solution:
     """Mask and weights, one block of inputs after another.

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
+from secateur.spec.sparsity import Allocation
 from tests.tiny import make_tiny, make_tiny_llama
 from worker.pruning import skeleton as skeletons
 from worker.pruning.allocation.curves import loss_curve, loss_scores
@@ -22,7 +23,6 @@ from worker.pruning.evaluate import precision
 from worker.pruning.experts import is_experts, run_experts
 from worker.pruning.hidden import HiddenStates
 from worker.pruning.settings import torch_settings
-from worker.pruning.sparsity_spec import Allocation
 from worker.pruning.work import survey_tokens
 
 

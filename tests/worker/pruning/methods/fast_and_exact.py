@@ -16,27 +16,30 @@ import torch
 from torch import Tensor
 
 from benchmarks.bfloat16 import amx
+from secateur.spec.job import Numerics
+from secateur.spec.method import Mask, Method, MethodName, WeightUpdate
+from secateur.spec.sparsity import Pattern
+from tests.specs import make_method
 from tests.worker.pruning.methods.oracles import admm_damped, gram_of, output_error, solve_with
 from worker.pruning.digests import weights_sha256
 from worker.pruning.evaluate import native_dtype
-from worker.pruning.method_spec import Mask, Method, MethodName, WeightUpdate
 from worker.pruning.methods import SOLVERS
 from worker.pruning.methods.solution import Solution
-from worker.pruning.patterns import Pattern, Selection
-from worker.pruning.settings import Numerics, products_of, torch_settings
+from worker.pruning.patterns import Selection
+from worker.pruning.settings import products_of, torch_settings
 from worker.pruning.statistics import Accumulator
 
 METHODS = [
-    *(Method(name) for name in SOLVERS),
-    Method(MethodName.wanda, WeightUpdate.admm),
-    Method(MethodName.copal, WeightUpdate.admm, Mask.searched),
+    *(make_method(name) for name in SOLVERS),
+    make_method(MethodName.wanda, WeightUpdate.admm),
+    make_method(MethodName.copal, WeightUpdate.admm, Mask.searched),
 ]
 ROWS, WIDTH = 96, 256
 
 
 def solved(method: Method, dense: Tensor, gram: Tensor, numerics: Numerics) -> Solution:
     with torch_settings(1, numerics):
-        return solve_with(method, dense, gram, Selection(Pattern(), method.scope, dense.numel() // 2))
+        return solve_with(method, dense, gram, Selection(Pattern(), method.comparison_group, dense.numel() // 2))
 
 
 def cost(method: Method, dense: Tensor, gram: Tensor) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import numpy
 import torch
 from torch import Tensor
 
-from worker.pruning.method_spec import Method
+from secateur.spec.method import Method, Scope
+from secateur.spec.sparsity import Pattern
 from worker.pruning.methods import prepare, scores, solve
 from worker.pruning.methods.solution import Solution
-from worker.pruning.patterns import Pattern, Scope, Selection
+from worker.pruning.patterns import Selection
 from worker.pruning.statistics import Accumulated
 
 

@@ -5,11 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from secateur.spec.method import AdmmSettings, MethodName, Schedule, Scope, WeightUpdate
+from secateur.spec.sparsity import Pattern
+from tests.specs import make_method
 from tests.worker.pruning.methods.oracles import admm_damped, output_error, solve_with
 from worker.pruning.errors import IllConditioned
-from worker.pruning.method_spec import AdmmConfig, Method, MethodName, Schedule, WeightUpdate
 from worker.pruning.methods.admm import _zeros, factorise, polish, solve_admm
-from worker.pruning.patterns import Pattern, Scope, Selection, follows
+from worker.pruning.patterns import Selection, follows
 
 
 def gram_of(tokens: int, width: int, *, mixed: bool = True) -> Tensor:
@@ -44,7 +46,7 @@ def exact_least_squares(dense: Tensor, gram: Tensor, mask: Tensor, damping: floa
 
 def test_identity_gram_is_magnitude_pruning() -> None:
     # Undamped: the ridge would let a dual grow past its weight, and those near the threshold change places.
-    dense, config = torch.randn(8, 16), AdmmConfig(damping=0.0)
+    dense, config = torch.randn(8, 16), AdmmSettings(damping=0.0)
     solution = solve_admm(dense, factorise(torch.eye(16), config), unstructured(64), config)
     kept = unstructured(64).mask(dense.abs())
     assert torch.equal(solution.mask, kept)
@@ -53,7 +55,7 @@ def test_identity_gram_is_magnitude_pruning() -> None:
 
 @pytest.mark.parametrize("schedule", list(Schedule))
 def test_nothing_to_prune_gives_the_dense_weights(schedule: Schedule) -> None:
-    dense, config = torch.randn(8, 16), AdmmConfig(schedule=schedule)
+    dense, config = torch.randn(8, 16), AdmmSettings(schedule=schedule)
     solution = solve_admm(dense, factorise(gram_of(64, 16), config), unstructured(0), config)
     assert bool(solution.mask.all())
     torch.testing.assert_close(solution.weight, dense, rtol=1e-4, atol=1e-5)
@@ -61,7 +63,7 @@ def test_nothing_to_prune_gives_the_dense_weights(schedule: Schedule) -> None:
 
 @pytest.mark.parametrize("schedule", list(Schedule))
 def test_both_schedules_end_at_the_exact_count(schedule: Schedule) -> None:
-    config = AdmmConfig(schedule=schedule)
+    config = AdmmSettings(schedule=schedule)
     solution = solve_admm(torch.randn(8, 16), factorise(gram_of(64, 16), config), unstructured(77), config)
     assert int((solution.weight == 0).sum()) == 77
 
@@ -69,7 +71,7 @@ def test_both_schedules_end_at_the_exact_count(schedule: Schedule) -> None:
 @pytest.mark.parametrize("schedule", list(Schedule))
 @pytest.mark.parametrize("text", ["2:4", "3:7", "4:8"])
 def test_n_of_m_holds_under_both_schedules(text: str, schedule: Schedule) -> None:
-    pattern, config = Pattern.parse(text), AdmmConfig(schedule=schedule)
+    pattern, config = Pattern.parse(text), AdmmSettings(schedule=schedule)
     assert pattern.group
     assert pattern.kept
     width = 4 * pattern.group
@@ -83,7 +85,7 @@ def test_n_of_m_holds_under_both_schedules(text: str, schedule: Schedule) -> Non
 def test_update_on_a_given_mask_reaches_the_exact_least_squares() -> None:
     dense, gram = torch.randn(5, 12), gram_of(200, 12)
     mask = torch.rand(5, 12) > 0.5
-    config = AdmmConfig(iterations=40)
+    config = AdmmSettings(iterations=40)
     solution = solve_admm(dense, factorise(gram, config), unstructured(0), config, mask)
     assert torch.equal(solution.mask, mask)
     exact = exact_least_squares(dense, gram, mask, 0.1)
@@ -96,7 +98,7 @@ def test_update_on_a_given_mask_reaches_the_exact_least_squares() -> None:
 
 
 def test_polish_never_raises_the_error() -> None:
-    gram = factorise(gram_of(100, 24), AdmmConfig()).gram
+    gram = factorise(gram_of(100, 24), AdmmSettings()).gram
     v0 = torch.randn(7, 24)
     mask = torch.rand(7, 24) > 0.6
     errors = []
@@ -118,7 +120,7 @@ def test_polish_keeps_the_support_and_an_empty_row() -> None:
 
 def test_result_is_close_to_the_best_of_all_masks() -> None:
     """Brute force on 4 × 8, each row with its own half of the inputs."""
-    config = AdmmConfig()
+    config = AdmmSettings()
     ratios = []
     for seed in range(5):
         torch.manual_seed(seed)
@@ -143,7 +145,7 @@ def test_result_is_close_to_the_best_of_all_masks() -> None:
 
 
 def test_the_search_does_not_feel_that_its_products_are_rounded() -> None:
-    dense, gram, config = torch.randn(64, 96), gram_of(400, 96), AdmmConfig(polish_steps=0)
+    dense, gram, config = torch.randn(64, 96), gram_of(400, 96), AdmmSettings(polish_steps=0)
     factor = factorise(gram, config)
     assert factor.inverse is not None
     rounded = replace(factor, inverse=factor.inverse.bfloat16().float())
@@ -158,14 +160,14 @@ def test_dead_inputs_are_pruned_first() -> None:
     gram[2], gram[:, 2] = 0.0, 0.0
     dense = torch.randn(4, 8)
     dense[:, 2] = 100.0
-    solution = solve_admm(dense, factorise(gram, AdmmConfig()), unstructured(4), AdmmConfig())
+    solution = solve_admm(dense, factorise(gram, AdmmSettings()), unstructured(4), AdmmSettings())
     assert not bool(solution.mask[:, 2].any())
     assert bool(solution.mask[:, [0, 1, 3, 4, 5, 6, 7]].all())
 
 
 def test_a_gram_of_nothing_but_zeros_is_no_trouble() -> None:
     solution = solve_admm(
-        torch.randn(4, 8), factorise(torch.zeros(8, 8), AdmmConfig()), unstructured(16), AdmmConfig()
+        torch.randn(4, 8), factorise(torch.zeros(8, 8), AdmmSettings()), unstructured(16), AdmmSettings()
     )
     assert bool(torch.isfinite(solution.weight).all())
     assert int((solution.weight == 0).sum()) == 16
@@ -174,7 +176,7 @@ def test_a_gram_of_nothing_but_zeros_is_no_trouble() -> None:
 def test_failed_cholesky_climbs_the_ladder_and_says_so() -> None:
     broken = torch.eye(4)
     broken[0, 1] = broken[1, 0] = 3.0  # eigenvalues 4 and −2
-    factor = factorise(broken, AdmmConfig(damping=0.15, rho=1.0))
+    factor = factorise(broken, AdmmSettings(damping=0.15, rho=1.0))
     assert factor.notes == {"damping": 1.5, "precision": "float32"}
 
 
@@ -182,9 +184,9 @@ def test_hopeless_gram_fails_instead_of_lying() -> None:
     broken = torch.eye(4)
     broken[0, 1] = broken[1, 0] = 30.0
     with pytest.raises(IllConditioned):
-        factorise(broken, AdmmConfig())
+        factorise(broken, AdmmSettings())
     with pytest.raises(IllConditioned):
-        factorise(torch.full((4, 4), torch.nan), AdmmConfig())
+        factorise(torch.full((4, 4), torch.nan), AdmmSettings())
 
 
 def test_stop_is_heard_inside_the_solver() -> None:
@@ -193,12 +195,16 @@ def test_stop_is_heard_inside_the_solver() -> None:
 
     with pytest.raises(InterruptedError):
         solve_admm(
-            torch.randn(4, 8), factorise(torch.eye(8), AdmmConfig()), unstructured(16), AdmmConfig(), check=stop
+            torch.randn(4, 8),
+            factorise(torch.eye(8), AdmmSettings()),
+            unstructured(16),
+            AdmmSettings(),
+            check=stop,
         )
 
 
 def test_admm_and_the_direct_update_agree_on_the_same_mask() -> None:
-    dense, gram, config = torch.randn(16, 48), gram_of(400, 48), AdmmConfig(iterations=200)
+    dense, gram, config = torch.randn(16, 48), gram_of(400, 48), AdmmSettings(iterations=200)
     factor = factorise(gram, config)
     found = solve_admm(dense, factor, unstructured(384), config)
     direct = solve_admm(dense, factor, unstructured(384), config, found.mask)
@@ -209,9 +215,9 @@ def test_admm_and_the_direct_update_agree_on_the_same_mask() -> None:
 @pytest.mark.parametrize("schedule", list(Schedule))
 def test_it_finds_a_better_mask_than_wanda(schedule: Schedule) -> None:
     """Both masks over the whole matrix, both with weights under the same ridge."""
-    dense, gram, config = torch.randn(16, 48), gram_of(300, 48), AdmmConfig(schedule=schedule)
-    selected = Method(MethodName.wanda, WeightUpdate.admm, comparison_group=Scope.layer, admm=config)
-    methods = (Method(MethodName.admm, admm=config), selected)
+    dense, gram, config = torch.randn(16, 48), gram_of(300, 48), AdmmSettings(schedule=schedule)
+    selected = make_method(MethodName.wanda, WeightUpdate.admm, comparison_group=Scope.layer, admm=config)
+    methods = (make_method(MethodName.admm, admm=config), selected)
     found, wanda = (solve_with(method, dense, gram, unstructured(16 * 24)).weight for method in methods)
     damped = admm_damped(gram, config.damping)
     assert output_error(found, dense, damped) < 0.95 * output_error(wanda, dense, damped)
@@ -230,7 +236,7 @@ def test_it_finds_a_better_mask_than_wanda(schedule: Schedule) -> None:
     ],
 )
 def test_schedules_by_hand(schedule: Schedule, step: int, expected: int) -> None:
-    config = AdmmConfig(schedule=schedule, mask_steps=15)
+    config = AdmmSettings(schedule=schedule, mask_steps=15)
     assert _zeros(unstructured(3375), config, step) == pytest.approx(expected, abs=1)
 
 
@@ -272,7 +278,7 @@ def textbook_admm(
 @pytest.mark.parametrize("schedule", list(Schedule))
 @pytest.mark.parametrize("mask_steps", [15, 20])
 def test_every_step_s_mask_is_that_of_the_textbook(schedule: Schedule, mask_steps: int) -> None:
-    config = AdmmConfig(iterations=20, mask_steps=mask_steps, schedule=schedule, polish_steps=0)
+    config = AdmmSettings(iterations=20, mask_steps=mask_steps, schedule=schedule, polish_steps=0)
     dense, gram, zeros = torch.randn(12, 32), gram_of(300, 32), 12 * 16
     wanted = [zeros] * mask_steps
     if schedule is Schedule.gradual:

@@ -6,17 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from secateur.spec.method import Admm, AdmmSettings, MethodName, Scope, read_method
+from secateur.spec.sparsity import Pattern
+from tests.specs import make_method
 from worker.pruning import IllConditioned, methods
-from worker.pruning.fields import Fields
-from worker.pruning.method_spec import AdmmConfig, Method, MethodName
 from worker.pruning.methods import Group
 from worker.pruning.methods.auto import CANDIDATES, MIN_TOKENS, Candidate, Choice, Member, Option, best, choose
-from worker.pruning.patterns import Pattern, Scope, Selection
+from worker.pruning.patterns import Selection
 from worker.pruning.statistics import Accumulator, Inputs, Measured, accumulate, relative_error
 
-AUTO = Method(MethodName.auto)
-WEAK = Candidate("weak", MethodName.admm, AdmmConfig(damping=0.001))
-STRONG = Candidate("strong", MethodName.admm, AdmmConfig(damping=1.0))
+AUTO = make_method(MethodName.auto)
+WEAK = Candidate("weak", MethodName.admm, {"admm": AdmmSettings(damping=0.001)})
+STRONG = Candidate("strong", MethodName.admm, {"admm": AdmmSettings(damping=1.0)})
 
 
 def measured(inputs: Tensor) -> Measured:
@@ -183,9 +184,11 @@ def test_an_option_that_cannot_solve_the_whole_leaves_the_other() -> None:
 
 def test_every_solver_and_several_dampings_and_penalties_are_tried() -> None:
     assert {candidate.name for candidate in CANDIDATES} == {MethodName.admm, MethodName.alps, MethodName.sparsegpt}
-    assert len({candidate.admm.damping for candidate in CANDIDATES}) >= 4
-    assert len({candidate.admm.rho for candidate in CANDIDATES}) >= 2
-    assert CANDIDATES[0].admm == AdmmConfig()
+    settings = [method.admm for each in CANDIDATES if isinstance(method := each.method(AUTO), Admm)]
+    assert len({each.damping for each in settings}) >= 4
+    assert len({each.rho for each in settings}) >= 2
+    assert settings[0] == AdmmSettings()
+    assert CANDIDATES[0].name is MethodName.admm
     assert len({candidate.label for candidate in CANDIDATES}) == len(CANDIDATES)
 
 
@@ -203,7 +206,7 @@ def test_a_group_that_few_held_out_tokens_reach_takes_the_default_untried(tokens
 
 
 def test_first_candidate_wins_ties() -> None:
-    train, twin = torch.randn(100, 16), Candidate("twin", WEAK.name, WEAK.admm)
+    train, twin = torch.randn(100, 16), replace(WEAK, label="twin")
     tied = choose(AUTO, members((8, 16)), inputs_of(train, torch.randn(50, 16)), candidates=(twin, WEAK))
     assert labels(tied) == ["twin"]
     silent = choose(AUTO, members((8, 16)), inputs_of(train, torch.zeros(50, 16)), candidates=(WEAK, STRONG))
@@ -214,7 +217,7 @@ def test_first_candidate_wins_ties() -> None:
 def test_the_default_as_the_only_candidate_is_plain_admm() -> None:
     inputs, (member,) = inputs_of(torch.randn(100, 16), torch.randn(50, 16)), members((80, 16))
     choice = choose(AUTO, [member], inputs, candidates=CANDIDATES[:1])
-    admm = Method.read(Fields({"name": "admm"}))
+    admm = read_method({"name": "admm"})
     plain = Choice((Option("admm", admm, methods.prepare(admm, inputs.sums)),))
     _, found, notes = best(choice, by_option(member, inputs))
     _, expected, none = best(plain, by_option(member, inputs))
@@ -224,7 +227,7 @@ def test_the_default_as_the_only_candidate_is_plain_admm() -> None:
 
 
 def test_a_candidate_that_fails_is_passed_over_and_said() -> None:
-    broken = Candidate("broken", MethodName.admm, AdmmConfig(damping=1e-14, rho=1e-14))
+    broken = Candidate("broken", MethodName.admm, {"admm": AdmmSettings(damping=1e-14, rho=1e-14)})
     inputs = inputs_of(torch.randn(8, 64), torch.randn(100, 64))
     choice = choose(AUTO, members((8, 64)), inputs, candidates=(broken, STRONG))
     assert labels(choice) == ["strong"]

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.pruning.method_spec import Method, MethodName, Perturbation, Reading
+from secateur.spec.method import Method, MethodName, Perturbation, Reading, Scope
+from secateur.spec.sparsity import Pattern
+from tests.specs import make_method
 from worker.pruning.methods import Group, prepare, prepare_alone, scores, scores_alone, solve
 from worker.pruning.methods.copal import GRADIENT_SUMS, response, response_power
-from worker.pruning.patterns import Pattern, Scope, Selection
+from worker.pruning.patterns import Selection
 from worker.pruning.sensing import complete, find_sensing
 from worker.pruning.skeleton import Matrix
 from worker.pruning.statistics import Accumulated, Accumulator, accumulate, alone
@@ -28,7 +30,7 @@ def two_domains() -> list[Tensor]:
 
 
 def copal(reading: Reading, perturbation: Perturbation, scope: Scope = Scope.row) -> Method:
-    return Method(MethodName.copal, reading=reading, perturbation=perturbation, comparison_group=scope)
+    return make_method(MethodName.copal, reading=reading, perturbation=perturbation, comparison_group=scope)
 
 
 def sums_of(method: Method, dense: Tensor, domains: list[Tensor], weight: float = 1.0) -> Accumulated:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from worker.pruning.method_spec import AdmmConfig, Method, MethodName
 
 from benchmarks.bfloat16 import amx
 from tests.worker.pruning.methods.oracles import solve_with
-from worker.pruning.method_spec import AdmmConfig, Method, MethodName
 from worker.pruning.patterns import Pattern, Scope, Selection
 from worker.pruning.settings import Numerics, torch_settings
 

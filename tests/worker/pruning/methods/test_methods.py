@@ -1,9 +1,11 @@
 import torch
 from torch import Tensor
 
-from worker.pruning.method_spec import Method, MethodName, Perturbation, WeightUpdate
+from secateur.spec.method import Method, MethodName, Perturbation, Scope, WeightUpdate
+from secateur.spec.sparsity import Pattern
+from tests.specs import make_method
 from worker.pruning.methods import Group, prepare, scores, solve
-from worker.pruning.patterns import Pattern, Scope, Selection
+from worker.pruning.patterns import Selection
 from worker.pruning.statistics import Accumulated, Accumulator, accumulate
 
 
@@ -19,34 +21,34 @@ def sums_of(*domains: Tensor) -> Accumulated:
 
 def mask_of(method: Method, dense: Tensor, sums: Accumulated, zeros: int) -> Tensor:
     group = prepare(method, sums)
-    selection = Selection(Pattern(), method.scope, zeros)
+    selection = Selection(Pattern(), method.comparison_group, zeros)
     return solve(method, "w", dense, scores(method, "w", dense, group), group, selection).mask
 
 
 def test_magnitude_ignores_the_inputs() -> None:
     dense = torch.randn(4, 6)
-    mask = mask_of(Method(MethodName.magnitude), dense, sums_of(torch.rand(50, 6) * 9), 12)
+    mask = mask_of(make_method(MethodName.magnitude), dense, sums_of(torch.rand(50, 6) * 9), 12)
     assert torch.equal(mask, Selection(Pattern(), Scope.layer, 12).mask(dense.abs()))
 
 
 def test_wanda_is_weight_times_input_norm_per_row() -> None:
     dense, inputs = torch.randn(4, 6), torch.randn(50, 6) * torch.linspace(0.1, 4, 6)
     expected = Selection(Pattern(), Scope.row, 12).mask(dense.abs() * inputs.square().mean(0).sqrt())
-    assert torch.equal(mask_of(Method(MethodName.wanda), dense, sums_of(inputs), 12), expected)
+    assert torch.equal(mask_of(make_method(MethodName.wanda), dense, sums_of(inputs), 12), expected)
 
 
 def test_copal_on_one_domain_is_wanda() -> None:
     dense, sums = torch.randn(4, 6), sums_of(torch.randn(50, 6) * torch.linspace(0.1, 4, 6))
-    copal = mask_of(Method(MethodName.copal), dense, sums, 12)
-    assert torch.equal(copal, mask_of(Method(MethodName.wanda), dense, sums, 12))
+    copal = mask_of(make_method(MethodName.copal), dense, sums, 12)
+    assert torch.equal(copal, mask_of(make_method(MethodName.wanda), dense, sums, 12))
 
 
 def test_relative_perturbation_is_accumulated_wanda_over_domains() -> None:
     dense = torch.randn(4, 6)
     domains = (torch.randn(50, 6) * torch.linspace(0.1, 4, 6), torch.randn(40, 6) + 2)
     sums = sums_of(*domains)
-    method = Method(MethodName.copal, perturbation=Perturbation.relative)
-    assert torch.equal(mask_of(method, dense, sums, 12), mask_of(Method(MethodName.wanda), dense, sums, 12))
+    method = make_method(MethodName.copal, perturbation=Perturbation.relative)
+    assert torch.equal(mask_of(method, dense, sums, 12), mask_of(make_method(MethodName.wanda), dense, sums, 12))
 
 
 def test_domain_shift_matches_its_definition() -> None:
@@ -61,8 +63,8 @@ def test_domain_shift_matches_its_definition() -> None:
 def test_weight_update_keeps_the_selection_and_lowers_the_error() -> None:
     dense, inputs = torch.randn(8, 16), torch.randn(200, 16) @ torch.randn(16, 16)
     sums = sums_of(inputs)
-    plain = Method(MethodName.copal)
-    updated = Method(MethodName.copal, weight_update=WeightUpdate.admm)
+    plain = make_method(MethodName.copal)
+    updated = make_method(MethodName.copal, weight_update=WeightUpdate.admm)
     sensitivity = scores(plain, "w", dense, Group(sums))
     selection = Selection(Pattern(), Scope.row, 64)
     one = solve(plain, "w", dense, sensitivity, prepare(plain, sums), selection)
@@ -74,7 +76,7 @@ def test_weight_update_keeps_the_selection_and_lowers_the_error() -> None:
 def test_selection_on_already_pruned_weights_is_a_fixed_point() -> None:
     """Weight stasis: sequential magnitude and Wanda cannot change a mask at a fixed sparsity."""
     for name in (MethodName.magnitude, MethodName.wanda):
-        method, dense = Method(name), torch.randn(8, 16)
+        method, dense = make_method(name), torch.randn(8, 16)
         first = mask_of(method, dense, sums_of(torch.randn(100, 16)), 64)
         second = mask_of(method, dense * first, sums_of(torch.randn(100, 16) * torch.linspace(0.1, 5, 16)), 64)
         assert torch.equal(first, second)
@@ -85,5 +87,5 @@ def test_dead_inputs_go_first_whatever_the_weight() -> None:
     inputs[:, 1] = 0
     dense[:, 1] = 100
     for name in (MethodName.magnitude, MethodName.wanda, MethodName.copal):
-        mask = mask_of(Method(name), dense, sums_of(inputs), 2)
+        mask = mask_of(make_method(name), dense, sums_of(inputs), 2)
         assert mask.tolist() == [[True, False, True, True]] * 2

@@ -10,6 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from secateur.spec.method import (
+    AdmmSettings,
+    AlpsSettings,
+    Mask,
+    Method,
+    MethodName,
+    Mode,
+    Scope,
+    SparseGptSettings,
+    WeightUpdate,
+)
+from secateur.spec.sparsity import Pattern
+from tests.specs import changed, make_method
 from tests.worker.pruning.methods.oracles import (
     EveryMask,
     admm_damped,
@@ -21,25 +34,15 @@ from tests.worker.pruning.methods.oracles import (
     sums_of_gram,
 )
 from worker.pruning.errors import IllConditioned
-from worker.pruning.method_spec import (
-    AdmmConfig,
-    AlpsConfig,
-    Mask,
-    Method,
-    MethodName,
-    Mode,
-    SparseGptConfig,
-    WeightUpdate,
-)
 from worker.pruning.methods import SOLVERS, prepare, scores, solve
-from worker.pruning.patterns import Pattern, Scope, Selection, follows
+from worker.pruning.patterns import Selection, follows
 
 SELECTING = (MethodName.magnitude, MethodName.wanda, MethodName.copal)
 SOLVING = (MethodName.sparsegpt, MethodName.admm, MethodName.alps)
 ALL = [
-    *(Method(name) for name in SOLVERS),
-    *(Method(name, WeightUpdate.admm) for name in SOLVERS if name is not MethodName.admm),
-    *(Method(name, WeightUpdate.admm, Mask.searched) for name in SELECTING),
+    *(make_method(name) for name in SOLVERS),
+    *(make_method(name, WeightUpdate.admm) for name in SOLVERS if name is not MethodName.admm),
+    *(make_method(name, WeightUpdate.admm, Mask.searched) for name in SELECTING),
 ]
 ARRANGEMENTS = {
     "layer": Selection(Pattern(), Scope.layer, 16),
@@ -47,8 +50,8 @@ ARRANGEMENTS = {
     "2:4": Selection(Pattern(2, 4), Scope.layer, 16),
 }
 EXACT: dict[str, Any] = {
-    "admm": AdmmConfig(iterations=400, damping=0.1, polish_steps=400),
-    "alps": AlpsConfig(polish_steps=400),
+    "admm": AdmmSettings(iterations=400, damping=0.1, polish_steps=400),
+    "alps": AlpsSettings(polish_steps=400),
 }
 BOUNDS = {
     "magnitude": 12.0,
@@ -94,7 +97,7 @@ def test_no_solver_beats_the_best_of_all_masks_or_is_far_behind(method: Method, 
 def test_identity_gram_is_magnitude_pruning(method: Method, width: int) -> None:
     dense = torch.randn(8, width)
     # ADMM undamped: with the ridge a dual may outgrow its weight, and neighbours of the threshold change places.
-    method = replace(method, comparison_group=Scope.row, admm=AdmmConfig(damping=0.0))
+    method = changed(method, comparison_group=Scope.row, admm=AdmmSettings(damping=0.0))
     for pattern, zeros in ((Pattern(), 4 * width), (Pattern(2, 4), 4 * width), (Pattern(1, 8), 7 * width)):
         # SparseGPT takes as many from every block of inputs: it is one only where one block is the whole width.
         selection = Selection(pattern, Scope.row, zeros)
@@ -108,7 +111,7 @@ def test_identity_gram_is_magnitude_pruning(method: Method, width: int) -> None:
 @each
 def test_one_gram_at_any_scale_gives_one_mask(method: Method) -> None:
     dense, gram = torch.randn(12, 32), gram_of(200, 32)
-    selection = Selection(Pattern(), method.scope, 192)
+    selection = Selection(Pattern(), method.comparison_group, 192)
     masks = [solve_with(method, dense, gram * scale, selection).mask for scale in (1.0, 2.0**-30, 2.0**30)]
     assert torch.equal(masks[0], masks[1])
     assert torch.equal(masks[0], masks[2])
@@ -117,8 +120,8 @@ def test_one_gram_at_any_scale_gives_one_mask(method: Method) -> None:
 @pytest.mark.parametrize("name", [*SELECTING, MethodName.sparsegpt, MethodName.alps])
 def test_the_weight_update_is_the_exact_least_squares_on_the_mask(name: MethodName) -> None:
     dense, gram = torch.randn(6, 16), gram_of(200, 16)
-    method = Method(name, WeightUpdate.admm, admm=EXACT["admm"])
-    solution = solve_with(method, dense, gram, Selection(Pattern(), method.scope, 48))
+    method = make_method(name, WeightUpdate.admm, admm=EXACT["admm"])
+    solution = solve_with(method, dense, gram, Selection(Pattern(), method.comparison_group, 48))
     assert_optimal(solution.weight, dense, admm_damped(gram, 0.1), solution.mask)
 
 
@@ -126,9 +129,9 @@ def test_a_mask_searched_by_wandas_scores_is_that_of_admm() -> None:
     """Its scores |W|√(E x²) are ADMM's own |W D|; and COPAL's are as theirs while no domain has shifted."""
     dense, gram = torch.randn(6, 16), gram_of(200, 16)
     selection = Selection(Pattern(), Scope.layer, 48)
-    admm = solve_with(Method(MethodName.admm), dense, gram, selection)
+    admm = solve_with(make_method(MethodName.admm), dense, gram, selection)
     for name in (MethodName.wanda, MethodName.copal):
-        searched = solve_with(Method(name, WeightUpdate.admm, Mask.searched), dense, gram, selection)
+        searched = solve_with(make_method(name, WeightUpdate.admm, Mask.searched), dense, gram, selection)
         assert torch.equal(searched.mask, admm.mask)
         torch.testing.assert_close(searched.weight, admm.weight)
 
@@ -138,7 +141,7 @@ def test_a_searched_mask_follows_copals_shift() -> None:
     dense, gram = torch.randn(6, 16), gram_of(200, 16)
     still = sums_of_gram(gram)
     shifted = replace(still, shift=still.shift * torch.linspace(1, 30, 16))
-    method = Method(MethodName.copal, WeightUpdate.admm, Mask.searched)
+    method = make_method(MethodName.copal, WeightUpdate.admm, Mask.searched)
     stays = []
     for sums in (still, shifted):
         group = prepare(method, sums)
@@ -153,7 +156,7 @@ def test_a_searched_mask_keeps_more_of_the_output_than_the_methods_own() -> None
     dense, gram = torch.randn(12, 32), gram_of(200, 32)
     selection = Selection(Pattern(), Scope.layer, 192)
     for name in SELECTING:
-        updated = [Method(name, WeightUpdate.admm, mask) for mask in (Mask.searched, Mask.selected)]
+        updated = [make_method(name, WeightUpdate.admm, mask) for mask in (Mask.searched, Mask.selected)]
         errors = [output_error(solve_with(each, dense, gram, selection).weight, dense, gram) for each in updated]
         assert errors[0] < errors[1]
 
@@ -168,7 +171,7 @@ def test_a_searched_mask_leaves_what_an_earlier_stage_has_removed() -> None:
     dense[4:, 28:] = 0
     selection = Selection(Pattern(), Scope.layer, 128)
     for name in SELECTING:
-        method = Method(name, WeightUpdate.admm, Mask.searched, mode=Mode.sequential)
+        method = make_method(name, WeightUpdate.admm, Mask.searched, mode=Mode.sequential)
         solution = solve_with(method, dense, gram, selection)
         assert int((~solution.mask).sum()) == int((solution.weight == 0).sum()) == 128
         assert not bool(solution.mask[dense == 0].any())
@@ -177,7 +180,7 @@ def test_a_searched_mask_leaves_what_an_earlier_stage_has_removed() -> None:
 def test_admm_and_alps_end_at_the_exact_least_squares_on_their_masks() -> None:
     dense, gram = torch.randn(6, 16), gram_of(200, 16)
     for name, damped in ((MethodName.admm, admm_damped(gram, 0.1)), (MethodName.alps, mean_damped(gram, 0.01))):
-        method = Method(name, **EXACT)
+        method = make_method(name, **EXACT)
         solution = solve_with(method, dense, gram, Selection(Pattern(), Scope.layer, 48))
         assert_optimal(solution.weight, dense, damped, solution.mask)
 
@@ -200,12 +203,12 @@ def test_counts_patterns_and_numbers_are_exact_whatever_the_problem(data: st.Dat
     gram = inputs.T @ inputs / len(inputs) * 10.0 ** data.draw(st.integers(-6, 6), label="scale")
     dense = torch.randn(rows, width).masked_fill(torch.rand(rows, width) < 0.1, 0.0)
     if group:
-        selection = Selection(Pattern(kept, group), method.scope, rows * groups * (group - kept))
+        selection = Selection(Pattern(kept, group), method.comparison_group, rows * groups * (group - kept))
     else:
         scope = data.draw(st.sampled_from(Scope), label="scope")
         selection = Selection(Pattern(), scope, data.draw(st.integers(0, rows * width), label="zeros"))
     block = data.draw(st.sampled_from([1, 3, 8, 128]), label="block")
-    method = replace(method, sparsegpt=SparseGptConfig(block=block))
+    method = changed(method, sparsegpt=SparseGptSettings(block=block))
 
     solution = solve_with(method, dense, gram, selection)
 
@@ -236,8 +239,8 @@ def test_zeros_that_are_kept_stay_and_count(data: st.DataObject) -> None:
     zeros = rows * groups * (group - kept) if group else data.draw(st.integers(0, rows * width), label="target")
     scope = data.draw(st.sampled_from(Scope), label="scope")
     selection = Selection(Pattern(kept, group) if group else Pattern(), scope, zeros, allowed=dense != 0)
-    method = replace(
-        method, sparsegpt=SparseGptConfig(block=data.draw(st.sampled_from([1, 3, 128]), label="block"))
+    method = changed(
+        method, sparsegpt=SparseGptSettings(block=data.draw(st.sampled_from([1, 3, 128]), label="block"))
     )
 
     weight = solve_with(method, dense, inputs.T @ inputs / 40, selection).weight
@@ -284,14 +287,14 @@ def test_a_gram_that_cannot_be_factored_fails_by_name(name: MethodName) -> None:
     broken[0, 1] = broken[1, 0] = 300.0
     for gram in (broken, torch.full((4, 4), torch.nan)):
         with pytest.raises(IllConditioned, match="Gram"):
-            prepare(Method(name), sums_of_gram(gram))
+            prepare(make_method(name), sums_of_gram(gram))
 
 
 @solving
 def test_a_raised_damping_is_in_the_notes(name: MethodName) -> None:
     broken = torch.eye(4)
     broken[0, 1] = broken[1, 0] = 1.05  # eigenvalues 2.05 and −0.05
-    method = Method(name, admm=AdmmConfig(damping=0.01, rho=1e-3))
+    method = make_method(name, admm=AdmmSettings(damping=0.01, rho=1e-3))
     selection = Selection(Pattern(), Scope.layer, 8)
     solution = solve_with(method, torch.randn(4, 4), broken, selection)
     assert solution.notes["damping"] == pytest.approx(0.1)
@@ -302,11 +305,11 @@ def test_a_raised_damping_is_in_the_notes(name: MethodName) -> None:
 @solving
 def test_the_last_rung_is_float64(name: MethodName) -> None:
     """In float32 1 + 1e-9 is 1 and the matrix of ones stays singular; in float64 it does not."""
-    method = Method(
+    method = make_method(
         name,
-        admm=AdmmConfig(damping=1e-10, rho=1e-12),
-        alps=AlpsConfig(damping=1e-10),
-        sparsegpt=SparseGptConfig(damping=1e-10),
+        admm=AdmmSettings(damping=1e-10, rho=1e-12),
+        alps=AlpsSettings(damping=1e-10),
+        sparsegpt=SparseGptSettings(damping=1e-10),
     )
     notes = prepare(method, sums_of_gram(torch.ones(16, 16))).notes
     assert notes == {"damping": pytest.approx(1e-9), "precision": "float64"}

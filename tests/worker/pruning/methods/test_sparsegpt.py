@@ -3,10 +3,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secateur.spec.method import MethodName, Scope, SparseGptSettings
+from secateur.spec.sparsity import Pattern
+from tests.specs import make_method
 from tests.worker.pruning.methods.oracles import gram_of, mean_damped, output_error, solve_with, textbook_sparsegpt
-from worker.pruning.method_spec import Method, MethodName, SparseGptConfig
 from worker.pruning.methods.sparsegpt import WHOLE, _ranks, factorise, inverse_of_upper, solve_sparsegpt, spread
-from worker.pruning.patterns import Pattern, Scope, Selection
+from worker.pruning.patterns import Selection
 
 
 @pytest.mark.parametrize("width", [24, 72])
@@ -27,7 +29,7 @@ def test_it_is_the_textbook_column_by_column(selection: Selection, width: int) -
         zeros = dense.numel() // selection.pattern.group * (selection.pattern.group - selection.pattern.kept)
         selection = Selection(selection.pattern, selection.scope, zeros)
     expected = textbook_sparsegpt(dense, gram, selection, 0.01)
-    found = solve_with(Method(MethodName.sparsegpt), dense, gram, selection)
+    found = solve_with(make_method(MethodName.sparsegpt), dense, gram, selection)
     assert torch.equal(found.mask, expected != 0)
     torch.testing.assert_close(found.weight.double(), expected, rtol=1e-3, atol=1e-4)
 
@@ -38,7 +40,7 @@ def test_blocks_change_only_where_masks_are_chosen() -> None:
     selection = Selection(Pattern(2, 4), Scope.layer, 8 * 24)
     found = []
     for block in (1, 7, 48, 4096):
-        config = SparseGptConfig(block=block)
+        config = SparseGptSettings(block=block)
         found.append(solve_sparsegpt(dense, factorise(gram, config), selection, config))
     for other in found[1:]:
         assert torch.equal(found[0].mask, other.mask)
@@ -54,7 +56,7 @@ def test_an_upper_triangular_matrix_is_inverted_by_halves(width: int) -> None:
 
 
 def test_every_block_gets_its_share_of_the_zeros() -> None:
-    dense, gram, config = torch.randn(10, 64), gram_of(200, 64), SparseGptConfig(block=16)
+    dense, gram, config = torch.randn(10, 64), gram_of(200, 64), SparseGptSettings(block=16)
     solution = solve_sparsegpt(dense, factorise(gram, config), Selection(Pattern(), Scope.layer, 323), config)
     assert (~solution.mask).reshape(10, 4, 16).sum(dim=(0, 2)).tolist() == [80, 81, 81, 81]
 
@@ -63,13 +65,13 @@ def test_rows_that_matter_more_keep_more() -> None:
     dense, gram = torch.randn(4, 32), gram_of(200, 32)
     rows = torch.tensor([1e6, 1.0, 1.0, 1e-6])
     selection = Selection(Pattern(), Scope.layer, 64, rows)
-    kept = solve_with(Method(MethodName.sparsegpt), dense, gram, selection).mask.sum(dim=1).tolist()
+    kept = solve_with(make_method(MethodName.sparsegpt), dense, gram, selection).mask.sum(dim=1).tolist()
     assert (kept[0], kept[3], sum(kept)) == (32, 0, 64)
 
 
 def test_compensation_beats_leaving_the_kept_weights_alone() -> None:
     dense, gram = torch.randn(16, 64), gram_of(300, 64)
-    solution = solve_with(Method(MethodName.sparsegpt), dense, gram, Selection(Pattern(), Scope.layer, 512))
+    solution = solve_with(make_method(MethodName.sparsegpt), dense, gram, Selection(Pattern(), Scope.layer, 512))
     damped = mean_damped(gram, 0.01)
     assert output_error(solution.weight, dense, damped) < 0.8 * output_error(dense * solution.mask, dense, damped)
 
@@ -78,7 +80,7 @@ def test_weights_of_inputs_that_never_fire_stay_what_they_are() -> None:
     gram = gram_of(100, 8)
     gram[5], gram[:, 5] = 0.0, 0.0
     dense = torch.randn(4, 8)
-    solution = solve_with(Method(MethodName.sparsegpt), dense, gram, Selection(Pattern(), Scope.layer, 2))
+    solution = solve_with(make_method(MethodName.sparsegpt), dense, gram, Selection(Pattern(), Scope.layer, 2))
     assert (~solution.mask).nonzero().tolist() == [[0, 5], [1, 5]]
     torch.testing.assert_close(solution.weight, dense * solution.mask)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from app.jobs.durations import format_duration, parse_duration
+from secateur.spec.durations import format_duration, parse_duration
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,7 @@ from typing import Any, Final
 
 from pydantic import Field, model_validator
 
-from app.kit.fields import Strict
-from app.kit.problems import FieldError
+from secateur.spec.strict import Strict
 
 MEASURED: Final = {
     "max_bwt": ("BWT", "bwt"),
@@ -37,21 +36,19 @@ class Gate(Strict):
         return self
 
 
-def unmeasurable(gate: Gate | None, texts: Sequence[bool], *, inherited: bool = False) -> list[FieldError]:
-    """Which limits could never be checked. texts: of each stage of the lineage, whether its domain has one.
+def unmeasurable(gate: Gate | None, texts: Sequence[bool], *, inherited: bool = False) -> dict[str, str]:
+    """Limit → why it could never be checked. texts: of each stage of the lineage, whether its domain has one.
     inherited: whether the limits are the parent's."""
     if gate is None:
-        return []
-    errors = []
+        return {}
+    found = {}
     mend = INHERITED if inherited else MEND
     if gate.max_mean_perplexity is not None and not any(texts):
-        message = f"no domain has an evaluation text to measure this on; {mend}"
-        errors.append(FieldError(message, pointer="/gate/max_mean_perplexity"))
+        found["max_mean_perplexity"] = f"no domain has an evaluation text to measure this on; {mend}"
     if len(texts) > 1 and not any(texts[:-1]):
         message = f"no earlier domain has an evaluation text to measure this on; {mend}"
-        asked = (name for name in ("max_bwt", "max_log_bwt") if getattr(gate, name) is not None)
-        errors += [FieldError(message, pointer=f"/gate/{name}") for name in asked]
-    return errors
+        found |= {name: message for name in ("max_bwt", "max_log_bwt") if getattr(gate, name) is not None}
+    return found
 
 
 def missed(gate: dict[str, Any] | None, figures: Mapping[str, float | None], stages: int) -> dict[str, str]:

@@ -2,25 +2,17 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Final, Literal, LiteralString, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Self
 
-from pydantic import (
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
-from app.jobs.gate import Gate
-from app.jobs.limits import Limits
-from app.jobs.method_spec import Method
-from app.jobs.parts import MethodPart, SparsityPart
-from app.jobs.sparsity_spec import Sparsity
-from app.kit.fields import Strict
+from secateur.spec.gate import Gate
+from secateur.spec.limits import Limits
+from secateur.spec.method import AnyMethod, MethodName, Mode
+from secateur.spec.partial import MethodPart, SparsityPart
+from secateur.spec.sparsity import Sparsity
+from secateur.spec.strict import Choice, Refusal, Strict, refuse
 
 DomainName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$")]
@@ -54,8 +46,17 @@ _CONTINUATION: Final[dict[str, Any]] = {
     ],
     "gate": {"max_bwt": 2.0},
 }
-Documents = Annotated[
-    Literal["joined", "separate"],
+
+
+class Documents(Choice):
+    """How windows are cut out of a text with several documents; a txt is a single one."""
+
+    joined = "joined"
+    separate = "separate"
+
+
+CutBy = Annotated[
+    Documents,
     Field(
         description="`joined`: a window may go on from one document to the next, with a blank between them. "
         "`separate`: a window lies in one document, and documents shorter than a window are left out. Each line "
@@ -64,6 +65,13 @@ Documents = Annotated[
 ]
 NOT_IN_SPEC: Final = {"limits", "priority", "labels"}
 """Fields of a request that change nothing of what is computed."""
+
+
+class Precision(Choice):
+    """Of the Gram matrices in a state."""
+
+    float16 = "float16"
+    float32 = "float32"
 
 
 class Calibration(Strict):
@@ -83,7 +91,11 @@ class Calibration(Strict):
         lt=0.5,
         description="Share of the windows that nothing is solved on; they measure the error of what was solved.",
     )
-    documents: Documents = "joined"
+    documents: CutBy = Documents.joined
+
+    @property
+    def tokens(self) -> int:
+        return self.samples * self.sequence_length
 
 
 class Domain(Strict):
@@ -110,14 +122,14 @@ class Evaluation(Strict):
         default=2048, ge=2, le=131072, description="Tokens a window, as in `calibration`; they do not overlap."
     )
     max_windows: int = Field(default=64, ge=1, le=100_000, description="Windows from the start of each test text.")
-    documents: Documents = "joined"
+    documents: CutBy = Documents.joined
 
 
 class Output(Strict):
     """What is kept beside the pruned model, for later."""
 
-    state_precision: Literal["float16", "float32"] = Field(
-        default="float16",
+    state_precision: Precision = Field(
+        default=Precision.float16,
         description="Of the Gram matrices in the final state. `float16`: of the correlations, beside the exact "
         "diagonal in float32; `float32`: twice the size.",
     )
@@ -131,50 +143,37 @@ class Output(Strict):
     )
 
 
-Numerics = Literal["fast", "exact"]
+class Numerics(Choice):
+    """How a job multiplies."""
+
+    fast = "fast"
+    exact = "exact"
 
 
-def _detail(
-    kind: LiteralString, text: LiteralString, place: tuple[int | str, ...], value: Any
-) -> InitErrorDetails:
-    """One error about one field."""
-    return InitErrorDetails(type=PydanticCustomError(kind, text), loc=place, input=value)
+class Stages(Strict):
+    """What every request for a job says: the domains, one a stage."""
 
-
-class _Request(Strict):
-    """What a new job and a continuation say in the same way."""
-
-    domains: list[Domain] = Field(min_length=1, max_length=64, description="In the order of their stages.")
-    gate: Gate | None = Field(default=None, description="What the result must keep, else the job has failed.")
-    limits: Limits = Limits()
-    priority: Priority = Field(default=0, description="Higher ones start first.")
-    labels: Labels = Field(default={})
+    domains: Annotated[tuple[Domain, ...], Field(strict=False)] = Field(
+        min_length=1, max_length=64, description="In the order of their stages."
+    )
 
     @model_validator(mode="after")
     def _distinct_domains(self) -> Self:
         names = [domain.name for domain in self.domains]
-        found = [
-            _detail("used_twice", "is another domain's name, too; every domain needs one of its own", place, name)
-            for index, name in enumerate(names)
-            if name in names[:index]
-            for place in [("domains", index, "name")]
-        ]
-        if found:
-            raise ValidationError.from_exception_data(type(self).__name__, found)
+        message = "is another domain's name, too; every domain needs one of its own"
+        used = (number for number, name in enumerate(names) if name in names[:number])
+        refuse(self, (Refusal(("domains", number, "name"), message, names[number]) for number in used))
         return self
 
 
-class JobCreate(_Request):
-    """Ask for a model to be pruned over an ordered list of domains."""
+class Pruning(Stages):
+    """All that decides what is computed, beside the model itself."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
-
-    model: str = Field(max_length=100, description="`mdl_…`")
-    method: Method
+    method: AnyMethod
     sparsity: Sparsity
     evaluation: Evaluation = Evaluation()
     numerics: Numerics = Field(
-        default="fast",
+        default=Numerics.fast,
         description="`exact`: every product is of float32 numbers, in forward passes, statistics, solvers and "
         "evaluation, whatever the processor. `fast`: forward passes, evaluation and the search for ADMM's masks "
         "multiply in bfloat16 where the hardware does so natively.",
@@ -184,31 +183,49 @@ class JobCreate(_Request):
     @model_validator(mode="after")
     def _weights_with_sums(self) -> Self:
         """Only sums over domains can be weighted."""
-        found: list[InitErrorDetails] = []
-        for index, domain in enumerate(self.domains):
-            if domain.weight != 1 and self.method.mode != "accumulated":
-                text = f"has an effect in mode accumulated only, and mode is {self.method.mode}; leave it out"
-                found.append(_detail("idle_weight", text, ("domains", index, "weight"), domain.weight))
-        if found:
-            raise ValidationError.from_exception_data("JobCreate", found)
+        mode = self.method.mode
+        message = f"has an effect in mode accumulated only, and mode is {mode}; leave it out"
+        weighted = (
+            Refusal(("domains", number, "weight"), message, domain.weight)
+            for number, domain in enumerate(self.domains)
+            if domain.weight != 1 and mode is not Mode.accumulated
+        )
+        refuse(self, weighted)
         return self
 
     @model_validator(mode="after")
     def _held_out_for_auto(self) -> Self:
         """`auto` chooses by windows held out, so every domain needs some."""
-        if "auto" not in (self.method.name, *(override.method for override in self.sparsity.overrides)):
-            return self
-        found: list[InitErrorDetails] = []
-        for index, calibration in enumerate(domain.calibration for domain in self.domains):
+        if MethodName.auto in (self.method.name, *(override.method for override in self.sparsity.overrides)):
+            refuse(self, self._nothing_held_out())
+        return self
+
+    def _nothing_held_out(self) -> Iterator[Refusal]:
+        for number, domain in enumerate(self.domains):
+            calibration = domain.calibration
             wrong = "held_out" if calibration.held_out == 0 else "samples" if calibration.samples < 2 else None
             if wrong is not None:
                 least = "more than 0" if wrong == "held_out" else "at least 2"
-                text = f"must be {least}: the method `auto` chooses by the error on the windows held out"
-                place = ("domains", index, "calibration", wrong)
-                found.append(_detail("nothing_held_out", text, place, getattr(calibration, wrong)))
-        if found:
-            raise ValidationError.from_exception_data("JobCreate", found)
-        return self
+                message = f"must be {least}: the method `auto` chooses by the error on the windows held out"
+                place = ("domains", number, "calibration", wrong)
+                yield Refusal(place, message, getattr(calibration, wrong))
+
+
+class _Request(Stages):
+    """What a new job and a continuation say in the same way."""
+
+    gate: Gate | None = Field(default=None, description="What the result must keep, else the job has failed.")
+    limits: Limits = Limits()
+    priority: Priority = Field(default=0, description="Higher ones start first.")
+    labels: Labels = Field(default={})
+
+
+class JobCreate(_Request, Pruning):
+    """Ask for a model to be pruned over an ordered list of domains."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    model: str = Field(max_length=100, description="`mdl_…`")
 
     def resolved(self) -> dict[str, Any]:
         """The spec with every default written out; what the job does depends on nothing else."""

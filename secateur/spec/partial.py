@@ -1,12 +1,21 @@
 """What a continuation may say in part: the rest of a method, or of its sparsity, is the parent's."""
 
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, JsonValue
 
-from app.jobs.method_spec import ComparisonGroup, Mask, Mode, Objective, Perturbation, Reading
-from app.jobs.sparsity_spec import MethodName, Override, Pattern
-from app.kit.fields import Strict
+from secateur.spec.method import (
+    ComparisonGroup,
+    DomainMode,
+    Mask,
+    MethodName,
+    Objective,
+    Perturbation,
+    Reading,
+    WeightUpdate,
+)
+from secateur.spec.sparsity import Allocation, Override, PatternText
+from secateur.spec.strict import Strict
 
 Settings = dict[str, JsonValue]
 """Some of a solver's settings; they are checked with the parent's beside them."""
@@ -18,7 +27,7 @@ class MethodPart(Strict):
     but for `recency`. Which fields a method has is as in a new job."""
 
     name: MethodName | None = Field(default=None, description="The parent's, or another method.")
-    mode: Mode | None = None
+    mode: DomainMode | None = None
     objective: Objective | None = Field(default=None, description="Takes the place of the parent's `recency`.")
     recency: float | None = Field(
         default=None,
@@ -26,7 +35,7 @@ class MethodPart(Strict):
         le=4,
         description="Takes the place of the parent's `objective`; null: what the objective implies.",
     )
-    weight_update: Literal["none", "admm"] | None = Field(
+    weight_update: WeightUpdate | None = Field(
         default=None, description="With `none` the parent's `admm` and `mask` do not count."
     )
     mask: Mask | None = None
@@ -41,11 +50,11 @@ class MethodPart(Strict):
 class SparsityPart(Strict):
     """Some fields of the sparsity. What is given must be the parent's: it is one for a whole lineage."""
 
+    pattern: PatternText | None = None
     target: float | None = Field(default=None, gt=0, lt=1)
-    pattern: Pattern | None = None
-    allocation: Literal["uniform", "owl", "error"] | None = None
-    overrides: list[Override] | None = Field(default=None, max_length=100)
+    allocation: Allocation | None = None
     keep_zeros: bool | None = None
+    overrides: Annotated[tuple[Override, ...], Field(strict=False)] | None = Field(default=None, max_length=100)
 
 
 def merge_method(theirs: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The one description of a job, for the API, the engine, the command line and the benchmarks."""

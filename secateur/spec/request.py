@@ -1,0 +1,177 @@
+"""What the engine is given: the spec, where its files are, what is resumed, and what it continues."""
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Final, Self
+
+from pydantic import BeforeValidator, Field, JsonValue, StringConstraints, field_validator, model_validator
+
+from secateur.spec.job import DomainName, Pruning
+from secateur.spec.method import Mode
+from secateur.spec.strict import Choice, Refusal, Strict, refuse
+
+HIDDEN_BYTES: Final = 2 * 2**30
+"""Of hidden states held in memory unless a request says otherwise."""
+
+
+def _path(value: Any) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("must be the path of a file or folder")
+    return Path(value)
+
+
+Location = Annotated[Path, BeforeValidator(_path)]
+Words = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Format(Choice):
+    txt = "txt"
+    jsonl = "jsonl"
+
+
+class Text(Strict):
+    """A dataset's file."""
+
+    path: Location
+    format: Format = Format.txt
+    text_field: Words = Field(default="text", description="Of each document of a `jsonl`.")
+
+
+class BaseEvaluation(Strict):
+    """An earlier domain's test text."""
+
+    domain: DomainName
+    dataset: Words
+
+
+class Base(Strict):
+    """The finished job before this one in a lineage."""
+
+    folder: str = Field(
+        default="base",
+        description="In the workspace: its artifact's `model/` (the blocks' shards at least) and `state/`.",
+    )
+    domains: Annotated[tuple[DomainName, ...], Field(strict=False)] = Field(
+        min_length=1, description="Of all the lineage's stages so far, in their order."
+    )
+    evaluations: Annotated[tuple[BaseEvaluation, ...], Field(strict=False)] = Field(
+        default=(), description="Of those that have a column in R."
+    )
+
+    @property
+    def stages(self) -> int:
+        return len(self.domains)
+
+    @field_validator("folder")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        folder = PurePosixPath(value)
+        if folder.is_absolute() or ".." in folder.parts or not folder.parts or "\0" in value:
+            raise ValueError("must be a path inside the workspace")
+        return str(folder)
+
+    @field_validator("domains")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("must have different names")
+        return value
+
+    @model_validator(mode="after")
+    def _columns(self) -> Self:
+        columns = [each.domain for each in self.evaluations]
+        message = "must be one of the base's domains, each at most once"
+        wrong = (n for n, name in enumerate(columns) if name not in self.domains or name in columns[:n])
+        refuse(self, (Refusal(("evaluations", number, "domain"), message, columns[number]) for number in wrong))
+        return self
+
+
+class Measured(Strict):
+    """A perplexity that an earlier attempt has reported."""
+
+    row: int = Field(ge=0)
+    domain: DomainName
+    perplexity: float = Field(allow_inf_nan=True)
+    protocol: dict[str, JsonValue] | None = None
+
+
+class Resume(Strict):
+    """What an earlier run of the same job, in the same workspace, has finished."""
+
+    stages: int = Field(default=0, ge=0, description="Complete stages, whose files are in the workspace.")
+    blocks: int = Field(default=0, ge=0, description="Committed blocks of the next stage.")
+    evaluations: Annotated[tuple[Measured, ...], Field(strict=False)] = ()
+
+
+class EngineRequest(Pruning):
+    """A model, how to prune it, and the domains to do so for, one after another."""
+
+    model: Location = Field(description="A folder with config.json, safetensors and tokenizer.")
+    workspace: Location = Field(description="A folder for all that is written.")
+    texts: dict[str, Text] = Field(description="Where each dataset is that the domains name.")
+    dry_run: bool = Field(default=False, description="Only a plan is asked for.")
+    device: Words = Field(default="auto", description="cpu, cuda, cuda:1, …, or auto.")
+    threads: int = Field(default=2, ge=1, description="torch's, and part of what the bytes depend on.")
+    hidden_bytes: int = Field(
+        default=HIDDEN_BYTES,
+        ge=0,
+        description="Hidden states held in memory at once; the others go to a scratch file in the workspace.",
+    )
+    resume: Resume = Resume()
+    base: Base | None = Field(default=None, description="The job that this one goes on from.")
+
+    @model_validator(mode="after")
+    def _fits_the_base(self) -> Self:
+        if self.base is None:
+            return self
+        if self.method.mode is Mode.restart:
+            message = "restart keeps nothing to go on from; leave the base out"
+            refuse(self, [Refusal(("method", self.method.name, "mode"), message, self.method.mode)])
+        message = "is the name of one of the lineage's domains already; choose another one"
+        taken = (n for n, domain in enumerate(self.domains) if domain.name in self.base.domains)
+        refuse(self, (Refusal(("domains", number, "name"), message) for number in taken))
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_stages(self) -> Self:
+        """A resume that is beyond the end would leave out work in silence."""
+        done, stages = self.resume, len(self.domains)
+        if done.stages > stages or (done.stages == stages and done.blocks):
+            message = f"is more than the job has: {stages} stages"
+            refuse(self, [Refusal(("resume", "stages"), message, done.stages)])
+        return self
+
+    @model_validator(mode="after")
+    def _known_texts(self) -> Self:
+        named: dict[tuple[int | str, ...], str]
+        named = {("domains", n, "dataset"): domain.dataset for n, domain in enumerate(self.domains)}
+        named |= {
+            ("domains", n, "evaluation"): domain.evaluation
+            for n, domain in enumerate(self.domains)
+            if domain.evaluation is not None
+        }
+        earlier = self.base.evaluations if self.base is not None else ()
+        named |= {("base", "evaluations", n, "dataset"): each.dataset for n, each in enumerate(earlier)}
+        message = "is not in `texts`, which must say where it is"
+        refuse(self, (Refusal(at, message, name) for at, name in named.items() if name not in self.texts))
+        return self
+
+    @property
+    def first_stage(self) -> int:
+        """The number of this job's stage 0 in its lineage."""
+        return 0 if self.base is None else self.base.stages
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """The names of all domains of the lineage so far, in the order of its stages."""
+        earlier = () if self.base is None else self.base.domains
+        return (*earlier, *(domain.name for domain in self.domains))
+
+    @property
+    def evaluated(self) -> tuple[tuple[str, Text, str], ...]:
+        """The lineage's test texts: domain, text, JSON pointer; a column of R each."""
+        earlier = () if self.base is None else self.base.evaluations
+        theirs = ((each.domain, each.dataset, f"/base/evaluations/{n}/dataset") for n, each in enumerate(earlier))
+        own = ((d.name, d.evaluation, f"/domains/{n}/evaluation") for n, d in enumerate(self.domains))
+        return tuple((name, self.texts[text], field) for name, text, field in (*theirs, *own) if text is not None)

@@ -1,0 +1,260 @@
+"""How much is removed, where and in which pattern."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from secateur.spec.method import MethodName
+from secateur.spec.strict import ABSENT, Choice, Refusal, Strict, at_field, refuse
+
+_FORM: Final = re.compile(r"([1-9][0-9]{0,2}):([1-9][0-9]{0,2})")
+_COSTLY: Final = re.compile(r"\\[pPQ]|\)\{|\{[^}]*[0-9]{2}")
+"""Of what RE2 takes, all that makes a program far longer than its expression: big counts, counted groups (also
+behind an empty quotation) and Unicode's classes. Without them 300 characters compile in milliseconds."""
+_SLACK: Final = 1e-9
+"""A target that differs from a pattern's by no more is the pattern's."""
+
+
+class Allocation(Choice):
+    """How the free matrices share an unstructured target."""
+
+    uniform = "uniform"
+    owl = "owl"
+    error = "error"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Unstructured (both None), or at most `kept` non-zeros in every `group` consecutive inputs."""
+
+    kept: int | None = None
+    group: int | None = None
+
+    @classmethod
+    def parse(cls, text: Any) -> "Pattern":
+        """From `unstructured` or n:m; a pattern is itself. Raises ValueError with the fix."""
+        if isinstance(text, cls):
+            return text
+        if text == "unstructured":
+            return cls()
+        match = _FORM.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError("must be `unstructured` or n:m, for example 2:4")
+        kept, group = int(match.group(1)), int(match.group(2))
+        if kept >= group:
+            raise ValueError("an n:m pattern keeps n of every m weights, so n must be less than m")
+        return cls(kept, group)
+
+    @property
+    def sparsity(self) -> float | None:
+        """The share of zeros an n:m pattern means; None when unstructured."""
+        return None if self.kept is None or self.group is None else 1 - self.kept / self.group
+
+    def __str__(self) -> str:
+        return "unstructured" if self.group is None else f"{self.kept}:{self.group}"
+
+
+PatternText = Annotated[
+    Pattern,
+    PlainValidator(Pattern.parse),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string"}),
+]
+"""A field that holds a pattern; JSON has its text."""
+
+
+def usual_allocation(pattern: Pattern) -> Allocation:
+    """What a job that names none gets: n:m fixes every rate, so that there is nothing to share out."""
+    return Allocation.error if pattern.sparsity is None else Allocation.uniform
+
+
+def regular(expression: str) -> str:
+    """Refuse what RE2 does not take, and what may take it long to compile. Raises ValueError.
+
+    RE2 is reached by way of Arrow, as in the engine. Python's own `re` takes seconds for some short classes, and
+    requests are read where nothing else goes on.
+    """
+    if _COSTLY.search(expression):
+        raise ValueError(
+            r"must not count above 9, count a group or use \p or \Q; repeat with * or +, spell the characters out"
+        )
+    try:
+        import pyarrow  # only for those who ask: its import takes time and memory
+        from pyarrow import compute
+    except ImportError:  # the bare install sends, and leaves this to who receives
+        return expression
+    try:
+        compute.match_substring_regex(pyarrow.array([""]), pattern=expression)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"is not a regular expression: {error} (RE2 syntax)") from None
+    return expression
+
+
+_Matcher = StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")
+
+
+class Override(Strict):
+    """An exception for the matrices whose whole name matches. Later ones win, field by field; `skip`, `target` and
+    `pattern` together say how much is removed, so that each of them ends an earlier one that contradicts it."""
+
+    match: Annotated[str, _Matcher] | None = Field(
+        default=None,
+        description="Glob over the checkpoint's tensor names; this or `regex`.",
+        examples=["*.down_proj.weight"],
+    )
+    regex: Annotated[str, _Matcher, AfterValidator(regular)] | None = Field(
+        default=None,
+        description="Regular expression (RE2: no backreferences, no lookaround) over the same names. Counts such "
+        r"as `\d{1,2}` go up to 9 and stand behind a character or a class; `\p` and `\Q` are not taken.",
+        examples=[r"model\.layers\.[0-3]\..*"],
+    )
+    pattern: PatternText | None = Field(
+        default=None,
+        description="Pattern of these matrices. An n:m pattern is their target too; with `unstructured` in a job "
+        "whose own pattern is n:m, a target must be given.",
+        examples=["2:4"],
+    )
+    target: float | None = Field(
+        default=None, ge=0, lt=1, description="Sparsity of these matrices; the others make up for it."
+    )
+    method: MethodName | None = Field(
+        default=None,
+        description="Selects and solves these matrices, from the job's own statistics and with its settings.",
+    )
+    skip: bool | None = Field(default=None, description="Leave these matrices as they are.")
+
+    @field_validator("target")
+    @classmethod
+    def _as_the_pattern(cls, value: float | None, info: ValidationInfo) -> float | None:
+        _agree(value, info.data.get("pattern"))
+        return value
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> "Override":
+        if (self.match is None) == (self.regex is None):
+            raise ValueError("needs exactly one of `match` (a glob) and `regex`")
+        asked = any(value is not None for value in (self.target, self.pattern, self.method))
+        if asked == (self.skip is True):
+            raise ValueError("needs `skip: true` alone, or some of `target`, `pattern` and `method`")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value is not None}
+
+    @property
+    def says(self) -> str:
+        """What is to match, as written."""
+        return self.match if self.match is not None else str(self.regex)
+
+    @property
+    def matcher(self) -> str:
+        """The field that says it."""
+        return "regex" if self.match is None else "match"
+
+
+class Sparsity(Strict):
+    """How much is removed, and in which pattern."""
+
+    pattern: PatternText = Field(
+        default=Pattern(),
+        description="`unstructured`, or n:m: n of every m consecutive inputs are KEPT, as in 2:4.",
+        examples=["unstructured", "2:4"],
+    )
+    target: float = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        validate_default=True,
+        description="Share of all prunable weights (that no override skips) to remove, met to the weight. "
+        "An n:m pattern implies it, and with overrides of such a job the real total is what they come to.",
+    )
+    allocation: Allocation = Field(
+        default=None,
+        validate_default=True,
+        description="How the matrices share the target. `uniform`: all at one rate; `owl`: by block, less where "
+        "there are more outliers; `error`: by matrix and row, where the loss should rise least, measured by one "
+        "pass forward and one backward over the dense model. Default: `error` with the pattern `unstructured`; "
+        "n:m fixes every rate and takes none.",
+    )
+    keep_zeros: bool = Field(
+        default=False,
+        description="Every zero of the model as it came stays zero, so that a 2:4 model stays 2:4. They count "
+        "towards the target; a matrix with more of them than its share keeps them all.",
+    )
+    overrides: Annotated[tuple[Override, ...], Field(strict=False)] = Field(
+        default=(), max_length=100, description="In order; all that match count."
+    )
+
+    @field_validator("target", mode="before", json_schema_input_type=float | None)
+    @classmethod
+    def _implied_target(cls, value: Any, info: ValidationInfo) -> Any:
+        pattern = info.data.get("pattern")
+        if value is not None:
+            return value
+        if pattern is None:  # it was refused, and nothing more can be said
+            return 0.5
+        if pattern.sparsity is None:
+            raise at_field("is required with the pattern unstructured")
+        return pattern.sparsity
+
+    @field_validator("target")
+    @classmethod
+    def _as_the_pattern(cls, value: float, info: ValidationInfo) -> float:
+        pattern = info.data.get("pattern", Pattern())
+        _agree(value, pattern)
+        return value if pattern.sparsity is None else pattern.sparsity
+
+    @field_validator("allocation", mode="before", json_schema_input_type=Allocation | None)
+    @classmethod
+    def _usual_allocation(cls, value: Any, info: ValidationInfo) -> Any:
+        return usual_allocation(info.data.get("pattern", Pattern())) if value is None else value
+
+    @field_validator("allocation")
+    @classmethod
+    def _fixed_rates(cls, value: Allocation, info: ValidationInfo) -> Allocation:
+        pattern = info.data.get("pattern", Pattern())
+        if pattern.sparsity is not None and value is not Allocation.uniform:
+            raise ValueError(f"the pattern {pattern} fixes every rate; leave allocation out")
+        return value
+
+    @model_validator(mode="after")
+    def _no_open_rate(self) -> "Sparsity":
+        refuse(self, self._open_rates() if self.pattern.sparsity is not None else ())
+        return self
+
+    def _open_rates(self) -> Iterator[Refusal]:
+        """Beside an n:m pattern no budget is shared out, so every rate must be said."""
+        for number, override in enumerate(self.overrides):
+            place = ("overrides", number, "target")
+            if override.target is not None and override.pattern is None:
+                message = (
+                    f'cannot be met beside the pattern {self.pattern}, which implies every target; add "pattern": '
+                    '"unstructured" or choose n:m'
+                )
+                yield Refusal(place, message, override.target)
+            elif override.target is None and override.pattern == Pattern():
+                message = f"is required, because beside the pattern {self.pattern} there is no budget to share"
+                yield Refusal(place, message, kind=ABSENT)
+
+
+def _agree(target: float | None, pattern: Pattern | None) -> None:
+    """Raises ValueError where the pattern implies another target."""
+    implied = None if pattern is None else pattern.sparsity
+    if target is not None and implied is not None and abs(target - implied) > _SLACK:
+        raise ValueError(f"is {implied} by the pattern {pattern}; leave target out")
