@@ -72,14 +72,15 @@ def arguments() -> argparse.Namespace:
 
 def pruned(name: str, text: Path, workspace: Path, options: argparse.Namespace) -> Path:
     """The model folder that a method leaves."""
-    calibration = {"path": str(text), "samples": options.samples, "sequence_length": options.length}
+    windows = {"samples": options.samples, "sequence_length": options.length}
     request = {
         "workspace": str(workspace),
         "model": str(options.model),
         "threads": options.threads,
         "method": METHODS[name],
         "sparsity": {"target": options.sparsity},
-        "domains": [{"name": DOMAIN, "calibration": calibration}],
+        "domains": [{"name": DOMAIN, "dataset": DOMAIN, "calibration": windows}],
+        "texts": {DOMAIN: {"path": str(text)}},
     }
     run(PruningJob.from_dict(request), Silent())
     return workspace / "stage-00/model"

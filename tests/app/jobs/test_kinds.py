@@ -25,7 +25,7 @@ def test_both_know_by_what_a_matrix_with_another_method_is_pruned() -> None:
         for name in (None, *MethodName):
             theirs = read_method(method).named(name)
             ours = named(method, name)
-            assert (ours["name"], ours["weight_update"]) == (theirs.name, theirs.weight_update), (method, name)
+            assert (ours["name"], solves(ours)) == (theirs.name, theirs.updates_weights), (method, name)
 
 
 def test_the_names_are_the_engines() -> None:
