@@ -165,12 +165,12 @@ def test_a_token_beyond_the_embedding_in_a_test_text(
     """Single letters are known; the calibration text has nothing else."""
     (tmp_path / "letters.txt").write_text("x y z " * 300)
     one = domain(texts, "a")
-    one["calibration"]["path"] = str(tmp_path / "letters.txt")
+    one["dataset"] = str(tmp_path / "letters.txt")
     request = request_for(model=str(smaller(model, tmp_path / "model", 300)), domains=[one])
     with pytest.raises(UserError) as caught:
         prune(request)
     assert (caught.value.code, caught.value.field) == ("unknown_token", "/domains/0/evaluation")
-    one["evaluation"] = None
+    request["domains"][0]["evaluation"] = None
     assert prune(request).summary["sparsity"] == 0.5
 
 
@@ -222,6 +222,6 @@ def test_odd_texts_are_texts(content: str, model: Path, tmp_path: Path, request_
     """One token again and again makes a Gram matrix of rank one."""
     (tmp_path / "odd.txt").write_text(content)
     one = domain(texts, "a")
-    one["calibration"]["path"] = one["evaluation"]["path"] = str(tmp_path / "odd.txt")
+    one["dataset"] = one["evaluation"] = str(tmp_path / "odd.txt")
     request = request_for(model=str(model), domains=[one], method={"name": "admm"})
     assert prune(request).summary["sparsity"] == 0.5

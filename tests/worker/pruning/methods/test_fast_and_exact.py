@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from worker.pruning.method_spec import AdmmConfig, Method, MethodName
 
 from benchmarks.bfloat16 import amx
+from secateur.spec.job import Numerics
+from secateur.spec.method import AdmmSettings, Scope
+from secateur.spec.sparsity import Pattern
+from tests.specs import make_method
 from tests.worker.pruning.methods.oracles import solve_with
-from worker.pruning.patterns import Pattern, Scope, Selection
-from worker.pruning.settings import Numerics, torch_settings
+from worker.pruning.patterns import Selection
+from worker.pruning.settings import torch_settings
 
 LIMITS = ("AVX2", "AVX512_CORE", "AVX512_CORE_BF16", "AVX512_CORE_AMX", "rounding")
 SEARCHING = ("admm", "copal+admm:searched")
@@ -75,7 +78,7 @@ def test_without_correlations_only_neighbours_of_the_threshold_change_places(see
     by more than 2⁻⁸."""
     torch.manual_seed(seed)
     dense = torch.randn(64, 256)
-    method = Method(MethodName.admm, admm=AdmmConfig(damping=0.0))  # as in the exact test of the same
+    method = make_method("admm", admm=AdmmSettings(damping=0.0))  # as in the exact test of the same
     selection = Selection(Pattern(), Scope.layer, dense.numel() // 2)
     with amx(), torch_settings(1, Numerics.fast):
         found = solve_with(method, dense, torch.eye(256), selection).mask
