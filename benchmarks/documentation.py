@@ -16,13 +16,25 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from app.local.demo_text import write_domains
 from benchmarks.output import add_out
 from benchmarks.rows import METHODS
 from worker.pruning import EvaluationSpec, PruningJob, Silent, Text, perplexities, run
 from worker.pruning.files import write_json
 
 DOMAIN = "documentation"
+
+
+def write_texts(folder: Path) -> tuple[Path, Path]:
+    """Two quarters of Python's documentation, each paragraph once: one to calibrate, one to evaluate."""
+    from pydoc_data.topics import topics  # type: ignore[import-not-found, unused-ignore]
+
+    paragraphs = "\n\n".join(topics[name] for name in sorted(topics)).split("\n\n")
+    text = "\n\n".join(dict.fromkeys(paragraphs))
+    quarter = len(text) // 4
+    paths = folder / "calibration.txt", folder / "evaluation.txt"
+    for number, path in enumerate(paths):
+        path.write_text(text[number * quarter : (number + 1) * quarter], encoding="utf-8")
+    return paths
 
 
 def theirs(model: Path, text: Path, length: int, windows: int) -> float:
@@ -91,12 +103,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        domain = next(each for each in write_domains(Path(scratch) / "texts") if each.name == DOMAIN)
+        calibration, evaluation = write_texts(Path(scratch))
         for name in ([] if options.no_dense else ["dense"]) + options.methods.split(","):
             model = options.model
             if name != "dense":
-                model = pruned(name, domain.calibration, Path(scratch) / name, options)
-            rows[name] = measured(model, domain.evaluation, options)
+                model = pruned(name, calibration, Path(scratch) / name, options)
+            rows[name] = measured(model, evaluation, options)
             print(f"{name:14}{rows[name]['ours']:11.3f}{rows[name]['transformers']:11.3f}", flush=True)
     settings = {name: value for name, value in vars(options).items() if name not in ("model", "out")}
     write_json(options.out, {"rows": rows, "settings": settings})
