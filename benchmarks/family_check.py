@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from worker.pruning import PruningJob, Silent, UserError, plan, run
 from worker.pruning import skeleton as skeletons
 from worker.pruning.calibration import calibration_windows, evaluation_windows
 from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.experts import is_experts
 from worker.pruning.skeleton import Block, Matrix
 from worker.pruning.tokens import Tokenizer
 
@@ -107,14 +109,16 @@ def _files(before: Path, after: Path, planned: dict[str, Any], report: dict[str,
     old, new = Checkpoint.open(before), Checkpoint.open(after)
     if old.tensors.keys() != new.tensors.keys():
         return [f"other tensors: {min(old.tensors.keys() ^ new.tensors.keys())}"]
-    zeros = {entry["name"]: entry["zeros"] for entry in planned["matched"]}
+    zeros: Counter[str] = Counter()
+    for entry in planned["matched"]:
+        name, _, index = entry["name"].rpartition(".")  # one matrix of a tensor that holds several
+        zeros[name if index.isdigit() else entry["name"]] += entry["zeros"]
     found = ["the report skips other tensors"] if report["skipped"] != planned["skipped"] else []
     for name in old.tensors:
         one, other = old.read([name])[name], new.read([name])[name]
-        if name.partition("[")[0] not in {each.partition("[")[0] for each in zeros}:
-            if not torch.equal(one, other):
-                found.append(f"{name} changed")
-        elif name in zeros and int((other == 0).sum()) != zeros[name]:
+        if name not in zeros and not torch.equal(one, other):
+            found.append(f"{name} changed")
+        if name in zeros and int((other == 0).sum()) != zeros[name]:
             found.append(f"{name} has {int((other == 0).sum())} zeros, not {zeros[name]}")
     return found
 
@@ -154,43 +158,79 @@ def compare_masks(before: Path, after: Path, job: PruningJob) -> tuple[int, list
     windows = calibration_windows(Tokenizer(before), job.texts["a"], job.domains[0].calibration, "").solved_on
     count, wrong = 0, []
     for block in skeleton.blocks:
-        module = pruned.get_submodule(block.prefix)
+        module, own = pruned.get_submodule(block.prefix), dense.get_submodule(block.prefix)
         kept = {name: value.clone() for name, value in module.state_dict().items()}
-        module.load_state_dict(dense.get_submodule(block.prefix).state_dict())
+        module.load_state_dict(own.state_dict())
         energies = _energies(pruned, module, block, windows)
         module.load_state_dict(kept)
-        for matrix, energy in energies:
-            own = _weight(dense.get_submodule(block.prefix), matrix)
-            mask = _weight(module, matrix) != 0
-            count += 1
-            if not _wanda(own, energy, mask):
-                wrong.append(f"{matrix.name} has another mask")
+        for matrix in block.matrices:
+            tokens, energy = energies.get(_place(matrix), (0, torch.zeros(0)))
+            if matrix.expert is None or tokens >= matrix.columns:  # with fewer, others' statistics stand in
+                count += 1
+                if not _wanda(_weight(own, matrix), energy, _weight(module, matrix) != 0):
+                    wrong.append(f"{matrix.name} has another mask")
     return count, wrong
 
 
+Place = tuple[str, str, int]
+"""A module in its block, the kind of matrix, and the expert."""
+
+
+def _place(matrix: Matrix) -> Place:
+    if matrix.expert is None:
+        return matrix.module, "weight", 0
+    return matrix.module, matrix.expert.parameter, matrix.expert.index
+
+
 def _weight(block: nn.Module, matrix: Matrix) -> Tensor:
-    weight: Tensor = block.get_submodule(matrix.module).get_parameter("weight").detach()
-    return weight.T if matrix.transposed else weight
+    """(out, in), out of transformers' own module."""
+    module: Any = block.get_submodule(matrix.module)
+    if matrix.expert is None:
+        weight: Tensor = module.weight.detach()
+        return weight.T if isinstance(module, Conv1D) else weight
+    weight = getattr(module, matrix.expert.parameter)[matrix.expert.index].detach()
+    first = matrix.expert.first_row
+    return (weight.T if module.is_transposed else weight)[first : first + matrix.rows]
 
 
-def _energies(model: Any, module: nn.Module, block: Block, windows: Tensor) -> list[tuple[Matrix, Tensor]]:
-    """For every matrix with a linear layer of its own, the sums of squares of that layer's inputs, (in,)."""
-    own = [matrix for matrix in block.matrices if matrix.expert is None]
-    sums = {matrix.name: torch.zeros(matrix.columns, dtype=torch.float64) for matrix in own}
+def _energies(model: Any, block: nn.Module, known: Block, windows: Tensor) -> dict[Place, tuple[int, Tensor]]:
+    """What every matrix reads in transformers' own model: tokens, and the sums of their squares, (in,)."""
+    found: dict[Place, tuple[int, Tensor]] = {}
+
+    def add(place: Place, inputs: Tensor) -> None:
+        flat = inputs.double().flatten(0, -2)
+        tokens, energy = found.get(place, (0, torch.zeros(flat.shape[1], dtype=torch.float64)))
+        found[place] = (tokens + len(flat), energy + flat.square().sum(dim=0))
+
+    def linear(path: str) -> Any:
+        return lambda _module, args: add((path, "weight", 0), args[0])
+
+    def experts(path: str) -> Any:
+        return lambda module, args: _experts(module, path, args, add)
+
     handles = []
-    for matrix in own:
-        part = module.get_submodule(matrix.module)
-        assert isinstance(part, nn.Linear | Conv1D)
-
-        def add(_module: nn.Module, args: Any, _name: str = matrix.name) -> None:
-            sums[_name] += args[0].double().flatten(0, -2).square().sum(dim=0)
-
-        handles.append(part.register_forward_pre_hook(add))
+    for path in {matrix.module for matrix in known.matrices}:
+        part = block.get_submodule(path)
+        handles.append(part.register_forward_pre_hook((experts if is_experts(part) else linear)(path)))
     for window in windows:
         model(input_ids=window[None], use_cache=False)
     for handle in handles:
         handle.remove()
-    return [(matrix, sums[matrix.name]) for matrix in own]
+    return found
+
+
+def _experts(module: Any, path: str, args: tuple[Any, ...], add: Any) -> None:
+    """Add what both products of every expert read. args: the tokens, (tokens, width), and where each one goes."""
+    tokens, chosen = args[:2]
+    first = "gate_up_proj" if module.has_gate else "up_proj"
+    for index in range(len(module.down_proj)):
+        inputs = tokens[(chosen == index).any(dim=1)]
+        weight = getattr(module, first)[index]
+        raised = inputs @ (weight if module.is_transposed else weight.T)
+        if module.has_bias:
+            raised = raised + getattr(module, f"{first}_bias")[index]
+        add((path, first, index), inputs)
+        add((path, "down_proj", index), module._apply_gate(raised) if module.has_gate else module.act_fn(raised))
 
 
 def _wanda(weight: Tensor, energy: Tensor, mask: Tensor) -> bool:

@@ -48,26 +48,52 @@ ATTENTION: Final = [
 EXPERTS: Final = [
     *_plain("afmoe cohere2_moe ernie4_5_moe exaone_moe flex_olmo glm4_moe hunyuan_v1_moe hy_v3 laguna mellum"),
     *_plain("minimax_m2 mixtral olmoe phimoe qwen2_moe qwen3_moe"),
+    *_plain("aria_text gpt_oss granitemoe granitemoe_swa granitemoeshared inkling_text minimax_m3_vl_text"),
     *_plain("axk1 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite", head_dim=16, num_key_value_heads=4),
     Family("dots1", {"n_shared_experts": 1}),
 ]
 RECURRENT: Final = [
     *_plain("bamba falcon_h1 falcon_mamba jamba lfm2 lfm3 mamba minimax nemotron_h olmo_hybrid qwen3_5_text"),
-    *_plain("qwen3_next"),
+    *_plain("qwen3_next recurrent_gemma"),
     Family("granitemoehybrid", {"num_local_experts": 0}),
     Family("lfm2_moe", {"layer_types": ["conv", "full_attention"] * 2}),
     Family("mamba2", {"num_heads": 8, "head_dim": 16}),
 ]
+_ROTARY: Final = {"rope_type": "default", "rope_theta": 10000.0}
 IMAGES: Final = [
     *_images("aya_vision cohere2_vision exaone4_5 gemma3 got_ocr2 internvl lfm2_vl llava llava_next"),
-    *_images("llava_onevision mistral3 ovis2 paligemma qwen3_5 qwen3_5_moe qwen3_vl smolvlm vipllava"),
+    *_images(
+        "llava_onevision mistral3 ovis2 paligemma qwen3_5 qwen3_5_moe qwen3_vl qwen3_vl_moe smolvlm vipllava"
+    ),
+    *_images("deepseek_vl"),
+    *_images("qwen2_vl qwen2_5_vl", text_config={"rope_parameters": {**_ROTARY, "mrope_section": [2, 3, 3]}}),
+    *_images(
+        "glm4v",
+        text_config={"rope_parameters": {**_ROTARY, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]}},
+    ),
 ]
-_OTHER_MODEL: Final = "a model of the same size whose blocks are called one after another"
+_DEPENDS: Final = "which depends on the tokens of the text"
+_HAND_ON: Final = "its decoder blocks hand more than the hidden states on to each other"
+_TOGETHER: Final = "holds several matrices in a form that cannot be pruned"
 REFUSED: Final = [
+    _refused("bart", "config.json does not say the number of layers", "a model that is a decoder alone"),
+    _refused("deepseek_v4", _DEPENDS, "`deepseek_v3`"),
     _refused(
-        "rwkv",
-        "its decoder blocks hand more than the hidden states on to each other",
-        "a Mamba or hybrid model of the same size",
+        "gemma3n_text",
+        _DEPENDS,
+        "`gemma3_text`, `gemma3`",
+        num_kv_shared_layers=0,
+        activation_sparsity_pattern=None,
+    ),
+    _refused("glm_moe_dsa", _HAND_ON, "`glm4_moe`"),
+    _refused("hrm_text", "no clear list of decoder blocks", "a model with one list of blocks"),
+    _refused("hy_v4", _HAND_ON, "`hy_v3`"),
+    _refused("jetmoe", _TOGETHER, "`mixtral`, `olmoe`"),
+    _refused("llama4_text", _TOGETHER, "`llama`, or another mixture of experts"),
+    _refused("longcat_flash", _TOGETHER, "`deepseek_v3`"),
+    _refused("rwkv", _HAND_ON, "`mamba2`, `falcon_h1`"),
+    _refused(
+        "zamba2", "is shared with another layer", "`falcon_h1`, `bamba`", layer_types=["mamba", "hybrid"] * 2
     ),
 ]
 FAMILIES: Final = [*ATTENTION, *EXPERTS, *RECURRENT, *IMAGES, *REFUSED]

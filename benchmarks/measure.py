@@ -114,7 +114,7 @@ def written(folder: Path, pattern: str) -> dict[str, Any]:
     wanted = Pattern.parse(pattern)
     weights = zeros = broken = 0
     for matrix in skeletons.build(folder, checkpoint).matrices:
-        tensor = checkpoint.read([matrix.name])[matrix.name]
+        tensor = checkpoint.read_slice(matrix.tensor, matrix.slice)
         tensor = tensor.T if matrix.transposed else tensor
         weights, zeros = weights + tensor.numel(), zeros + int((tensor == 0).sum())
         broken += not follows(tensor, wanted)

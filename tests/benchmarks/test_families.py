@@ -10,7 +10,7 @@ from benchmarks.family_check import Outcome
 from benchmarks.family_list import FAMILIES, Family
 
 BY_NAME = {family.name: family for family in FAMILIES}
-REPRESENTATIVES = ["gpt_neo", "afmoe", "bamba", "mamba2", "qwen3_next", "deepseek_v3", "nemotron_h", "rwkv"]
+REPRESENTATIVES = ["gpt_neo", "afmoe", "bamba", "mamba2", "qwen3_next", "deepseek_v3", "gpt_oss", "rwkv"]
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)

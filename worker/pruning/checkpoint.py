@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,14 @@ class Checkpoint:
         for file, wanted in by_file.items():
             found |= _read(self.folder / file, wanted)
         return found
+
+    def read_slice(self, name: str, index: int | None) -> Tensor:
+        """The named tensor, or only what its first side has at `index`."""
+        info = self.tensors[name]
+        if index is not None:
+            size = info.bytes // info.shape[0]
+            info = replace(info, shape=info.shape[1:], start=info.start + index * size, bytes=size)
+        return _read(self.folder / info.file, [info])[name]
 
     def copy(self, names: Iterable[str], path: Path) -> None:
         """Write the named tensors, as they are stored, into one safetensors file. Few bytes are ever in memory."""

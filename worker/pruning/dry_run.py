@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.pytorch_utils import Conv1D
 
+from worker.pruning.errors import UserError
+from worker.pruning.experts import count_experts, expert_weight, first_parameter, fused, is_experts, run_experts
 from worker.pruning.tracing import Call, Traceable, difference, stand_ins, unsupported, unsupported_run
 
 
@@ -64,7 +66,8 @@ def _run(prefix: str, block: nn.Module, call: Call) -> frozenset[str]:
     try:
         with stand_ins(block.modules()), _counting(linear_layers(block)) as called:
             before, _, after = (call.run(block, hidden) for hidden in (one, other, one))
-    except MemoryError:
+            _check_experts(prefix, block, generator)
+    except (MemoryError, UserError):
         raise
     except Exception as error:  # a model's own code may raise anything
         raise unsupported_run(block, error) from error
@@ -75,6 +78,18 @@ def _run(prefix: str, block: nn.Module, call: Call) -> frozenset[str]:
     if (name := difference("", given, _contents(call.named(block)))) is not None:
         raise unsupported(f"{prefix} writes into its argument {name}, where another block may read it")
     return frozenset(called)
+
+
+def _check_experts(prefix: str, block: nn.Module, generator: torch.Generator) -> None:
+    """Hold the products that are measured, expert after expert, against what their module makes of its inputs."""
+    for path, part in block.named_modules():
+        if is_experts(part) and not fused(part):
+            width, last = expert_weight(part, first_parameter(part), 0).shape[1], count_experts(part) - 1
+            tokens = torch.randn((4, width), generator=generator)
+            chosen, weights = torch.tensor([[0, last]] * 4), torch.rand((4, 2), generator=generator)
+            result = run_experts(part, lambda *_: None, tokens, chosen, weights)
+            if not _close(result, part(tokens, chosen, weights)):
+                raise unsupported(f"{prefix}.{path} does more to its experts than their two products")
 
 
 @contextmanager

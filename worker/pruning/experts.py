@@ -6,6 +6,7 @@ tokens, the experts that each token goes to, and their weights; `gate_up_proj` o
 Nothing here knows a family by name.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.core_model_loading import Concatenate, MergeModulelist
+from transformers.core_model_loading import Concatenate, MergeModulelist, Transpose
 
 from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.errors import UserError
 from worker.pruning.naming import Names, Part
 
 DOWN = "down_proj"
-UNSUPPORTED = ("is_transposed", "has_bias", "has_post_expert_norm")
-"""Forms of the interface that no checkpoint with one matrix an expert has."""
+INTERFACE = ("has_gate", "has_bias", "is_transposed", "has_post_expert_norm")
+"""What every such module says of itself."""
 
 Hear = Callable[[str, int, Tensor, Tensor], None]
 """Called with the parameter's name, the expert, its inputs, (tokens, in), and its outputs, (tokens, out)."""
@@ -44,46 +45,82 @@ class Expert:
 
 def is_experts(module: nn.Module) -> bool:
     """Whether a module holds all experts of a layer, with the interface above."""
-    return all(hasattr(module, name) for name in ("has_gate", *UNSUPPORTED))
+    return all(hasattr(module, name) for name in INTERFACE)
 
 
-def refuse_fused(path: str, module: nn.Module) -> None:
-    """Raise UserError when the module's own parameters are experts that cannot be told apart here."""
-    fused = [name for name, value in module.named_parameters(recurse=False) if value.squeeze().ndim == 3]
-    convolution = isinstance(module, nn.modules.conv._ConvNd)
-    known = is_experts(module) and not any(getattr(module, name) for name in UNSUPPORTED)
-    if fused and not convolution and not known:
-        message = (
-            f"{path}.{fused[0]} holds several matrices in a form that cannot be pruned ({type(module).__name__})"
-        )
-        raise UserError("unsupported_model", message, "/model")
+def count_experts(module: Any) -> int:
+    return len(module.down_proj)
 
 
-def find_experts(path: str, module: nn.Module, names: Names, checkpoint: Checkpoint) -> dict[str, Expert]:
-    """Checkpoint name → place of every matrix of the experts in `module`, expert by expert.
+def fused(module: nn.Module) -> dict[str, int]:
+    """The module's own parameters that hold several matrices in a form that cannot be pruned: names and sizes."""
+    if isinstance(module, nn.modules.conv._ConvNd) or (is_experts(module) and not module.has_post_expert_norm):
+        return {}
+    own = module.named_parameters(recurse=False)
+    return {name: value.numel() for name, value in own if value.squeeze().ndim == 3}
 
-    path: the module's path in the model. Raises UserError when the checkpoint has not one matrix an expert.
+
+@dataclass(frozen=True)
+class StoredExpert:
+    """One expert's matrix in the checkpoint: a tensor, or one slice along the first side of a tensor of them all.
+
+    shape: of the matrix as it is stored, (in, out) if transposed, (out, in) otherwise. place: in its module.
     """
-    found: dict[str, Expert] = {}
+
+    tensor: str
+    slice: int | None
+    shape: tuple[int, ...]
+    transposed: bool
+    place: Expert
+
+
+def find_experts(path: str, module: nn.Module, names: Names, checkpoint: Checkpoint) -> list[StoredExpert]:
+    """Every matrix of the experts in `module`, expert by expert.
+
+    path: the module's path in the model. Raises UserError when the checkpoint's tensors are not such matrices.
+    """
+    found: list[StoredExpert] = []
     for parameter, value in module.named_parameters(recurse=False):
         if value.ndim == 3:
-            found |= _slices(parameter, names.sources(f"{path}.{parameter}"), checkpoint)
-    return dict(sorted(found.items(), key=lambda item: item[1].index))
+            parts = names.sources(f"{path}.{parameter}")
+            steps = parts[0].converter.operations if parts[0].converter else []
+            operations = [type(step) for step in steps]
+            if operations in ([MergeModulelist], [MergeModulelist, Concatenate]):
+                found += _apart(parameter, parts, checkpoint)
+            elif operations in ([], [Transpose]):
+                same = checkpoint.tensors[parts[0].name].shape == tuple(value.shape)
+                turned = any(not (step.check_dims and same) for step in steps)
+                found += _together(parameter, parts[0].name, bool(module.is_transposed) != turned, checkpoint)
+            else:
+                raise _unsupported(f"{parts[0].name} holds all experts of a layer in a form that cannot be pruned")
+    return sorted(found, key=lambda each: each.place.index)
 
 
-def _slices(parameter: str, parts: list[Part], checkpoint: Checkpoint) -> dict[str, Expert]:
-    operations = [type(step) for step in parts[0].converter.operations] if parts[0].converter else []
-    if operations not in ([MergeModulelist], [MergeModulelist, Concatenate]):
-        message = f"{parts[0].name} holds all experts of a layer; only one matrix an expert can be pruned"
-        raise UserError("unsupported_model", message, "/model")
-    found: dict[str, Expert] = {}
+def _apart(parameter: str, parts: list[Part], checkpoint: Checkpoint) -> list[StoredExpert]:
+    """Of a parameter that is put together from one matrix an expert, or from several."""
+    found: list[StoredExpert] = []
     row = 0
     # Of one pattern, the list's order numbers the experts; the patterns' order stacks their rows.
     for pattern in parts[0].converter.source_patterns:
         own = [part.name for part in parts if part.pattern == pattern]
-        found |= {name: Expert(parameter, index, row) for index, name in enumerate(own)}
+        for index, name in enumerate(own):
+            shape = checkpoint.tensors[name].shape
+            found.append(StoredExpert(name, None, shape, False, Expert(parameter, index, row)))
         row += checkpoint.tensors[own[0]].shape[0]
     return found
+
+
+def _together(parameter: str, tensor: str, transposed: bool, checkpoint: Checkpoint) -> list[StoredExpert]:
+    """Of a parameter that is stored as it is, or with the sides of every matrix exchanged."""
+    experts, *shape = checkpoint.tensors[tensor].shape
+    return [
+        StoredExpert(tensor, index, tuple(shape), transposed, Expert(parameter, index, 0))
+        for index in range(experts)
+    ]
+
+
+def _unsupported(message: str) -> UserError:
+    return UserError("unsupported_model", message, "/model")
 
 
 @contextmanager
@@ -95,7 +132,9 @@ def listening(
         for key, module in modules.items():
 
             def forward(*args: Any, _key: str = key, _module: nn.Module = module, **kwargs: Any) -> Tensor:
-                return run_experts(_module, lambda *heard: hear(_key, *heard), *args, **kwargs)
+                # Families call the arguments by names of their own, in one order.
+                bound = inspect.signature(type(_module).forward).bind(_module, *args, **kwargs)
+                return run_experts(_module, lambda *heard: hear(_key, *heard), *bound.args[1:])
 
             module.forward = forward
             stack.callback(delattr, module, "forward")
@@ -109,16 +148,32 @@ def run_experts(
 
     The parameters' names are those of the modules' interface.
     """
-    up = "gate_up_proj" if module.has_gate else "up_proj"
+    up = first_parameter(module)
     result = torch.zeros_like(hidden_states)
     for index in sorted(set(top_k_index.flatten().tolist())):
         token, place = torch.where(top_k_index == index)
         inputs = hidden_states[token]
-        raised = functional.linear(inputs, getattr(module, up)[index])
+        raised = _product(module, up, index, inputs)
         hear(up, index, inputs, raised)
         activated = module._apply_gate(raised) if module.has_gate else module.act_fn(raised)
-        lowered = functional.linear(activated, module.down_proj[index])
+        lowered = _product(module, DOWN, index, activated)
         hear(DOWN, index, activated, lowered)
         outputs = lowered * top_k_weights[token, place, None]
         result = result.index_add(0, token, outputs.to(result.dtype))
     return result
+
+
+def first_parameter(module: Any) -> str:
+    """The name of the parameter that reads the layer's tokens."""
+    return "gate_up_proj" if module.has_gate else "up_proj"
+
+
+def _product(module: Any, parameter: str, index: int, inputs: Tensor) -> Tensor:
+    bias = getattr(module, f"{parameter}_bias")[index] if module.has_bias else None
+    return functional.linear(inputs, expert_weight(module, parameter, index), bias)
+
+
+def expert_weight(module: Any, parameter: str, index: int) -> Tensor:
+    """(out, in), whichever way the module keeps it."""
+    weight: Tensor = getattr(module, parameter)[index]
+    return weight.T if module.is_transposed else weight

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from worker.pruning.experts import listening
+from worker.pruning.experts import expert_weight, listening
 from worker.pruning.sensing import Sensing
 from worker.pruning.settings import products_of
 from worker.pruning.skeleton import Block, Matrix
@@ -29,7 +29,7 @@ def dense_weight(block: Block, matrix: Matrix) -> Tensor:
     module = block.module.get_submodule(matrix.module)
     if matrix.expert is not None:
         place = matrix.expert
-        return module.get_parameter(place.parameter)[place.index, place.first_row :][: matrix.rows].detach()
+        return expert_weight(module, place.parameter, place.index)[place.first_row :][: matrix.rows].detach()
     weight = module.get_parameter("weight").detach()
     return weight.T if matrix.transposed else weight
 

@@ -1,6 +1,6 @@
 """One pass over a checkpoint's numbers before anything is computed: whether they are finite, how many are zero."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -47,8 +47,10 @@ def inspect(checkpoint: Checkpoint, skeleton: Skeleton, check: Callable[[], None
 
     Raises UserError `invalid_checkpoint`, naming the tensor, for numbers that are not finite.
     """
-    matrices = {matrix.name: matrix for matrix in skeleton.matrices}
-    zeros: dict[str, int] = {}
+    matrices: dict[str, list[Matrix]] = defaultdict(list)
+    for matrix in skeleton.matrices:
+        matrices[matrix.tensor].append(matrix)
+    zeros = 0
     followed: Counter[Pattern] = Counter()
     sparse = 0
     for name in _parameters(checkpoint, skeleton):
@@ -59,15 +61,16 @@ def inspect(checkpoint: Checkpoint, skeleton: Skeleton, check: Callable[[], None
         if not all_finite(tensor):
             message = f"{name} has values that are not finite, the first of them {_first(tensor)}"
             raise UserError("invalid_checkpoint", message, "/model")
-        if (matrix := matrices.get(name)) is None:
-            continue
-        zeros[name] = tensor.numel() - int(torch.count_nonzero(tensor))
-        if zeros[name] >= SPARSE * matrix.weights:
-            sparse += 1
-            followed.update(_patterns(matrix, tensor))
+        for matrix in matrices[name]:
+            stored = matrix.of({name: tensor})
+            empty = stored.numel() - int(torch.count_nonzero(stored))
+            zeros += empty
+            if empty >= SPARSE * matrix.weights:
+                sparse += 1
+                followed.update(_patterns(matrix, stored))
     common = next((pattern for pattern in PATTERNS if sparse and followed[pattern] == sparse), None)
-    weights = sum(matrix.weights for matrix in matrices.values())
-    return Sparsity(sum(zeros.values()), weights, common, sparse, len(matrices))
+    weights = sum(matrix.weights for matrix in skeleton.matrices)
+    return Sparsity(zeros, weights, common, sparse, len(skeleton.matrices))
 
 
 def _parameters(checkpoint: Checkpoint, skeleton: Skeleton) -> Iterator[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, float32
 
 from secateur.spec.method import Method, MethodName, Mode, Scope
 from worker.pruning import heap, methods
@@ -94,6 +94,11 @@ class BlockPruner:
         tensors: what `read` gave; the matrices in it are replaced.
         """
         self.shell.load_block(block, tensors)
+        for name in {matrix.tensor for matrix in block.matrices if matrix.slice is not None}:
+            if (
+                tensors[name].dtype is float32
+            ):  # written to in place; without a cast, what is loaded is the same memory
+                tensors[name] = tensors[name].clone()
         inputs = self._gatherer.gather(block, self.hidden[: self.solved_on], self.hidden[self.solved_on :])
         heap.trim()  # what measuring leaves behind does not serve solving
         layers, summaries = [], []
@@ -107,7 +112,10 @@ class BlockPruner:
                 record, found, written = self._solve(
                     block, matrix, chosen[self._method(matrix)], inputs[name], alone
                 )
-                tensors[matrix.name] = written
+                if matrix.slice is None:
+                    tensors[matrix.name] = written
+                else:
+                    matrix.of(tensors).copy_(written)
                 layers.append(record)
                 summaries += found
                 heap.trim()  # matrices differ in shape, and so do the holes that each one leaves
@@ -156,14 +164,14 @@ class BlockPruner:
         if (own := self._gatherer.own_grams.get(group[0].name)) is None:
             return records
         dense = [self._original(block, matrix) for matrix in group]
-        weights = [self._as_solved(matrix, tensors[matrix.name]) for matrix in group]
+        weights = [self._as_solved(matrix, matrix.of(tensors)) for matrix in group]
         errors = domain_errors(own, list(zip(weights, dense, strict=True)))
         return [replace(record, domain_errors=each) for record, each in zip(records, errors, strict=True)]
 
     def _original(self, block: Block, matrix: Matrix) -> Tensor:
         """W0, (out, in), which errors are measured against. What is loaded may have been pruned before."""
         if self.method.mode is Mode.sequential and self.previous is not None:
-            return self._as_solved(matrix, self.source.read([matrix.name])[matrix.name])
+            return self._as_solved(matrix, self.source.read_slice(matrix.tensor, matrix.slice))
         return dense_weight(block, matrix)
 
     def _as_solved(self, matrix: Matrix, stored: Tensor) -> Tensor:
@@ -265,7 +273,7 @@ class BlockPruner:
 
     def _cast(self, matrix: Matrix, solution: Solution) -> Tensor:
         """The weight in the checkpoint's own dtype and orientation."""
-        cast = solution.weight.to(DTYPES[self.source.tensors[matrix.name].dtype])
+        cast = solution.weight.to(DTYPES[self.source.tensors[matrix.tensor].dtype])
         if not all_finite(cast):
             raise IllConditioned(f"a weight does not fit {cast.dtype}")
         return (cast.T if matrix.transposed else cast).contiguous().cpu()
@@ -276,7 +284,9 @@ class BlockPruner:
         if self.previous is None:
             return layers
         before = read_file(self.previous.path(self.previous.shard(block.index)))
-        return [compare_masks(each, tensors[each.matrix], before[each.matrix]) for each in layers]
+        known = {matrix.name: matrix for matrix in block.matrices}
+        pairs = [(each, known[each.matrix]) for each in layers]
+        return [compare_masks(each, matrix.of(tensors), matrix.of(before)) for each, matrix in pairs]
 
     def _state(self, block: Block, sums: dict[str, Accumulated], layers: list[MatrixRecord]) -> StateContent:
         """What the block's state file will hold."""

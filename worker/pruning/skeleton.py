@@ -4,14 +4,14 @@ Names of tensors and matrices are the checkpoint's own, whatever the modules are
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.pytorch_utils import Conv1D
 
@@ -21,7 +21,7 @@ from worker.intake.errors import IntakeError
 from worker.pruning.checkpoint import DTYPES, Checkpoint
 from worker.pruning.dry_run import called_layers
 from worker.pruning.errors import UserError, blaming
-from worker.pruning.experts import Expert, find_experts, is_experts, refuse_fused
+from worker.pruning.experts import Expert, StoredExpert, count_experts, find_experts, fused, is_experts
 from worker.pruning.finite import all_finite
 from worker.pruning.naming import Names, Part
 from worker.pruning.tracing import check_blocks
@@ -39,6 +39,18 @@ class Matrix:
     transposed: bool = False
     expert: Expert | None = None
     """Which part of `module`, when that holds all experts of a layer."""
+    slice: int | None = None
+    """Its number in the stored tensor, when that holds one matrix an expert; the last part of the name."""
+
+    @property
+    def tensor(self) -> str:
+        """The stored tensor that it is, or that it is a slice of."""
+        return self.name if self.slice is None else self.name.rpartition(".")[0]
+
+    def of(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The matrix as it is stored, out of the stored tensors; a view."""
+        stored = tensors[self.tensor]
+        return stored if self.slice is None else stored[self.slice]
 
     @property
     def weights(self) -> int:
@@ -209,20 +221,30 @@ def _auto_class(model_type: str, architecture: str) -> Any:
 def _block(index: int, prefix: str, module: nn.Module, names: Names, checkpoint: Checkpoint) -> Block:
     tensors = sorted(name for name in checkpoint.tensors if (names.target(name) or "").startswith(f"{prefix}."))
     matrices: list[Matrix] = []
+    others: dict[str, int] = {}
     for path, part in module.named_modules():
         whole = f"{prefix}.{path}" if path else prefix
-        refuse_fused(whole, part)
-        if is_experts(part):
-            for name, expert in find_experts(whole, part, names, checkpoint).items():
-                rows, columns = checkpoint.tensors[name].shape
-                matrices.append(Matrix(name, path, rows, columns, expert=expert))
+        others |= {f"{whole}.{name}": size for name, size in fused(part).items()}
+        if is_experts(part) and not fused(part):
+            matrices += [_expert(path, each) for each in find_experts(whole, part, names, checkpoint)]
         elif isinstance(part, nn.Linear | Conv1D) and not _routes(module, path):
             matrices += _linear(path, part, names.sources(f"{whole}.weight"))
+    if sum(others.values()) > sum(matrix.weights for matrix in matrices):
+        message = (
+            f"{min(others)} holds several matrices in a form that cannot be pruned, most of its block's weights"
+        )
+        raise UserError("unsupported_model", f"{message}: take a model from docs/families.md", "/model")
     for matrix in matrices:
-        dtype = checkpoint.tensors[matrix.name].dtype
+        dtype = checkpoint.tensors[matrix.tensor].dtype
         if dtype not in DTYPES:
             raise UserError("unsupported_model", f"{matrix.name} is stored as {dtype}", "/model")
     return Block(index, prefix, module, tuple(tensors), tuple(matrices))
+
+
+def _expert(path: str, stored: StoredExpert) -> Matrix:
+    rows, columns = stored.shape[::-1] if stored.transposed else stored.shape
+    name = stored.tensor if stored.slice is None else f"{stored.tensor}.{stored.slice}"
+    return Matrix(name, path, rows, columns, stored.transposed, stored.place, stored.slice)
 
 
 def _linear(path: str, part: nn.Linear | Conv1D, sources: list[Part]) -> list[Matrix]:
@@ -239,16 +261,14 @@ def _linear(path: str, part: nn.Linear | Conv1D, sources: list[Part]) -> list[Ma
 def _routes(block: nn.Module, path: str) -> bool:
     """Whether a module says which tokens go to which of a layer's experts, or how much they count.
 
-    It stands beside the experts, or is the only linear layer in a module that does.
+    It has an output for each of them, or a single one, and stands beside them or in a module that does.
     """
+    outputs = {1}
     parent = path.rpartition(".")[0]
-    beside = _has_experts(block, parent)
-    alone = sum(isinstance(part, nn.Linear) for part in block.get_submodule(parent).modules()) == 1
-    return beside or (parent != "" and alone and _has_experts(block, parent.rpartition(".")[0]))
-
-
-def _has_experts(block: nn.Module, path: str) -> bool:
-    return any(is_experts(child) for child in block.get_submodule(path).children())
+    for above in (parent, parent.rpartition(".")[0]) if parent else (parent,):
+        outputs |= {count_experts(child) for child in block.get_submodule(above).children() if is_experts(child)}
+    weight = getattr(block.get_submodule(path), "weight", None)
+    return len(outputs) > 1 and weight is not None and weight.shape[0] in outputs
 
 
 def _refuse_shared(model: Any, blocks: tuple[Block, ...]) -> None:
@@ -264,7 +284,7 @@ def _refuse_shared(model: Any, blocks: tuple[Block, ...]) -> None:
 
 def _skipped(skeleton: Skeleton, blocks: tuple[Block, ...], checkpoint: Checkpoint) -> dict[str, str]:
     model, names, towers = skeleton.model, skeleton.names, skeleton.towers
-    prunable = {matrix.name for block in blocks for matrix in block.matrices}
+    prunable = {matrix.tensor for block in blocks for matrix in block.matrices}
     inside = {name for block in blocks for name in block.tensors}
     modules = dict(model.named_modules())
     reasons = {}

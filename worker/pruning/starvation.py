@@ -104,7 +104,7 @@ def starved_experts(stage: int, domain: str, records: Iterable[Mapping[str, Any]
 
 def _fed(matrix: Matrix, measured: Measured, before: Accumulated | None) -> Fed:
     index = matrix.expert.index if matrix.expert else 0
-    layer = matrix.name.rpartition(f".{index}.")[0]
+    layer = matrix.name.rpartition(f".{index}.")[0] if matrix.slice is None else matrix.tensor.rpartition(".")[0]
     return Fed(layer, index, measured.tokens, matrix.columns, 0 if before is None else before.tokens)
 
 

@@ -110,7 +110,7 @@ class _Check:
             if matrix is None:
                 self._differences.append(Difference(name, "tensor", "a matrix inside a decoder block", "none"))
                 continue
-            stored = self._checkpoint.read([name])[name]
+            stored = self._checkpoint.read_slice(matrix.tensor, matrix.slice)
             self._digest(name, stored, expected)
             self._matrix(name, stored.T if matrix.transposed else stored, expected)
 

@@ -142,3 +142,16 @@ def test_layers_that_are_never_called_are_skipped_and_said(tmp_path: Path, reque
         "x_proj.weight",
         "out_proj.weight",
     }
+
+
+def test_experts_that_do_more_than_their_two_products_are_refused(
+    tmp_path: Path, request_for: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured there must be what the module computes."""
+    own = "transformers.models.mixtral.modeling_mixtral.MixtralExperts.forward"
+    folder = make_model(tmp_path / "model", "mixtral")
+    job = PruningJob.from_dict(request_for(model=str(folder)))
+    assert plan(job)["matched"]
+    monkeypatch.setattr(own, lambda self, hidden_states, top_k_index, top_k_weights: 2 * hidden_states)
+    with pytest.raises(UserError, match="does more to its experts than their two products"):
+        plan(job)

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
+from benchmarks.family_check import check
+from benchmarks.family_models import make_model
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, domain, prune
 from worker.pruning import PruningJob, plan
@@ -17,6 +21,7 @@ from worker.pruning.checkpoint import Checkpoint
 from worker.pruning.experts import is_experts, run_experts
 from worker.pruning.groups import dense_weight, find_groups, measure
 from worker.pruning.skeleton import Block
+from worker.pruning.verify import verify_report
 
 MIXTURES = ["mixtral", "qwen3-moe", "qwen2-moe"]
 
@@ -155,3 +160,64 @@ def test_tokens_of_every_expert_are_reported(request_for: Request, tmp_path: Pat
         assert sum(tokens) == 2 * 5 * 32  # two experts a token; one of the six windows is held out
         for expert, own in enumerate(tokens):
             assert records[f"{name}.{expert}.w2.weight"].notes["expert"]["tokens"] == own
+
+
+def fused(family: str, folder: Path) -> Path:
+    """One tensor for all experts: as a family stores them, or, of another family, as they are in memory."""
+    if family != "qwen3-moe":
+        return make_model(folder, family)
+    model = AutoModelForCausalLM.from_pretrained(make_tiny(family, folder), dtype=torch.float32)
+    save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+FUSED = {"gpt_oss": "gate_up_proj", "granitemoe": "input_linear.weight", "qwen3-moe": "gate_up_proj"}
+"""With biases and (experts, in, out); under a name of its own; as the library has it."""
+
+
+@pytest.mark.parametrize("family", FUSED)
+def test_experts_in_one_tensor_are_matrices_of_their_own(family: str, tmp_path: Path) -> None:
+    folder = fused(family, tmp_path / "model")
+    found = check(folder, tmp_path / "checked")
+    assert (found.supported, found.reason) == (True, "")
+    checkpoint = Checkpoint.open(folder)
+    skeleton = skeletons.build(folder, checkpoint)
+    with torch.no_grad():
+        shell = Shell(skeleton, checkpoint, torch.device("cpu"))
+    block = skeleton.blocks[0]
+    shell.load_block(block, checkpoint.read(block.tensors))
+    own = [matrix for matrix in block.matrices if matrix.slice is not None]
+    assert {matrix.name.rpartition(".")[2] for matrix in own} == {"0", "1", "2", "3"}
+    assert any(matrix.tensor.endswith(FUSED[family]) for matrix in own)
+    for matrix in own:
+        stored = checkpoint.read_slice(matrix.tensor, matrix.slice)
+        assert torch.equal(stored, matrix.of(checkpoint.read([matrix.tensor])))
+        torch.testing.assert_close(dense_weight(block, matrix), stored.T if matrix.transposed else stored)
+
+
+@pytest.mark.parametrize("mode", ["accumulated", "sequential"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_experts_in_one_tensor_over_two_domains(
+    mode: str, dtype: torch.dtype, tmp_path: Path, request_for: Request
+) -> None:
+    """Every figure of the report is that of the slices as they were written."""
+    folder = make_model(tmp_path / "model", "gpt_oss")
+    path = folder / "model.safetensors"
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    overrides = [{"match": "*.layers.0.*.gate_up_proj.2", "skip": True}]
+    request = request_for(
+        model=str(folder),
+        method={"name": "sparsegpt", "mode": mode},
+        sparsity={"target": 0.5, "overrides": overrides},
+        domains="ab",
+    )
+    prune(request)
+    workspace = Path(request["workspace"])
+    report = json.loads((workspace / "report.json").read_text())
+    assert verify_report(workspace / "stage-01/model", report).differences == ()
+    before, after = Checkpoint.open(folder), Checkpoint.open(workspace / "stage-01/model")
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    kept, pruned = before.read([name])[name], after.read([name])[name]
+    assert torch.equal(kept[2], pruned[2])
+    assert all(int((pruned[expert] == 0).sum()) > 0 for expert in (0, 1, 3))
+    assert list(report["stages"][1]["experts"]) == [f"model.layers.{block}.mlp.experts" for block in range(4)]
