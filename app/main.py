@@ -13,21 +13,20 @@ from app.artifacts import state_endpoints as state
 from app.backend import open_backend
 from app.comparison import endpoints as comparison
 from app.datasets import endpoints as datasets
+from app.history import endpoints as history
+from app.history import sensitivity_endpoints as sensitivity
 from app.jobs import control_endpoints as control
 from app.jobs import endpoints as jobs
-from app.jobs import history_endpoints as history
-from app.jobs import lineage_endpoints as lineages
-from app.jobs import log_tail_endpoints as log_tail
 from app.kit.handlers import install_handlers
 from app.kit.lingering import LingeringClose
 from app.kit.logs import configure_logs
 from app.kit.middleware import RequestContext, RequestLimits
 from app.kit.parameters import refuse_unknown_parameters
+from app.lineage import endpoints as lineages
 from app.methods import endpoints as methods
 from app.models import endpoints as models
 from app.openapi import install_openapi
 from app.plans import endpoints as plans
-from app.sensitivity import endpoints as sensitivity
 from app.settings import Settings, get_settings
 
 
@@ -67,7 +66,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         jobs,
         control,
         history,
-        log_tail,
         lineages,
         sensitivity,
         comparison,

@@ -28,8 +28,8 @@ from benchmarks.ratio import compare_times
 from benchmarks.results import Results
 from benchmarks.rows import Row, choose
 from worker.pruning import PruningError
-from worker.pruning.evaluate import native_dtype
-from worker.pruning.files import write_json
+from worker.pruning.evaluation.losses import native_dtype
+from worker.pruning.state.atomic import write_json
 
 COLUMNS = ("row", *TESTS, "mean", "sparsity", "seconds", "peak RSS", "peak anon")
 

@@ -29,8 +29,8 @@ from benchmarks.machine import machine
 from benchmarks.model import smollm2
 from benchmarks.output import add_out
 from benchmarks.protocol import add_arguments, read_arguments
-from worker.pruning.evaluate import native_dtype
-from worker.pruning.files import write_json
+from worker.pruning.evaluation.losses import native_dtype
+from worker.pruning.state.atomic import write_json
 
 CHOOSING = (10, 20)
 """The first window (from 0) and the number of windows that variants are chosen on; none of them is reported."""

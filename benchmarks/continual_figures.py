@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.continual_rows import DOMAINS, HEADLINE, JOINT, ORDERS, Row
-from worker.pruning.report import bwt, log_bwt
+from worker.pruning.report.report import bwt, log_bwt
 
 COLUMNS = tuple(DOMAINS.values())
 MEAN_OVER_JOINT, WORST_OVER_JOINT, ABSOLUTE = 1.01, 1.02, 58.0

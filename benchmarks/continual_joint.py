@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 from benchmarks.continual_rows import CALIBRATIONS
 from worker.pruning import Format, Text
-from worker.pruning.files import write_bytes
-from worker.pruning.tokens import Tokenizer
+from worker.pruning.calibration.tokenizer import Tokenizer
+from worker.pruning.state.atomic import write_bytes
 
 MARGIN = 8
 """Tokens at a border that may belong to either side, because the joined text is tokenised anew."""

@@ -22,7 +22,7 @@ from benchmarks.results import Results, key_digest
 from benchmarks.rows import engine_sources
 from secateur.spec.method import read_method
 from worker.pruning import EvaluationSpec, Format, Text, perplexities
-from worker.pruning.files import write_json
+from worker.pruning.state.atomic import write_json
 
 MADE = "made.json"
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.output import add_out
 from benchmarks.rows import METHODS
 from worker.pruning import EvaluationSpec, PruningJob, Silent, Text, perplexities, run
-from worker.pruning.files import write_json
+from worker.pruning.state.atomic import write_json
 
 DOMAIN = "documentation"
 

@@ -14,12 +14,12 @@ from transformers.pytorch_utils import Conv1D
 
 from tests.tiny import text
 from worker.pruning import PruningJob, Silent, UserError, plan, run
-from worker.pruning import skeleton as skeletons
-from worker.pruning.calibration import calibration_windows, evaluation_windows
-from worker.pruning.checkpoint import Checkpoint
-from worker.pruning.experts import is_experts
-from worker.pruning.skeleton import Block, Matrix
-from worker.pruning.tokens import Tokenizer
+from worker.pruning.calibration.tokenizer import Tokenizer
+from worker.pruning.calibration.windows import calibration_windows, evaluation_windows
+from worker.pruning.model import graph as skeletons
+from worker.pruning.model.checkpoint import Checkpoint
+from worker.pruning.model.experts import is_experts
+from worker.pruning.model.graph import Block, Matrix
 
 TOLERANCE = 1e-4
 """How far our loss may be from transformers', relative to it."""

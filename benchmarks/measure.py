@@ -14,12 +14,13 @@ from benchmarks.peers import PINS, SCRIPT, peers_python
 from benchmarks.protocol import Protocol, digest
 from benchmarks.rows import Row, engine_sources
 from secateur.spec.sparsity import Pattern
-from worker.pruning import calibration, evaluate, perplexity
-from worker.pruning import skeleton as skeletons
-from worker.pruning.checkpoint import Checkpoint
-from worker.pruning.patterns import follows
+from worker.pruning.calibration import windows
+from worker.pruning.evaluation import losses, perplexity
+from worker.pruning.methods.masks import follows
+from worker.pruning.model import graph as skeletons
+from worker.pruning.model.checkpoint import Checkpoint
 
-EVALUATOR = tuple(Path(str(module.__file__)) for module in (evaluate, perplexity, calibration))
+EVALUATOR = tuple(Path(str(module.__file__)) for module in (losses, perplexity, windows))
 """What turns a peer's model into figures; the rest of the engine may change without measuring it again."""
 
 
@@ -76,7 +77,7 @@ class Bench:
         finished = run_child(
             [str(python), "-P", str(SCRIPT)], self.asked_of_peer(row, workspace), self.protocol.threads
         )
-        for name in calibration.TOKENIZER_FILES:
+        for name in windows.TOKENIZER_FILES:
             if (self.model / name).is_file():
                 shutil.copy(self.model / name, finished.answer["model"])
         return finished

@@ -25,9 +25,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from benchmarks.output import add_out
+from worker.attempt.engine_process import END, EngineProcess
 from worker.intake.choose import INDEX
-from worker.pruning.files import write_json, write_tensors
-from worker.supervisor.engine_process import END, EngineProcess
+from worker.pruning.state.atomic import write_json, write_tensors
 
 LIMIT = 1.05
 """Doubling the blocks may raise the peak to this multiple."""

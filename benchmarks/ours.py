@@ -16,9 +16,10 @@ def main() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as in worker.engine, before torch reads it
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from worker.pruning import PruningJob, Silent, heap, run
+    from worker.pruning import PruningJob, Silent, run
+    from worker.pruning.runtime import memory
 
-    heap.map_large()
+    memory.map_large()
     job = PruningJob.from_dict(json.loads(asked.read_text()))
     # The architecture's module is imported by its first use; that is an import, too.
     _ = AutoModelForCausalLM._model_mapping[type(AutoConfig.from_pretrained(job.model))]

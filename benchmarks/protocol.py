@@ -13,8 +13,8 @@ import numpy
 
 from secateur.spec.job import Calibration
 from worker.pruning import EvaluationSpec, Format, Text, perplexities
-from worker.pruning.calibration import calibration_windows
-from worker.pruning.tokens import Tokenizer
+from worker.pruning.calibration.tokenizer import Tokenizer
+from worker.pruning.calibration.windows import calibration_windows
 
 TESTS = {
     "wikitext2": ("wikitext2/test.txt", "txt"),

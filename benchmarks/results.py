@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from worker.pruning.files import write_json
+from worker.pruning.state.atomic import write_json
 
 
 class Results:

@@ -19,7 +19,7 @@ from benchmarks.output import add_out
 from benchmarks.protocol import TESTS, Protocol, add_arguments, read_arguments
 from benchmarks.rows import METHODS
 from worker.pruning import Progress, PruningJob, Silent, run
-from worker.pruning.files import write_json
+from worker.pruning.state.atomic import write_json
 
 
 class Shown(Silent):

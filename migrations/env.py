@@ -3,8 +3,8 @@
 from alembic import context
 from sqlalchemy import create_engine, pool
 
-from app.db.tables import METADATA
 from app.settings import get_settings
+from app.tables import METADATA
 
 
 def run() -> None:

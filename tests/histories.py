@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app.jobs.tables import JobEvaluation, JobLayer, JobStage
-from app.sensitivity.tables import TABLES, Basis
+from app.tables.jobs import JobEvaluation, JobLayer, JobStage
+from app.tables.sensitivity import TABLES, Basis
 
 BLOCKS = 3
 NAMES = ("down_proj", "q_proj")

@@ -7,16 +7,16 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.auth.tables import Project
-from app.datasets.tables import Dataset
 from app.jobs import submission
-from app.jobs.continuation import complete
-from app.jobs.states import State
-from app.jobs.tables import Job, JobDataset, JobStage
 from app.kit.digests import file_sha256, tree_digest
 from app.kit.ids import Prefix, new_id
-from app.models.tables import Model
+from app.lineage.continuation import complete
 from app.storage import ObjectStore
+from app.tables.auth import Project
+from app.tables.datasets import Dataset
+from app.tables.jobs import Job, JobDataset, JobStage
+from app.tables.models import Model
+from app.tables.states import State
 from secateur.spec.job import JobContinue, JobCreate, canonical_digest
 
 SPEC: dict[str, Any] = {

@@ -22,11 +22,11 @@ from celery.signals import worker_process_init, worker_ready
 
 from app.db.engine import get_engine
 from app.dispatch.broker import TASKS, WORKER_TRANSPORT, queues
-from app.dispatch.outbox import Queue
+from app.outbox import Queue
 from app.settings import get_settings
 
 if TYPE_CHECKING:
-    from worker.supervisor import Caution
+    from worker.attempt import Caution
 
 app = Celery("secateur", broker=get_settings().broker_url.get_secret_value(), set_as_current=True)
 app.conf.update(
@@ -71,7 +71,7 @@ def _after_fork(**_: Any) -> None:
 @app.task(name=TASKS[Queue.gpu], bind=True)  # type: ignore[untyped-decorator]
 def run_jobs(self: "Task[Any, Any]", hint: str = "") -> None:
     """Run jobs until none is left."""
-    from worker.supervisor import run_jobs as run
+    from worker.attempt import run_jobs as run
 
     run(get_settings(), self.request.hostname or "worker", caution=_caution())
 
@@ -79,7 +79,7 @@ def run_jobs(self: "Task[Any, Any]", hint: str = "") -> None:
 @cache
 def _caution() -> "Caution":
     """The child process's own, from one message to the next."""
-    from worker.supervisor import Caution
+    from worker.attempt import Caution
 
     return Caution()
 

@@ -9,21 +9,21 @@ from typing import Any, Final
 
 from sqlalchemy import update
 
-from app.datasets.tables import IntakeState
 from app.db.engine import transaction
-from app.jobs import lineage
-from app.jobs.caveats import foreseen
-from app.jobs.lineage import Stage
-from app.jobs.tables import Job
-from app.models.tables import Model
-from app.plans.tables import Plan
+from app.lineage import stages as lineage
+from app.lineage.stages import Stage
+from app.lineage.warnings import foreseen
 from app.settings import Settings
 from app.storage import ObjectStore, open_store
+from app.tables.datasets import IntakeState
+from app.tables.jobs import Job
+from app.tables.models import Model
+from app.tables.plans import Plan
 from secateur.spec.job import dataset_pointers
-from worker.engine_question import EngineRefused, ask_engine
+from worker.attempt.engine_question import EngineRefused, ask_engine
+from worker.attempt.redaction import Redactor
+from worker.attempt.staging import base_of, computed, safe_join
 from worker.intake.runner import Check, Guard, scratch_folder
-from worker.supervisor.redaction import Redactor
-from worker.supervisor.staging import base_of, computed, safe_join
 
 LOOK_AGAIN_SECONDS: Final = 2.0
 """A plan whose model is still being taken in comes back after so long."""

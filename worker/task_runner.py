@@ -8,19 +8,19 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
+from app.delivery.lease import LeaseLost
 from app.garbage.sweep import run as sweep_garbage
-from app.jobs.delivery.lease import LeaseLost
 from app.settings import Settings
 from app.storage import open_store
+from app.tables.tasks import TaskKind
 from app.tasks import service
 from app.tasks.service import TaskClaim, TaskLost
-from app.tasks.tables import TaskKind
 from worker import plans
+from worker.attempt.claim_loop import claim_when_possible
+from worker.attempt.interrupts import Interrupted, Situation, transact
+from worker.attempt.lease_heartbeat import Keeper
+from worker.attempt.scratch import sweep
 from worker.intake import runner as intake
-from worker.supervisor.claiming import claim_when_possible
-from worker.supervisor.keeper import Keeper
-from worker.supervisor.scratch import sweep
-from worker.supervisor.situation import Interrupted, Situation, transact
 
 log = logging.getLogger(__name__)
 

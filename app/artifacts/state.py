@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 from app.artifacts import service
 from app.artifacts.archive import Archive, Member, from_bytes
 from app.artifacts.service import NoArtifacts, StoredFile
-from app.jobs import lineage
+from app.delivery.object_keys import is_state, is_statistics
 from app.jobs import service as jobs
-from app.jobs.delivery.final_state import is_state, is_statistics
-from app.jobs.tables import Job
+from app.lineage import stages
 from app.storage import ObjectStore
+from app.tables.jobs import Job
 
 MEDIA_TYPE: Final = "application/x-tar"
 DOCUMENT: Final = "state.json"
@@ -55,7 +55,7 @@ def export(session: Session, project: str, id: str, store: ObjectStore) -> Expor
 
 def _document(session: Session, job: Job, manifest: dict[str, Any], files: Sequence[StoredFile]) -> dict[str, Any]:
     """What statistics and weights are of, and how to check them."""
-    path = lineage.path_of(session, job)
+    path = stages.path_of(session, job)
     return {
         "job": job.id,
         "manifest_digest": manifest["digest"],
@@ -63,7 +63,7 @@ def _document(session: Session, job: Job, manifest: dict[str, Any], files: Seque
         "spec": job.spec,
         "lineage": [
             {"job": stage.job, "stage": stage.stage, "lineage_stage": stage.lineage_stage, "domain": stage.domain}
-            for stage in lineage.stages_of(path)
+            for stage in stages.stages_of(path)
         ],
         "files": [{"path": file.path, "sha256": file.sha256, "bytes": file.bytes} for file in files],
     }

@@ -6,8 +6,8 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from app.auth.tables import ApiKey, Project
 from app.kit.ids import Prefix, new_id
+from app.tables.auth import ApiKey, Project
 
 _A_MINUTE_AGO = func.now() - text("interval '1 minute'")
 

@@ -8,10 +8,10 @@ from sqlalchemy.orm import Session
 
 from app.auth import repository
 from app.auth.scopes import ORDINARY, Scope
-from app.auth.tables import ApiKey
 from app.auth.tokens import HINT, is_token, new_token, token_digest
 from app.kit.ids import Prefix, new_id
 from app.settings import get_settings
+from app.tables.auth import ApiKey
 
 
 @dataclass(frozen=True)

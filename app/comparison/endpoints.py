@@ -9,8 +9,8 @@ from app.backend import UnitOfWork
 from app.comparison import service
 from app.comparison.schemas import ComparisonRead
 from app.comparison.service import NotComparable, Wanted
+from app.history.query import MatrixName, Number, Rows
 from app.jobs import service as jobs
-from app.jobs.history_query import MatrixName, Number, Rows
 from app.jobs.service import JobNotFound
 from app.kit.fields import JobId
 from app.kit.pagination import CursorText

@@ -8,10 +8,10 @@ from sqlalchemy import BigInteger, ColumnElement, FromClause, and_, case, cast, 
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import Subquery
 
-from app.jobs.tables import JobLayer, JobStage
 from app.kit.globs import matches
-from app.models.tables import Model
-from app.sensitivity.tables import TABLES, Basis, JobDomainSensitivity
+from app.tables.jobs import JobLayer, JobStage
+from app.tables.models import Model
+from app.tables.sensitivity import TABLES, Basis, JobDomainSensitivity
 
 FIGURES = ("sparsity", "pattern", "solver", "relative_error", "held_out_error")
 

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.sensitivity.tables import Basis
+from app.tables.sensitivity import Basis
 from secateur.spec.method import RECENCY, SparseGptSettings
 
 FORMULAS: Final = {"admm": "wanda", "alps": "wanda"}

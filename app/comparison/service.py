@@ -15,12 +15,12 @@ from app.comparison.schemas import (
     ComparedStageRead,
 )
 from app.comparison.scores import Scored, same_scores
-from app.jobs import lineage
-from app.jobs.evaluation import evaluation_of
-from app.jobs.tables import Job
+from app.history.evaluation import evaluation_of
 from app.kit.pagination import Page, decode_cursor, encode_cursor, page_of
 from app.kit.problems import FieldError, Problem
-from app.sensitivity.tables import Basis
+from app.lineage import stages
+from app.tables.jobs import Job
+from app.tables.sensitivity import Basis
 
 
 class NotComparable(Problem):
@@ -84,7 +84,7 @@ def compare_histories(session: Session, job: Job, other: Job, wanted: Wanted) ->
 
 
 def _scored(session: Session, job: Job, side: Side, basis: Basis) -> Scored:
-    return Scored([each.spec for each in lineage.path_of(session, job)], side.stage, basis)
+    return Scored([each.spec for each in stages.path_of(session, job)], side.stage, basis)
 
 
 def _side(session: Session, job: Job, stage: int | None, parameter: str) -> Side:

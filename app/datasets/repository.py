@@ -6,9 +6,9 @@ from datetime import datetime
 from sqlalchemy import Select, delete, exists, func, select, tuple_
 from sqlalchemy.orm import Session
 
-from app.datasets.tables import Dataset
-from app.jobs.states import TERMINAL
-from app.jobs.tables import Job, JobDataset
+from app.tables.datasets import Dataset
+from app.tables.jobs import Job, JobDataset
+from app.tables.states import TERMINAL
 
 _FINISHED = [state.value for state in TERMINAL]
 

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from app.datasets.tables import IntakeState
 from app.kit.fields import HubId, Name, Revision
 from app.kit.refs import InputError
+from app.tables.datasets import IntakeState
 from secateur.spec.strict import Strict
 
 Format = Literal["txt", "jsonl"]

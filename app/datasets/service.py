@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session
 from app.backend import Backend
 from app.datasets import repository
 from app.datasets.schemas import DatasetCreate
-from app.datasets.tables import Dataset, IntakeState
 from app.datasets.text import TextScanner
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import NotFound, Problem
+from app.tables.datasets import Dataset, IntakeState
+from app.tables.tasks import TaskKind
 from app.tasks.service import submit
-from app.tasks.tables import TaskKind
 
 
 class DatasetNotFound(NotFound):

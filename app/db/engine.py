@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 # Foreign keys name tables of other features: all must be known before the first statement.
-import app.db.tables  # noqa: F401
+import app.tables  # noqa: F401
 from app.settings import Settings, get_settings
 
 

@@ -9,7 +9,7 @@ from kombu import Connection, Exchange
 from kombu import Queue as KombuQueue
 
 from app.dispatch.client import impatient_client
-from app.dispatch.outbox import Queue
+from app.outbox import Queue
 
 TASKS: Final = {Queue.gpu: "secateur.jobs.run", Queue.cpu: "secateur.tasks.run"}
 """Which Celery task answers which doorbell."""

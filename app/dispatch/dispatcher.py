@@ -6,11 +6,11 @@ import redis
 from kombu.exceptions import OperationalError
 
 from app.db.engine import transaction
+from app.delivery import reaper
 from app.dispatch import repository
 from app.dispatch.broker import Epoch, Publisher
-from app.dispatch.outbox import Queue
-from app.dispatch.tables import OutboxMessage
-from app.jobs.delivery import reaper
+from app.outbox import Queue
+from app.tables.outbox import OutboxMessage
 from app.tasks import repository as tasks
 
 log = logging.getLogger(__name__)

@@ -6,12 +6,12 @@ from typing import Final
 from sqlalchemy import delete, func
 
 from app.db.engine import transaction
+from app.delivery import reaper
+from app.delivery.endings import budgets
 from app.dispatch import repository
-from app.jobs.delivery import reaper
-from app.jobs.delivery.endings import budgets
-from app.jobs.tables import IdempotencyKey
 from app.plans import repository as plans
 from app.settings import Settings
+from app.tables.jobs import IdempotencyKey
 from app.tasks import repository as task_repository
 from app.tasks import service as tasks
 

@@ -7,7 +7,7 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
-from app.dispatch.tables import OutboxMessage
+from app.tables.outbox import OutboxMessage
 
 BATCH: Final = 100
 HOLD_SECONDS: Final = 10

@@ -8,10 +8,10 @@ from sqlalchemy import ColumnElement, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
-from app.jobs.delivery import places
-from app.jobs.events import EventType, append_event, lock_job
-from app.jobs.states import LEASED, TERMINAL, State
-from app.jobs.tables import Job, JobBlock, JobStage
+from app.delivery import object_keys
+from app.delivery.events import EventType, append_event, lock_job
+from app.tables.jobs import Job, JobBlock, JobStage
+from app.tables.states import LEASED, TERMINAL, State
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Chain:
         """
         if key in self.referred:
             return False
-        place = places.parse(key)
+        place = object_keys.parse(key)
         if place is None:
             return not self.writers
         writer = self.writers.get(place.job)

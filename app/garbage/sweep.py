@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from app.datasets import repository as datasets
 from app.db.engine import transaction
+from app.delivery import object_keys
 from app.garbage import repository
-from app.jobs.delivery import places
 from app.models import repository as models
 from app.settings import Settings
 from app.storage import ObjectStore
@@ -45,7 +45,7 @@ class Sweep:
 
     def everything(self) -> int:
         """The whole store; how many objects were removed."""
-        roots = list(self.store.folders(places.JOBS))
+        roots = list(self.store.folders(object_keys.JOBS))
         count = sum(self.chain(root) for root in roots)
         for project in list(self.store.folders(PROJECTS)):
             count += self.datasets(project) + self.models(project)
@@ -53,7 +53,7 @@ class Sweep:
 
     def chain(self, root: str) -> int:
         """The objects of a chain of retries."""
-        folder = places.folder_of(root)
+        folder = object_keys.folder_of(root)
         listed = list(self._old(folder))
         with transaction() as session:
             view = repository.chain(session, root)

@@ -11,17 +11,17 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
-from app.dispatch.outbox import Queue, ring
-from app.jobs import lineage
-from app.jobs.events import EventType, append_event
+from app.delivery.events import EventType, append_event
+from app.delivery.transitions import transition
 from app.jobs.repository import Found
 from app.jobs.schemas import JobPatch, version_tag
 from app.jobs.service import JobFinished, JobUnfinished, read_locked
-from app.jobs.states import TERMINAL, State
-from app.jobs.tables import Job
-from app.jobs.transitions import transition
 from app.kit.conditions import matches
 from app.kit.problems import FieldError, PreconditionFailed, Problem
+from app.lineage import stages
+from app.outbox import Queue, ring
+from app.tables.jobs import Job
+from app.tables.states import TERMINAL, State
 from app.tasks.service import order_sweep
 
 
@@ -115,7 +115,7 @@ def delete(session: Session, project: str, id: str) -> None:
     state = State(job.state)
     if state not in TERMINAL:
         raise JobUnfinished(f"The job is {state}; cancel it first, or let it end.", extensions={"state": state})
-    _refuse_alive(lineage.continuations(session, job.id))
+    _refuse_alive(stages.continuations(session, job.id))
     root = job.root
     session.execute(sql_delete(Job).where(Job.id == job.id))
     order_sweep(session, root)

@@ -12,12 +12,10 @@ from starlette.concurrency import run_in_threadpool
 from app.auth.dependencies import JobsRead, JobsWrite
 from app.backend import Backend, BackendDep, UnitOfWork
 from app.jobs import repository, service, submission
-from app.jobs.continuation import LineageMismatch, NotContinuable
 from app.jobs.idempotency import KeyHeader, KeyInFlight, KeyReused
 from app.jobs.repository import Filter
 from app.jobs.schemas import JobRead, etag, retry_after
 from app.jobs.service import InputRefused, JobNotFound, JobUnfinished
-from app.jobs.states import TERMINAL, State
 from app.jobs.submission import Submission
 from app.kit.clock import Instant
 from app.kit.conditions import IfNoneMatch, none_match
@@ -26,6 +24,8 @@ from app.kit.json_body import StrictRoute, parse_json
 from app.kit.pagination import CursorText, Limit, Page, decode_cursor, encode_cursor, page_of
 from app.kit.problems import FieldError, Invalid, UnsupportedMediaType, problems
 from app.kit.replies import reply
+from app.lineage.continuation import LineageMismatch, NotContinuable
+from app.tables.states import TERMINAL, State
 from secateur.spec.job import JobRequest, canonical_digest
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)

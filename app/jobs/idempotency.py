@@ -11,8 +11,8 @@ from fastapi import Header
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from app.jobs.tables import IdempotencyKey
 from app.kit.problems import Problem
+from app.tables.jobs import IdempotencyKey
 
 KeyHeader = Annotated[
     str | None,

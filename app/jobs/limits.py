@@ -1,6 +1,6 @@
 """A job's limits as its row has them."""
 
-from app.jobs.tables import Job
+from app.tables.jobs import Job
 from secateur.spec.durations import format_duration, parse_duration
 from secateur.spec.limits import Limits
 

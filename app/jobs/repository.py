@@ -8,9 +8,10 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_
 from sqlalchemy.orm import Session, defer
 
-from app.jobs import lineage
-from app.jobs.kinds import Place, overriding
-from app.jobs.tables import (
+from app.kit.globs import matches
+from app.lineage import stages as lineage
+from app.lineage.required_statistics import Place, overriding
+from app.tables.jobs import (
     Job,
     JobAttempt,
     JobBlock,
@@ -21,7 +22,6 @@ from app.jobs.tables import (
     JobProgress,
     JobStage,
 )
-from app.kit.globs import matches
 
 Found = tuple[Job, JobProgress | None]
 

@@ -12,19 +12,19 @@ from sqlalchemy.orm import Session
 
 from app.datasets import repository as datasets
 from app.db.base import Base
-from app.dispatch.outbox import Queue, ring
-from app.jobs import lineage
-from app.jobs.caveats import note_caveats
+from app.delivery import input_digests
+from app.delivery.checkpoint import RECORDS
+from app.delivery.events import EventType, append_event
 from app.jobs.copies import copy_rows
-from app.jobs.delivery import basis
-from app.jobs.delivery.checkpoint import RECORDS
-from app.jobs.events import EventType, append_event
 from app.jobs.repository import Found
 from app.jobs.service import JobUnfinished, check_inputs, read, read_locked
-from app.jobs.states import TERMINAL, Reason, State
-from app.jobs.tables import Job, JobBlock, JobDataset, JobStage
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import FieldError, Problem
+from app.lineage import stages
+from app.lineage.warnings import note_caveats
+from app.outbox import Queue, ring
+from app.tables.jobs import Job, JobBlock, JobDataset, JobStage
+from app.tables.states import TERMINAL, Reason, State
 from secateur.spec.job import dataset_pointers
 
 
@@ -87,7 +87,7 @@ def _check_unchanged(session: Session, project: str, old: Job) -> None:
     check_inputs(session, project, old.model_id, dataset_pointers(old.spec))
     if old.basis is None:
         return
-    changed = basis.differences(old.basis, basis.current(session, old))
+    changed = input_digests.differences(old.basis, input_digests.current(session, old))
     if changed:
         errors = [FieldError(f"the {each.what} is not what it was", pointer=each.pointer) for each in changed]
         names = ", ".join(each.what for each in changed)
@@ -126,7 +126,7 @@ def _take_over(session: Session, old: Job, new: Job) -> None:
         domains = [domain["name"] for domain in old.spec["domains"]]
         rows = [JobStage(job_id=new.id, stage=i, domain=d, state="pending") for i, d in enumerate(domains)]
         session.add_all(rows)
-        lineage.inherit_evaluations(session, new)
+        stages.inherit_evaluations(session, new)
         return
     new.basis = old.basis
     tables: tuple[type[Base], ...] = (JobStage, *RECORDS)

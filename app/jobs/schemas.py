@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.jobs.events import EventType
+from app.delivery.events import EventType
 from app.jobs.limits import limits_of, set_limits
-from app.jobs.states import LEASED, TERMINAL, Cause, Phase, State
-from app.jobs.tables import Job, JobProgress
 from app.kit.refs import WarningRead
+from app.tables.jobs import Job, JobProgress
+from app.tables.states import LEASED, TERMINAL, Cause, Phase, State
 from secateur.spec.job import Labels, Priority
 from secateur.spec.limits import Limits
 from secateur.spec.strict import Strict

@@ -3,12 +3,12 @@
 from sqlalchemy.orm import Session
 
 from app.datasets import repository as datasets
-from app.datasets.tables import IntakeState
-from app.jobs import lineage as lineages
 from app.jobs import repository
 from app.jobs.repository import Found, Part
 from app.kit.problems import FieldError, Invalid, NotFound, Problem
+from app.lineage import stages as lineages
 from app.models import repository as models
+from app.tables.datasets import IntakeState
 
 
 class JobNotFound(NotFound):

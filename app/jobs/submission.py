@@ -5,17 +5,18 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.dispatch.outbox import Queue, ring
-from app.jobs import idempotency, lineage
-from app.jobs.caveats import note_caveats
-from app.jobs.continuation import Completed, complete
-from app.jobs.events import EventType, append_event
+from app.delivery.events import EventType, append_event
+from app.jobs import idempotency
 from app.jobs.limits import set_limits
 from app.jobs.schemas import JobRead
 from app.jobs.service import check_inputs
-from app.jobs.states import State
-from app.jobs.tables import Job, JobDataset, JobStage
 from app.kit.ids import Prefix, new_id
+from app.lineage import stages
+from app.lineage.continuation import Completed, complete
+from app.lineage.warnings import note_caveats
+from app.outbox import Queue, ring
+from app.tables.jobs import Job, JobDataset, JobStage
+from app.tables.states import State
 from secateur.spec.job import JobContinue, JobCreate, canonical_digest
 
 
@@ -85,7 +86,7 @@ def make(session: Session, project: str, completed: Completed) -> Job:
         JobStage(job_id=job.id, stage=index, domain=domain.name, state="pending")
         for index, domain in enumerate(asked.domains)
     )
-    lineage.inherit_evaluations(session, job)
+    stages.inherit_evaluations(session, job)
     append_event(session, job, EventType.created, {"state": job.state})
     note_caveats(session, job)
     ring(session, Queue.gpu, job.id)

@@ -6,8 +6,8 @@ from datetime import datetime
 from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import Session
 
-from app.jobs.tables import Job
-from app.models.tables import Model
+from app.tables.jobs import Job
+from app.tables.models import Model
 
 
 def _owned(project: str) -> Select[Model]:

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from app.datasets.tables import IntakeState
 from app.kit.fields import HubId, Name, Revision
 from app.kit.refs import InputError, WarningRead
 from app.models.references import RootPath
+from app.tables.datasets import IntakeState
 from secateur.spec.strict import Strict
 
 

@@ -2,16 +2,16 @@
 
 from sqlalchemy.orm import Session
 
-from app.datasets.tables import IntakeState
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import FieldError, Invalid, NotFound, Problem
 from app.models import repository
 from app.models.references import may_exist
 from app.models.schemas import HubSource, ModelCreate
-from app.models.tables import Model
 from app.settings import Settings
+from app.tables.datasets import IntakeState
+from app.tables.models import Model
+from app.tables.tasks import TaskKind
 from app.tasks.service import submit
-from app.tasks.tables import TaskKind
 
 
 class ModelNotFound(NotFound):

@@ -9,15 +9,15 @@ from starlette.concurrency import run_in_threadpool
 
 from app.auth.dependencies import JobsRead, JobsWrite
 from app.backend import Backend, BackendDep
-from app.datasets.tables import IntakeState
-from app.jobs.continuation import LineageMismatch, NotContinuable
 from app.jobs.service import InputRefused, JobNotFound, JobUnfinished
 from app.kit.json_body import StrictRoute
 from app.kit.problems import UnsupportedMediaType, problems
 from app.kit.replies import reply
+from app.lineage.continuation import LineageMismatch, NotContinuable
 from app.plans import service
 from app.plans.schemas import PlanRead
 from app.plans.service import PlanNotFound
+from app.tables.datasets import IntakeState
 from secateur.spec.job import JobContinue, JobCreate, JobRequest
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"], route_class=StrictRoute)

@@ -4,8 +4,8 @@ from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
-from app.plans.tables import Plan
-from app.tasks.tables import Task
+from app.tables.plans import Plan
+from app.tables.tasks import Task
 
 
 def _owned(project: str) -> Select[Plan]:

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.datasets.tables import IntakeState
 from app.kit.refs import InputError, WarningRead
-from app.plans.tables import Plan
+from app.tables.datasets import IntakeState
+from app.tables.plans import Plan
 
 
 class PlannedMatrix(BaseModel):

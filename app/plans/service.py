@@ -2,15 +2,15 @@
 
 from sqlalchemy.orm import Session
 
-from app.datasets.tables import IntakeState
-from app.jobs.continuation import complete
 from app.jobs.service import check_inputs
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import NotFound
+from app.lineage.continuation import complete
 from app.plans import repository
-from app.plans.tables import Plan
+from app.tables.datasets import IntakeState
+from app.tables.plans import Plan
+from app.tables.tasks import TaskKind
 from app.tasks.service import submit
-from app.tasks.tables import TaskKind
 from secateur.spec.job import JobContinue, JobCreate
 
 

@@ -1,6 +1,6 @@
 """The object store: immutable objects under content-addressed keys.
 
-Keys are relative paths such as `jobs/job_…/job_…-1/0/<sha256>` (see app/jobs/delivery/places.py). An object is
+Keys are relative paths such as `jobs/job_…/job_…-1/0/<sha256>` (see app/delivery/object_keys.py). An object is
 visible whole or not at all: S3 gives that, the folder store writes beside and renames. Open a store after a fork,
 never before.
 """

@@ -9,7 +9,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
-from app.tasks.tables import Task, TaskState
+from app.tables.tasks import Task, TaskState
 
 
 class TaskLost(Exception):

@@ -8,15 +8,15 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.datasets.tables import Dataset, IntakeState
 from app.db.clock import from_now
-from app.dispatch.outbox import Queue, ring
 from app.kit.ids import Prefix, new_id
-from app.models.tables import Model
-from app.plans.tables import Plan
+from app.outbox import Queue, ring
+from app.tables.datasets import Dataset, IntakeState
+from app.tables.models import Model
+from app.tables.plans import Plan
+from app.tables.tasks import Task, TaskKind, TaskState
 from app.tasks import repository
 from app.tasks.repository import TaskClaim, TaskLost, claim, guard, renew
-from app.tasks.tables import Task, TaskKind, TaskState
 
 __all__ = [
     "TaskClaim",

@@ -3,7 +3,7 @@
 import httpx
 from sqlalchemy.orm import Session
 
-from app.jobs.tables import Job
+from app.tables.jobs import Job
 from tests.app.conftest import Inputs
 
 

@@ -11,8 +11,8 @@ from benchmarks.continual_rows import CALIBRATIONS
 from secateur.spec.job import Calibration
 from tests.tiny import make_tokenizer, put_before, text
 from worker.pruning import Format, Text
-from worker.pruning.calibration import calibration_windows
-from worker.pruning.tokens import Tokenizer
+from worker.pruning.calibration.tokenizer import Tokenizer
+from worker.pruning.calibration.windows import calibration_windows
 
 SAMPLES, LENGTH = 3, 16
 

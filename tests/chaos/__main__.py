@@ -16,8 +16,8 @@ from threading import Event
 
 from tests.chaos.examination import ENDED, Figures, engines, examine, processes_of
 from tests.chaos.faults import Chaos, Pace
-from tests.chaos.house import METHODS, House
-from tests.worker.house import wait_until
+from tests.chaos.harness import METHODS, House
+from tests.worker.harness import wait_until
 
 IN_FLIGHT = 2
 """Jobs at a time, so that each has a worker."""

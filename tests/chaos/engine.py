@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from worker import engine
-from worker.reporting import Reporter
+from worker.engine import __main__
+from worker.engine.reporter import Reporter
 
 LEDGER = Path(sys.argv.pop(1))
 ATTEMPT = Path.cwd().parent.name
@@ -26,7 +26,7 @@ def note_and_report(reporter: Reporter, block: Any) -> None:
 
 if __name__ == "__main__":
     Reporter.block = note_and_report  # type: ignore[method-assign]
-    code = engine.main()
+    code = __main__.main()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

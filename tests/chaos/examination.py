@@ -13,7 +13,7 @@ import psutil
 
 from tests.chaos.checks import half_written
 from tests.chaos.faults import LEASE, Fault
-from tests.chaos.house import BLOCKS, DOMAINS, TIMES, House
+from tests.chaos.harness import BLOCKS, DOMAINS, TIMES, House
 
 BUDGET: Final = int(TIMES["SECATEUR_MAX_ATTEMPTS"])
 ENDED: Final = ("succeeded", "failed", "cancelled")
@@ -153,7 +153,7 @@ class _Examination:
         from app.garbage.sweep import Sweep
         from app.settings import get_settings
         from app.storage import open_store
-        from worker.supervisor.scratch import sweep
+        from worker.attempt.scratch import sweep
 
         self._demand(self._ask("SELECT count(*) FROM job_leases") == [(0,)], "a lease is left")
         self._demand(engines(self._house) == [], "an engine is left")

@@ -10,7 +10,7 @@ from typing import Final
 
 import psutil
 
-from tests.chaos.house import WORKERS, House
+from tests.chaos.harness import WORKERS, House
 from tests.chaos.parts import Part, freeze
 
 LEASE: Final = 3.0

@@ -18,16 +18,16 @@ from sqlalchemy.orm import Session
 from app.auth.repository import ensure_project
 from app.auth.scopes import ORDINARY
 from app.auth.service import create_key
-from app.jobs.states import State
-from app.jobs.tables import JobAttempt
 from app.local.ports import LOOPBACK
 from app.local.servers import ValkeyServer
 from app.settings import Settings
 from app.storage import ObjectStore
+from app.tables.jobs import JobAttempt
+from app.tables.states import State
 from tests.app.conftest import running
 from tests.chaos.proxy import Link, Proxy, proxy_to
 from tests.jobs import CALIBRATION, SPEC, JobMaker
-from tests.worker.house import SCRIPTED, Watch, dispatcher, make_tiny_jobs, wait_until, worker
+from tests.worker.harness import SCRIPTED, Watch, dispatcher, make_tiny_jobs, wait_until, worker
 
 LEASE = 3.0
 IN_TIME = 2 * LEASE

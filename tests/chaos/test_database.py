@@ -11,17 +11,17 @@ from sqlalchemy.orm import Session
 
 from app.db.migrate import upgrade
 from app.dispatch.housekeeping import reap_jobs
-from app.jobs.states import State
-from app.jobs.tables import Job, JobAttempt, JobBlock, JobEvent
 from app.local.servers import PostgresServer
 from app.settings import Settings
 from app.storage import ObjectStore
+from app.tables.jobs import Job, JobAttempt, JobBlock, JobEvent
+from app.tables.states import State
+from app.tables.tasks import Task, TaskState
 from app.tasks import service as tasks
-from app.tasks.tables import Task, TaskState
 from tests.chaos.proxy import Cut, Link, Proxy, proxy_to
 from tests.jobs import JobMaker
-from tests.worker.house import SCRIPTED, Watch, driver, engines, make_tiny_jobs, wait_until
-from worker.supervisor import run_jobs
+from tests.worker.harness import SCRIPTED, Watch, driver, engines, make_tiny_jobs, wait_until
+from worker.attempt import run_jobs
 from worker.task_runner import run_tasks
 
 TEMPLATE = "template_chaos"

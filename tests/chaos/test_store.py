@@ -11,18 +11,18 @@ import pytest
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
-from app.jobs.states import State
-from app.jobs.tables import Job, JobAttempt
 from app.local.ports import LOOPBACK
 from app.local.servers import SeaweedServer
 from app.settings import Settings
 from app.storage import ObjectStore, open_store
+from app.tables.jobs import Job, JobAttempt
+from app.tables.states import State
 from tests.app.storage.test_store import s3_settings
 from tests.chaos.checks import half_written
 from tests.chaos.proxy import Cut, Link, Proxy, proxy_to
 from tests.jobs import JobMaker
-from tests.worker.house import SCRIPTED, Watch, driver, make_tiny_jobs, wait_until
-from worker.supervisor import run_jobs
+from tests.worker.harness import SCRIPTED, Watch, driver, make_tiny_jobs, wait_until
+from worker.attempt import run_jobs
 
 REFUSAL = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 

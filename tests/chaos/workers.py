@@ -4,10 +4,10 @@ import json
 import os
 from functools import partial
 
-import worker.supervisor
+import worker.attempt
 from worker.celery import app
 
 __all__ = ["app"]
 
 # The task looks it up at each call.
-worker.supervisor.run_jobs = partial(worker.supervisor.run_jobs, command=json.loads(os.environ["CHAOS_ENGINE"]))
+worker.attempt.run_jobs = partial(worker.attempt.run_jobs, command=json.loads(os.environ["CHAOS_ENGINE"]))

@@ -23,7 +23,7 @@ from app.local.stack import Stack
 from secateur.client import Client
 from tests import command_line, tiny
 from tests.conftest import BUCKET
-from tests.worker.house import gone, wait_until
+from tests.worker.harness import gone, wait_until
 from worker.pruning import PruningJob, Silent
 from worker.pruning import run as run_engine
 

@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 from app.settings import Settings
 from app.storage import ObjectStore
 from tests.jobs import JobMaker
-from tests.worker.house import SCRIPTED, make_tiny_jobs
-from worker.supervisor import run_jobs
+from tests.worker.harness import SCRIPTED, make_tiny_jobs
+from worker.attempt import run_jobs
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 from types import FrameType
 
 from app.settings import get_settings
-from worker.supervisor import run_jobs
+from worker.attempt import run_jobs
 
 
 def stop(number: int, frame: FrameType | None) -> None:

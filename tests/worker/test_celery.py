@@ -13,18 +13,18 @@ import pytest
 import redis
 from sqlalchemy.orm import Session
 
-from app.dispatch.outbox import Queue, ring
-from app.jobs.states import State
-from app.jobs.tables import JobEvaluation, JobLayer, JobLease
-from app.models.tables import Model
-from app.sensitivity.tables import TABLES
+from app.outbox import Queue, ring
 from app.settings import Settings
 from app.storage import ObjectStore
+from app.tables.jobs import JobEvaluation, JobLayer, JobLease
+from app.tables.models import Model
+from app.tables.sensitivity import TABLES
+from app.tables.states import State
+from app.tables.tasks import Task, TaskKind
 from app.tasks import service as tasks
-from app.tasks.tables import Task, TaskKind
 from tests.jobs import JobMaker, make_dataset, make_model, make_project
 from tests.tiny import make_tiny_llama
-from tests.worker.house import (
+from tests.worker.harness import (
     SCRIPTED,
     Watch,
     attempts,
@@ -35,7 +35,7 @@ from tests.worker.house import (
     wait_until,
     worker,
 )
-from worker.supervisor import run_jobs
+from worker.attempt import run_jobs
 
 BLOCKS = 6
 
@@ -73,7 +73,7 @@ def submit(jobs: JobMaker, session: Session) -> Callable[..., Watch]:
 def test_the_supervisor_never_imports_torch(environment: dict[str, str]) -> None:
     """Neither the Celery parent nor its child: memory, start-up time, and CUDA that never meets a fork."""
     code = (
-        "import sys, worker.celery, worker.supervisor, worker.task_runner\n"
+        "import sys, worker.celery, worker.attempt, worker.task_runner\n"
         "assert 'torch' not in sys.modules, 'torch is imported'"
     )
     subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, check=True)
@@ -81,9 +81,9 @@ def test_the_supervisor_never_imports_torch(environment: dict[str, str]) -> None
 
 def test_what_a_worker_learnt_of_its_host_holds_for_the_next_message(environment: dict[str, str]) -> None:
     code = (
-        "import worker.celery, worker.supervisor\n"
+        "import worker.celery, worker.attempt\n"
         "seen = []\n"
-        "worker.supervisor.run_jobs = lambda settings, name, caution: seen.append(caution)\n"
+        "worker.attempt.run_jobs = lambda settings, name, caution: seen.append(caution)\n"
         "worker.celery.run_jobs()\n"
         "worker.celery.run_jobs()\n"
         "assert seen[0] is not None and seen[0] is seen[1]"

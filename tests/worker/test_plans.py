@@ -10,24 +10,24 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from sqlalchemy.orm import Session
 
-from app.datasets.tables import Dataset
 from app.db.engine import transaction
 from app.jobs import control
-from app.jobs.tables import JobDataset
-from app.models.tables import Model
 from app.plans import service as plans
-from app.plans.tables import Plan
 from app.settings import Settings
 from app.storage import ObjectStore
+from app.tables.datasets import Dataset
+from app.tables.jobs import JobDataset
+from app.tables.models import Model
+from app.tables.plans import Plan
+from app.tables.tasks import Task
 from app.tasks import service as tasks
-from app.tasks.tables import Task
 from secateur.spec.job import JobContinue, JobCreate
-from tests.app.jobs.lineages import publish
+from tests.app.lineage.lineages import publish
 from tests.jobs import CALIBRATION, SPEC, make_dataset, make_model, make_project
 from tests.tiny import make_tiny_llama
-from tests.worker.house import make_tiny_jobs
+from tests.worker.harness import make_tiny_jobs
+from worker.attempt.engine_process import EngineProcess
 from worker.plans import TooEarly, bring_outline, run
-from worker.supervisor.engine_process import EngineProcess
 from worker.task_runner import run_tasks
 
 
@@ -160,7 +160,7 @@ def test_an_engine_that_is_stopped_leaves_nothing_behind(
         if engines:
             raise Stop
 
-    monkeypatch.setattr("worker.engine_question.EngineProcess", Noted)
+    monkeypatch.setattr("worker.attempt.engine_question.EngineProcess", Noted)
     id = ask(session, make_tiny_llama(tmp_path / "tiny"), store)
     with pytest.raises(Stop):
         run(id, unguarded, check, settings)

@@ -4,11 +4,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from worker.engine_question import EngineRefused, ask_engine
+from worker.attempt.engine_question import EngineRefused, ask_engine
+from worker.attempt.redaction import Redactor
 from worker.intake.context import Context
 from worker.intake.errors import IntakeError
 from worker.intake.scan import SHOWN
-from worker.supervisor.redaction import Redactor
 
 
 def check_fit(files: Mapping[str, Path], context: Context) -> frozenset[str]:

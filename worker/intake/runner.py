@@ -10,12 +10,12 @@ from typing import Any, Final, cast
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app.datasets.tables import Dataset, IntakeState
 from app.db.engine import transaction
-from app.models.tables import Model
 from app.settings import Settings
 from app.storage import open_store
-from app.tasks.tables import TaskKind
+from app.tables.datasets import Dataset, IntakeState
+from app.tables.models import Model
+from app.tables.tasks import TaskKind
 from worker.intake.context import Context
 from worker.intake.datasets import fetch_dataset, hold_text, release_text
 from worker.intake.errors import IntakeError

@@ -6,9 +6,10 @@
 from secateur.spec.job import Documents
 from secateur.spec.job import Evaluation as EvaluationSpec
 from secateur.spec.request import Format, Text
-from worker.engine_format import ENGINE_FORMAT
+from worker.engine.format import ENGINE_FORMAT
 from worker.pruning.errors import IllConditioned, PruningError, SpecError, Stopped, UserError
-from worker.pruning.observer import (
+from worker.pruning.evaluation.perplexity import perplexities
+from worker.pruning.events import (
     Basis,
     BlockResult,
     Evaluation,
@@ -19,10 +20,9 @@ from worker.pruning.observer import (
     Silent,
     StageResult,
 )
-from worker.pruning.perplexity import perplexities
-from worker.pruning.planning import inspect, plan
-from worker.pruning.run import Output, OutputFile, run
-from worker.pruning.spec import PruningJob
+from worker.pruning.plan import inspect, plan
+from worker.pruning.request import PruningJob
+from worker.pruning.runner import Output, OutputFile, run
 
 __all__ = [
     "ENGINE_FORMAT",

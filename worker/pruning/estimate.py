@@ -14,15 +14,15 @@ from secateur.spec.job import Precision
 from secateur.spec.method import MethodName
 from secateur.spec.sparsity import Allocation
 from worker.pruning.allocation.survey import COPIES as SURVEYED_COPIES
-from worker.pruning.blocks import BATCH_TOKENS
-from worker.pruning.budget import Share
-from worker.pruning.checkpoint import Checkpoint
-from worker.pruning.evaluate import FEWEST, LOGITS, forward_dtype
-from worker.pruning.progress import Kind
-from worker.pruning.settings import pick_device
-from worker.pruning.skeleton import Block, Matrix, Skeleton
-from worker.pruning.spec import PruningJob
-from worker.pruning.work import planned_work, survey_tokens
+from worker.pruning.cost import planned_work, survey_tokens
+from worker.pruning.evaluation.losses import FEWEST, LOGITS, forward_dtype
+from worker.pruning.model.block_runner import BATCH_TOKENS
+from worker.pruning.model.checkpoint import Checkpoint
+from worker.pruning.model.graph import Block, Matrix, Skeleton
+from worker.pruning.request import PruningJob
+from worker.pruning.runtime.numerics import pick_device
+from worker.pruning.runtime.progress import Kind
+from worker.pruning.targets.budget import Share
 
 FLOAT = 4
 PROBE_SIDE = 768

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from secateur.spec.sparsity import Pattern
-from worker.pruning import skeleton as skeletons
-from worker.pruning.budget import exact
-from worker.pruning.checkpoint import Checkpoint
-from worker.pruning.digests import FINGERPRINTS, mask_sha256, total, weights_sha256
 from worker.pruning.errors import UserError
-from worker.pruning.patterns import follows
-from worker.pruning.report import REPORT
-from worker.pruning.skeleton import Matrix
+from worker.pruning.methods.masks import follows
+from worker.pruning.model import graph as skeletons
+from worker.pruning.model.checkpoint import Checkpoint
+from worker.pruning.model.graph import Matrix
+from worker.pruning.report.report import REPORT
+from worker.pruning.state.digests import FINGERPRINTS, mask_sha256, total, weights_sha256
+from worker.pruning.targets.budget import exact
 
 TOTALS = ("weights", "zeros", "masks_sha256", "weights_sha256")
 """Of a report's summary, what the files can prove; the digests in the order of FINGERPRINTS."""

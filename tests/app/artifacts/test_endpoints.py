@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app.artifacts.service import _VERIFYING, VERIFICATIONS, StoredFile
-from app.jobs.tables import Job
 from app.local.servers import SeaweedServer
 from app.settings import Settings
 from app.storage import ObjectStore, open_store
+from app.tables.jobs import Job
 from tests.app.conftest import client_of, running
 from tests.conftest import BUCKET
 

@@ -9,10 +9,10 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session
 
-from app.jobs.tables import Job
 from app.storage import ObjectStore
+from app.tables.jobs import Job
 from tests.app.conftest import Inputs
-from tests.app.jobs.lineages import domain, publish, submit
+from tests.app.lineage.lineages import domain, publish, submit
 
 STATE = {
     "model/model-00001-of-00003.safetensors": b"weights" * 1000,

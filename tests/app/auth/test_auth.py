@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from app.auth.__main__ import main
 from app.auth.scopes import Scope
 from app.auth.service import create_key
-from app.auth.tables import ApiKey, Project
 from app.auth.tokens import is_token, new_token
+from app.tables.auth import ApiKey, Project
 from tests.app.conftest import Inputs, MakeKey, client_of
 
 

@@ -6,9 +6,9 @@ from sqlalchemy.orm import Session
 
 from app.comparison.evaluation import side_by_side
 from app.jobs.schemas import EvaluationRead
-from app.jobs.tables import Job
-from app.models.tables import Model
-from app.sensitivity.tables import Basis
+from app.tables.jobs import Job
+from app.tables.models import Model
+from app.tables.sensitivity import Basis
 from tests.app.conftest import Inputs
 from tests.histories import evaluate, fill, matrix_of
 from tests.jobs import make_model

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.comparison.scores import Scored, same_scores
-from app.sensitivity.tables import Basis
+from app.tables.sensitivity import Basis
 from secateur.spec.method import Reading
 
 

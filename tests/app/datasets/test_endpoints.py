@@ -6,12 +6,12 @@ import httpx
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from app.datasets.tables import Dataset
-from app.dispatch.tables import OutboxMessage
-from app.jobs.tables import Job
 from app.settings import Settings
 from app.storage import ObjectStore
-from app.tasks.tables import Task
+from app.tables.datasets import Dataset
+from app.tables.jobs import Job
+from app.tables.outbox import OutboxMessage
+from app.tables.tasks import Task
 from tests.app.conftest import Inputs, client_of, running
 
 TXT = {"Content-Type": "text/plain"}

@@ -10,14 +10,14 @@ import redis
 from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
+from app.delivery.claim import claim
 from app.dispatch import repository
 from app.dispatch.dispatcher import Dispatcher
-from app.dispatch.outbox import Queue, ring
-from app.dispatch.tables import OutboxMessage
-from app.jobs.delivery.claim import claim
-from app.jobs.tables import Job
 from app.local.servers import ValkeyServer
+from app.outbox import Queue, ring
 from app.settings import Settings
+from app.tables.jobs import Job
+from app.tables.outbox import OutboxMessage
 from tests.jobs import make_jobs
 
 

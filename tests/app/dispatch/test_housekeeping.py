@@ -5,8 +5,8 @@ from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
 from app.dispatch.housekeeping import clean_round
-from app.dispatch.tables import OutboxMessage
 from app.settings import Settings
+from app.tables.outbox import OutboxMessage
 
 
 def test_a_step_that_fails_does_not_stop_the_others(session: Session, settings: Settings) -> None:

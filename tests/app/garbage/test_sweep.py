@@ -12,30 +12,30 @@ from sqlalchemy import text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app.datasets.tables import Dataset
 from app.db.clock import from_now
 from app.db.engine import make_engine, transaction
+from app.delivery import commits, input_digests
+from app.delivery.claim import Claim, claim
+from app.delivery.lease import guard
+from app.delivery.object_keys import attempt_folder
 from app.dispatch.housekeeping import order_sweep, reap_jobs
 from app.garbage.repository import drop_checkpoints
 from app.garbage.sweep import Sweep
 from app.jobs import control, retries
-from app.jobs.delivery import basis, commits
-from app.jobs.delivery.claim import Claim, claim
-from app.jobs.delivery.lease import guard
-from app.jobs.delivery.places import attempt_folder
-from app.jobs.tables import Job, JobBlock, JobEvent
 from app.local.servers import SeaweedServer
 from app.models.repository import objects_folder
-from app.models.tables import Model
 from app.settings import Settings
 from app.storage import ObjectStore, open_store
+from app.tables.datasets import Dataset
+from app.tables.jobs import Job, JobBlock, JobEvent
+from app.tables.models import Model
+from app.tables.tasks import Task
 from app.tasks import service as tasks
 from app.tasks.service import WHOLE_STORE
-from app.tasks.tables import Task
 from tests.app.storage.test_store import s3_settings
 from tests.jobs import JobMaker, make_jobs
-from tests.worker.house import SCRIPTED, Watch, driver, make_tiny_jobs, wait_until
-from worker.supervisor import run_jobs
+from tests.worker.harness import SCRIPTED, Watch, driver, make_tiny_jobs, wait_until
+from worker.attempt import run_jobs
 from worker.task_runner import run_tasks
 
 
@@ -187,7 +187,7 @@ def test_objects_live_as_long_as_any_job_of_their_chain_needs_them(
     key = upload(objects, taken, 0, "block")
     commit(taken, 0, 0, key)
     row = session.get_one(Job, first)
-    row.state, row.basis = "failed", basis.current(session, row)
+    row.state, row.basis = "failed", input_digests.current(session, row)
     session.commit()
     with transaction() as other:
         (second, _), made = retries.retry(other, jobs.project, first)

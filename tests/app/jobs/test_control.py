@@ -11,13 +11,13 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
-from app.dispatch.tables import OutboxMessage
-from app.jobs.delivery.claim import claim
-from app.jobs.delivery.lease import LeaseLost
-from app.jobs.delivery.publish import StoredFile, make_manifest, publish
-from app.jobs.states import TERMINAL, State
-from app.jobs.tables import Job
-from app.tasks.tables import Task
+from app.delivery.claim import claim
+from app.delivery.lease import LeaseLost
+from app.delivery.publish import StoredFile, make_manifest, publish
+from app.tables.jobs import Job
+from app.tables.outbox import OutboxMessage
+from app.tables.states import TERMINAL, State
+from app.tables.tasks import Task
 from tests.app.conftest import Inputs
 
 FINISHED = dict.fromkeys(("succeeded", "failed", "cancelled"), (409, "job_finished"))

@@ -7,9 +7,9 @@ import httpx
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app.jobs.events import EventType, append_event
-from app.jobs.states import State
-from app.jobs.tables import (
+from app.delivery.events import EventType, append_event
+from app.delivery.transitions import transition
+from app.tables.jobs import (
     Job,
     JobAttempt,
     JobBlock,
@@ -19,8 +19,8 @@ from app.jobs.tables import (
     JobProgress,
     JobStage,
 )
-from app.jobs.transitions import transition
-from app.sensitivity.tables import TABLES
+from app.tables.sensitivity import TABLES
+from app.tables.states import State
 from tests.app.conftest import Inputs
 
 MATRICES = [f"model.layers.{block}.{name}.weight" for block in range(2) for name in ("k_proj", "q_proj")]

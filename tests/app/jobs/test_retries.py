@@ -9,11 +9,11 @@ from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
-from app.dispatch.tables import OutboxMessage
-from app.jobs.delivery import basis, checkpoint
-from app.jobs.delivery.claim import claim
-from app.jobs.tables import Job, JobBlock
-from app.models.tables import Model
+from app.delivery import checkpoint, input_digests
+from app.delivery.claim import claim
+from app.tables.jobs import Job, JobBlock
+from app.tables.models import Model
+from app.tables.outbox import OutboxMessage
 from tests.app.conftest import Inputs
 from tests.app.jobs.test_control import events, put
 from tests.app.jobs.test_read import fill
@@ -26,7 +26,7 @@ def failed(api: httpx.Client, job: str, session: Session) -> str:
     files = [{"role": "weights", "path": "stage-00/model/0", "sha256": "0" * 64, "bytes": 1, "key": "k"}]
     session.execute(update(JobBlock).values(files=files))
     row = session.get_one(Job, job)
-    row.basis = {**basis.current(session, row), "threads": 3}
+    row.basis = {**input_digests.current(session, row), "threads": 3}
     session.commit()
     put(session, job, state="failed", fence=4, attempts=4, runtime_seconds=99.0, finished_at=func.now())
     return job

@@ -5,9 +5,9 @@ import httpx
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from app.dispatch.tables import OutboxMessage
-from app.jobs.tables import IdempotencyKey, Job, JobDataset, JobEvent, JobStage
-from app.models.tables import Model
+from app.tables.jobs import IdempotencyKey, Job, JobDataset, JobEvent, JobStage
+from app.tables.models import Model
+from app.tables.outbox import OutboxMessage
 from tests.app.conftest import Inputs
 
 COUNT_JOBS = select(func.count()).select_from(Job)

@@ -4,9 +4,9 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.auth.tables import Project
 from app.kit.globs import matches
 from app.kit.ids import Prefix, new_id
+from app.tables.auth import Project
 
 NAMES = ("model.layers.0.q_proj", "model.layers.10.q_proj", "model.layers.0.k_proj", "a%b", "a_b", "axb", "a\\b")
 

@@ -5,11 +5,11 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.dispatch.tables import OutboxMessage
 from app.models.references import may_exist
-from app.models.tables import Model
 from app.settings import Settings
-from app.tasks.tables import Task
+from app.tables.models import Model
+from app.tables.outbox import OutboxMessage
+from app.tables.tasks import Task
 from tests.app.conftest import Inputs, client_of, running
 
 

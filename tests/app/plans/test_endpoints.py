@@ -11,16 +11,16 @@ from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
 from app.dispatch.housekeeping import forget
-from app.jobs.tables import Job
-from app.models.tables import Model
-from app.plans.tables import Plan
 from app.settings import Settings
 from app.storage import ObjectStore
-from app.tasks.tables import Task
+from app.tables.jobs import Job
+from app.tables.models import Model
+from app.tables.plans import Plan
+from app.tables.tasks import Task
 from tests.app.conftest import Inputs
 from tests.jobs import make_dataset, make_model
 from tests.tiny import make_tiny_llama
-from tests.worker.house import dispatcher, wait_until, worker
+from tests.worker.harness import dispatcher, wait_until, worker
 
 
 @pytest.fixture

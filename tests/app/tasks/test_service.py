@@ -6,11 +6,11 @@ from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
 from app.db.engine import transaction
-from app.dispatch.tables import OutboxMessage
-from app.models.tables import Model
+from app.tables.models import Model
+from app.tables.outbox import OutboxMessage
+from app.tables.tasks import Task, TaskKind, TaskState
 from app.tasks import service
 from app.tasks.service import TaskClaim, TaskLost
-from app.tasks.tables import Task, TaskKind, TaskState
 from tests.jobs import JobMaker, make_dataset, make_model, make_project
 
 

@@ -12,7 +12,7 @@ from secateur.spec.job import JobCreate, canonical_digest
 from secateur.spec.method import MethodName, read_method
 from secateur.spec.sparsity import Override, Pattern
 from secateur.spec.strict import explain
-from worker.pruning.overrides import matching
+from worker.pruning.targets.overrides import matching
 
 NAMES = ("copal", "admm", "alps", "sparsegpt", "wanda", "magnitude")
 METHODS: list[dict[str, Any]] = [

@@ -8,8 +8,8 @@ import pytest
 
 from secateur.spec.job import JobCreate, dataset_pointers
 from secateur.spec.method import METHODS
+from worker.attempt.staging import base_of, computed
 from worker.pruning import PruningJob
-from worker.supervisor.staging import base_of, computed
 
 STORED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "stored_specs.json").read_text())
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from app.auth.tables import Project
-from app.datasets.tables import Dataset
 from app.kit.ids import Prefix, new_id
-from app.models.tables import Model
 from app.settings import Settings
 from app.storage import ObjectStore
-from app.tasks.tables import TaskKind
+from app.tables.auth import Project
+from app.tables.datasets import Dataset
+from app.tables.models import Model
+from app.tables.tasks import TaskKind
 from tests.tiny import make_tiny_llama
 from tests.worker.intake.hub_server import Hub, run_hub
 from worker.intake.context import Context

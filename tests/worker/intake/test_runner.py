@@ -15,13 +15,13 @@ from sqlalchemy import delete
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 
-from app.auth.tables import Project
-from app.datasets.tables import Dataset
 from app.db.engine import transaction
 from app.kit.digests import file_sha256, tree_digest
-from app.models.tables import Model
 from app.settings import Settings
 from app.storage import ObjectStore
+from app.tables.auth import Project
+from app.tables.datasets import Dataset
+from app.tables.models import Model
 from tests.worker.intake.hub_server import Hub, Repo
 from worker.intake.context import Context
 from worker.intake.datasets import TEXT, hold_text

@@ -15,7 +15,7 @@ from worker.intake.choose import INDEX, SINGLE, small_files, weight_files, weigh
 from worker.intake.errors import IntakeError
 from worker.intake.scan import Warn, scan_small_files, scan_weights
 from worker.intake.sources import FolderSource
-from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.model.checkpoint import Checkpoint
 
 
 def scan(folder: Path, warn: Warn | None = None) -> tuple[Any, Any]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tests.worker.pruning.conftest import Recorder, Request, known_again, prune
 from worker.pruning import Output
-from worker.pruning.records import HISTORY
-from worker.pruning.state_file import read_document
+from worker.pruning.report.records import HISTORY
+from worker.pruning.state.file import read_document
 
 
 @dataclass

@@ -10,8 +10,8 @@ import pytest
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, domain, prune
 from tests.worker.pruning.lineages import Ran, chain, continuing, run_job, with_own_texts
-from tests.worker.pruning.test_run import contents, copy_committed
-from worker.pruning.report import bwt, log_bwt
+from tests.worker.pruning.test_runner import contents, copy_committed
+from worker.pruning.report.report import bwt, log_bwt
 
 ADMM = {"name": "admm"}
 COPAL = {"name": "copal"}

@@ -12,8 +12,8 @@ from secateur.spec.method import Scope
 from secateur.spec.sparsity import Pattern
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, prune
-from tests.worker.pruning.test_caveats import said
-from worker.pruning.patterns import Selection, follows
+from tests.worker.pruning.report.test_warnings import said
+from worker.pruning.methods.masks import Selection, follows
 
 METHODS: list[dict[str, Any]] = [
     {"name": "magnitude"},

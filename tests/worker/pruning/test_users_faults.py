@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.tiny import make_tiny, make_tokenizer
 from tests.worker.pruning.conftest import Request, domain, prune
 from worker.pruning import PruningJob, UserError, inspect, plan
-from worker.pruning.tokens import Tokenizer
+from worker.pruning.calibration.tokenizer import Tokenizer
 
 Change = Callable[[Path], None]
 

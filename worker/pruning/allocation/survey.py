@@ -15,21 +15,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur.spec.sparsity import Allocation
-from worker.pruning import heap
 from worker.pruning.allocation.curves import loss_curve, loss_scores
 from worker.pruning.allocation.owl import outliers
 from worker.pruning.allocation.result import Survey
-from worker.pruning.blocks import Shell, batches, unload
-from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.calibration.hooks import dense_weight, find_groups, measure
 from worker.pruning.errors import IllConditioned
-from worker.pruning.evaluate import pieces
-from worker.pruning.groups import dense_weight, find_groups, measure
-from worker.pruning.hidden import HiddenStates
-from worker.pruning.methods.ladder import cholesky, climb
+from worker.pruning.evaluation.losses import pieces
+from worker.pruning.methods.damping import cholesky, climb
 from worker.pruning.methods.wanda import input_norms, wanda_scores
-from worker.pruning.settings import plain_attention
-from worker.pruning.skeleton import Block, Matrix
-from worker.pruning.statistics import Measured
+from worker.pruning.model.block_runner import Shell, batches, unload
+from worker.pruning.model.checkpoint import Checkpoint
+from worker.pruning.model.graph import Block, Matrix
+from worker.pruning.runtime import memory
+from worker.pruning.runtime.activations import HiddenStates
+from worker.pruning.runtime.numerics import plain_attention
+from worker.pruning.state.moments import Measured
 
 COPIES = 4
 """Tensors as large as the logits that a loss with its gradient holds at once."""
@@ -82,7 +82,7 @@ class Surveyor:
 
             def run(block: Block = block) -> None:
                 for index, state in enumerate(hidden):
-                    with heap.reusing():
+                    with memory.reusing():
                         hidden[index] = self.shell.forward(block, state.to(self.shell.device))
                     self.advance(block, state.shape[0] * state.shape[1], 1)
 
@@ -100,7 +100,7 @@ class Surveyor:
             self.shell.load_block(block, self.source.read(block.tensors))
             for index, state in enumerate(states):
                 inputs.append(state)
-                with heap.reusing():
+                with memory.reusing():
                     states[index] = self.shell.forward(block, state.to(self.shell.device)).cpu()
                 self.advance(block, state.shape[0] * state.shape[1], 1)
             unload(block.module)
@@ -115,7 +115,7 @@ class Surveyor:
                 gradient = torch.zeros_like(hidden)
                 for piece in pieces(ids, self.shell.vocabulary, COPIES, self.context):
                     given = hidden[:, piece].clone().requires_grad_()
-                    with heap.reusing(), torch.enable_grad():
+                    with memory.reusing(), torch.enable_grad():
                         logits = head(ids[:, piece], given).float()
                         targets = ids[:, piece.start + 1 : piece.stop + 1].flatten()
                         functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
@@ -134,7 +134,7 @@ class Surveyor:
             def run(block: Block = block, first: int = first) -> None:
                 for index, gradient in enumerate(gradients):
                     state = inputs[first + index].to(self.shell.device, copy=True).requires_grad_()
-                    with heap.reusing(), plain_attention(self.shell.device):
+                    with memory.reusing(), plain_attention(self.shell.device):
                         with torch.enable_grad():
                             output = self.shell.forward(block, state)
                         output.backward(gradient.to(output))  # type: ignore[no-untyped-call]
@@ -148,7 +148,7 @@ class Surveyor:
             tokens = sum(gradient.shape[0] * gradient.shape[1] for gradient in gradients)
             for group in groups:
                 self._conclude(block, group, measured[group[0].name], squares, tokens, survey)
-                heap.trim()
+                memory.trim()
             unload(block.module)
         return survey
 

@@ -9,12 +9,10 @@ from torch import Tensor
 
 from secateur.spec.method import AdmmSettings, Schedule
 from worker.pruning.errors import IllConditioned
-from worker.pruning.finite import all_finite
-from worker.pruning.methods.ladder import cholesky, climb
-from worker.pruning.methods.solution import Solution
+from worker.pruning.methods.damping import cholesky, climb
+from worker.pruning.methods.masks import Selection, Solution
 from worker.pruning.methods.wanda import input_norms
-from worker.pruning.patterns import Selection
-from worker.pruning.settings import search_products
+from worker.pruning.runtime.numerics import all_finite, search_products
 
 Scores = Callable[[Tensor], Tensor]
 """Of weights, (out, in), to a new tensor of the same shape, not negative; −∞ where a weight must not stay."""

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from secateur.spec.method import AlpsSettings
 from worker.pruning.errors import IllConditioned
-from worker.pruning.finite import all_finite
 from worker.pruning.methods.admm import polish
-from worker.pruning.methods.ladder import climb
-from worker.pruning.methods.solution import Solution
+from worker.pruning.methods.damping import climb
+from worker.pruning.methods.masks import Selection, Solution
 from worker.pruning.methods.wanda import input_norms
-from worker.pruning.patterns import Selection
+from worker.pruning.runtime.numerics import all_finite
 
 GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
 """ρ grows by the factor beside the first share of the kept weights that moved in or out since the last look."""

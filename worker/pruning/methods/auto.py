@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from secateur.spec.method import METHODS, AdmmSettings, Method, MethodName
-from worker.pruning import methods
 from worker.pruning.errors import IllConditioned
-from worker.pruning.methods import Check, Group
-from worker.pruning.patterns import Selection
-from worker.pruning.statistics import Accumulated, Inputs, relative_error
+from worker.pruning.methods import registry as methods
+from worker.pruning.methods.masks import Selection
+from worker.pruning.methods.registry import Check, Group
+from worker.pruning.state.moments import Accumulated, Inputs, relative_error
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from secateur.spec.method import Copal, Perturbation, Reading
-from worker.pruning.statistics import Accumulated
+from worker.pruning.state.moments import Accumulated
 
 
 def copal_scores(method: Copal, matrix: str, dense: Tensor, sums: Accumulated) -> Tensor:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.worker.pruning.conftest import Recorder, Request, prune
-from tests.worker.pruning.test_run import contents, copy_committed
+from tests.worker.pruning.test_runner import contents, copy_committed
 from worker.pruning import MatrixRecord
 
 

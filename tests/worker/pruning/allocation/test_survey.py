@@ -11,19 +11,19 @@ from transformers import AutoModelForCausalLM
 
 from secateur.spec.sparsity import Allocation
 from tests.tiny import make_tiny, make_tiny_llama
-from worker.pruning import skeleton as skeletons
 from worker.pruning.allocation.curves import loss_curve, loss_scores
 from worker.pruning.allocation.owl import OUTLIER
 from worker.pruning.allocation.result import Survey
 from worker.pruning.allocation.survey import DAMPING, Surveyor, _add_squares, curvature
-from worker.pruning.blocks import Shell
-from worker.pruning.checkpoint import Checkpoint
+from worker.pruning.cost import survey_tokens
 from worker.pruning.errors import IllConditioned
-from worker.pruning.evaluate import precision
-from worker.pruning.experts import is_experts, run_experts
-from worker.pruning.hidden import HiddenStates
-from worker.pruning.settings import torch_settings
-from worker.pruning.work import survey_tokens
+from worker.pruning.evaluation.losses import precision
+from worker.pruning.model import graph as skeletons
+from worker.pruning.model.block_runner import Shell
+from worker.pruning.model.checkpoint import Checkpoint
+from worker.pruning.model.experts import is_experts, run_experts
+from worker.pruning.runtime.activations import HiddenStates
+from worker.pruning.runtime.numerics import torch_settings
 
 
 def _surveyor(folder: Path, scratch: Path, *, adapts: bool = False, context: int = 1) -> Surveyor:

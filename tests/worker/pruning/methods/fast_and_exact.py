@@ -21,13 +21,12 @@ from secateur.spec.method import Mask, Method, MethodName, WeightUpdate
 from secateur.spec.sparsity import Pattern
 from tests.specs import make_method
 from tests.worker.pruning.methods.oracles import admm_damped, gram_of, output_error, solve_with
-from worker.pruning.digests import weights_sha256
-from worker.pruning.evaluate import native_dtype
-from worker.pruning.methods import SOLVERS
-from worker.pruning.methods.solution import Solution
-from worker.pruning.patterns import Selection
-from worker.pruning.settings import products_of, torch_settings
-from worker.pruning.statistics import Accumulator
+from worker.pruning.evaluation.losses import native_dtype
+from worker.pruning.methods.masks import Selection, Solution
+from worker.pruning.methods.registry import SOLVERS
+from worker.pruning.runtime.numerics import products_of, torch_settings
+from worker.pruning.state.digests import weights_sha256
+from worker.pruning.state.moments import Accumulator
 
 METHODS = [
     *(make_method(name) for name in SOLVERS),

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from secateur.spec.method import Method, Scope
 from secateur.spec.sparsity import Pattern
-from worker.pruning.methods import prepare, scores, solve
-from worker.pruning.methods.solution import Solution
-from worker.pruning.patterns import Selection
-from worker.pruning.statistics import Accumulated
+from worker.pruning.methods.masks import Selection, Solution
+from worker.pruning.methods.registry import prepare, scores, solve
+from worker.pruning.state.moments import Accumulated
 
 
 def gram_of(tokens: int, width: int, *, mixed: bool = True) -> Tensor:

@@ -11,7 +11,7 @@ from tests.specs import make_method
 from tests.worker.pruning.methods.oracles import admm_damped, output_error, solve_with
 from worker.pruning.errors import IllConditioned
 from worker.pruning.methods.admm import _zeros, factorise, polish, solve_admm
-from worker.pruning.patterns import Selection, follows
+from worker.pruning.methods.masks import Selection, follows
 
 
 def gram_of(tokens: int, width: int, *, mixed: bool = True) -> Tensor:

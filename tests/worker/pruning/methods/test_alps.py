@@ -6,7 +6,7 @@ from secateur.spec.sparsity import Pattern
 from tests.specs import make_method
 from tests.worker.pruning.methods.oracles import gram_of, mean_damped, output_error, solve_with
 from worker.pruning.methods.alps import RHO_RANGE, _grown, factorise
-from worker.pruning.patterns import Selection
+from worker.pruning.methods.masks import Selection
 
 HALF = Selection(Pattern(), Scope.layer, 16 * 24)
 

@@ -9,11 +9,12 @@ from torch import Tensor
 from secateur.spec.method import Admm, AdmmSettings, MethodName, Scope, read_method
 from secateur.spec.sparsity import Pattern
 from tests.specs import make_method
-from worker.pruning import IllConditioned, methods
-from worker.pruning.methods import Group
+from worker.pruning import IllConditioned
+from worker.pruning.methods import registry as methods
 from worker.pruning.methods.auto import CANDIDATES, MIN_TOKENS, Candidate, Choice, Member, Option, best, choose
-from worker.pruning.patterns import Selection
-from worker.pruning.statistics import Accumulator, Inputs, Measured, accumulate, relative_error
+from worker.pruning.methods.masks import Selection
+from worker.pruning.methods.registry import Group
+from worker.pruning.state.moments import Accumulator, Inputs, Measured, accumulate, relative_error
 
 AUTO = make_method(MethodName.auto)
 WEAK = Candidate("weak", MethodName.admm, {"admm": AdmmSettings(damping=0.001)})

@@ -9,12 +9,12 @@ from torch import Tensor
 from secateur.spec.method import Method, MethodName, Perturbation, Reading, Scope
 from secateur.spec.sparsity import Pattern
 from tests.specs import make_method
-from worker.pruning.methods import Group, prepare, prepare_alone, scores, scores_alone, solve
+from worker.pruning.calibration.copal_sums import complete, find_sensing
 from worker.pruning.methods.copal import GRADIENT_SUMS, response, response_power
-from worker.pruning.patterns import Selection
-from worker.pruning.sensing import complete, find_sensing
-from worker.pruning.skeleton import Matrix
-from worker.pruning.statistics import Accumulated, Accumulator, accumulate, alone
+from worker.pruning.methods.masks import Selection
+from worker.pruning.methods.registry import Group, prepare, prepare_alone, scores, scores_alone, solve
+from worker.pruning.model.graph import Matrix
+from worker.pruning.state.moments import Accumulated, Accumulator, accumulate, alone
 
 ROWS, COLUMNS, LENGTH = 5, 6, 4
 MATRIX = Matrix("w", "w", ROWS, COLUMNS)

@@ -19,8 +19,8 @@ from secateur.spec.method import AdmmSettings, Scope
 from secateur.spec.sparsity import Pattern
 from tests.specs import make_method
 from tests.worker.pruning.methods.oracles import solve_with
-from worker.pruning.patterns import Selection
-from worker.pruning.settings import torch_settings
+from worker.pruning.methods.masks import Selection
+from worker.pruning.runtime.numerics import torch_settings
 
 LIMITS = ("AVX2", "AVX512_CORE", "AVX512_CORE_BF16", "AVX512_CORE_AMX", "rounding")
 SEARCHING = ("admm", "copal+admm:searched")

@@ -4,9 +4,9 @@ from torch import Tensor
 from secateur.spec.method import Method, MethodName, Perturbation, Scope, WeightUpdate
 from secateur.spec.sparsity import Pattern
 from tests.specs import make_method
-from worker.pruning.methods import Group, prepare, scores, solve
-from worker.pruning.patterns import Selection
-from worker.pruning.statistics import Accumulated, Accumulator, accumulate
+from worker.pruning.methods.masks import Selection
+from worker.pruning.methods.registry import Group, prepare, scores, solve
+from worker.pruning.state.moments import Accumulated, Accumulator, accumulate
 
 
 def sums_of(*domains: Tensor) -> Accumulated:

@@ -34,8 +34,8 @@ from tests.worker.pruning.methods.oracles import (
     sums_of_gram,
 )
 from worker.pruning.errors import IllConditioned
-from worker.pruning.methods import SOLVERS, prepare, scores, solve
-from worker.pruning.patterns import Selection, follows
+from worker.pruning.methods.masks import Selection, follows
+from worker.pruning.methods.registry import SOLVERS, prepare, scores, solve
 
 SELECTING = (MethodName.magnitude, MethodName.wanda, MethodName.copal)
 SOLVING = (MethodName.sparsegpt, MethodName.admm, MethodName.alps)

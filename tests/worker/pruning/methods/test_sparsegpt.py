@@ -7,8 +7,8 @@ from secateur.spec.method import MethodName, Scope, SparseGptSettings
 from secateur.spec.sparsity import Pattern
 from tests.specs import make_method
 from tests.worker.pruning.methods.oracles import gram_of, mean_damped, output_error, solve_with, textbook_sparsegpt
+from worker.pruning.methods.masks import Selection
 from worker.pruning.methods.sparsegpt import WHOLE, _ranks, factorise, inverse_of_upper, solve_sparsegpt, spread
-from worker.pruning.patterns import Selection
 
 
 @pytest.mark.parametrize("width", [24, 72])

@@ -1,0 +1,112 @@
+"""What a new attempt can build on: committed blocks, finished stages, known perplexities."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import delete, null, select, update
+from sqlalchemy.orm import Session
+
+from app.db.base import Base
+from app.delivery.claim import SourceFile
+from app.delivery.commits import KEPT_ROLE, STAGE_FIGURES
+from app.delivery.events import EventType, append_event
+from app.delivery.lease import Lease
+from app.delivery.publish import StoredFile
+from app.lineage import stages as lineage
+from app.tables.jobs import Job, JobBlock, JobEvaluation, JobLayer, JobStage
+from app.tables.sensitivity import JobDomainSensitivity, JobSensitivity
+
+RECORDS: Final[tuple[type[Base], ...]] = (
+    *(JobBlock, JobLayer, JobEvaluation),
+    *(JobSensitivity, JobDomainSensitivity),
+)
+"""Tables with what was computed, all by `job_id`; with the stages they are the whole checkpoint."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where the last attempt got to."""
+
+    stages: int = 0
+    """Finished stages."""
+    blocks: int = 0
+    """Committed blocks of the stage after them, without a gap."""
+    files_of: dict[int, tuple[SourceFile, ...]] = field(default_factory=dict)
+    """By stage: those of the last finished one and of those blocks; paths are the engine's."""
+    evaluations: tuple[dict[str, Any], ...] = ()
+    threads: int | None = None
+    """Threads of the attempt that made it; another number could give other bits."""
+
+    @property
+    def files(self) -> tuple[SourceFile, ...]:
+        return tuple(file for _, files in sorted(self.files_of.items()) for file in files)
+
+
+def load(session: Session, job_id: str) -> Checkpoint:
+    """The job's checkpoint; empty when there is none."""
+    done = session.scalars(select(JobStage.stage).where(JobStage.job_id == job_id, JobStage.state == "done"))
+    stages = _prefix(set(done))
+    rows = session.scalars(
+        select(JobBlock)
+        .where(JobBlock.job_id == job_id, JobBlock.stage.in_([stages - 1, stages]))
+        .order_by(JobBlock.stage, JobBlock.block)
+    ).all()
+    blocks = _prefix({row.block for row in rows if row.stage == stages})
+    files = {
+        stage: tuple(
+            SourceFile(file["path"], file["sha256"], file["bytes"], file["key"])
+            for row in rows
+            if row.stage == stage and (stage < stages or row.block < blocks)
+            for file in row.files
+            if file["role"] != KEPT_ROLE
+        )
+        for stage in {row.stage for row in rows}
+    }
+    return Checkpoint(stages, blocks, files, _evaluations(session, job_id), _threads(session, job_id))
+
+
+def kept_files(session: Session, job_id: str) -> list[StoredFile]:
+    """Files of all committed blocks that the artifact has beside the engine's output, by their names there."""
+    rows = session.scalars(select(JobBlock.files).where(JobBlock.job_id == job_id)).all()
+    files = (file for files in rows for file in files if file["role"] == KEPT_ROLE)
+    return [StoredFile(file["path"], file["sha256"], file["bytes"], file["key"]) for file in files]
+
+
+def engine_formats(session: Session, job_id: str) -> set[int]:
+    """Formats in which the job's blocks were written."""
+    return set(session.scalars(select(JobBlock.engine_format).where(JobBlock.job_id == job_id).distinct()))
+
+
+def discard(session: Session, lease: Lease, reason: str) -> None:
+    """Forget everything computed so far, with an event. The transaction must be guarded."""
+    for table in RECORDS:
+        session.execute(delete(table).where(table.__table__.columns["job_id"] == lease.job_id))
+    names = (*STAGE_FIGURES, "started_at", "finished_at")
+    reset = {"state": "pending", **dict.fromkeys(names)}
+    session.execute(update(JobStage).where(JobStage.job_id == lease.job_id).values(**reset))
+    job = session.get_one(Job, lease.job_id)
+    lineage.inherit_evaluations(session, job)
+    job.basis = null()
+    append_event(session, job, EventType.restarted, {"reason": reason})
+
+
+def _prefix(numbers: set[int]) -> int:
+    """How many of 0, 1, 2 … are there without a gap."""
+    count = 0
+    while count in numbers:
+        count += 1
+    return count
+
+
+def _evaluations(session: Session, job_id: str) -> tuple[dict[str, Any], ...]:
+    """R as far as it is known, without the losses of single windows: a lineage has a great many of them, and the
+    engine asks for none."""
+    columns = (JobEvaluation.row, JobEvaluation.domain, JobEvaluation.perplexity, JobEvaluation.protocol)
+    rows = session.execute(select(*columns).where(JobEvaluation.job_id == job_id).order_by(*columns[:2]))
+    return tuple(dict(row._mapping) for row in rows)
+
+
+def _threads(session: Session, job_id: str) -> int | None:
+    """Of the first attempt (of the whole chain of retries) that got as far as its engine."""
+    basis = session.scalar(select(Job.basis).where(Job.id == job_id))
+    return None if basis is None else basis.get("threads")

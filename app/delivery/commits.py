@@ -1,0 +1,256 @@
+"""What a running attempt writes down: progress, evaluations, log lines, blocks, stages.
+
+Each function expects a transaction whose first statement was `lease.guard`, and may be run again after a commit of
+unknown outcome: it writes the same rows and no second event (a note may appear twice).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Executable, cast, exists, func, literal_column, select, update
+from sqlalchemy.dialects.postgresql import JSONPATH, insert
+from sqlalchemy.orm import Session
+
+from app.db.clock import from_now
+from app.delivery.events import EventType, append_event
+from app.delivery.lease import Lease, LeaseLost
+from app.tables.jobs import (
+    Job,
+    JobAttempt,
+    JobBlock,
+    JobEvaluation,
+    JobLayer,
+    JobLog,
+    JobProgress,
+    JobStage,
+)
+from app.tables.sensitivity import TABLES, Basis
+from app.tables.states import Phase
+
+Record = Mapping[str, Any]
+STAGE_FIGURES: Final = (
+    *("sparsity", "weights", "zeros", "calibration_tokens"),
+    *("relative_error", "held_out_error", "mask_overlap", "seconds"),
+)
+"""Columns of a finished stage that the engine reports."""
+KEPT_ROLE: Final = "sensitivity"
+"""Of a block's files that no resume needs, but that are kept from every stage for the artifact."""
+_KEPT: Final = f'$[*] ? (@.role == "{KEPT_ROLE}")'
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of a job's log, already free of paths."""
+
+    seq: int
+    level: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """A finished block: its stored files and its records as the engine sent them."""
+
+    stage: int
+    domain: str
+    block: int
+    engine_format: int
+    files: list[dict[str, Any]]
+    """`role`, `path`, `sha256`, `bytes`, `key`."""
+    layers: Sequence[Record]
+    sensitivity: Sequence[Record]
+
+
+class CommitsLost(LeaseLost):
+    """The database has lost what it had confirmed, as after a failover to a replica that lagged behind.
+
+    The attempt is over, so that the next one begins where the record ends and no gap stays in it.
+    """
+
+
+def write_hello(
+    session: Session,
+    lease: Lease,
+    engine: dict[str, Any],
+    domains: Sequence[str],
+    blocks: int | None,
+    note: Record | None = None,
+) -> None:
+    """The engine has started: what it is, and how many blocks each stage has.
+
+    note: what its plan leaves out, for the job's history; written when the first of its engines says so.
+    """
+    said = exists().where(JobAttempt.job_id == lease.job_id, JobAttempt.engine.is_not(None))
+    if note is not None and not session.scalar(select(said)):
+        write_note(session, lease, note)
+    session.get_one(JobAttempt, (lease.job_id, lease.attempt)).engine = engine
+    job = session.get_one(Job, lease.job_id)
+    # Attempts after this one compute with as many threads, for the same bits.
+    job.basis = {"threads": engine.get("threads"), **(job.basis or {})}
+    rows = [
+        {"job_id": lease.job_id, "stage": stage, "domain": domain, "state": "pending", "blocks": blocks}
+        for stage, domain in enumerate(domains)
+    ]
+    session.execute(
+        insert(JobStage)
+        .values(rows)
+        .on_conflict_do_update(index_elements=["job_id", "stage"], set_={"blocks": blocks})
+    )
+
+
+def write_phase(session: Session, lease: Lease, phase: Phase) -> None:
+    """The attempt does something else now."""
+    job = session.get_one(Job, lease.job_id)
+    if job.phase != phase:
+        job.phase = phase
+        append_event(session, job, EventType.phase, {"phase": phase, "attempt": lease.attempt})
+
+
+def write_progress(session: Session, lease: Lease, progress: Record) -> None:
+    """How far the job is; overwrites what was known."""
+    phase = Phase(progress["phase"])
+    write_phase(session, lease, phase)
+    if phase is Phase.pruning and progress.get("stage") is not None:
+        _open_stage(session, lease, progress["stage"])
+    eta = progress.get("eta_seconds")
+    names = ("phase", "stage", "stages", "domain", "block", "blocks", "fraction")
+    values = {name: progress.get(name) for name in names}
+    values |= {"eta_at": None if eta is None else from_now(eta), "updated_at": func.now()}
+    statement = insert(JobProgress).values(job_id=lease.job_id, **values)
+    session.execute(statement.on_conflict_do_update(index_elements=["job_id"], set_=values))
+
+
+def write_evaluation(session: Session, lease: Lease, evaluation: Record) -> None:
+    """One entry of the matrix R."""
+    key = {"job_id": lease.job_id, "row": evaluation["row"], "domain": evaluation["domain"]}
+    names = ("perplexity", "loss", "windows", "tokens", "window_losses", "protocol")
+    values = {name: evaluation[name] for name in names}
+    statement: Executable = (
+        insert(JobEvaluation)
+        .values(**key, **values)
+        .on_conflict_do_update(index_elements=list(key), set_=values)
+        .returning(literal_column("xmax = 0"))
+    )
+    if session.scalar(statement):
+        data = {"row": key["row"], "domain": key["domain"], "perplexity": values["perplexity"]}
+        append_event(session, session.get_one(Job, lease.job_id), EventType.evaluated, data)
+
+
+def next_log_seq(session: Session, job_id: str) -> int:
+    """Number of the next log line; only the lease's holder adds lines."""
+    return (session.scalar(select(func.max(JobLog.seq)).where(JobLog.job_id == job_id)) or 0) + 1
+
+
+def write_log(session: Session, lease: Lease, lines: Iterable[LogLine]) -> None:
+    """Lines that the engine printed or noted."""
+    rows = [
+        {
+            "job_id": lease.job_id,
+            "attempt": lease.attempt,
+            "seq": line.seq,
+            "level": line.level,
+            "message": line.message,
+        }
+        for line in lines
+    ]
+    if rows:
+        session.execute(insert(JobLog).values(rows).on_conflict_do_nothing())
+
+
+def write_note(session: Session, lease: Lease, note: Record) -> None:
+    """Something that must not stay silent."""
+    data = {**dict(note.get("data") or {}), "level": note["level"], "message": note["message"]}
+    append_event(session, session.get_one(Job, lease.job_id), EventType.note, data)
+
+
+def write_block(session: Session, lease: Lease, block: Block) -> None:
+    """The checkpoint of one block: files and records together, or nothing. Raises CommitsLost."""
+    _check_before(session, lease, block)
+    _open_stage(session, lease, block.stage)
+    values = {
+        "fence": lease.fence,
+        "attempt": lease.attempt,
+        "engine_format": block.engine_format,
+        "files": block.files,
+        "committed_at": func.now(),
+    }
+    key = {"job_id": lease.job_id, "stage": block.stage, "block": block.block}
+    statement = insert(JobBlock).values(**key, **values)
+    session.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+    for record in block.layers:
+        _write_layer(session, key, record)
+    for record in block.sensitivity:
+        _write_sensitivity(session, key | {"domain": block.domain}, record)
+    # The job's visible state has changed, so its ETag must.
+    session.execute(update(Job).where(Job.id == lease.job_id).values(version=Job.version + 1))
+
+
+def _check_before(session: Session, lease: Lease, block: Block) -> None:
+    """Blocks are committed in order, so the one before is there, unless its commit was lost."""
+    if block.block:
+        there = session.get(JobBlock, (lease.job_id, block.stage, block.block - 1)) is not None
+    else:
+        there = not block.stage or session.get_one(JobStage, (lease.job_id, block.stage - 1)).state == "done"
+    if not there:
+        raise CommitsLost(f"what came before block {block.block} of stage {block.stage}")
+
+
+def write_stage(session: Session, lease: Lease, stage: Record) -> None:
+    """All blocks of a stage are committed. Raises CommitsLost."""
+    row = session.get_one(JobStage, (lease.job_id, stage["stage"]))
+    if row.state == "done":
+        return
+    mine = (JobBlock.job_id == lease.job_id, JobBlock.stage == row.stage)
+    count = session.scalar(select(func.count()).select_from(JobBlock).where(*mine))
+    if row.blocks is not None and count != row.blocks:
+        raise CommitsLost(f"blocks of stage {row.stage}")
+    _open_stage(session, lease, stage["stage"])
+    row.state = "done"
+    row.finished_at = func.now()
+    for name in STAGE_FIGURES:
+        setattr(row, name, stage.get(name))
+    # A resume needs the last finished stage only; the sweep takes the rest, but not what the artifact will have.
+    earlier = (JobBlock.job_id == lease.job_id, JobBlock.stage < row.stage)
+    kept = func.jsonb_path_query_array(JobBlock.files, cast(_KEPT, JSONPATH))
+    session.execute(update(JobBlock).where(*earlier).values(files=kept))
+    data = {"stage": row.stage, "domain": row.domain, "sparsity": row.sparsity, "seconds": row.seconds}
+    append_event(session, session.get_one(Job, lease.job_id), EventType.stage_finished, data)
+
+
+def _open_stage(session: Session, lease: Lease, stage: int) -> None:
+    statement = (
+        update(JobStage)
+        .where(JobStage.job_id == lease.job_id, JobStage.stage == stage, JobStage.state == "pending")
+        .values(state="running", started_at=func.now())
+        .returning(JobStage.domain)
+    )
+    domain = session.scalar(statement)
+    if domain is not None:
+        job = session.get_one(Job, lease.job_id)
+        append_event(session, job, EventType.stage_started, {"stage": stage, "domain": domain})
+
+
+_LAYER = (
+    *("rows", "columns", "weights", "zeros", "sparsity", "target", "pattern"),
+    *("relative_error", "held_out_error", "seconds", "solver", "notes"),
+    *("mask_changed", "mask_overlap", "revived", "newly_pruned"),
+    *("domain_errors", "mask_sha256", "weights_sha256"),
+)
+
+
+def _write_layer(session: Session, key: dict[str, Any], record: Record) -> None:
+    values = {name: record[name] for name in _LAYER} | {"block": key["block"]}
+    statement = insert(JobLayer).values(
+        job_id=key["job_id"], stage=key["stage"], matrix=record["matrix"], **values
+    )
+    session.execute(statement.on_conflict_do_update(index_elements=["job_id", "stage", "matrix"], set_=values))
+
+
+def _write_sensitivity(session: Session, key: dict[str, Any], record: Record) -> None:
+    names = ("mean", "total", "quantiles", "histogram")
+    values = {name: record[name] for name in names} | {"block": key["block"], "domain": key["domain"]}
+    # An engine before there were two says nothing of it.
+    table = TABLES[Basis(record.get("basis", Basis.accumulated))]
+    statement = insert(table).values(job_id=key["job_id"], stage=key["stage"], matrix=record["matrix"], **values)
+    session.execute(statement.on_conflict_do_update(index_elements=["job_id", "stage", "matrix"], set_=values))

@@ -1,0 +1,64 @@
+"""Where a job's objects lie, so that nobody ever has to guess whether one may still come into use.
+
+`jobs/{root}/{job}-{fence}/{part}/{sha256}`: root is the first job of a chain of retries, part the stage of a
+block or `output`. Only the holder of that fence writes there, and only until the part is over; a lost worker's
+uploads can therefore neither replace nor keep alive what another attempt refers to.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+JOBS: Final = "jobs"
+OUTPUT: Final = "output"
+"""The part of what is uploaded when the job is published."""
+
+_PLACE: Final = re.compile(r"jobs/(?P<root>[^/]+)/(?P<job>[^/]+)-(?P<fence>[0-9]+)/(?P<part>[^/]+)/[^/]+")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What an object's key says."""
+
+    job: str
+    fence: int
+    stage: int | None
+    """None for the output."""
+
+
+def folder_of(root: str) -> str:
+    """What all objects of a chain lie below."""
+    return f"{JOBS}/{root}"
+
+
+def attempt_folder(root: str, job: str, fence: int) -> str:
+    """What one attempt writes below."""
+    return f"{folder_of(root)}/{job}-{fence}"
+
+
+def parse(key: str) -> Place | None:
+    """The place of a key; None for one of any other form."""
+    match = _PLACE.fullmatch(key)
+    if match is None:
+        return None
+    part = match["part"]
+    return Place(match["job"], int(match["fence"]), int(part) if part.isdecimal() else None)
+
+
+STATISTICS: Final = "state/"
+"""What the files with the accumulated statistics begin with; one a decoder block."""
+_SHARD: Final = re.compile(r"model/model-(?P<number>[0-9]+)-of-(?P<count>[0-9]+)\.safetensors")
+
+
+def is_statistics(path: str) -> bool:
+    """Whether a file of an artifact holds accumulated statistics."""
+    return path.startswith(STATISTICS)
+
+
+def is_state(path: str) -> bool:
+    """The same, or whether it holds a decoder block's pruned weights; all else is the dense model's, as it was.
+
+    The shards are one a block, and one more for what is outside the blocks.
+    """
+    shard = _SHARD.fullmatch(path)
+    return is_statistics(path) or (shard is not None and int(shard["number"]) < int(shard["count"]))

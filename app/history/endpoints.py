@@ -1,0 +1,152 @@
+"""/v1/jobs/{id}/…: what a job did, for reading only."""
+
+from fastapi import APIRouter, Response
+
+from app.auth.dependencies import JobsRead
+from app.backend import UnitOfWork
+from app.history.evaluation import evaluation_of
+from app.history.query import DomainName, MatrixName, Number, Position, Rows, StageNumber, WholeLineage
+from app.jobs import repository, service
+from app.jobs.repository import HistoryFilter
+from app.jobs.schemas import AttemptRead, EvaluationRead, EventRead, LayerRead, LogRead, StageRead
+from app.jobs.service import JobNotFound
+from app.kit.fields import JobId
+from app.kit.pagination import CursorText, Page, decode_cursor, encode_cursor, page_of
+from app.kit.problems import problems
+from app.kit.replies import reply
+
+router = APIRouter(prefix="/v1/jobs/{id}", tags=["history"])
+
+
+@router.get(
+    "/events",
+    operation_id="list_events",
+    summary="A job's history",
+    response_model=Page[EventRead],
+    responses=problems(JobNotFound),
+)
+def list_events(id: JobId, auth: JobsRead, session: UnitOfWork, after: Position, limit: Rows = 100) -> Response:
+    """Numbered without gaps: whoever has read up to n asks for `after=n` and misses nothing."""
+    service.read(session, auth.project, id)
+    rows, more = page_of(repository.events(session, id, after, limit + 1), limit)
+    data = [EventRead.model_validate(row) for row in rows]
+    return reply(Page[EventRead](data=data, next_cursor=encode_cursor(data[-1].seq) if more else None))
+
+
+@router.get(
+    "/logs",
+    operation_id="list_logs",
+    summary="What the engine printed",
+    response_model=Page[LogRead],
+    responses=problems(JobNotFound),
+)
+def list_logs(id: JobId, auth: JobsRead, session: UnitOfWork, after: Position, limit: Rows = 100) -> Response:
+    """Lines of all attempts, oldest first; paths of the worker are hidden."""
+    service.read(session, auth.project, id)
+    rows, more = page_of(repository.logs(session, id, after, limit + 1), limit)
+    data = [LogRead.model_validate(row) for row in rows]
+    return reply(Page[LogRead](data=data, next_cursor=encode_cursor(data[-1].seq) if more else None))
+
+
+@router.get(
+    "/attempts",
+    operation_id="list_attempts",
+    summary="Which workers tried",
+    response_model=Page[AttemptRead],
+    responses=problems(JobNotFound),
+)
+def list_attempts(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
+    """All of them, with how each ended."""
+    service.read(session, auth.project, id)
+    data = [AttemptRead.model_validate(row) for row in repository.attempts(session, id)]
+    return reply(Page[AttemptRead](data=data, next_cursor=None))
+
+
+@router.get(
+    "/stages",
+    operation_id="list_stages",
+    summary="The domains' turns",
+    response_model=Page[StageRead],
+    responses=problems(JobNotFound),
+)
+def list_stages(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
+    """One stage a domain, in order; `blocks_done` of its blocks are safe in the store."""
+    job, _ = service.read(session, auth.project, id)
+    data = [
+        StageRead.model_validate(
+            {**_columns(stage), "blocks_done": done, "lineage_stage": job.first_stage + stage.stage}
+        )
+        for stage, done in repository.stages(session, id)
+    ]
+    return reply(Page[StageRead](data=data, next_cursor=None))
+
+
+@router.get(
+    "/evaluation",
+    operation_id="get_evaluation",
+    summary="Perplexity of every domain after every stage",
+    response_model=EvaluationRead,
+    responses=problems(JobNotFound),
+)
+def get_evaluation(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
+    """The matrix R as far as it is known; complete when the job has succeeded. Of a continuation it is the whole
+    lineage's: it begins with the rows of the job before."""
+    job, _ = service.read(session, auth.project, id)
+    return reply(evaluation_of(session, job))
+
+
+@router.get(
+    "/layers",
+    operation_id="list_layers",
+    summary="What happened to each matrix",
+    response_model=Page[LayerRead],
+    responses=problems(JobNotFound),
+)
+def list_layers(
+    id: JobId,
+    auth: JobsRead,
+    session: UnitOfWork,
+    stage: StageNumber = None,
+    domain: DomainName = None,
+    block: Number = None,
+    matrix: MatrixName = None,
+    lineage: WholeLineage = False,
+    limit: Rows = 200,
+    cursor: CursorText = None,
+) -> Response:
+    """One record a matrix and stage, in the order of stage, block and name; there while the job runs."""
+    filter = HistoryFilter(stage, domain, block, matrix, lineage)
+    parts = service.parts_of(session, auth.project, id, lineage=lineage)
+    after = decode_cursor(cursor, int, int, str)
+    rows, more = page_of(repository.layers(session, parts, filter, after, limit + 1), limit)
+    data = [
+        LayerRead.model_validate(
+            {**_columns(row), "job": row.job_id, "domain": domain, "lineage_stage": lineage_stage}
+        )
+        for row, domain, lineage_stage in rows
+    ]
+    following = encode_cursor(data[-1].lineage_stage, data[-1].block, data[-1].matrix) if more else None
+    return reply(Page[LayerRead](data=data, next_cursor=following))
+
+
+def _columns(row: object) -> dict[str, object]:
+    return {name: value for name, value in vars(row).items() if not name.startswith("_")}
+
+
+@router.get(
+    "/logs/tail",
+    operation_id="list_last_logs",
+    summary="What the engine printed last",
+    response_model=Page[LogRead],
+    responses=problems(JobNotFound),
+)
+def list_last_logs(
+    id: JobId, auth: JobsRead, session: UnitOfWork, limit: Rows = 100, cursor: CursorText = None
+) -> Response:
+    """Lines of all attempts, newest first; to follow them, go on with `logs?after=` and the highest `seq`."""
+    service.read(session, auth.project, id)
+    decoded = decode_cursor(cursor, int)
+    before = int(decoded[0]) if decoded is not None else None
+    rows, more = page_of(repository.last_logs(session, id, before, limit + 1), limit)
+    data = [LogRead.model_validate(row) for row in rows]
+    return reply(Page[LogRead](data=data, next_cursor=encode_cursor(data[-1].seq) if more else None))

@@ -1,0 +1,91 @@
+"""The history as a Parquet file, written piece by piece. Import it where it is used: pyarrow takes a while."""
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from app.history.sensitivity_repository import Record
+
+QUANTILES: Final = ("0.01", "0.05", "0.25", "0.5", "0.75", "0.95", "0.99")
+
+_LAYER: Final = (
+    *((name, pa.int64()) for name in ("rows", "columns", "weights", "zeros")),
+    *((name, pa.float64()) for name in ("sparsity", "target")),
+    *((name, pa.string()) for name in ("pattern", "solver")),
+    *((name, pa.float64()) for name in ("seconds", "relative_error", "held_out_error")),
+    *((name, pa.float64()) for name in ("mask_changed", "mask_overlap", "revived", "newly_pruned")),
+    ("domain_errors", pa.map_(pa.string(), pa.float64())),
+    *((name, pa.string()) for name in ("mask_sha256", "weights_sha256")),
+)
+SCHEMA: Final = pa.schema(
+    [
+        ("job", pa.string()),
+        ("lineage_stage", pa.int32()),
+        ("stage", pa.int32()),
+        ("domain", pa.string()),
+        ("block", pa.int32()),
+        ("matrix", pa.string()),
+        *_LAYER,
+        ("notes", pa.string()),
+        ("basis", pa.string()),
+        ("sensitivity_mean", pa.float64()),
+        ("sensitivity_total", pa.float64()),
+        ("sensitivity_share", pa.float64()),
+        *((f"sensitivity_q{quantile}", pa.float64()) for quantile in QUANTILES),
+        ("histogram_scale", pa.string()),
+        ("histogram_edges", pa.list_(pa.float64())),
+        ("histogram_counts", pa.list_(pa.int64())),
+    ]
+)
+"""One row a matrix and stage: its record as in `…/layers`, `notes` as JSON, its summary as in `…/sensitivity`."""
+
+
+class _Outbox(io.RawIOBase):
+    """Takes what a writer writes until somebody fetches it."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._pieces.append(bytes(data))
+        return len(self._pieces[-1])
+
+    def take(self) -> bytes:
+        taken, self._pieces = b"".join(self._pieces), []
+        return taken
+
+
+def encode(pieces: Iterable[Sequence[Record]], metadata: dict[str, str]) -> Iterator[bytes]:
+    """The file's bytes; each piece becomes a row group and is forgotten. metadata: for the file's schema."""
+    outbox = _Outbox()
+    with pq.ParquetWriter(outbox, SCHEMA.with_metadata(metadata), compression="zstd") as writer:
+        for piece in pieces:
+            writer.write_table(pa.Table.from_pylist([_flat(record) for record in piece], schema=writer.schema))
+            yield outbox.take()
+    yield outbox.take()
+
+
+def _flat(record: Record) -> dict[str, Any]:
+    row, layer = record.row, record.layer
+    found: dict[str, Any] = {
+        "job": row.job_id,
+        "lineage_stage": record.lineage_stage,
+        **{name: getattr(row, name) for name in ("stage", "domain", "block", "matrix", "basis")},
+        "sensitivity_mean": row.mean,
+        "sensitivity_total": row.total,
+        "sensitivity_share": record.share,
+        **{f"sensitivity_q{quantile}": row.quantiles.get(quantile) for quantile in QUANTILES},
+        **{f"histogram_{name}": row.histogram.get(name) for name in ("scale", "edges", "counts")},
+    }
+    if layer is not None:
+        found |= {name: getattr(layer, name) for name, _ in _LAYER}
+        found["domain_errors"] = None if layer.domain_errors is None else list(layer.domain_errors.items())
+        found["notes"] = json.dumps(layer.notes, sort_keys=True)
+    return found

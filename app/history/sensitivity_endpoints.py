@@ -1,0 +1,118 @@
+"""/v1/jobs/{id}/sensitivity"""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Query, Response
+from starlette.responses import StreamingResponse
+
+from app.auth.dependencies import JobsRead
+from app.backend import BackendDep, UnitOfWork
+from app.history import export, sensitivity_repository
+from app.history.query import DomainName, MatrixName, Number, Rows, StageNumber, WholeLineage
+from app.history.sensitivity_repository import Filter
+from app.history.sensitivity_schemas import BlockSensitivityRead, SensitivityRead
+from app.jobs import service as jobs
+from app.jobs.service import JobNotFound
+from app.kit.fields import JobId
+from app.kit.pagination import CursorText, Page, decode_cursor, encode_cursor, page_of
+from app.kit.problems import problems
+from app.kit.replies import reply
+from app.tables.sensitivity import Basis
+
+router = APIRouter(prefix="/v1/jobs/{id}/sensitivity", tags=["history"])
+
+PARQUET: Final = "application/vnd.apache.parquet"
+_FILE: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The file", "content": {PARQUET: {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+
+async def _filter(
+    stage: StageNumber = None,
+    domain: DomainName = None,
+    block: Number = None,
+    matrix: MatrixName = None,
+    lineage: WholeLineage = False,
+    basis: Annotated[
+        Basis,
+        Query(
+            description="Whose scores: `domain` for those that the stage's own domain alone gives, of one unit in "
+            "every stage; `accumulated` for those that chose the mask, which in the mode `accumulated` are of all "
+            "domains so far and grow with their number and weights. Stages of earlier releases have only those."
+        ),
+    ] = Basis.domain,
+) -> Filter:
+    return Filter(stage, domain, block, matrix, lineage, basis)
+
+
+Narrowed = Annotated[Filter, Depends(_filter)]
+
+
+@router.get(
+    "",
+    operation_id="list_sensitivities",
+    summary="How important each matrix's weights were to each domain",
+    response_model=Page[SensitivityRead],
+    responses=problems(JobNotFound),
+)
+def list_sensitivities(
+    id: JobId,
+    auth: JobsRead,
+    session: UnitOfWork,
+    filter: Narrowed,
+    limit: Rows = 200,
+    cursor: CursorText = None,
+) -> Response:
+    """Mean, quantiles and histogram of the scores, by stage, block and name; there while the job runs. The scores
+    that chose the mask are themselves files of the artifact where the job's `output` asks for them."""
+    parts = jobs.parts_of(session, auth.project, id, lineage=filter.lineage)
+    after = decode_cursor(cursor, int, int, str)
+    rows, more = page_of(sensitivity_repository.list_page(session, parts, filter, after, limit + 1), limit)
+    data = [SensitivityRead.of(row) for row in rows]
+    following = encode_cursor(data[-1].lineage_stage, data[-1].block, data[-1].matrix) if more else None
+    return reply(Page[SensitivityRead](data=data, next_cursor=following))
+
+
+@router.get(
+    "/blocks",
+    operation_id="list_block_sensitivities",
+    summary="How each stage's sensitivity is spread over the blocks",
+    response_model=Page[BlockSensitivityRead],
+    responses=problems(JobNotFound),
+)
+def list_block_sensitivities(
+    id: JobId,
+    auth: JobsRead,
+    session: UnitOfWork,
+    filter: Narrowed,
+    limit: Rows = 200,
+    cursor: CursorText = None,
+) -> Response:
+    """One row a stage and block: the sum of its matrices' sensitivities, and its share of the stage's sum, both on
+    the basis that is asked for."""
+    parts = jobs.parts_of(session, auth.project, id, lineage=filter.lineage)
+    after = decode_cursor(cursor, int, int)
+    rows, more = page_of(sensitivity_repository.list_blocks(session, parts, filter, after, limit + 1), limit)
+    data = [BlockSensitivityRead.of(row) for row in rows]
+    following = encode_cursor(data[-1].lineage_stage, data[-1].block) if more else None
+    return reply(Page[BlockSensitivityRead](data=data, next_cursor=following))
+
+
+@router.get(
+    ".parquet",
+    operation_id="export_history",
+    summary="The history as a Parquet file",
+    response_class=StreamingResponse,
+    responses={**_FILE, **problems(JobNotFound)},
+)
+def export_history(id: JobId, auth: JobsRead, backend: BackendDep, filter: Narrowed) -> Response:
+    """One row a matrix and stage, in the order of stage, block and name, with all that `layers` and `sensitivity`
+    say of it. Quantiles have columns of their own; `notes` is JSON text. Written while it is read."""
+    from app.history import parquet  # pyarrow: only for those who ask
+
+    with backend.sessions.begin() as session:
+        parts = jobs.parts_of(session, auth.project, id, lineage=filter.lineage)
+    metadata = {"secateur.job": id, "secateur.lineage": str(filter.lineage).lower()}
+    content = parquet.encode(export.records(backend.sessions, parts, filter), metadata)
+    headers = {"Content-Disposition": f'attachment; filename="{id}-history.parquet"', "Cache-Control": "no-store"}
+    return StreamingResponse(content, media_type=PARQUET, headers=headers)

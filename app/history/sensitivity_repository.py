@@ -1,0 +1,205 @@
+"""SQL of the sensitivities' history. Callers have authorised the jobs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Select,
+    SQLColumnExpression,
+    String,
+    and_,
+    cast,
+    column,
+    func,
+    select,
+    tuple_,
+    union,
+    values,
+)
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.selectable import Subquery
+
+from app.jobs.repository import HistoryFilter, Part
+from app.kit.globs import matches
+from app.tables.jobs import JobLayer, JobStage
+from app.tables.sensitivity import TABLES, Basis, MatrixSummary
+
+PLACE: Final = ("job_id", "stage", "domain", "block", "matrix")
+
+
+@dataclass(frozen=True)
+class Filter(HistoryFilter):
+    """What the history of sensitivities is narrowed to."""
+
+    basis: Basis = Basis.domain
+
+
+class Summary(NamedTuple):
+    """A row of the history."""
+
+    row: MatrixSummary
+    share: float | None
+    lineage_stage: int
+
+
+class BlockSummary(NamedTuple):
+    """One block of one stage."""
+
+    job_id: str
+    stage: int
+    lineage_stage: int
+    domain: str
+    block: int
+    matrices: int
+    weights: int | None
+    total: float
+    share: float | None
+    basis: Basis
+
+
+class Record(NamedTuple):
+    """A row of the history with what happened to its matrix; where there is no summary of that, `row` has only its
+    place."""
+
+    row: MatrixSummary
+    share: float | None
+    lineage_stage: int
+    layer: JobLayer | None
+
+
+class _View:
+    """The history of some jobs on one basis, with each stage's number in the lineage and its sum of all scores.
+
+    records: of every matrix that has a record or a summary; otherwise of those with a summary.
+    """
+
+    def __init__(self, parts: Sequence[Part], filter: Filter, *, records: bool = False) -> None:
+        self._filter = filter
+        columns = (column("job_id", String), column("first_stage", Integer))
+        jobs = values(*columns, name="parts").data([(part.job, part.first_stage) for part in parts])
+        self._parts = jobs.alias("parts")
+        self.table = TABLES[filter.basis]
+        names = [part.job for part in parts]
+        self.places = self._places(names)
+        self.place: Any = self.places.c if records else self.table
+        """Has the columns of PLACE, of every row."""
+        self.lineage_stage: ColumnElement[int] = (self._parts.c.first_stage + self.place.stage).label(
+            "lineage_stage"
+        )
+        self.sums = self._sums(names)
+
+    def _places(self, jobs: list[str]) -> Subquery:
+        queries = []
+        for table in (JobLayer, self.table):
+            query = select(table.job_id, table.stage, table.block, table.matrix).where(table.job_id.in_(jobs))
+            if self._filter.stage is not None and not self._filter.lineage:
+                query = query.where(table.stage == self._filter.stage)
+            queries.append(query)
+        either = union(*queries).subquery("either")
+        stage = and_(JobStage.job_id == either.c.job_id, JobStage.stage == either.c.stage)
+        return select(either, JobStage.domain).join(JobStage, stage).subquery("places")
+
+    def _sums(self, jobs: list[str]) -> Subquery:
+        """Of finished stages, whatever the history is narrowed to: shares of a part would not be shares."""
+        table = self.table
+        stage = and_(JobStage.job_id == table.job_id, JobStage.stage == table.stage)
+        query = select(table.job_id, table.stage, func.sum(table.total).label("whole"))
+        query = query.join(JobStage, stage).where(table.job_id.in_(jobs), JobStage.state == "done")
+        if self._filter.stage is not None and not self._filter.lineage:
+            query = query.where(table.stage == self._filter.stage)
+        return query.group_by(table.job_id, table.stage).subquery("sums")
+
+    def share(self, total: SQLColumnExpression[float]) -> ColumnElement[Any]:
+        return (total / func.nullif(self.sums.c.whole, 0)).label("share")
+
+    def narrowed(self, query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
+        filter, place = self._filter, self.place
+        same = and_(self.sums.c.job_id == place.job_id, self.sums.c.stage == place.stage)
+        query = query.join(self._parts, self._parts.c.job_id == place.job_id).outerjoin(self.sums, same)
+        if filter.stage is not None:
+            query = query.where((self.lineage_stage if filter.lineage else place.stage) == filter.stage)
+        if filter.domain is not None:
+            query = query.where(place.domain == filter.domain)
+        if filter.block is not None:
+            query = query.where(place.block == filter.block)
+        if filter.matrix is not None:
+            query = query.where(matches(place.matrix, filter.matrix))
+        return query
+
+    def page(
+        self, query: Select[*tuple[Any, ...]], after: Sequence[object] | None, limit: int
+    ) -> Select[*tuple[Any, ...]]:
+        """By (stage in the lineage, block, matrix)."""
+        key = (self.lineage_stage, self.place.block, self.place.matrix)
+        if after is not None:
+            query = query.where(tuple_(*key) > tuple_(*after))
+        return query.order_by(*key).limit(limit)
+
+
+def list_stages(session: Session, parts: Sequence[Part], filter: Filter) -> list[tuple[Part, int]]:
+    """Where there is anything: parts with the job's own numbers of their stages, in the lineage's order."""
+    query = select(JobStage.job_id, JobStage.stage).where(JobStage.job_id.in_([part.job for part in parts]))
+    begun = session.execute(query.where(JobStage.state != "pending").order_by(JobStage.stage)).all()
+    places = [(part, stage) for part in parts for job, stage in begun if job == part.job]
+    if filter.stage is None:
+        return places
+    return [
+        (part, stage)
+        for part, stage in places
+        if stage + (part.first_stage if filter.lineage else 0) == filter.stage
+    ]
+
+
+def list_page(
+    session: Session, parts: Sequence[Part], filter: Filter, after: Sequence[object] | None, limit: int
+) -> list[Summary]:
+    """`after` is the (stage in the lineage, block, matrix) of the last row of the page before."""
+    view = _View(parts, filter)
+    query = select(view.table, view.share(view.table.total), view.lineage_stage)
+    return [Summary(*row) for row in session.execute(view.page(view.narrowed(query), after, limit))]
+
+
+def list_records(
+    session: Session, parts: Sequence[Part], filter: Filter, after: Sequence[object] | None, limit: int
+) -> list[Record]:
+    """Every matrix with its record and its summary; either may be missing. Stages of earlier releases have no
+    summaries of their own domain."""
+    view = _View(parts, filter, records=True)
+    table, place = view.table, view.place
+    query = select(table, view.share(table.total), view.lineage_stage, JobLayer, *(place[name] for name in PLACE))
+    query = query.select_from(view.places).outerjoin(table, _same_matrix(table, place))
+    query = query.outerjoin(JobLayer, _same_matrix(JobLayer, place))
+    found = []
+    for row, share, lineage_stage, layer, *where in session.execute(view.page(view.narrowed(query), after, limit)):
+        summary = row or table(**dict(zip(PLACE, where, strict=True)), quantiles={}, histogram={})
+        found.append(Record(summary, share, lineage_stage, layer))
+    return found
+
+
+def list_blocks(
+    session: Session, parts: Sequence[Part], filter: Filter, after: Sequence[object] | None, limit: int
+) -> list[BlockSummary]:
+    """By (stage in the lineage, block); `after` is that of the last row of the page before."""
+    view = _View(parts, filter)
+    total = func.sum(view.table.total)
+    place = (view.table.job_id, view.table.stage, view.lineage_stage)
+    what = (view.table.domain, view.table.block)
+    counts = (func.count(), cast(func.sum(JobLayer.weights), BigInteger))
+    query = select(*place, *what, *counts, total, view.share(total)).outerjoin(
+        JobLayer, _same_matrix(JobLayer, view.table)
+    )
+    query = view.narrowed(query).group_by(*place, *what, view.sums.c.whole)
+    key = (view.lineage_stage, view.table.block)
+    if after is not None:
+        query = query.where(tuple_(*key) > tuple_(*after))
+    found = session.execute(query.order_by(*key).limit(limit))
+    return [BlockSummary._make((*row, filter.basis)) for row in found]
+
+
+def _same_matrix(table: type[JobLayer] | type[MatrixSummary], place: Any) -> ColumnElement[bool]:
+    names = ("job_id", "stage", "matrix")
+    return and_(*(getattr(table, name) == getattr(place, name) for name in names))

@@ -1,0 +1,99 @@
+"""What the owner of a continuation should know unasked; the engine's own caveats come beside these."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.delivery.events import EventType, append_event
+from app.jobs import repository
+from app.lineage import stages as lineage
+from app.lineage.required_statistics import dropped, names_methods
+from app.tables.datasets import Dataset
+from app.tables.jobs import Job
+
+EVALUATION_LOST: Final = "evaluation_lost"
+STATISTICS_DROPPED: Final = "statistics_dropped"
+TEXTS_OVERLAP: Final = "texts_overlap"
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """code: stable, for machines. data: the names behind it."""
+
+    code: str
+    message: str
+    data: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"code": self.code, "message": self.message, "data": self.data}
+
+
+def caveats_of(session: Session, job: Job) -> list[Caveat]:
+    """Of a job that goes on from another one; none of any other."""
+    if job.continues is None:
+        return []
+    history = lineage.history_of(session, job)
+    path = lineage.path_of(session, job)[:-1]
+    return _of(session, path, job.spec, [domain for domain in history.domains if domain in history.lost])
+
+
+def foreseen(session: Session, path: Sequence[Job], spec: dict[str, Any]) -> list[Caveat]:
+    """Of a job with this spec, were it made now to go on from the last one of `path`; none without a path."""
+    if not path:
+        return []
+    stages = [stage for stage in lineage.stages_of(path) if stage.evaluation is not None]
+    there = set(session.scalars(select(Dataset.id).where(Dataset.id.in_([stage.evaluation for stage in stages]))))
+    return _of(session, path, spec, [stage.domain for stage in stages if stage.evaluation not in there])
+
+
+def note_caveats(session: Session, job: Job) -> None:
+    """Say them in the job's history, when it is made."""
+    for caveat in caveats_of(session, job):
+        note = {"level": "warning", "message": caveat.message, "code": caveat.code, **caveat.data}
+        append_event(session, job, EventType.note, note)
+
+
+def _of(session: Session, path: Sequence[Job], spec: dict[str, Any], lost: list[str]) -> list[Caveat]:
+    """path: of the job gone on from. lost: earlier domains whose evaluation texts are gone."""
+    return [
+        *_lost(lost, gated=spec.get("gate") is not None),
+        *_dropped(session, path[-1], spec),
+        *_calibrated_on(session, path, spec),
+    ]
+
+
+def _lost(domains: list[str], *, gated: bool) -> list[Caveat]:
+    """Rows of R of such domains stay as they are: what this job does to them, nobody will know."""
+    message = "the evaluation texts of earlier domains were deleted; these are not measured any more"
+    message += ", and the gate looks at the others alone" * gated
+    return [Caveat(EVALUATION_LOST, message, {"domains": domains})] if domains else []
+
+
+def _dropped(session: Session, parent: Job, spec: dict[str, Any]) -> list[Caveat]:
+    places = repository.places(session, parent) if names_methods(spec) else ()
+    kinds = dropped(parent.spec, spec, places)
+    if not kinds:
+        return []
+    message = (
+        f"the state of this job will not have all that its parent's has ({', '.join(kinds)}): what needs it can "
+        "go on from the parent, and not from this job or any after it"
+    )
+    return [Caveat(STATISTICS_DROPPED, message, {"kinds": kinds, "parent": parent.id})]
+
+
+def _calibrated_on(session: Session, path: Sequence[Job], spec: dict[str, Any]) -> list[Caveat]:
+    """Earlier calibration texts may be gone; their digests are in the manifests of the jobs that read them."""
+    own = {domain["name"]: domain["evaluation"] for domain in spec["domains"] if domain.get("evaluation")}
+    texts = session.execute(select(Dataset.id, Dataset.sha256).where(Dataset.id.in_(own.values())))
+    digests = dict(texts.all())
+    calibrated = lineage.calibration_digests(session, path) if own else []
+    message = "the evaluation text is the file that an earlier domain was calibrated on: not that of unseen text"
+    return [
+        Caveat(TEXTS_OVERLAP, message, {"calibration": earlier, "evaluation": name, "same_file": True})
+        for name, evaluation in own.items()
+        for earlier, digest in calibrated
+        if digest is not None and digest == digests.get(evaluation)
+    ]

@@ -1,0 +1,23 @@
+"""Ringing the doorbell: a row in the caller's transaction, published by the dispatcher after the commit."""
+
+from enum import StrEnum
+
+from sqlalchemy.orm import Session
+
+from app.db.clock import from_now
+from app.tables.outbox import OutboxMessage
+
+
+class Queue(StrEnum):
+    """Celery queues: one for what needs the accelerator, one for what does not."""
+
+    gpu = "gpu"
+    cpu = "cpu"
+
+
+def ring(session: Session, queue: Queue, hint: str, after_seconds: float = 0) -> None:
+    """Say that there may be work; `hint` is the id of the job or task it is about."""
+    message = OutboxMessage(queue=queue, hint=hint)
+    if after_seconds > 0:
+        message.available_at = from_now(after_seconds)
+    session.add(message)

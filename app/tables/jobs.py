@@ -1,0 +1,329 @@
+"""Jobs and all that happens to them. PostgreSQL holds the truth; see states.py for the transitions."""
+
+from enum import StrEnum
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    String,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.base import Base
+from app.db.columns import Created, Digest, Id, Json, JsonList, LongText, Moment, Updated
+from app.tables.states import State
+
+_STATES = ", ".join(f"'{state}'" for state in State)
+_JOB = "jobs.id"
+
+
+class Job(Base):
+    """One pruning job. `version` grows with every visible change and is its ETag."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(f"state IN ({_STATES})", name="state"),
+        Index("ix_jobs_list", "project_id", "created_at", "id"),
+        Index("ix_jobs_state", "project_id", "state", "created_at", "id"),
+        Index(
+            "ix_jobs_claim",
+            text("priority DESC"),
+            "available_at",
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index("ix_jobs_labels", "labels", postgresql_using="gin"),
+        Index("ix_jobs_root_id", "root_id"),
+        Index("ix_jobs_retry_of", "retry_of", unique=True),
+        Index("ix_jobs_continues", "continues"),
+        Index("ix_jobs_lineage_id", "lineage_id"),
+        Index("ix_jobs_pending", "queued_at", postgresql_where=text("state = 'queued'")),
+    )
+
+    id: Mapped[Id]
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    state: Mapped[str] = mapped_column(String(20), default=State.queued)
+    phase: Mapped[str | None] = mapped_column(String(20))
+    method: Mapped[str] = mapped_column(String(40))
+    spec: Mapped[Json]
+    """As accepted, with every default written out."""
+    spec_digest: Mapped[Digest]
+    labels: Mapped[Json] = mapped_column(default=dict)
+    priority: Mapped[int] = mapped_column(default=0)
+    version: Mapped[int] = mapped_column(default=1)
+    last_event: Mapped[int] = mapped_column(default=0)
+    """Number of the newest event; taken under this row's lock."""
+
+    root_id: Mapped[str | None] = mapped_column(String(40))
+    """Of a retry: the first job of the chain, which may be deleted meanwhile; see `root`."""
+    retry_of: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
+    continues: Mapped[str | None] = mapped_column(ForeignKey(_JOB))
+    """The job from whose final state this one goes on; it cannot be deleted before this one."""
+    lineage_id: Mapped[str | None] = mapped_column(String(40))
+    """Of a continuation: the first job of the lineage; see `lineage`. Not of a retry, which begins nothing new."""
+    first_stage: Mapped[int] = mapped_column(default=0, server_default="0")
+    """What this job's stage 0 is in its lineage: the number of stages before it."""
+    basis: Mapped[Json | None]
+    """Digests of what the checkpoint was computed from (see delivery/basis.py), and its `threads`."""
+    checkpoint_dropped_at: Mapped[Moment | None]
+    """When the files of the checkpoint were given up to the sweep."""
+
+    attempts: Mapped[int] = mapped_column(default=0)
+    """Attempts started."""
+    lost_attempts: Mapped[int] = mapped_column(default=0)
+    """Attempts lost by the infrastructure, without progress."""
+    memory_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Attempts that ran out of memory, without progress."""
+    preemptions: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Attempts given back by workers that had to stop, without progress."""
+    max_runtime_seconds: Mapped[int | None]
+    max_pending_seconds: Mapped[int | None]
+    runtime_seconds: Mapped[float] = mapped_column(Double, default=0.0, server_default="0")
+    """What the attempts that have ended took together."""
+    queued_at: Mapped[Created]
+    """When it last came into the queue."""
+    fence: Mapped[int] = mapped_column(BigInteger, default=0)
+    available_at: Mapped[Created]
+    """Not to be claimed before."""
+    rung_at: Mapped[Moment | None]
+    """When the doorbell was last rung for it."""
+    rings: Mapped[int] = mapped_column(default=0)
+
+    cancel_requested_at: Mapped[Moment | None]
+    pause_requested_at: Mapped[Moment | None]
+    failure: Mapped[Json | None]
+    """`code`, `cause`, `message`, `field` of a failed job."""
+    result: Mapped[Json | None]
+    """`manifest_digest`, `bytes`, `files`, `sparsity`, `mean_perplexity`, `dense_mean_perplexity`, `bwt`,
+    `masks_sha256`, `weights_sha256`, `warnings`."""
+    manifest: Mapped[Json | None]
+    """`digest`, `bytes`, `files`, `provenance`; set once, by the publishing worker."""
+    created_at: Mapped[Created]
+    updated_at: Mapped[Updated]
+    started_at: Mapped[Moment | None]
+    finished_at: Mapped[Moment | None]
+
+    @property
+    def root(self) -> str:
+        """The job below whose name in the store a whole chain of retries keeps its objects."""
+        return self.root_id or self.id
+
+    @property
+    def lineage(self) -> str:
+        """The first job of the lineage, of which every other one goes on from another."""
+        return self.lineage_id or self.id
+
+
+class JobDataset(Base):
+    """Which datasets a job reads, so that none of them can be deleted under it."""
+
+    __tablename__ = "job_datasets"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True, index=True)
+
+
+class JobLease(Base):
+    """The right to write to a job, in a narrow row of its own that heartbeats touch.
+
+    A row exists while a worker holds the job. Every write of a worker first locks the row with its token;
+    no such row means that the lease is lost and nothing may be written.
+    """
+
+    __tablename__ = "job_leases"
+    __table_args__ = (
+        Index("ix_job_leases_expires_at", "expires_at"),
+        {"postgresql_with": {"fillfactor": "50"}},
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
+    token: Mapped[str] = mapped_column(String(36))
+    fence: Mapped[int] = mapped_column(BigInteger)
+    attempt: Mapped[int]
+    worker: Mapped[str] = mapped_column(String(200))
+    claimed_at: Mapped[Created]
+    heartbeat_at: Mapped[Created]
+    expires_at: Mapped[Moment]
+
+
+class JobProgress(Base):
+    """How far a job is, as the engine last said; kept after the end."""
+
+    __tablename__ = "job_progress"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
+    phase: Mapped[str] = mapped_column(String(20))
+    stage: Mapped[int | None]
+    stages: Mapped[int | None]
+    domain: Mapped[str | None] = mapped_column(String(200))
+    block: Mapped[int | None]
+    blocks: Mapped[int | None]
+    fraction: Mapped[float] = mapped_column(Double)
+    eta_at: Mapped[Moment | None]
+    updated_at: Mapped[Created]
+
+
+class Outcome(StrEnum):
+    """How an attempt ended, beside the `Reason`s of states.py."""
+
+    succeeded = "succeeded"
+    cancelled = "cancelled"
+    paused = "paused"
+
+
+class JobAttempt(Base):
+    """One worker's try."""
+
+    __tablename__ = "job_attempts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    fence: Mapped[int] = mapped_column(BigInteger)
+    worker: Mapped[str] = mapped_column(String(200))
+    started_at: Mapped[Created]
+    ended_at: Mapped[Moment | None]
+    outcome: Mapped[str | None] = mapped_column(String(40))
+    error: Mapped[Json | None]
+    engine: Mapped[Json | None]
+    """The engine's format, versions, device, threads and isolation: what it could be cut off from."""
+
+
+class JobEvent(Base):
+    """One line of a job's history, numbered without gaps."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    type: Mapped[str] = mapped_column(String(40))
+    at: Mapped[Created]
+    data: Mapped[Json]
+
+
+class JobLog(Base):
+    """One line that the engine printed or noted."""
+
+    __tablename__ = "job_logs"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int]
+    at: Mapped[Created]
+    level: Mapped[str] = mapped_column(String(10))
+    message: Mapped[LongText]
+
+
+class JobStage(Base):
+    """One domain's turn."""
+
+    __tablename__ = "job_stages"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
+    stage: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    domain: Mapped[str] = mapped_column(String(200))
+    state: Mapped[str] = mapped_column(String(20))
+    """pending, running or done."""
+    blocks: Mapped[int | None]
+    sparsity: Mapped[float | None] = mapped_column(Double)
+    weights: Mapped[int | None] = mapped_column(BigInteger)
+    zeros: Mapped[int | None] = mapped_column(BigInteger)
+    calibration_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    relative_error: Mapped[float | None] = mapped_column(Double)
+    held_out_error: Mapped[float | None] = mapped_column(Double)
+    mask_overlap: Mapped[float | None] = mapped_column(Double)
+    """Of all kept weights together with the stage before's (Jaccard index)."""
+    seconds: Mapped[float | None] = mapped_column(Double)
+    started_at: Mapped[Moment | None]
+    finished_at: Mapped[Moment | None]
+
+
+class JobBlock(Base):
+    """A checkpoint: one block of one stage, committed with its records in one guarded transaction."""
+
+    __tablename__ = "job_blocks"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
+    stage: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    block: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    fence: Mapped[int] = mapped_column(BigInteger)
+    attempt: Mapped[int]
+    engine_format: Mapped[int]
+    files: Mapped[JsonList]
+    """`role`, `path` in the engine's workspace, `sha256`, `bytes`, `key` of each file."""
+    committed_at: Mapped[Created]
+
+
+class JobLayer(Base):
+    """What happened to one matrix in one stage."""
+
+    __tablename__ = "job_layers"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
+    stage: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    matrix: Mapped[str] = mapped_column(String(300), primary_key=True)
+    block: Mapped[int]
+    rows: Mapped[int]
+    columns: Mapped[int]
+    weights: Mapped[int] = mapped_column(BigInteger)
+    zeros: Mapped[int] = mapped_column(BigInteger)
+    sparsity: Mapped[float] = mapped_column(Double)
+    target: Mapped[float] = mapped_column(Double)
+    pattern: Mapped[str] = mapped_column(String(20))
+    relative_error: Mapped[float | None] = mapped_column(Double)
+    held_out_error: Mapped[float | None] = mapped_column(Double)
+    seconds: Mapped[float] = mapped_column(Double)
+    solver: Mapped[str] = mapped_column(String(40))
+    notes: Mapped[Json]
+    mask_changed: Mapped[float | None] = mapped_column(Double)
+    mask_overlap: Mapped[float | None] = mapped_column(Double)
+    revived: Mapped[float | None] = mapped_column(Double)
+    newly_pruned: Mapped[float | None] = mapped_column(Double)
+    domain_errors: Mapped[Json | None]
+    """Domain → relative error of the written weight under that domain's own Gram."""
+    mask_sha256: Mapped[Digest | None]
+    weights_sha256: Mapped[Digest | None]
+
+
+class JobEvaluation(Base):
+    """One entry of the matrix R: a domain's perplexity after a stage (row 0 is the dense model)."""
+
+    __tablename__ = "job_evaluations"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
+    row: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    domain: Mapped[str] = mapped_column(String(200), primary_key=True)
+    perplexity: Mapped[float] = mapped_column(Double)
+    loss: Mapped[float] = mapped_column(Double)
+    windows: Mapped[int]
+    tokens: Mapped[int] = mapped_column(BigInteger)
+    window_losses: Mapped[list[float]] = mapped_column(ARRAY(Double))
+    protocol: Mapped[Json]
+    at: Mapped[Created]
+
+
+class IdempotencyKey(Base):
+    """A caller's key for one request, written in the transaction of what the request made."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (
+        UniqueConstraint("project_id", "key"),
+        Index("ix_idempotency_keys_expires_at", "expires_at"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    key: Mapped[str] = mapped_column(String(255))
+    fingerprint: Mapped[Digest]
+    job_id: Mapped[str | None] = mapped_column(ForeignKey(_JOB, ondelete="SET NULL"))
+    """None once the job was deleted: a late repetition of the request must not run it again."""
+    response: Mapped[Json]
+    """The body that was sent, replayed as it was."""
+    created_at: Mapped[Created]
+    expires_at: Mapped[Moment]

@@ -1,0 +1,154 @@
+"""What the API thinks that a state holds, held against the engine."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from app.lineage.required_statistics import (
+    FROM_MOMENTS,
+    SOLVING,
+    Place,
+    dropped,
+    lacking,
+    named,
+    overriding,
+    solves,
+)
+from secateur.spec.method import MethodName, Perturbation, Reading, read_method
+from tests.specs import make_method
+
+
+@pytest.mark.parametrize("name", list(MethodName))
+def test_both_know_which_methods_solve_with_the_gram(name: MethodName) -> None:
+    for update in ({}, {"weight_update": "admm"}) if name is not MethodName.auto else ({},):
+        method: dict[str, Any] = {"name": name.value, **update}
+        assert solves(method) is read_method(method).updates_weights
+
+
+def test_both_know_by_what_a_matrix_with_another_method_is_pruned() -> None:
+    for job, update in itertools.product(MethodName, ("none", "admm")):
+        if (job, update) == (MethodName.admm, "none") or job is MethodName.auto:
+            continue
+        method = {"name": job.value, "weight_update": update}
+        for name in (None, *MethodName):
+            theirs = read_method(method).named(name)
+            ours = named(method, name)
+            assert (ours["name"], solves(ours)) == (theirs.name, theirs.updates_weights), (method, name)
+
+
+def test_the_names_are_the_engines() -> None:
+    assert set(SOLVING) <= set(MethodName)
+    assert set(FROM_MOMENTS) <= set(Reading)
+    for reading in Reading:
+        method = make_method(MethodName.copal, reading=reading)
+        assert method.needs_importance is (reading.value not in FROM_MOMENTS)
+
+
+def spec(name: str, allocation: str = "uniform", **method: Any) -> dict[str, Any]:
+    return {"method": {"name": name, "mode": "accumulated", **method}, "sparsity": {"allocation": allocation}}
+
+
+def copal(reading: str = "own_terms", perturbation: str = "domain_shift") -> dict[str, Any]:
+    return spec("copal", reading=reading, perturbation=perturbation)
+
+
+def test_a_method_goes_on_from_itself() -> None:
+    for name in MethodName:
+        one = copal() if name is MethodName.copal else spec(name.value)
+        assert lacking([one, one], one) == []
+    for reading, perturbation in itertools.product(Reading, Perturbation):
+        one = copal(reading.value, perturbation.value)
+        assert lacking([one], one) == []
+
+
+def test_a_reading_goes_on_from_its_own_importances_alone() -> None:
+    for path in ([copal()], [spec("admm")], [copal("token"), copal()]):
+        assert [error.pointer for error in lacking(path, copal("token"))] == ["/method/reading"]
+    assert lacking([copal("token")], copal()) == []
+
+
+def test_importances_are_of_one_perturbation_and_moments_serve_both() -> None:
+    for reading in Reading:
+        found = lacking([copal(reading.value, "relative")], copal(reading.value, "domain_shift"))
+        expected = [] if reading is Reading.own_terms else ["/method/perturbation"]
+        assert [error.pointer for error in found] == expected
+    assert lacking([spec("wanda")], copal(perturbation="relative")) == []
+
+
+def test_a_survey_is_of_weights_that_are_solved_for_or_of_weights_that_stay() -> None:
+    for allocation, pointers in (("error", ["/method/name"]), ("owl", []), ("uniform", [])):
+        found = lacking([spec("admm", allocation)], spec("wanda", allocation))
+        assert [error.pointer for error in found] == pointers
+    assert lacking([spec("admm", "error")], spec("wanda", "error", weight_update="admm")) == []
+    (ended,) = lacking([spec("wanda", "error", weight_update="admm")], spec("wanda", "error"))
+    assert (ended.pointer, "'wanda' with weight_update admm" in ended.detail) == ("/method/weight_update", True)
+    assert len(lacking([spec("wanda", "error")], spec("admm", "error"))) == 1, "one reason is enough"
+
+
+def test_without_sums_nothing_is_missed() -> None:
+    sequential = {"method": {"name": "admm", "mode": "sequential"}}
+    assert lacking([{"method": {"name": "wanda", "mode": "sequential"}}], sequential) == []
+
+
+OVERRIDES = [{"match": "*.down_proj.weight", "method": "wanda"}, {"match": "*.0.*", "target": 0.5}]
+PLACES = [Place(0, 64, None), Place(0, 176, "wanda"), Place(1, 64, None), Place(1, 176, "wanda")]
+
+
+def overridden(name: str, overrides: list[dict[str, Any]] | None = None, **method: Any) -> dict[str, Any]:
+    base = copal() if name == "copal" else spec(name)
+    sparsity = {"allocation": "uniform", "overrides": overrides or OVERRIDES}
+    return {"method": base["method"] | method, "sparsity": sparsity}
+
+
+def test_a_gram_that_an_override_kept_nobody_from_keeping_is_missed() -> None:
+    solved, selected = overridden("copal", weight_update="admm"), overridden("copal")
+    for parent in (overridden("admm"), overridden("sparsegpt"), selected):
+        assert [error.pointer for error in lacking([parent], solved, PLACES)] == ["/method/weight_update"]
+    assert [error.pointer for error in lacking([selected], overridden("admm"), PLACES)] == ["/method/name"]
+    # Wanda is followed by the job's own update in all of these.
+    assert lacking([solved], solved, PLACES) == []
+    assert lacking([overridden("sparsegpt", weight_update="admm")], solved, PLACES) == []
+    # Nothing of the overridden matrices is solved for here.
+    assert lacking([overridden("admm")], overridden("sparsegpt"), PLACES) == []
+    assert lacking([overridden("admm")], selected, PLACES) == []
+
+
+def test_what_may_share_a_gram_is_the_engines_to_refuse() -> None:
+    """Matrices of as many inputs: the query projection shares the keys' Gram, the attention's output does not."""
+    places = [Place(0, 64, None), Place(0, 64, "wanda")]
+    assert lacking([overridden("admm")], overridden("copal", weight_update="admm"), places) == []
+    assert lacking([overridden("admm")], overridden("copal", weight_update="admm"), []) == []
+
+
+def test_overrides_that_solve_everywhere_leave_nothing_to_miss() -> None:
+    overrides = [{"regex": ".*", "method": "admm"}]
+    places = [Place(0, 64, "admm"), Place(0, 176, "admm")]
+    assert lacking([overridden("wanda", overrides)], overridden("alps", overrides), places) == []
+
+
+def test_the_last_override_that_names_a_method_counts() -> None:
+    overrides = [{"match": "a", "method": "admm"}, {"regex": "b", "method": "wanda"}, {"match": "c", "skip": True}]
+    said = overridden("copal", overrides)
+    found = [overriding(said, deciding) for deciding in ((), ("a",), ("a", "b"), ("c",))]
+    assert found == [None, "admm", "wanda", None]
+
+
+def test_what_a_job_keeps_less_is_known() -> None:
+    admm, token = spec("admm"), copal("token")
+    keeping = {**admm, "output": {"keep_domain_statistics": True}}
+    assert dropped(admm, spec("wanda")) == ["gram"]
+    assert dropped(token, copal()) == dropped(token, admm) == ["importance"]
+    assert dropped(keeping, admm) == ["domain_grams"]
+    assert dropped(keeping, spec("wanda")) == ["gram", "domain_grams"]
+    for before, after in ((admm, admm), (admm, keeping), (keeping, keeping), (spec("wanda"), spec("magnitude"))):
+        assert dropped(before, after) == []
+    sequential = {"method": {"name": "wanda", "mode": "sequential"}, "sparsity": {}}
+    assert dropped({**sequential, "method": {"name": "admm", "mode": "sequential"}}, sequential) == []
+
+
+def test_a_gram_dropped_where_an_override_names_the_method_is_known() -> None:
+    parent = overridden("copal", weight_update="admm")
+    assert dropped(parent, overridden("copal"), PLACES) == ["gram"]
+    assert dropped(parent, overridden("admm"), PLACES) == ["gram"], "the overridden matrices' alone"
+    assert dropped(overridden("admm"), parent, PLACES) == []

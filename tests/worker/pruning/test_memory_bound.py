@@ -1,0 +1,182 @@
+"""Nothing grows with the number of blocks, and what runs beside the computing changes no byte."""
+
+import gc
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny import make_tiny_llama
+from tests.worker.pruning.conftest import Recorder, Request, domain, prune
+from worker.pruning import BlockResult
+from worker.pruning import prune_block as pruning
+from worker.pruning.evaluation import r_matrix
+from worker.pruning.model.checkpoint import read_file
+from worker.pruning.report.records import HISTORY
+
+
+class Weigher(Recorder):
+    """Notes the most bytes of tensors alive at any of the job's looks at whether to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+
+    def check(self) -> None:
+        super().check()
+        self.peak = max(self.peak, live_bytes())
+
+
+def live_bytes() -> int:
+    """Of all tensors that the collector knows and that were made since it was frozen."""
+    storages = {}
+    for thing in gc.get_objects():
+        if isinstance(thing, torch.Tensor) and thing.device.type == "cpu":
+            storage = thing.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+@pytest.fixture
+def frozen() -> Iterator[None]:
+    """What exists already is not looked at: that would take a second each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("frozen")
+@pytest.mark.parametrize("method", [{"name": "wanda"}, {"name": "admm"}], ids=["wanda", "admm"])
+def test_live_tensors_do_not_grow_with_the_blocks(
+    request_for: Request, tmp_path: Path, method: dict[str, str]
+) -> None:
+    peaks = []
+    for blocks in (3, 6):
+        folder = make_tiny_llama(tmp_path / str(blocks), blocks=blocks)
+        weigher = Weigher()
+        prune(request_for(model=str(folder), method=method, workspace=f"work-{blocks}"), weigher)
+        peaks.append(weigher.peak)
+    block = sum(
+        tensor.nbytes
+        for tensor in read_file(tmp_path / "work-6/stage-00/model/model-00001-of-00007.safetensors").values()
+    )
+    assert peaks[0] > 2 * block
+    assert peaks[1] < peaks[0] + 0.1 * block
+
+
+@pytest.mark.parametrize("mode", ["accumulated", "sequential"])
+def test_hidden_states_on_disk_give_the_same_bytes(request_for: Request, mode: str) -> None:
+    method = {"name": "copal", "weight_update": "admm", "mode": mode}
+    one = prune(request_for(domains="ab", method=method, workspace="one"))
+    two = prune(request_for(domains="ab", method=method, workspace="two", hidden_bytes=0))
+    assert one.summary == two.summary
+
+
+def test_a_block_is_told_of_when_its_files_are_there_and_its_hidden_states_are_passed_meanwhile(
+    request_for: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for()
+    writing, passing = threading.Event(), threading.Event()
+    write, forward = pruning.write_tensors, pruning.BlockPruner.advance_through
+
+    def slow_write(*arguments: Any) -> None:
+        writing.set()
+        assert passing.wait(10)
+        write(*arguments)
+
+    def seen_forward(*arguments: Any) -> None:
+        assert writing.wait(10)
+        passing.set()
+        forward(*arguments)
+
+    class Reader(Recorder):
+        def block(self, b: BlockResult) -> None:
+            super().block(b)
+            assert all(read_file(Path(request["workspace"]) / path) for _, path in b.files)
+
+    monkeypatch.setattr(pruning, "write_tensors", slow_write)
+    monkeypatch.setattr(pruning.BlockPruner, "advance_through", seen_forward)
+    recorder = Reader()
+    prune(request, recorder)
+    assert [block.block for block in recorder.blocks] == [0, 1]
+
+
+def test_block_that_cannot_be_written_is_not_told_of(
+    request_for: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pruning, "write_tensors", full)
+    recorder = Recorder()
+    with pytest.raises(OSError, match="No space left"):
+        prune(request_for(), recorder)
+    assert recorder.blocks == []
+
+
+def test_block_with_nothing_to_prune_is_passed_once(request_for: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    forward = pruning.BlockPruner._forward
+
+    def counted(pruner: pruning.BlockPruner, block: Any, state: torch.Tensor) -> torch.Tensor:
+        passes.append((block.index, len(state)))
+        return forward(pruner, block, state)
+
+    monkeypatch.setattr(pruning.BlockPruner, "_forward", counted)
+    recorder = Recorder()
+    overrides = [{"match": "model.layers.0.*", "skip": True}]
+    prune(request_for(sparsity={"target": 0.4, "overrides": overrides}), recorder)
+    # Five windows and one held out: through block 0 as written; then one window to find the groups of block 1, and
+    # all for its statistics.
+    assert passes == [(0, 5), (0, 1), (1, 1), (1, 5), (1, 1)]
+    assert recorder.blocks[0].layers == []
+
+
+def test_texts_of_the_same_windows_are_evaluated_once(
+    request_for: Request, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    losses = r_matrix.window_losses
+    monkeypatch.setattr(r_matrix, "window_losses", lambda *a: counts.append(len(a[2])) or losses(*a))
+    recorder = Recorder()
+    request = request_for(domains="ab")
+    request["domains"].append({**domain(texts, "c"), "dataset": "c", "evaluation": "a"})
+    prune(request, recorder)
+    assert counts == [2] * 4
+    assert len(recorder.evaluations) == 12
+    for row in range(4):
+        a, b, c = (e.perplexity for e in recorder.evaluations if e.row == row)
+        assert a == b != c
+
+
+def test_forward_passes_in_bfloat16_keep_float32_statistics_and_are_reported(request_for: Request) -> None:
+    """A job goes on in the dtype that its first evaluation had."""
+    wide, half = request_for(workspace="wide"), request_for(workspace="half")
+    for request, dtype in ((wide, "float32"), (half, "bfloat16")):
+        reported = [{"row": 0, "domain": "a", "perplexity": 1.0, "protocol": {"dtype": dtype}}]
+        request["resume"] = {"stages": 0, "blocks": 0, "evaluations": reported}
+        recorder = Recorder()
+        prune(request, recorder)
+        assert {e.protocol["dtype"] for e in recorder.evaluations} == {dtype}
+        report = json.loads((Path(request["workspace"]) / "report.json").read_text())
+        assert report["settings"]["dtype"] == {"forward": dtype, "statistics": "float32"}
+    states = [read_file(Path(r["workspace"]) / "stage-00/state/block-0000.safetensors") for r in (wide, half)]
+    for state in states:
+        state.pop(HISTORY)
+    for name, value in states[0].items():
+        assert states[1][name].dtype is torch.float32
+        torch.testing.assert_close(states[1][name], value, rtol=0.05, atol=0.05)
+    assert any(not torch.equal(states[1][name], value) for name, value in states[0].items())
+    # Without any evaluation, what the committed blocks say counts.
+    rest = half | {"domains": [{**half["domains"][0], "evaluation": None}]}
+    rest["resume"] = {"stages": 0, "blocks": 1, "evaluations": []}
+    prune(rest)
+    assert (
+        json.loads((Path(rest["workspace"]) / "report.json").read_text())["settings"]["dtype"]["forward"]
+        == "bfloat16"
+    )

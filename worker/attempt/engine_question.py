@@ -1,0 +1,64 @@
+"""What the engine is asked without a job: one request, one answer, in a child process without keys."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from worker.attempt.engine_process import COMMAND, END, EngineProcess
+
+LONGEST_SECONDS: Final = 600.0
+"""No graph takes so long to build, and no tensor to read; a child that is silent for longer is stuck."""
+
+
+class EngineRefused(Exception):
+    """The engine's refusal, by the user's doing. field: JSON pointer into the engine's request."""
+
+    def __init__(self, code: str, message: str, field: str | None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+
+
+def ask_engine(
+    request: dict[str, Any],
+    workspace: Path,
+    check: Callable[[], None],
+    redact: Callable[[str], str],
+    answer: str,
+) -> dict[str, Any]:
+    """The engine's message of the type `answer`.
+
+    check: called often; raises when the work must stop. redact: takes paths out of a refusal's message.
+    Raises EngineRefused, RuntimeError when the engine is at fault.
+    """
+    engine = EngineProcess(workspace, request["threads"], COMMAND)
+    said: deque[str] = deque(maxlen=20)
+    try:
+        engine.listen(said.append)
+        engine.say(request)
+        for message in _messages(engine, check):
+            if message.get("type") == answer:
+                return message
+            if message.get("type") == "failed":
+                if message.get("cause") == "user":
+                    text = redact(str(message["message"]))
+                    raise EngineRefused(str(message["code"]), text, message.get("field"))
+                raise RuntimeError(f"the engine failed: {message.get('detail')}")
+        raise RuntimeError(f"the engine ended without an answer; it said: {list(said)}")
+    finally:
+        engine.kill()
+        engine.finish(0)
+
+
+def _messages(engine: EngineProcess, check: Callable[[], None]) -> Iterator[dict[str, Any]]:
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while (message := engine.hear(0.2)) is not END:
+        check()
+        if message is not None:
+            deadline = time.monotonic() + LONGEST_SECONDS
+            yield message
+        if time.monotonic() > deadline:
+            raise RuntimeError("the engine took too long to answer")

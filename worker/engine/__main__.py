@@ -1,0 +1,127 @@
+"""The engine's process: `python -m worker.engine --report-fd N --parent PID`. One job (or its plan, or a look
+at a model), then the end.
+
+The first line of standard input is the request; the lines after it are acknowledgements and the order to stop.
+Reports leave through the given descriptor; what is printed is the job's log. The process has no key, no longer a
+life than its parent, and, where the kernel lets it give that up, no network (`worker.engine.isolation`); its first
+report says how that went.
+"""
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from worker.engine.isolation import isolate
+from worker.engine.reporter import Reporter
+
+
+def main() -> int:
+    """The exit code: 0 after a published output, 1 after a reported failure."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--report-fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    arguments = parser.parse_args()
+    isolation = isolate(arguments.parent)
+    os.set_inheritable(arguments.report_fd, False)
+    request = json.loads(sys.stdin.buffer.readline())
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(request["threads"])
+    # Large tensors get pages of their own (`heap.map_large`): huge ones, where the system has them, cost less.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # Only now: torch reads the environment and starts threads.
+    from worker.pruning import Stopped
+    from worker.pruning.runtime import memory as heap
+
+    heap.map_large()
+
+    with os.fdopen(arguments.report_fd, "w", encoding="utf-8") as reports:
+        reporter = Reporter(reports, lambda: Stopped("the supervisor asked to stop"))
+        reporter.listen()
+        try:
+            _run(request, reporter, isolation)
+        except Stopped:
+            return 1
+        except BaseException as error:
+            reporter.say("failed", **_describe(error))
+            return 1
+    return 0
+
+
+def _run(request: dict[str, Any], reporter: Reporter, isolation: dict[str, bool]) -> None:
+    import torch
+
+    from worker.pruning import ENGINE_FORMAT, PruningJob, inspect, plan, run
+    from worker.pruning.plan import describe, look
+    from worker.pruning.runtime.numerics import versions
+
+    if "inspect" in request:
+        torch.set_num_threads(request["threads"])
+        reporter.say("inspection", **inspect(Path(request["inspect"]), lambda: reporter.say("reading")))
+        return
+    job = PruningJob.from_dict(request)
+    torch.set_num_threads(job.threads)
+    if job.dry_run:
+        reporter.say("plan", plan=plan(job))
+        return
+    reporter.hello(
+        engine_format=ENGINE_FORMAT,
+        versions=versions(),
+        device=job.device,
+        threads=job.threads,
+        isolation=isolation,
+        plan=describe(look(job)),
+    )
+    output = run(job, reporter)
+    files = [{"path": file.path, "local": file.local} for file in output.files]
+    reporter.output(files, output.summary)
+
+
+def _describe(error: BaseException) -> dict[str, Any]:
+    """A failure for its owner; `detail` is for the operator's log only."""
+    from worker.pruning import IllConditioned, UserError
+
+    detail = "".join(traceback.format_exception(error))
+    if isinstance(error, UserError):
+        said = {"code": error.code, "cause": "user", "message": error.message, "field": error.field}
+        return said if error.__cause__ is None else {**said, "detail": detail}
+    if isinstance(error, IllConditioned):
+        # The same job would end the same way: only other settings, another text or another model can help.
+        return {"code": "ill_conditioned", "cause": "user", "message": str(error), "field": None}
+    known = {"cause": "system", "field": None, "detail": detail}
+    if _is_out_of_memory(error):
+        return {"code": "out_of_memory", "message": "The engine ran out of memory.", **known}
+    if os.strerror(errno.ENOSPC) in str(error):  # safetensors has an exception of its own for it
+        return {"code": "disk_full", "message": "The worker's disk is full.", **known}
+    message = f"The engine stopped with {type(error).__name__}."
+    return {"code": "engine_failed", "message": message, "fingerprint": _fingerprint(error), **known}
+
+
+def _fingerprint(error: BaseException) -> str:
+    """The same for the same error at the same place, in whatever process: its type, its words without numbers, and
+    the lines that led to it."""
+    lines = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+    said = re.sub(r"0x[0-9a-f]+|\d+", "#", str(error))
+    text = "\n".join([type(error).__qualname__, said, *lines])
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """torch has an exception for CUDA only; the CPU's allocator says it in words."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: everything is published or reported, and taking torch down would only take time.
+    os._exit(code)

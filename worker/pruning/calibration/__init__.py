@@ -1,0 +1,1 @@
+"""From texts to statistics: windows, what arrives at each matrix, and its sums."""

@@ -1,0 +1,148 @@
+"""Experts that too few calibration tokens reach: what their statistics are mixed with, and what is said about it.
+
+An expert is starved at a matrix when it got fewer tokens t than the matrix has inputs, T: its Gram is singular
+then. Its statistics become those of T tokens, its own t and T − t stand-ins:
+
+- matrices that read the layer's tokens (gate, up): the stand-ins are like the tokens of all the layer's experts;
+- matrices that read the expert's own activations (down), which no other expert has: the stand-ins are uncorrelated
+  and all of one size, so that with none of its own such a matrix is pruned by magnitude.
+
+Sums of earlier domains that make it T tokens or more need no stand-ins, which would push out what these domains
+have taught the expert. Then its own t tokens alone are added, as the part t / T of a domain where t is below T.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from secateur.spec.method import Reading
+from worker.pruning.calibration.copal_sums import Sensing
+from worker.pruning.calibration.hooks import dense_weight
+from worker.pruning.methods.copal import response_power
+from worker.pruning.model.graph import Block, Matrix
+from worker.pruning.state.moments import Accumulated, Measured
+
+MESSAGE: Final = "too few calibration tokens reached these experts' matrices: the layer's statistics stand in"
+
+
+@dataclass(frozen=True)
+class Fed:
+    """One expert's share of the calibration. carried: tokens that earlier domains' sums have of it. stand_ins: the
+    part, 0 to 1, of its statistics not its own."""
+
+    layer: str
+    index: int
+    tokens: int
+    threshold: int
+    carried: int = 0
+
+    @property
+    def stand_ins(self) -> float:
+        return 0.0 if self.carried + self.tokens >= self.threshold else 1 - self.tokens / self.threshold
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """For the records of its matrices."""
+        return {**asdict(self), "stand_ins": self.stand_ins}
+
+
+def feed(
+    block: Block,
+    groups: Sequence[Sequence[Matrix]],
+    measured: dict[str, Measured],
+    sensing: Mapping[str, Sensing] | None = None,
+    before: Mapping[str, Accumulated] | None = None,
+) -> tuple[dict[str, Measured], dict[str, Fed]]:
+    """The statistics with those of starved experts mixed, and how every expert's matrix (by its name) fared.
+
+    block: loaded with its dense weights. measured: by group; groups without an expert are handed on. sensing: by
+    matrix, for those with an importance. before: by group, the earlier domains' sums.
+    """
+    fed: dict[str, Fed] = {}
+    result = dict(measured)
+    layers: dict[tuple[str, bool], list[Sequence[Matrix]]] = defaultdict(list)
+    for group in groups:
+        if group[0].expert is not None:
+            layers[group[0].module, group[0].expert.activated].append(group)
+            name = group[0].name
+            share = _fed(group[0], measured[name], (before or {}).get(name))
+            fed |= {matrix.name: share for matrix in group}
+            if not share.stand_ins and share.tokens < share.threshold:
+                result[name] = replace(measured[name], share=share.tokens / share.threshold)
+    for (_, activated), members in layers.items():
+        starved = [group for group in members if fed[group[0].name].stand_ins]
+        if not starved:
+            continue
+        pooled = _pooled([measured[group[0].name] for group in members])
+        for group in starved:
+            name, own = group[0].name, measured[group[0].name]
+            shared = _isotropic(own, pooled) if activated else pooled
+            result[name] = _mixed(own, shared, fed[name].stand_ins)
+            importance = {}
+            for matrix in group:
+                if (sensed := (sensing or {}).get(matrix.name)) and sensed.by_token:
+                    unseen = _importance(dense_weight(block, matrix), shared, sensed)
+                    seen = own.importance.get(matrix.name, unseen)  # an expert without tokens has none
+                    importance[matrix.name] = torch.lerp(seen, unseen, fed[name].stand_ins)
+            result[name] = replace(result[name], importance=importance)
+    return result, fed
+
+
+def starved_experts(stage: int, domain: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the warning says, None where none is due. records: of the whole stage."""
+    fed = [record["notes"]["expert"] for record in records if "expert" in record["notes"]]
+    layers = Counter(each["layer"] for each in fed if each["stand_ins"])
+    if not layers:
+        return None
+    figures = {"matrices": layers.total(), "of": len(fed), "layers": dict(layers)}
+    return {"code": "starved_experts", "stage": stage, "domain": domain, **figures}
+
+
+def _fed(matrix: Matrix, measured: Measured, before: Accumulated | None) -> Fed:
+    index = matrix.expert.index if matrix.expert else 0
+    layer = matrix.name.rpartition(f".{index}.")[0] if matrix.slice is None else matrix.tensor.rpartition(".")[0]
+    return Fed(layer, index, measured.tokens, matrix.columns, 0 if before is None else before.tokens)
+
+
+def _pooled(everyone: list[Measured]) -> Measured:
+    """The statistics of all tokens of the layer's experts; white noise when there are none."""
+    tokens = sum(each.tokens for each in everyone)
+    if tokens == 0:
+        return _white(everyone[0], 1.0)
+    gram = torch.zeros_like(everyone[0].gram)
+    mean = torch.zeros_like(everyone[0].mean)
+    for each in everyone:
+        gram.add_(each.gram, alpha=each.tokens / tokens)
+        mean.add_(each.mean, alpha=each.tokens / tokens)
+    return Measured(gram, mean, tokens, {})
+
+
+def _isotropic(own: Measured, pooled: Measured) -> Measured:
+    """Uncorrelated activations of the expert's mean size; of the layer's, where the expert has none."""
+    return _white(own, float((own if own.tokens else pooled).second.mean()))
+
+
+def _white(like: Measured, size: float) -> Measured:
+    gram = torch.eye(len(like.gram), device=like.gram.device) * size
+    return Measured(gram, torch.zeros_like(like.mean), 0, {})
+
+
+def _mixed(own: Measured, shared: Measured, stand_ins: float) -> Measured:
+    gram = torch.lerp(own.gram, shared.gram, stand_ins)
+    return replace(own, gram=gram, mean=torch.lerp(own.mean, shared.mean, stand_ins))
+
+
+def _importance(dense: Tensor, shared: Measured, sensing: Sensing) -> Tensor:
+    """What the stand-ins would have for importance, (out, in).
+
+    E dz_i² x_j² is taken as E dz_i² E x_j², as of independent ones, and E |dz_i||x_j| as its upper bound, the root
+    of that.
+    """
+    power = response_power(dense, shared.gram, shared.mean, sensing.earlier_mean)
+    if sensing.reading is Reading.fisher:
+        return torch.outer(power, shared.second)
+    return torch.outer(power.sqrt(), shared.second.sqrt())

@@ -1,0 +1,1 @@
+"""Perplexity of what is on disk, and the matrix R of a lineage."""

@@ -1,0 +1,86 @@
+"""Perplexity of any checkpoint folder on any texts, under the protocol of a job's evaluation."""
+
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from secateur.spec.job import Evaluation as EvaluationSpec
+from secateur.spec.job import Numerics
+from secateur.spec.request import HIDDEN_BYTES, Text
+from worker.pruning.calibration.texts import text_digest
+from worker.pruning.calibration.tokenizer import Tokenizer
+from worker.pruning.calibration.vocabulary import check_ids
+from worker.pruning.calibration.windows import evaluation_windows
+from worker.pruning.evaluation.losses import TestSet, forward_dtype, mean_loss, window_losses
+from worker.pruning.events import Evaluation, Observer, Silent
+from worker.pruning.model import graph as skeletons
+from worker.pruning.model.block_runner import Shell
+from worker.pruning.model.checkpoint import Checkpoint
+from worker.pruning.model.inspection import inspect
+from worker.pruning.runtime.activations import HiddenStates
+from worker.pruning.runtime.numerics import pick_device, torch_settings
+
+
+def test_set(
+    domain: str, text: Text, spec: EvaluationSpec, tokenizer: Tokenizer, dtype: str, field: str
+) -> TestSet:
+    """One text's windows and protocol."""
+    windows = evaluation_windows(tokenizer, text, spec, field)
+    protocol = {
+        "text_sha256": text_digest(text),
+        "sequence_length": spec.sequence_length,
+        "max_windows": spec.max_windows,
+        "documents": spec.documents,
+        "tokenizer_sha256": tokenizer.digest,
+        "prefix": list(tokenizer.prefix),
+        "dtype": dtype,
+    }
+    return TestSet(domain, windows, protocol, len(tokenizer.prefix))
+
+
+def evaluation(row: int, item: TestSet, losses: list[float]) -> Evaluation:
+    """One entry of R."""
+    loss = mean_loss(losses)
+    return Evaluation(
+        row=row,
+        domain=item.domain,
+        # A broken model's loss may be past what a float can hold; JSON knows no infinity.
+        perplexity=math.exp(min(loss, 700.0)),
+        loss=loss,
+        windows=len(losses),
+        tokens=item.tokens,
+        window_losses=losses,
+        protocol=item.protocol,
+    )
+
+
+def perplexities(
+    folder: Path,
+    texts: Mapping[str, Text],
+    spec: EvaluationSpec,
+    *,
+    device: str = "auto",
+    threads: int = 2,
+    numerics: Numerics = Numerics.fast,
+    observer: Observer | None = None,
+    scratch: Path | None = None,
+) -> dict[str, Evaluation]:
+    """Evaluate the checkpoint in `folder` on every text, all at once, block by block.
+
+    scratch: folder for what hidden states do not fit in memory; the system's folder for such things by default.
+    """
+    listener = observer or Silent()
+    with torch_settings(threads, numerics):
+        where = pick_device(device)
+        source = Checkpoint.open(folder)
+        skeleton = skeletons.build(folder, source)
+        inspect(source, skeleton, listener.check)
+        shell = Shell(skeleton, source, where)
+        tokenizer, dtype = Tokenizer(folder), forward_dtype(where, numerics)
+        sets = [test_set(name, text, spec, tokenizer, dtype, f"/{name}") for name, text in texts.items()]
+        for item in sets:
+            check_ids((item.windows,), skeleton, tokenizer, f"/{item.domain}")
+        with HiddenStates(scratch or Path(tempfile.gettempdir()), HIDDEN_BYTES) as hidden:
+            losses = window_losses(shell, source, sets, dtype, hidden, lambda _block, _tokens: listener.check())
+    return {item.domain: evaluation(0, item, own) for item, own in zip(sets, losses, strict=True)}

@@ -1,0 +1,182 @@
+"""From a group's statistics to masks and weights: the one place that knows which method does what."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from secateur.spec.method import Method, MethodName, Mode
+from worker.pruning.errors import IllConditioned
+from worker.pruning.methods import admm, alps, sparsegpt
+from worker.pruning.methods.admm import AdmmFactor, solve_admm
+from worker.pruning.methods.alps import solve_alps
+from worker.pruning.methods.copal import copal_scores
+from worker.pruning.methods.magnitude import magnitude_scores
+from worker.pruning.methods.masks import Selection, Solution, follows
+from worker.pruning.methods.sparsegpt import solve_sparsegpt, sparsegpt_scores
+from worker.pruning.methods.wanda import wanda_scores
+from worker.pruning.runtime.numerics import all_finite
+from worker.pruning.state.moments import Accumulated
+
+Check = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group's sums and what was factored once for all its matrices.
+
+    factor: the method's own, None for methods that only select. update: for the weight update that follows.
+    """
+
+    sums: Accumulated
+    factor: Any = None
+    update: AdmmFactor | None = None
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Raised dampings, for the record; empty when all went well."""
+        own = dict(self.factor.notes) if self.factor is not None else {}
+        after = self.update.notes if self.update is not None else {}
+        return own | ({"weight_update": after} if after else {})
+
+
+@dataclass(frozen=True)
+class Solver:
+    """One row of the table below.
+
+    Each function is given the row's own method. scores: what chooses the mask, or that the search for it starts
+    from, (out, in), not negative. factorise and solve: None for a method that only selects. scores_by_factor:
+    whether scores need what `factorise` gives.
+    """
+
+    scores: Callable[[Any, str, Tensor, Group], Tensor]
+    factorise: Callable[[Any, Tensor], Any] | None = None
+    solve: Callable[[Any, Tensor, Group, Selection, Check], Solution] | None = None
+    scores_by_factor: bool = False
+
+
+def _wanda(method: Method, matrix: str, dense: Tensor, group: Group) -> Tensor:
+    return wanda_scores(dense, group.sums.second)
+
+
+SOLVERS: Final = {
+    MethodName.magnitude: Solver(lambda method, matrix, dense, group: magnitude_scores(dense)),
+    MethodName.wanda: Solver(_wanda),
+    MethodName.copal: Solver(lambda method, matrix, dense, group: copal_scores(method, matrix, dense, group.sums)),
+    MethodName.sparsegpt: Solver(
+        scores=lambda method, matrix, dense, group: sparsegpt_scores(dense, group.factor),
+        factorise=lambda method, gram: sparsegpt.factorise(gram, method.sparsegpt),
+        solve=lambda method, dense, group, selection, check: solve_sparsegpt(
+            dense, group.factor, selection, method.sparsegpt, check
+        ),
+        scores_by_factor=True,
+    ),
+    MethodName.admm: Solver(
+        scores=_wanda,
+        factorise=lambda method, gram: admm.factorise(gram, method.admm),
+        solve=lambda method, dense, group, selection, check: solve_admm(
+            dense, group.factor, selection, method.admm, check=check
+        ),
+    ),
+    MethodName.alps: Solver(
+        scores=_wanda,
+        factorise=lambda method, gram: alps.factorise(gram, method.alps),
+        solve=lambda method, dense, group, selection, check: solve_alps(
+            dense, group.factor, selection, method.alps, check
+        ),
+    ),
+}
+
+
+def prepare(method: Method, sums: Accumulated) -> Group:
+    """Factorise once for all matrices of the group. Raises IllConditioned."""
+    if not method.updates_weights:
+        return Group(sums)
+    if sums.gram is None:
+        raise IllConditioned("the statistics carried over have no Gram matrix")
+    factorise = SOLVERS[method.name].factorise
+    return Group(
+        sums,
+        factor=factorise(method, sums.gram) if factorise else None,
+        update=admm.factorise(sums.gram, method.update, invert=method.searches) if method.update else None,
+    )
+
+
+def scores(method: Method, matrix: str, dense: Tensor, group: Group) -> Tensor:
+    """The sensitivities that choose the mask (or that its search starts from), (out, in), not negative."""
+    return SOLVERS[method.name].scores(method, matrix, dense, group)
+
+
+def prepare_alone(method: Method, alone: Accumulated) -> Group:
+    """What scores need of one domain alone (see `statistics.alone`), once for all matrices of the group.
+
+    Raises IllConditioned.
+    """
+    solver = SOLVERS[method.name]
+    if not solver.scores_by_factor or solver.factorise is None or alone.gram is None:
+        return Group(alone)
+    return Group(alone, solver.factorise(method, alone.gram))
+
+
+def scores_alone(method: Method, matrix: str, dense: Tensor, alone: Group) -> Tensor:
+    """What `scores` would be of one domain alone. Raises IllConditioned."""
+    found = SOLVERS[method.name].scores(method, matrix, dense, alone)
+    if not all_finite(found):
+        raise IllConditioned("the domain's own sensitivities are not finite")
+    return found
+
+
+def solve(
+    method: Method,
+    matrix: str,
+    dense: Tensor,
+    sensitivity: Tensor,
+    group: Group,
+    selection: Selection,
+    check: Check = lambda: None,
+) -> Solution:
+    """Mask and weights of one matrix. dense: (out, in), float32; sensitivity: its `scores`.
+
+    Raises IllConditioned.
+    """
+    if not all_finite(sensitivity):
+        raise IllConditioned("the sensitivities are not finite")
+    if selection.zeros == 0:
+        return Solution(dense, torch.ones_like(dense, dtype=torch.bool), {})
+    stay = method.mode is Mode.sequential or selection.allowed is not None
+    if stay and _is_met(selection, dense):
+        # Its zeros are enough, and what is there has no error to make up for: the solution is what it was.
+        return Solution(dense, dense != 0, {})
+    if method.searches and method.update is not None and group.update is not None:
+        found = partial(_scores_of, method, matrix, dense, group)
+        searched = solve_admm(dense, group.update, selection, method.update, check=check, scores=found)
+        return replace(searched, notes=group.notes)
+    own = SOLVERS[method.name].solve
+    if own is not None:
+        solution = own(method, dense, group, selection, check)
+    else:
+        sensitivity = sensitivity.masked_fill(group.sums.dead, -1.0)
+        if method.mode is Mode.sequential:
+            # An earlier stage's zeros stay zero whatever is chosen: others beside them would exceed the target.
+            sensitivity = sensitivity.masked_fill(dense == 0, -torch.inf)
+        mask = selection.mask(sensitivity)
+        solution = Solution(torch.where(mask, dense, 0.0), mask)
+    if method.update is None or group.update is None:
+        return solution
+    updated = solve_admm(dense, group.update, selection, method.update, solution.mask, check)
+    return replace(updated, notes=solution.notes | group.notes)
+
+
+def _scores_of(method: Method, matrix: str, dense: Tensor, group: Group, weight: Tensor) -> Tensor:
+    """Of weights on the way from `dense` to a solution: an earlier stage's zeros stay below everything."""
+    found = scores(method, matrix, weight, group)
+    return found.masked_fill_(dense == 0, -torch.inf) if method.mode is Mode.sequential else found
+
+
+def _is_met(selection: Selection, weight: Tensor) -> bool:
+    """Whether as many weights as are to go are zero already. weight: (out, in)."""
+    zeros = weight.numel() - int(torch.count_nonzero(weight))
+    return zeros >= selection.zeros and follows(weight, selection.pattern)

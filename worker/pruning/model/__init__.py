@@ -1,0 +1,1 @@
+"""A model's graph, its tensors on disk, and running its blocks one at a time."""

@@ -1,0 +1,96 @@
+"""One pass over a checkpoint's numbers before anything is computed: whether they are finite, how many are zero."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from secateur.spec.sparsity import Pattern
+from worker.pruning.errors import UserError
+from worker.pruning.methods.masks import follows
+from worker.pruning.model.checkpoint import DTYPES, Checkpoint
+from worker.pruning.model.graph import Matrix, Skeleton
+from worker.pruning.runtime.numerics import all_finite
+
+SPARSE: Final = 0.05
+"""Share of zeros from which a matrix, or all of them together, counts as sparse."""
+PATTERNS: Final = sorted(
+    (Pattern(kept, group) for group in (2, 4, 8, 16) for kept in range(1, group // 2 + 1)),
+    key=lambda pattern: (-(pattern.sparsity or 0), pattern.group),
+)
+"""What is looked for: the sparsest first, of equal ones the shortest group."""
+SLACK: Final = 0.9
+"""An n:m pattern whose places are emptier than that is followed by chance."""
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Zeros of the prunable matrices. pattern: the n:m that every sparse one follows, None where there is none.
+    matrices: how many are sparse, out of `of`."""
+
+    zeros: int
+    weights: int
+    pattern: Pattern | None
+    matrices: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        return self.zeros / self.weights if self.weights else 0.0
+
+
+def inspect(checkpoint: Checkpoint, skeleton: Skeleton, check: Callable[[], None] = lambda: None) -> Sparsity:
+    """Read every tensor that the model has parameters of, once. check: called before each, may raise.
+
+    Raises UserError `invalid_checkpoint`, naming the tensor, for numbers that are not finite.
+    """
+    matrices: dict[str, list[Matrix]] = defaultdict(list)
+    for matrix in skeleton.matrices:
+        matrices[matrix.tensor].append(matrix)
+    zeros = 0
+    followed: Counter[Pattern] = Counter()
+    sparse = 0
+    for name in _parameters(checkpoint, skeleton):
+        check()
+        tensor = checkpoint.read([name])[name]
+        if tensor.dtype is torch.float64:
+            tensor = tensor.float()  # as it will be computed with
+        if not all_finite(tensor):
+            message = f"{name} has values that are not finite, the first of them {_first(tensor)}"
+            raise UserError("invalid_checkpoint", message, "/model")
+        for matrix in matrices[name]:
+            stored = matrix.of({name: tensor})
+            empty = stored.numel() - int(torch.count_nonzero(stored))
+            zeros += empty
+            if empty >= SPARSE * matrix.weights:
+                sparse += 1
+                followed.update(_patterns(matrix, stored))
+    common = next((pattern for pattern in PATTERNS if sparse and followed[pattern] == sparse), None)
+    weights = sum(matrix.weights for matrix in skeleton.matrices)
+    return Sparsity(zeros, weights, common, sparse, len(skeleton.matrices))
+
+
+def _parameters(checkpoint: Checkpoint, skeleton: Skeleton) -> Iterator[str]:
+    """Stored tensors of floating dtypes that become parameters; a buffer may hold what masks by an infinity."""
+    known = {name for name, _ in skeleton.model.named_parameters(remove_duplicate=False)}
+    for name, info in sorted(checkpoint.tensors.items(), key=lambda item: (item[1].file, item[1].start)):
+        if info.dtype in DTYPES and skeleton.names.target(name) in known:
+            yield name
+
+
+def _patterns(matrix: Matrix, stored: Tensor) -> Iterator[Pattern]:
+    weight = stored.T if matrix.transposed else stored
+    filled = int(torch.count_nonzero(weight)) / max(weight.numel(), 1)
+    for pattern in PATTERNS:
+        places = 1 - (pattern.sparsity or 0.0)
+        if SLACK * places <= filled <= places and follows(weight, pattern):
+            yield pattern
+
+
+def _first(tensor: Tensor) -> str:
+    """The first number that is not finite, and where."""
+    place = (~torch.isfinite(tensor)).nonzero()[0].tolist()
+    return f"{float(tensor[tuple(place)])} at {place}"

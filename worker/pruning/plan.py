@@ -1,0 +1,176 @@
+"""What a job would do, found out without doing it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from secateur.spec.sparsity import Allocation
+from worker.pruning.allocation.allocate import comparison_group
+from worker.pruning.calibration.copal_sums import check_reading
+from worker.pruning.calibration.tokenizer import Tokenizer
+from worker.pruning.calibration.vocabulary import tokens_beyond_rows
+from worker.pruning.errors import SpecError
+from worker.pruning.estimate import Subject, estimates
+from worker.pruning.model import graph as skeletons
+from worker.pruning.model.checkpoint import Checkpoint
+from worker.pruning.model.graph import Skeleton
+from worker.pruning.model.inspection import inspect as read_all
+from worker.pruning.report.warnings import already_sparse
+from worker.pruning.request import PruningJob
+from worker.pruning.targets.budget import Share, assign
+from worker.pruning.targets.overrides import overlaps, settle
+
+POSITIONS: Final = ("max_position_embeddings", "max_seq_len")
+"""What configurations call the number of a model's positions."""
+
+
+def plan(job: PruningJob) -> dict[str, Any]:
+    """Matched and skipped tensors with reasons, overrides, the exact budget, and what it will take.
+
+    Reads the model's configuration, headers and tokenizer, no weight and no text. Raises UserError when it cannot
+    run.
+    """
+    subject = look(job)
+    tokenizer = Tokenizer(job.model)
+    check_prefix(job, tokenizer.prefix)
+    said = [asdict(caveat) for caveat in tokens_beyond_rows(subject.skeleton, tokenizer)]
+    return {
+        **describe(subject),
+        "prefix": list(tokenizer.prefix),
+        "estimates": estimates(subject),
+        "warnings": said,
+    }
+
+
+def inspect(folder: Path, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Whether a folder holds a model that can be pruned. `unused` are tensors that it does not need, `warnings`
+    what its jobs will say of it.
+
+    Reads all weights, once; check: called before each tensor, may raise. Raises UserError when it cannot be pruned
+    whatever the job.
+    """
+    checkpoint = Checkpoint.open(folder)
+    skeleton = skeletons.build(folder, checkpoint)
+    tokenizer = Tokenizer(folder)
+    found = read_all(checkpoint, skeleton, check)
+    said = [*already_sparse(found, keep_zeros=False), *tokens_beyond_rows(skeleton, tokenizer)]
+    return {"unused": sorted(skeleton.names.ignored), "warnings": [asdict(caveat) for caveat in said]}
+
+
+def look(job: PruningJob) -> Subject:
+    """The model's graph and the shares of its matrices. Raises UserError when the job cannot run."""
+    checkpoint = Checkpoint.open(job.model)
+    skeleton = skeletons.build(job.model, checkpoint)
+    check_lengths(job, skeleton)
+    shares = assign(skeleton.matrices, job.sparsity)
+    check_reading(job.method, shares)
+    return Subject(job, skeleton, checkpoint, shares)
+
+
+def check_lengths(job: PruningJob, skeleton: Skeleton) -> None:
+    """Refuse windows longer than the model's positions."""
+    config = skeleton.config.get_text_config()
+    for name in POSITIONS:
+        longest = getattr(config, name, None)
+        for field, length in _lengths(job).items():
+            if isinstance(longest, int) and length > longest:
+                raise SpecError(field, f"must be at most {longest}, the model's {name}")
+
+
+def check_prefix(job: PruningJob, prefix: Sequence[int]) -> None:
+    """Refuse windows in which the tokenizer's prefix leaves no room for text."""
+    for field, length in _lengths(job).items():
+        if length <= len(prefix):
+            message = f"must be more than {len(prefix)}, the tokens that the tokenizer puts before every text"
+            raise SpecError(field, message)
+
+
+def _lengths(job: PruningJob) -> dict[str, int]:
+    """Tokens of a window, by their field in the request."""
+    lengths = {
+        f"/domains/{number}/calibration/sequence_length": domain.calibration.sequence_length
+        for number, domain in enumerate(job.domains)
+    }
+    if job.evaluated:
+        lengths["/evaluation/sequence_length"] = job.evaluation.sequence_length
+    return lengths
+
+
+def describe(subject: Subject) -> dict[str, Any]:
+    """The plan without its estimates."""
+    job, shares = subject.job, subject.shares
+    matched = [_matched(job, share, shares) for share in shares.values() if share.zeros is not None]
+    weights = sum(entry["weights"] for entry in matched)
+    zeros = sum(entry["zeros"] for entry in matched)
+    return {
+        "architecture": type(subject.skeleton.model).__name__,
+        "blocks": len(subject.skeleton.blocks),
+        "parameters": sum(_count(subject.checkpoint, name) for name in subject.checkpoint.tensors),
+        "pattern": str(job.sparsity.pattern),
+        "allocation": job.sparsity.allocation.value,
+        "weights": weights,
+        "zeros": zeros,
+        "sparsity": zeros / weights,
+        "matched": matched,
+        "skipped": skipped(subject.skeleton, subject.checkpoint, shares),
+        **_overrides(subject),
+    }
+
+
+def _matched(job: PruningJob, share: Share, shares: dict[str, Share]) -> dict[str, Any]:
+    """A matrix that is pruned. `settled` is false where the allocation will move its rate while the job runs."""
+    method = job.method.named(share.method)
+    return {
+        "name": share.matrix.name,
+        "rows": share.matrix.rows,
+        "columns": share.matrix.columns,
+        "weights": share.matrix.weights,
+        "zeros": share.zeros,
+        "target": share.target,
+        "settled": share.fixed or job.sparsity.allocation is Allocation.uniform,
+        "pattern": str(share.pattern),
+        "comparison_group": comparison_group(job, method, shares).value,
+        "solver": method.solver,
+        "overrides": list(share.overrides),
+    }
+
+
+def skipped(skeleton: Skeleton, checkpoint: Checkpoint, shares: dict[str, Share]) -> list[dict[str, Any]]:
+    """Tensors that stay as they are: each one's name, the reason, and its number of weights."""
+    found = [
+        {"name": name, "reason": reason, "weights": _count(checkpoint, name)}
+        for name, reason in skeleton.skipped.items()
+    ]
+    for share in shares.values():
+        if share.zeros is None:
+            reason = f"skipped by the override {share.overrides[-1]}"
+            found.append({"name": share.matrix.name, "reason": reason, "weights": share.matrix.weights})
+    return found
+
+
+def _overrides(subject: Subject) -> dict[str, Any]:
+    """How many matrices each override matches and decides something about, and where several meet."""
+    sparsity = subject.job.sparsity
+    verdicts = settle(subject.skeleton.matrices, sparsity)
+    counted = [
+        {
+            "index": number,
+            "says": override.says,
+            "matches": sum(number in verdict.matched for verdict in verdicts.values()),
+            "decides": sum(number in verdict.deciding.values() for verdict in verdicts.values()),
+        }
+        for number, override in enumerate(sparsity.overrides)
+    ]
+    met = [
+        {"overrides": list(each.overrides), "winners": each.winners, "matrices": each.matrices}
+        for each in overlaps(verdicts)
+    ]
+    return {"overrides": counted, "overlaps": met}
+
+
+def _count(checkpoint: Checkpoint, name: str) -> int:
+    count = 1
+    for side in checkpoint.tensors[name].shape:
+        count *= side
+    return count

@@ -1,0 +1,192 @@
+"""Figures of a finished job: R, backward transfer, digests. No clock, no path: equal jobs give equal reports."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from secateur.spec.job import Domain
+from secateur.spec.method import Auto, Mask, Mode, Scope, WeightUpdate
+from worker.engine.format import ENGINE_FORMAT
+from worker.pruning.calibration.windows import held_out_indices
+from worker.pruning.evaluation.losses import TestSet
+from worker.pruning.methods.auto import CANDIDATES
+from worker.pruning.model.graph import Skeleton
+from worker.pruning.report.records import mask_overlap
+from worker.pruning.report.warnings import Caveat, after_pruning, after_stage
+from worker.pruning.request import PruningJob
+from worker.pruning.state.digests import total
+
+REPORT = "report.json"
+
+Row = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the report is made of. rows: the lineage's R with the dense row first, a column for each evaluated
+    domain. records: per stage of this job, the matrices' records. calibration: sha256 of each of its domains'
+    calibration text. settings: what the bytes depend on beside the job. caveats: what the texts alone say.
+    skipped: tensors that stay as they are, and why. prefix: what every window begins with.
+    scope: among which weights scores competed."""
+
+    job: PruningJob
+    skeleton: Skeleton
+    sets: list[TestSet]
+    rows: list[list[float | None]]
+    records: list[list[dict[str, Any]]]
+    calibration: list[str]
+    settings: dict[str, Any]
+    caveats: list[Caveat]
+    skipped: list[dict[str, Any]]
+    prefix: tuple[int, ...]
+    scope: Scope
+
+
+def bwt(rows: Sequence[Row], own_columns: Sequence[int | None]) -> float | None:
+    """Backward transfer on perplexity: mean over the domains before the last of R[T, i] − R[i, i].
+
+    rows: R without the dense row, one row a stage, one column an evaluated domain. own_columns: per stage, the
+    column of the stage's own domain (None when it is not evaluated). Positive means forgetting; zero with a bad
+    later column means stasis, so it is never to be read without R. None for a single stage.
+    """
+    return _transfer(rows, own_columns, float)
+
+
+def log_bwt(rows: Sequence[Row], own_columns: Sequence[int | None]) -> float | None:
+    """The same on log-perplexity."""
+    return _transfer(rows, own_columns, math.log)
+
+
+def _transfer(
+    rows: Sequence[Row], own_columns: Sequence[int | None], scale: Callable[[float], float]
+) -> float | None:
+    differences = []
+    for stage, column in enumerate(own_columns[:-1]):
+        if column is None:
+            continue
+        last, own = rows[-1][column], rows[stage][column]
+        if last is None or own is None:
+            return None
+        differences.append(scale(last) - scale(own))
+    return math.fsum(differences) / len(differences) if differences else None
+
+
+def mean(values: Row) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The report and its summary. Zeros and digests were taken from the tensors as they were written."""
+    columns = [item.domain for item in done.sets]
+    own = [columns.index(name) if name in columns else None for name in done.job.lineage]
+    last = stage_figures(done.records[-1])
+    summary = {
+        **{name: last[name] for name in ("weights", "zeros", "sparsity", "masks_sha256", "weights_sha256")},
+        "mean_perplexity": mean(done.rows[-1]),
+        "dense_mean_perplexity": mean(done.rows[0]),
+        "bwt": bwt(done.rows[1:], own),
+        "log_bwt": log_bwt(done.rows[1:], own),
+    }
+    said = [*done.caveats, *_after_stages(done), *after_pruning(summary)]
+    summary["warnings"] = [asdict(caveat) for caveat in said]
+    report = {
+        "engine_format": ENGINE_FORMAT,
+        "settings": done.settings,
+        "model": {
+            "architecture": type(done.skeleton.model).__name__,
+            "blocks": len(done.skeleton.blocks),
+            "prefix": list(done.prefix),
+        },
+        "method": _method(done.job, done.scope),
+        "sparsity": done.job.sparsity.model_dump(mode="json"),
+        "output": done.job.output.model_dump(mode="json"),
+        "lineage": {"first_stage": done.job.first_stage, "domains": list(done.job.lineage)},
+        "domains": [_domain(d, sha) for d, sha in zip(done.job.domains, done.calibration, strict=True)],
+        "evaluation": _evaluation(done, columns),
+        "stages": [_stage(done, stage) for stage in range(len(done.job.domains))],
+        "layers": done.records,
+        "skipped": done.skipped,
+        "summary": summary,
+    }
+    return report, summary
+
+
+def _method(job: PruningJob, scope: Scope) -> dict[str, Any]:
+    method = job.method
+    found = method.model_dump(mode="json", exclude={"objective", "recency"}) | {"comparison_group": scope}
+    if method.mode is Mode.accumulated:
+        found |= {"objective": method.objective, "recency": method.keeps}
+    if method.update is not None:
+        found.setdefault("mask", Mask.selected)
+    if found.get("weight_update") == WeightUpdate.none:
+        del found["weight_update"]
+    if isinstance(method, Auto):
+        found["candidates"] = [candidate.label for candidate in CANDIDATES]
+    return found
+
+
+def _domain(domain: Domain, digest: str) -> dict[str, Any]:
+    calibration = domain.calibration
+    return {
+        "name": domain.name,
+        "weight": domain.weight,
+        "calibration": {
+            "text_sha256": digest,
+            "samples": calibration.samples,
+            "sequence_length": calibration.sequence_length,
+            "seed": calibration.seed,
+            "documents": calibration.documents,
+            "held_out": calibration.held_out,
+            "held_out_windows": len(held_out_indices(calibration.samples, calibration.held_out)),
+        },
+    }
+
+
+def _evaluation(done: Finished, columns: list[str]) -> dict[str, Any]:
+    after = [None, *done.job.lineage]
+    rows = [
+        {"row": row, "after": after[row], "perplexity": dict(zip(columns, values, strict=True))}
+        for row, values in enumerate(done.rows)
+    ]
+    return {"domains": columns, "rows": rows, "protocols": {item.domain: item.protocol for item in done.sets}}
+
+
+def stage_figures(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts of one stage, means of its matrices' errors, digests, and the overlap of the masks."""
+    weights = sum(record["weights"] for record in records)
+    zeros = sum(record["zeros"] for record in records)
+    errors = {kind: mean([record[kind] for record in records]) for kind in ("relative_error", "held_out_error")}
+    digests = {"masks_sha256": total(records, "mask_sha256"), "weights_sha256": total(records, "weights_sha256")}
+    masks = {**digests, "mask_overlap": mask_overlap(records)}
+    return {"weights": weights, "zeros": zeros, "sparsity": zeros / weights, **errors, **masks}
+
+
+def _stage(done: Finished, stage: int) -> dict[str, Any]:
+    domain = done.job.domains[stage]
+    return {
+        "stage": stage,
+        "domain": domain.name,
+        **stage_figures(done.records[stage]),
+        "calibration_tokens": domain.calibration.tokens,
+        "experts": _experts(done.records[stage]),
+    }
+
+
+def _after_stages(done: Finished) -> Iterator[Caveat]:
+    for stage, domain in enumerate(done.job.domains):
+        yield from after_stage(stage, domain.name, done.records[stage])
+
+
+def _experts(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Layer → calibration tokens of each expert, and the matrices which are starved."""
+    layers: dict[str, dict[str, Any]] = {}
+    for record in records:
+        if (fed := record["notes"].get("expert")) is None:
+            continue
+        layer = layers.setdefault(fed["layer"], {"tokens": {}, "starved": []})
+        layer["tokens"][str(fed["index"])] = fed["tokens"]
+        if fed["stand_ins"]:
+            layer["starved"].append(record["matrix"])
+    return layers

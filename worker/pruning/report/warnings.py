@@ -1,0 +1,157 @@
+"""What a user should know about a result unasked: said while the job runs, and kept in its summary."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from secateur.spec.job import Domain
+from secateur.spec.method import MethodName
+from worker.pruning.calibration.expert_fallback import MESSAGE as STARVED
+from worker.pruning.calibration.expert_fallback import starved_experts
+from worker.pruning.calibration.overlap import shared_shares
+from worker.pruning.calibration.windows import CalibrationWindows
+from worker.pruning.evaluation.losses import TestSet
+from worker.pruning.model.inspection import SPARSE, Sparsity
+from worker.pruning.report.records import Record, mask_overlap
+from worker.pruning.request import PruningJob
+from worker.pruning.targets.budget import Share
+
+FORGETTING: Final = 0.05
+"""BWT on log-perplexity above which it is said: perplexities on earlier domains rose by a twentieth."""
+OVERLAP: Final = 0.01
+"""Share of either text's tokens inside runs that the other has too, above which it is said."""
+
+ALIKE: Final = 0.5
+"""Share of the held-out windows' tokens that are different places of the text, below which it is said."""
+ALIKE_MESSAGE: Final = (
+    "held-out windows lie over one another, so held-out errors come from very little text: give more of it"
+)
+
+SPARSER: Final = 0.001
+"""Zeros beyond the target, as a share of all weights, above which it is said."""
+SPARSER_MESSAGE: Final = "matrices have more zeros than their part of the target, because they came with them"
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """code: stable, for machines. data: its figures."""
+
+    code: str
+    message: str
+    data: dict[str, Any]
+
+    def note(self) -> tuple[str, str, dict[str, Any]]:
+        """For `Observer.note`."""
+        return "warning", self.message, {"code": self.code, **self.data}
+
+
+def already_sparse(found: Sparsity, *, keep_zeros: bool) -> list[Caveat]:
+    """A model that came with many zeros. found: in all of its prunable matrices; keep_zeros: the job's."""
+    if found.share < SPARSE:
+        return []
+    message = "the model is sparse already: its zeros count towards the target, and "
+    message += "stay" if keep_zeros else "may get other values; sparsity.keep_zeros keeps them"
+    pattern = None if found.pattern is None else str(found.pattern)
+    figures = {"share": found.share, "pattern": pattern, "matrices": found.matrices, "of": found.of}
+    return [Caveat("already_sparse", message, figures)]
+
+
+def before_pruning(
+    job: PruningJob,
+    shares: Mapping[str, Share],
+    windows: Sequence[CalibrationWindows],
+    sets: Sequence[TestSet],
+) -> list[Caveat]:
+    """What the texts alone say. windows: by domain."""
+    few = (_too_few_tokens(job, *each, shares) for each in zip(job.domains, windows, strict=True))
+    return [
+        *(caveat for caveat in few if caveat is not None),
+        *_judged_by_what_is_solved_on(job.domains, windows),
+        *_overlaps(job.domains, windows, sets),
+    ]
+
+
+def after_stage(stage: int, domain: str, records: Sequence[Record]) -> list[Caveat]:
+    """What a finished stage's records say."""
+    found = [
+        (STARVED, starved_experts(stage, domain, records)),
+        (STASIS, stasis(stage, domain, mask_overlap(records))),
+        (SPARSER_MESSAGE, _sparser_than_asked(stage, domain, records)),
+    ]
+    return [Caveat(data.pop("code"), message, data) for message, data in found if data is not None]
+
+
+def after_pruning(summary: Mapping[str, Any]) -> list[Caveat]:
+    """What the figures of the finished job say."""
+    log_bwt = summary["log_bwt"]
+    if log_bwt is None or log_bwt <= FORGETTING:
+        return []
+    message = "perplexity on the earlier domains' texts has risen since they were pruned for"
+    figures = {"bwt": summary["bwt"], "log_bwt": log_bwt, "limit": FORGETTING}
+    return [Caveat("forgetting", message, figures)]
+
+
+def _sparser_than_asked(stage: int, domain: str, records: Sequence[Record]) -> dict[str, Any] | None:
+    """Matrices that had more zeros than their part of the target."""
+    weights, zeros = (sum(record[name] for record in records) for name in ("weights", "zeros"))
+    parts = [(record["zeros"], round(record["target"] * record["weights"])) for record in records]
+    wanted = sum(part for _, part in parts)
+    if zeros - wanted <= SPARSER * weights:
+        return None
+    figures = {"sparsity": zeros / weights, "target": wanted / weights}
+    more = sum(found > part for found, part in parts)
+    return {"code": "sparser_than_asked", "stage": stage, "domain": domain, **figures, "matrices": more}
+
+
+def _too_few_tokens(
+    job: PruningJob, domain: Domain, windows: CalibrationWindows, shares: Mapping[str, Share]
+) -> Caveat | None:
+    """A Gram of fewer tokens than inputs is singular: whatever is solved with it fits the text only."""
+    looked_at = [
+        share.matrix
+        for share in shares.values()
+        if share.zeros is not None and job.method.named(share.method).name is not MethodName.magnitude
+    ]
+    widest = max(looked_at, key=lambda matrix: matrix.columns, default=None)
+    if widest is None or windows.covered >= widest.columns:
+        return None
+    message = "too little calibration text: fewer of its tokens are solved on than the widest matrix has inputs"
+    figures = {"domain": domain.name, "tokens": windows.covered, "inputs": widest.columns, "matrix": widest.name}
+    return Caveat("too_few_tokens", message, figures)
+
+
+def _judged_by_what_is_solved_on(
+    domains: Sequence[Domain], windows: Sequence[CalibrationWindows]
+) -> Iterator[Caveat]:
+    message = "held-out windows share tokens with those solved on, so held-out errors are too good: give more text"
+    for domain, own in zip(domains, windows, strict=True):
+        if own.overlap:
+            yield Caveat("held_out_overlaps", message, {"domain": domain.name, "share": own.overlap})
+        elif own.judged_by < ALIKE * own.judging:
+            figures = {"domain": domain.name, "tokens": own.judged_by, "of": own.judging}
+            yield Caveat("held_out_alike", ALIKE_MESSAGE, figures)
+
+
+def _overlaps(
+    domains: Sequence[Domain], windows: Sequence[CalibrationWindows], sets: Sequence[TestSet]
+) -> Iterator[Caveat]:
+    message = "calibration text is in an evaluation text too: its perplexity is not that of unseen text"
+    every = [own.every for own in windows]
+    for item in sets:
+        for domain, shared in zip(domains, shared_shares(every, item.text), strict=True):
+            if max(shared) > OVERLAP:
+                figures = {"calibration": domain.name, "evaluation": item.domain}
+                shares = {"share": shared.of_windows, "evaluation_share": shared.of_text}
+                yield Caveat("texts_overlap", message, figures | shares)
+
+
+UNCHANGED_ABOVE: Final = 0.999
+"""Overlap of a stage's masks with the stage before's above which it is said."""
+STASIS: Final = "the masks are nearly those of the stage before: this domain has changed next to nothing"
+
+
+def stasis(stage: int, domain: str, overlap: float | None) -> dict[str, Any] | None:
+    """What the warning says, None where none is due. overlap: of the whole stage, None in a first one."""
+    if overlap is None or overlap <= UNCHANGED_ABOVE:
+        return None
+    return {"code": "stasis", "stage": stage, "domain": domain, "mask_overlap": overlap, "limit": UNCHANGED_ABOVE}

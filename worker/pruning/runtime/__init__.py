@@ -1,0 +1,1 @@
+"""What the mathematics runs on: precision, memory, activations, progress."""

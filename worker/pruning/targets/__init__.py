@@ -1,0 +1,1 @@
+"""Which matrix loses how many weights."""

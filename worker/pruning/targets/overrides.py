@@ -1,0 +1,134 @@
+"""What the overrides say about each matrix: the later one wins, field by field, and nothing is lost in silence."""
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from secateur.spec.method import MethodName
+from secateur.spec.sparsity import Override, Pattern, Sparsity
+from worker.pruning.errors import UserError
+from worker.pruning.model.graph import Matrix
+
+OVERRIDES = "/sparsity/overrides"
+FIELDS = ("skip", "target", "pattern", "method")
+
+
+@dataclass
+class Verdict:
+    """What the overrides decide about one matrix. winners: field → number of the override that decides it.
+
+    `skip`, `target` and `pattern` together say how much is removed: a later target or pattern ends a skip, a skip
+    ends both, and an n:m pattern, which is a target of its own, ends a target. `method` stands by itself.
+    """
+
+    matched: list[int] = field(default_factory=list)
+    winners: dict[str, int] = field(default_factory=dict)
+    skip: bool = False
+    target: float | None = None
+    pattern: Pattern | None = None
+    method: MethodName | None = None
+
+    def hear(self, number: int, override: Override, matrix: str) -> None:
+        """Apply one more override. Raises UserError when it sets a target beside an earlier n:m pattern."""
+        self.matched.append(number)
+        if override.skip:
+            self.skip, self.target, self.pattern = True, None, None
+            self._decide(number, skip=True, target=False, pattern=False)
+        elif override.target is not None or override.pattern is not None:
+            self._set_amount(number, override, matrix)
+        if override.method is not None:
+            self.method = override.method
+            self._decide(number, method=True)
+
+    @property
+    def deciding(self) -> dict[str, int]:
+        """`winners` without what changes nothing: a method says nothing about a matrix that is skipped."""
+        return {name: number for name, number in self.winners.items() if name != "method" or not self.skip}
+
+    def _set_amount(self, number: int, override: Override, matrix: str) -> None:
+        self.skip = False
+        self._decide(number, skip=False)
+        if override.pattern is not None:
+            self.pattern = override.pattern
+            self._decide(number, pattern=True)
+            if override.pattern.sparsity is not None:
+                self.target = None
+                self._decide(number, target=False)
+                return
+        if override.target is None:
+            return
+        if self.pattern is not None and self.pattern.sparsity is not None:
+            message = (
+                f"sets a target for {matrix}, whose pattern {self.pattern} comes from override "
+                f'{self.winners["pattern"]}; add "pattern": "unstructured" here, or leave the target out'
+            )
+            raise UserError("conflicting_overrides", message, f"{OVERRIDES}/{number}/target")
+        self.target = override.target
+        self._decide(number, target=True)
+
+    def _decide(self, number: int, **fields: bool) -> None:
+        for name, decided in fields.items():
+            if decided:
+                self.winners[name] = number
+            else:
+                self.winners.pop(name, None)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Overrides that match the same matrices, and which of them decides which field there."""
+
+    overrides: tuple[int, ...]
+    winners: dict[str, int]
+    matrices: list[str]
+
+
+def settle(matrices: list[Matrix], sparsity: Sparsity) -> dict[str, Verdict]:
+    """The overrides' verdict on every matrix, by name.
+
+    Raises UserError for an override that matches nothing, decides nothing, or contradicts an earlier one.
+    """
+    verdicts = {matrix.name: Verdict() for matrix in matrices}
+    for number, override in enumerate(sparsity.overrides):
+        matched = matching(override, list(verdicts))
+        if not matched:
+            example = f", such as {matrices[0].name}" if matrices else ""
+            message = f"{override.says!r} matches no prunable matrix{example}"
+            raise UserError("unmatched_override", message, f"{OVERRIDES}/{number}/{override.matcher}")
+        for name in matched:
+            verdicts[name].hear(number, override, name)
+    decisive = {number for verdict in verdicts.values() for number in verdict.deciding.values()}
+    for number, override in enumerate(sparsity.overrides):
+        if number not in decisive:
+            message = (
+                f"{override.says!r} has no effect: others decide everything that it sets, or skip all it is about"
+            )
+            raise UserError("shadowed_override", message, f"{OVERRIDES}/{number}/{override.matcher}")
+    return verdicts
+
+
+def matching(override: Override, names: list[str]) -> list[str]:
+    """Those of `names` that the override's glob or regular expression matches as a whole.
+
+    Regular expressions are the caller's, so they run in RE2 (by way of Arrow), which takes time linear in the
+    name whatever the expression is and bounds its memory; it knows no backreferences and no lookaround.
+    """
+    if override.regex is None:
+        return [name for name in names if fnmatchcase(name, override.match or "")]
+    import pyarrow  # only where it is needed: this is the one use of Arrow here, and its import takes memory
+    from pyarrow import compute
+
+    column = pyarrow.array(names, pyarrow.string())
+    found = compute.match_substring_regex(column, pattern=rf"\A(?:{override.regex})\z").to_pylist()
+    return [name for name, hit in zip(names, found, strict=True) if hit]
+
+
+def overlaps(verdicts: dict[str, Verdict]) -> list[Overlap]:
+    """Matrices that two or more overrides match, gathered by which overrides these are and how they ended."""
+    found: dict[tuple[tuple[int, ...], tuple[tuple[str, int], ...]], Overlap] = {}
+    for name, verdict in verdicts.items():
+        if len(verdict.matched) < 2:
+            continue
+        winners = {each: verdict.deciding[each] for each in FIELDS if each in verdict.deciding}
+        key = (tuple(verdict.matched), tuple(winners.items()))
+        found.setdefault(key, Overlap(key[0], winners, [])).matrices.append(name)
+    return [found[key] for key in sorted(found)]
