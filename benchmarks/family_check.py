@@ -16,10 +16,10 @@ from tests.tiny import text
 from worker.pruning import PruningJob, Silent, UserError, plan, run
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.windows import calibration_windows, evaluation_windows
-from worker.pruning.model import graph as skeletons
+from worker.pruning.model import graph as graphs
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.experts import is_experts
-from worker.pruning.model.graph import Block, Matrix
+from worker.pruning.model.graph import Block, PrunableWeight
 
 TOLERANCE = 1e-4
 """How far our loss may be from transformers', relative to it."""
@@ -154,10 +154,10 @@ def compare_masks(before: Path, after: Path, job: PruningJob) -> tuple[int, list
     """
     dense, pruned = loaded(before)[0], loaded(after)[0]
     checkpoint = Checkpoint.open(before)
-    skeleton = skeletons.build(before, checkpoint)
+    graph = graphs.build(before, checkpoint)
     windows = calibration_windows(Tokenizer(before), job.texts["a"], job.domains[0].calibration, "").solved_on
     count, wrong = 0, []
-    for block in skeleton.blocks:
+    for block in graph.blocks:
         module, own = pruned.get_submodule(block.prefix), dense.get_submodule(block.prefix)
         kept = {name: value.clone() for name, value in module.state_dict().items()}
         module.load_state_dict(own.state_dict())
@@ -176,13 +176,13 @@ Place = tuple[str, str, int]
 """A module in its block, the kind of matrix, and the expert."""
 
 
-def _place(matrix: Matrix) -> Place:
+def _place(matrix: PrunableWeight) -> Place:
     if matrix.expert is None:
         return matrix.module, "weight", 0
     return matrix.module, matrix.expert.parameter, matrix.expert.index
 
 
-def _weight(block: nn.Module, matrix: Matrix) -> Tensor:
+def _weight(block: nn.Module, matrix: PrunableWeight) -> Tensor:
     """(out, in), out of transformers' own module."""
     module: Any = block.get_submodule(matrix.module)
     if matrix.expert is None:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 
 from secateur.errors import DownloadError, ProblemError, UnsafePath
-from secateur.retries import Patience, may_repeat, requested_pause, should_repeat
+from secateur.retries import StallWatchdog, may_repeat, requested_pause, should_repeat
 from secateur.transport import Json, Transport
 
 OnBytes = Callable[[int, int], None]
@@ -66,7 +66,7 @@ def fetch_made(transport: Transport, path: str, params: Mapping[str, Any], targe
 
     Raises ProblemError, DownloadError.
     """
-    patience = Patience(transport.patience)
+    patience = StallWatchdog(transport.patience)
     part = target.with_name(f".{target.name}.part")
     while True:
         try:
@@ -83,7 +83,7 @@ def fetch_made(transport: Transport, path: str, params: Mapping[str, Any], targe
 
 
 def _fetch_whole(
-    transport: Transport, path: str, params: Mapping[str, Any], part: Path, patience: Patience
+    transport: Transport, path: str, params: Mapping[str, Any], part: Path, patience: StallWatchdog
 ) -> bool:
     """False after a pause, when the server has asked for another try."""
     with transport.stream(path, {}, params) as response:
@@ -155,7 +155,7 @@ class _Download:
         self.target = target
         self.report = report
         self.part = target.with_name(f".{target.name}.{file.sha256[:16]}.part")
-        self.patience = Patience(transport.patience)
+        self.patience = StallWatchdog(transport.patience)
 
     def run(self) -> None:
         if self._is_there():

@@ -21,7 +21,7 @@ REFUSED: Final = {429, 503}
 
 
 @dataclass
-class Patience:
+class StallWatchdog:
     """The retries of one operation: growing pauses with jitter until `seconds` are used up."""
 
     seconds: float

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from secateur.errors import NotReachable, ProblemError, SecateurError
-from secateur.retries import Patience, may_repeat, requested_pause, should_repeat
+from secateur.retries import StallWatchdog, may_repeat, requested_pause, should_repeat
 
 CONNECT_SECONDS: Final = 10.0
 REPEATABLE: Final = {"GET", "HEAD", "PUT", "DELETE"}
@@ -106,7 +106,7 @@ class Transport:
 
     def _send(self, ask: Callable[[], httpx.Response], again: bool) -> httpx.Response:
         """The answer, after as many tries as patience allows. again: whether asking twice does no harm."""
-        patience = Patience(self.patience)
+        patience = StallWatchdog(self.patience)
         while True:
             try:
                 response = ask()

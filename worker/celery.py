@@ -26,7 +26,7 @@ from app.outbox import Queue
 from app.settings import get_settings
 
 if TYPE_CHECKING:
-    from worker.attempt import Caution
+    from worker.attempt import ClaimBackoff
 
 app = Celery("secateur", broker=get_settings().broker_url.get_secret_value(), set_as_current=True)
 app.conf.update(
@@ -73,15 +73,15 @@ def run_jobs(self: "Task[Any, Any]", hint: str = "") -> None:
     """Run jobs until none is left."""
     from worker.attempt import run_jobs as run
 
-    run(get_settings(), self.request.hostname or "worker", caution=_caution())
+    run(get_settings(), self.request.hostname or "worker", backoff=_backoff())
 
 
 @cache
-def _caution() -> "Caution":
+def _backoff() -> "ClaimBackoff":
     """The child process's own, from one message to the next."""
-    from worker.attempt import Caution
+    from worker.attempt import ClaimBackoff
 
-    return Caution()
+    return ClaimBackoff()
 
 
 @app.task(name=TASKS[Queue.cpu], bind=True)  # type: ignore[untyped-decorator]

@@ -17,8 +17,8 @@ from app.tasks import service
 from app.tasks.service import TaskClaim, TaskLost
 from worker import plans
 from worker.attempt.claim_loop import claim_when_possible
-from worker.attempt.interrupts import Interrupted, Situation, transact
-from worker.attempt.lease_heartbeat import Keeper
+from worker.attempt.interrupts import Interrupted, Interrupts, transact
+from worker.attempt.lease_heartbeat import LeaseHeartbeat
 from worker.attempt.scratch import sweep
 from worker.intake import runner as intake
 
@@ -37,7 +37,7 @@ def run_tasks(settings: Settings, worker: str) -> int:
     except (SystemExit, KeyboardInterrupt):
         for number in (signal.SIGTERM, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)
-        runner.situation.stopping.set()
+        runner.interrupts.stopping.set()
         if runner.thread.is_alive():
             runner.thread.join(GIVE_BACK_SECONDS)
         raise
@@ -50,7 +50,7 @@ class TaskRunner:
     """A thread that claims and runs tasks one after another."""
 
     def __init__(self, settings: Settings, worker: str) -> None:
-        self.situation = Situation()
+        self.interrupts = Interrupts()
         self.count = 0
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name="runner", daemon=True)
@@ -62,7 +62,7 @@ class TaskRunner:
             sweep(self._settings.work_dir)
             while (claimed := self._claim()) is not None:
                 claim, since = claimed
-                _Turn(claim, self._settings, self.situation.stopping).run(since)
+                _Turn(claim, self._settings, self.interrupts.stopping).run(since)
                 self.count += 1
         except BaseException as error:
             self.error = error
@@ -70,7 +70,7 @@ class TaskRunner:
     def _claim(self) -> tuple[TaskClaim, float] | None:
         seconds = self._settings.lease_seconds
         return claim_when_possible(
-            self.situation.stopping,
+            self.interrupts.stopping,
             lambda session: service.claim(session, self._worker, seconds),
             lambda session, claim: service.renew(session, claim.id, claim.token, seconds),
         )
@@ -82,12 +82,12 @@ class _Turn:
     def __init__(self, claim: TaskClaim, settings: Settings, stopping: threading.Event) -> None:
         self._claim = claim
         self._settings = settings
-        self._situation = Situation()
+        self._situation = Interrupts()
         self._situation.stopping = stopping
 
     def run(self, since: float) -> None:
         claim, seconds = self._claim, self._settings.lease_seconds
-        keeper = Keeper(
+        heartbeat = LeaseHeartbeat(
             lambda session: service.renew(session, claim.id, claim.token, seconds),
             lease_seconds=seconds,
             heartbeat_seconds=self._settings.heartbeat_seconds,
@@ -95,9 +95,9 @@ class _Turn:
             on_lost=self._situation.lost.set,
         )
         try:
-            with keeper:
+            with heartbeat:
                 write = self._work()
-                keeper.let_go()
+                heartbeat.let_go()
                 transact(self._situation, self._guard, write)
         except (TaskLost, LeaseLost):
             log.warning("%s: the lease is lost", claim.id)

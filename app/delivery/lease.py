@@ -24,7 +24,7 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class Orders:
+class OwnerRequests:
     """What the job's owner wants meanwhile; comes with every heartbeat."""
 
     cancel: bool
@@ -49,7 +49,7 @@ def guard(session: Session, lease: Lease) -> JobLease:
     return row
 
 
-def renew(session: Session, lease: Lease, seconds: float) -> Orders:
+def renew(session: Session, lease: Lease, seconds: float) -> OwnerRequests:
     """Move the end of the lease to `seconds` from now; one statement, one round trip. Raises LeaseLost."""
     statement = (
         update(JobLease)
@@ -65,4 +65,4 @@ def renew(session: Session, lease: Lease, seconds: float) -> Orders:
     row = session.execute(statement).one_or_none()
     if row is None:
         raise LeaseLost
-    return Orders(*row)
+    return OwnerRequests(*row)

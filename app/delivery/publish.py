@@ -64,8 +64,8 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: d
     size = {"bytes": manifest["bytes"], "files": len(manifest["files"])}
     job.manifest = manifest
     figures = {name: summary.get(name) for name in FIGURES}
-    caveats = [caveat.as_json() for caveat in caveats_of(session, job)]
-    warnings = [*caveats, *(summary.get("warnings") or [])]
+    warnings = [warning.as_json() for warning in caveats_of(session, job)]
+    warnings = [*warnings, *(summary.get("warnings") or [])]
     job.result = {"manifest_digest": manifest["digest"], **size, **figures, "warnings": warnings}
     failure = _judge(session, job)
     end_attempt(session, row, job, Reason.gate_failed if failure else Outcome.succeeded, failure)

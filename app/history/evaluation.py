@@ -10,7 +10,7 @@ from app.jobs.schemas import EvaluationRead, RowRead
 from app.lineage.stages import History, Stage, history_of
 from app.tables.jobs import Job, JobEvaluation
 
-Matrix = Mapping[tuple[int, str], float]
+PrunableWeight = Mapping[tuple[int, str], float]
 """(row, domain) → perplexity; row 0 is the dense model, row t + 1 comes after stage t."""
 
 
@@ -44,7 +44,7 @@ def matrix_of(job: str, history: History, entries: Sequence[JobEvaluation]) -> E
     )
 
 
-def backward_transfer(stages: Sequence[str], columns: Sequence[str], values: Matrix) -> float | None:
+def backward_transfer(stages: Sequence[str], columns: Sequence[str], values: PrunableWeight) -> float | None:
     """mean over i < T of R[T, i] − R[i, i]; None for one stage or while an entry is missing."""
     last = len(stages)
     earlier = [(row, domain) for row, domain in enumerate(stages[:-1], start=1) if domain in columns]
@@ -54,13 +54,13 @@ def backward_transfer(stages: Sequence[str], columns: Sequence[str], values: Mat
     return math.fsum(values[last, domain] - values[row, domain] for row, domain in earlier) / len(earlier)
 
 
-def _final_mean(stages: Sequence[str], columns: Sequence[str], values: Matrix) -> float | None:
+def _final_mean(stages: Sequence[str], columns: Sequence[str], values: PrunableWeight) -> float | None:
     last = [values.get((len(stages), domain)) for domain in columns]
     found = [value for value in last if value is not None]
     return math.fsum(found) / len(found) if found and len(found) == len(last) else None
 
 
-def _row(row: int, job: str, stages: Sequence[Stage], columns: Sequence[str], values: Matrix) -> RowRead:
+def _row(row: int, job: str, stages: Sequence[Stage], columns: Sequence[str], values: PrunableWeight) -> RowRead:
     after = stages[row - 1] if 0 < row <= len(stages) else None
     return RowRead(
         row=row,

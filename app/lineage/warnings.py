@@ -20,7 +20,7 @@ TEXTS_OVERLAP: Final = "texts_overlap"
 
 
 @dataclass(frozen=True)
-class Caveat:
+class JobWarning:
     """code: stable, for machines. data: the names behind it."""
 
     code: str
@@ -31,7 +31,7 @@ class Caveat:
         return {"code": self.code, "message": self.message, "data": self.data}
 
 
-def caveats_of(session: Session, job: Job) -> list[Caveat]:
+def caveats_of(session: Session, job: Job) -> list[JobWarning]:
     """Of a job that goes on from another one; none of any other."""
     if job.continues is None:
         return []
@@ -40,7 +40,7 @@ def caveats_of(session: Session, job: Job) -> list[Caveat]:
     return _of(session, path, job.spec, [domain for domain in history.domains if domain in history.lost])
 
 
-def foreseen(session: Session, path: Sequence[Job], spec: dict[str, Any]) -> list[Caveat]:
+def foreseen(session: Session, path: Sequence[Job], spec: dict[str, Any]) -> list[JobWarning]:
     """Of a job with this spec, were it made now to go on from the last one of `path`; none without a path."""
     if not path:
         return []
@@ -51,12 +51,12 @@ def foreseen(session: Session, path: Sequence[Job], spec: dict[str, Any]) -> lis
 
 def note_caveats(session: Session, job: Job) -> None:
     """Say them in the job's history, when it is made."""
-    for caveat in caveats_of(session, job):
-        note = {"level": "warning", "message": caveat.message, "code": caveat.code, **caveat.data}
+    for warning in caveats_of(session, job):
+        note = {"level": "warning", "message": warning.message, "code": warning.code, **warning.data}
         append_event(session, job, EventType.note, note)
 
 
-def _of(session: Session, path: Sequence[Job], spec: dict[str, Any], lost: list[str]) -> list[Caveat]:
+def _of(session: Session, path: Sequence[Job], spec: dict[str, Any], lost: list[str]) -> list[JobWarning]:
     """path: of the job gone on from. lost: earlier domains whose evaluation texts are gone."""
     return [
         *_lost(lost, gated=spec.get("gate") is not None),
@@ -65,14 +65,14 @@ def _of(session: Session, path: Sequence[Job], spec: dict[str, Any], lost: list[
     ]
 
 
-def _lost(domains: list[str], *, gated: bool) -> list[Caveat]:
+def _lost(domains: list[str], *, gated: bool) -> list[JobWarning]:
     """Rows of R of such domains stay as they are: what this job does to them, nobody will know."""
     message = "the evaluation texts of earlier domains were deleted; these are not measured any more"
     message += ", and the gate looks at the others alone" * gated
-    return [Caveat(EVALUATION_LOST, message, {"domains": domains})] if domains else []
+    return [JobWarning(EVALUATION_LOST, message, {"domains": domains})] if domains else []
 
 
-def _dropped(session: Session, parent: Job, spec: dict[str, Any]) -> list[Caveat]:
+def _dropped(session: Session, parent: Job, spec: dict[str, Any]) -> list[JobWarning]:
     places = repository.places(session, parent) if names_methods(spec) else ()
     kinds = dropped(parent.spec, spec, places)
     if not kinds:
@@ -81,10 +81,10 @@ def _dropped(session: Session, parent: Job, spec: dict[str, Any]) -> list[Caveat
         f"the state of this job will not have all that its parent's has ({', '.join(kinds)}): what needs it can "
         "go on from the parent, and not from this job or any after it"
     )
-    return [Caveat(STATISTICS_DROPPED, message, {"kinds": kinds, "parent": parent.id})]
+    return [JobWarning(STATISTICS_DROPPED, message, {"kinds": kinds, "parent": parent.id})]
 
 
-def _calibrated_on(session: Session, path: Sequence[Job], spec: dict[str, Any]) -> list[Caveat]:
+def _calibrated_on(session: Session, path: Sequence[Job], spec: dict[str, Any]) -> list[JobWarning]:
     """Earlier calibration texts may be gone; their digests are in the manifests of the jobs that read them."""
     own = {domain["name"]: domain["evaluation"] for domain in spec["domains"] if domain.get("evaluation")}
     texts = session.execute(select(Dataset.id, Dataset.sha256).where(Dataset.id.in_(own.values())))
@@ -92,7 +92,7 @@ def _calibrated_on(session: Session, path: Sequence[Job], spec: dict[str, Any]) 
     calibrated = lineage.calibration_digests(session, path) if own else []
     message = "the evaluation text is the file that an earlier domain was calibrated on: not that of unseen text"
     return [
-        Caveat(TEXTS_OVERLAP, message, {"calibration": earlier, "evaluation": name, "same_file": True})
+        JobWarning(TEXTS_OVERLAP, message, {"calibration": earlier, "evaluation": name, "same_file": True})
         for name, evaluation in own.items()
         for earlier, digest in calibrated
         if digest is not None and digest == digests.get(evaluation)

@@ -11,7 +11,7 @@ from secateur.cli.context import AsJson, JobId, client_of, output, print_json
 from secateur.cli.show import number, percent, table
 from secateur.transport import Json
 
-Matrix = Annotated[str | None, typer.Option(help="A matrix's name, or a glob such as '*.down_proj.*'.")]
+PrunableWeight = Annotated[str | None, typer.Option(help="A matrix's name, or a glob such as '*.down_proj.*'.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def sensitivity(
     stage: Annotated[int | None, typer.Option(help="One stage.", min=0)] = None,
     domain: Annotated[str | None, typer.Option(help="One domain.")] = None,
     block: Annotated[int | None, typer.Option(help="One block.", min=0)] = None,
-    matrix: Matrix = None,
+    matrix: PrunableWeight = None,
     lineage: Annotated[bool, typer.Option("--lineage", help="Also the stages of the jobs before.")] = False,
     basis: Annotated[
         str | None,
@@ -65,7 +65,7 @@ def compare(
     part: Annotated[str | None, typer.Option(help="evaluation or history alone.")] = None,
     stage: Annotated[int | None, typer.Option(help="Stage of the first job; else its last.", min=0)] = None,
     other_stage: Annotated[int | None, typer.Option(help="Stage of the other; else its last.", min=0)] = None,
-    matrix: Matrix = None,
+    matrix: PrunableWeight = None,
     as_json: AsJson = False,
 ) -> None:
     """Set two jobs side by side: perplexities under one protocol, and what became of each matrix."""

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli.context import AsJson, JobId, client_of, output, print_json
-from secateur.cli.history import Matrix
+from secateur.cli.history import PrunableWeight
 from secateur.cli.show import number, percent, table
 
 
@@ -20,7 +20,7 @@ def layers(
     stage: Annotated[int | None, typer.Option(help="One stage.", min=0)] = None,
     domain: Annotated[str | None, typer.Option(help="One domain.")] = None,
     block: Annotated[int | None, typer.Option(help="One block.", min=0)] = None,
-    matrix: Matrix = None,
+    matrix: PrunableWeight = None,
     lineage: Annotated[bool, typer.Option("--lineage", help="Also the stages of the jobs before.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -83,7 +83,7 @@ def test_what_a_worker_learnt_of_its_host_holds_for_the_next_message(environment
     code = (
         "import worker.celery, worker.attempt\n"
         "seen = []\n"
-        "worker.attempt.run_jobs = lambda settings, name, caution: seen.append(caution)\n"
+        "worker.attempt.run_jobs = lambda settings, name, backoff: seen.append(backoff)\n"
         "worker.celery.run_jobs()\n"
         "worker.celery.run_jobs()\n"
         "assert seen[0] is not None and seen[0] is seen[1]"

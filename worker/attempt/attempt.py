@@ -14,22 +14,22 @@ from app.delivery.checkpoint import Checkpoint
 from app.delivery.claim import Claim
 from app.delivery.commits import CommitsLost
 from app.delivery.endings import Failure
-from app.delivery.lease import LeaseLost, Orders, guard, renew
+from app.delivery.lease import LeaseLost, OwnerRequests, guard, renew
 from app.delivery.object_keys import attempt_folder
 from app.settings import Settings
 from app.storage import ObjectStore, StoreError, StoreFull
 from app.tables.jobs import Outcome
 from app.tables.states import ENDINGS, LOSSES, Reason, State
-from worker.attempt.engine_messages import Pump
+from worker.attempt.engine_messages import EngineMessages
 from worker.attempt.engine_process import EngineProcess
-from worker.attempt.interrupts import AttemptFailed, Interrupted, Situation, transact
-from worker.attempt.job_log import LogBook
-from worker.attempt.lease_heartbeat import Keeper
+from worker.attempt.interrupts import AttemptFailed, Interrupted, Interrupts, transact
+from worker.attempt.job_log import JobLog
+from worker.attempt.lease_heartbeat import LeaseHeartbeat
 from worker.attempt.oom import oom_kills
 from worker.attempt.redaction import Redactor
 from worker.attempt.scratch import Scratch
 from worker.attempt.staging import Staging, make_request
-from worker.attempt.stall_watchdog import Patience
+from worker.attempt.stall_watchdog import StallWatchdog
 from worker.attempt.uploads import Uploads
 from worker.engine.format import ENGINE_FORMAT
 
@@ -61,7 +61,7 @@ class Attempt:
         command: Sequence[str],
     ) -> None:
         """since: `time.monotonic()` before the claim was sent."""
-        self.situation = Situation(settings.store_patience_seconds)
+        self.interrupts = Interrupts(settings.store_patience_seconds)
         self.sound: bool | None = None
         """Whether the worker can work. True: a block committed, or the job done; False: lost without one."""
         self._since = since
@@ -73,7 +73,7 @@ class Attempt:
         self._command = command
         self._engine: EngineProcess | None = None
         self._limit_runtime(claim.runtime_left)
-        self._keeper = Keeper(
+        self._keeper = LeaseHeartbeat(
             lambda session: renew(session, self._lease, settings.lease_seconds),
             lease_seconds=settings.lease_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
@@ -96,7 +96,7 @@ class Attempt:
 
     def shut_down(self) -> None:
         """The worker must go: kill the engine; the runner gives the job back."""
-        self.situation.stopping.set()
+        self.interrupts.stopping.set()
         self._kill_engine()
 
     def _run_to_end(self) -> State:
@@ -124,27 +124,27 @@ class Attempt:
     def _perform(self, scratch: Scratch) -> State | Failure:
         """Stage, start the engine, pump; published or the reason why not."""
         checkpoint, next_line = self._look_back()
-        staging = Staging(self._settings, self._store, self.situation, scratch)
+        staging = Staging(self._settings, self._store, self.interrupts, scratch)
         staging.bring(self._claim, checkpoint)
         request = make_request(self._claim, checkpoint, scratch, self._settings)
         killed_before = oom_kills()
-        self.situation.check()
+        self.interrupts.check()
         start = lambda: EngineProcess(scratch.workspace, request["threads"], self._command)  # noqa: E731
         engine = self._engine = self._spawn(start)
         try:
             outcome = self._pump(engine, request, scratch, next_line, checkpoint).run()
         except Interrupted:
-            if self.situation.cancelled.is_set() or self.situation.paused.is_set():
+            if self.interrupts.cancelled.is_set() or self.interrupts.paused.is_set():
                 engine.stop(STOP_GRACE_SECONDS)
             raise
         except BaseException:
             engine.kill()
             raise
         finally:
-            code = engine.finish(END_GRACE_SECONDS if not self.situation.is_interrupted() else 0)
+            code = engine.finish(END_GRACE_SECONDS if not self.interrupts.is_interrupted() else 0)
         # An engine that we killed ourselves looks like one that died.
         if not isinstance(outcome, State):
-            self.situation.check()
+            self.interrupts.check()
         return outcome or self._judge(code, oom_kills() > killed_before)
 
     def _look_back(self) -> tuple[Checkpoint, int]:
@@ -179,7 +179,7 @@ class Attempt:
         scratch: Scratch,
         next_line: int,
         checkpoint: Checkpoint,
-    ) -> Pump:
+    ) -> EngineMessages:
         redact = Redactor(
             {
                 "<workspace>": scratch.workspace,
@@ -188,15 +188,15 @@ class Attempt:
                 "<work>": self._settings.work_dir,
             }
         )
-        book = LogBook(next_line, self._settings.log_lines, redact)
+        book = JobLog(next_line, self._settings.log_lines, redact)
         engine.listen(lambda line: book.add("info", line))
         engine.say(request)
         folder = attempt_folder(self._claim.root, self._lease.job_id, self._lease.fence)
-        uploads = Uploads(self._store, folder, scratch.workspace, self.situation)
-        patience = Patience(self._settings.stall_seconds)
+        uploads = Uploads(self._store, folder, scratch.workspace, self.interrupts)
+        patience = StallWatchdog(self._settings.stall_seconds)
         last_stage = checkpoint.files_of.get(len(self._claim.spec["domains"]) - 1, ())
-        return Pump(
-            *(self._claim, engine, uploads, book, self.situation, patience),
+        return EngineMessages(
+            *(self._claim, engine, uploads, book, self.interrupts, patience),
             *(self._commit, self._end, redact, last_stage),
         )
 
@@ -208,7 +208,7 @@ class Attempt:
         return Failure(Reason.out_of_memory if out_of_memory else Reason.engine_killed)
 
     def _commit(self, write: Callable[[Session], Any]) -> Any:
-        return transact(self.situation, lambda session: guard(session, self._lease), write)
+        return transact(self.interrupts, lambda session: guard(session, self._lease), write)
 
     def _end(self, write: Callable[[Session], Any]) -> Any:
         """A commit that gives up the lease."""
@@ -223,15 +223,15 @@ class Attempt:
         return result
 
     def _end_as_ordered(self) -> State:
-        if self.situation.lost.is_set():
+        if self.interrupts.lost.is_set():
             raise LeaseLost
-        if self.situation.cancelled.is_set():
+        if self.interrupts.cancelled.is_set():
             return self._stop(Outcome.cancelled)
-        if self.situation.is_overtime():
+        if self.interrupts.is_overtime():
             return self._fail(Failure(Reason.max_runtime))
-        if self.situation.stalled.is_set():
+        if self.interrupts.stalled.is_set():
             return self._fail(Failure(Reason.engine_stalled))
-        if self.situation.stopping.is_set():
+        if self.interrupts.stopping.is_set():
             return self._fail(Failure(Reason.worker_stopped))
         return self._stop(Outcome.paused)
 
@@ -247,17 +247,17 @@ class Attempt:
             self.sound = False
         return state
 
-    def _on_orders(self, orders: Orders) -> None:
-        if orders.cancel:
-            self.situation.cancelled.set()
-        self.situation.order_pause(orders.pause, self._settings.pause_seconds)
-        self._limit_runtime(orders.runtime_left)
+    def _on_orders(self, requests: OwnerRequests) -> None:
+        if requests.cancel:
+            self.interrupts.cancelled.set()
+        self.interrupts.order_pause(requests.pause, self._settings.pause_seconds)
+        self._limit_runtime(requests.runtime_left)
 
     def _limit_runtime(self, left: float | None) -> None:
-        self.situation.runtime_ends = math.inf if left is None else self._since + left
+        self.interrupts.runtime_ends = math.inf if left is None else self._since + left
 
     def _on_lost(self) -> None:
-        self.situation.lost.set()
+        self.interrupts.lost.set()
         self._kill_engine()
 
     def _kill_engine(self) -> None:

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 LONGEST_SECONDS: Final = 600.0
 
 
-class Caution:
+class ClaimBackoff:
     """How long to wait before the next claim. It outlives the calls of `run_jobs`, not the process."""
 
     def __init__(self) -> None:

@@ -16,10 +16,10 @@ from app.delivery.endings import Failure
 from app.delivery.publish import StoredFile, make_manifest, publish
 from app.tables.states import Phase, Reason, State
 from worker.attempt.engine_process import END, EngineProcess
-from worker.attempt.interrupts import AttemptFailed, Situation
-from worker.attempt.job_log import LogBook
+from worker.attempt.interrupts import AttemptFailed, Interrupts
+from worker.attempt.job_log import JobLog
 from worker.attempt.redaction import redacted
-from worker.attempt.stall_watchdog import Patience
+from worker.attempt.stall_watchdog import StallWatchdog
 from worker.attempt.uploads import Uploads
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ Message = dict[str, Any]
 Commit = Callable[[Callable[[Session], Any]], Any]
 
 
-class Pump:
+class EngineMessages:
     """Reads messages until the engine's output is published, or raises what ended it."""
 
     def __init__(
@@ -43,9 +43,9 @@ class Pump:
         claim: Claim,
         engine: EngineProcess,
         uploads: Uploads,
-        book: LogBook,
-        situation: Situation,
-        patience: Patience,
+        book: JobLog,
+        interrupts: Interrupts,
+        patience: StallWatchdog,
         commit: Commit,
         end: Commit,
         redact: Callable[[str], str],
@@ -60,7 +60,7 @@ class Pump:
         self._engine = engine
         self._uploads = uploads
         self._book = book
-        self._situation = situation
+        self._situation = interrupts
         self._patience = patience
         self._commit = commit
         self._end = end

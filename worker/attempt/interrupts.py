@@ -38,7 +38,7 @@ class AttemptFailed(Exception):
         self.failure = failure
 
 
-class Situation:
+class Interrupts:
     """Flags that any thread may raise; only a pause may be withdrawn."""
 
     def __init__(self, store_patience: float = STORE_PATIENCE_SECONDS) -> None:
@@ -92,31 +92,31 @@ class Situation:
 
 
 def transact(
-    situation: Situation, guard: Callable[[Session], object], write: Callable[[Session], Result]
+    interrupts: Interrupts, guard: Callable[[Session], object], write: Callable[[Session], Result]
 ) -> Result:
     """A guarded transaction, tried again while the database is away and the lease may still be ours.
 
     `write` may therefore run again after a commit of unknown outcome. Raises LeaseLost.
     """
     pause = 0.1
-    while not situation.lost.is_set():
+    while not interrupts.lost.is_set():
         try:
             with transaction() as session:
                 guard(session)
                 return write(session)
         except DATABASE_DOWN as error:
             log.warning("the database did not take a write (%s); trying again", type(error).__name__)
-        situation.lost.wait(pause)
+        interrupts.lost.wait(pause)
         pause = min(2 * pause, 5.0)
     raise LeaseLost
 
 
-def persist(situation: Situation, action: Callable[[], Result]) -> Result:
+def persist(interrupts: Interrupts, action: Callable[[], Result]) -> Result:
     """Do something with the store, again and again if need be. Raises StoreError when it stays unusable."""
     pause = 0.5
-    deadline = time.monotonic() + situation.store_patience
+    deadline = time.monotonic() + interrupts.store_patience
     while time.monotonic() < deadline:
-        situation.check()
+        interrupts.check()
         try:
             return action()
         except ObjectMissing:
@@ -127,7 +127,7 @@ def persist(situation: Situation, action: Callable[[], Result]) -> Result:
             if error.errno not in (errno.EIO, errno.ESTALE):
                 raise
             log.warning("input/output error; trying again")
-        situation.pause(pause)
+        interrupts.pause(pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-    situation.check()
+    interrupts.check()
     return action()

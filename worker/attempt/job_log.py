@@ -11,7 +11,7 @@ WAITING_LINES: Final = 2_000
 """Lines kept between two writes; a flood loses its oldest."""
 
 
-class LogBook:
+class JobLog:
     """Any thread adds lines; the runner takes them away in batches."""
 
     def __init__(self, next_seq: int, limit: int, redact: Callable[[str], str]) -> None:

@@ -9,13 +9,13 @@ from typing import Self
 from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
-from app.delivery.lease import LeaseLost, Orders
+from app.delivery.lease import LeaseLost, OwnerRequests
 from app.tasks.repository import TaskLost
 
 log = logging.getLogger(__name__)
 
 
-class Keeper:
+class LeaseHeartbeat:
     """Two threads. One renews; the other watches the clock, because a renewal can hang in a dead connection.
 
     The lease counts from the moment before a successful renewal was sent, so it lasts no longer here than in the
@@ -24,13 +24,13 @@ class Keeper:
 
     def __init__(
         self,
-        renew: Callable[[Session], Orders | None],
+        renew: Callable[[Session], OwnerRequests | None],
         *,
         lease_seconds: float,
         heartbeat_seconds: float,
         since: float,
         on_lost: Callable[[], None],
-        on_orders: Callable[[Orders], None] = lambda _: None,
+        on_orders: Callable[[OwnerRequests], None] = lambda _: None,
     ) -> None:
         """since: `time.monotonic()` before the claim was sent."""
         self._renew = renew
@@ -68,7 +68,7 @@ class Keeper:
             sent = time.monotonic()
             try:
                 with transaction() as session:
-                    orders = self._renew(session)
+                    requests = self._renew(session)
             except (LeaseLost, TaskLost):
                 if not self._leaving.is_set():
                     self._lose("was taken by somebody else")
@@ -79,8 +79,8 @@ class Keeper:
                 continue
             self._deadline = sent + self._lease
             pause = self._heartbeat
-            if orders is not None:
-                self._on_orders(orders)
+            if requests is not None:
+                self._on_orders(requests)
 
     def _watch(self) -> None:
         while not self._done.wait(max(0.0, self._deadline - time.monotonic())):

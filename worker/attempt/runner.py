@@ -15,7 +15,7 @@ from app.settings import Settings
 from app.storage import open_store
 from worker.attempt.attempt import Attempt
 from worker.attempt.cache import sweep_partial
-from worker.attempt.claim_backoff import Caution
+from worker.attempt.claim_backoff import ClaimBackoff
 from worker.attempt.claim_loop import claim_when_possible
 from worker.attempt.engine_process import COMMAND, EngineProcess
 from worker.attempt.interrupts import Interrupted
@@ -29,14 +29,14 @@ Start = Callable[[], EngineProcess]
 
 
 def run_jobs(
-    settings: Settings, worker: str, command: Sequence[str] = COMMAND, caution: Caution | None = None
+    settings: Settings, worker: str, command: Sequence[str] = COMMAND, backoff: ClaimBackoff | None = None
 ) -> int:
     """Claim and run jobs until there is none; how many attempts were made. Call it in the main thread.
 
     caution: what the process has learnt of its host in earlier calls.
     On SystemExit (Celery's shutdown) the engine is killed and the job given back without costing an attempt.
     """
-    runner = Runner(settings, worker, command, caution or Caution())
+    runner = Runner(settings, worker, command, backoff or ClaimBackoff())
     try:
         runner.start()
         runner.serve()
@@ -52,9 +52,9 @@ def run_jobs(
 class Runner:
     """A thread that does everything, and a queue of processes that the main thread starts for it."""
 
-    def __init__(self, settings: Settings, worker: str, command: Sequence[str], caution: Caution) -> None:
+    def __init__(self, settings: Settings, worker: str, command: Sequence[str], backoff: ClaimBackoff) -> None:
         self._settings = settings
-        self._caution = caution
+        self._backoff = backoff
         self._worker = worker
         self._command = command
         self._requests: queue.SimpleQueue[tuple[Start, Future[EngineProcess]] | None] = queue.SimpleQueue()
@@ -102,7 +102,7 @@ class Runner:
                 taken, since = claimed
                 self._attempt = Attempt(taken, since, self._settings, store, self._spawn, self._command)
                 self._attempt.run()
-                self._caution.heed(self._attempt.sound, self._settings.caution_seconds)
+                self._backoff.heed(self._attempt.sound, self._settings.caution_seconds)
                 self._attempt = None
                 self._count += 1
         except BaseException as error:
@@ -111,7 +111,7 @@ class Runner:
             self._requests.put(None)
 
     def _claim(self) -> tuple[Claim, float] | None:
-        self._caution.wait(self._stopping)
+        self._backoff.wait(self._stopping)
         seconds = self._settings.lease_seconds
         return claim_when_possible(
             self._stopping,

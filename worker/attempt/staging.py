@@ -13,7 +13,7 @@ from app.storage import ObjectMissing, ObjectStore
 from app.tables.states import Reason
 from secateur.spec.job import Pruning
 from worker.attempt.cache import Cache, fetch_checked
-from worker.attempt.interrupts import AttemptFailed, Situation, persist
+from worker.attempt.interrupts import AttemptFailed, Interrupts, persist
 from worker.attempt.scratch import Scratch
 
 BASE: Final = "base"
@@ -23,11 +23,11 @@ BASE: Final = "base"
 class Staging:
     """Brings files in. Every wait and every piece of a download looks at the situation."""
 
-    def __init__(self, settings: Settings, store: ObjectStore, situation: Situation, scratch: Scratch) -> None:
+    def __init__(self, settings: Settings, store: ObjectStore, interrupts: Interrupts, scratch: Scratch) -> None:
         self._store = store
-        self._situation = situation
+        self._situation = interrupts
         self._scratch = scratch
-        self._cache = Cache(settings.work_dir, settings.cache_bytes, self._download, situation.pause)
+        self._cache = Cache(settings.work_dir, settings.cache_bytes, self._download, interrupts.pause)
 
     def bring(self, claim: Claim, checkpoint: Checkpoint) -> None:
         """Everything that the engine will read."""

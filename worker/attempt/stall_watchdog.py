@@ -10,7 +10,7 @@ IDLE_TALK: Final = frozenset({"note"})
 """Messages that are no sign of progress."""
 
 
-class Patience:
+class StallWatchdog:
     """Measures only the time in which the engine could speak, not what we take to store what it said."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:

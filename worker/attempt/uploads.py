@@ -10,19 +10,19 @@ from app.delivery.object_keys import OUTPUT
 from app.delivery.publish import StoredFile
 from app.kit.digests import file_sha256
 from app.storage import ObjectStore
-from worker.attempt.interrupts import Situation, persist
+from worker.attempt.interrupts import Interrupts, persist
 from worker.attempt.staging import safe_join
 
 
 class Uploads:
     """Puts each content once below the attempt's own folder: what is already there is not sent again."""
 
-    def __init__(self, store: ObjectStore, folder: str, workspace: Path, situation: Situation) -> None:
+    def __init__(self, store: ObjectStore, folder: str, workspace: Path, interrupts: Interrupts) -> None:
         """folder: see `places.attempt_folder`."""
         self._store = store
         self._folder = folder
         self._workspace = workspace
-        self._situation = situation
+        self._situation = interrupts
 
     def put_block(self, local: str, stage: int) -> StoredFile:
         """Store a file of a block (relative to the workspace) under its digest.

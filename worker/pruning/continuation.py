@@ -11,12 +11,12 @@ from secateur.spec.method import Copal, Mode
 from secateur.spec.sparsity import Allocation
 from worker.pruning.errors import UserError
 from worker.pruning.evaluation.losses import forward_dtype
-from worker.pruning.model.graph import Block, Matrix
+from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.request import PruningJob
 from worker.pruning.state.file import read_document
 from worker.pruning.state.moments import Accumulated, Factors
 from worker.pruning.state.stage_folder import StageFolder, stage_folder
-from worker.pruning.targets.budget import Share
+from worker.pruning.targets.budget import WeightTarget
 
 KEY = "holds"
 MEMBERS = "members"
@@ -35,7 +35,7 @@ def holdings(
     sums: Mapping[str, Accumulated],
     others: Sequence[str],
     before: Document | None,
-    surveyed: Sequence[Share],
+    surveyed: Sequence[WeightTarget],
 ) -> dict[str, Any]:
     """What a block's state of one of the job's stages holds, for its document.
 
@@ -62,12 +62,12 @@ def holdings(
     return found
 
 
-def _adapts(job: PruningJob, share: Share) -> bool:
+def _adapts(job: PruningJob, share: WeightTarget) -> bool:
     """Whether the weights of the matrix that stay are solved for anew, by the method that is its own."""
     return job.method.named(share.method).updates_weights
 
 
-def _adapting(job: PruningJob, surveyed: Sequence[Share]) -> bool | list[str]:
+def _adapting(job: PruningJob, surveyed: Sequence[WeightTarget]) -> bool | list[str]:
     """Whether the surveyed matrices' weights are solved for anew; where only some are, which."""
     found = [share.matrix.name for share in surveyed if _adapts(job, share)]
     if not surveyed:
@@ -105,8 +105,8 @@ class _Check:
     """One block's state against what the job needs. matrices: those of the block that the job prunes."""
 
     job: PruningJob
-    shares: Mapping[str, Share]
-    matrices: tuple[Matrix, ...]
+    shares: Mapping[str, WeightTarget]
+    matrices: tuple[PrunableWeight, ...]
     document: Document
 
     @property
@@ -137,7 +137,7 @@ class _Check:
         for name in sorted(places.keys() - {matrix.name for matrix in self.matrices}):
             yield f"has moments of {name}, which this job leaves as it is: prune the same matrices"
 
-    def _kinds(self, matrix: Matrix, group: Mapping[str, Any]) -> Iterator[str]:
+    def _kinds(self, matrix: PrunableWeight, group: Mapping[str, Any]) -> Iterator[str]:
         method = self.job.method.named(self.shares[matrix.name].method)
         if method.updates_weights and not group["gram"]:
             yield f"has no gram of {matrix.name}, which {method.solver} solves with: continue with a selection"
@@ -161,7 +161,7 @@ class _Check:
             for matrix in free:
                 yield from self._curve(matrix)
 
-    def _curve(self, matrix: Matrix) -> Iterator[str]:
+    def _curve(self, matrix: PrunableWeight) -> Iterator[str]:
         adapts = _adapts(self.job, self.shares[matrix.name])
         held = self.said.get("adapts", adapts)
         if adapts != (matrix.name in held if isinstance(held, list) else held):
@@ -172,7 +172,7 @@ class _Check:
 def check_holdings(
     job: PruningJob,
     blocks: Sequence[Block],
-    shares: Mapping[str, Share],
+    shares: Mapping[str, WeightTarget],
     folder: StageFolder,
     prefix: Sequence[int] = (),
 ) -> None:
@@ -192,7 +192,7 @@ def check_holdings(
             raise UserError("state_mismatch", f"the state that is gone on from {lack}", FIELD)
 
 
-def check_moments(groups: Sequence[Sequence[Matrix]], before: Mapping[str, Accumulated]) -> None:
+def check_moments(groups: Sequence[Sequence[PrunableWeight]], before: Mapping[str, Accumulated]) -> None:
     """Refuse sums without one of the groups, which a state of an older engine could not be asked for earlier."""
     for group in groups:
         if group[0].name not in before:

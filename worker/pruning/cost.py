@@ -8,10 +8,10 @@ from torch import Tensor
 from secateur.spec.method import Admm, Alps, Auto, Copal, Method, Reading, SparseGpt
 from secateur.spec.sparsity import Allocation
 from worker.pruning.methods.auto import CANDIDATES, sampled_rows
-from worker.pruning.model.graph import Block, Matrix, Skeleton
+from worker.pruning.model.graph import Block, ModelGraph, PrunableWeight
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.progress import Kind
-from worker.pruning.targets.budget import Share
+from worker.pruning.targets.budget import WeightTarget
 
 SELECTION = 200
 """Operations a weight that scoring, selecting and summarising cost beside any products."""
@@ -39,12 +39,12 @@ def gram_work(block: Block, state: Tensor) -> float:
     return 2.0 * sum(width**2 for width in {m.columns for m in block.matrices}) * math.prod(state.shape[:2])
 
 
-def importance_work(method: Method, matrix: Matrix) -> float:
+def importance_work(method: Method, matrix: PrunableWeight) -> float:
     """One token's part in a matrix's importance: its response, and a product of that with the input."""
     return 4.0 * matrix.weights * (method.needs_importance and not _sums_once(method))
 
 
-def solve_work(method: Method, matrix: Matrix) -> float:
+def solve_work(method: Method, matrix: PrunableWeight) -> float:
     """One matrix: its products with a Gram, two of them to measure the error, and a selection for each mask."""
     if isinstance(method, Auto):
         return _auto_work(method, matrix)
@@ -72,7 +72,7 @@ def _sums_once(method: Method) -> bool:
     return isinstance(method, Copal) and method.reading is Reading.dataset
 
 
-def _auto_work(method: Method, matrix: Matrix) -> float:
+def _auto_work(method: Method, matrix: PrunableWeight) -> float:
     """Every candidate factorised and tried on a sample of rows, then the default and the winner as a whole.
 
     The winner is taken for one of ADMM's, as most candidates are; a factor that several matrices share is counted
@@ -84,18 +84,18 @@ def _auto_work(method: Method, matrix: Matrix) -> float:
     return factors + sum(solve_work(each, sample) for each in tried) + 2 * solve_work(tried[0], matrix)
 
 
-def head_work(skeleton: Skeleton, vocabulary: int) -> float:
+def head_work(graph: ModelGraph, vocabulary: int) -> float:
     """One token through the output head."""
-    width = getattr(skeleton.config.get_text_config(), "hidden_size", 1024)
+    width = getattr(graph.config.get_text_config(), "hidden_size", 1024)
     return 2.0 * width * vocabulary
 
 
 def planned_work(
-    job: PruningJob, skeleton: Skeleton, shares: dict[str, Share], vocabulary: int, evaluated_tokens: int
+    job: PruningJob, graph: ModelGraph, shares: dict[str, WeightTarget], vocabulary: int, evaluated_tokens: int
 ) -> dict[Kind, float]:
     """The whole job: T + 1 evaluations, T stages."""
-    row = evaluated_tokens * (sum(map(token_work, skeleton.blocks)) + head_work(skeleton, vocabulary))
-    stages = [stage_work(job, skeleton, shares, domain.calibration.tokens) for domain in job.domains]
+    row = evaluated_tokens * (sum(map(token_work, graph.blocks)) + head_work(graph, vocabulary))
+    stages = [stage_work(job, graph, shares, domain.calibration.tokens) for domain in job.domains]
     return {
         Kind.evaluate: row * (len(job.domains) + 1),
         Kind.forward: sum(forward for forward, _ in stages),
@@ -103,13 +103,15 @@ def planned_work(
     }
 
 
-def stage_work(job: PruningJob, skeleton: Skeleton, shares: dict[str, Share], tokens: int) -> tuple[float, float]:
+def stage_work(
+    job: PruningJob, graph: ModelGraph, shares: dict[str, WeightTarget], tokens: int
+) -> tuple[float, float]:
     """Forwards and solving of one stage."""
     forward = solve = 0.0
-    for block in skeleton.blocks:
+    for block in graph.blocks:
         one, two = block_work(job, block, shares, tokens)
         forward, solve = forward + one, solve + two
-    return forward + survey_work(job, skeleton, tokens), solve
+    return forward + survey_work(job, graph, tokens), solve
 
 
 def survey_tokens(calibration: int) -> int:
@@ -119,13 +121,13 @@ def survey_tokens(calibration: int) -> int:
     return min(calibration, max(fewest, min(most, calibration // 4)))
 
 
-def survey_work(job: PruningJob, skeleton: Skeleton, tokens: int) -> float:
+def survey_work(job: PruningJob, graph: ModelGraph, tokens: int) -> float:
     """The passes over the dense model before a stage that shares its sparsity out."""
     passes = {Allocation.uniform: 0, Allocation.owl: 1, Allocation.error: 3}[job.sparsity.allocation]
-    return passes * survey_tokens(tokens) * sum(map(token_work, skeleton.blocks))
+    return passes * survey_tokens(tokens) * sum(map(token_work, graph.blocks))
 
 
-def block_work(job: PruningJob, block: Block, shares: dict[str, Share], tokens: int) -> tuple[float, float]:
+def block_work(job: PruningJob, block: Block, shares: dict[str, WeightTarget], tokens: int) -> tuple[float, float]:
     pruned = [shares[matrix.name] for matrix in block.matrices if shares[matrix.name].zeros is not None]
     widths = {share.matrix.columns for share in pruned}
     asked = [(job.method.named(share.method), share.matrix) for share in pruned]

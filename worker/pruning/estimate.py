@@ -18,11 +18,11 @@ from worker.pruning.cost import planned_work, survey_tokens
 from worker.pruning.evaluation.losses import FEWEST, LOGITS, forward_dtype
 from worker.pruning.model.block_runner import BATCH_TOKENS
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import Block, Matrix, Skeleton
+from worker.pruning.model.graph import Block, ModelGraph, PrunableWeight
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.numerics import pick_device
 from worker.pruning.runtime.progress import Kind
-from worker.pruning.targets.budget import Share
+from worker.pruning.targets.budget import WeightTarget
 
 FLOAT = 4
 PROBE_SIDE = 768
@@ -45,9 +45,9 @@ class Subject:
     """What is estimated."""
 
     job: PruningJob
-    skeleton: Skeleton
+    graph: ModelGraph
     checkpoint: Checkpoint
-    shares: dict[str, Share]
+    shares: dict[str, WeightTarget]
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ def estimates(subject: Subject) -> dict[str, Any]:
 
 def memory(subject: Subject) -> Estimate:
     """Peak of the engine's memory (on a GPU: hidden states and texts are the host's, the rest the device's)."""
-    job, skeleton = subject.job, subject.skeleton
-    stored = (sum(subject.checkpoint.tensors[name].bytes for name in block.tensors) for block in skeleton.blocks)
+    job, graph = subject.job, subject.graph
+    stored = (sum(subject.checkpoint.tensors[name].bytes for name in block.tensors) for block in graph.blocks)
     parts = {
         "process": float(_resident_bytes()),
-        "outer_weights": float(FLOAT * sum(_numbers(subject, name) for name in skeleton.outer)),
-        "block_weights": float(max(_block_bytes(subject, block) for block in skeleton.blocks)),
+        "outer_weights": float(FLOAT * sum(_numbers(subject, name) for name in graph.outer)),
+        "block_weights": float(max(_block_bytes(subject, block) for block in graph.blocks)),
         "read_ahead": float(max(stored)),
-        "statistics": float(max(_statistics_bytes(subject, block) for block in skeleton.blocks)),
-        "state": float(max(_state_bytes(subject, block, len(job.lineage)) for block in skeleton.blocks)),
+        "statistics": float(max(_statistics_bytes(subject, block) for block in graph.blocks)),
+        "state": float(max(_state_bytes(subject, block, len(job.lineage)) for block in graph.blocks)),
         "sensitivities": float(_sensitivity_bytes(subject)),
         "solver": float(max((_solver_bytes(job, share) for share in _pruned(subject)), default=0)),
         "hidden_states": float(min(_hidden_bytes(subject), job.hidden_bytes)),
@@ -101,7 +101,7 @@ def disk(subject: Subject) -> Estimate:
     parts = {"model": model, "stages_weights": stages * model, "stages_state": float(sum(states))}
     if first:
         parts["base"] = model + _whole_state_bytes(subject, first)
-    parts["sensitivities"] = float(min(UNCOMMITTED, len(subject.skeleton.blocks)) * _sensitivity_bytes(subject))
+    parts["sensitivities"] = float(min(UNCOMMITTED, len(subject.graph.blocks)) * _sensitivity_bytes(subject))
     parts["hidden_states"] = float(
         max(_hidden_bytes(subject) - subject.job.hidden_bytes, _survey_bytes(subject), 0)
     )
@@ -119,9 +119,9 @@ def disk(subject: Subject) -> Estimate:
 
 def seconds(subject: Subject) -> Estimate:
     """Time of the job on a machine like this one."""
-    job, skeleton = subject.job, subject.skeleton
-    vocabulary = skeleton.model.get_output_embeddings().weight.shape[0]
-    work = planned_work(job, skeleton, subject.shares, vocabulary, evaluation_tokens(job))
+    job, graph = subject.job, subject.graph
+    vocabulary = graph.model.get_output_embeddings().weight.shape[0]
+    work = planned_work(job, graph, subject.shares, vocabulary, evaluation_tokens(job))
     device = pick_device(job.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         device = torch.device("cpu")  # a plan may be made elsewhere than the job is run, and says so
@@ -150,7 +150,7 @@ def probe(device: torch.device, dtype: torch.dtype) -> float:
     return 2.0 * PROBE_SIDE**3 * count / passed
 
 
-def input_widths(matrices: list[Matrix]) -> list[int]:
+def input_widths(matrices: list[PrunableWeight]) -> list[int]:
     """Widths of the different inputs of a block's matrices, one for each group.
 
     Which matrices read the same tensor is known only once the block runs. Taken here: of one module's (or
@@ -169,9 +169,9 @@ def input_widths(matrices: list[Matrix]) -> list[int]:
     return widths
 
 
-def width(skeleton: Skeleton) -> int:
+def width(graph: ModelGraph) -> int:
     """Numbers in one token's hidden state."""
-    return int(skeleton.config.get_text_config().hidden_size)
+    return int(graph.config.get_text_config().hidden_size)
 
 
 def evaluation_tokens(job: PruningJob) -> int:
@@ -182,7 +182,7 @@ def evaluation_tokens(job: PruningJob) -> int:
 def _hidden_bytes(subject: Subject) -> int:
     """Hidden states of the windows that pass through the blocks together."""
     calibration = max(domain.calibration.tokens for domain in subject.job.domains)
-    return FLOAT * width(subject.skeleton) * max(calibration, evaluation_tokens(subject.job))
+    return FLOAT * width(subject.graph) * max(calibration, evaluation_tokens(subject.job))
 
 
 def _survey_bytes(subject: Subject) -> int:
@@ -191,7 +191,7 @@ def _survey_bytes(subject: Subject) -> int:
         return 0
     calibration = max(domain.calibration.tokens for domain in subject.job.domains)
     tokens = survey_tokens(calibration)
-    return FLOAT * width(subject.skeleton) * tokens * len(subject.skeleton.blocks)
+    return FLOAT * width(subject.graph) * tokens * len(subject.graph.blocks)
 
 
 def _numbers(subject: Subject, name: str) -> int:
@@ -203,11 +203,11 @@ def _block_bytes(subject: Subject, block: Block) -> int:
     return sum(FLOAT * _numbers(subject, name) + subject.checkpoint.tensors[name].bytes for name in block.tensors)
 
 
-def _pruned(subject: Subject) -> Iterator[Share]:
+def _pruned(subject: Subject) -> Iterator[WeightTarget]:
     return (share for share in subject.shares.values() if share.zeros is not None)
 
 
-def _pruned_in(subject: Subject, block: Block) -> list[Matrix]:
+def _pruned_in(subject: Subject, block: Block) -> list[PrunableWeight]:
     return [matrix for matrix in block.matrices if subject.shares[matrix.name].zeros is not None]
 
 
@@ -215,7 +215,7 @@ def _sensitivity_bytes(subject: Subject) -> int:
     """Of the largest block's scores where they are kept, none of which may fit float16."""
     if not subject.job.output.keep_sensitivities:
         return 0
-    blocks = (_pruned_in(subject, block) for block in subject.skeleton.blocks)
+    blocks = (_pruned_in(subject, block) for block in subject.graph.blocks)
     return FLOAT * max(sum(matrix.weights for matrix in block) for block in blocks)
 
 
@@ -253,13 +253,13 @@ def _chooses(subject: Subject, block: Block) -> bool:
     return any(subject.job.method.named(share.method).name is MethodName.auto for share in shares)
 
 
-def _solver_bytes(job: PruningJob, share: Share) -> int:
+def _solver_bytes(job: PruningJob, share: WeightTarget) -> int:
     chooses = job.method.named(share.method).name is MethodName.auto
     return FLOAT * (SOLVER_COPIES + OPTION_COPIES * chooses) * share.matrix.weights
 
 
 def _whole_state_bytes(subject: Subject, stages: int) -> float:
-    return float(sum(_state_bytes(subject, block, stages) for block in subject.skeleton.blocks))
+    return float(sum(_state_bytes(subject, block, stages) for block in subject.graph.blocks))
 
 
 def _state_bytes(subject: Subject, block: Block, stages: int) -> int:
@@ -277,13 +277,13 @@ def _state_bytes(subject: Subject, block: Block, stages: int) -> int:
 
 def _activation_bytes(subject: Subject) -> int:
     """A batch inside a block (its widest layers and one head's attention scores) or at the output head."""
-    job, skeleton = subject.job, subject.skeleton
+    job, graph = subject.job, subject.graph
     lengths = [*(domain.calibration.sequence_length for domain in job.domains), job.evaluation.sequence_length]
     longest = max(lengths)
     tokens = max(BATCH_TOKENS, longest)
-    widest = max(sum({matrix.columns, matrix.rows}) for block in skeleton.blocks for matrix in block.matrices)
-    heads = int(getattr(skeleton.config.get_text_config(), "num_attention_heads", 1))
-    inside = tokens * (4 * width(skeleton) + 2 * widest) + heads * tokens * longest
+    widest = max(sum({matrix.columns, matrix.rows}) for block in graph.blocks for matrix in block.matrices)
+    heads = int(getattr(graph.config.get_text_config(), "num_attention_heads", 1))
+    inside = tokens * (4 * width(graph) + 2 * widest) + heads * tokens * longest
     return FLOAT * max(inside, _head_numbers(subject, min(lengths), tokens))
 
 
@@ -292,14 +292,14 @@ def _head_numbers(subject: Subject, shortest: int, tokens: int) -> int:
 
     shortest: tokens of a window, of which a batch's piece has one of each at the least. tokens: of a batch.
     """
-    vocabulary = subject.skeleton.model.get_output_embeddings().weight.shape[0]
+    vocabulary = subject.graph.model.get_output_embeddings().weight.shape[0]
     fewest, all_of_them = max(FEWEST, BATCH_TOKENS // shortest) * vocabulary, tokens * vocabulary
     held = 0
     if evaluation_tokens(subject.job):
         held = EVALUATED_COPIES * min(max(LOGITS, fewest), all_of_them)
     if subject.job.sparsity.allocation is Allocation.error:
         held = max(held, min(max(LOGITS, SURVEYED_COPIES * fewest), SURVEYED_COPIES * all_of_them))
-    return held + (vocabulary * width(subject.skeleton) // 2 if held else 0)
+    return held + (vocabulary * width(subject.graph) // 2 if held else 0)
 
 
 def _resident_bytes() -> int:

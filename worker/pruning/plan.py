@@ -12,13 +12,13 @@ from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.vocabulary import tokens_beyond_rows
 from worker.pruning.errors import SpecError
 from worker.pruning.estimate import Subject, estimates
-from worker.pruning.model import graph as skeletons
+from worker.pruning.model import graph as graphs
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import Skeleton
+from worker.pruning.model.graph import ModelGraph
 from worker.pruning.model.inspection import inspect as read_all
 from worker.pruning.report.warnings import already_sparse
 from worker.pruning.request import PruningJob
-from worker.pruning.targets.budget import Share, assign
+from worker.pruning.targets.budget import WeightTarget, assign
 from worker.pruning.targets.overrides import overlaps, settle
 
 POSITIONS: Final = ("max_position_embeddings", "max_seq_len")
@@ -34,7 +34,7 @@ def plan(job: PruningJob) -> dict[str, Any]:
     subject = look(job)
     tokenizer = Tokenizer(job.model)
     check_prefix(job, tokenizer.prefix)
-    said = [asdict(caveat) for caveat in tokens_beyond_rows(subject.skeleton, tokenizer)]
+    said = [asdict(warning) for warning in tokens_beyond_rows(subject.graph, tokenizer)]
     return {
         **describe(subject),
         "prefix": list(tokenizer.prefix),
@@ -51,26 +51,26 @@ def inspect(folder: Path, check: Callable[[], None] = lambda: None) -> dict[str,
     whatever the job.
     """
     checkpoint = Checkpoint.open(folder)
-    skeleton = skeletons.build(folder, checkpoint)
+    graph = graphs.build(folder, checkpoint)
     tokenizer = Tokenizer(folder)
-    found = read_all(checkpoint, skeleton, check)
-    said = [*already_sparse(found, keep_zeros=False), *tokens_beyond_rows(skeleton, tokenizer)]
-    return {"unused": sorted(skeleton.names.ignored), "warnings": [asdict(caveat) for caveat in said]}
+    found = read_all(checkpoint, graph, check)
+    said = [*already_sparse(found, keep_zeros=False), *tokens_beyond_rows(graph, tokenizer)]
+    return {"unused": sorted(graph.names.ignored), "warnings": [asdict(warning) for warning in said]}
 
 
 def look(job: PruningJob) -> Subject:
     """The model's graph and the shares of its matrices. Raises UserError when the job cannot run."""
     checkpoint = Checkpoint.open(job.model)
-    skeleton = skeletons.build(job.model, checkpoint)
-    check_lengths(job, skeleton)
-    shares = assign(skeleton.matrices, job.sparsity)
+    graph = graphs.build(job.model, checkpoint)
+    check_lengths(job, graph)
+    shares = assign(graph.matrices, job.sparsity)
     check_reading(job.method, shares)
-    return Subject(job, skeleton, checkpoint, shares)
+    return Subject(job, graph, checkpoint, shares)
 
 
-def check_lengths(job: PruningJob, skeleton: Skeleton) -> None:
+def check_lengths(job: PruningJob, graph: ModelGraph) -> None:
     """Refuse windows longer than the model's positions."""
-    config = skeleton.config.get_text_config()
+    config = graph.config.get_text_config()
     for name in POSITIONS:
         longest = getattr(config, name, None)
         for field, length in _lengths(job).items():
@@ -104,8 +104,8 @@ def describe(subject: Subject) -> dict[str, Any]:
     weights = sum(entry["weights"] for entry in matched)
     zeros = sum(entry["zeros"] for entry in matched)
     return {
-        "architecture": type(subject.skeleton.model).__name__,
-        "blocks": len(subject.skeleton.blocks),
+        "architecture": type(subject.graph.model).__name__,
+        "blocks": len(subject.graph.blocks),
         "parameters": sum(_count(subject.checkpoint, name) for name in subject.checkpoint.tensors),
         "pattern": str(job.sparsity.pattern),
         "allocation": job.sparsity.allocation.value,
@@ -113,12 +113,12 @@ def describe(subject: Subject) -> dict[str, Any]:
         "zeros": zeros,
         "sparsity": zeros / weights,
         "matched": matched,
-        "skipped": skipped(subject.skeleton, subject.checkpoint, shares),
+        "skipped": skipped(subject.graph, subject.checkpoint, shares),
         **_overrides(subject),
     }
 
 
-def _matched(job: PruningJob, share: Share, shares: dict[str, Share]) -> dict[str, Any]:
+def _matched(job: PruningJob, share: WeightTarget, shares: dict[str, WeightTarget]) -> dict[str, Any]:
     """A matrix that is pruned. `settled` is false where the allocation will move its rate while the job runs."""
     method = job.method.named(share.method)
     return {
@@ -136,11 +136,11 @@ def _matched(job: PruningJob, share: Share, shares: dict[str, Share]) -> dict[st
     }
 
 
-def skipped(skeleton: Skeleton, checkpoint: Checkpoint, shares: dict[str, Share]) -> list[dict[str, Any]]:
+def skipped(graph: ModelGraph, checkpoint: Checkpoint, shares: dict[str, WeightTarget]) -> list[dict[str, Any]]:
     """Tensors that stay as they are: each one's name, the reason, and its number of weights."""
     found = [
         {"name": name, "reason": reason, "weights": _count(checkpoint, name)}
-        for name, reason in skeleton.skipped.items()
+        for name, reason in graph.skipped.items()
     ]
     for share in shares.values():
         if share.zeros is None:
@@ -152,7 +152,7 @@ def skipped(skeleton: Skeleton, checkpoint: Checkpoint, shares: dict[str, Share]
 def _overrides(subject: Subject) -> dict[str, Any]:
     """How many matrices each override matches and decides something about, and where several meet."""
     sparsity = subject.job.sparsity
-    verdicts = settle(subject.skeleton.matrices, sparsity)
+    verdicts = settle(subject.graph.matrices, sparsity)
     counted = [
         {
             "index": number,

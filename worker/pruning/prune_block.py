@@ -23,9 +23,9 @@ from worker.pruning.events import BlockResult, MatrixRecord, Observer, Sensitivi
 from worker.pruning.methods import registry as methods
 from worker.pruning.methods.auto import Choice, Member, Option, best, choose
 from worker.pruning.methods.masks import Selection, Solution
-from worker.pruning.model.block_runner import Shell, unload
+from worker.pruning.model.block_runner import BlockRunner, unload
 from worker.pruning.model.checkpoint import DTYPES, Checkpoint, read_file
-from worker.pruning.model.graph import Block, Matrix
+from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.report.records import (
     History,
     Solved,
@@ -37,7 +37,7 @@ from worker.pruning.report.records import (
 from worker.pruning.report.sensitivity import keepable, summaries_of
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime import memory as heap
-from worker.pruning.runtime.activations import HiddenStates
+from worker.pruning.runtime.activations import ActivationCache
 from worker.pruning.runtime.numerics import all_finite
 from worker.pruning.runtime.prefetch import beside
 from worker.pruning.runtime.progress import Kind, Tracker
@@ -45,7 +45,7 @@ from worker.pruning.state.atomic import write_tensors
 from worker.pruning.state.file import StateContent, read_document, state_content
 from worker.pruning.state.moments import Accumulated, Inputs, relative_errors
 from worker.pruning.state.stage_folder import StageFolder
-from worker.pruning.targets.budget import Share
+from worker.pruning.targets.budget import WeightTarget
 
 
 @dataclass
@@ -55,12 +55,12 @@ class BlockPruner:
     passes. previous: the stage before, None in the first."""
 
     job: PruningJob
-    shell: Shell
+    runner: BlockRunner
     source: Checkpoint
-    shares: dict[str, Share]
+    shares: dict[str, WeightTarget]
     folder: StageFolder
     previous: StageFolder | None
-    hidden: HiddenStates
+    hidden: ActivationCache
     dtype: str
     tracker: Tracker
     observer: Observer
@@ -75,7 +75,7 @@ class BlockPruner:
         self._gatherer = Gatherer(
             job=self.job,
             domain=self.job.domains[self.folder.stage],
-            shell=self.shell,
+            runner=self.runner,
             shares=self.shares,
             previous=self.previous,
             method=self._method,
@@ -99,7 +99,7 @@ class BlockPruner:
 
         tensors: what `read` gave; the matrices in it are replaced.
         """
-        self.shell.load_block(block, tensors)
+        self.runner.load_block(block, tensors)
         for name in {matrix.tensor for matrix in block.matrices if matrix.slice is not None}:
             if (
                 tensors[name].dtype is float32
@@ -142,10 +142,10 @@ class BlockPruner:
 
         The last block's outputs are nobody's inputs.
         """
-        if block is self.shell.skeleton.blocks[-1]:
+        if block is self.runner.graph.blocks[-1]:
             self.hidden.clear()
         else:
-            self.shell.load_block(block, tensors)
+            self.runner.load_block(block, tensors)
         for index, state in enumerate(self.hidden):
             with heap.reusing():
                 self.hidden[index] = self._forward(block, state)
@@ -153,18 +153,18 @@ class BlockPruner:
         unload(block.module)
 
     def _forward(self, block: Block, state: Tensor) -> Tensor:
-        with precision(self.shell.device, self.dtype):
-            return self.shell.forward(block, state.to(self.shell.device))
+        with precision(self.runner.device, self.dtype):
+            return self.runner.forward(block, state.to(self.runner.device))
 
-    def _method(self, matrix: Matrix) -> Method:
+    def _method(self, matrix: PrunableWeight) -> Method:
         """The job's, or the one that an override names."""
         return self.method.named(self.shares[matrix.name].method)
 
-    def _methods(self, group: list[Matrix]) -> list[Method]:
+    def _methods(self, group: list[PrunableWeight]) -> list[Method]:
         return list(dict.fromkeys(map(self._method, group)))
 
     def _on_every_domain(
-        self, block: Block, group: list[Matrix], tensors: dict[str, Tensor], records: list[MatrixRecord]
+        self, block: Block, group: list[PrunableWeight], tensors: dict[str, Tensor], records: list[MatrixRecord]
     ) -> list[MatrixRecord]:
         """The group's records with its matrices' errors under the Gram of every domain that was kept."""
         if (own := self._gatherer.own_grams.get(group[0].name)) is None:
@@ -174,18 +174,18 @@ class BlockPruner:
         errors = domain_errors(own, list(zip(weights, dense, strict=True)))
         return [replace(record, domain_errors=each) for record, each in zip(records, errors, strict=True)]
 
-    def _original(self, block: Block, matrix: Matrix) -> Tensor:
+    def _original(self, block: Block, matrix: PrunableWeight) -> Tensor:
         """W0, (out, in), which errors are measured against. What is loaded may have been pruned before."""
         if self.method.mode is Mode.sequential and self.previous is not None:
             return self._as_solved(matrix, self.source.read_slice(matrix.tensor, matrix.slice))
         return dense_weight(block, matrix)
 
-    def _as_solved(self, matrix: Matrix, stored: Tensor) -> Tensor:
+    def _as_solved(self, matrix: PrunableWeight, stored: Tensor) -> Tensor:
         """A matrix of a file as (out, in), float32, on the device."""
-        weight = stored.to(self.shell.device).float()
+        weight = stored.to(self.runner.device).float()
         return weight.T if matrix.transposed else weight
 
-    def _choose(self, block: Block, method: Method, group: list[Matrix], inputs: Inputs) -> Choice:
+    def _choose(self, block: Block, method: Method, group: list[PrunableWeight], inputs: Inputs) -> Choice:
         """What the matrices of the group that ask for `method` are solved with."""
         name, began = group[0].name, time.monotonic()
         try:
@@ -201,10 +201,10 @@ class BlockPruner:
             self.observer.note("warning", "raised the damping of a Gram", {"matrix": name, **raised})
         return choice
 
-    def _members(self, block: Block, method: Method, group: list[Matrix]) -> list[Member]:
+    def _members(self, block: Block, method: Method, group: list[PrunableWeight]) -> list[Member]:
         """The matrices of the group that one choice of `auto` is for."""
 
-        def member(matrix: Matrix) -> Member:
+        def member(matrix: PrunableWeight) -> Member:
             original = self._original(block, matrix)
             select = partial(self._selection, self.shares[matrix.name], original=original)
             return Member(matrix.name, dense_weight(block, matrix), select, original)
@@ -212,7 +212,12 @@ class BlockPruner:
         return [member(matrix) for matrix in group if self._method(matrix) == method]
 
     def _solve(
-        self, block: Block, matrix: Matrix, choice: Choice, inputs: Inputs, alone: dict[Method, methods.Group]
+        self,
+        block: Block,
+        matrix: PrunableWeight,
+        choice: Choice,
+        inputs: Inputs,
+        alone: dict[Method, methods.Group],
     ) -> tuple[MatrixRecord, list[SensitivitySummary], Tensor]:
         """alone: of the domain by itself, by the methods that have asked; shared by the group."""
         began = time.monotonic() - choice.seconds
@@ -235,7 +240,9 @@ class BlockPruner:
         self.tracker.advance(Kind.solve, solve_work(self._method(matrix), matrix))
         return record, summaries, solved.written
 
-    def _attempt(self, matrix: Matrix, dense: Tensor, original: Tensor, option: Option, inputs: Inputs) -> Solved:
+    def _attempt(
+        self, matrix: PrunableWeight, dense: Tensor, original: Tensor, option: Option, inputs: Inputs
+    ) -> Solved:
         """The matrix by one option, and its errors as written. dense: what it is solved from; original: what its
         errors are measured against; (out, in) both."""
         share, method = self.shares[matrix.name], option.method
@@ -257,7 +264,7 @@ class BlockPruner:
         )
 
     def _errors(
-        self, matrix: Matrix, original: Tensor, written: Tensor, inputs: Inputs
+        self, matrix: PrunableWeight, original: Tensor, written: Tensor, inputs: Inputs
     ) -> tuple[float | None, float | None]:
         """Of the weight as written, on the windows that were solved on and on those held out."""
         weight = self._as_solved(matrix, written)
@@ -266,7 +273,7 @@ class BlockPruner:
         found = relative_errors(weight, original, grams)
         return found[0], found[1] if held is not None else None
 
-    def _selection(self, share: Share, method: Method, original: Tensor) -> Selection:
+    def _selection(self, share: WeightTarget, method: Method, original: Tensor) -> Selection:
         """A survey makes rows comparable, so that the whole matrix is one comparison group. original: W0,
         (out, in), on the device."""
         zeros = share.zeros or 0
@@ -277,7 +284,7 @@ class BlockPruner:
         rows = output_weights(outputs.to(original.device), squared=method.squared_scores)
         return Selection(share.pattern, Scope.layer, zeros, rows, allowed)
 
-    def _cast(self, matrix: Matrix, solution: Solution) -> Tensor:
+    def _cast(self, matrix: PrunableWeight, solution: Solution) -> Tensor:
         """The weight in the checkpoint's own dtype and orientation."""
         cast = solution.weight.to(DTYPES[self.source.tensors[matrix.tensor].dtype])
         if not all_finite(cast):

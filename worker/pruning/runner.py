@@ -17,10 +17,10 @@ from worker.pruning.continuation import check_holdings, settle_dtype
 from worker.pruning.cost import block_work, planned_work, stage_work, token_work
 from worker.pruning.evaluation.losses import TestSet, precision
 from worker.pruning.evaluation.perplexity import test_set
-from worker.pruning.evaluation.r_matrix import MatrixR
+from worker.pruning.evaluation.r_matrix import RMatrix
 from worker.pruning.events import Observer, StageResult
-from worker.pruning.model import graph as skeletons
-from worker.pruning.model.block_runner import BATCH_TOKENS, Shell, batches
+from worker.pruning.model import graph as graphs
+from worker.pruning.model.block_runner import BATCH_TOKENS, BlockRunner, batches
 from worker.pruning.model.checkpoint import Checkpoint, read_file
 from worker.pruning.model.graph import Block
 from worker.pruning.model.inspection import inspect
@@ -28,15 +28,15 @@ from worker.pruning.plan import check_lengths, check_prefix, skipped
 from worker.pruning.prune_block import BlockPruner
 from worker.pruning.report.records import History, read_history
 from worker.pruning.report.report import REPORT, Finished, final_report, stage_figures
-from worker.pruning.report.warnings import Caveat, after_pruning, after_stage, already_sparse, before_pruning
+from worker.pruning.report.warnings import JobWarning, after_pruning, after_stage, already_sparse, before_pruning
 from worker.pruning.request import PruningJob
-from worker.pruning.runtime.activations import HiddenStates
+from worker.pruning.runtime.activations import ActivationCache
 from worker.pruning.runtime.numerics import pick_device, pinned, torch_settings
 from worker.pruning.runtime.prefetch import read_ahead
 from worker.pruning.runtime.progress import Kind, Tracker
 from worker.pruning.state.atomic import write_json
 from worker.pruning.state.stage_folder import StageFolder, stage_folder
-from worker.pruning.targets.budget import Share, assign
+from worker.pruning.targets.budget import WeightTarget, assign
 
 
 @dataclass(frozen=True)
@@ -69,30 +69,30 @@ class _Run:
     job: PruningJob
     observer: Observer
     source: Checkpoint
-    shell: Shell
-    shares: dict[str, Share]
+    runner: BlockRunner
+    shares: dict[str, WeightTarget]
     windows: list[CalibrationWindows]
     digests: list[str]
-    matrix: MatrixR
-    caveats: list[Caveat]
+    matrix: RMatrix
+    warnings: list[JobWarning]
     tracker: Tracker
     dtype: str
 
     @classmethod
     def start(cls, job: PruningJob, observer: Observer) -> "_Run":
         source = Checkpoint.open(job.model)
-        skeleton = skeletons.build(job.model, source)
-        check_lengths(job, skeleton)
-        shares = assign(skeleton.matrices, job.sparsity)  # refuse what cannot be met before the texts are read
+        graph = graphs.build(job.model, source)
+        check_lengths(job, graph)
+        shares = assign(graph.matrices, job.sparsity)  # refuse what cannot be met before the texts are read
         check_reading(job.method, shares)
         tokenizer = Tokenizer(job.model)
         check_prefix(job, tokenizer.prefix)
         if job.first_stage + job.resume.stages:
             check_holdings(
                 job,
-                skeleton.blocks,
+                graph.blocks,
                 shares,
-                stage_folder(job, job.resume.stages - 1, len(skeleton.blocks)),
+                stage_folder(job, job.resume.stages - 1, len(graph.blocks)),
                 tokenizer.prefix,
             )
         device = pick_device(job.device)
@@ -106,24 +106,24 @@ class _Run:
         observer.check()
         sets = _test_sets(job, tokenizer, dtype)
         for (_, field), own in zip(learned, windows, strict=True):
-            check_ids((own.solved_on, own.held_out), skeleton, tokenizer, field)
+            check_ids((own.solved_on, own.held_out), graph, tokenizer, field)
         for item, (_, _, field) in zip(sets, job.evaluated, strict=True):
-            check_ids((item.windows,), skeleton, tokenizer, field)
+            check_ids((item.windows,), graph, tokenizer, field)
         digests = [text_digest(job.texts[domain.dataset]) for domain in job.domains]
-        sparsity = inspect(source, skeleton, observer.check)
-        shell = Shell(skeleton, source, device)
-        planned = planned_work(job, skeleton, shares, shell.vocabulary, sum(s.windows.numel() for s in sets))
-        tracker = Tracker(observer, len(job.domains), len(skeleton.blocks), planned)
-        matrix = MatrixR(shell, sets, dtype, tracker, observer, lambda: _hidden(job), known)
-        caveats = already_sparse(sparsity, keep_zeros=job.sparsity.keep_zeros)
-        caveats += tokens_beyond_rows(skeleton, tokenizer)
-        caveats += before_pruning(job, shares, windows, sets)
-        return cls(job, observer, source, shell, shares, windows, digests, matrix, caveats, tracker, dtype)
+        sparsity = inspect(source, graph, observer.check)
+        runner = BlockRunner(graph, source, device)
+        planned = planned_work(job, graph, shares, runner.vocabulary, sum(s.windows.numel() for s in sets))
+        tracker = Tracker(observer, len(job.domains), len(graph.blocks), planned)
+        matrix = RMatrix(runner, sets, dtype, tracker, observer, lambda: _hidden(job), known)
+        warnings = already_sparse(sparsity, keep_zeros=job.sparsity.keep_zeros)
+        warnings += tokens_beyond_rows(graph, tokenizer)
+        warnings += before_pruning(job, shares, windows, sets)
+        return cls(job, observer, source, runner, shares, windows, digests, matrix, warnings, tracker, dtype)
 
     def execute(self) -> Output:
         stages = len(self.job.domains)
         if not self.job.resume.stages + self.job.resume.blocks:  # an earlier run has said so
-            self._say(self.caveats)
+            self._say(self.warnings)
         self.evaluate(None)
         for stage in range(stages):
             if stage < self.job.resume.stages:
@@ -133,13 +133,13 @@ class _Run:
         self.tracker.finish()
         return self._publish()
 
-    def _say(self, caveats: Iterable[Caveat]) -> None:
-        for caveat in caveats:
-            self.observer.note(*caveat.note())
+    def _say(self, warnings: Iterable[JobWarning]) -> None:
+        for warning in warnings:
+            self.observer.note(*warning.note())
 
     def folder(self, stage: int) -> StageFolder:
         """−1: of the job that this one goes on from."""
-        return stage_folder(self.job, stage, len(self.shell.skeleton.blocks))
+        return stage_folder(self.job, stage, len(self.runner.graph.blocks))
 
     def previous(self, stage: int) -> StageFolder | None:
         """What the stage goes on from; None for the first one of a lineage."""
@@ -152,14 +152,14 @@ class _Run:
             return
         checkpoint = self.source
         if stage is not None:
-            self.folder(stage).complete(self.source, self.shell.skeleton)
+            self.folder(stage).complete(self.source, self.runner.graph)
             checkpoint = Checkpoint.open(self.job.workspace / self.folder(stage).model)
         self.tracker.move("evaluating", stage, None if stage is None else self.job.domains[stage].name)
         self.matrix.fill(row, checkpoint, missing)
 
     def _skip_stage(self, stage: int) -> None:
         tokens = self.job.domains[stage].calibration.tokens
-        forward, solve = stage_work(self.job, self.shell.skeleton, self.shares, tokens)
+        forward, solve = stage_work(self.job, self.runner.graph, self.shares, tokens)
         self.tracker.skip(Kind.forward, forward)
         self.tracker.skip(Kind.solve, solve)
         self.evaluate(stage)
@@ -182,14 +182,14 @@ class _Run:
         )
 
     def _prune_stage(self, stage: int) -> None:
-        domain, blocks = self.job.domains[stage], self.shell.skeleton.blocks
+        domain, blocks = self.job.domains[stage], self.runner.graph.blocks
         committed = self.job.resume.blocks if stage == self.job.resume.stages else 0
         self.tracker.move("pruning", stage, domain.name)
         self.tracker.restart_clock()
         allocated = self._allocate(stage) if committed < len(blocks) else Allocated(self.shares)
         pruner = BlockPruner(
             job=self.job,
-            shell=self.shell,
+            runner=self.runner,
             source=self.source,
             shares=allocated.shares,
             survey=allocated.survey,
@@ -216,7 +216,7 @@ class _Run:
             forward, solve = block_work(self.job, block, self.shares, domain.calibration.tokens)
             self.tracker.skip(Kind.solve, solve)
             self.tracker.skip(Kind.forward, forward - token_work(block) * domain.calibration.tokens)
-        if len(committed) == len(self.shell.skeleton.blocks):
+        if len(committed) == len(self.runner.graph.blocks):
             return
         for block, tensors in read_ahead(
             lambda block: read_file(folder.path(folder.shard(block.index))), committed
@@ -226,7 +226,7 @@ class _Run:
 
     def _allocate(self, stage: int) -> Allocated:
         """Also when a stage is resumed: the same text gives the same rates again."""
-        domain, blocks = self.job.domains[stage], self.shell.skeleton.blocks
+        domain, blocks = self.job.domains[stage], self.runner.graph.blocks
         previous = self.previous(stage)
         earlier = [previous.path(previous.state(block.index)) for block in blocks] if previous else []
         windows = self.windows[stage]
@@ -238,13 +238,13 @@ class _Run:
         def note(message: str, data: dict[str, Any]) -> None:
             self.observer.note("warning", message, data)
 
-        def store() -> HiddenStates:
+        def store() -> ActivationCache:
             # On disk whatever its size: a survey keeps every block's inputs, and memory must not grow with blocks.
-            return HiddenStates(self.job.workspace, 0)
+            return ActivationCache(self.job.workspace, 0)
 
-        with precision(self.shell.device, self.dtype):
+        with precision(self.runner.device, self.dtype):
             return allocate(
-                *(self.job, self.shares, self.shell, self.source, windows, domain),
+                *(self.job, self.shares, self.runner, self.source, windows, domain),
                 *(earlier, store, advance, note),
             )
 
@@ -255,10 +255,10 @@ class _Run:
         if domain.calibration.held_out and not len(held_out):
             message = "a single calibration window: none is held out, so there are no held-out errors"
             self.observer.note("warning", message, {"domain": domain.name})
-        with precision(self.shell.device, self.dtype):
+        with precision(self.runner.device, self.dtype):
             for part in (solved_on, held_out):
                 for rows in batches(*part.shape):
-                    pruner.hidden.append(self.shell.enter(part[rows]))
+                    pruner.hidden.append(self.runner.enter(part[rows]))
         pruner.solved_on = len(batches(*solved_on.shape))
 
     def _records(self) -> list[list[dict[str, Any]]]:
@@ -272,7 +272,7 @@ class _Run:
 
     def _histories(self, stage: int) -> list[History]:
         folder = self.folder(stage)
-        return [read_history(folder.path(folder.state(b.index))) for b in self.shell.skeleton.blocks]
+        return [read_history(folder.path(folder.state(b.index))) for b in self.runner.graph.blocks]
 
     def _of_stage(self, histories: list[History], stage: int) -> list[dict[str, Any]]:
         place = self.job.first_stage + stage
@@ -280,19 +280,19 @@ class _Run:
 
     def _publish(self) -> Output:
         last = self.folder(len(self.job.domains) - 1)
-        files = last.complete(self.source, self.shell.skeleton)
+        files = last.complete(self.source, self.runner.graph)
         rows = [self.matrix.row(row) for row in range(len(self.job.lineage) + 1)]
-        settings = pinned(self.job.threads, BATCH_TOKENS, self.shell.device, self.dtype, self.job.numerics)
+        settings = pinned(self.job.threads, BATCH_TOKENS, self.runner.device, self.dtype, self.job.numerics)
         done = Finished(
             self.job,
-            self.shell.skeleton,
+            self.runner.graph,
             self.matrix.sets,
             rows,
             self._records(),
             self.digests,
             settings,
-            self.caveats,
-            skipped(self.shell.skeleton, self.source, self.shares),
+            self.warnings,
+            skipped(self.runner.graph, self.source, self.shares),
             self.windows[-1].prefix,
             comparison_group(self.job, self.job.method, self.shares),
         )
@@ -300,15 +300,15 @@ class _Run:
         self._say(after_pruning(summary))
         write_json(self.job.workspace / REPORT, report)
         output = [OutputFile(f"model/{Path(local).name}", local) for local in files]
-        for block in self.shell.skeleton.blocks:
+        for block in self.runner.graph.blocks:
             local = last.state(block.index)
             output.append(OutputFile(f"state/{Path(local).name}", local))
         output.append(OutputFile(REPORT, REPORT))
         return Output(output, summary)
 
 
-def _hidden(job: PruningJob) -> HiddenStates:
-    return HiddenStates(job.workspace, job.hidden_bytes)
+def _hidden(job: PruningJob) -> ActivationCache:
+    return ActivationCache(job.workspace, job.hidden_bytes)
 
 
 def _test_sets(job: PruningJob, tokenizer: Tokenizer, dtype: str) -> list[TestSet]:

@@ -21,9 +21,9 @@ from torch import Tensor
 from secateur.spec.sparsity import Pattern
 from worker.pruning.errors import UserError
 from worker.pruning.methods.masks import follows
-from worker.pruning.model import graph as skeletons
+from worker.pruning.model import graph as graphs
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import Matrix
+from worker.pruning.model.graph import PrunableWeight
 from worker.pruning.report.report import REPORT
 from worker.pruning.state.digests import FINGERPRINTS, mask_sha256, total, weights_sha256
 from worker.pruning.targets.budget import exact
@@ -82,7 +82,7 @@ def verify_report(folder: Path, report: dict[str, Any]) -> Verification:
 def verify_pattern(folder: Path, pattern: Pattern, target: float | None = None) -> Verification:
     """Hold every prunable matrix against one pattern, and the zeros of all of them together against a target."""
     checkpoint = Checkpoint.open(folder)
-    matrices = skeletons.build(folder, checkpoint).matrices
+    matrices = graphs.build(folder, checkpoint).matrices
     found = _Check(folder, {matrix.name: Expected((matrix.rows, matrix.columns), pattern) for matrix in matrices})
     found.run()
     if target is not None:
@@ -97,8 +97,8 @@ class _Check:
         self._checkpoint = Checkpoint.open(folder)
         # The module graph knows which matrices are stored as (in, out); their groups run along the inputs all
         # the same.
-        skeleton = skeletons.build(folder, self._checkpoint)
-        self._known: dict[str, Matrix] = {matrix.name: matrix for matrix in skeleton.matrices}
+        graph = graphs.build(folder, self._checkpoint)
+        self._known: dict[str, PrunableWeight] = {matrix.name: matrix for matrix in graph.matrices}
         self._expected = expected
         self._differences: list[Difference] = []
         self._fingerprints: list[dict[str, str]] = []

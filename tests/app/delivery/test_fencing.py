@@ -28,7 +28,7 @@ from app.tasks import service as tasks
 from app.tasks.service import TaskLost
 from tests.app.delivery.test_lease import BUDGETS
 from tests.jobs import make_jobs
-from worker.attempt.interrupts import Situation, transact
+from worker.attempt.interrupts import Interrupts, transact
 from worker.attempt.uploads import Uploads
 
 EVALUATION = {"row": 0, "domain": "d0", "perplexity": 1.0, "loss": 0.0, "windows": 1, "tokens": 1}
@@ -106,7 +106,7 @@ def everything(session: Session) -> dict[str, list[Any]]:
 def test_a_guarded_write_changes_nothing(session: Session, stale: Claim, name: str) -> None:
     before = everything(session)
     with pytest.raises(LeaseLost):
-        transact(Situation(), lambda s: guard(s, stale.lease), lambda s: GUARDED[name](s, stale.lease))
+        transact(Interrupts(), lambda s: guard(s, stale.lease), lambda s: GUARDED[name](s, stale.lease))
     assert everything(session) == before
 
 
@@ -141,7 +141,7 @@ def test_a_late_upload_touches_nobodys_objects(
     keys = {}
     for fence in (job.fence, stale.lease.fence):
         folder = attempt_folder(stale.root, job.id, fence)
-        keys[fence] = Uploads(store, folder, tmp_path, Situation()).put_block("weights", 0).key
+        keys[fence] = Uploads(store, folder, tmp_path, Interrupts()).put_block("weights", 0).key
     assert keys[job.fence] != keys[stale.lease.fence]
     assert Sweep(store, lambda: None, timedelta(0)).everything() == 1
     assert {key for key, _ in store.list("jobs")} == {keys[job.fence]}

@@ -16,8 +16,8 @@ from app.tables.models import Model
 from app.tables.states import State
 from tests.jobs import JobMaker
 from tests.worker.harness import Watch, attempts, driver, engines, gone, wait_until
-from worker.attempt.interrupts import Interrupted, Situation
-from worker.attempt.stall_watchdog import SCALE, Patience
+from worker.attempt.interrupts import Interrupted, Interrupts
+from worker.attempt.stall_watchdog import SCALE, StallWatchdog
 
 Run = Callable[..., int]
 
@@ -141,7 +141,7 @@ def test_a_silent_engine_is_killed_and_counts_as_a_loss(
 
 def test_patience_grows_with_the_engines_own_pace() -> None:
     now = 0.0
-    patience = Patience(10, lambda: now)
+    patience = StallWatchdog(10, lambda: now)
 
     def hear(after: float, type: str, handling: float = 0) -> None:
         nonlocal now
@@ -160,19 +160,19 @@ def test_patience_grows_with_the_engines_own_pace() -> None:
 
 
 def test_an_attempt_may_rest_only_where_nothing_is_lost() -> None:
-    situation = Situation()
-    situation.in_block = True
-    situation.order_pause(True, patience=math.inf)
-    situation.check()
-    situation.in_block = False
+    interrupts = Interrupts()
+    interrupts.in_block = True
+    interrupts.order_pause(True, patience=math.inf)
+    interrupts.check()
+    interrupts.in_block = False
     with pytest.raises(Interrupted):
-        situation.check()
-    situation.order_pause(False, patience=0)
-    situation.check()
-    situation.in_block = True
-    situation.order_pause(True, patience=0)
+        interrupts.check()
+    interrupts.order_pause(False, patience=0)
+    interrupts.check()
+    interrupts.in_block = True
+    interrupts.order_pause(True, patience=0)
     with pytest.raises(Interrupted):
-        situation.check()
+        interrupts.check()
 
 
 @pytest.mark.parametrize("what", ["spec", "model"])

@@ -15,7 +15,7 @@ from app.tables.jobs import JobAttempt, JobLog
 from app.tables.states import State
 from tests.jobs import JobMaker
 from tests.worker.harness import SCRIPTED, Watch, attempts, driver, gone, wait_until
-from worker.attempt import Caution, run_jobs
+from worker.attempt import ClaimBackoff, run_jobs
 from worker.attempt.engine_messages import warn_of_network
 
 
@@ -75,7 +75,7 @@ def test_a_full_disk_has_one_name_whoever_wrote(
     }
 
 
-class Learner(Caution):
+class Learner(ClaimBackoff):
     """Notes what it is told, and waits for nothing."""
 
     def __init__(self) -> None:

@@ -12,14 +12,14 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app.delivery.claim import SourceFile
-from app.delivery.lease import LeaseLost, Orders
+from app.delivery.lease import LeaseLost, OwnerRequests
 from app.settings import Settings
 from app.storage import ObjectStore, StoreError
 from worker.attempt.cache import Cache, CorruptObject, sweep_partial
-from worker.attempt.claim_backoff import LONGEST_SECONDS, Caution
-from worker.attempt.interrupts import Interrupted, Situation, persist
-from worker.attempt.job_log import LogBook
-from worker.attempt.lease_heartbeat import Keeper
+from worker.attempt.claim_backoff import LONGEST_SECONDS, ClaimBackoff
+from worker.attempt.interrupts import Interrupted, Interrupts, persist
+from worker.attempt.job_log import JobLog
+from worker.attempt.lease_heartbeat import LeaseHeartbeat
 from worker.attempt.redaction import LINE_LENGTH, Redactor, redacted
 from worker.attempt.scratch import Scratch, sweep
 from worker.attempt.staging import safe_join
@@ -149,7 +149,7 @@ def test_no_path_leaves_the_workspace(tmp_path: Path, path: str) -> None:
 def test_a_link_is_not_uploaded(store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc/hostname")
     (tmp_path / "folder").symlink_to("/etc")
-    uploads = Uploads(store, "jobs/job_x/job_x-1", tmp_path, Situation())
+    uploads = Uploads(store, "jobs/job_x/job_x-1", tmp_path, Interrupts())
     with pytest.raises(ValueError, match="not a plain file"):
         uploads.put_block("link", 0)
     with pytest.raises(ValueError, match="outside"):
@@ -157,7 +157,7 @@ def test_a_link_is_not_uploaded(store: ObjectStore, tmp_path: Path) -> None:
 
 
 def test_the_log_is_bounded_over_all_attempts() -> None:
-    book = LogBook(next_seq=8, limit=10, redact=str)
+    book = JobLog(next_seq=8, limit=10, redact=str)
     for number in range(5):
         book.add("info", str(number))
     lines = book.take()
@@ -180,8 +180,8 @@ def test_redaction(tmp_path: Path) -> None:
 
 
 def test_the_store_gets_several_chances(monkeypatch: pytest.MonkeyPatch) -> None:
-    situation = Situation()
-    monkeypatch.setattr(situation, "pause", lambda seconds: None)
+    interrupts = Interrupts()
+    monkeypatch.setattr(interrupts, "pause", lambda seconds: None)
     failures = iter([StoreError("503"), StoreError("503")])
 
     def act() -> str:
@@ -189,15 +189,15 @@ def test_the_store_gets_several_chances(monkeypatch: pytest.MonkeyPatch) -> None
             raise error
         return "done"
 
-    assert persist(situation, act) == "done"
+    assert persist(interrupts, act) == "done"
 
 
 def test_an_order_ends_the_waiting() -> None:
-    situation = Situation()
-    threading.Timer(0.2, situation.cancelled.set).start()
+    interrupts = Interrupts()
+    threading.Timer(0.2, interrupts.cancelled.set).start()
     began = time.monotonic()
     with pytest.raises(Interrupted):
-        situation.pause(30)
+        interrupts.pause(30)
     assert time.monotonic() - began < 5
 
 
@@ -210,10 +210,10 @@ class Clock(threading.Event):
 
 
 def test_the_wait_doubles_with_each_loss_up_to_a_bound_and_ends_with_a_success() -> None:
-    caution, clock, waits = Caution(), Clock(), []
+    backoff, clock, waits = ClaimBackoff(), Clock(), []
     for sound in [None, False, None, False, False, *[False] * 2000, True, False]:
-        caution.heed(sound, 5)
-        caution.wait(clock)
+        backoff.heed(sound, 5)
+        backoff.wait(clock)
         assert clock.waited is not None
         waits.append(clock.waited)
     assert waits[:5] == pytest.approx([0, 5, 5, 10, 20], abs=1)
@@ -223,11 +223,11 @@ def test_the_wait_doubles_with_each_loss_up_to_a_bound_and_ends_with_a_success()
 class Renewals:
     """Answers to the keeper, in order; the last one for ever."""
 
-    def __init__(self, *answers: Orders | Exception) -> None:
+    def __init__(self, *answers: OwnerRequests | Exception) -> None:
         self._answers = list(answers)
         self.count = 0
 
-    def __call__(self, session: Session) -> Orders:
+    def __call__(self, session: Session) -> OwnerRequests:
         self.count += 1
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if isinstance(answer, Exception):
@@ -235,8 +235,10 @@ class Renewals:
         return answer
 
 
-def keep(renewals: Renewals, on_lost: Callable[[], None], on_orders: Callable[[Orders], None]) -> Keeper:
-    return Keeper(
+def keep(
+    renewals: Renewals, on_lost: Callable[[], None], on_orders: Callable[[OwnerRequests], None]
+) -> LeaseHeartbeat:
+    return LeaseHeartbeat(
         renewals,
         lease_seconds=1.5,
         heartbeat_seconds=0.1,
@@ -247,13 +249,13 @@ def keep(renewals: Renewals, on_lost: Callable[[], None], on_orders: Callable[[O
 
 
 DOWN = OperationalError("", {}, Exception("the database restarts"))
-NOTHING = Orders(cancel=False, pause=False)
+NOTHING = OwnerRequests(cancel=False, pause=False)
 
 
 def test_a_renewal_may_fail_now_and_then(settings: Settings) -> None:
     lost, heard = threading.Event(), threading.Event()
-    renewals = Renewals(DOWN, NOTHING, DOWN, DOWN, Orders(cancel=True, pause=False))
-    with keep(renewals, lost.set, lambda orders: heard.set() if orders.cancel else None):
+    renewals = Renewals(DOWN, NOTHING, DOWN, DOWN, OwnerRequests(cancel=True, pause=False))
+    with keep(renewals, lost.set, lambda requests: heard.set() if requests.cancel else None):
         assert heard.wait(5)
     assert not lost.is_set()
 
@@ -275,8 +277,8 @@ def test_a_lease_that_was_taken_is_given_up_at_once(settings: Settings) -> None:
 def test_a_lease_that_its_holder_gave_up_is_not_lost(settings: Settings) -> None:
     lost = threading.Event()
     renewals = Renewals(LeaseLost())
-    keeper = keep(renewals, lost.set, lambda _: None)
-    keeper.let_go()
-    with keeper:
+    heartbeat = keep(renewals, lost.set, lambda _: None)
+    heartbeat.let_go()
+    with heartbeat:
         assert not lost.wait(0.5)
     assert renewals.count == 1

@@ -14,7 +14,7 @@ from worker.pruning import PruningJob, UserError, plan
 from worker.pruning.cost import solve_work
 from worker.pruning.estimate import disk, input_widths, memory, probe
 from worker.pruning.model.experts import Expert
-from worker.pruning.model.graph import Matrix
+from worker.pruning.model.graph import PrunableWeight
 from worker.pruning.plan import look
 
 
@@ -139,8 +139,8 @@ def test_memory_follows_the_widths_and_the_windows_but_not_the_blocks(
 
 
 def test_the_groups_of_a_llama_block_are_counted_right() -> None:
-    def matrix(module: str, rows: int, columns: int) -> Matrix:
-        return Matrix(f"model.layers.0.{module}.weight", module, rows, columns, False)
+    def matrix(module: str, rows: int, columns: int) -> PrunableWeight:
+        return PrunableWeight(f"model.layers.0.{module}.weight", module, rows, columns, False)
 
     attention = [
         matrix(f"self_attn.{part}_proj", rows, 64) for part, rows in zip("qkvo", (64, 32, 32, 64), strict=True)
@@ -152,7 +152,7 @@ def test_the_groups_of_a_llama_block_are_counted_right() -> None:
 
 def test_every_expert_has_inputs_of_its_own() -> None:
     experts = [
-        Matrix(f"{part}.{number}", "mlp.experts", rows, columns, expert=Expert(part, number, 0))
+        PrunableWeight(f"{part}.{number}", "mlp.experts", rows, columns, expert=Expert(part, number, 0))
         for number in range(8)
         for part, rows, columns in (("gate", 128, 64), ("up", 128, 64), ("down", 64, 128))
     ]
@@ -179,7 +179,7 @@ def test_time_grows_with_the_work(request_for: Request) -> None:
 
 def test_choosing_counts_trials_and_two_solutions(request_for: Request) -> None:
     """Of a matrix as wide as a model's: more than plain ADMM's work twice, less than all candidates' wholes."""
-    matrix = Matrix("m", "m", 1536, 576)
+    matrix = PrunableWeight("m", "m", 1536, 576)
     auto, admm, alps = (read_method({"name": name}) for name in ("auto", "admm", "alps"))
     every = 7 * solve_work(admm, matrix) + solve_work(alps, matrix)
     assert 2 * solve_work(admm, matrix) < solve_work(auto, matrix) < every

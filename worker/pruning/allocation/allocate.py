@@ -17,13 +17,13 @@ from worker.pruning.allocation.survey import Surveyor
 from worker.pruning.calibration.windows import CalibrationWindows
 from worker.pruning.continuation import factors
 from worker.pruning.cost import survey_tokens
-from worker.pruning.model.block_runner import Shell
+from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import Block, Matrix
+from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.request import PruningJob
-from worker.pruning.runtime.activations import HiddenStates
+from worker.pruning.runtime.activations import ActivationCache
 from worker.pruning.state.file import read_document
-from worker.pruning.targets.budget import Share, assign
+from worker.pruning.targets.budget import WeightTarget, assign
 
 OUTPUTS, CURVE, OUTLIERS = "loss/outputs", "loss/curve", "outliers"
 
@@ -32,19 +32,19 @@ OUTPUTS, CURVE, OUTLIERS = "loss/outputs", "loss/curve", "outliers"
 class Allocated:
     """shares: by matrix. survey: of all domains so far, empty when every matrix gets the same rate."""
 
-    shares: dict[str, Share]
+    shares: dict[str, WeightTarget]
     survey: Survey = field(default_factory=Survey)
 
 
 def allocate(
     job: PruningJob,
-    shares: dict[str, Share],
-    shell: Shell,
+    shares: dict[str, WeightTarget],
+    runner: BlockRunner,
     source: Checkpoint,
     windows: CalibrationWindows,
     domain: Domain,
     earlier: Sequence[Path],
-    store: Callable[[], HiddenStates],
+    store: Callable[[], ActivationCache],
     advance: Callable[[Block, int, int], None],
     note: Callable[[str, dict[str, Any]], None],
 ) -> Allocated:
@@ -62,33 +62,33 @@ def allocate(
     else:
         worth = {
             block.index: tuple(matrix for matrix in block.matrices if shares[matrix.name].zeros is not None)
-            for block in shell.skeleton.blocks
+            for block in runner.graph.blocks
         }
 
-        def adapts(matrix: Matrix) -> bool:
+        def adapts(matrix: PrunableWeight) -> bool:
             return job.method.named(shares[matrix.name].method).updates_weights
 
         context = max(len(windows.prefix), 1)
-        surveyor = Surveyor(shell, source, worth, adapts, store, advance, note, context)
+        surveyor = Surveyor(runner, source, worth, adapts, store, advance, note, context)
         looked_at = survey_tokens(domain.calibration.tokens)
         before = read_document(earlier[0]) if earlier else None
         by = factors(job, job.domains.index(domain), before)
         survey = surveyor.survey(allocation, windows.solved_on, looked_at).times(by.weight)
         if job.method.mode is Mode.accumulated and earlier:
             survey = survey.plus(read_survey(earlier).times(by.keeps))
-    blocks = {matrix.name: block.index for block in shell.skeleton.blocks for matrix in block.matrices}
+    blocks = {matrix.name: block.index for block in runner.graph.blocks for matrix in block.matrices}
     rates = wanted_rates(allocation, survey, shares, blocks)
-    return Allocated(assign(shell.skeleton.matrices, job.sparsity, rates), survey)
+    return Allocated(assign(runner.graph.matrices, job.sparsity, rates), survey)
 
 
-def comparison_group(job: PruningJob, method: Method, shares: dict[str, Share]) -> Scope:
+def comparison_group(job: PruningJob, method: Method, shares: dict[str, WeightTarget]) -> Scope:
     """Among which weights of an unstructured matrix scores compete: under `error` in the whole matrix, because the
     survey says what each row is worth to the loss; else as the method has it."""
     weighed = job.sparsity.allocation is Allocation.error and _surveys(job, shares)
     return Scope.layer if weighed else method.comparison_group
 
 
-def _surveys(job: PruningJob, shares: dict[str, Share]) -> bool:
+def _surveys(job: PruningJob, shares: dict[str, WeightTarget]) -> bool:
     """Whether there are rates to share out."""
     free = any(not share.fixed and share.zeros is not None for share in shares.values())
     return job.sparsity.allocation is not Allocation.uniform and free

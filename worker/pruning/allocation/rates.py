@@ -10,11 +10,11 @@ from secateur.spec.sparsity import Allocation
 from worker.pruning.allocation.curves import share_out
 from worker.pruning.allocation.owl import block_rates
 from worker.pruning.allocation.result import Survey
-from worker.pruning.targets.budget import Share
+from worker.pruning.targets.budget import WeightTarget
 
 
 def wanted_rates(
-    allocation: Allocation, survey: Survey, shares: Mapping[str, Share], blocks: Mapping[str, int]
+    allocation: Allocation, survey: Survey, shares: Mapping[str, WeightTarget], blocks: Mapping[str, int]
 ) -> dict[str, float] | None:
     """The sparsity each free matrix should have, by name; None when the survey could look into none of them.
 

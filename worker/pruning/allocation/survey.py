@@ -21,13 +21,13 @@ from worker.pruning.allocation.result import Survey
 from worker.pruning.calibration.hooks import dense_weight, find_groups, measure
 from worker.pruning.errors import IllConditioned
 from worker.pruning.evaluation.losses import pieces
-from worker.pruning.methods.damping import cholesky, climb
+from worker.pruning.methods.damping import cholesky, with_more_damping
 from worker.pruning.methods.wanda import input_norms, wanda_scores
-from worker.pruning.model.block_runner import Shell, batches, unload
+from worker.pruning.model.block_runner import BlockRunner, batches, unload
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import Block, Matrix
+from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.runtime import memory
-from worker.pruning.runtime.activations import HiddenStates
+from worker.pruning.runtime.activations import ActivationCache
 from worker.pruning.runtime.numerics import plain_attention
 from worker.pruning.state.moments import Measured
 
@@ -41,13 +41,13 @@ DAMPING = 0.1
 class Surveyor:
     """Surveys one domain's text on the dense model."""
 
-    shell: Shell
+    runner: BlockRunner
     source: Checkpoint
-    matrices: Mapping[int, tuple[Matrix, ...]]
+    matrices: Mapping[int, tuple[PrunableWeight, ...]]
     """By block: those worth looking at."""
-    adapts: Callable[[Matrix], bool]
+    adapts: Callable[[PrunableWeight], bool]
     """Whether the weights of a matrix that stay will be solved for anew."""
-    store: Callable[[], HiddenStates]
+    store: Callable[[], ActivationCache]
     advance: Callable[[Block, int, int], None]
     """Told the block, the tokens that passed it and how many passes' work that was."""
     note: Callable[[str, dict[str, Any]], None]
@@ -68,40 +68,40 @@ class Surveyor:
     def _parts(self, windows: Tensor) -> list[Tensor]:
         return [windows[part] for part in batches(*windows.shape)]
 
-    def _load(self, block: Block, sample: Tensor) -> list[list[Matrix]]:
+    def _load(self, block: Block, sample: Tensor) -> list[list[PrunableWeight]]:
         """Load a block and find its groups. sample: its inputs in one window."""
-        self.shell.load_block(block, self.source.read(block.tensors))
-        return find_groups(block, self.matrices[block.index], lambda: self.shell.forward(block, sample))
+        self.runner.load_block(block, self.source.read(block.tensors))
+        return find_groups(block, self.matrices[block.index], lambda: self.runner.forward(block, sample))
 
-    def _outliers(self, windows: Tensor, hidden: HiddenStates) -> Survey:
+    def _outliers(self, windows: Tensor, hidden: ActivationCache) -> Survey:
         for part in self._parts(windows):
-            hidden.append(self.shell.enter(part))
+            hidden.append(self.runner.enter(part))
         shares: dict[int, Tensor] = {}
-        for block in self.shell.skeleton.blocks:
-            groups = self._load(block, hidden[0][:1].to(self.shell.device))
+        for block in self.runner.graph.blocks:
+            groups = self._load(block, hidden[0][:1].to(self.runner.device))
 
             def run(block: Block = block) -> None:
                 for index, state in enumerate(hidden):
                     with memory.reusing():
-                        hidden[index] = self.shell.forward(block, state.to(self.shell.device))
+                        hidden[index] = self.runner.forward(block, state.to(self.runner.device))
                     self.advance(block, state.shape[0] * state.shape[1], 1)
 
             none = {group[0].name: 0 for group in groups}
-            measured = measure(block, groups, run, self.shell.device, gram_tokens=none)
+            measured = measure(block, groups, run, self.runner.device, gram_tokens=none)
             if groups:
                 shares[block.index] = _outlier_share(block, groups, measured)
             unload(block.module)
         return Survey(outliers=shares)
 
-    def _forward(self, windows: Tensor, inputs: HiddenStates) -> list[Tensor]:
+    def _forward(self, windows: Tensor, inputs: ActivationCache) -> list[Tensor]:
         """Put every block's inputs into `inputs`, block by block; return the last block's outputs."""
-        states = [self.shell.enter(part).cpu() for part in self._parts(windows)]
-        for block in self.shell.skeleton.blocks:
-            self.shell.load_block(block, self.source.read(block.tensors))
+        states = [self.runner.enter(part).cpu() for part in self._parts(windows)]
+        for block in self.runner.graph.blocks:
+            self.runner.load_block(block, self.source.read(block.tensors))
             for index, state in enumerate(states):
                 inputs.append(state)
                 with memory.reusing():
-                    states[index] = self.shell.forward(block, state.to(self.shell.device)).cpu()
+                    states[index] = self.runner.forward(block, state.to(self.runner.device)).cpu()
                 self.advance(block, state.shape[0] * state.shape[1], 1)
             unload(block.module)
         return states
@@ -109,11 +109,11 @@ class Surveyor:
     def _loss_gradients(self, windows: Tensor, states: list[Tensor]) -> list[Tensor]:
         """∂(Σ losses of the predicted tokens)/∂(last block's outputs), a tensor a batch."""
         found = []
-        with self.shell.head() as head:
+        with self.runner.head() as head:
             for ids, state in zip(self._parts(windows), states, strict=True):
-                ids, hidden = ids.to(self.shell.device), state.to(self.shell.device)
+                ids, hidden = ids.to(self.runner.device), state.to(self.runner.device)
                 gradient = torch.zeros_like(hidden)
-                for piece in pieces(ids, self.shell.vocabulary, COPIES, self.context):
+                for piece in pieces(ids, self.runner.vocabulary, COPIES, self.context):
                     given = hidden[:, piece].clone().requires_grad_()
                     with memory.reusing(), torch.enable_grad():
                         logits = head(ids[:, piece], given).float()
@@ -124,19 +124,19 @@ class Surveyor:
                 found.append(gradient.cpu())
         return found
 
-    def _backward(self, inputs: HiddenStates, gradients: list[Tensor]) -> Survey:
+    def _backward(self, inputs: ActivationCache, gradients: list[Tensor]) -> Survey:
         survey = Survey()
-        for block in reversed(self.shell.skeleton.blocks):
+        for block in reversed(self.runner.graph.blocks):
             first = block.index * len(gradients)
-            groups = self._load(block, inputs[first][:1].to(self.shell.device))
+            groups = self._load(block, inputs[first][:1].to(self.runner.device))
             squares: dict[str, Tensor] = {}
 
             def run(block: Block = block, first: int = first) -> None:
                 for index, gradient in enumerate(gradients):
-                    state = inputs[first + index].to(self.shell.device, copy=True).requires_grad_()
-                    with memory.reusing(), plain_attention(self.shell.device):
+                    state = inputs[first + index].to(self.runner.device, copy=True).requires_grad_()
+                    with memory.reusing(), plain_attention(self.runner.device):
                         with torch.enable_grad():
-                            output = self.shell.forward(block, state)
+                            output = self.runner.forward(block, state)
                         output.backward(gradient.to(output))  # type: ignore[no-untyped-call]
                     assert state.grad is not None  # noqa: S101 - for the type checker
                     gradients[index] = state.grad.cpu()
@@ -144,7 +144,7 @@ class Surveyor:
 
             grams = {group[0].name: 0 for group in groups if not any(map(self.adapts, group))}
             hear = partial(_add_squares, squares)
-            measured = measure(block, groups, run, self.shell.device, hear=hear, gram_tokens=grams)
+            measured = measure(block, groups, run, self.runner.device, hear=hear, gram_tokens=grams)
             tokens = sum(gradient.shape[0] * gradient.shape[1] for gradient in gradients)
             for group in groups:
                 self._conclude(block, group, measured[group[0].name], squares, tokens, survey)
@@ -164,7 +164,7 @@ class Surveyor:
     def _conclude(
         self,
         block: Block,
-        group: list[Matrix],
+        group: list[PrunableWeight],
         measured: Measured,
         squares: dict[str, Tensor],
         tokens: int,
@@ -201,11 +201,11 @@ def curvature(gram: Tensor) -> tuple[Tensor, dict[str, Any]]:
         inverse = torch.cholesky_inverse(root).diagonal().float()
         return inverse if bool(torch.isfinite(inverse).all()) else None
 
-    inverse, notes = climb(normal, DAMPING, attempt)
+    inverse, notes = with_more_damping(normal, DAMPING, attempt)
     return norms.square() / inverse, notes
 
 
-def _outlier_share(block: Block, groups: list[list[Matrix]], measured: dict[str, Measured]) -> Tensor:
+def _outlier_share(block: Block, groups: list[list[PrunableWeight]], measured: dict[str, Measured]) -> Tensor:
     count = weights = 0
     for group in groups:
         for matrix in group:
@@ -214,7 +214,7 @@ def _outlier_share(block: Block, groups: list[list[Matrix]], measured: dict[str,
     return torch.tensor(count / weights, dtype=torch.float64)
 
 
-def _add_squares(squares: dict[str, Tensor], matrix: Matrix, output: Tensor, first: int) -> None:
+def _add_squares(squares: dict[str, Tensor], matrix: PrunableWeight, output: Tensor, first: int) -> None:
     """When the gradient comes back, add Σ_t (∂loss/∂z)² of the matrix's outputs z, (out,), float64.
 
     output: holds them in its last dimension, from `first`.

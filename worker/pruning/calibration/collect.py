@@ -9,23 +9,23 @@ from torch import Tensor
 
 from secateur.spec.job import Domain
 from secateur.spec.method import Method, Mode
-from worker.pruning.calibration.copal_sums import Sensing, complete, find_sensing
+from worker.pruning.calibration.copal_sums import CopalSums, complete, find_sensing
 from worker.pruning.calibration.domain_grams import OwnGrams, with_own_grams
-from worker.pruning.calibration.expert_fallback import Fed, feed
+from worker.pruning.calibration.expert_fallback import ExpertTokens, feed
 from worker.pruning.calibration.hooks import AllHeard, dense_weight, find_groups, measure
 from worker.pruning.continuation import check_moments, factors
 from worker.pruning.cost import gram_work, importance_work, pass_work
 from worker.pruning.errors import IllConditioned
 from worker.pruning.events import Observer
-from worker.pruning.model.block_runner import Shell
-from worker.pruning.model.graph import Block, Matrix
+from worker.pruning.model.block_runner import BlockRunner
+from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime import memory
 from worker.pruning.runtime.progress import Kind, Tracker
 from worker.pruning.state.file import read_document, read_state
 from worker.pruning.state.moments import Accumulated, Factors, Inputs, Measured, accumulate, alone
 from worker.pruning.state.stage_folder import StageFolder
-from worker.pruning.targets.budget import Share
+from worker.pruning.targets.budget import WeightTarget
 
 ERROR_TOKENS = 4096
 """Errors of weights that are not solved for are measured on so many tokens at least, if there are as many: the
@@ -42,16 +42,16 @@ class Gatherer:
 
     job: PruningJob
     domain: Domain
-    shell: Shell
-    shares: dict[str, Share]
+    runner: BlockRunner
+    shares: dict[str, WeightTarget]
     previous: StageFolder | None
-    method: Callable[[Matrix], Method]
+    method: Callable[[PrunableWeight], Method]
     forward: Callable[[Block, Tensor], Tensor]
     tracker: Tracker
     observer: Observer
-    groups: list[list[Matrix]] = field(default_factory=list)
+    groups: list[list[PrunableWeight]] = field(default_factory=list)
     """Of the block that was gathered last: its matrices by the input that they read."""
-    experts: dict[str, Fed] = field(default_factory=dict)
+    experts: dict[str, ExpertTokens] = field(default_factory=dict)
     """By matrix, for those of experts."""
     own_grams: OwnGrams = field(default_factory=dict)
     """Of that block, where the job keeps them."""
@@ -71,11 +71,11 @@ class Gatherer:
         self.groups = find_groups(block, matrices, lambda: self.forward(block, solved_on[0][:1]))
         if self.previous is not None and self.job.method.mode is Mode.accumulated:
             check_moments(self.groups, before)
-        device = self.shell.device
-        sensing = find_sensing(self.groups, self.method, before, solved_on[0].shape[1], device)
-        measured = self._measure(block, solved_on, sensing)
-        measured, self.experts = feed(block, self.groups, measured, sensing, before)
-        measured = complete(self.groups, measured, sensing, lambda matrix: dense_weight(block, matrix))
+        device = self.runner.device
+        copal_sums = find_sensing(self.groups, self.method, before, solved_on[0].shape[1], device)
+        measured = self._measure(block, solved_on, copal_sums)
+        measured, self.experts = feed(block, self.groups, measured, copal_sums, before)
+        measured = complete(self.groups, measured, copal_sums, lambda matrix: dense_weight(block, matrix))
         self.own_grams = self._own(block, measured)
         apart = self._measure(block, held) if held else {}
         found, by = {}, self._factors(block)
@@ -89,7 +89,7 @@ class Gatherer:
         return found
 
     def _measure(
-        self, block: Block, batches: list[Tensor], sensing: Mapping[str, Sensing] | None = None
+        self, block: Block, batches: list[Tensor], copal_sums: Mapping[str, CopalSums] | None = None
     ) -> dict[str, Measured]:
         pruned = [matrix for group in self.groups for matrix in group]
         importance = sum(importance_work(self.method(matrix), matrix) for matrix in pruned)
@@ -102,9 +102,11 @@ class Gatherer:
                 self.tracker.advance(Kind.forward, pass_work(block, state) + measuring)
 
         limits = {group[0].name: ERROR_TOKENS for group in self.groups if not self._needs_gram(group)}
-        return measure(block, self.groups, run, self.shell.device, sensing, stop_early=True, gram_tokens=limits)
+        return measure(
+            block, self.groups, run, self.runner.device, copal_sums, stop_early=True, gram_tokens=limits
+        )
 
-    def _needs_gram(self, group: list[Matrix]) -> bool:
+    def _needs_gram(self, group: list[PrunableWeight]) -> bool:
         """Whether a Gram of all tokens is for more than measuring errors. An expert's may have to stand in for
         others'."""
         if self.job.output.keep_domain_statistics or any(matrix.expert is not None for matrix in group):
@@ -126,7 +128,7 @@ class Gatherer:
     def _carried(self, block: Block) -> dict[str, Accumulated]:
         if self.previous is None or self.job.method.mode is not Mode.accumulated:
             return {}
-        return read_state(self.previous.path(self.previous.state(block.index)), self.shell.device)
+        return read_state(self.previous.path(self.previous.state(block.index)), self.runner.device)
 
     def _factors(self, block: Block) -> Factors:
         document = None

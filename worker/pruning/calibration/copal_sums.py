@@ -9,16 +9,16 @@ from torch import Tensor
 from secateur.spec.method import Copal, Method, Perturbation, Reading
 from worker.pruning.errors import SpecError, UserError
 from worker.pruning.methods.copal import GRADIENT_SUMS, dataset_importance, response
-from worker.pruning.model.graph import Matrix
+from worker.pruning.model.graph import PrunableWeight
 from worker.pruning.state.moments import Accumulated, Measured
-from worker.pruning.targets.budget import Share
+from worker.pruning.targets.budget import WeightTarget
 
-Dense = Callable[[Matrix], Tensor]
+Dense = Callable[[PrunableWeight], Tensor]
 """A matrix's dense weight, (out, in)."""
 
 
 @dataclass(frozen=True)
-class Sensing:
+class CopalSums:
     """How one matrix's sensitivity is measured in a domain.
 
     earlier_mean: see `copal.response`. length: tokens of a calibration window.
@@ -33,7 +33,7 @@ class Sensing:
         """Whether every token is looked at; otherwise the moments of the inputs will do."""
         return self.reading in GRADIENT_SUMS
 
-    def added(self, matrix: Matrix, dense: Tensor, inputs: Tensor) -> Tensor:
+    def added(self, matrix: PrunableWeight, dense: Tensor, inputs: Tensor) -> Tensor:
         """What a batch adds to the matrix's sum, (out, in).
 
         inputs: x as the matrix read it, (windows, tokens, in), or (tokens, in) from a module that flattens its
@@ -42,7 +42,7 @@ class Sensing:
         inputs = self._in_windows(matrix, inputs)
         return GRADIENT_SUMS[self.reading](response(dense, inputs, self.earlier_mean), inputs)
 
-    def _in_windows(self, matrix: Matrix, inputs: Tensor) -> Tensor:
+    def _in_windows(self, matrix: PrunableWeight, inputs: Tensor) -> Tensor:
         if self.reading is not Reading.sample:
             return inputs.reshape(1, -1, matrix.columns)  # one token after another, whatever the window
         whole = inputs.ndim == 3 and inputs.shape[1] == self.length
@@ -54,15 +54,15 @@ class Sensing:
 
 
 def find_sensing(
-    groups: Sequence[Sequence[Matrix]],
-    method: Callable[[Matrix], Method],
+    groups: Sequence[Sequence[PrunableWeight]],
+    method: Callable[[PrunableWeight], Method],
     before: Mapping[str, Accumulated],
     length: int,
     device: torch.device,
-) -> dict[str, Sensing]:
+) -> dict[str, CopalSums]:
     """By matrix, for those whose method needs it. before: by group, the earlier domains' sums; empty in the first
     domain and where earlier ones do not count. length: see Sensing."""
-    found: dict[str, Sensing] = {}
+    found: dict[str, CopalSums] = {}
     for group in groups:
         sums = before.get(group[0].name)
         mean = sums.mean / sums.domains if sums is not None else torch.zeros(group[0].columns, device=device)
@@ -70,14 +70,14 @@ def find_sensing(
             own = method(matrix)
             if isinstance(own, Copal) and own.needs_importance:
                 shifted = own.perturbation is Perturbation.domain_shift
-                found[matrix.name] = Sensing(own.reading, mean if shifted else None, length)
+                found[matrix.name] = CopalSums(own.reading, mean if shifted else None, length)
     return found
 
 
 def complete(
-    groups: Sequence[Sequence[Matrix]],
+    groups: Sequence[Sequence[PrunableWeight]],
     measured: Mapping[str, Measured],
-    sensing: Mapping[str, Sensing],
+    copal_sums: Mapping[str, CopalSums],
     dense: Dense,
 ) -> dict[str, Measured]:
     """The domain's statistics, by group, with the importance that follows from the moments, and with zeros for a
@@ -87,20 +87,20 @@ def complete(
         name = group[0].name
         importance = dict(found[name].importance)
         for matrix in group:
-            if (sensed := sensing.get(matrix.name)) is None or matrix.name in importance:
+            if (sensed := copal_sums.get(matrix.name)) is None or matrix.name in importance:
                 continue
             importance[matrix.name] = _from_moments(matrix, sensed, found[name], dense)
         found[name] = replace(found[name], importance=importance)
     return found
 
 
-def _from_moments(matrix: Matrix, sensing: Sensing, measured: Measured, dense: Dense) -> Tensor:
-    if sensing.reading is Reading.dataset:
-        return dataset_importance(dense(matrix), measured.gram, measured.mean, sensing.earlier_mean)
+def _from_moments(matrix: PrunableWeight, copal_sums: CopalSums, measured: Measured, dense: Dense) -> Tensor:
+    if copal_sums.reading is Reading.dataset:
+        return dataset_importance(dense(matrix), measured.gram, measured.mean, copal_sums.earlier_mean)
     return torch.zeros((matrix.rows, matrix.columns), device=measured.gram.device)
 
 
-def check_reading(method: Method, shares: Mapping[str, Share]) -> None:
+def check_reading(method: Method, shares: Mapping[str, WeightTarget]) -> None:
     """Refuse the reading `sample` for the experts of a mixture. shares: by matrix. Raises SpecError."""
     for share in shares.values():
         own = method.named(share.method)

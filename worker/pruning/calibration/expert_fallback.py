@@ -20,17 +20,17 @@ import torch
 from torch import Tensor
 
 from secateur.spec.method import Reading
-from worker.pruning.calibration.copal_sums import Sensing
+from worker.pruning.calibration.copal_sums import CopalSums
 from worker.pruning.calibration.hooks import dense_weight
 from worker.pruning.methods.copal import response_power
-from worker.pruning.model.graph import Block, Matrix
+from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.state.moments import Accumulated, Measured
 
 MESSAGE: Final = "too few calibration tokens reached these experts' matrices: the layer's statistics stand in"
 
 
 @dataclass(frozen=True)
-class Fed:
+class ExpertTokens:
     """One expert's share of the calibration. carried: tokens that earlier domains' sums have of it. stand_ins: the
     part, 0 to 1, of its statistics not its own."""
 
@@ -52,19 +52,19 @@ class Fed:
 
 def feed(
     block: Block,
-    groups: Sequence[Sequence[Matrix]],
+    groups: Sequence[Sequence[PrunableWeight]],
     measured: dict[str, Measured],
-    sensing: Mapping[str, Sensing] | None = None,
+    copal_sums: Mapping[str, CopalSums] | None = None,
     before: Mapping[str, Accumulated] | None = None,
-) -> tuple[dict[str, Measured], dict[str, Fed]]:
+) -> tuple[dict[str, Measured], dict[str, ExpertTokens]]:
     """The statistics with those of starved experts mixed, and how every expert's matrix (by its name) fared.
 
     block: loaded with its dense weights. measured: by group; groups without an expert are handed on. sensing: by
     matrix, for those with an importance. before: by group, the earlier domains' sums.
     """
-    fed: dict[str, Fed] = {}
+    fed: dict[str, ExpertTokens] = {}
     result = dict(measured)
-    layers: dict[tuple[str, bool], list[Sequence[Matrix]]] = defaultdict(list)
+    layers: dict[tuple[str, bool], list[Sequence[PrunableWeight]]] = defaultdict(list)
     for group in groups:
         if group[0].expert is not None:
             layers[group[0].module, group[0].expert.activated].append(group)
@@ -84,7 +84,7 @@ def feed(
             result[name] = _mixed(own, shared, fed[name].stand_ins)
             importance = {}
             for matrix in group:
-                if (sensed := (sensing or {}).get(matrix.name)) and sensed.by_token:
+                if (sensed := (copal_sums or {}).get(matrix.name)) and sensed.by_token:
                     unseen = _importance(dense_weight(block, matrix), shared, sensed)
                     seen = own.importance.get(matrix.name, unseen)  # an expert without tokens has none
                     importance[matrix.name] = torch.lerp(seen, unseen, fed[name].stand_ins)
@@ -102,10 +102,10 @@ def starved_experts(stage: int, domain: str, records: Iterable[Mapping[str, Any]
     return {"code": "starved_experts", "stage": stage, "domain": domain, **figures}
 
 
-def _fed(matrix: Matrix, measured: Measured, before: Accumulated | None) -> Fed:
+def _fed(matrix: PrunableWeight, measured: Measured, before: Accumulated | None) -> ExpertTokens:
     index = matrix.expert.index if matrix.expert else 0
     layer = matrix.name.rpartition(f".{index}.")[0] if matrix.slice is None else matrix.tensor.rpartition(".")[0]
-    return Fed(layer, index, measured.tokens, matrix.columns, 0 if before is None else before.tokens)
+    return ExpertTokens(layer, index, measured.tokens, matrix.columns, 0 if before is None else before.tokens)
 
 
 def _pooled(everyone: list[Measured]) -> Measured:
@@ -136,13 +136,13 @@ def _mixed(own: Measured, shared: Measured, stand_ins: float) -> Measured:
     return replace(own, gram=gram, mean=torch.lerp(own.mean, shared.mean, stand_ins))
 
 
-def _importance(dense: Tensor, shared: Measured, sensing: Sensing) -> Tensor:
+def _importance(dense: Tensor, shared: Measured, copal_sums: CopalSums) -> Tensor:
     """What the stand-ins would have for importance, (out, in).
 
     E dz_i² x_j² is taken as E dz_i² E x_j², as of independent ones, and E |dz_i||x_j| as its upper bound, the root
     of that.
     """
-    power = response_power(dense, shared.gram, shared.mean, sensing.earlier_mean)
-    if sensing.reading is Reading.fisher:
+    power = response_power(dense, shared.gram, shared.mean, copal_sums.earlier_mean)
+    if copal_sums.reading is Reading.fisher:
         return torch.outer(power, shared.second)
     return torch.outer(power.sqrt(), shared.second.sqrt())

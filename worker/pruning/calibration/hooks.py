@@ -7,15 +7,15 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from worker.pruning.calibration.copal_sums import Sensing
+from worker.pruning.calibration.copal_sums import CopalSums
 from worker.pruning.model.experts import expert_weight, listening
-from worker.pruning.model.graph import Block, Matrix
+from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.model.tracing import unsupported
 from worker.pruning.runtime.numerics import products_of
 from worker.pruning.state.moments import Accumulator, Measured
 
 Identity = tuple[int, int, tuple[int, ...], tuple[int, ...]]
-HearOutput = Callable[[Matrix, Tensor, int], None]
+HearOutput = Callable[[PrunableWeight, Tensor, int], None]
 """Called with a matrix, a tensor that holds its outputs in the last dimension, and where there they begin."""
 
 
@@ -24,7 +24,7 @@ class AllHeard(Exception):
     not wanted. To be caught around each forward."""
 
 
-def dense_weight(block: Block, matrix: Matrix) -> Tensor:
+def dense_weight(block: Block, matrix: PrunableWeight) -> Tensor:
     """The loaded weight as (out, in), whichever way its module stores it."""
     module = block.module.get_submodule(matrix.module)
     if matrix.expert is not None:
@@ -34,7 +34,9 @@ def dense_weight(block: Block, matrix: Matrix) -> Tensor:
     return weight.T if matrix.transposed else weight
 
 
-def find_groups(block: Block, matrices: tuple[Matrix, ...], forward: Callable[[], object]) -> list[list[Matrix]]:
+def find_groups(
+    block: Block, matrices: tuple[PrunableWeight, ...], forward: Callable[[], object]
+) -> list[list[PrunableWeight]]:
     """Those of `matrices` that read the very same tensor during one `forward`, in the block's order.
 
     Memory address, version, shape and strides decide, never names; the tensors are held on to meanwhile, so that
@@ -45,7 +47,7 @@ def find_groups(block: Block, matrices: tuple[Matrix, ...], forward: Callable[[]
     seen: dict[str, list[Tensor]] = {matrix.name: [] for matrix in plain}
     with _listening(block, plain, lambda matrix, inputs: seen[matrix.name].append(inputs)):
         forward()
-    groups: dict[object, list[Matrix]] = {}
+    groups: dict[object, list[PrunableWeight]] = {}
     for matrix in matrices:
         key: object = matrix.name
         if matrix.expert is not None:
@@ -64,10 +66,10 @@ def _identity(tensor: Tensor) -> Identity:
 
 def measure(
     block: Block,
-    groups: list[list[Matrix]],
+    groups: list[list[PrunableWeight]],
     run: Callable[[], None],
     device: torch.device,
-    sensing: Mapping[str, Sensing] | None = None,
+    copal_sums: Mapping[str, CopalSums] | None = None,
     hear: HearOutput | None = None,
     stop_early: bool = False,
     gram_tokens: Mapping[str, int] | None = None,
@@ -83,7 +85,7 @@ def measure(
     sums = {group[0].name: Accumulator(group[0].columns, device, limits.get(group[0].name)) for group in groups}
     members = {group[0].name: group for group in groups}
 
-    def listen(matrix: Matrix, inputs: Tensor) -> None:
+    def listen(matrix: PrunableWeight, inputs: Tensor) -> None:
         read = as_read(inputs.detach())
         inputs = read.float()
         # Statistics are float32, whatever the pass around them computes in.
@@ -91,7 +93,7 @@ def measure(
             with products_of(read.dtype):
                 sums[matrix.name].add(inputs.reshape(-1, matrix.columns))
             for member in members[matrix.name]:
-                if (sensed := (sensing or {}).get(member.name)) and sensed.by_token:
+                if (sensed := (copal_sums or {}).get(member.name)) and sensed.by_token:
                     part = sensed.added(member, dense_weight(block, member), inputs)
                     sums[matrix.name].add_importance(member.name, part)
 
@@ -113,7 +115,7 @@ def as_read(inputs: Tensor) -> Tensor:
 
 
 @contextmanager
-def _stopping(block: Block, matrices: tuple[Matrix, ...]) -> Iterator[None]:
+def _stopping(block: Block, matrices: tuple[PrunableWeight, ...]) -> Iterator[None]:
     """Raise AllHeard in every forward but the first as soon as the modules were called as often as in that one."""
     calls = 0
     wanted: int | None = None
@@ -142,15 +144,15 @@ def _stopping(block: Block, matrices: tuple[Matrix, ...]) -> Iterator[None]:
 @contextmanager
 def _listening(
     block: Block,
-    matrices: tuple[Matrix, ...],
-    listen: Callable[[Matrix, Tensor], None],
-    heard: tuple[Matrix, ...] = (),
+    matrices: tuple[PrunableWeight, ...],
+    listen: Callable[[PrunableWeight, Tensor], None],
+    heard: tuple[PrunableWeight, ...] = (),
     hear: HearOutput | None = None,
 ) -> Iterator[None]:
     """Tell `listen` what every one of `matrices` reads (of those in one group of experts, only the last), and
     `hear` what every one of `heard` gives."""
     readers = {_place(matrix): matrix for matrix in matrices if matrix.expert is not None}
-    writers: dict[tuple[str, str, int] | None, list[Matrix]] = defaultdict(list)
+    writers: dict[tuple[str, str, int] | None, list[PrunableWeight]] = defaultdict(list)
     for matrix in heard:
         writers[_place(matrix)].append(matrix)
 
@@ -175,19 +177,19 @@ def _listening(
         yield
 
 
-def _place(matrix: Matrix) -> tuple[str, str, int] | None:
+def _place(matrix: PrunableWeight) -> tuple[str, str, int] | None:
     """Where an expert's matrix is: module, parameter and expert; None for a matrix that is a module of its own."""
     return None if matrix.expert is None else (matrix.module, matrix.expert.parameter, matrix.expert.index)
 
 
-def _before(matrix: Matrix, listen: Callable[[Matrix, Tensor], None]) -> Callable[..., None]:
+def _before(matrix: PrunableWeight, listen: Callable[[PrunableWeight, Tensor], None]) -> Callable[..., None]:
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
         listen(matrix, args[0])
 
     return hook
 
 
-def _after(matrix: Matrix, hear: HearOutput) -> Callable[..., None]:
+def _after(matrix: PrunableWeight, hear: HearOutput) -> Callable[..., None]:
     def hook(_module: nn.Module, _args: object, output: Tensor) -> None:
         hear(matrix, output, 0)
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur.spec.job import Numerics
-from worker.pruning.model.block_runner import Shell, batches, unload
+from worker.pruning.model.block_runner import BlockRunner, batches, unload
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.runtime import memory
-from worker.pruning.runtime.activations import HiddenStates
+from worker.pruning.runtime.activations import ActivationCache
 from worker.pruning.runtime.numerics import check_outputs
 from worker.pruning.runtime.prefetch import read_ahead
 
@@ -76,11 +76,11 @@ def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
 
 
 def window_losses(
-    shell: Shell,
+    runner: BlockRunner,
     checkpoint: Checkpoint,
     sets: list[TestSet],
     dtype: str,
-    hidden: HiddenStates,
+    hidden: ActivationCache,
     advance: Callable[[int, int], None],
 ) -> list[list[float]]:
     """Mean loss of every window, per set, computed from `checkpoint`'s blocks inside the shell's outer weights.
@@ -89,26 +89,26 @@ def window_losses(
     hidden: an empty store. advance(block, tokens) is called after every batch; the head counts as one block more.
     """
     parts = [(number, part) for number, item in enumerate(sets) for part in batches(*_shape(item))]
-    with precision(shell.device, dtype):
+    with precision(runner.device, dtype):
         for number, part in parts:
-            hidden.append(shell.enter(sets[number].windows[part]))
-        reads = read_ahead(lambda block: checkpoint.read(block.tensors), shell.skeleton.blocks)
+            hidden.append(runner.enter(sets[number].windows[part]))
+        reads = read_ahead(lambda block: checkpoint.read(block.tensors), runner.graph.blocks)
         for block, tensors in reads:
-            shell.load_block(block, tensors)
+            runner.load_block(block, tensors)
             del tensors
             for index, state in enumerate(hidden):
                 with memory.reusing():
-                    hidden[index] = shell.forward(block, state.to(shell.device))
+                    hidden[index] = runner.forward(block, state.to(runner.device))
                 advance(block.index, state.shape[0] * state.shape[1])
             unload(block.module)
         losses: list[list[float]] = [[] for _ in sets]
-        with shell.head() as head, memory.reusing():
+        with runner.head() as head, memory.reusing():
             for (number, part), state in zip(parts, hidden, strict=True):
-                ids = sets[number].windows[part].to(shell.device)
+                ids = sets[number].windows[part].to(runner.device)
                 losses[number] += _losses(
-                    head, ids, state.to(shell.device), shell.vocabulary, sets[number].context
+                    head, ids, state.to(runner.device), runner.vocabulary, sets[number].context
                 )
-                advance(len(shell.skeleton.blocks), ids.numel())
+                advance(len(runner.graph.blocks), ids.numel())
     return losses
 
 

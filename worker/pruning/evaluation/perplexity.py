@@ -14,11 +14,11 @@ from worker.pruning.calibration.vocabulary import check_ids
 from worker.pruning.calibration.windows import evaluation_windows
 from worker.pruning.evaluation.losses import TestSet, forward_dtype, mean_loss, window_losses
 from worker.pruning.events import Evaluation, Observer, Silent
-from worker.pruning.model import graph as skeletons
-from worker.pruning.model.block_runner import Shell
+from worker.pruning.model import graph as graphs
+from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.inspection import inspect
-from worker.pruning.runtime.activations import HiddenStates
+from worker.pruning.runtime.activations import ActivationCache
 from worker.pruning.runtime.numerics import pick_device, torch_settings
 
 
@@ -74,13 +74,13 @@ def perplexities(
     with torch_settings(threads, numerics):
         where = pick_device(device)
         source = Checkpoint.open(folder)
-        skeleton = skeletons.build(folder, source)
-        inspect(source, skeleton, listener.check)
-        shell = Shell(skeleton, source, where)
+        graph = graphs.build(folder, source)
+        inspect(source, graph, listener.check)
+        runner = BlockRunner(graph, source, where)
         tokenizer, dtype = Tokenizer(folder), forward_dtype(where, numerics)
         sets = [test_set(name, text, spec, tokenizer, dtype, f"/{name}") for name, text in texts.items()]
         for item in sets:
-            check_ids((item.windows,), skeleton, tokenizer, f"/{item.domain}")
-        with HiddenStates(scratch or Path(tempfile.gettempdir()), HIDDEN_BYTES) as hidden:
-            losses = window_losses(shell, source, sets, dtype, hidden, lambda _block, _tokens: listener.check())
+            check_ids((item.windows,), graph, tokenizer, f"/{item.domain}")
+        with ActivationCache(scratch or Path(tempfile.gettempdir()), HIDDEN_BYTES) as hidden:
+            losses = window_losses(runner, source, sets, dtype, hidden, lambda _block, _tokens: listener.check())
     return {item.domain: evaluation(0, item, own) for item, own in zip(sets, losses, strict=True)}

@@ -9,22 +9,22 @@ from worker.pruning.cost import head_work, token_work
 from worker.pruning.evaluation.losses import TestSet, window_losses
 from worker.pruning.evaluation.perplexity import evaluation
 from worker.pruning.events import Observer
-from worker.pruning.model.block_runner import Shell
+from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.runtime.activations import HiddenStates
+from worker.pruning.runtime.activations import ActivationCache
 from worker.pruning.runtime.progress import Kind, Tracker
 
 
 @dataclass
-class MatrixR:
+class RMatrix:
     """Fills rows, leaving out what is known. store: makes an empty one for hidden states."""
 
-    shell: Shell
+    runner: BlockRunner
     sets: list[TestSet]
     dtype: str
     tracker: Tracker
     observer: Observer
-    store: Callable[[], HiddenStates]
+    store: Callable[[], ActivationCache]
     known: dict[tuple[int, str], float] = field(default_factory=dict)
     """(row, domain) → perplexity."""
 
@@ -57,17 +57,17 @@ class MatrixR:
             distinct += [] if same else [item]
             self.tracker.skip(Kind.evaluate, self._work(item) if same else 0.0)
         with self.store() as hidden:
-            losses = window_losses(self.shell, checkpoint, distinct, self.dtype, hidden, self._advance)
+            losses = window_losses(self.runner, checkpoint, distinct, self.dtype, hidden, self._advance)
         return [losses[place] for place in places]
 
     def _advance(self, block: int, tokens: int) -> None:
         self.tracker.where.block = block
-        skeleton = self.shell.skeleton
-        head = block == len(skeleton.blocks)
-        work = head_work(skeleton, self.shell.vocabulary) if head else token_work(skeleton.blocks[block])
+        graph = self.runner.graph
+        head = block == len(graph.blocks)
+        work = head_work(graph, self.runner.vocabulary) if head else token_work(graph.blocks[block])
         self.tracker.advance(Kind.evaluate, work * tokens)
 
     def _work(self, item: TestSet) -> float:
-        skeleton = self.shell.skeleton
-        each = sum(map(token_work, skeleton.blocks)) + head_work(skeleton, self.shell.vocabulary)
+        graph = self.runner.graph
+        each = sum(map(token_work, graph.blocks)) + head_work(graph, self.runner.vocabulary)
         return item.windows.numel() * each

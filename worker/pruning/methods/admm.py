@@ -9,7 +9,7 @@ from torch import Tensor
 
 from secateur.spec.method import AdmmSettings, Schedule
 from worker.pruning.errors import IllConditioned
-from worker.pruning.methods.damping import cholesky, climb
+from worker.pruning.methods.damping import cholesky, with_more_damping
 from worker.pruning.methods.masks import Selection, Solution
 from worker.pruning.methods.wanda import input_norms
 from worker.pruning.runtime.numerics import all_finite, search_products
@@ -57,7 +57,7 @@ def factorise(gram: Tensor, config: AdmmSettings, *, invert: bool = True) -> Adm
         inverse = torch.cholesky_inverse(root).float() if invert else root
         return (damped.float(), inverse) if all_finite(inverse) else None
 
-    (damped, inverse), notes = climb(gram, config.damping, attempt)
+    (damped, inverse), notes = with_more_damping(gram, config.damping, attempt)
     return AdmmFactor(norms, damped, inverse if invert else None, diagonal == 0, notes)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from secateur.spec.method import AlpsSettings
 from worker.pruning.errors import IllConditioned
 from worker.pruning.methods.admm import polish
-from worker.pruning.methods.damping import climb
+from worker.pruning.methods.damping import with_more_damping
 from worker.pruning.methods.masks import Selection, Solution
 from worker.pruning.methods.wanda import input_norms
 from worker.pruning.runtime.numerics import all_finite
@@ -72,7 +72,7 @@ def factorise(gram: Tensor, config: AlpsSettings) -> AlpsFactor:
         fine = all(map(all_finite, found)) and bool((found[2] > 0).all())
         return found if fine else None  # type: ignore[return-value]
 
-    found, notes = climb(gram, config.damping, attempt)
+    found, notes = with_more_damping(gram, config.damping, attempt)
     return AlpsFactor(*found, dead, notes)
 
 

@@ -12,7 +12,7 @@ from worker.pruning.runtime.numerics import all_finite, one_thread
 T = TypeVar("T")
 
 
-def climb(
+def with_more_damping(
     gram: Tensor, damping: float, attempt: Callable[[float, torch.dtype], T | None]
 ) -> tuple[T, dict[str, Any]]:
     """The first success of `attempt` at: damping in float32, ten times as much, that in float64.

@@ -12,7 +12,7 @@ from torch import Tensor
 from secateur.spec.method import Scope, SparseGptSettings
 from secateur.spec.sparsity import Pattern
 from worker.pruning.errors import IllConditioned
-from worker.pruning.methods.damping import cholesky, climb
+from worker.pruning.methods.damping import cholesky, with_more_damping
 from worker.pruning.methods.masks import Selection, Solution
 from worker.pruning.runtime.numerics import all_finite
 
@@ -55,7 +55,7 @@ def factorise(gram: Tensor, config: SparseGptSettings) -> SparseGptFactor:
         root = inverse_of_upper(lower.flip(0, 1)).float()
         return root if all_finite(root) else None
 
-    root, notes = climb(gram, config.damping, attempt)
+    root, notes = with_more_damping(gram, config.damping, attempt)
     return SparseGptFactor(root, dead, notes)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from worker.pruning.errors import UserError
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import Block, Skeleton
+from worker.pruning.model.graph import Block, ModelGraph
 from worker.pruning.model.tracing import (
     LENGTH,
     Call,
@@ -92,29 +92,29 @@ def unload(module: nn.Module) -> None:
     memory.trim()
 
 
-class Shell:
+class BlockRunner:
     """The model around its blocks. Holds the outer weights (embeddings, last norm, head) on `device`."""
 
-    def __init__(self, skeleton: Skeleton, checkpoint: Checkpoint, device: torch.device) -> None:
-        self.skeleton = skeleton
+    def __init__(self, graph: ModelGraph, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.graph = graph
         self.device = device
         self._calls: dict[tuple[int, int], list[Call]] = {}
-        model = skeleton.model
-        load(model, skeleton.names.state(checkpoint.read(skeleton.outer)), device)
+        model = graph.model
+        load(model, graph.names.state(checkpoint.read(graph.outer)), device)
         # The library's own rule, as it loads a checkpoint: what is stored and differs is not tied, whatever the
         # configuration says, and of two tied tensors the one that is stored serves both.
-        model.tie_weights(missing_keys=set(skeleton.names.missing), recompute_mapping=False)
+        model.tie_weights(missing_keys=set(graph.names.missing), recompute_mapping=False)
         for name, buffer in list(model.named_buffers()):
             owner, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(owner), leaf, buffer.to(device))
         self._plain = plain_tokens(model)[0]
         self._outputs = self._trace_first(checkpoint)
-        check_calls(skeleton, device, outputs=self._outputs)
+        check_calls(graph, device, outputs=self._outputs)
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
 
     def load_block(self, block: Block, tensors: dict[str, Tensor]) -> None:
         """tensors: by the checkpoint's names."""
-        state = self.skeleton.names.state(tensors)
+        state = self.graph.names.state(tensors)
         load(block.module, {name.removeprefix(f"{block.prefix}."): state[name] for name in state}, self.device)
 
     def forward(self, block: Block, hidden: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class Shell:
             raise _Reached(hidden)
 
         try:
-            with replaced(self.skeleton, stop, outputs=self._outputs), _models_own(ids.shape[1]):
+            with replaced(self.graph, stop, outputs=self._outputs), _models_own(ids.shape[1]):
                 self._run(ids)
         except _Reached as reached:
             return check_outputs(reached.hidden, "what comes before the first block")
@@ -146,7 +146,7 @@ class Shell:
         weight is converted once, not at every call.
         """
         given: list[Tensor] = []
-        last = len(self.skeleton.blocks) - 1
+        last = len(self.graph.blocks) - 1
 
         def hand_in(index: int, hidden: Tensor) -> Tensor:
             return given[-1] if index == last else hidden
@@ -158,13 +158,13 @@ class Shell:
             calls.clear()  # what blocks were called with: there are many pieces
             return found
 
-        output = self.skeleton.model.get_output_embeddings()
+        output = self.graph.model.get_output_embeddings()
         weight = output.weight
         if torch.is_autocast_enabled(self.device.type):
             cast = weight.to(torch.get_autocast_dtype(self.device.type))
             output.weight = nn.Parameter(cast, requires_grad=False)
         try:
-            with replaced(self.skeleton, hand_in, outputs=self._outputs) as calls:
+            with replaced(self.graph, hand_in, outputs=self._outputs) as calls:
                 yield logits
         finally:
             output.weight = weight
@@ -175,15 +175,15 @@ class Shell:
         if key not in self._calls:
             # One text stands for all: that the tokens do not matter was checked.
             ids = torch.full(key, self._plain, device=self.device)
-            self._calls[key] = trace(self.skeleton, ids, outputs=self._outputs)
+            self._calls[key] = trace(self.graph, ids, outputs=self._outputs)
         return self._calls[key]
 
     def _run(self, ids: Tensor) -> Any:
-        return run_model(self.skeleton.model, ids.to(self.device))
+        return run_model(self.graph.model, ids.to(self.device))
 
     def _trace_first(self, checkpoint: Checkpoint) -> int:
         """How many outputs are in the tuples that blocks return, 0 for no tuple: run the first one for real."""
-        block = self.skeleton.blocks[0]
+        block = self.graph.blocks[0]
         self.load_block(block, checkpoint.read(block.tensors))
         seen: list[Any] = []
 

@@ -28,7 +28,7 @@ from worker.pruning.runtime.numerics import all_finite
 
 
 @dataclass(frozen=True)
-class Matrix:
+class PrunableWeight:
     """One prunable weight. rows = outputs, columns = inputs, also where the checkpoint stores it transposed."""
 
     name: str
@@ -68,7 +68,7 @@ class Block:
     prefix: str
     module: nn.Module
     tensors: tuple[str, ...]
-    matrices: tuple[Matrix, ...]
+    matrices: tuple[PrunableWeight, ...]
 
     @property
     def weights(self) -> int:
@@ -76,7 +76,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class ModelGraph:
     """The whole graph. outer: tensors outside the blocks that a text passes; towers: paths of modules that none
     passes, such as a vision model; aside: tensors of these, and of no module; skipped: tensor → why it is not
     pruned."""
@@ -91,11 +91,11 @@ class Skeleton:
     names: Names
 
     @property
-    def matrices(self) -> list[Matrix]:
+    def matrices(self) -> list[PrunableWeight]:
         return [matrix for block in self.blocks for matrix in block.matrices]
 
 
-def build(folder: Path, checkpoint: Checkpoint) -> Skeleton:
+def build(folder: Path, checkpoint: Checkpoint) -> ModelGraph:
     """The graph of the model in `folder`. Raises UserError when it cannot be pruned block by block."""
     model = _model(folder)
     model.eval().requires_grad_(False)
@@ -110,10 +110,10 @@ def build(folder: Path, checkpoint: Checkpoint) -> Skeleton:
     towers = find_towers(model, prefix)
     aside = tuple(name for name in outside if _is_aside(names.target(name), towers))
     outer = tuple(name for name in outside if name not in set(aside))
-    skeleton = Skeleton(model, model.config, blocks, outer, towers, aside, {}, names)
-    called = called_layers(skeleton, check_blocks(skeleton))
+    graph = ModelGraph(model, model.config, blocks, outer, towers, aside, {}, names)
+    called = called_layers(graph, check_blocks(graph))
     blocks = tuple(_only_called(block, paths) for block, paths in zip(blocks, called, strict=True))
-    return replace(skeleton, blocks=blocks, skipped=_skipped(skeleton, blocks, checkpoint))
+    return replace(graph, blocks=blocks, skipped=_skipped(graph, blocks, checkpoint))
 
 
 def _check_frequencies(model: nn.Module) -> None:
@@ -220,7 +220,7 @@ def _auto_class(model_type: str, architecture: str) -> Any:
 
 def _block(index: int, prefix: str, module: nn.Module, names: Names, checkpoint: Checkpoint) -> Block:
     tensors = sorted(name for name in checkpoint.tensors if (names.target(name) or "").startswith(f"{prefix}."))
-    matrices: list[Matrix] = []
+    matrices: list[PrunableWeight] = []
     others: dict[str, int] = {}
     for path, part in module.named_modules():
         whole = f"{prefix}.{path}" if path else prefix
@@ -241,13 +241,13 @@ def _block(index: int, prefix: str, module: nn.Module, names: Names, checkpoint:
     return Block(index, prefix, module, tuple(tensors), tuple(matrices))
 
 
-def _expert(path: str, stored: StoredExpert) -> Matrix:
+def _expert(path: str, stored: StoredExpert) -> PrunableWeight:
     rows, columns = stored.shape[::-1] if stored.transposed else stored.shape
     name = stored.tensor if stored.slice is None else f"{stored.tensor}.{stored.slice}"
-    return Matrix(name, path, rows, columns, stored.transposed, stored.place, stored.slice)
+    return PrunableWeight(name, path, rows, columns, stored.transposed, stored.place, stored.slice)
 
 
-def _linear(path: str, part: nn.Linear | Conv1D, sources: list[Part]) -> list[Matrix]:
+def _linear(path: str, part: nn.Linear | Conv1D, sources: list[Part]) -> list[PrunableWeight]:
     transposed = isinstance(part, Conv1D)
     shape = tuple(part.weight.shape)
     rows, columns = shape[::-1] if transposed else shape
@@ -255,7 +255,7 @@ def _linear(path: str, part: nn.Linear | Conv1D, sources: list[Part]) -> list[Ma
         if source.converter is not None:
             message = f"{source.name} is taken apart or put together on loading; it has no module of its own"
             raise UserError("unsupported_model", message, "/model")
-    return [Matrix(source.name, path, rows, columns, transposed) for source in sources]
+    return [PrunableWeight(source.name, path, rows, columns, transposed) for source in sources]
 
 
 def _routes(block: nn.Module, path: str) -> bool:
@@ -282,8 +282,8 @@ def _refuse_shared(model: Any, blocks: tuple[Block, ...]) -> None:
                 )
 
 
-def _skipped(skeleton: Skeleton, blocks: tuple[Block, ...], checkpoint: Checkpoint) -> dict[str, str]:
-    model, names, towers = skeleton.model, skeleton.names, skeleton.towers
+def _skipped(graph: ModelGraph, blocks: tuple[Block, ...], checkpoint: Checkpoint) -> dict[str, str]:
+    model, names, towers = graph.model, graph.names, graph.towers
     prunable = {matrix.tensor for block in blocks for matrix in block.matrices}
     inside = {name for block in blocks for name in block.tensors}
     modules = dict(model.named_modules())

@@ -12,7 +12,7 @@ from secateur.spec.sparsity import Pattern
 from worker.pruning.errors import UserError
 from worker.pruning.methods.masks import follows
 from worker.pruning.model.checkpoint import DTYPES, Checkpoint
-from worker.pruning.model.graph import Matrix, Skeleton
+from worker.pruning.model.graph import ModelGraph, PrunableWeight
 from worker.pruning.runtime.numerics import all_finite
 
 SPARSE: Final = 0.05
@@ -42,18 +42,18 @@ class Sparsity:
         return self.zeros / self.weights if self.weights else 0.0
 
 
-def inspect(checkpoint: Checkpoint, skeleton: Skeleton, check: Callable[[], None] = lambda: None) -> Sparsity:
+def inspect(checkpoint: Checkpoint, graph: ModelGraph, check: Callable[[], None] = lambda: None) -> Sparsity:
     """Read every tensor that the model has parameters of, once. check: called before each, may raise.
 
     Raises UserError `invalid_checkpoint`, naming the tensor, for numbers that are not finite.
     """
-    matrices: dict[str, list[Matrix]] = defaultdict(list)
-    for matrix in skeleton.matrices:
+    matrices: dict[str, list[PrunableWeight]] = defaultdict(list)
+    for matrix in graph.matrices:
         matrices[matrix.tensor].append(matrix)
     zeros = 0
     followed: Counter[Pattern] = Counter()
     sparse = 0
-    for name in _parameters(checkpoint, skeleton):
+    for name in _parameters(checkpoint, graph):
         check()
         tensor = checkpoint.read([name])[name]
         if tensor.dtype is torch.float64:
@@ -69,19 +69,19 @@ def inspect(checkpoint: Checkpoint, skeleton: Skeleton, check: Callable[[], None
                 sparse += 1
                 followed.update(_patterns(matrix, stored))
     common = next((pattern for pattern in PATTERNS if sparse and followed[pattern] == sparse), None)
-    weights = sum(matrix.weights for matrix in skeleton.matrices)
-    return Sparsity(zeros, weights, common, sparse, len(skeleton.matrices))
+    weights = sum(matrix.weights for matrix in graph.matrices)
+    return Sparsity(zeros, weights, common, sparse, len(graph.matrices))
 
 
-def _parameters(checkpoint: Checkpoint, skeleton: Skeleton) -> Iterator[str]:
+def _parameters(checkpoint: Checkpoint, graph: ModelGraph) -> Iterator[str]:
     """Stored tensors of floating dtypes that become parameters; a buffer may hold what masks by an infinity."""
-    known = {name for name, _ in skeleton.model.named_parameters(remove_duplicate=False)}
+    known = {name for name, _ in graph.model.named_parameters(remove_duplicate=False)}
     for name, info in sorted(checkpoint.tensors.items(), key=lambda item: (item[1].file, item[1].start)):
-        if info.dtype in DTYPES and skeleton.names.target(name) in known:
+        if info.dtype in DTYPES and graph.names.target(name) in known:
             yield name
 
 
-def _patterns(matrix: Matrix, stored: Tensor) -> Iterator[Pattern]:
+def _patterns(matrix: PrunableWeight, stored: Tensor) -> Iterator[Pattern]:
     weight = stored.T if matrix.transposed else stored
     filled = int(torch.count_nonzero(weight)) / max(weight.numel(), 1)
     for pattern in PATTERNS:

@@ -9,13 +9,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from worker.pruning.calibration.expert_fallback import Fed
+from worker.pruning.calibration.expert_fallback import ExpertTokens
 from worker.pruning.events import MatrixRecord
 from worker.pruning.methods.masks import Solution
 from worker.pruning.model.checkpoint import read_file
 from worker.pruning.state.digests import mask_sha256, weights_sha256
 from worker.pruning.state.file import read_document
-from worker.pruning.targets.budget import Share
+from worker.pruning.targets.budget import WeightTarget
 
 Record = Mapping[str, Any]
 """A `MatrixRecord` as it travels in state files."""
@@ -33,7 +33,7 @@ class Solved:
     its expert fared, None for a matrix of no expert.
     """
 
-    share: Share
+    share: WeightTarget
     solver: str
     scores: Tensor
     solution: Solution
@@ -41,7 +41,7 @@ class Solved:
     relative_error: float | None
     held_out_error: float | None
     dead: int
-    expert: Fed | None
+    expert: ExpertTokens | None
     seconds: float = 0.0
 
 

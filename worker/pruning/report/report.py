@@ -11,9 +11,9 @@ from worker.engine.format import ENGINE_FORMAT
 from worker.pruning.calibration.windows import held_out_indices
 from worker.pruning.evaluation.losses import TestSet
 from worker.pruning.methods.auto import CANDIDATES
-from worker.pruning.model.graph import Skeleton
+from worker.pruning.model.graph import ModelGraph
 from worker.pruning.report.records import mask_overlap
-from worker.pruning.report.warnings import Caveat, after_pruning, after_stage
+from worker.pruning.report.warnings import JobWarning, after_pruning, after_stage
 from worker.pruning.request import PruningJob
 from worker.pruning.state.digests import total
 
@@ -31,13 +31,13 @@ class Finished:
     scope: among which weights scores competed."""
 
     job: PruningJob
-    skeleton: Skeleton
+    graph: ModelGraph
     sets: list[TestSet]
     rows: list[list[float | None]]
     records: list[list[dict[str, Any]]]
     calibration: list[str]
     settings: dict[str, Any]
-    caveats: list[Caveat]
+    warnings: list[JobWarning]
     skipped: list[dict[str, Any]]
     prefix: tuple[int, ...]
     scope: Scope
@@ -89,14 +89,14 @@ def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
         "bwt": bwt(done.rows[1:], own),
         "log_bwt": log_bwt(done.rows[1:], own),
     }
-    said = [*done.caveats, *_after_stages(done), *after_pruning(summary)]
-    summary["warnings"] = [asdict(caveat) for caveat in said]
+    said = [*done.warnings, *_after_stages(done), *after_pruning(summary)]
+    summary["warnings"] = [asdict(warning) for warning in said]
     report = {
         "engine_format": ENGINE_FORMAT,
         "settings": done.settings,
         "model": {
-            "architecture": type(done.skeleton.model).__name__,
-            "blocks": len(done.skeleton.blocks),
+            "architecture": type(done.graph.model).__name__,
+            "blocks": len(done.graph.blocks),
             "prefix": list(done.prefix),
         },
         "method": _method(done.job, done.scope),
@@ -174,7 +174,7 @@ def _stage(done: Finished, stage: int) -> dict[str, Any]:
     }
 
 
-def _after_stages(done: Finished) -> Iterator[Caveat]:
+def _after_stages(done: Finished) -> Iterator[JobWarning]:
     for stage, domain in enumerate(done.job.domains):
         yield from after_stage(stage, domain.name, done.records[stage])
 

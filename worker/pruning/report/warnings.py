@@ -14,7 +14,7 @@ from worker.pruning.evaluation.losses import TestSet
 from worker.pruning.model.inspection import SPARSE, Sparsity
 from worker.pruning.report.records import Record, mask_overlap
 from worker.pruning.request import PruningJob
-from worker.pruning.targets.budget import Share
+from worker.pruning.targets.budget import WeightTarget
 
 FORGETTING: Final = 0.05
 """BWT on log-perplexity above which it is said: perplexities on earlier domains rose by a twentieth."""
@@ -33,7 +33,7 @@ SPARSER_MESSAGE: Final = "matrices have more zeros than their part of the target
 
 
 @dataclass(frozen=True)
-class Caveat:
+class JobWarning:
     """code: stable, for machines. data: its figures."""
 
     code: str
@@ -45,7 +45,7 @@ class Caveat:
         return "warning", self.message, {"code": self.code, **self.data}
 
 
-def already_sparse(found: Sparsity, *, keep_zeros: bool) -> list[Caveat]:
+def already_sparse(found: Sparsity, *, keep_zeros: bool) -> list[JobWarning]:
     """A model that came with many zeros. found: in all of its prunable matrices; keep_zeros: the job's."""
     if found.share < SPARSE:
         return []
@@ -53,42 +53,42 @@ def already_sparse(found: Sparsity, *, keep_zeros: bool) -> list[Caveat]:
     message += "stay" if keep_zeros else "may get other values; sparsity.keep_zeros keeps them"
     pattern = None if found.pattern is None else str(found.pattern)
     figures = {"share": found.share, "pattern": pattern, "matrices": found.matrices, "of": found.of}
-    return [Caveat("already_sparse", message, figures)]
+    return [JobWarning("already_sparse", message, figures)]
 
 
 def before_pruning(
     job: PruningJob,
-    shares: Mapping[str, Share],
+    shares: Mapping[str, WeightTarget],
     windows: Sequence[CalibrationWindows],
     sets: Sequence[TestSet],
-) -> list[Caveat]:
+) -> list[JobWarning]:
     """What the texts alone say. windows: by domain."""
     few = (_too_few_tokens(job, *each, shares) for each in zip(job.domains, windows, strict=True))
     return [
-        *(caveat for caveat in few if caveat is not None),
+        *(warning for warning in few if warning is not None),
         *_judged_by_what_is_solved_on(job.domains, windows),
         *_overlaps(job.domains, windows, sets),
     ]
 
 
-def after_stage(stage: int, domain: str, records: Sequence[Record]) -> list[Caveat]:
+def after_stage(stage: int, domain: str, records: Sequence[Record]) -> list[JobWarning]:
     """What a finished stage's records say."""
     found = [
         (STARVED, starved_experts(stage, domain, records)),
         (STASIS, stasis(stage, domain, mask_overlap(records))),
         (SPARSER_MESSAGE, _sparser_than_asked(stage, domain, records)),
     ]
-    return [Caveat(data.pop("code"), message, data) for message, data in found if data is not None]
+    return [JobWarning(data.pop("code"), message, data) for message, data in found if data is not None]
 
 
-def after_pruning(summary: Mapping[str, Any]) -> list[Caveat]:
+def after_pruning(summary: Mapping[str, Any]) -> list[JobWarning]:
     """What the figures of the finished job say."""
     log_bwt = summary["log_bwt"]
     if log_bwt is None or log_bwt <= FORGETTING:
         return []
     message = "perplexity on the earlier domains' texts has risen since they were pruned for"
     figures = {"bwt": summary["bwt"], "log_bwt": log_bwt, "limit": FORGETTING}
-    return [Caveat("forgetting", message, figures)]
+    return [JobWarning("forgetting", message, figures)]
 
 
 def _sparser_than_asked(stage: int, domain: str, records: Sequence[Record]) -> dict[str, Any] | None:
@@ -104,8 +104,8 @@ def _sparser_than_asked(stage: int, domain: str, records: Sequence[Record]) -> d
 
 
 def _too_few_tokens(
-    job: PruningJob, domain: Domain, windows: CalibrationWindows, shares: Mapping[str, Share]
-) -> Caveat | None:
+    job: PruningJob, domain: Domain, windows: CalibrationWindows, shares: Mapping[str, WeightTarget]
+) -> JobWarning | None:
     """A Gram of fewer tokens than inputs is singular: whatever is solved with it fits the text only."""
     looked_at = [
         share.matrix
@@ -117,24 +117,24 @@ def _too_few_tokens(
         return None
     message = "too little calibration text: fewer of its tokens are solved on than the widest matrix has inputs"
     figures = {"domain": domain.name, "tokens": windows.covered, "inputs": widest.columns, "matrix": widest.name}
-    return Caveat("too_few_tokens", message, figures)
+    return JobWarning("too_few_tokens", message, figures)
 
 
 def _judged_by_what_is_solved_on(
     domains: Sequence[Domain], windows: Sequence[CalibrationWindows]
-) -> Iterator[Caveat]:
+) -> Iterator[JobWarning]:
     message = "held-out windows share tokens with those solved on, so held-out errors are too good: give more text"
     for domain, own in zip(domains, windows, strict=True):
         if own.overlap:
-            yield Caveat("held_out_overlaps", message, {"domain": domain.name, "share": own.overlap})
+            yield JobWarning("held_out_overlaps", message, {"domain": domain.name, "share": own.overlap})
         elif own.judged_by < ALIKE * own.judging:
             figures = {"domain": domain.name, "tokens": own.judged_by, "of": own.judging}
-            yield Caveat("held_out_alike", ALIKE_MESSAGE, figures)
+            yield JobWarning("held_out_alike", ALIKE_MESSAGE, figures)
 
 
 def _overlaps(
     domains: Sequence[Domain], windows: Sequence[CalibrationWindows], sets: Sequence[TestSet]
-) -> Iterator[Caveat]:
+) -> Iterator[JobWarning]:
     message = "calibration text is in an evaluation text too: its perplexity is not that of unseen text"
     every = [own.every for own in windows]
     for item in sets:
@@ -142,7 +142,7 @@ def _overlaps(
             if max(shared) > OVERLAP:
                 figures = {"calibration": domain.name, "evaluation": item.domain}
                 shares = {"share": shared.of_windows, "evaluation_share": shared.of_text}
-                yield Caveat("texts_overlap", message, figures | shares)
+                yield JobWarning("texts_overlap", message, figures | shares)
 
 
 UNCHANGED_ABOVE: Final = 0.999

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class HiddenStates:
+class ActivationCache:
     """One tensor a batch, on the CPU. Each keeps the shape and dtype that it came with.
 
     The first ones stay in memory until `budget` bytes are used; the others are pages of a file in `folder`, which

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from worker.intake.choose import INDEX, is_companion
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import Skeleton
+from worker.pruning.model.graph import ModelGraph
 from worker.pruning.request import PruningJob
 from worker.pruning.state.atomic import write_bytes, write_json
 
@@ -47,14 +47,14 @@ class StageFolder:
     def path(self, relative: str) -> Path:
         return self.workspace / relative
 
-    def complete(self, source: Checkpoint, skeleton: Skeleton) -> list[str]:
+    def complete(self, source: Checkpoint, graph: ModelGraph) -> list[str]:
         """Write all beside the blocks' shards: outer shard, index, config, tokenizer, terms. Returns all files."""
         folder = self.path(self.model)
-        outer, others = folder / self.shard_name(self.blocks), (*skeleton.outer, *skeleton.aside)
+        outer, others = folder / self.shard_name(self.blocks), (*graph.outer, *graph.aside)
         if not outer.exists():
             source.copy(others, outer)
         places = {name: self.shard_name(self.blocks) for name in others}
-        for block in skeleton.blocks:
+        for block in graph.blocks:
             places.update(dict.fromkeys(block.tensors, self.shard_name(block.index)))
         total = sum(source.tensors[name].bytes for name in places)
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})

@@ -8,15 +8,15 @@ from fractions import Fraction
 from secateur.spec.method import MethodName
 from secateur.spec.sparsity import Pattern, Sparsity
 from worker.pruning.errors import UserError
-from worker.pruning.model.graph import Matrix
-from worker.pruning.targets.overrides import OVERRIDES, Verdict, settle
+from worker.pruning.model.graph import PrunableWeight
+from worker.pruning.targets.overrides import OVERRIDES, ResolvedOverride, settle
 
 
 @dataclass(frozen=True)
-class Share:
+class WeightTarget:
     """One matrix's part of the budget, and how it is to be pruned. zeros None: an override skips it."""
 
-    matrix: Matrix
+    matrix: PrunableWeight
     zeros: int | None
     pattern: Pattern
     method: MethodName | None = None
@@ -41,8 +41,8 @@ class _Need:
 
 
 def assign(
-    matrices: list[Matrix], sparsity: Sparsity, rates: Mapping[str, float] | None = None
-) -> dict[str, Share]:
+    matrices: list[PrunableWeight], sparsity: Sparsity, rates: Mapping[str, float] | None = None
+) -> dict[str, WeightTarget]:
     """Zeros, pattern and method of every matrix, by name.
 
     rates: the wanted sparsity of each free matrix (one with no target and no n:m pattern; others are not looked
@@ -57,7 +57,7 @@ def assign(
     return {matrix.name: _share(matrix, zeros, verdicts[matrix.name], sparsity) for matrix in matrices}
 
 
-def is_fixed(verdict: Verdict, sparsity: Sparsity) -> bool:
+def is_fixed(verdict: ResolvedOverride, sparsity: Sparsity) -> bool:
     """Whether the matrix's rate is its own: a target, or a pattern that means one."""
     return verdict.target is not None or (verdict.pattern or sparsity.pattern).sparsity is not None
 
@@ -82,9 +82,11 @@ def exact(number: float) -> Fraction:
     return Fraction(str(number))
 
 
-def _share(matrix: Matrix, zeros: dict[str, int], verdict: Verdict, sparsity: Sparsity) -> Share:
+def _share(
+    matrix: PrunableWeight, zeros: dict[str, int], verdict: ResolvedOverride, sparsity: Sparsity
+) -> WeightTarget:
     deciding = sorted(set(verdict.deciding.values()))
-    return Share(
+    return WeightTarget(
         matrix=matrix,
         zeros=zeros.get(matrix.name),
         pattern=verdict.pattern or sparsity.pattern,
@@ -95,8 +97,8 @@ def _share(matrix: Matrix, zeros: dict[str, int], verdict: Verdict, sparsity: Sp
 
 
 def _count(
-    matrices: list[Matrix],
-    verdicts: dict[str, Verdict],
+    matrices: list[PrunableWeight],
+    verdicts: dict[str, ResolvedOverride],
     sparsity: Sparsity,
     rates: Mapping[str, float] | None,
 ) -> dict[str, int]:
@@ -116,7 +118,7 @@ def _count(
     return _round({matrix.name: needs[matrix.name] for matrix in matrices}, total)
 
 
-def _rates(free: list[Matrix], rates: Mapping[str, float] | None) -> dict[str, Fraction]:
+def _rates(free: list[PrunableWeight], rates: Mapping[str, float] | None) -> dict[str, Fraction]:
     if rates is None:
         return {matrix.name: Fraction(1, 2) for matrix in free}
     unknown = [matrix.name for matrix in free if not math.isfinite(rates.get(matrix.name, math.nan))]
@@ -125,7 +127,7 @@ def _rates(free: list[Matrix], rates: Mapping[str, float] | None) -> dict[str, F
     return {matrix.name: exact(rates[matrix.name]) for matrix in free}
 
 
-def _fixed(matrix: Matrix, verdict: Verdict, sparsity: Sparsity) -> _Need:
+def _fixed(matrix: PrunableWeight, verdict: ResolvedOverride, sparsity: Sparsity) -> _Need:
     pattern = verdict.pattern or sparsity.pattern
     if pattern.kept is None or pattern.group is None:
         share = exact(verdict.target or 0.0) * matrix.weights
@@ -139,7 +141,7 @@ def _fixed(matrix: Matrix, verdict: Verdict, sparsity: Sparsity) -> _Need:
     return _Need(Fraction(zeros), zeros, zeros)
 
 
-def _refuse_impossible(fixed: dict[str, _Need], matrices: list[Matrix], total: int, target: float) -> None:
+def _refuse_impossible(fixed: dict[str, _Need], matrices: list[PrunableWeight], total: int, target: float) -> None:
     """Say what would be possible: the rate that the free matrices would need, and the targets within reach."""
     count = sum(matrix.weights for matrix in matrices)
     room = sum(matrix.weights for matrix in matrices if matrix.name not in fixed)

@@ -6,14 +6,14 @@ from fnmatch import fnmatchcase
 from secateur.spec.method import MethodName
 from secateur.spec.sparsity import Override, Pattern, Sparsity
 from worker.pruning.errors import UserError
-from worker.pruning.model.graph import Matrix
+from worker.pruning.model.graph import PrunableWeight
 
 OVERRIDES = "/sparsity/overrides"
 FIELDS = ("skip", "target", "pattern", "method")
 
 
 @dataclass
-class Verdict:
+class ResolvedOverride:
     """What the overrides decide about one matrix. winners: field → number of the override that decides it.
 
     `skip`, `target` and `pattern` together say how much is removed: a later target or pattern ends a skip, a skip
@@ -82,12 +82,12 @@ class Overlap:
     matrices: list[str]
 
 
-def settle(matrices: list[Matrix], sparsity: Sparsity) -> dict[str, Verdict]:
+def settle(matrices: list[PrunableWeight], sparsity: Sparsity) -> dict[str, ResolvedOverride]:
     """The overrides' verdict on every matrix, by name.
 
     Raises UserError for an override that matches nothing, decides nothing, or contradicts an earlier one.
     """
-    verdicts = {matrix.name: Verdict() for matrix in matrices}
+    verdicts = {matrix.name: ResolvedOverride() for matrix in matrices}
     for number, override in enumerate(sparsity.overrides):
         matched = matching(override, list(verdicts))
         if not matched:
@@ -122,7 +122,7 @@ def matching(override: Override, names: list[str]) -> list[str]:
     return [name for name, hit in zip(names, found, strict=True) if hit]
 
 
-def overlaps(verdicts: dict[str, Verdict]) -> list[Overlap]:
+def overlaps(verdicts: dict[str, ResolvedOverride]) -> list[Overlap]:
     """Matrices that two or more overrides match, gathered by which overrides these are and how they ended."""
     found: dict[tuple[tuple[int, ...], tuple[tuple[str, int], ...]], Overlap] = {}
     for name, verdict in verdicts.items():

@@ -18,23 +18,23 @@ from worker.pruning.allocation.survey import DAMPING, Surveyor, _add_squares, cu
 from worker.pruning.cost import survey_tokens
 from worker.pruning.errors import IllConditioned
 from worker.pruning.evaluation.losses import precision
-from worker.pruning.model import graph as skeletons
-from worker.pruning.model.block_runner import Shell
+from worker.pruning.model import graph as graphs
+from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.experts import is_experts, run_experts
-from worker.pruning.runtime.activations import HiddenStates
+from worker.pruning.runtime.activations import ActivationCache
 from worker.pruning.runtime.numerics import torch_settings
 
 
 def _surveyor(folder: Path, scratch: Path, *, adapts: bool = False, context: int = 1) -> Surveyor:
     source = Checkpoint.open(folder)
-    skeleton = skeletons.build(folder, source)
+    graph = graphs.build(folder, source)
     return Surveyor(
-        shell=Shell(skeleton, source, torch.device("cpu")),
+        runner=BlockRunner(graph, source, torch.device("cpu")),
         source=source,
-        matrices={block.index: block.matrices for block in skeleton.blocks},
+        matrices={block.index: block.matrices for block in graph.blocks},
         adapts=lambda matrix: adapts,
-        store=lambda: HiddenStates(scratch, 0),
+        store=lambda: ActivationCache(scratch, 0),
         advance=lambda block, tokens, passes: None,
         note=lambda message, data: None,
         context=context,

@@ -13,11 +13,11 @@ from secateur.spec.method import Reading
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Request, domain, prune
 from worker.pruning import PruningJob, SpecError, UserError, plan
-from worker.pruning.calibration.copal_sums import Sensing
+from worker.pruning.calibration.copal_sums import CopalSums
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.windows import calibration_windows
 from worker.pruning.model.experts import Expert
-from worker.pruning.model.graph import Matrix
+from worker.pruning.model.graph import PrunableWeight
 
 READINGS = [reading for reading in Reading if reading is not Reading.own_terms]
 
@@ -136,15 +136,15 @@ def test_samples_are_taken_of_a_mixture_whose_experts_have_another_method(
 
 @pytest.mark.parametrize("shape", [(7, 4), (2, 3, 4)])
 def test_inputs_that_are_not_whole_windows_are_refused_by_name(shape: tuple[int, ...]) -> None:
-    matrix = Matrix("layer.w", "w", 3, 4)
+    matrix = PrunableWeight("layer.w", "w", 3, 4)
     with pytest.raises(UserError, match=r"layer\.w does not read whole windows"):
-        Sensing(Reading.sample, None, 5).added(matrix, torch.randn(3, 4), torch.randn(*shape))
+        CopalSums(Reading.sample, None, 5).added(matrix, torch.randn(3, 4), torch.randn(*shape))
 
 
 def test_an_expert_has_no_windows_even_where_the_count_fits() -> None:
-    matrix = Matrix("layer.w", "w", 3, 4, expert=Expert("down_proj", 0, 0))
+    matrix = PrunableWeight("layer.w", "w", 3, 4, expert=Expert("down_proj", 0, 0))
     with pytest.raises(UserError, match="whole windows"):
-        Sensing(Reading.sample, None, 5).added(matrix, torch.randn(3, 4), torch.randn(10, 4))
+        CopalSums(Reading.sample, None, 5).added(matrix, torch.randn(3, 4), torch.randn(10, 4))
 
 
 def test_a_plan_counts_what_a_reading_keeps(request_for: Request) -> None:

@@ -89,16 +89,16 @@ def test_what_is_learned_is_what_stands_behind_the_prefix(
     request_for: Request, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every window that reaches the model begins with it, the held-out ones and the survey's too."""
-    from worker.pruning.model.block_runner import Shell
+    from worker.pruning.model.block_runner import BlockRunner
 
     seen: list[Tensor] = []
-    enter = Shell.enter
+    enter = BlockRunner.enter
 
-    def watch(shell: Shell, ids: Tensor) -> Tensor:
+    def watch(runner: BlockRunner, ids: Tensor) -> Tensor:
         seen.append(ids)
-        return enter(shell, ids)
+        return enter(runner, ids)
 
-    monkeypatch.setattr(Shell, "enter", watch)
+    monkeypatch.setattr(BlockRunner, "enter", watch)
     prune(request_for(model=str(llama), sparsity={"target": 0.5, "allocation": "error"}))
     prefix = torch.tensor(prefix_of(llama))
     assert len(seen) >= 4  # survey, solved on, held out, evaluation

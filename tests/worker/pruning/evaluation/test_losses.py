@@ -29,14 +29,14 @@ def test_pieces_cover_every_predicting_position_once(
 
 @torch.no_grad()
 def test_under_autocast_the_heads_weight_is_converted_once_and_put_back(tiny_llama: Path) -> None:
-    shell = opened(tiny_llama)[2]
-    model = shell.skeleton.model
+    runner = opened(tiny_llama)[2]
+    model = runner.graph.model
     weight = model.get_output_embeddings().weight
     ids, hidden = torch.randint(0, 320, (2, 12)), torch.randn(2, 12, model.config.hidden_size)
-    with shell.head() as head:
+    with runner.head() as head:
         full = head(ids, hidden)
     with precision(CPU, "bfloat16"):
-        with shell.head() as head:
+        with runner.head() as head:
             assert model.get_output_embeddings().weight.dtype is torch.bfloat16
             found = head(ids, hidden)
         assert torch.equal(found, torch.nn.functional.linear(model.model.norm(hidden), weight))
@@ -48,10 +48,10 @@ def test_under_autocast_the_heads_weight_is_converted_once_and_put_back(tiny_lla
 
 @torch.no_grad()
 def test_a_head_holds_nothing_of_the_pieces_that_it_has_passed(tiny_llama: Path) -> None:
-    shell = opened(tiny_llama)[2]
-    ids, hidden = torch.randint(0, 320, (2, 12)), torch.randn(2, 12, shell.skeleton.model.config.hidden_size)
+    runner = opened(tiny_llama)[2]
+    ids, hidden = torch.randint(0, 320, (2, 12)), torch.randn(2, 12, runner.graph.model.config.hidden_size)
     before = calls_alive()
-    with shell.head() as head:
+    with runner.head() as head:
         for _ in range(3):
             head(ids, hidden)
         assert calls_alive() == before
@@ -63,10 +63,10 @@ def calls_alive() -> int:
 
 
 def test_a_head_that_fails_is_put_back(tiny_llama: Path) -> None:
-    shell = opened(tiny_llama)[2]
-    model = shell.skeleton.model
+    runner = opened(tiny_llama)[2]
+    model = runner.graph.model
     weight = model.get_output_embeddings().weight
-    with pytest.raises(InterruptedError), precision(CPU, "bfloat16"), shell.head():
+    with pytest.raises(InterruptedError), precision(CPU, "bfloat16"), runner.head():
         raise InterruptedError
     assert model.get_output_embeddings().weight is weight
-    assert all("forward" not in vars(block.module) for block in shell.skeleton.blocks)
+    assert all("forward" not in vars(block.module) for block in runner.graph.blocks)

@@ -13,11 +13,11 @@ from worker.pruning.calibration.copal_sums import complete, find_sensing
 from worker.pruning.methods.copal import GRADIENT_SUMS, response, response_power
 from worker.pruning.methods.masks import Selection
 from worker.pruning.methods.registry import Group, prepare, prepare_alone, scores, scores_alone, solve
-from worker.pruning.model.graph import Matrix
+from worker.pruning.model.graph import PrunableWeight
 from worker.pruning.state.moments import Accumulated, Accumulator, accumulate, alone
 
 ROWS, COLUMNS, LENGTH = 5, 6, 4
-MATRIX = Matrix("w", "w", ROWS, COLUMNS)
+MATRIX = PrunableWeight("w", "w", ROWS, COLUMNS)
 CPU = torch.device("cpu")
 EVERY = list(itertools.product(Reading, Perturbation))
 GRADIENTS = [reading for reading in Reading if reading is not Reading.own_terms]
@@ -46,13 +46,13 @@ def gathered(
     sums: Accumulated | None = None
     for windows in domains:
         before = {"w": sums} if sums is not None else {}
-        sensing = find_sensing(groups, lambda _: method, before, windows.shape[1], CPU)
+        copal_sums = find_sensing(groups, lambda _: method, before, windows.shape[1], CPU)
         accumulator = Accumulator(COLUMNS, CPU)
         for batch in windows.split(2):
             accumulator.add(batch.reshape(-1, COLUMNS))
-            if "w" in sensing and sensing["w"].by_token:
-                accumulator.add_importance("w", sensing["w"].added(MATRIX, dense, batch))
-        measured = complete(groups, {"w": accumulator.measured()}, sensing, lambda _: dense)["w"]
+            if "w" in copal_sums and copal_sums["w"].by_token:
+                accumulator.add_importance("w", copal_sums["w"].added(MATRIX, dense, batch))
+        measured = complete(groups, {"w": accumulator.measured()}, copal_sums, lambda _: dense)["w"]
         last = alone(sums, measured)
         sums = accumulate(sums, measured, keep_gram=False, weight=weight)
     assert sums is not None

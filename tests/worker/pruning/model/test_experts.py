@@ -16,8 +16,8 @@ from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, domain, prune
 from worker.pruning import PruningJob, plan
 from worker.pruning.calibration.hooks import dense_weight, find_groups, measure
-from worker.pruning.model import graph as skeletons
-from worker.pruning.model.block_runner import Shell
+from worker.pruning.model import graph as graphs
+from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.experts import is_experts, run_experts
 from worker.pruning.model.graph import Block
@@ -29,22 +29,22 @@ MIXTURES = ["mixtral", "qwen3-moe", "qwen2-moe"]
 @pytest.fixture(scope="module", params=MIXTURES)
 def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Checkpoint, Shell, Block]:
+) -> tuple[Checkpoint, BlockRunner, Block]:
     """A mixture with its first block loaded."""
     checkpoint = Checkpoint.open(make_tiny(request.param, tmp_path_factory.mktemp("mixture")))
-    skeleton = skeletons.build(checkpoint.folder, checkpoint)
+    graph = graphs.build(checkpoint.folder, checkpoint)
     with torch.no_grad():
-        shell = Shell(skeleton, checkpoint, torch.device("cpu"))
-    block = skeleton.blocks[0]
-    shell.load_block(block, checkpoint.read(block.tensors))
-    return checkpoint, shell, block
+        runner = BlockRunner(graph, checkpoint, torch.device("cpu"))
+    block = graph.blocks[0]
+    runner.load_block(block, checkpoint.read(block.tensors))
+    return checkpoint, runner, block
 
 
 def experts_of(block: Block) -> Any:
     return next(module for module in block.module.modules() if is_experts(module))
 
 
-def test_every_matrix_is_where_its_name_says(opened: tuple[Checkpoint, Shell, Block]) -> None:
+def test_every_matrix_is_where_its_name_says(opened: tuple[Checkpoint, BlockRunner, Block]) -> None:
     checkpoint, _, block = opened
     stored = checkpoint.read(matrix.name for matrix in block.matrices)
     assert sum(matrix.expert is not None for matrix in block.matrices) == 4 * 3
@@ -52,7 +52,9 @@ def test_every_matrix_is_where_its_name_says(opened: tuple[Checkpoint, Shell, Bl
         torch.testing.assert_close(dense_weight(block, matrix), stored[matrix.name], rtol=0, atol=0)
 
 
-def test_experts_told_one_by_one_give_the_module_s_own_result(opened: tuple[Checkpoint, Shell, Block]) -> None:
+def test_experts_told_one_by_one_give_the_module_s_own_result(
+    opened: tuple[Checkpoint, BlockRunner, Block],
+) -> None:
     module = experts_of(opened[2])
     tokens, index, weights = torch.randn(20, 64), torch.rand(20, 4).topk(2).indices, torch.rand(20, 2)
     heard: dict[tuple[str, int], Tensor] = {}
@@ -66,16 +68,16 @@ def test_experts_told_one_by_one_give_the_module_s_own_result(opened: tuple[Chec
 
 @torch.no_grad()
 def test_a_group_s_gram_is_that_of_the_tokens_routed_to_its_expert(
-    opened: tuple[Checkpoint, Shell, Block],
+    opened: tuple[Checkpoint, BlockRunner, Block],
 ) -> None:
-    _, shell, block = opened
+    _, runner, block = opened
     module, calls = experts_of(block), []
-    hidden = shell.enter(torch.randint(0, 320, (2, 32)))
+    hidden = runner.enter(torch.randint(0, 320, (2, 32)))
     handle = module.register_forward_pre_hook(lambda _module, args: calls.append(args))
-    groups = find_groups(block, block.matrices, lambda: shell.forward(block, hidden))
+    groups = find_groups(block, block.matrices, lambda: runner.forward(block, hidden))
     tokens, index, _ = calls[0]
     handle.remove()
-    measured = measure(block, groups, lambda: shell.forward(block, hidden), shell.device)
+    measured = measure(block, groups, lambda: runner.forward(block, hidden), runner.device)
     pairs = [group for group in groups if group[0].expert and not group[0].expert.activated]
     assert [len(group) for group in pairs] == [2, 2, 2, 2]
     for group in pairs:
@@ -95,15 +97,15 @@ def test_a_group_s_gram_is_that_of_the_tokens_routed_to_its_expert(
 
 @torch.no_grad()
 def test_an_expert_s_gram_is_summed_in_float32_whatever_the_pass_computes_in(
-    opened: tuple[Checkpoint, Shell, Block],
+    opened: tuple[Checkpoint, BlockRunner, Block],
 ) -> None:
-    _, shell, block = opened
+    _, runner, block = opened
     module, calls = experts_of(block), []
     with torch.autocast("cpu", torch.bfloat16):
-        hidden = shell.enter(torch.randint(0, 320, (2, 32)))
-        groups = find_groups(block, block.matrices, lambda: shell.forward(block, hidden))
+        hidden = runner.enter(torch.randint(0, 320, (2, 32)))
+        groups = find_groups(block, block.matrices, lambda: runner.forward(block, hidden))
         handle = module.register_forward_pre_hook(lambda _module, args: calls.append(args))
-        measured = measure(block, groups, lambda: shell.forward(block, hidden), shell.device)
+        measured = measure(block, groups, lambda: runner.forward(block, hidden), runner.device)
         handle.remove()
     tokens, index, _ = calls[0]
     for group in groups:
@@ -181,11 +183,11 @@ def test_experts_in_one_tensor_are_matrices_of_their_own(family: str, tmp_path: 
     found = check(folder, tmp_path / "checked")
     assert (found.supported, found.reason) == (True, "")
     checkpoint = Checkpoint.open(folder)
-    skeleton = skeletons.build(folder, checkpoint)
+    graph = graphs.build(folder, checkpoint)
     with torch.no_grad():
-        shell = Shell(skeleton, checkpoint, torch.device("cpu"))
-    block = skeleton.blocks[0]
-    shell.load_block(block, checkpoint.read(block.tensors))
+        runner = BlockRunner(graph, checkpoint, torch.device("cpu"))
+    block = graph.blocks[0]
+    runner.load_block(block, checkpoint.read(block.tensors))
     own = [matrix for matrix in block.matrices if matrix.slice is not None]
     assert {matrix.name.rpartition(".")[2] for matrix in own} == {"0", "1", "2", "3"}
     assert any(matrix.tensor.endswith(FUSED[family]) for matrix in own)

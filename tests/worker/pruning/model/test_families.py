@@ -13,21 +13,21 @@ from tests.tiny import FAMILIES, WINDOW, make_tiny
 from tests.worker.pruning.conftest import Request, domain, prune
 from worker.pruning import UserError
 from worker.pruning.calibration.hooks import find_groups
-from worker.pruning.model import graph as skeletons
-from worker.pruning.model.block_runner import Shell, unload
+from worker.pruning.model import graph as graphs
+from worker.pruning.model.block_runner import BlockRunner, unload
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import Skeleton, find_blocks
+from worker.pruning.model.graph import ModelGraph, find_blocks
 from worker.pruning.model.tracing import LENGTH as LENGTH_LOOKED_AT
 from worker.pruning.model.tracing import TUPLES, attempt, check_blocks, difference, outside, stand_ins
 
 LENGTH = 3 * WINDOW
 
 
-def opened(folder: Path) -> tuple[Checkpoint, Skeleton, Shell]:
+def opened(folder: Path) -> tuple[Checkpoint, ModelGraph, BlockRunner]:
     checkpoint = Checkpoint.open(folder)
-    skeleton = skeletons.build(folder, checkpoint)
+    graph = graphs.build(folder, checkpoint)
     with torch.no_grad():
-        return checkpoint, skeleton, Shell(skeleton, checkpoint, torch.device("cpu"))
+        return checkpoint, graph, BlockRunner(graph, checkpoint, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -38,13 +38,13 @@ def model_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 @torch.no_grad()
 def block_wise_logits(folder: Path, ids: Tensor) -> Tensor:
     """As the engine evaluates a checkpoint: one block in memory at a time."""
-    checkpoint, skeleton, shell = opened(folder)
-    hidden = shell.enter(ids)
-    for block in skeleton.blocks:
-        shell.load_block(block, checkpoint.read(block.tensors))
-        hidden = shell.forward(block, hidden)
+    checkpoint, graph, runner = opened(folder)
+    hidden = runner.enter(ids)
+    for block in graph.blocks:
+        runner.load_block(block, checkpoint.read(block.tensors))
+        hidden = runner.forward(block, hidden)
         unload(block.module)
-    with shell.head() as head:
+    with runner.head() as head:
         return torch.cat([head(ids[:, piece], hidden[:, piece]) for piece in (slice(5), slice(5, None))], dim=1)
 
 
@@ -78,8 +78,8 @@ def test_pruned_saved_and_loaded_plainly(
         n: (t.shape, t.dtype) for n, t in before.tensors.items()
     }
     old, new = before.read(before.tensors), after.read(after.tensors)
-    _, skeleton, _ = opened(model_folder)
-    names = {matrix.name for matrix in skeleton.matrices}
+    _, graph, _ = opened(model_folder)
+    names = {matrix.name for matrix in graph.matrices}
     assert [name for name in old if name not in names and not torch.equal(old[name], new[name])] == []
     zeros = sum(int((new[name] == 0).sum()) for name in names)
     assert zeros == output.summary["zeros"] == round(0.5 * output.summary["weights"])
@@ -96,34 +96,34 @@ def test_pruned_saved_and_loaded_plainly(
 def test_a_plan_finds_the_calls_that_the_real_weights_give(model_folder: Path) -> None:
     """And leaves the graph without weights, as it was."""
     checkpoint = Checkpoint.open(model_folder)
-    skeleton = skeletons.build(model_folder, checkpoint)
-    check_blocks(skeleton)
-    assert {parameter.device.type for parameter in skeleton.model.parameters()} == {"meta"}
-    shell = opened(model_folder)[2]
-    with torch.no_grad(), stand_ins(outside(skeleton)):
-        found = [each for each in (attempt(skeleton, outputs=outputs) for outputs in TUPLES) if each]
+    graph = graphs.build(model_folder, checkpoint)
+    check_blocks(graph)
+    assert {parameter.device.type for parameter in graph.model.parameters()} == {"meta"}
+    runner = opened(model_folder)[2]
+    with torch.no_grad(), stand_ins(outside(graph)):
+        found = [each for each in (attempt(graph, outputs=outputs) for outputs in TUPLES) if each]
     traced = [each for each in found if isinstance(each, tuple)]
     assert traced
     with torch.no_grad():
-        expected = shell.calls(1, LENGTH_LOOKED_AT)
+        expected = runner.calls(1, LENGTH_LOOKED_AT)
     for calls in traced[0]:
-        for block, call, real in zip(skeleton.blocks, calls, expected, strict=True):
+        for block, call, real in zip(graph.blocks, calls, expected, strict=True):
             assert difference("", call.named(block.module), real.named(block.module)) is None
 
 
 def test_no_block_weight_stays_in_memory(model_folder: Path) -> None:
-    _, skeleton, _ = opened(model_folder)
-    for block in skeleton.blocks:
+    _, graph, _ = opened(model_folder)
+    for block in graph.blocks:
         assert {parameter.device.type for parameter in block.module.parameters()} == {"meta"}
 
 
 def test_groups_are_found_by_the_input_tensor(tiny_llama: Path) -> None:
-    checkpoint, skeleton, shell = opened(tiny_llama)
-    block = skeleton.blocks[0]
+    checkpoint, graph, runner = opened(tiny_llama)
+    block = graph.blocks[0]
     with torch.no_grad():
-        hidden = shell.enter(torch.randint(0, 320, (1, 8)))
-        shell.load_block(block, checkpoint.read(block.tensors))
-        groups = find_groups(block, block.matrices, lambda: shell.forward(block, hidden))
+        hidden = runner.enter(torch.randint(0, 320, (1, 8)))
+        runner.load_block(block, checkpoint.read(block.tensors))
+        groups = find_groups(block, block.matrices, lambda: runner.forward(block, hidden))
     assert [[matrix.module.split(".")[1] for matrix in group] for group in groups] == [
         ["q_proj", "k_proj", "v_proj"],
         ["o_proj"],
@@ -133,9 +133,9 @@ def test_groups_are_found_by_the_input_tensor(tiny_llama: Path) -> None:
 
 
 def test_gemma_blocks_have_their_own_arguments(tmp_path: Path) -> None:
-    _, _, shell = opened(make_tiny("gemma3", tmp_path / "gemma"))
+    _, _, runner = opened(make_tiny("gemma3", tmp_path / "gemma"))
     with torch.no_grad():
-        sliding, full, _ = shell.calls(1, LENGTH)
+        sliding, full, _ = runner.calls(1, LENGTH)
     assert not torch.equal(sliding.kwargs["position_embeddings"][0], full.kwargs["position_embeddings"][0])
     assert int(sliding.kwargs["attention_mask"][0, 0, -1].sum()) == WINDOW
 
@@ -193,8 +193,8 @@ def test_transposed_matrices_are_pruned_as_outputs_by_inputs(tmp_path: Path, req
     output = prune(request)
     assert output.summary["sparsity"] == 0.5
     written = Checkpoint.open(Path(request["workspace"]) / "stage-00/model")
-    _, skeleton, _ = opened(folder)
-    for matrix in skeleton.matrices:
+    _, graph, _ = opened(folder)
+    for matrix in graph.matrices:
         weight = written.read([matrix.name])[matrix.name]
         assert weight.shape == (matrix.columns, matrix.rows)
         assert int((weight.T.reshape(matrix.rows, -1, 4) != 0).sum(dim=2).max()) == 2

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.tiny import FAMILIES, make_tiny
 from tests.worker.pruning.conftest import Request, prune
 from worker.pruning import PruningJob, UserError, plan
-from worker.pruning.model import graph as skeletons
-from worker.pruning.model.block_runner import Shell
+from worker.pruning.model import graph as graphs
+from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 
 TIED = ("llama", "gemma3", "gpt2", "gpt2-bare", "opt", "bloom", "falcon", "qwen2-moe")
@@ -34,20 +34,20 @@ def state(model: Any) -> dict[str, torch.Tensor]:
 def check_outer(folder: Path) -> Any:
     """The shell's tensors equal the library's; returns the library's model."""
     checkpoint = Checkpoint.open(folder)
-    skeleton = skeletons.build(folder, checkpoint)
-    shell = Shell(skeleton, checkpoint, torch.device("cpu"))
+    graph = graphs.build(folder, checkpoint)
+    runner = BlockRunner(graph, checkpoint, torch.device("cpu"))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    prefix = skeleton.blocks[0].prefix.rpartition(".")[0]
-    wanted, found = state(model), state(shell.skeleton.model)
+    prefix = graph.blocks[0].prefix.rpartition(".")[0]
+    wanted, found = state(model), state(runner.graph.model)
     outer = [name for name in wanted if not name.startswith(f"{prefix}.")]
     assert outer
     assert found.keys() == wanted.keys()
     for name in outer:
         assert found[name].dtype is wanted[name].dtype, name
         assert torch.equal(found[name], wanted[name]), name
-    for block in skeleton.blocks:
-        shell.load_block(block, checkpoint.read(block.tensors))
-    for name, tensor in state(shell.skeleton.model).items():
+    for block in graph.blocks:
+        runner.load_block(block, checkpoint.read(block.tensors))
+    for name, tensor in state(runner.graph.model).items():
         assert torch.equal(tensor, wanted[name]), name
     return model
 

@@ -13,8 +13,8 @@ from benchmarks.family_models import make_model
 from tests.tiny import make_tiny, make_tokenizer
 from tests.worker.pruning.conftest import Request
 from worker.pruning import PruningJob, UserError, plan
-from worker.pruning.model import graph as skeletons
-from worker.pruning.model.block_runner import Shell
+from worker.pruning.model import graph as graphs
+from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.tracing import stand_in
 
@@ -76,7 +76,7 @@ def test_the_real_weights_are_asked_too(changes: dict[str, Any], message: str, t
     folder = gemma4(tmp_path / "model", **changes)
     checkpoint = Checkpoint.open(folder)
     with pytest.raises(UserError, match=message) as caught:
-        Shell(skeletons.build(folder, checkpoint), checkpoint, torch.device("cpu"))
+        BlockRunner(graphs.build(folder, checkpoint), checkpoint, torch.device("cpu"))
     assert (caught.value.code, caught.value.field) == ("unsupported_model", "/model")
 
 

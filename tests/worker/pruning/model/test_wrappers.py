@@ -10,8 +10,8 @@ from benchmarks.family_check import check
 from benchmarks.family_models import make_model
 from tests.worker.pruning.conftest import Request
 from worker.pruning import PruningJob, plan
-from worker.pruning.model import graph as skeletons
-from worker.pruning.model.block_runner import Shell
+from worker.pruning.model import graph as graphs
+from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 
 
@@ -43,11 +43,11 @@ def test_what_sees_images_is_skipped_and_said(gemma: Path, request_for: Request)
 
 def test_what_sees_images_is_never_loaded(gemma: Path) -> None:
     checkpoint = Checkpoint.open(gemma)
-    skeleton = skeletons.build(gemma, checkpoint)
+    graph = graphs.build(gemma, checkpoint)
     with torch.no_grad():
-        model = Shell(skeleton, checkpoint, torch.device("cpu")).skeleton.model
-    assert len(skeleton.towers) == 1
-    tower = model.get_submodule(skeleton.towers[0])
+        model = BlockRunner(graph, checkpoint, torch.device("cpu")).graph.model
+    assert len(graph.towers) == 1
+    tower = model.get_submodule(graph.towers[0])
     assert {parameter.device.type for parameter in tower.parameters()} == {"meta"}
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from worker.pruning.runtime.activations import HiddenStates
+from worker.pruning.runtime.activations import ActivationCache
 
 
 def states(dtype: torch.dtype) -> list[torch.Tensor]:
@@ -20,7 +20,7 @@ def mapped(folder: Path) -> int:
 @pytest.mark.parametrize("in_memory", [0, 1, 2, 4])
 def test_states_come_back_wherever_they_are(tmp_path: Path, dtype: torch.dtype, in_memory: int) -> None:
     given = states(dtype)
-    with HiddenStates(tmp_path, sum(state.nbytes for state in given[:in_memory])) as hidden:
+    with ActivationCache(tmp_path, sum(state.nbytes for state in given[:in_memory])) as hidden:
         for state in given:
             hidden.append(state)
         assert mapped(tmp_path) == 4 - in_memory
@@ -38,14 +38,14 @@ def test_states_come_back_wherever_they_are(tmp_path: Path, dtype: torch.dtype, 
 
 def test_the_store_has_memory_of_its_own(tmp_path: Path) -> None:
     given = torch.zeros(4)
-    hidden = HiddenStates(tmp_path, given.nbytes)
+    hidden = ActivationCache(tmp_path, given.nbytes)
     hidden.append(given)
     given += 1
     assert hidden[0].tolist() == [0.0] * 4
 
 
 def test_the_scratch_file_has_no_name_and_goes_with_the_states(tmp_path: Path) -> None:
-    hidden = HiddenStates(tmp_path, 0)
+    hidden = ActivationCache(tmp_path, 0)
     hidden.append(torch.zeros(100_000))
     assert list(tmp_path.iterdir()) == []
     assert mapped(tmp_path) == 1
@@ -55,7 +55,7 @@ def test_the_scratch_file_has_no_name_and_goes_with_the_states(tmp_path: Path) -
 
 
 def test_budget_is_free_again_after_clearing(tmp_path: Path) -> None:
-    hidden = HiddenStates(tmp_path, 400)
+    hidden = ActivationCache(tmp_path, 400)
     for _ in range(3):
         hidden.append(torch.zeros(100))
         assert hidden.on_disk == 0
@@ -64,7 +64,7 @@ def test_budget_is_free_again_after_clearing(tmp_path: Path) -> None:
 
 def test_what_the_disk_cannot_hold_is_an_error_at_once(tmp_path: Path) -> None:
     """A page without space behind it would end the process by a signal when it is first written."""
-    hidden = HiddenStates(tmp_path, 0)
+    hidden = ActivationCache(tmp_path, 0)
     hidden.append(torch.zeros(1000))
     with pytest.raises(OSError):  # noqa: PT011 - which one depends on the file system
         hidden.append(torch.zeros(1).expand(2**58))

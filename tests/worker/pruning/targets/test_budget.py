@@ -6,15 +6,15 @@ from hypothesis import strategies as st
 
 from secateur.spec.sparsity import Override, Pattern, Sparsity
 from worker.pruning import UserError
-from worker.pruning.model.graph import Matrix
-from worker.pruning.targets.budget import Share, assign, exact, rescale
+from worker.pruning.model.graph import PrunableWeight
+from worker.pruning.targets.budget import WeightTarget, assign, exact, rescale
 
 SHAPES = [(64, 64), (32, 64), (64, 128), (13, 17)]
 
 
-def matrices(blocks: int = 3) -> list[Matrix]:
+def matrices(blocks: int = 3) -> list[PrunableWeight]:
     return [
-        Matrix(f"model.layers.{block}.part{i}.weight", f"part{i}", rows, columns, False)
+        PrunableWeight(f"model.layers.{block}.part{i}.weight", f"part{i}", rows, columns, False)
         for block in range(blocks)
         for i, (rows, columns) in enumerate(SHAPES)
     ]
@@ -29,11 +29,11 @@ def override(match: str, target: float | None = None, pattern: str | None = None
     )
 
 
-def removed(shares: dict[str, Share]) -> int:
+def removed(shares: dict[str, WeightTarget]) -> int:
     return sum(share.zeros or 0 for share in shares.values())
 
 
-def size(shares: dict[str, Share]) -> int:
+def size(shares: dict[str, WeightTarget]) -> int:
     return sum(share.matrix.weights for share in shares.values() if share.zeros is not None)
 
 

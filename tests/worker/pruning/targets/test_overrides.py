@@ -6,12 +6,14 @@ import pytest
 from secateur.spec.method import MethodName
 from secateur.spec.sparsity import Override, Pattern, Sparsity
 from worker.pruning import UserError
-from worker.pruning.model.graph import Matrix
+from worker.pruning.model.graph import PrunableWeight
 from worker.pruning.targets.overrides import matching, overlaps, settle
 
 PARTS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")
 MATRICES = [
-    Matrix(f"model.layers.{block}.{part}.weight", part, 8, 8, False) for block in range(12) for part in PARTS
+    PrunableWeight(f"model.layers.{block}.{part}.weight", part, 8, 8, False)
+    for block in range(12)
+    for part in PARTS
 ]
 NAMES = [matrix.name for matrix in MATRICES]
 
