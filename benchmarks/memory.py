@@ -26,7 +26,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from benchmarks.output import add_out
 from worker.attempt.engine_process import END, EngineProcess
-from worker.intake.choose import INDEX
+from worker.model_files.choose import INDEX
 from worker.pruning.state.atomic import write_json, write_tensors
 
 LIMIT = 1.05

@@ -111,5 +111,6 @@ def engine_sources() -> list[Path]:
     from secateur import spec
 
     package = Path(worker.pruning.__file__).parent
+    shared = sorted((package.parent / "model_files").glob("*.py"))
     specs = sorted(Path(spec.__path__[0]).glob("*.py"))
-    return [package.parent / "engine_format.py", *sorted(package.rglob("*.py")), *specs]
+    return [package.parent / "engine_format.py", *shared, *sorted(package.rglob("*.py")), *specs]

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.engine.format import ENGINE_FORMAT
 from worker.engine.isolation import isolate
 from worker.engine.reporter import UNACKNOWLEDGED_BLOCKS, Reporter
+from worker.engine_format import ENGINE_FORMAT
 
 BLOCKS = 4
 SKIPPED = [

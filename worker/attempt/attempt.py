@@ -31,7 +31,7 @@ from worker.attempt.scratch import Scratch
 from worker.attempt.staging import Staging, make_request
 from worker.attempt.stall_watchdog import StallWatchdog
 from worker.attempt.uploads import Uploads
-from worker.engine.format import ENGINE_FORMAT
+from worker.engine_format import ENGINE_FORMAT
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from app.settings import Settings
 from app.storage import ObjectStore
-from worker.intake.errors import IntakeError
+from worker.model_files.errors import IntakeError
 
 SPARE_BYTES: Final = 512 * 2**20
 """Disk that an intake leaves to the rest of the worker."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import yaml  # type: ignore[import-untyped]
 
-from worker.intake.errors import IntakeError
+from worker.model_files.errors import IntakeError
 
 CARD: Final = "README.md"
 CARD_BYTES: Final = 4 * 2**20

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from worker.intake.dataset_card import CardConfig
-from worker.intake.errors import IntakeError
 from worker.intake.globs import matching
+from worker.model_files.errors import IntakeError
 
 PARQUET: Final = (".parquet",)
 LINES: Final = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz")

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from app.datasets.text import MAX_LINE_BYTES
 from worker.intake.dataset_files import PARQUET, TEXT
-from worker.intake.errors import IntakeError
+from worker.model_files.errors import IntakeError
 
 BATCH_ROWS: Final = 1024
 CHECK_EVERY: Final = 1000

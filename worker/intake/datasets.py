@@ -14,8 +14,8 @@ from worker.intake.context import Context
 from worker.intake.dataset_card import CARD, CARD_BYTES, CardConfig, read_card
 from worker.intake.dataset_files import parquet_branch_files, split_files
 from worker.intake.dataset_text import CHECK_EVERY, TextFile, too_large
-from worker.intake.errors import IntakeError
 from worker.intake.hub import PARQUET_BRANCH, HubFile, HubRepo, open_repo
+from worker.model_files.errors import IntakeError
 
 TEXT: Final = "dataset.jsonl"
 """The text's name in the scratch folder."""

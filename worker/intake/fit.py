@@ -7,8 +7,8 @@ from pathlib import Path
 from worker.attempt.engine_question import EngineRefused, ask_engine
 from worker.attempt.redaction import Redactor
 from worker.intake.context import Context
-from worker.intake.errors import IntakeError
 from worker.intake.scan import SHOWN
+from worker.model_files.errors import IntakeError
 
 
 def check_fit(files: Mapping[str, Path], context: Context) -> frozenset[str]:

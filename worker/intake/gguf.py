@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from worker.intake.context import Context
-from worker.intake.errors import IntakeError
+from worker.model_files.errors import IntakeError
 
 GROWTH: Final = {"bfloat16": 5, "float16": 5, "float32": 10}
 """Upper bound of the converted size by that of the file, whose weights have more than three bits each."""

@@ -20,10 +20,10 @@ from typing import Any, Final
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # run by path and isolated
 
-from worker.intake.errors import IntakeError
 from worker.intake.gguf_keys import CODE, WAY_OUT, settle
 from worker.intake.gguf_rope import FACTORS, settle_rope
 from worker.intake.gguf_tokenizer import check_tokenizer, doubts, settle_tokenizer
+from worker.model_files.errors import IntakeError
 
 _PR_SET_PDEATHSIG: Final = 1
 _SYSTEM_ERRORS: Final = (MemoryError, ImportError, OSError)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from worker.intake.errors import IntakeError
+from worker.model_files.errors import IntakeError
 
 CODE: Final = "gguf_unsupported"
 WAY_OUT: Final = "register the original safetensors model instead"

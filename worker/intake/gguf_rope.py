@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from worker.intake.errors import IntakeError
 from worker.intake.gguf_keys import CODE, WAY_OUT, head_dim, same, unsayable
+from worker.model_files.errors import IntakeError
 
 FREQUENCIES: Final = "rope_freqs.weight"
 LONG: Final = "rope_factors_long.weight"

@@ -4,8 +4,8 @@ converter's process."""
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from worker.intake.errors import IntakeError
 from worker.intake.gguf_keys import CODE, WAY_OUT
+from worker.model_files.errors import IntakeError
 
 KEY: Final = "tokenizer.ggml."
 PIECES: Final = "llama"

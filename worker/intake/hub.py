@@ -27,7 +27,7 @@ from huggingface_hub.utils import _http as hub_http
 from app.kit.digests import file_sha256
 from app.settings import Settings
 from worker.intake.context import Context
-from worker.intake.errors import IntakeError
+from worker.model_files.errors import IntakeError
 
 TIMEOUT_SECONDS: Final = 30.0
 CHUNK_BYTES: Final = 2**20

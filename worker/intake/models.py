@@ -11,15 +11,15 @@ from sqlalchemy.orm import Session
 from app.datasets.repository import lock_object
 from app.kit.digests import file_sha256, tree_digest
 from app.models import repository
-from worker.intake.choose import INDEX, small_files, weight_files, weights_left
 from worker.intake.context import Context
-from worker.intake.errors import IntakeError
 from worker.intake.fit import check_fit
 from worker.intake.gguf import convert
 from worker.intake.hub import HubFile, HubRepo, open_repo
 from worker.intake.roots import resolve, root_of
 from worker.intake.scan import SHOWN, scan_small_files, scan_weights
 from worker.intake.sources import FolderSource, Source, stamp
+from worker.model_files.choose import INDEX, small_files, weight_files, weights_left
+from worker.model_files.errors import IntakeError
 
 DTYPES: Final = ("bfloat16", "float16", "float32")
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from worker.intake.errors import IntakeError
+from worker.model_files.errors import IntakeError
 
 _FIELD = "/source/path"
 

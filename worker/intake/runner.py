@@ -18,8 +18,8 @@ from app.tables.models import Model
 from app.tables.tasks import TaskKind
 from worker.intake.context import Context
 from worker.intake.datasets import fetch_dataset, hold_text, release_text
-from worker.intake.errors import IntakeError
 from worker.intake.models import hold_files, take_model
+from worker.model_files.errors import IntakeError
 
 Guard = Callable[[Session], None]
 Check = Callable[[], None]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from worker.intake.errors import IntakeError
-from worker.intake.strict_json import parse_object
+from worker.model_files.errors import IntakeError
+from worker.model_files.strict_json import parse_object
 
 HEADER_BYTES: Final = 32 * 2**20
 """Longest header; the library's own bound is 100 MB, of which no real model needs a tenth."""

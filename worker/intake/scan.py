@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from worker.intake.choose import (
+from worker.intake.safetensors_header import Entry, read_header
+from worker.model_files.choose import (
     CONFIG,
     INDEX,
     INDEX_BYTES,
@@ -15,10 +16,9 @@ from worker.intake.choose import (
     is_weights_name,
     read_weight_map,
 )
-from worker.intake.config import Description, read_config, refuse_code
-from worker.intake.errors import IntakeError
-from worker.intake.safetensors_header import Entry, read_header
-from worker.intake.strict_json import read_object
+from worker.model_files.config import Description, read_config, refuse_code
+from worker.model_files.errors import IntakeError
+from worker.model_files.strict_json import read_object
 
 DTYPES: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 INDICES: Final = {"BOOL", "I16", "I32", "I64", "U16", "U32", "U64"}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from worker.intake.errors import IntakeError
 from worker.intake.roots import contained
+from worker.model_files.errors import IntakeError
 
 
 class Source(Protocol):

@@ -6,7 +6,7 @@
 from secateur.spec.job import Documents
 from secateur.spec.job import Evaluation as EvaluationSpec
 from secateur.spec.request import Format, Text
-from worker.engine.format import ENGINE_FORMAT
+from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.errors import IllConditioned, PruningError, SpecError, Stopped, UserError
 from worker.pruning.evaluation.perplexity import perplexities
 from worker.pruning.events import (

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from worker.intake.dataset_card import CardConfig, read_card
-from worker.intake.errors import IntakeError
+from worker.model_files.errors import IntakeError
 
 
 def card(folder: Path, configs: Any) -> list[CardConfig]:

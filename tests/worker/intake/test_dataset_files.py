@@ -4,7 +4,7 @@ import pytest
 
 from worker.intake.dataset_card import CardConfig
 from worker.intake.dataset_files import parquet_branch_files, split_files
-from worker.intake.errors import IntakeError
+from worker.model_files.errors import IntakeError
 
 
 @pytest.mark.parametrize(

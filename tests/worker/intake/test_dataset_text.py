@@ -10,7 +10,7 @@ import pytest
 
 from app.datasets.text import MAX_LINE_BYTES
 from worker.intake.dataset_text import TextFile
-from worker.intake.errors import IntakeError
+from worker.model_files.errors import IntakeError
 
 
 def texts(

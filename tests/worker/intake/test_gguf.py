@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from app.kit.digests import file_sha256
 from tests.worker.intake.tiny_gguf import write_tiny_gguf
 from worker.intake.context import Context
-from worker.intake.errors import IntakeError
 from worker.intake.gguf import CONVERTER, convert
+from worker.model_files.errors import IntakeError
 
 
 def digests(folder: Path) -> dict[str, str]:

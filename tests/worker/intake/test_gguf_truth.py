@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import modeling_gguf_pytorch_utils as loader
 
 from tests.worker.intake.tiny_gguf import HEADS, HIDDEN, INNER, write_tiny_gguf
-from worker.intake.errors import IntakeError
 from worker.intake.gguf_convert import convert_file
+from worker.model_files.errors import IntakeError
 
 Convert = Callable[..., Path]
 HEAD = HIDDEN // HEADS

@@ -4,8 +4,8 @@ import string
 
 import pytest
 
-from worker.intake.errors import IntakeError
 from worker.intake.globs import MAX_GLOBS, matching
+from worker.model_files.errors import IntakeError
 
 PUNCTUATION = "".join(set(string.punctuation) - set("*?[]/\\")) + " "
 

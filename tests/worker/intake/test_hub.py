@@ -9,8 +9,8 @@ import pytest
 from app.settings import Settings
 from tests.worker.intake.hub_server import Hub
 from worker.intake.context import Context
-from worker.intake.errors import IntakeError
 from worker.intake.hub import HubFile, HubRepo, HubUnavailable, open_repo
+from worker.model_files.errors import IntakeError
 
 
 @pytest.fixture

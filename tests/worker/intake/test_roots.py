@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.intake.errors import IntakeError
 from worker.intake.roots import resolve, root_of
+from worker.model_files.errors import IntakeError
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from worker.intake.errors import IntakeError
 from worker.intake.safetensors_header import HEADER_BYTES, MAX_NAME, read_header
+from worker.model_files.errors import IntakeError
 
 
 def write(path: Path, header: Any, data: bytes = b"") -> Path:

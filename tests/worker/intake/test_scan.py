@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from worker.intake.choose import INDEX, SINGLE, small_files, weight_files, weights_left
-from worker.intake.errors import IntakeError
 from worker.intake.scan import Warn, scan_small_files, scan_weights
 from worker.intake.sources import FolderSource
+from worker.model_files.choose import INDEX, SINGLE, small_files, weight_files, weights_left
+from worker.model_files.errors import IntakeError
 from worker.pruning.model.checkpoint import Checkpoint
 
 

@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from worker.intake.choose import INDEX, weight_files
-from worker.intake.errors import IntakeError
+from worker.model_files.choose import INDEX, weight_files
+from worker.model_files.errors import IntakeError
 from worker.pruning.errors import UserError, blaming
 from worker.pruning.state.atomic import write_pieces
 

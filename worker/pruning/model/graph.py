@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.pytorch_utils import Conv1D
 
-from worker.intake.architectures import causal_models
-from worker.intake.config import read_config
-from worker.intake.errors import IntakeError
+from worker.model_files.architectures import causal_models
+from worker.model_files.config import read_config
+from worker.model_files.errors import IntakeError
 from worker.pruning.errors import UserError, blaming
 from worker.pruning.model.checkpoint import DTYPES, Checkpoint
 from worker.pruning.model.dry_run import called_layers

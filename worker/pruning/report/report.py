@@ -7,7 +7,7 @@ from typing import Any
 
 from secateur.spec.job import Domain
 from secateur.spec.method import Auto, Mask, Mode, Scope, WeightUpdate
-from worker.engine.format import ENGINE_FORMAT
+from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.calibration.windows import held_out_indices
 from worker.pruning.evaluation.losses import TestSet
 from worker.pruning.methods.auto import CANDIDATES

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.intake.choose import INDEX, is_companion
+from worker.model_files.choose import INDEX, is_companion
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.graph import ModelGraph
 from worker.pruning.request import PruningJob

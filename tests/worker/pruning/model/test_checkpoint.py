@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from worker.intake.choose import INDEX
+from worker.model_files.choose import INDEX
 from worker.pruning import UserError
 from worker.pruning.model.checkpoint import STORED, Checkpoint, read_file
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from worker.intake.errors import IntakeError
+from worker.model_files.errors import IntakeError
 
 
 def parse_object(data: bytes, what: str) -> dict[str, Any]:

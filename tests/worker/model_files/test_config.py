@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from worker.intake.architectures import causal_models, wrapped_models
-from worker.intake.config import CONFIG_BYTES, read_config
-from worker.intake.errors import IntakeError
+from worker.model_files.architectures import causal_models, wrapped_models
+from worker.model_files.config import CONFIG_BYTES, read_config
+from worker.model_files.errors import IntakeError
 
 LLAMA: dict[str, Any] = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2}
 

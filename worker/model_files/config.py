@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from worker.intake.architectures import causal_models, headless_models, wrapped_models
-from worker.intake.choose import CONFIG
-from worker.intake.errors import IntakeError
-from worker.intake.strict_json import read_object
+from worker.model_files.architectures import causal_models, headless_models, wrapped_models
+from worker.model_files.choose import CONFIG
+from worker.model_files.errors import IntakeError
+from worker.model_files.strict_json import read_object
 
 CONFIG_BYTES: Final = 2**20
 MAX_BLOCKS: Final = 1000

@@ -5,8 +5,8 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Never
 
-from worker.intake.errors import IntakeError
-from worker.intake.strict_json import read_object
+from worker.model_files.errors import IntakeError
+from worker.model_files.strict_json import read_object
 
 CONFIG: Final = "config.json"
 INDEX: Final = "model.safetensors.index.json"
