@@ -86,6 +86,7 @@ def _run(request: dict[str, Any], reporter: Reporter, isolation: dict[str, bool]
 def _describe(error: BaseException) -> dict[str, Any]:
     """A failure for its owner; `detail` is for the operator's log only."""
     from worker.pruning import IllConditioned, UserError
+    from worker.pruning.errors import is_out_of_memory
 
     detail = "".join(traceback.format_exception(error))
     if isinstance(error, UserError):
@@ -95,7 +96,7 @@ def _describe(error: BaseException) -> dict[str, Any]:
         # The same job would end the same way: only other settings, another text or another model can help.
         return {"code": "ill_conditioned", "cause": "user", "message": str(error), "field": None}
     known = {"cause": "system", "field": None, "detail": detail}
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return {"code": "out_of_memory", "message": "The engine ran out of memory.", **known}
     if os.strerror(errno.ENOSPC) in str(error):  # safetensors has an exception of its own for it
         return {"code": "disk_full", "message": "The worker's disk is full.", **known}
@@ -110,13 +111,6 @@ def _fingerprint(error: BaseException) -> str:
     said = re.sub(r"0x[0-9a-f]+|\d+", "#", str(error))
     text = "\n".join([type(error).__qualname__, said, *lines])
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """torch has an exception for CUDA only; the CPU's allocator says it in words."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 if __name__ == "__main__":

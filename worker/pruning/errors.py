@@ -43,6 +43,13 @@ class Stopped(PruningError):
     """The observer asked the job to stop."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch has an exception for CUDA only; the CPU's allocator says it in words."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
 @contextmanager
 def blaming(code: str, what: str, field: str | None) -> Iterator[None]:
     """Whatever is raised inside while the user's file is read is the file's fault: UserError, with its reason.
@@ -52,10 +59,10 @@ def blaming(code: str, what: str, field: str | None) -> Iterator[None]:
     """
     try:
         yield
-    except (PruningError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (PruningError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
-        if isinstance(error, OSError) and error.errno in MACHINE:
+        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno in MACHINE):
             raise
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(code, f"{what}: {said}", field) from error

@@ -92,6 +92,7 @@ READ: dict[str, tuple[Change, str]] = {
     "rope factor": (rope(rope_type="linear", factor=0.0), r"config.json gives model.rotary_emb.*inv_freq values"),
     "other width": (config(hidden_size=48), "has shape"),
     "no vocabulary": (config(vocab_size=0), "has shape"),
+    "sizes without end": (config(hidden_size=2**33), "config.json describes tensors larger than"),
     "header": (written("model.safetensors", b"\x10" + bytes(30)), "model.safetensors is not a safetensors file"),
     "nothing": (written("model.safetensors", b""), "model.safetensors is not a safetensors file"),
 }
@@ -124,13 +125,26 @@ def test_a_panic_of_a_tokenizer_is_its_files_fault(model: Path, monkeypatch: pyt
         Tokenizer(model)
 
 
-def test_trouble_of_the_machine_is_not_the_files(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: Any, **options: Any) -> None:
-        raise OSError(5, "Input/output error")
+NO_MEMORY = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+TROUBLE: dict[str, tuple[str, Exception]] = {
+    "disk": ("transformers.AutoTokenizer.from_pretrained", OSError(5, "Input/output error")),
+    "memory for a tokenizer": ("transformers.AutoTokenizer.from_pretrained", NO_MEMORY),
+    "memory for a forward pass": ("torch.nn.Embedding.forward", NO_MEMORY),
+    "memory for a block": ("torch.nn.Linear.forward", NO_MEMORY),
+}
 
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fail)
-    with pytest.raises(OSError, match="Input/output error"):
-        Tokenizer(model)
+
+@pytest.mark.parametrize("case", TROUBLE)
+def test_trouble_of_the_machine_is_not_the_files(case: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, trouble = TROUBLE[case]
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise trouble
+
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(type(trouble)) as caught:
+        inspect(model)
+    assert caught.value is trouble
 
 
 def smaller(model: Path, folder: Path, rows: int) -> Path:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.pytorch_utils import Conv1D
 
-from worker.pruning.errors import UserError
+from worker.pruning.errors import UserError, is_out_of_memory
 from worker.pruning.model.experts import (
     count_experts,
     expert_weight,
@@ -74,9 +74,11 @@ def _run(prefix: str, block: nn.Module, call: Call) -> frozenset[str]:
         with stand_ins(block.modules()), _counting(linear_layers(block)) as called:
             before, _, after = (call.run(block, hidden) for hidden in (one, other, one))
             _check_experts(prefix, block, generator)
-    except (MemoryError, UserError):
+    except UserError:
         raise
     except Exception as error:  # a model's own code may raise anything
+        if is_out_of_memory(error):
+            raise
         raise unsupported_run(block, error) from error
     if before.shape != one.shape:
         raise unsupported(f"{prefix} gives hidden states of another shape than it gets")

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from worker.model_files.architectures import causal_models
 from worker.model_files.config import read_config
 from worker.model_files.errors import IntakeError
-from worker.pruning.errors import UserError, blaming
+from worker.pruning.errors import UserError, blaming, is_out_of_memory
 from worker.pruning.model.checkpoint import DTYPES, Checkpoint
 from worker.pruning.model.dry_run import called_layers
 from worker.pruning.model.experts import Expert, StoredExpert, count_experts, find_experts, fused, is_experts
@@ -203,7 +203,7 @@ def _model(folder: Path) -> Any:
         architecture = read_config(folder / "config.json").architecture
     except IntakeError as error:
         raise UserError("unsupported_model", error.message, "/model") from error
-    with blaming("unsupported_model", "config.json describes no model", "/model"):
+    with _small_enough(), blaming("unsupported_model", "config.json describes no model", "/model"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with parameters_on_meta():
             # Experts one after another, in one order everywhere; faster ways are for bfloat16 on some devices.
@@ -211,6 +211,18 @@ def _model(folder: Path) -> Any:
                 config, dtype=torch.float32, trust_remote_code=False, experts_implementation="eager"
             )
     return model
+
+
+@contextmanager
+def _small_enough() -> Iterator[None]:
+    """A graph's parameters take no memory but for a moment each; one for which there is none is no model's."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        message = "config.json describes tensors larger than this machine's memory: mend its sizes"
+        raise UserError("unsupported_model", message, "/model") from error
 
 
 def _auto_class(model_type: str, architecture: str) -> Any:

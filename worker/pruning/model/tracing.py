@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from worker.pruning.errors import UserError
+from worker.pruning.errors import UserError, is_out_of_memory
 
 LENGTH = 4
 """Tokens of a text that is only looked at for how the blocks are called."""
@@ -190,9 +190,9 @@ def attempt(graph: Traceable, *, outputs: int) -> tuple[list[Call], list[Call]] 
     """`_trace_two`, or what it raised: a UserError, or anything where the model does not run."""
     try:
         return _trace_two(graph, torch.device("cpu"), outputs=outputs)
-    except MemoryError:
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         return error
 
 
