@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from secateur.spec.request import MOST_THREADS, Device
 
 
 class Settings(BaseSettings):
@@ -88,9 +90,9 @@ class Settings(BaseSettings):
     log_lines: int = Field(default=20_000, ge=1)
     """Lines of engine log kept per job."""
 
-    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
+    device: Device = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:0`; where the engine computes."""
-    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=MOST_THREADS)
     """Threads of the engine; part of what makes a result reproducible."""
     hidden_bytes: int = Field(default=2 * 2**30, ge=0)
     """Hidden states that an engine holds in memory; the rest goes to a scratch file below `work_dir`."""

@@ -1,5 +1,6 @@
 """What the engine is given: the spec, where its files are, what is resumed, and what it continues."""
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Self
 
@@ -11,17 +12,21 @@ from secateur.spec.strict import Choice, Refusal, Strict, refuse
 
 HIDDEN_BYTES: Final = 2 * 2**30
 """Of hidden states held in memory unless a request says otherwise."""
+MOST_THREADS: Final = 1024
+_NO_PATH: Final = re.compile("[\0\ud800-\udfff]")
+"""Characters that no file's name has."""
 
 
 def _path(value: Any) -> Path:
     if isinstance(value, Path):
         return value
-    if not isinstance(value, str) or not value or "\0" in value:
+    if not isinstance(value, str) or not value or _NO_PATH.search(value):
         raise ValueError("must be the path of a file or folder")
     return Path(value)
 
 
 Location = Annotated[Path, BeforeValidator(_path)]
+Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")]
 Words = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -67,7 +72,7 @@ class Base(Strict):
     @classmethod
     def _inside(cls, value: str) -> str:
         folder = PurePosixPath(value)
-        if folder.is_absolute() or ".." in folder.parts or not folder.parts or "\0" in value:
+        if folder.is_absolute() or ".." in folder.parts or not folder.parts or _NO_PATH.search(value):
             raise ValueError("must be a path inside the workspace")
         return str(folder)
 
@@ -111,8 +116,10 @@ class EngineRequest(Pruning):
     workspace: Location = Field(description="A folder for all that is written.")
     texts: dict[str, Text] = Field(description="Where each dataset is that the domains name.")
     dry_run: bool = Field(default=False, description="Only a plan is asked for.")
-    device: Words = Field(default="auto", description="cpu, cuda, cuda:1, …, or auto.")
-    threads: int = Field(default=2, ge=1, description="torch's, and part of what the bytes depend on.")
+    device: Device = Field(default="auto", description="cpu, cuda, cuda:1, …, or auto.")
+    threads: int = Field(
+        default=2, ge=1, le=MOST_THREADS, description="torch's, and part of what the bytes depend on."
+    )
     hidden_bytes: int = Field(
         default=HIDDEN_BYTES,
         ge=0,

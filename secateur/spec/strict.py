@@ -64,10 +64,13 @@ def at_field(message: str) -> PydanticCustomError:
 
 def explain(error: Any, body: Any) -> tuple[str, str]:
     """JSON pointer (RFC 6901) into the body, and words, for one of a ValidationError's errors."""
-    place, kind = list(error["loc"]), error["type"]
+    place, kind, message = list(error["loc"]), error["type"], str(error["msg"])
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         place, kind = [*place, "name"], ABSENT
-    return pointer_of(place, body, absent=kind == ABSENT), str(error["msg"]).removeprefix("Value error, ")
+        # Without what was sent, which may be of any length.
+        known = error["ctx"].get("expected_tags")
+        message = "Field required" if known is None else f"must be one of {known}"
+    return pointer_of(place, body, absent=kind == ABSENT), message.removeprefix("Value error, ")
 
 
 def _names(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """What a job would do, found out without doing it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +33,7 @@ def plan(job: PruningJob) -> dict[str, Any]:
     """
     subject = look(job)
     tokenizer = Tokenizer(job.model)
-    check_prefix(job, tokenizer.prefix)
+    check_prefix(job, tokenizer)
     said = [asdict(warning) for warning in tokens_beyond_rows(subject.graph, tokenizer)]
     return {
         **describe(subject),
@@ -78,12 +78,10 @@ def check_lengths(job: PruningJob, graph: ModelGraph) -> None:
                 raise SpecError(field, f"must be at most {longest}, the model's {name}")
 
 
-def check_prefix(job: PruningJob, prefix: Sequence[int]) -> None:
+def check_prefix(job: PruningJob, tokenizer: Tokenizer) -> None:
     """Refuse windows in which the tokenizer's prefix leaves no room for text."""
     for field, length in _lengths(job).items():
-        if length <= len(prefix):
-            message = f"must be more than {len(prefix)}, the tokens that the tokenizer puts before every text"
-            raise SpecError(field, message)
+        tokenizer.room(length, field)
 
 
 def _lengths(job: PruningJob) -> dict[str, int]:

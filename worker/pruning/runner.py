@@ -86,7 +86,7 @@ class _Run:
         shares = assign(graph.matrices, job.sparsity)  # refuse what cannot be met before the texts are read
         check_reading(job.method, shares)
         tokenizer = Tokenizer(job.model)
-        check_prefix(job, tokenizer.prefix)
+        check_prefix(job, tokenizer)
         if job.first_stage + job.resume.stages:
             check_holdings(
                 job,

@@ -104,6 +104,8 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     ("path", "value", "pointer"),
     [
         ("/method", {"name": "copa"}, "/method/name"),
+        ("/method", {"name": "copal" * 1000}, "/method/name"),
+        ("/method", {}, "/method/name"),
         ("/method", {"name": "admm", "admm": {"iterations": 5}}, "/method/admm/mask_steps"),
         ("/sparsity", {}, "/sparsity/target"),
         ("/sparsity", {"pattern": "٢:٤"}, "/sparsity/pattern"),
@@ -115,6 +117,7 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("/domains/0/calibration/sample", 3, "/domains/0/calibration/sample"),
         ("/texts/a/path", None, "/texts/a/path"),
         ("/texts/a/path", "", "/texts/a/path"),
+        ("/texts/a/path", "\udfff.txt", "/texts/a/path"),
         ("/texts/a/format", "csv", "/texts/a/format"),
         ("/texts/a/field", "text", "/texts/a/field"),
         ("/evaluaton", {}, "/evaluaton"),
@@ -125,8 +128,13 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("/outputs", {}, "/outputs"),
         ("/workspace", "", "/workspace"),
         ("/model", 3, "/model"),
+        ("/model", "model\0", "/model"),
+        ("/workspace", "work\ud800", "/workspace"),
         ("/threads", True, "/threads"),
         ("/threads", 0, "/threads"),
+        ("/threads", 2**63, "/threads"),
+        ("/device", "gpu", "/device"),
+        ("/device", "cpu\n", "/device"),
         ("/hidden_bytes", -1, "/hidden_bytes"),
         ("/device", "", "/device"),
         ("/resume", {"stage": 3}, "/resume/stage"),
@@ -146,6 +154,7 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("/base", base(evaluations=[{"domain": "y"}]), "/base/evaluations/0/dataset"),
         ("/base", base(folder="/tmp/base"), "/base/folder"),
         ("/base", base(folder="base/../.."), "/base/folder"),
+        ("/base", base(folder="\ud800"), "/base/folder"),
     ],
 )
 def test_errors_point_at_the_field(path: str, value: Any, pointer: str) -> None:
@@ -156,6 +165,7 @@ def test_errors_point_at_the_field(path: str, value: Any, pointer: str) -> None:
     assert caught.value.field == pointer
     assert caught.value.code == "invalid_spec"
     assert pointer in caught.value.message
+    assert len(caught.value.message) < 300, "what was sent is not repeated"
 
 
 def test_restart_has_nothing_to_go_on_from() -> None:

@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
+from typing import Final
 
 from secateur.spec.request import Format, Text
 from worker.pruning.errors import UserError
 
 CHUNK = 1 << 18
 """Characters of a txt read at once, wherever its lines end."""
+SURROGATE: Final = re.compile("[\ud800-\udfff]")
+"""What JSON may hold and no tokenizer takes."""
 
 
 def documents(text: Text, field: str) -> Iterator[Iterator[str]]:
@@ -64,9 +68,12 @@ def _not_utf8(field: str) -> UserError:
 def _document(line: str, text_field: str, number: int, field: str) -> str:
     try:
         document = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError("invalid_text", f"line {number} is not JSON", field) from None
     content = document.get(text_field) if isinstance(document, dict) else None
     if not isinstance(content, str):
         raise UserError("invalid_text", f"line {number} has no text in its field {text_field!r}", field)
+    if SURROGATE.search(content):
+        message = f"line {number} has half of a pair of surrogates (\\ud800 to \\udfff), which is no character"
+        raise UserError("invalid_text", message, field)
     return content

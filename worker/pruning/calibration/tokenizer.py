@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from secateur.spec.request import Text
 from worker.pruning.calibration.texts import documents, joined
-from worker.pruning.errors import UserError, blaming
+from worker.pruning.errors import SpecError, UserError, blaming
 
 PIECE: Final = 1 << 18
 """Characters tokenised at once, to bound memory."""
@@ -65,6 +65,16 @@ class Tokenizer:
     def context(self) -> int:
         """Tokens of a window that are never predicted: the prefix, or the first one of the text without any."""
         return max(len(self.prefix), 1)
+
+    def room(self, length: int, field: str) -> int:
+        """Tokens of the text in a window of `length`. Raises SpecError where the prefix leaves it none.
+
+        field: JSON pointer of the length.
+        """
+        if length <= len(self.prefix):
+            message = f"must be more than {len(self.prefix)}, the tokens that the tokenizer puts before every text"
+            raise SpecError(field, message)
+        return length - len(self.prefix)
 
     def tokens(self, text: Text, field: str, limit: int | None = None) -> Ids:
         """Token ids of a whole text, documents joined by one blank, without prefix. limit: at the most so many."""

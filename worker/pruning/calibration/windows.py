@@ -60,7 +60,7 @@ def calibration_windows(
     With documents joined, of s tokens of text a window, the starts are randint(0, len − s − 1). field: JSON
     pointer of the calibration. Raises UserError when the text has too few tokens.
     """
-    length = calibration.sequence_length - len(tokenizer.prefix)
+    length = tokenizer.room(calibration.sequence_length, f"{field}/sequence_length")
     tokens, places = _places(tokenizer, text, calibration.documents, length, field)
     draw = random.Random(calibration.seed)  # noqa: S311 - the protocol's generator, not a secret
     starts = _picked(places, calibration.samples, draw)
@@ -207,7 +207,7 @@ def evaluation_windows(tokenizer: Tokenizer, text: Text, spec: EvaluationSpec, f
     They go on from one document to the next where these are joined; else each document's first one begins with
     it. What is left at its end, too short for a window, is dropped. Raises UserError where no window fits.
     """
-    length = spec.sequence_length - len(tokenizer.prefix)
+    length = tokenizer.room(spec.sequence_length, "/evaluation/sequence_length")
     if spec.documents is Documents.separate:
         parts = tokenizer.documents(text, field, limit=spec.max_windows * length)
     else:

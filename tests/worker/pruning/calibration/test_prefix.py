@@ -107,7 +107,9 @@ def test_what_is_learned_is_what_stands_behind_the_prefix(
 
 
 @pytest.mark.parametrize("place", ["/domains/0/calibration/sequence_length", "/evaluation/sequence_length"])
-def test_a_window_that_the_prefix_fills_is_refused(request_for: Request, llama: Path, place: str) -> None:
+def test_a_window_that_the_prefix_fills_is_refused(
+    request_for: Request, llama: Path, texts: Path, place: str
+) -> None:
     request = request_for(model=str(llama))
     target: Any = request
     for part in place.split("/")[1:-1]:
@@ -117,6 +119,9 @@ def test_a_window_that_the_prefix_fills_is_refused(request_for: Request, llama: 
         with pytest.raises(SpecError, match="more than 2, the tokens that the tokenizer puts before") as caught:
             attempt(request)
         assert caught.value.field == place
+    if place.startswith("/evaluation"):
+        with pytest.raises(SpecError, match="more than 2"):
+            perplexities(llama, {"c": Text(path=texts / "c.txt")}, EvaluationSpec(sequence_length=2))
     target["sequence_length"] = 3
     prune(request)
 
