@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from app.settings import Settings
 from app.storage import ObjectStore
-from worker.model_files.errors import IntakeError
+from worker.model_files.errors import too_large
 
 SPARE_BYTES: Final = 512 * 2**20
 """Disk that an intake leaves to the rest of the worker."""
@@ -33,16 +33,11 @@ class Context:
         """Note something that does not keep the model from being taken. data: the names and numbers behind it."""
         self.warnings.append({"code": code, "message": message, "data": data})
 
+    def room(self) -> int:
+        """Bytes that the scratch folder may still take."""
+        return shutil.disk_usage(self.scratch).free - SPARE_BYTES
+
     def need_disk(self, size: int) -> None:
         """Refuse work whose files do not fit into the scratch folder."""
-        free = shutil.disk_usage(self.scratch).free
-        if size + SPARE_BYTES > free:
-            raise IntakeError(
-                "too_large",
-                f"This needs {_gigabytes(size)} of disk, more than the service has left. Use a smaller one, or "
-                "ask its operator for more room.",
-            )
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+        if size > self.room():
+            raise too_large(size)

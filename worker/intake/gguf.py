@@ -11,9 +11,6 @@ from typing import Any, Final
 from worker.intake.context import Context
 from worker.model_files.errors import IntakeError
 
-GROWTH: Final = {"bfloat16": 5, "float16": 5, "float32": 10}
-"""Upper bound of the converted size by that of the file, whose weights have more than three bits each."""
-
 CONVERTER: Final = Path(__file__).with_name("gguf_convert.py")
 
 _log = logging.getLogger(__name__)
@@ -25,7 +22,6 @@ def convert(path: Path, dtype: str, context: Context) -> Path:
     Raises IntakeError when the file cannot be converted, RuntimeError when the child died otherwise.
     """
     _check_magic(path)
-    context.need_disk(path.stat().st_size * GROWTH[dtype])
     # The converter sees the file alone: no configuration or tokenizer that lies beside it is picked up.
     source, target = context.scratch / "gguf", context.scratch / "converted"
     source.mkdir()
@@ -36,6 +32,7 @@ def convert(path: Path, dtype: str, context: Context) -> Path:
         "target": str(target),
         "dtype": dtype,
         "threads": context.settings.threads,
+        "room": context.room(),
         "parent": os.getpid(),
     }
     answer = _run_child(request, context)

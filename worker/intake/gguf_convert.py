@@ -1,7 +1,7 @@
 """Child process that turns a GGUF file into a safetensors folder. Of ours it imports what looks at GGUF files.
 
-One JSON object on stdin (`source`, `file`, `target`, `dtype`, `threads`, `parent`), one on stdout: `warnings` or
-`{"error": {"code", "message"}}`. Everything that libraries print goes to stderr.
+One JSON object on stdin (`source`, `file`, `target`, `dtype`, `threads`, `room`, `parent`), one on stdout:
+`warnings` or `{"error": {"code", "message"}}`. Everything that libraries print goes to stderr.
 
 Nothing is invented and nothing lost: each key of the architecture and each tensor is used, or the file is refused.
 """
@@ -22,8 +22,11 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # run by path and iso
 
 from worker.intake.gguf_keys import CODE, WAY_OUT, settle
 from worker.intake.gguf_rope import FACTORS, settle_rope
-from worker.intake.gguf_tokenizer import check_tokenizer, doubts, settle_tokenizer
-from worker.model_files.errors import IntakeError
+from worker.intake.gguf_tokenizer import check_ids, check_tokenizer, doubts, settle_tokenizer
+from worker.model_files.errors import IntakeError, too_large
+
+BYTES: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Of one weight, once it is converted."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _SYSTEM_ERRORS: Final = (MemoryError, ImportError, OSError)
@@ -79,6 +82,10 @@ def convert_file(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     reader = gguf.GGUFReader(os.path.join(source, file))  # a broken file needs no torch to be refused
     metadata = {key: field.contents() for key, field in reader.fields.items()}
     _refuse_pieces(metadata, reader)
+    check_ids(metadata)
+    weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
+    if (size := weights * BYTES[request["dtype"]]) > request["room"]:
+        raise too_large(size)
 
     import torch
     import transformers
@@ -91,12 +98,14 @@ def convert_file(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     settle(config, metadata, used)
     settle_rope(config, metadata, _factors(reader), used)
     options: dict[str, Any] = {"gguf_file": file, "dtype": dtype, "config": config, "output_loading_info": True}
+    options["ignore_mismatched_sizes"] = True  # refused below, by name
     # Newer versions may keep the weights packed in GGUF's blocks, which nothing but they can read.
     if packed := getattr(transformers, "GgufConfig", None):
         options["quantization_config"] = packed(dequantize=True)
     names = _watch_names()
     model, report = AutoModelForCausalLM.from_pretrained(source, **options)
     _forget_quantisation(model)
+    _check_shapes(report, names)
     _check_tensors(reader, report, names, set(model._tied_weights_keys or ()))
     model.to(dtype)
     _check_finite(model, reader, names, request["dtype"])
@@ -223,6 +232,22 @@ def _check_tensors(reader: Any, report: Mapping[str, Any], maps: list[_Watched],
         raise IntakeError(CODE, f"The converted model would lose the tensors {_some(left)}; {WAY_OUT}.")
 
 
+def _check_shapes(report: Mapping[str, Any], maps: list[_Watched]) -> None:
+    """Raises IntakeError for a tensor of another shape than the configuration gives it."""
+    homes = _origins(maps)
+    for name, stored, wanted in sorted(report.get("mismatched_keys") or ()):
+        raise IntakeError(
+            CODE,
+            f"{homes.get(name, name)} has the shape {tuple(stored)} where the file's keys make it {tuple(wanted)}"
+            f"; {WAY_OUT}.",
+        )
+
+
+def _origins(maps: list[_Watched]) -> dict[str, str]:
+    """The model's tensors → the file's."""
+    return {home: name for name, home in dict.items(maps[-1])} if maps else {}
+
+
 def _is_known(name: str) -> bool:
     return name in FACTORS or _UNNEEDED.fullmatch(name) is not None
 
@@ -237,7 +262,7 @@ def _check_finite(model: Any, reader: Any, maps: list[_Watched], dtype: str) -> 
     import numpy as np
     import torch
 
-    homes = {home: name for name, home in dict.items(maps[-1])} if maps else {}
+    homes = _origins(maps)
     stored = {tensor.name: tensor for tensor in reader.tensors}
     for name, tensor in model.state_dict().items():
         if not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):

@@ -36,8 +36,23 @@ PLAIN_SPLITS: Final = frozenset(
 ENDED_MODELS: Final = frozenset({"t5"})
 WHOLE: Final = (3, 4)
 """Token types that are never cut: control and user-defined."""
+SPECIAL: Final = ("bos", "eos", "unknown", "separator", "padding")
+"""Tokens with a key of their own that the libraries read."""
 TRIED: Final = "a"
 SPACE: Final = "\N{LOWER ONE EIGHTH BLOCK}"
+
+
+def check_ids(metadata: Mapping[str, Any]) -> None:
+    """Raises IntakeError where the file has no tokenizer, or names a special token that is none of its tokens."""
+    count = len(metadata.get(f"{KEY}tokens") or ())
+    if not count:
+        raise IntakeError(CODE, f"The file holds no tokenizer ({KEY}tokens); {WAY_OUT}.")
+    for name in SPECIAL:
+        key = f"{KEY}{name}_token_id"
+        if not 0 <= metadata.get(key, 0) < count:
+            raise IntakeError(
+                CODE, f"{key} is {metadata[key]}, and the file's tokens end at {count - 1}; {WAY_OUT}."
+            )
 
 
 def check_tokenizer(tokenizer: Any, metadata: Mapping[str, Any]) -> None:

@@ -19,3 +19,12 @@ class IntakeError(Exception):
     def as_json(self) -> dict[str, Any]:
         """What is stored in the `error` of a model or dataset."""
         return {"code": self.code, "message": self.message, "field": self.field}
+
+
+def too_large(size: int) -> IntakeError:
+    """The refusal of work that needs so many bytes of disk, more than there are."""
+    return IntakeError(
+        "too_large",
+        f"This needs {size / 1e9:.1f} GB of disk, more than the service has left. Use a smaller one, or ask its "
+        "operator for more room.",
+    )

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import modeling_gguf_pytorch_utils as loader
 
-from tests.worker.intake.tiny_gguf import HEADS, HIDDEN, INNER, write_tiny_gguf
+from tests.worker.intake.tiny_gguf import HEADS, HIDDEN, INNER, tiny_tensors, write_tiny_gguf
 from worker.intake.gguf_convert import convert_file
 from worker.model_files.errors import IntakeError
 
@@ -35,7 +35,7 @@ def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Convert:
 
     numbers = count()
 
-    def act(dtype: str = "float32", **options: Any) -> Path:
+    def act(dtype: str = "float32", room: int = 2**30, **options: Any) -> Path:
         name = f"{next(numbers)}.gguf"
         write_tiny_gguf(tmp_path / name, **options)
         target = tmp_path / f"converted-{name}"
@@ -46,6 +46,7 @@ def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Convert:
                 "target": os.fspath(target),
                 "dtype": dtype,
                 "threads": 1,
+                "room": room,
             }
         )
         return target
@@ -79,6 +80,14 @@ def array(*values: float) -> np.ndarray:
         ({"blk.0.attn_q.bias": np.zeros(HIDDEN, np.float32)}, "lose the tensors blk.0.attn_q.bias;"),
         ({"blk.2.ffn_up.weight": np.zeros((INNER, HIDDEN), np.float32)}, "lose the tensors blk.2.ffn_up.weight;"),
         ({"mystery": np.zeros(3, np.float32)}, "lose the tensors mystery;"),
+        (
+            {"blk.1.ffn_up.weight": np.zeros((8, HIDDEN), np.float32)},
+            "blk.1.ffn_up.weight has the shape (8, 32) where the file's keys make it (64, 32);",
+        ),
+        (
+            {"token_embd.weight": np.zeros((7, HIDDEN), np.float32)},
+            "token_embd.weight has the shape (7, 32) where the file's keys make it (99, 32);",
+        ),
         ({"rope_freqs.weight": array(1, 2, 1, 5)}, "could not say rope_freqs.weight"),
         ({"rope_freqs.weight": array(1, 1)}, "could not say rope_freqs.weight (2 factors for 4 frequencies)"),
         ({"rope_factors_long.weight": array(1, 2, 3, 4)}, "lacks the tensor rope_factors_short.weight"),
@@ -113,12 +122,26 @@ def test_constants_that_llama_cpp_skips_do_no_harm(convert: Convert) -> None:
             "llama.rope.scaling.yarn_ext_factor (0.5)",
         ),
         ({"llama.rope.dimension_count": HEAD // 2}, "llama.rope.dimension_count (4 of 8)"),
+        ({"tokenizer.ggml.padding_token_id": 99}, "padding_token_id is 99, and the file's tokens end at 98;"),
         ({"general.type": "adapter"}, "general.type is 'adapter'"),
         ({"split.count": 2, "split.no": 0}, "piece 1 of 2 of a model. Join them with `llama-gguf-split --merge"),
     ],
 )  # fmt: skip
 def test_a_key_that_the_configuration_cannot_say_is_named(convert: Convert, keys: Any, said: str) -> None:
     assert said in refusal(convert, keys=keys)
+
+
+def test_a_file_without_a_tokenizer_is_refused(convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf.GGUFWriter, "add_token_list", lambda writer, tokens: None)
+    assert "holds no tokenizer (tokenizer.ggml.tokens)" in refusal(convert)
+
+
+@pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("bfloat16", 2)])
+def test_the_disk_must_have_room_for_what_the_weights_become(convert: Convert, dtype: str, width: int) -> None:
+    """Whatever they take in the file."""
+    size = width * sum(values.size for values in tiny_tensors(99, tied=True).values() if values is not None)
+    assert "This needs 0.0 GB of disk" in refusal(convert, dtype=dtype, room=size - 1)
+    convert(dtype=dtype, room=size)
 
 
 def test_keys_that_change_nothing_do_no_harm(convert: Convert) -> None:
