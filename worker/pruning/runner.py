@@ -87,6 +87,7 @@ class _Run:
         check_reading(job.method, shares)
         tokenizer = Tokenizer(job.model)
         check_prefix(job, tokenizer)
+        beyond = tokens_beyond_rows(graph, tokenizer)
         if job.first_stage + job.resume.stages:
             check_holdings(
                 job,
@@ -116,8 +117,7 @@ class _Run:
         tracker = Tracker(observer, len(job.domains), len(graph.blocks), planned)
         matrix = RMatrix(runner, sets, dtype, tracker, observer, lambda: _hidden(job), known)
         warnings = already_sparse(sparsity, keep_zeros=job.sparsity.keep_zeros)
-        warnings += tokens_beyond_rows(graph, tokenizer)
-        warnings += before_pruning(job, shares, windows, sets)
+        warnings += [*beyond, *before_pruning(job, shares, windows, sets)]
         return cls(job, observer, source, runner, shares, windows, digests, matrix, warnings, tracker, dtype)
 
     def execute(self) -> Output:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tests.tiny import make_tiny, make_tokenizer
+from tests.tiny import make_tiny, make_tokenizer, put_before
 from tests.worker.pruning.conftest import Request, domain, prune
 from worker.pruning import PruningJob, UserError, inspect, plan
 from worker.pruning.calibration.tokenizer import Tokenizer
@@ -171,6 +171,19 @@ def test_a_token_beyond_the_embedding_is_refused_where_the_text_has_it(
     assert (caught.value.code, caught.value.field) == ("unknown_token", "/domains/0/calibration")
     (said,) = plan(PruningJob.from_dict(request))["warnings"]
     assert (said["code"], said["data"]["rows"], said["data"]["highest"]) == ("tokens_beyond_rows", 300, 319)
+
+
+def test_a_prefix_beyond_the_embedding_is_refused_with_the_model(
+    model: Path, tmp_path: Path, request_for: Request
+) -> None:
+    """No text of such a tokenizer can be read: intake and plan say what every job would."""
+    folder = smaller(model, tmp_path / "model", 300)
+    put_before(folder, AutoTokenizer.from_pretrained(folder).convert_ids_to_tokens(310))
+    request = request_for(model=str(folder))
+    for attempt in (prune, lambda given: plan(PruningJob.from_dict(given)), lambda _: inspect(folder)):
+        with pytest.raises(UserError, match="puts before every text the token 310") as caught:
+            attempt(request)
+        assert (caught.value.code, caught.value.field) == ("unknown_token", "/model")
 
 
 def test_a_token_beyond_the_embedding_in_a_test_text(

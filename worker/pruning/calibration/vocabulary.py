@@ -23,17 +23,25 @@ def check_ids(windows: Sequence[Tensor], graph: ModelGraph, tokenizer: Tokenizer
     field: the text, a JSON pointer. Raises UserError `unknown_token`.
     """
     highest = max(int(part.max()) for part in windows if part.numel())
+    _check(highest, "the text has", graph, tokenizer, field)
+
+
+def _check(highest: int, who: str, graph: ModelGraph, tokenizer: Tokenizer, field: str) -> None:
     known = rows(graph)
     if highest >= known:
         message = (
-            f"the text has the token {highest} ({tokenizer.token(highest)!r}), and the model's embedding ends at "
+            f"{who} the token {highest} ({tokenizer.token(highest)!r}), and the model's embedding ends at "
             f"{known - 1}: the tokenizer is another model's, or the embedding was not made larger for it"
         )
         raise UserError("unknown_token", message, field)
 
 
 def tokens_beyond_rows(graph: ModelGraph, tokenizer: Tokenizer) -> list[JobWarning]:
-    """A tokenizer with tokens that the model has no rows for: texts with one of them will be refused."""
+    """A tokenizer with tokens that the model has no rows for: texts with one of them will be refused.
+
+    Raises UserError `unknown_token` where its prefix has one, and with it every text.
+    """
+    _check(max(tokenizer.prefix, default=-1), "the tokenizer puts before every text", graph, tokenizer, "/model")
     known = rows(graph)
     if tokenizer.highest < known:
         return []
