@@ -1,14 +1,11 @@
 """Which statistics a job's final state holds, and which ones a method needs. The engine has the last word."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from app.kit.problems import FieldError
-
-SOLVING: Final = frozenset({"sparsegpt", "admm", "alps", "auto"})
-"""Methods that solve for the kept weights, with the Gram."""
-FROM_MOMENTS: Final = frozenset({"own_terms"})
-"""COPAL's readings that need no more than moments, which every state has."""
+from secateur.spec.method import Copal, Method, MethodName, Mode, Reading, read_method
+from secateur.spec.sparsity import Allocation
 
 
 class Place(NamedTuple):
@@ -17,7 +14,7 @@ class Place(NamedTuple):
     block: int
     columns: int
     """Inputs. Matrices of a block that read one tensor, and share its Gram, have the same number of them."""
-    method: str | None
+    method: MethodName | None
     """Which one an override names."""
 
 
@@ -29,12 +26,12 @@ def lacking(
     path: the specs of the jobs before it, oldest first: a sum of which one job has left a part out is not whole.
     places: of the last one's matrices, where overrides name methods; what these leave open is the engine's to say.
     """
-    if spec["method"]["mode"] != "accumulated":
+    mine = read_method(spec["method"])
+    if mine.mode is not Mode.accumulated:
         return []
-    methods = [each["method"] for each in path]
-    mine = spec["method"]
+    methods = [read_method(each["method"]) for each in path]
     gram = _gram_of_places(methods[-1], mine, places) if names_methods(spec) else _gram(methods, mine)
-    solving = gram or _survey(methods, mine, spec["sparsity"])
+    solving = gram or _survey(methods, mine, spec["sparsity"]["allocation"])
     return [*solving, *_importance(methods, mine)]
 
 
@@ -43,15 +40,14 @@ def dropped(before: dict[str, Any], spec: dict[str, Any], places: Sequence[Place
 
     before: the spec of the job gone on from. places: as for `lacking`.
     """
-    theirs, mine = before["method"], spec["method"]
+    theirs, mine = (read_method(each["method"]) for each in (before, spec))
     found: list[str] = []
-    if mine["mode"] == "accumulated":
+    if mine.mode is Mode.accumulated:
+        gone = theirs.statistics - mine.statistics
         if names_methods(spec):
-            gram = bool(_solved(theirs, places) - _solved(mine, places))
-        else:
-            gram = solves(theirs) and not solves(mine)
-        importance = _keeps_importance(theirs) and not _keeps_importance(mine)
-        found += [kind for kind, gone in (("gram", gram), ("importance", importance)) if gone]
+            overridden = {"gram"} if _solved(theirs, places) - _solved(mine, places) else set()
+            gone = gone - {"gram"} | overridden
+        found = sorted(gone)
     kept = [each.get("output", {}).get("keep_domain_statistics", False) for each in (before, spec)]
     return [*found, "domain_grams"] if kept == [True, False] else found
 
@@ -61,105 +57,91 @@ def names_methods(spec: dict[str, Any]) -> bool:
     return any("method" in override for override in spec["sparsity"].get("overrides", ()))
 
 
-def overriding(spec: dict[str, Any], deciding: Sequence[str]) -> str | None:
+def overriding(spec: dict[str, Any], deciding: Sequence[str]) -> MethodName | None:
     """The method that a matrix's overrides name. deciding: those with an effect on it, as its record has them."""
     found = None
     for override in spec["sparsity"]["overrides"]:
         if "method" in override and (override.get("match") or override.get("regex")) in deciding:
-            found = str(override["method"])
+            found = MethodName(override["method"])
     return found
 
 
-def solves(method: dict[str, Any]) -> bool:
-    """Whether kept weights are changed, for which a Gram is kept."""
-    return method["name"] in SOLVING or method.get("weight_update") == "admm"
-
-
-def named(method: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """The method of a matrix whose override names that one: by which it selects, and what comes after."""
-    if name is None or name == method["name"]:
-        return method
-    if name == "admm":
-        return {"name": name, "weight_update": "admm"}
-    followed = name != "auto" and method["name"] != "admm"
-    return {"name": name, "weight_update": method.get("weight_update", "none") if followed else "none"}
-
-
-def _solved(method: dict[str, Any], places: Sequence[Place]) -> set[tuple[int, int]]:
+def _solved(method: Method, places: Sequence[Place]) -> set[tuple[int, int]]:
     """Blocks and numbers of inputs where some matrix is solved for, as far as the Gram of its group is kept."""
-    return {(each.block, each.columns) for each in places if solves(named(method, each.method))}
+    return {(each.block, each.columns) for each in places if method.named(each.method).updates_weights}
 
 
-def _gram_of_places(theirs: dict[str, Any], mine: dict[str, Any], places: Sequence[Place]) -> list[FieldError]:
+def _asking(method: Method) -> str:
+    """The field by which a method that changes the kept weights asks for that."""
+    return "name" if method.solves else "weight_update"
+
+
+def _gram_of_places(theirs: Method, mine: Method, places: Sequence[Place]) -> list[FieldError]:
     """Only what is certain: nothing in the matrix's block that may read the same inputs was solved for."""
     held = _solved(theirs, places)
     without = (each for each in places if (each.block, each.columns) not in held)
-    missed: Iterator[Place] = (each for each in without if solves(named(mine, each.method)))
+    missed: Iterator[Place] = (each for each in without if mine.named(each.method).updates_weights)
     first = next(missed, None)
     if first is None:
         return []
-    field = "name" if first.method in (None, mine["name"]) and mine["name"] in SOLVING else "weight_update"
-    selected = first.method or theirs["name"]
+    field = _asking(mine) if first.method in (None, mine.name) else "weight_update"
+    selected = first.method or theirs.name
     message = (
-        f"{mine[field]!r} solves with the Gram of all domains, and the lineage kept none of matrices that "
+        f"{_word(mine, field)!r} solves with the Gram of all domains, and the lineage kept none of matrices that "
         f"{selected!r} selected in block {first.block}; choose a method that leaves their weights as they are, or "
         "begin a new lineage"
     )
     return [FieldError(message, pointer=f"/method/{field}")]
 
 
-def _gram(methods: Sequence[dict[str, Any]], mine: dict[str, Any]) -> list[FieldError]:
-    without = next((each for each in methods if not solves(each)), None)
-    if without is None or not solves(mine):
+def _gram(methods: Sequence[Method], mine: Method) -> list[FieldError]:
+    without = next((each for each in methods if not each.updates_weights), None)
+    if without is None or not mine.updates_weights:
         return []
-    field = "name" if mine["name"] in SOLVING else "weight_update"
+    field = _asking(mine)
     message = (
-        f"{mine[field]!r} solves with the Gram of all domains, and the lineage's {without['name']!r} without "
+        f"{_word(mine, field)!r} solves with the Gram of all domains, and the lineage's {without.name!r} without "
         "weight_update kept none; choose a method that selects only, or begin a new lineage"
     )
     return [FieldError(message, pointer=f"/method/{field}")]
 
 
-def _survey(methods: Sequence[dict[str, Any]], mine: dict[str, Any], sparsity: dict[str, Any]) -> list[FieldError]:
+def _survey(methods: Sequence[Method], mine: Method, allocation: str) -> list[FieldError]:
     """The curves of the allocation `error` are of weights that are solved for anew, or of weights that stay."""
-    other = next((each for each in methods if solves(each) != solves(mine)), None)
-    if sparsity["allocation"] != "error" or other is None:
+    other = next((each for each in methods if each.updates_weights is not mine.updates_weights), None)
+    if allocation != Allocation.error or other is None:
         return []
     kinds = ("stay as they are", "are solved for anew")
-    field = "name" if (mine if solves(mine) else other)["name"] in SOLVING else "weight_update"
-    theirs = repr(other["name"]) + " with weight_update admm" * (solves(other) and other["name"] not in SOLVING)
+    field = _asking(mine if mine.updates_weights else other)
+    theirs = repr(other.name) + " with weight_update admm" * (other.update is not None and not other.solves)
     message = (
-        f"with {mine.get(field, 'none')!r} weights {kinds[solves(mine)]}, and the lineage's allocation was "
-        f"measured for weights that {kinds[solves(other)]}, by {theirs}; choose such a method, or begin a new "
-        "lineage"
+        f"with {_word(mine, field)!r} weights {kinds[mine.updates_weights]}, and the lineage's allocation was "
+        f"measured for weights that {kinds[other.updates_weights]}, by {theirs}; choose such a method, or begin a "
+        "new lineage"
     )
     return [FieldError(message, pointer=f"/method/{field}")]
 
 
-def _keeps_importance(method: dict[str, Any]) -> bool:
-    return method["name"] == "copal" and method["reading"] not in FROM_MOMENTS
-
-
-def _importance(methods: Sequence[dict[str, Any]], mine: dict[str, Any]) -> list[FieldError]:
-    if not _keeps_importance(mine):
+def _importance(methods: Sequence[Method], mine: Method) -> list[FieldError]:
+    """Importances are of one reading and one perturbation; the moments serve all."""
+    if mine.importance is None:
         return []
-    other = next((each for each in methods if each.get("reading") != mine["reading"]), None)
-    if other is None:
-        return _perturbation(methods, mine)
-    theirs = f"the reading {other['reading']!r}" if other["name"] == "copal" else repr(other["name"])
-    message = (
-        f"{mine['reading']!r} goes on from importances that {theirs} did not keep; "
-        f"choose {' or '.join(map(repr, sorted(FROM_MOMENTS)))}, or begin a new lineage"
-    )
-    return [FieldError(message, pointer="/method/reading")]
-
-
-def _perturbation(methods: Sequence[dict[str, Any]], mine: dict[str, Any]) -> list[FieldError]:
-    """Importances are of one perturbation; the moments serve both."""
-    other = next((p for each in methods if (p := each["perturbation"]) != mine["perturbation"]), None)
-    if other is None:
+    reading, perturbation = mine.importance
+    other = next((each for each in methods if _word(each, "reading") != reading), None)
+    if other is not None:
+        theirs = f"the reading {other.reading!r}" if isinstance(other, Copal) else repr(other.name)
+        message = (
+            f"{reading!r} goes on from importances that {theirs} did not keep; "
+            f"choose {Reading.own_terms!r}, or begin a new lineage"
+        )
+        return [FieldError(message, pointer="/method/reading")]
+    held = next((p for each in methods if (p := _word(each, "perturbation")) != perturbation), None)
+    if held is None:
         return []
-    message = (
-        f"is {mine['perturbation']!r}, and the lineage's importances were summed for {other!r}; choose that one"
-    )
+    message = f"is {perturbation!r}, and the lineage's importances were summed for {held!r}; choose that one"
     return [FieldError(message, pointer="/method/perturbation")]
+
+
+def _word(method: Method, field: str) -> Any:
+    """What a method says in a field that not every one has."""
+    return getattr(method, field, None)

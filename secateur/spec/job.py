@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Discriminator, Field, StringConstraints, Tag, m
 
 from secateur.spec.gate import Gate
 from secateur.spec.limits import Limits
-from secateur.spec.method import AnyMethod, MethodName, Mode
+from secateur.spec.method import METHODS, AnyMethod, MethodName, Mode
 from secateur.spec.partial import MethodPart, SparsityPart
 from secateur.spec.sparsity import Sparsity
 from secateur.spec.strict import Choice, Refusal, Strict, refuse
@@ -194,19 +194,20 @@ class Pruning(Stages):
         return self
 
     @model_validator(mode="after")
-    def _held_out_for_auto(self) -> Self:
-        """`auto` chooses by windows held out, so every domain needs some."""
-        if MethodName.auto in (self.method.name, *(override.method for override in self.sparsity.overrides)):
-            refuse(self, self._nothing_held_out())
+    def _held_out_for_a_choice(self) -> Self:
+        """A method that chooses does so by windows held out, so every domain needs some."""
+        named = [self.method.name, *(each.method for each in self.sparsity.overrides if each.method is not None)]
+        for name in (each for each in dict.fromkeys(named) if METHODS[each].chooses):
+            refuse(self, self._nothing_held_out(name))
         return self
 
-    def _nothing_held_out(self) -> Iterator[Refusal]:
+    def _nothing_held_out(self, method: MethodName) -> Iterator[Refusal]:
         for number, domain in enumerate(self.domains):
             calibration = domain.calibration
             wrong = "held_out" if calibration.held_out == 0 else "samples" if calibration.samples < 2 else None
             if wrong is not None:
                 least = "more than 0" if wrong == "held_out" else "at least 2"
-                message = f"must be {least}: the method `auto` chooses by the error on the windows held out"
+                message = f"must be {least}: the method `{method}` chooses by the error on the windows held out"
                 place = ("domains", number, "calibration", wrong)
                 yield Refusal(place, message, getattr(calibration, wrong))
 

@@ -1,6 +1,6 @@
 """The methods as callers choose them: one model a method, told apart by `name`."""
 
-from typing import Annotated, Any, ClassVar, Final, Literal, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_args
 
 from pydantic import (
     Field,
@@ -150,11 +150,22 @@ ComparisonGroup = Annotated[
 ]
 
 
+class Importance(NamedTuple):
+    """Which sums of the size of a matrix COPAL's scores come from."""
+
+    reading: Reading
+    perturbation: Perturbation
+
+
 class Method(Strict):
     """What every method has: how it goes from domain to domain, and what it asks of the engine."""
 
     solves: ClassVar[bool] = False
     """Whether it changes the kept weights itself."""
+    chooses: ClassVar[bool] = False
+    """Whether it chooses among other methods, by the error on the calibration windows held out."""
+    scores_inputs: ClassVar[bool] = True
+    """Whether its scores depend on the calibration text."""
     squared_scores: ClassVar[bool] = False
     """Whether an output twice as large has scores four times as high, not two times."""
 
@@ -211,14 +222,30 @@ class Method(Strict):
         return False
 
     @property
-    def needs_importance(self) -> bool:
-        """Whether scores come from sums that only this reading and perturbation keep."""
+    def importance(self) -> Importance | None:
+        """The sums that its scores need beside the moments of the inputs, which every state has."""
+        return None
+
+    @property
+    def formula(self) -> tuple[Any, ...]:
+        """What its scores are, or those that its search for a mask begins with: a method and its settings."""
+        return (self.name,)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether its scores depend on the order of the domains."""
         return False
 
     @property
     def updates_weights(self) -> bool:
         """Whether kept weights change at all, for which the Gram is needed."""
         return self.solves or self.update is not None
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        """What it needs of all domains beside moments, and what its state holds for a continuation."""
+        needed = {"gram": self.updates_weights, "importance": self.importance is not None}
+        return frozenset(kind for kind, needs in needed.items() if needs)
 
     @property
     def solver(self) -> str:
@@ -295,6 +322,8 @@ class Scoring(Selecting):
 class Magnitude(Scoring):
     """Baseline: removes the smallest weights of each matrix."""
 
+    scores_inputs = False
+
     name: Literal[MethodName.magnitude]
     comparison_group: ComparisonGroup = Scope.layer
 
@@ -326,8 +355,16 @@ class Copal(Scoring):
     comparison_group: ComparisonGroup = Scope.row
 
     @property
-    def needs_importance(self) -> bool:
-        return self.reading is not Reading.own_terms
+    def importance(self) -> Importance | None:
+        return None if self.reading is Reading.own_terms else Importance(self.reading, self.perturbation)
+
+    @property
+    def formula(self) -> tuple[Any, ...]:
+        return self.name, self.reading, self.perturbation
+
+    @property
+    def ordered(self) -> bool:
+        return self.perturbation is Perturbation.domain_shift
 
 
 class SparseGpt(Selecting):
@@ -340,6 +377,10 @@ class SparseGpt(Selecting):
     comparison_group: ComparisonGroup = Scope.layer
     sparsegpt: SparseGptSettings = SparseGptSettings()
 
+    @property
+    def formula(self) -> tuple[Any, ...]:
+        return self.name, self.sparsegpt.damping
+
 
 class Alps(Selecting):
     """Finds the mask and the optimal weights for it together, by ADMM with a growing penalty
@@ -350,6 +391,10 @@ class Alps(Selecting):
     name: Literal[MethodName.alps]
     comparison_group: ComparisonGroup = Scope.layer
     alps: AlpsSettings = AlpsSettings()
+
+    @property
+    def formula(self) -> tuple[Any, ...]:
+        return (MethodName.wanda,)
 
 
 class Admm(Method):
@@ -362,6 +407,10 @@ class Admm(Method):
     comparison_group: ComparisonGroup = Scope.layer
     admm: AdmmSettings = AdmmSettings()
 
+    @property
+    def formula(self) -> tuple[Any, ...]:
+        return (MethodName.wanda,)
+
 
 class Auto(Method):
     """Chooses ADMM at one of several settings, ALPS or SparseGPT for each group of matrices that read one input,
@@ -369,6 +418,7 @@ class Auto(Method):
     worse than by `admm` as it is by default."""
 
     solves = True
+    chooses = True
 
     name: Literal[MethodName.auto]
     comparison_group: ComparisonGroup = Scope.layer

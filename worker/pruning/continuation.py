@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from secateur.spec.job import Numerics
-from secateur.spec.method import Copal, Mode
+from secateur.spec.method import Mode
 from secateur.spec.sparsity import Allocation
 from worker.pruning.errors import UserError
 from worker.pruning.evaluation.losses import forward_dtype
@@ -52,8 +52,8 @@ def holdings(
         "mode": job.method.mode,
         "stages": _stages(job, stage, earlier, factors(job, stage, before).scale),
     }
-    if importance and isinstance(job.method, Copal):
-        found |= {"reading": job.method.reading, "perturbation": job.method.perturbation}
+    if importance and job.method.importance is not None:
+        found |= job.method.importance._asdict()
     if "survey" in others:
         # A sequential job hands on its first stage's survey.
         carried = earlier.get("adapts") if job.method.mode is Mode.sequential else None
@@ -141,12 +141,11 @@ class _Check:
         method = self.job.method.named(self.shares[matrix.name].method)
         if method.updates_weights and not group["gram"]:
             yield f"has no gram of {matrix.name}, which {method.solver} solves with: continue with a selection"
-        if not (isinstance(method, Copal) and method.needs_importance):
+        if (needed := method.importance) is None:
             return
         if matrix.name not in group["importance"]:
-            yield f"has no importance of {matrix.name} by the reading {method.reading}: continue without it"
-        for name in ("reading", "perturbation"):
-            wanted = getattr(method, name)
+            yield f"has no importance of {matrix.name} by the reading {needed.reading}: continue without it"
+        for name, wanted in needed._asdict().items():
             if (held := self.said.get(name, wanted)) != wanted:
                 yield f"has the importance of {matrix.name} by {name} {held}, not {wanted}: continue with {held}"
 

@@ -1,13 +1,15 @@
 """What the parts of a job cost, in floating point operations: only ratios matter, for progress and ETA."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
-from secateur.spec.method import Admm, Alps, Auto, Copal, Method, Reading, SparseGpt
+from secateur.spec.method import Method
 from secateur.spec.sparsity import Allocation
-from worker.pruning.methods.auto import CANDIDATES, sampled_rows
+from worker.pruning.methods.auto import sampled_rows
+from worker.pruning.methods.registry import SOLVERS, admm_work
 from worker.pruning.model.graph import Block, ModelGraph, PrunableWeight
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.progress import Kind
@@ -15,11 +17,6 @@ from worker.pruning.targets.budget import WeightTarget
 
 SELECTION = 200
 """Operations a weight that scoring, selecting and summarising cost beside any products."""
-SPARSEGPT_STEPS = 2.0
-"""Half a product with the Gram moves errors on; the steps from input to input are slower than their count."""
-ALPS_STEPS = 40
-"""Steps until the support settles, as a rule."""
-
 SURVEY_TOKENS = (2048, 8192)
 """Fewest and most calibration tokens at which a survey looks."""
 
@@ -40,45 +37,30 @@ def gram_work(block: Block, state: Tensor) -> float:
 
 
 def importance_work(method: Method, matrix: PrunableWeight) -> float:
-    """One token's part in a matrix's importance: its response, and a product of that with the input."""
-    return 4.0 * matrix.weights * (method.needs_importance and not _sums_once(method))
+    """One token's part in a matrix's importance."""
+    return 2.0 * matrix.weights * SOLVERS[method.name].work(method).by_token
 
 
 def solve_work(method: Method, matrix: PrunableWeight) -> float:
     """One matrix: its products with a Gram, two of them to measure the error, and a selection for each mask."""
-    if isinstance(method, Auto):
-        return _auto_work(method, matrix)
-    steps, masks, inverses = 2.0, 1, 0.0
-    if isinstance(method, SparseGpt):
-        steps += SPARSEGPT_STEPS
-    elif isinstance(method, Admm):
-        steps, masks = steps + method.admm.iterations + method.admm.polish_steps, method.admm.mask_steps
-    elif isinstance(method, Alps):
-        masks = min(ALPS_STEPS, method.alps.max_steps)
-        steps += masks + method.alps.polish_steps
-        inverses = masks / method.alps.update_every
-    if _sums_once(method):
-        steps += 1
+    if candidates := SOLVERS[method.name].candidates:
+        return _choice_work([each.method(method) for each in candidates], matrix)
+    own = SOLVERS[method.name].work(method)
+    steps, masks = 2.0 + own.products, own.masks
     if method.update is not None:
-        steps += method.update.iterations
-        if method.searches:
-            steps, masks = steps + method.update.polish_steps, method.update.mask_steps
-    products = matrix.weights * steps + matrix.columns**2 * inverses
+        searched = admm_work(method.update)
+        steps += searched.products if method.searches else method.update.iterations
+        masks = searched.masks if method.searches else masks
+    products = matrix.weights * steps + matrix.columns**2 * own.inverses
     return 2.0 * products * matrix.columns + matrix.weights * SELECTION * masks
 
 
-def _sums_once(method: Method) -> bool:
-    """Whether the importance is made of a stage's sums, not of every token."""
-    return isinstance(method, Copal) and method.reading is Reading.dataset
+def _choice_work(tried: Sequence[Method], matrix: PrunableWeight) -> float:
+    """Every candidate factorised and tried on a sample of rows, then the first and the winner as a whole.
 
-
-def _auto_work(method: Method, matrix: PrunableWeight) -> float:
-    """Every candidate factorised and tried on a sample of rows, then the default and the winner as a whole.
-
-    The winner is taken for one of ADMM's, as most candidates are; a factor that several matrices share is counted
-    for each.
+    The winner is taken for one like the first, as most candidates are; a factor that several matrices share is
+    counted for each.
     """
-    tried = [candidate.method(method) for candidate in CANDIDATES]
     sample = replace(matrix, rows=sampled_rows(matrix.rows))
     factors = 2.0 * matrix.columns**3 * len(tried)
     return factors + sum(solve_work(each, sample) for each in tried) + 2 * solve_work(tried[0], matrix)

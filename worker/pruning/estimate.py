@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from secateur.spec.job import Precision
-from secateur.spec.method import MethodName
 from secateur.spec.sparsity import Allocation
 from worker.pruning.allocation.survey import COPIES as SURVEYED_COPIES
 from worker.pruning.cost import planned_work, survey_tokens
@@ -229,7 +228,7 @@ def _importance_numbers(subject: Subject, block: Block) -> int:
     """Weights of the block whose scores come from sums of their own size."""
     method = subject.job.method
     shares = (subject.shares[matrix.name] for matrix in _pruned_in(subject, block))
-    return sum(share.matrix.weights for share in shares if method.named(share.method).needs_importance)
+    return sum(share.matrix.weights for share in shares if method.named(share.method).importance)
 
 
 def _statistics_bytes(subject: Subject, block: Block) -> int:
@@ -250,11 +249,11 @@ def _statistics_bytes(subject: Subject, block: Block) -> int:
 
 def _chooses(subject: Subject, block: Block) -> bool:
     shares = (subject.shares[matrix.name] for matrix in block.matrices)
-    return any(subject.job.method.named(share.method).name is MethodName.auto for share in shares)
+    return any(subject.job.method.named(share.method).chooses for share in shares)
 
 
 def _solver_bytes(job: PruningJob, share: WeightTarget) -> int:
-    chooses = job.method.named(share.method).name is MethodName.auto
+    chooses = job.method.named(share.method).chooses
     return FLOAT * (SOLVER_COPIES + OPTION_COPIES * chooses) * share.matrix.weights
 
 

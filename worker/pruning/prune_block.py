@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, float32
 
-from secateur.spec.method import Method, MethodName, Mode, Scope
+from secateur.spec.method import Method, Mode, Scope
 from worker.pruning.allocation.allocate import stored_survey
 from worker.pruning.allocation.curves import output_weights
 from worker.pruning.allocation.result import Survey
@@ -21,7 +21,7 @@ from worker.pruning.errors import IllConditioned
 from worker.pruning.evaluation.losses import precision
 from worker.pruning.events import BlockResult, MatrixRecord, Observer, SensitivitySummary
 from worker.pruning.methods import registry as methods
-from worker.pruning.methods.auto import Choice, Member, Option, best, choose
+from worker.pruning.methods.auto import Choice, Member, Option, best, choice_of
 from worker.pruning.methods.masks import Selection, Solution
 from worker.pruning.model.block_runner import BlockRunner, unload
 from worker.pruning.model.checkpoint import DTYPES, Checkpoint, read_file
@@ -187,14 +187,9 @@ class BlockPruner:
 
     def _choose(self, block: Block, method: Method, group: list[PrunableWeight], inputs: Inputs) -> Choice:
         """What the matrices of the group that ask for `method` are solved with."""
-        name, began = group[0].name, time.monotonic()
+        name = group[0].name
         try:
-            if method.name is MethodName.auto:
-                members = self._members(block, method, group)
-                choice = choose(method, members, inputs, self.observer.check)
-                choice = replace(choice, seconds=(time.monotonic() - began) / len(members))
-            else:
-                choice = Choice((Option(method.name, method, methods.prepare(method, inputs.sums)),))
+            choice = choice_of(method, partial(self._members, block, method, group), inputs, self.observer.check)
         except IllConditioned as error:
             raise IllConditioned(f"{name}: {error}") from error
         for raised in (option.group.notes for option in choice.options if option.group.notes):
@@ -202,7 +197,7 @@ class BlockPruner:
         return choice
 
     def _members(self, block: Block, method: Method, group: list[PrunableWeight]) -> list[Member]:
-        """The matrices of the group that one choice of `auto` is for."""
+        """The matrices of the group that one choice is for."""
 
         def member(matrix: PrunableWeight) -> Member:
             original = self._original(block, matrix)

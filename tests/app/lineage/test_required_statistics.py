@@ -1,48 +1,10 @@
-"""What the API thinks that a state holds, held against the engine."""
+"""What a continuation asks of the state before it, and what it drops."""
 
 import itertools
 from typing import Any
 
-import pytest
-
-from app.lineage.required_statistics import (
-    FROM_MOMENTS,
-    SOLVING,
-    Place,
-    dropped,
-    lacking,
-    named,
-    overriding,
-    solves,
-)
-from secateur.spec.method import MethodName, Perturbation, Reading, read_method
-from tests.specs import make_method
-
-
-@pytest.mark.parametrize("name", list(MethodName))
-def test_both_know_which_methods_solve_with_the_gram(name: MethodName) -> None:
-    for update in ({}, {"weight_update": "admm"}) if name is not MethodName.auto else ({},):
-        method: dict[str, Any] = {"name": name.value, **update}
-        assert solves(method) is read_method(method).updates_weights
-
-
-def test_both_know_by_what_a_matrix_with_another_method_is_pruned() -> None:
-    for job, update in itertools.product(MethodName, ("none", "admm")):
-        if (job, update) == (MethodName.admm, "none") or job is MethodName.auto:
-            continue
-        method = {"name": job.value, "weight_update": update}
-        for name in (None, *MethodName):
-            theirs = read_method(method).named(name)
-            ours = named(method, name)
-            assert (ours["name"], solves(ours)) == (theirs.name, theirs.updates_weights), (method, name)
-
-
-def test_the_names_are_the_engines() -> None:
-    assert set(SOLVING) <= set(MethodName)
-    assert set(FROM_MOMENTS) <= set(Reading)
-    for reading in Reading:
-        method = make_method(MethodName.copal, reading=reading)
-        assert method.needs_importance is (reading.value not in FROM_MOMENTS)
+from app.lineage.required_statistics import Place, dropped, lacking, overriding
+from secateur.spec.method import MethodName, Perturbation, Reading
 
 
 def spec(name: str, allocation: str = "uniform", **method: Any) -> dict[str, Any]:
@@ -92,7 +54,7 @@ def test_without_sums_nothing_is_missed() -> None:
 
 
 OVERRIDES = [{"match": "*.down_proj.weight", "method": "wanda"}, {"match": "*.0.*", "target": 0.5}]
-PLACES = [Place(0, 64, None), Place(0, 176, "wanda"), Place(1, 64, None), Place(1, 176, "wanda")]
+PLACES = [Place(0, 64, None), Place(0, 176, MethodName.wanda), Place(1, 64, None), Place(1, 176, MethodName.wanda)]
 
 
 def overridden(name: str, overrides: list[dict[str, Any]] | None = None, **method: Any) -> dict[str, Any]:
@@ -116,14 +78,14 @@ def test_a_gram_that_an_override_kept_nobody_from_keeping_is_missed() -> None:
 
 def test_what_may_share_a_gram_is_the_engines_to_refuse() -> None:
     """Matrices of as many inputs: the query projection shares the keys' Gram, the attention's output does not."""
-    places = [Place(0, 64, None), Place(0, 64, "wanda")]
+    places = [Place(0, 64, None), Place(0, 64, MethodName.wanda)]
     assert lacking([overridden("admm")], overridden("copal", weight_update="admm"), places) == []
     assert lacking([overridden("admm")], overridden("copal", weight_update="admm"), []) == []
 
 
 def test_overrides_that_solve_everywhere_leave_nothing_to_miss() -> None:
     overrides = [{"regex": ".*", "method": "admm"}]
-    places = [Place(0, 64, "admm"), Place(0, 176, "admm")]
+    places = [Place(0, 64, MethodName.admm), Place(0, 176, MethodName.admm)]
     assert lacking([overridden("wanda", overrides)], overridden("alps", overrides), places) == []
 
 

@@ -149,8 +149,8 @@ def test_a_method_is_hashed_by_what_it_says() -> None:
 
 def test_only_other_readings_than_copals_own_need_importances() -> None:
     for reading in Reading:
-        assert make_method("copal", reading=reading).needs_importance is (reading is not Reading.own_terms)
-    assert not any(make_method(name).needs_importance for name in MethodName if name is not MethodName.copal)
+        assert (make_method("copal", reading=reading).importance is None) is (reading is Reading.own_terms)
+    assert not any(make_method(name).importance for name in MethodName if name is not MethodName.copal)
 
 
 def test_a_method_under_another_name_keeps_the_settings_but_not_the_comparison() -> None:

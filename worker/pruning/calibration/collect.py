@@ -111,7 +111,7 @@ class Gatherer:
         others'."""
         if self.job.output.keep_domain_statistics or any(matrix.expert is not None for matrix in group):
             return True
-        return any(method.updates_weights or method.needs_importance for method in map(self.method, group))
+        return any(method.statistics for method in map(self.method, group))
 
     def _solves(self, name: str) -> bool:
         """Whether any matrix of the group with that name is solved with the Gram, which is then to be kept."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from secateur.spec.method import Copal, Method, Perturbation, Reading
+from secateur.spec.method import Method, Perturbation, Reading
 from worker.pruning.errors import SpecError, UserError
 from worker.pruning.methods.copal import GRADIENT_SUMS, dataset_importance, response
 from worker.pruning.model.graph import PrunableWeight
@@ -67,8 +67,7 @@ def find_sensing(
         sums = before.get(group[0].name)
         mean = sums.mean / sums.domains if sums is not None else torch.zeros(group[0].columns, device=device)
         for matrix in group:
-            own = method(matrix)
-            if isinstance(own, Copal) and own.needs_importance:
+            if (own := method(matrix).importance) is not None:
                 shifted = own.perturbation is Perturbation.domain_shift
                 found[matrix.name] = CopalSums(own.reading, mean if shifted else None, length)
     return found
@@ -103,10 +102,10 @@ def _from_moments(matrix: PrunableWeight, copal_sums: CopalSums, measured: Measu
 def check_reading(method: Method, shares: Mapping[str, WeightTarget]) -> None:
     """Refuse the reading `sample` for the experts of a mixture. shares: by matrix. Raises SpecError."""
     for share in shares.values():
-        own = method.named(share.method)
+        own = method.named(share.method).importance
         if share.zeros is None or share.matrix.expert is None:
             continue
-        if isinstance(own, Copal) and own.reading is Reading.sample:
+        if own is not None and own.reading is Reading.sample:
             message = (
                 f"sample needs whole windows, and {share.matrix.name} sees only the tokens routed to its expert: "
                 "choose own_terms, token, dataset or fisher, or name another method for the experts in an override"

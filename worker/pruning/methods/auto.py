@@ -1,52 +1,22 @@
 """`auto`: each group gets the solver and the settings that do best on windows which nothing was solved on."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from secateur.spec.method import METHODS, AdmmSettings, Method, MethodName
+from secateur.spec.method import Method
 from worker.pruning.errors import IllConditioned
 from worker.pruning.methods import registry as methods
+from worker.pruning.methods.candidates import CANDIDATES, Candidate
 from worker.pruning.methods.masks import Selection
 from worker.pruning.methods.registry import Check, Group
 from worker.pruning.state.moments import Accumulated, Inputs, relative_error
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """A solver and its settings; what it does not name is as the solver's own default."""
-
-    label: str
-    name: MethodName
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def method(self, job: Method) -> Method:
-        """In the job's mode and comparison group."""
-        shared = {name: getattr(job, name) for name in ("mode", "objective", "recency", "comparison_group")}
-        return METHODS[self.name](name=self.name, **shared, **self.settings)
-
-
-def _admm(damping: float, rho: float) -> Candidate:
-    settings = AdmmSettings(damping=damping, rho=rho)
-    return Candidate(f"admm damping {damping:g} rho {rho:g}", MethodName.admm, {"admm": settings})
-
-
-CANDIDATES: Final = (
-    _admm(damping=0.1, rho=1.0),
-    _admm(damping=0.01, rho=1.0),
-    _admm(damping=0.03, rho=1.0),
-    _admm(damping=0.3, rho=1.0),
-    _admm(damping=1.0, rho=1.0),
-    _admm(damping=0.1, rho=0.3),
-    Candidate("alps", MethodName.alps),
-    Candidate("sparsegpt", MethodName.sparsegpt),
-)
-"""The first one, ADMM as it is by default, is what the others have to beat; it wins ties. How closely a solution
-fits its text is a matter of the damping; rho decides how the mask is found."""
 MIN_ROWS: Final = 32
 """Rows of a matrix that are tried at least."""
 MIN_TOKENS: Final = 32
@@ -83,6 +53,19 @@ class Choice:
     options: tuple[Option, ...]
     notes: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+
+
+def choice_of(method: Method, members: Callable[[], Sequence[Member]], inputs: Inputs, check: Check) -> Choice:
+    """What the matrices of a group that ask for `method` are solved with: that, or what it chooses for them.
+
+    members: those matrices; asked for where there is something to choose. Raises IllConditioned.
+    """
+    candidates = methods.SOLVERS[method.name].candidates
+    if not candidates:
+        return Choice((Option(method.name, method, methods.prepare(method, inputs.sums)),))
+    began, asking = time.monotonic(), members()
+    choice = choose(method, asking, inputs, check, candidates)
+    return replace(choice, seconds=(time.monotonic() - began) / len(asking))
 
 
 def choose(

@@ -3,17 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-from secateur.spec.method import Method, MethodName, Mode
+from secateur.spec.method import AdmmSettings, Alps, Copal, Method, MethodName, Mode
 from worker.pruning.errors import IllConditioned
 from worker.pruning.methods import admm, alps, sparsegpt
 from worker.pruning.methods.admm import AdmmFactor, solve_admm
 from worker.pruning.methods.alps import solve_alps
-from worker.pruning.methods.copal import copal_scores
+from worker.pruning.methods.candidates import CANDIDATES, Candidate
+from worker.pruning.methods.copal import GRADIENT_SUMS, copal_scores
 from worker.pruning.methods.magnitude import magnitude_scores
 from worker.pruning.methods.masks import Selection, Solution, follows
 from worker.pruning.methods.sparsegpt import solve_sparsegpt, sparsegpt_scores
@@ -22,6 +23,24 @@ from worker.pruning.runtime.numerics import all_finite
 from worker.pruning.state.moments import Accumulated
 
 Check = Callable[[], None]
+
+SPARSEGPT_STEPS: Final = 2.0
+"""Half a product with the Gram moves errors on; the steps from input to input are slower than their count."""
+ALPS_STEPS: Final = 40
+"""Steps until the support settles, as a rule."""
+
+
+class Work(NamedTuple):
+    """What a matrix costs by a method, beside measuring its error.
+
+    products: of the matrix with a Gram. masks: how often one is selected. inverses: products of a Gram's size with
+    a Gram. by_token: products of the matrix with each calibration token.
+    """
+
+    products: float = 0.0
+    masks: int = 1
+    inverses: float = 0.0
+    by_token: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,23 +68,50 @@ class Solver:
 
     Each function is given the row's own method. scores: what chooses the mask, or that the search for it starts
     from, (out, in), not negative. factorise and solve: None for a method that only selects. scores_by_factor:
-    whether scores need what `factorise` gives.
+    whether scores need what `factorise` gives. candidates: what a method chooses among, by whose rows its matrices
+    are then scored and solved. work: what a matrix costs, of a method without candidates.
     """
 
     scores: Callable[[Any, str, Tensor, Group], Tensor]
     factorise: Callable[[Any, Tensor], Any] | None = None
     solve: Callable[[Any, Tensor, Group, Selection, Check], Solution] | None = None
     scores_by_factor: bool = False
+    candidates: tuple[Candidate, ...] = ()
+    work: Callable[[Any], Work] = lambda method: Work()
 
 
 def _wanda(method: Method, matrix: str, dense: Tensor, group: Group) -> Tensor:
     return wanda_scores(dense, group.sums.second)
 
 
+def _copal_work(method: Copal) -> Work:
+    """By token: a response, and its product with the input; else, where there are sums at all, one product."""
+    if method.importance is None:
+        return Work()
+    return Work(by_token=2.0) if method.reading in GRADIENT_SUMS else Work(products=1.0)
+
+
+def _alps_work(method: Alps) -> Work:
+    steps = min(ALPS_STEPS, method.alps.max_steps)
+    return Work(steps + method.alps.polish_steps, masks=steps, inverses=steps / method.alps.update_every)
+
+
+def _scores_of_a_candidate(method: Method, matrix: str, dense: Tensor, group: Group) -> Tensor:
+    raise TypeError(f"{method.name} has no scores of its own: ask for those of what it chose")
+
+
+def admm_work(settings: AdmmSettings) -> Work:
+    """Of the search for a mask, and for the weights that stay."""
+    return Work(settings.iterations + settings.polish_steps, masks=settings.mask_steps)
+
+
 SOLVERS: Final = {
+    MethodName.auto: Solver(_scores_of_a_candidate, candidates=CANDIDATES),
     MethodName.magnitude: Solver(lambda method, matrix, dense, group: magnitude_scores(dense)),
     MethodName.wanda: Solver(_wanda),
-    MethodName.copal: Solver(lambda method, matrix, dense, group: copal_scores(method, matrix, dense, group.sums)),
+    MethodName.copal: Solver(
+        lambda method, matrix, dense, group: copal_scores(method, matrix, dense, group.sums), work=_copal_work
+    ),
     MethodName.sparsegpt: Solver(
         scores=lambda method, matrix, dense, group: sparsegpt_scores(dense, group.factor),
         factorise=lambda method, gram: sparsegpt.factorise(gram, method.sparsegpt),
@@ -73,6 +119,7 @@ SOLVERS: Final = {
             dense, group.factor, selection, method.sparsegpt, check
         ),
         scores_by_factor=True,
+        work=lambda method: Work(SPARSEGPT_STEPS),
     ),
     MethodName.admm: Solver(
         scores=_wanda,
@@ -80,6 +127,7 @@ SOLVERS: Final = {
         solve=lambda method, dense, group, selection, check: solve_admm(
             dense, group.factor, selection, method.admm, check=check
         ),
+        work=lambda method: admm_work(method.admm),
     ),
     MethodName.alps: Solver(
         scores=_wanda,
@@ -87,6 +135,7 @@ SOLVERS: Final = {
         solve=lambda method, dense, group, selection, check: solve_alps(
             dense, group.factor, selection, method.alps, check
         ),
+        work=_alps_work,
     ),
 }
 

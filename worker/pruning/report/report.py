@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from secateur.spec.job import Domain
-from secateur.spec.method import Auto, Mask, Mode, Scope, WeightUpdate
+from secateur.spec.method import Mask, Mode, Scope, WeightUpdate
 from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.calibration.windows import held_out_indices
 from worker.pruning.evaluation.losses import TestSet
-from worker.pruning.methods.auto import CANDIDATES
+from worker.pruning.methods.registry import SOLVERS
 from worker.pruning.model.graph import ModelGraph
 from worker.pruning.report.records import mask_overlap
 from worker.pruning.report.warnings import JobWarning, after_pruning, after_stage
@@ -122,8 +122,8 @@ def _method(job: PruningJob, scope: Scope) -> dict[str, Any]:
         found.setdefault("mask", Mask.selected)
     if found.get("weight_update") == WeightUpdate.none:
         del found["weight_update"]
-    if isinstance(method, Auto):
-        found["candidates"] = [candidate.label for candidate in CANDIDATES]
+    if candidates := SOLVERS[method.name].candidates:
+        found["candidates"] = [candidate.label for candidate in candidates]
     return found
 
 

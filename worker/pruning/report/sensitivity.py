@@ -8,7 +8,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from secateur.spec.method import Method, MethodName
+from secateur.spec.method import Method
 from worker.pruning.events import Basis, SensitivitySummary
 from worker.pruning.methods import registry as methods
 
@@ -25,7 +25,7 @@ def summaries_of(
     sums are. Raises IllConditioned.
     """
     accumulated = summarise(matrix, scores)
-    if alone is None or method.name is MethodName.magnitude:  # the very same scores
+    if alone is None or not method.scores_inputs:  # the very same scores
         return [accumulated, replace(accumulated, basis=Basis.domain)]
     own = methods.scores_alone(method, matrix, dense, alone)
     return [accumulated, summarise(matrix, own, Basis.domain)]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from secateur.spec.job import Domain
-from secateur.spec.method import MethodName
 from worker.pruning.calibration.expert_fallback import MESSAGE as STARVED
 from worker.pruning.calibration.expert_fallback import starved_experts
 from worker.pruning.calibration.overlap import shared_shares
@@ -110,7 +109,7 @@ def _too_few_tokens(
     looked_at = [
         share.matrix
         for share in shares.values()
-        if share.zeros is not None and job.method.named(share.method).name is not MethodName.magnitude
+        if share.zeros is not None and job.method.named(share.method).scores_inputs
     ]
     widest = max(looked_at, key=lambda matrix: matrix.columns, default=None)
     if widest is None or windows.covered >= widest.columns:

@@ -16,7 +16,7 @@ from tests.worker.pruning.conftest import Recorder, Request, prune
 from worker.pruning import MatrixRecord, PruningJob, SpecError
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.windows import CalibrationWindows, calibration_windows
-from worker.pruning.methods.auto import CANDIDATES
+from worker.pruning.methods.candidates import CANDIDATES
 from worker.pruning.report.records import HISTORY
 from worker.pruning.state.file import read_document
 

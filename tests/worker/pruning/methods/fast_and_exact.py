@@ -29,7 +29,7 @@ from worker.pruning.state.digests import weights_sha256
 from worker.pruning.state.moments import Accumulator
 
 METHODS = [
-    *(make_method(name) for name in SOLVERS),
+    *(make_method(name) for name, row in SOLVERS.items() if not row.candidates),
     make_method(MethodName.wanda, WeightUpdate.admm),
     make_method(MethodName.copal, WeightUpdate.admm, Mask.searched),
 ]

@@ -11,7 +11,8 @@ from secateur.spec.sparsity import Pattern
 from tests.specs import make_method
 from worker.pruning import IllConditioned
 from worker.pruning.methods import registry as methods
-from worker.pruning.methods.auto import CANDIDATES, MIN_TOKENS, Candidate, Choice, Member, Option, best, choose
+from worker.pruning.methods.auto import MIN_TOKENS, Choice, Member, Option, best, choose
+from worker.pruning.methods.candidates import CANDIDATES, Candidate
 from worker.pruning.methods.masks import Selection
 from worker.pruning.methods.registry import Group
 from worker.pruning.state.moments import Accumulator, Inputs, Measured, accumulate, relative_error

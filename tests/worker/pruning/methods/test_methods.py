@@ -1,11 +1,11 @@
 import torch
 from torch import Tensor
 
-from secateur.spec.method import Method, MethodName, Perturbation, Scope, WeightUpdate
+from secateur.spec.method import METHODS, Method, MethodName, Perturbation, Scope, WeightUpdate
 from secateur.spec.sparsity import Pattern
 from tests.specs import make_method
 from worker.pruning.methods.masks import Selection
-from worker.pruning.methods.registry import Group, prepare, scores, solve
+from worker.pruning.methods.registry import SOLVERS, Group, prepare, scores, solve
 from worker.pruning.state.moments import Accumulated, Accumulator, accumulate
 
 
@@ -23,6 +23,26 @@ def mask_of(method: Method, dense: Tensor, sums: Accumulated, zeros: int) -> Ten
     group = prepare(method, sums)
     selection = Selection(Pattern(), method.comparison_group, zeros)
     return solve(method, "w", dense, scores(method, "w", dense, group), group, selection).mask
+
+
+def test_every_method_has_its_row_and_both_say_the_same() -> None:
+    assert SOLVERS.keys() == METHODS.keys() == set(MethodName)
+    for name, row in SOLVERS.items():
+        method = make_method(name)
+        assert method.chooses is bool(row.candidates), name
+        assert method.solves is (row.solve is not None or method.chooses), name
+        assert (row.factorise is None) is (row.solve is None), name
+        # A search for a mask begins with the scores that its formula names.
+        assert row.scores is SOLVERS[method.formula[0]].scores, name
+
+
+def test_scores_that_know_no_inputs_are_the_same_on_any_text() -> None:
+    dense = torch.randn(4, 6)
+    texts = [sums_of(torch.randn(50, 6) * scale) for scale in (1.0, 9.0)]
+    for name in (each for each in MethodName if not METHODS[each].chooses):
+        method = make_method(name)
+        one, other = (scores(method, "w", dense, prepare(method, each)) for each in texts)
+        assert torch.equal(one, other) is not method.scores_inputs, name
 
 
 def test_magnitude_ignores_the_inputs() -> None:

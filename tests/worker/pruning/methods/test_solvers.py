@@ -35,13 +35,13 @@ from tests.worker.pruning.methods.oracles import (
 )
 from worker.pruning.errors import IllConditioned
 from worker.pruning.methods.masks import Selection, follows
-from worker.pruning.methods.registry import SOLVERS, prepare, scores, solve
+from worker.pruning.methods.registry import prepare, scores, solve
 
 SELECTING = (MethodName.magnitude, MethodName.wanda, MethodName.copal)
 SOLVING = (MethodName.sparsegpt, MethodName.admm, MethodName.alps)
 ALL = [
-    *(make_method(name) for name in SOLVERS),
-    *(make_method(name, WeightUpdate.admm) for name in SOLVERS if name is not MethodName.admm),
+    *(make_method(name) for name in (*SELECTING, *SOLVING)),
+    *(make_method(name, WeightUpdate.admm) for name in (*SELECTING, *SOLVING) if name is not MethodName.admm),
     *(make_method(name, WeightUpdate.admm, Mask.searched) for name in SELECTING),
 ]
 ARRANGEMENTS = {
