@@ -64,7 +64,7 @@ def test_a_job_comes_with_stages_first_event_and_ring(api: httpx.Client, inputs:
     assert response.headers["location"] == f"/v1/jobs/{job['id']}"
     assert (job["state"], job["method"], job["model"], job["priority"]) == ("queued", "copal", inputs.model, 3)
     assert job["labels"] == {"team": "search"}
-    calibration = {"samples": 128, "sequence_length": 2048, "seed": 0, "held_out": 0.1}
+    calibration = {"samples": 128, "sequence_length": 2048, "seed": 0, "held_out": 0.1, "documents": "joined"}
     assert job["spec"]["domains"][0]["calibration"] == calibration
     assert job["spec"]["method"]["reading"] == "own_terms"
     assert [

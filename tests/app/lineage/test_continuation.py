@@ -51,7 +51,7 @@ def test_what_is_said_again_may_be_said(api: httpx.Client, parent: str, third: s
     spec = job.json()["spec"]
     assert spec["sparsity"]["allocation"] == "owl"
     assert spec["sparsity"]["overrides"] == SPARSITY["overrides"]
-    assert spec["evaluation"] == {"sequence_length": 64, "max_windows": 2}
+    assert spec["evaluation"] == {"sequence_length": 64, "max_windows": 2, "documents": "joined"}
     assert (spec["method"]["name"], spec["method"]["mode"]) == ("wanda", "accumulated")
 
 
