@@ -15,6 +15,7 @@ from secateur.spec.method import (
     SparseGptSettings,
     read_method,
 )
+from secateur.spec.partial import MethodPart
 from tests.specs import make_method
 
 SETTINGS: dict[str, type[BaseModel]] = {
@@ -140,6 +141,10 @@ def test_every_parameter_says_what_it_means() -> None:
         for key, field in model.model_fields.items():
             nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
             assert key == "name" or nested or field.description, (model, key)
+
+
+def test_a_continuation_may_say_every_parameter() -> None:
+    assert {key for model in METHODS.values() for key in model.model_fields} == MethodPart.model_fields.keys()
 
 
 def test_a_method_is_hashed_by_what_it_says() -> None:

@@ -24,7 +24,7 @@ def test_a_stored_spec_is_what_the_engine_is_asked_for(name: str) -> None:
     earlier = {"base": base_of(["first"], [("first", "ds_1")])} if "continues" in spec else {}
     texts = {dataset: {"path": dataset} for dataset in dataset_pointers(spec)}
     job = PruningJob.from_dict({**computed(spec), **earlier, "model": "m", "workspace": "w", "texts": texts})
-    assert job.model_dump(mode="json")["method"] == spec["method"]
+    assert_within(spec["method"], job.model_dump(mode="json")["method"])
     assert job.model_dump(mode="json")["sparsity"].items() >= spec["sparsity"].items()
     assert [domain.name for domain in job.domains] == [domain["name"] for domain in spec["domains"]]
 
