@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from app.settings import Settings
 from app.storage import ObjectStore
-from worker.model_files.errors import too_large
+from worker.model_files.errors import no_room
 
 SPARE_BYTES: Final = 512 * 2**20
 """Disk that an intake leaves to the rest of the worker."""
@@ -40,4 +40,4 @@ class Context:
     def need_disk(self, size: int) -> None:
         """Refuse work whose files do not fit into the scratch folder."""
         if size > self.room():
-            raise too_large(size)
+            raise no_room(size)

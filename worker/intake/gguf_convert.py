@@ -23,7 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # run by path and iso
 from worker.intake.gguf_keys import CODE, WAY_OUT, settle
 from worker.intake.gguf_rope import FACTORS, settle_rope
 from worker.intake.gguf_tokenizer import check_ids, check_tokenizer, doubts, settle_tokenizer
-from worker.model_files.errors import IntakeError, too_large
+from worker.model_files.errors import IntakeError, no_room
 
 BYTES: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Of one weight, once it is converted."""
@@ -85,7 +85,7 @@ def convert_file(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     check_ids(metadata)
     weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
     if (size := weights * BYTES[request["dtype"]]) > request["room"]:
-        raise too_large(size)
+        raise no_room(size)
 
     import torch
     import transformers

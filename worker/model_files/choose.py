@@ -65,7 +65,9 @@ def small_files(listing: Mapping[str, int]) -> list[str]:
     chosen = sorted(filter(is_companion, listing)) + [INDEX] * has_shards(listing)
     for name in chosen:
         if listing[name] > SMALL_FILE_BYTES:
-            raise IntakeError("file_too_large", f"{name} is larger than {SMALL_FILE_BYTES} bytes.")
+            raise IntakeError(
+                "file_too_large", f"{name} is larger than {SMALL_FILE_BYTES} bytes: shorten it, or leave it out."
+            )
     return chosen
 
 

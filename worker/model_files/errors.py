@@ -21,7 +21,7 @@ class IntakeError(Exception):
         return {"code": self.code, "message": self.message, "field": self.field}
 
 
-def too_large(size: int) -> IntakeError:
+def no_room(size: int) -> IntakeError:
     """The refusal of work that needs so many bytes of disk, more than there are."""
     return IntakeError(
         "too_large",

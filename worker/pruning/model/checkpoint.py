@@ -26,11 +26,15 @@ STORED = DTYPES | {
     "C64": torch.complex64,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
     "F8_E8M0": torch.float8_e8m0fnu,
     **{f"I{bits}": getattr(torch, f"int{bits}") for bits in (8, 16, 32, 64)},
     **{f"U{bits}": getattr(torch, f"uint{bits}") for bits in (8, 16, 32, 64)},
 }
 """The dtypes that can be read, and handed through as they are."""
+
+UNQUANTISED = "register the model in bfloat16, float16 or float32 (unquantised)"
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,9 @@ def _headers(folder: Path, file: str) -> list[TensorInfo]:
         if name == "__metadata__":
             continue
         if entry["dtype"] not in STORED:
-            raise UserError("invalid_checkpoint", f"{file}: {name} has the unknown dtype {entry['dtype']}")
+            raise UserError(
+                "invalid_checkpoint", f"{file}: {name} has the unknown dtype {entry['dtype']}: {UNQUANTISED}"
+            )
         start, end = entry["data_offsets"]
         found.append(
             TensorInfo(name, file, tuple(entry["shape"]), entry["dtype"], 8 + length + start, end - start)

@@ -19,7 +19,7 @@ from worker.model_files.architectures import causal_models
 from worker.model_files.config import read_config
 from worker.model_files.errors import IntakeError
 from worker.pruning.errors import UserError, blaming, is_out_of_memory
-from worker.pruning.model.checkpoint import DTYPES, Checkpoint
+from worker.pruning.model.checkpoint import DTYPES, UNQUANTISED, Checkpoint
 from worker.pruning.model.dry_run import called_layers
 from worker.pruning.model.experts import Expert, StoredExpert, count_experts, find_experts, fused, is_experts
 from worker.pruning.model.tracing import check_blocks
@@ -249,7 +249,7 @@ def _block(index: int, prefix: str, module: nn.Module, names: Names, checkpoint:
     for matrix in matrices:
         dtype = checkpoint.tensors[matrix.tensor].dtype
         if dtype not in DTYPES:
-            raise UserError("unsupported_model", f"{matrix.name} is stored as {dtype}", "/model")
+            raise UserError("unsupported_model", f"{matrix.name} is stored as {dtype}: {UNQUANTISED}", "/model")
     return Block(index, prefix, module, tuple(tensors), tuple(matrices))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from secateur.spec.sparsity import Pattern
 from worker.pruning.errors import UserError
 from worker.pruning.methods.masks import follows
-from worker.pruning.model.checkpoint import DTYPES, Checkpoint
+from worker.pruning.model.checkpoint import STORED, Checkpoint
 from worker.pruning.model.graph import ModelGraph, PrunableWeight
 from worker.pruning.runtime.numerics import all_finite
 
@@ -24,6 +24,9 @@ PATTERNS: Final = sorted(
 """What is looked for: the sparsest first, of equal ones the shortest group."""
 SLACK: Final = 0.9
 """An n:m pattern whose places are emptier than that is followed by chance."""
+
+COMPUTED: Final = {torch.float32, torch.float16, torch.bfloat16}
+"""Dtypes whose numbers are finite in the computation if they are so in the file."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def inspect(checkpoint: Checkpoint, graph: ModelGraph, check: Callable[[], None]
     for name in _parameters(checkpoint, graph):
         check()
         tensor = checkpoint.read([name])[name]
-        if tensor.dtype is torch.float64:
+        if tensor.dtype not in COMPUTED:
             tensor = tensor.float()  # as it will be computed with
         if not all_finite(tensor):
             message = f"{name} has values that are not finite, the first of them {_first(tensor)}"
@@ -77,7 +80,7 @@ def _parameters(checkpoint: Checkpoint, graph: ModelGraph) -> Iterator[str]:
     """Stored tensors of floating dtypes that become parameters; a buffer may hold what masks by an infinity."""
     known = {name for name, _ in graph.model.named_parameters(remove_duplicate=False)}
     for name, info in sorted(checkpoint.tensors.items(), key=lambda item: (item[1].file, item[1].start)):
-        if info.dtype in DTYPES and graph.names.target(name) in known:
+        if STORED[info.dtype].is_floating_point and graph.names.target(name) in known:
             yield name
 
 

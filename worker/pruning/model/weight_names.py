@@ -6,7 +6,7 @@ checkpoint's names; only what touches a module asks here.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -96,6 +96,15 @@ class Names:
         found = converter.convert(target, model=self._model, config=self._model.config)
         return {name: value[0] if isinstance(value, list) else value for name, value in found.items()}
 
+    def _uneven(self) -> str:
+        """The first conversion that has more tensors of one kind than of another, as a remark."""
+        for target, parts in self._by_target.items():
+            counts = Counter(part.pattern for part in parts if part.converter is not None)
+            if len(set(counts.values())) > 1:
+                kinds = " and ".join(f"{count} of {pattern}" for pattern, count in sorted(counts.items()))
+                return f" (for {target} the checkpoint has {kinds})"
+        return ""
+
     def _compare(self, checkpoint: Checkpoint) -> None:
         """Every tensor of the model must come from the checkpoint (or be tied to one that does), in its shape.
 
@@ -106,7 +115,7 @@ class Names:
                 raise _unsupported(f"{parts[0].name} and {parts[1].name} are the same tensor, {target}")
         # On the meta device a conversion costs nothing and still says what comes out of it.
         empty = {name: torch.empty(info.shape, device="meta") for name, info in checkpoint.tensors.items()}
-        with blaming("unsupported_model", "its tensors cannot be converted", "/model"):
+        with blaming("unsupported_model", f"its tensors cannot be converted{self._uneven()}", "/model"):
             found = self.state(empty)
         expected = self._model.state_dict(keep_vars=True)
         self.missing = frozenset(expected.keys() - found.keys())
@@ -118,7 +127,9 @@ class Names:
             if id(tensor) not in present and not made:
                 lacking.append(name)
             if name in found and found[name].shape != tensor.shape:
-                label = self._by_target[name][0].name if name in self._by_target else name
+                parts = self.sources(name)
+                label = f"{name}, made of {len(parts)} tensors of the checkpoint," if len(parts) > 1 else name
+                label = parts[0].name if len(parts) == 1 else label
                 raise _unsupported(
                     f"{label} has shape {tuple(found[name].shape)} where the model has {tuple(tensor.shape)}"
                 )

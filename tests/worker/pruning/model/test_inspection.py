@@ -60,6 +60,14 @@ def test_in_every_dtype(value: float, dtype: torch.dtype, tmp_path: Path, reques
     refused(request_for(model=str(broken(tmp_path / "model", "llama", name, value, dtype))), name)
 
 
+def test_in_a_norm_of_eight_bits(tmp_path: Path, request_for: Request) -> None:
+    """Only matrices must have one of the usual dtypes."""
+    path = make_tiny("llama", tmp_path / "model") / "model.safetensors"
+    norm = torch.full((64,), math.nan).to(torch.float8_e4m3fn)
+    save_file(load_file(path) | {"model.norm.weight": norm}, path, {"format": "pt"})
+    refused(request_for(model=str(path.parent)), "model.norm.weight")
+
+
 def test_a_perplexity_by_itself_names_it_too(tmp_path: Path) -> None:
     folder = broken(tmp_path / "model", "llama", "model.norm.weight", math.nan)
     (tmp_path / "a.txt").write_text(text(300))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -126,4 +127,20 @@ def test_configs_that_describe_no_plain_model(
 ) -> None:
     path = make_tiny("llama", tmp_path / "model") / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    assert message in refusal(tmp_path / "model", request_for)
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("layers.1.block_sparse_moe.experts.3.w1.", "layers.1.mlp.experts.gate_up_proj the checkpoint has 3 of "),
+        ("layers.1.block_sparse_moe.experts.3.", "layers.1.mlp.experts.gate_up_proj, made of 6 tensors of the"),
+    ],
+)
+def test_an_expert_that_lacks_is_told_by_its_layer(
+    lost: str, message: str, tmp_path: Path, request_for: Request
+) -> None:
+    path = make_tiny("mixtral", tmp_path / "model") / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(path).items() if lost not in name}
+    save_file(kept, path, {"format": "pt"})
     assert message in refusal(tmp_path / "model", request_for)
