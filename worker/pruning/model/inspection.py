@@ -46,9 +46,10 @@ class Sparsity:
 
 
 def inspect(checkpoint: Checkpoint, graph: ModelGraph, check: Callable[[], None] = lambda: None) -> Sparsity:
-    """Read every tensor that the model has parameters of, once. check: called before each, may raise.
+    """Read every tensor that the model takes, once. check: called before each, may raise.
 
-    Raises UserError `invalid_checkpoint`, naming the tensor, for numbers that are not finite.
+    Raises UserError `invalid_checkpoint`, naming the tensor, for numbers that are not finite. A buffer may hold
+    infinities, which mask, but nothing that is no number.
     """
     matrices: dict[str, list[PrunableWeight]] = defaultdict(list)
     for matrix in graph.matrices:
@@ -56,12 +57,16 @@ def inspect(checkpoint: Checkpoint, graph: ModelGraph, check: Callable[[], None]
     zeros = 0
     followed: Counter[Pattern] = Counter()
     sparse = 0
-    for name in _parameters(checkpoint, graph):
+    parameters = {name for name, _ in graph.model.named_parameters(remove_duplicate=False)}
+    for name in _taken(checkpoint, graph):
         check()
         tensor = checkpoint.read([name])[name]
         if tensor.dtype not in COMPUTED:
             tensor = tensor.float()  # as it will be computed with
-        if not all_finite(tensor):
+        finite = all_finite(tensor)
+        if not finite and graph.names.target(name) not in parameters:
+            finite = not bool(torch.isnan(tensor).any())
+        if not finite:
             message = f"{name} has values that are not finite, the first of them {_first(tensor)}"
             raise UserError("invalid_checkpoint", message, "/model")
         for matrix in matrices[name]:
@@ -76,11 +81,10 @@ def inspect(checkpoint: Checkpoint, graph: ModelGraph, check: Callable[[], None]
     return Sparsity(zeros, weights, common, sparse, len(graph.matrices))
 
 
-def _parameters(checkpoint: Checkpoint, graph: ModelGraph) -> Iterator[str]:
-    """Stored tensors of floating dtypes that become parameters; a buffer may hold what masks by an infinity."""
-    known = {name for name, _ in graph.model.named_parameters(remove_duplicate=False)}
+def _taken(checkpoint: Checkpoint, graph: ModelGraph) -> Iterator[str]:
+    """Stored tensors of floating dtypes that become parameters or buffers, in the order of the files."""
     for name, info in sorted(checkpoint.tensors.items(), key=lambda item: (item[1].file, item[1].start)):
-        if STORED[info.dtype].is_floating_point and graph.names.target(name) in known:
+        if STORED[info.dtype].is_floating_point and graph.names.target(name) is not None:
             yield name
 
 

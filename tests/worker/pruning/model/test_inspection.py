@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.family_models import make_model
 from secateur.spec.request import Text
 from tests.tiny import make_tiny, text
 from tests.worker.pruning.conftest import Request, prune
-from worker.pruning import EvaluationSpec, UserError, perplexities
+from worker.pruning import EvaluationSpec, UserError, inspect, perplexities
 
 PLACES = [
     ("llama", "model.embed_tokens.weight"),
@@ -44,6 +45,21 @@ def refused(request: dict[str, Any], name: str) -> None:
 @pytest.mark.parametrize(("family", "name"), PLACES)
 def test_one_number_anywhere(family: str, name: str, tmp_path: Path, request_for: Request) -> None:
     refused(request_for(model=str(broken(tmp_path / "model", family, name, math.nan))), name)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_buffer_may_hold_infinities_and_nothing_that_is_no_number(value: float, tmp_path: Path) -> None:
+    """A bias by which experts are chosen: an infinite one shuts an expert off."""
+    folder = make_model(tmp_path / "model", "lfm2_moe", layer_types=["conv", "full_attention"] * 2)
+    name = "model.layers.2.feed_forward.expert_bias"
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name][1] = value
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    if math.isnan(value):
+        with pytest.raises(UserError, match=f"{name} has values that are not finite, the first of them nan"):
+            inspect(folder)
+    else:
+        inspect(folder)
 
 
 @pytest.mark.parametrize(
