@@ -66,7 +66,7 @@ def explain(error: Any, body: Any) -> tuple[str, str]:
     """JSON pointer (RFC 6901) into the body, and words, for one of a ValidationError's errors."""
     place, kind, message = list(error["loc"]), error["type"], str(error["msg"])
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        place, kind = [*place, "name"], ABSENT
+        place, kind = [*place, error["ctx"]["discriminator"].strip("'")], ABSENT
         # Without what was sent, which may be of any length.
         known = error["ctx"].get("expected_tags")
         message = "Field required" if known is None else f"must be one of {known}"

@@ -81,9 +81,15 @@ def test_other_nonsense_is_refused(api: httpx.Client, root: Path) -> None:
         {"type": "hub", "id": "a/b", "trust_remote_code": True},
         {"type": "hub", "id": "http://127.0.0.1:6379/"},
         {"type": "hub"},
-        {},
     ]:
         assert register(api, source).status_code == 422, source
+
+
+def test_a_kind_of_source_that_is_none_is_told_so_at_its_field(api: httpx.Client, root: Path) -> None:
+    for source in ({"type": "pickle", "path": "team"}, {"type": None}, {}):
+        answer = register(api, source)
+        assert answer.status_code == 422
+        assert [error["pointer"] for error in answer.json()["errors"]] == ["/source/type"]
 
 
 def test_a_root_that_is_not_mounted_here_is_left_to_the_intake(root: Path, tmp_path: Path) -> None:
