@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo up test lint types bench clean
+.PHONY: help setup demo up test test-fast lint types bench clean
 
 help:
 	@echo "make demo   set up, start the whole service, prune SmolLM2-135M over three domains, stop"
 	@echo "make test   set up and run the tests"
+	@echo "make test-fast   the quick ones, in minutes"
 	@echo "make up     set up and start the service on this machine (Ctrl-C stops it)"
 	@echo "make lint types clean"
 	@echo "make bench DATA=DIR   set our methods beside other tools (hours; docs/measurements.md)"
@@ -32,6 +33,9 @@ up: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -11,6 +11,8 @@ import pytest
 
 from benchmarks.child import ChildFailed, memory, run_child
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 
 

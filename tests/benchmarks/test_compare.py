@@ -16,6 +16,8 @@ from benchmarks.results import Results
 from benchmarks.rows import DENSE, Row, choose
 from tests.tiny import make_tiny_llama, text
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:

@@ -16,6 +16,8 @@ from benchmarks.protocol import TESTS
 from tests.benchmarks.conftest import command, folders, row
 from worker.pruning import EvaluationSpec, Format, PruningJob, Silent, Text, perplexities, run
 
+pytestmark = pytest.mark.slow
+
 
 def r_of(stages: Stages, name: str) -> list[dict[str, float]]:
     return [stages.perplexity(stages.figures(stage)["losses"]) for stage in row(name).stages]

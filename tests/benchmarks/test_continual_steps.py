@@ -20,6 +20,8 @@ from benchmarks.continual_rows import Row, Stage
 from benchmarks.continual_stages import Stages
 from tests.benchmarks.conftest import LETTERS, command, folders, row
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Breaking(Stages):

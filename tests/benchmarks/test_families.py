@@ -9,6 +9,8 @@ from benchmarks.families import DOCUMENT, attempt, document, judge, main
 from benchmarks.family_check import Outcome
 from benchmarks.family_list import FAMILIES, Family
 
+pytestmark = pytest.mark.slow
+
 BY_NAME = {family.name: family for family in FAMILIES}
 REPRESENTATIVES = ["gpt_neo", "afmoe", "bamba", "mamba2", "qwen3_next", "deepseek_v3", "gpt_oss", "rwkv"]
 

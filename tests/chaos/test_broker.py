@@ -29,6 +29,8 @@ from tests.chaos.proxy import Link, Proxy, proxy_to
 from tests.jobs import CALIBRATION, SPEC, JobMaker
 from tests.worker.harness import SCRIPTED, Watch, dispatcher, make_tiny_jobs, wait_until, worker
 
+pytestmark = pytest.mark.slow
+
 LEASE = 3.0
 IN_TIME = 2 * LEASE
 CLIENTS_NOTICE = 30.0

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 SEED = "7"
 """Of the default suite, so that it draws the same faults every time; the long mode draws one and prints it."""

@@ -24,6 +24,8 @@ from tests.worker.harness import SCRIPTED, Watch, driver, engines, make_tiny_job
 from worker.attempt import run_jobs
 from worker.task_runner import run_tasks
 
+pytestmark = pytest.mark.slow
+
 TEMPLATE = "template_chaos"
 BLOCKS = 8
 """Two stages of four blocks."""

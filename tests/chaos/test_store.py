@@ -24,6 +24,8 @@ from tests.jobs import JobMaker
 from tests.worker.harness import SCRIPTED, Watch, driver, make_tiny_jobs, wait_until
 from worker.attempt import run_jobs
 
+pytestmark = pytest.mark.slow
+
 REFUSAL = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 

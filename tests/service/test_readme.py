@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.local.stack import Stack
 
+pytestmark = pytest.mark.slow
+
 BETWEEN = "----"
 README = Path(__file__).parents[2] / "README.md"
 

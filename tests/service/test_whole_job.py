@@ -36,7 +36,7 @@ QUICK = {
     "SECATEUR_THREADS": "1",
     "SECATEUR_DEVICE": "cpu",
 }
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 BLOCKS = 8
 CALIBRATION = {"samples": 48, "sequence_length": 64, "seed": 0}

@@ -37,6 +37,8 @@ from tests.worker.harness import (
 )
 from worker.attempt import run_jobs
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = 6
 
 

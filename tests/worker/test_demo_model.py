@@ -7,8 +7,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+
 from tests.tiny import make_tiny_llama
 from worker.demo_model import Request
+
+pytestmark = pytest.mark.slow
 
 
 def test_both_models_write_and_zeros_are_counted(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ from worker.attempt.engine_process import EngineProcess
 from worker.plans import TooEarly, bring_outline, run
 from worker.task_runner import run_tasks
 
+pytestmark = pytest.mark.slow
+
 
 def ask(session: Session, folder: Path | None = None, store: ObjectStore | None = None, **model: Any) -> str:
     """A pending plan's id."""

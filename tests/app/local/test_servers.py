@@ -17,6 +17,8 @@ from obstore.store import S3Store
 from app.local.server import package_folder
 from app.local.servers import PostgresServer, SeaweedServer, StartError, ValkeyServer
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[3]
 
 

@@ -19,6 +19,8 @@ from secateur import Client
 from secateur.config import find_config
 from tests.tiny import make_tiny_llama, text
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[3]
 
 

@@ -38,6 +38,8 @@ from tests.jobs import JobMaker
 from tests.worker.harness import SCRIPTED, Watch, attempts, driver, engines, gone, wait_until
 from worker.attempt import run_jobs
 
+pytestmark = pytest.mark.slow
+
 ALL_BLOCKS = 8
 """Two stages of four blocks."""
 

@@ -22,7 +22,7 @@ METHODS: list[dict[str, Any]] = [
     {"name": "copal", "weight_update": "admm"},
     {"name": "wanda", "mode": "sequential"},
 ]
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from tests.worker.harness import Watch, attempts, driver, engines, gone, wait_un
 from worker.attempt.interrupts import Interrupted, Interrupts
 from worker.attempt.stall_watchdog import SCALE, StallWatchdog
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., int]
 
 

@@ -18,6 +18,8 @@ from tests.worker.harness import SCRIPTED, Watch, attempts, driver, gone, wait_u
 from worker.attempt import ClaimBackoff, run_jobs
 from worker.attempt.engine_messages import warn_of_network
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_engine_sees_no_secret_and_its_log_no_path(
     jobs: JobMaker, session: Session, settings: Settings, run: Callable[..., int]

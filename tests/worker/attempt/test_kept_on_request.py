@@ -14,6 +14,8 @@ from tests import tiny
 from tests.worker.harness import Watch, make_tiny_jobs
 from worker.attempt import run_jobs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_artifact_has_every_stages_scores_when_they_are_asked_for(

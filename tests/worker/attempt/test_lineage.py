@@ -21,6 +21,8 @@ from tests.worker.attempt.test_attempt import finish_in_another_worker
 from tests.worker.harness import SCRIPTED, Watch, driver, make_tiny_jobs
 from worker.attempt import run_jobs
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., int]
 
 

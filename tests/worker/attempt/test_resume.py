@@ -23,7 +23,7 @@ from worker.attempt.engine_process import COMMAND
 BLOCKS = 6
 SLOW = {"name": "copal", "weight_update": "admm", "admm": {"iterations": 300}}
 """So many steps that a job can be disturbed in its middle."""
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import make_tiny_llama, text
 from worker.engine.__main__ import _describe
 
+pytestmark = pytest.mark.slow
+
 FULL = os.strerror(errno.ENOSPC)
 
 

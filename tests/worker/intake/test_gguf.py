@@ -18,6 +18,8 @@ from worker.intake.context import Context
 from worker.intake.gguf import CONVERTER, convert
 from worker.model_files.errors import IntakeError
 
+pytestmark = pytest.mark.slow
+
 
 def digests(folder: Path) -> dict[str, str]:
     return {path.name: file_sha256(path) for path in folder.iterdir()}

@@ -28,6 +28,8 @@ from worker.intake.datasets import TEXT, hold_text
 from worker.intake.hub import HubUnavailable
 from worker.intake.runner import run
 
+pytestmark = pytest.mark.slow
+
 
 def folder_model(path: str = "tiny") -> Model:
     return Model(source={"type": "folder", "path": path})

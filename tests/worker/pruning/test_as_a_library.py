@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from transformers import AutoModelForCausalLM
+
+pytestmark = pytest.mark.slow
 
 README = Path(__file__).parents[3] / "README.md"
 

@@ -15,6 +15,8 @@ from worker.pruning.report.records import HISTORY, read_history
 from worker.pruning.state.atomic import write_tensors
 from worker.pruning.state.file import read_document
 
+pytestmark = pytest.mark.slow
+
 FIRST = "model.layers.0.self_attn.q_proj.weight"
 WANDA: dict[str, Any] = {"name": "wanda"}
 ADMM: dict[str, Any] = {"name": "admm"}

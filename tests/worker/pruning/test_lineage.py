@@ -13,6 +13,8 @@ from tests.worker.pruning.lineages import Ran, chain, continuing, run_job, with_
 from tests.worker.pruning.test_runner import contents, copy_committed
 from worker.pruning.report.report import bwt, log_bwt
 
+pytestmark = pytest.mark.slow
+
 ADMM = {"name": "admm"}
 COPAL = {"name": "copal"}
 TOKEN = {"name": "copal", "reading": "token"}

@@ -18,6 +18,8 @@ from worker.pruning.evaluation import r_matrix
 from worker.pruning.model.checkpoint import read_file
 from worker.pruning.report.records import HISTORY
 
+pytestmark = pytest.mark.slow
+
 
 class Weigher(Recorder):
     """Notes the most bytes of tensors alive at any of the job's looks at whether to stop."""

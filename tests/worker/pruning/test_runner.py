@@ -13,6 +13,8 @@ from tests.tiny import make_tiny_llama
 from tests.worker.pruning.conftest import Recorder, Request, known_again, prune
 from worker.pruning import EvaluationSpec, Output, PruningJob, Stopped, Text, UserError, perplexities, plan
 
+pytestmark = pytest.mark.slow
+
 COPAL_ADMM = {"name": "copal", "weight_update": "admm"}
 
 

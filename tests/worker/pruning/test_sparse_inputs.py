@@ -15,6 +15,8 @@ from tests.worker.pruning.conftest import Recorder, Request, prune
 from tests.worker.pruning.report.test_warnings import said
 from worker.pruning.methods.masks import Selection, follows
 
+pytestmark = pytest.mark.slow
+
 METHODS: list[dict[str, Any]] = [
     {"name": "magnitude"},
     {"name": "copal", "mask": "searched", "weight_update": "admm"},

@@ -15,6 +15,8 @@ from tests.worker.pruning.conftest import Request, domain, prune
 from worker.pruning import PruningJob, UserError, inspect, plan
 from worker.pruning.calibration.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 Change = Callable[[Path], None]
 
 

@@ -25,6 +25,8 @@ from worker.pruning.model.experts import is_experts, run_experts
 from worker.pruning.runtime.activations import ActivationCache
 from worker.pruning.runtime.numerics import torch_settings
 
+pytestmark = pytest.mark.slow
+
 
 def _surveyor(folder: Path, scratch: Path, *, adapts: bool = False, context: int = 1) -> Surveyor:
     source = Checkpoint.open(folder)

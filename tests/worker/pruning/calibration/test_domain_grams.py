@@ -13,6 +13,8 @@ from worker.pruning import MatrixRecord
 from worker.pruning.calibration.domain_grams import KEY, Packed, domain_errors, read_own_grams
 from worker.pruning.state.moments import relative_error
 
+pytestmark = pytest.mark.slow
+
 ADMM: dict[str, Any] = {"name": "admm"}
 KEPT: dict[str, Any] = {"keep_domain_statistics": True}
 

@@ -16,6 +16,8 @@ from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.state.file import read_state
 from worker.pruning.state.moments import Accumulated, Measured, accumulate, alone
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 8
 
 

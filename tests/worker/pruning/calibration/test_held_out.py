@@ -20,6 +20,8 @@ from worker.pruning.methods.candidates import CANDIDATES
 from worker.pruning.report.records import HISTORY
 from worker.pruning.state.file import read_document
 
+pytestmark = pytest.mark.slow
+
 ADMM = {"name": "admm"}
 
 

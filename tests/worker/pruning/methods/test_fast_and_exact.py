@@ -22,6 +22,8 @@ from tests.worker.pruning.methods.oracles import solve_with
 from worker.pruning.methods.masks import Selection
 from worker.pruning.runtime.numerics import torch_settings
 
+pytestmark = pytest.mark.slow
+
 LIMITS = ("AVX2", "AVX512_CORE", "AVX512_CORE_BF16", "AVX512_CORE_AMX", "rounding")
 SEARCHING = ("admm", "copal+admm:searched")
 AGREEMENT = 0.985

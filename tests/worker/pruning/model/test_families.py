@@ -20,6 +20,8 @@ from worker.pruning.model.graph import ModelGraph, find_blocks
 from worker.pruning.model.tracing import LENGTH as LENGTH_LOOKED_AT
 from worker.pruning.model.tracing import TUPLES, attempt, check_blocks, difference, outside, stand_ins
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 3 * WINDOW
 
 

@@ -15,6 +15,8 @@ from worker.pruning.model import graph as graphs
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 
+pytestmark = pytest.mark.slow
+
 TIED = ("llama", "gemma3", "gpt2", "gpt2-bare", "opt", "bloom", "falcon", "qwen2-moe")
 """Families whose classes say what is tied, each in another way of naming or storing it."""
 

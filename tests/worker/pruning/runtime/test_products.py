@@ -18,6 +18,8 @@ from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.graph import build
 from worker.pruning.runtime.numerics import search_products, torch_settings
 
+pytestmark = pytest.mark.slow
+
 ADMM = {"method": {"name": "admm"}, "sparsity": {"target": 0.5, "allocation": "error"}}
 
 
