@@ -13,6 +13,8 @@ from tests.worker.pruning.conftest import Recorder, Request, prune
 from tests.worker.pruning.test_runner import contents, copy_committed
 from worker.pruning import MatrixRecord
 
+pytestmark = pytest.mark.slow
+
 
 def records(recorder: Recorder, stage: int = 0) -> dict[str, MatrixRecord]:
     return {layer.matrix: layer for block in recorder.blocks if block.stage == stage for layer in block.layers}
