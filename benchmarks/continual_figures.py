@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.continual_rows import DOMAINS, HEADLINE, JOINT, ORDERS, Row
-from worker.pruning.report.report import bwt, log_bwt
+from secateur.spec.metrics import figures
 
 COLUMNS = tuple(DOMAINS.values())
 MEAN_OVER_JOINT, WORST_OVER_JOINT, ABSOLUTE = 1.01, 1.02, 58.0
@@ -17,14 +17,15 @@ def summarise(row: Row, perplexities: list[dict[str, float]], made: list[dict[st
     """One row of the table. perplexities, made: one a stage (see `Stages.figures`), of all or of the last."""
     matrix = [[stage[name] for name in COLUMNS] for stage in perplexities]
     domains = row.domains[-len(matrix) :]
-    own = [COLUMNS.index(domain) if domain in COLUMNS else None for domain in domains]
+    entries = {(n, name): stage[name] for n, stage in enumerate(perplexities, start=1) for name in COLUMNS}
+    found = figures(domains, entries)
     return {
         "stages": domains,
         "R": matrix,
         "final": perplexities[-1],
-        "mean": statistics.fmean(matrix[-1]),
-        "bwt": bwt(matrix, own),
-        "log_bwt": log_bwt(matrix, own),
+        "mean": found.mean_perplexity,
+        "bwt": found.bwt,
+        "log_bwt": found.log_bwt,
         "sparsity": made[-1]["sparsity"],
         "seconds": sum(stage["seconds"] for stage in made),
         "jobs": max(stage.get("jobs", 1) for stage in made),
@@ -73,9 +74,11 @@ def _ceilings(found: Found) -> Iterator[Goal]:
         mean = _mean(rows, "mean")
         if joint is not None:
             ratios = [row["final"][column] / joint["final"][column] for row in rows for column in COLUMNS]
-            yield Goal(f"{name}: mean final / joint ceiling", mean / joint["mean"], MEAN_OVER_JOINT, len(rows))
+            yield Goal(
+                f"{name}: mean perplexity / joint ceiling", mean / joint["mean"], MEAN_OVER_JOINT, len(rows)
+            )
             yield Goal(f"{name}: worst domain / its joint column", max(ratios), WORST_OVER_JOINT, len(rows))
-        yield Goal(f"{name}: mean final perplexity", mean, ABSOLUTE, len(rows), strict=True)
+        yield Goal(f"{name}: mean perplexity", mean, ABSOLUTE, len(rows), strict=True)
 
 
 def _selection(found: Found) -> Iterator[Goal]:
@@ -83,7 +86,7 @@ def _selection(found: Found) -> Iterator[Goal]:
     copal, wanda, restart = (_orders(found, name) for name in ("copal", "wanda", "wanda:restart"))
     if copal and _same_orders(found, "copal", "wanda"):
         ratio = _mean(copal, "mean") / _mean(wanda, "mean")
-        yield Goal("copal: mean final / accumulated wanda's", ratio, OVER_WANDA, len(copal))
+        yield Goal("copal: mean perplexity / accumulated wanda's", ratio, OVER_WANDA, len(copal))
     if copal and _same_orders(found, "copal", "wanda:restart"):
         limit = _mean(restart, "bwt") * OF_RESTART
         yield Goal("copal: BWT against a third of wanda restart's", _mean(copal, "bwt"), limit, len(copal), True)
@@ -93,7 +96,7 @@ def _protection(found: Found) -> Iterator[Goal]:
     joint, plain = _orders(found, "copal+admm"), _orders(found, "admm")
     if joint and _same_orders(found, "copal+admm", "admm"):
         ratio = _mean(joint, "mean") / _mean(plain, "mean")
-        yield Goal("copal+admm: mean final / accumulated admm's", ratio, 1.0, len(joint), strict=True)
+        yield Goal("copal+admm: mean perplexity / accumulated admm's", ratio, 1.0, len(joint), strict=True)
 
 
 def _orders(found: Found, name: str) -> list[dict[str, Any]]:

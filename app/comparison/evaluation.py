@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from app.comparison.schemas import ComparedEvaluationRead, ComparedRowRead, TwoRead
 from app.jobs.schemas import EvaluationRead, RowRead
+from secateur.spec.metrics import mean
 
 UNSAID: Final[dict[str, Any]] = {"prefix": [], "documents": "joined"}
 """What was so before protocols said it."""
@@ -34,7 +35,7 @@ def side_by_side(one: EvaluationRead, other: EvaluationRead) -> ComparedEvaluati
         only_job=[domain for domain in one.domains if domain not in shared],
         only_other=[domain for domain in other.domains if domain not in shared],
         rows=rows,
-        mean_final_perplexity=TwoRead.of(_final(one, both), _final(other, both)),
+        mean_perplexity=TwoRead.of(_final(one, both), _final(other, both)),
         bwt=TwoRead.of(one.bwt if same else None, other.bwt if same else None),
         log_bwt=TwoRead.of(one.log_bwt if same else None, other.log_bwt if same else None),
     )
@@ -60,11 +61,10 @@ def _row(number: int, here: RowRead | None, there: RowRead | None, shared: list[
 
 def _final(evaluation: EvaluationRead, domains: list[str]) -> float | None:
     """Mean over these domains of the last row, once the job has it."""
-    if evaluation.mean_final_perplexity is None or not domains:
+    if evaluation.mean_perplexity is None or not domains:
         return None
     values = [evaluation.rows[-1].perplexity.get(domain) for domain in domains]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
+    return None if None in values else mean(values)
 
 
 def _list(domains: list[str]) -> str:

@@ -39,7 +39,7 @@ class ComparedEvaluationRead(BaseModel):
     only_job: list[str] = Field(description="Domains that only this job evaluates.")
     only_other: list[str]
     rows: list[ComparedRowRead]
-    mean_final_perplexity: TwoRead = Field(description="Over the domains that both measure at their end.")
+    mean_perplexity: TwoRead = Field(description="Over the domains that both measure at their end.")
     bwt: TwoRead = Field(description="Null unless both measure the same domains.")
     log_bwt: TwoRead = Field(description="Null unless both measure the same domains.")
 

@@ -24,7 +24,7 @@ FIGURES: Final = (
     *("masks_sha256", "weights_sha256"),
 )
 """What of the engine's summary is shown with the job itself."""
-FIGURES_OF_R: Final = {"bwt", "log_bwt", "mean_final_perplexity"}
+FIGURES_OF_R: Final = {"bwt", "log_bwt", "mean_perplexity"}
 """What a gate is held against."""
 
 

@@ -309,5 +309,5 @@ class EvaluationRead(BaseModel):
         description="Mean over i < T of R[T,i] − R[i,i]; null until the end, and for one stage."
     )
     log_bwt: float | None = Field(description="The same of log-perplexities.")
-    mean_final_perplexity: float | None
+    mean_perplexity: float | None = Field(description="Mean of the last row of R; null until the end.")
     protocols: dict[str, dict[str, Any]] = Field(description="By domain; different ones do not compare.")

@@ -106,8 +106,8 @@ def _print_evaluation(evaluation: Json) -> None:
         cells = (_pair(row["perplexity"][domain]) for domain in domains)
         found.add_row(" | ".join(names), *cells)
     output.print(found)
-    mean, bwt = evaluation["mean_final_perplexity"], evaluation["bwt"]
-    output.print(f"final mean {_pair(mean)} · BWT {_pair(bwt)}")
+    mean, bwt = evaluation["mean_perplexity"], evaluation["bwt"]
+    output.print(f"mean perplexity {_pair(mean)} · BWT {_pair(bwt)}")
 
 
 def _print_history(history: Json) -> None:

@@ -55,7 +55,7 @@ def submit(
     max_pending: Annotated[str | None, typer.Option(help="Fail after so long in the queue, such as 90m.")] = None,
     max_bwt: Annotated[float | None, typer.Option(help="Fail when more is forgotten on average.")] = None,
     max_log_bwt: Annotated[float | None, typer.Option(help="The same in log-perplexity.")] = None,
-    max_mean_perplexity: Annotated[float | None, typer.Option(help="Fail above this final mean.")] = None,
+    max_mean_perplexity: Annotated[float | None, typer.Option(help="Fail above this mean perplexity.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="name=value; may be repeated.")] = None,
     text_field: Annotated[str | None, typer.Option(help="Field of uploaded JSON lines.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="Submit at most once under this key.")] = None,

@@ -10,7 +10,7 @@ from secateur.spec.strict import Strict
 MEASURED: Final = {
     "max_bwt": ("BWT", "bwt"),
     "max_log_bwt": ("BWT in log-perplexity", "log_bwt"),
-    "max_mean_perplexity": ("mean final perplexity", "mean_final_perplexity"),
+    "max_mean_perplexity": ("mean perplexity", "mean_perplexity"),
 }
 """Limit → what it bounds, in words and as a field of the evaluation."""
 MEND: Final = "give one, or leave the limit out (a gate of null has none)"
@@ -59,7 +59,7 @@ def missed(gate: dict[str, Any] | None, figures: Mapping[str, float | None], sta
     found = {}
     for name, (words, field) in MEASURED.items():
         limit, value = (gate or {}).get(name), figures[field]
-        nothing_to_forget = field != "mean_final_perplexity" and stages == 1
+        nothing_to_forget = field != "mean_perplexity" and stages == 1
         if limit is None or nothing_to_forget:
             continue
         if value is None:

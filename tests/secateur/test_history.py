@@ -100,7 +100,7 @@ def comparison(matrices: list[str], cursor: str | None, *, evaluation: bool = Tr
     compared = {
         "domains": ["law"],
         "rows": rows,
-        "mean_final_perplexity": two(9.0, 9.5),
+        "mean_perplexity": two(9.0, 9.5),
         "bwt": two(None, None),
     }
     data = [
@@ -137,7 +137,7 @@ def test_compare_prints_both_sides(run: Run, scripted: ScriptedServer) -> None:
     code, out, _ = run("compare", "job_1", "job_2")
     assert code == 0
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    assert lines[1:4] == ["(dense) 8.00 → 8.00", "law | code 9.00 → –", "final mean 9.00 → 9.50 · BWT – → –"]
+    assert lines[1:4] == ["(dense) 8.00 → 8.00", "law | code 9.00 → –", "mean perplexity 9.00 → 9.50 · BWT – → –"]
     assert lines[4] == "stage 0 (law) against stage 1 (code)"
     assert lines[6] == "a 0.500 → 0.750 0.1000 → – 0.2500 → 0.2000 other –"
     assert lines[7] == "3 matrices: 2 with the same mask, 1 with the same weights"

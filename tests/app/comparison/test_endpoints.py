@@ -65,7 +65,7 @@ def test_both_matrices_r_are_set_side_by_side(api: httpx.Client, pair: tuple[str
     for row in found["rows"]:
         for domain, figures in row["perplexity"].items():
             assert figures == two(OURS[row["row"]][domain], THEIRS[row["row"]][domain])
-    assert found["mean_final_perplexity"] == two(7.5, 7.0)
+    assert found["mean_perplexity"] == two(7.5, 7.0)
     assert found["bwt"] == two(1.0, -2.5)
     assert found["log_bwt"]["difference"] < 0
 
@@ -82,7 +82,7 @@ def test_domains_of_one_job_alone_are_left_out(
     assert (found["domains"], found["only_job"], found["only_other"]) == (["code"], ["law"], ["poems"])
     assert [row["perplexity"]["code"] for row in found["rows"]] == [two(4.0, 4.0), two(6.0, 5.0), two(5.0, None)]
     # The third one has not got to its end, and the BWTs would be over different domains.
-    assert found["mean_final_perplexity"] == two(5.0, None)
+    assert found["mean_perplexity"] == two(5.0, None)
     assert found["bwt"] == found["log_bwt"] == two(None, None)
 
 
@@ -285,7 +285,7 @@ def test_a_continuation_compares_with_the_job_before(
         (None, "poems"),
     ]
     assert rows[3]["perplexity"] == {"law": two(None, 11.0), "code": two(None, 5.5)}
-    assert found["evaluation"]["mean_final_perplexity"] == two(7.5, 8.25)
+    assert found["evaluation"]["mean_perplexity"] == two(7.5, 8.25)
     # (10 − 9) / 1 over law alone there; (11 − 9 + 5.5 − 5) / 2 over both here.
     assert found["evaluation"]["bwt"] == two(1.0, 1.25)
     sides = [(side["stage"], side["domain"]) for side in (found["history"]["job"], found["history"]["other"])]
@@ -298,6 +298,6 @@ def test_the_final_mean_leaves_out_what_one_of_them_no_longer_measures(
     one, other = (EvaluationRead.model_validate(api.get(f"/v1/jobs/{id}/evaluation").json()) for id in pair)
     last = other.rows[-1].model_copy(update={"perplexity": {"law": None, "code": 4.5}})
     lost = other.model_copy(update={"not_measured": ["law"], "rows": [*other.rows[:-1], last]})
-    assert side_by_side(one, lost).mean_final_perplexity.model_dump() == two(5.0, 4.5)
+    assert side_by_side(one, lost).mean_perplexity.model_dump() == two(5.0, 4.5)
     none = lost.model_copy(update={"not_measured": ["law", "code"]})
-    assert side_by_side(one, none).mean_final_perplexity.model_dump() == two(None, None)
+    assert side_by_side(one, none).mean_perplexity.model_dump() == two(None, None)

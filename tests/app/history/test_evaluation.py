@@ -1,10 +1,7 @@
 import math
 from datetime import UTC, datetime
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from app.history.evaluation import backward_transfer, matrix_of
+from app.history.evaluation import matrix_of
 from app.lineage.stages import History, Stage
 from app.tables.jobs import JobEvaluation
 
@@ -45,27 +42,27 @@ def test_r_and_what_follows_from_it() -> None:
     assert found.bwt == 3.0
     assert found.log_bwt is not None
     assert math.isclose(found.log_bwt, math.log(15 / 12))
-    assert found.mean_final_perplexity == 18.5
+    assert found.mean_perplexity == 18.5
     assert found.protocols["b"] == {"text_sha256": "b", "windows": 2, "tokens": 64}
 
 
 def test_an_unfinished_r_has_no_figures() -> None:
     found = matrix_of("job", history("a", "b"), entries({key: value for key, value in R.items() if key[0] < 2}))
-    assert (found.bwt, found.log_bwt, found.mean_final_perplexity) == (None, None, None)
+    assert (found.bwt, found.log_bwt, found.mean_perplexity) == (None, None, None)
     assert [row.row for row in found.rows] == [0, 1]
     empty = matrix_of("job", history("a", "b"), [])
-    assert (empty.domains, empty.rows, empty.mean_final_perplexity) == ([], [], None)
+    assert (empty.domains, empty.rows, empty.mean_perplexity) == ([], [], None)
 
 
 def test_one_stage_forgets_nothing() -> None:
     found = matrix_of("job", history("a"), entries({(0, "a"): 10.0, (1, "a"): 12.0}))
-    assert (found.bwt, found.mean_final_perplexity) == (None, 12.0)
+    assert (found.bwt, found.mean_perplexity) == (None, 12.0)
 
 
 def test_a_domain_without_evaluation_is_left_out() -> None:
     values = {(row, "b"): R[row, "b"] for row in range(3)} | {(3, "b"): 25.0}
     found = matrix_of("job", history("a", "b", "c"), entries(values))
-    assert (found.domains, found.bwt, found.mean_final_perplexity) == (["b"], 3.0, 25.0)
+    assert (found.domains, found.bwt, found.mean_perplexity) == (["b"], 3.0, 25.0)
 
 
 def test_a_lineages_r_has_holes_where_a_domain_was_not_known_yet() -> None:
@@ -81,26 +78,15 @@ def test_a_lineages_r_has_holes_where_a_domain_was_not_known_yet() -> None:
         ("first", None, 0),
         ("job", 0, 1),
     ]
-    assert (found.bwt, found.mean_final_perplexity) == (3.0, 18.5)
+    assert (found.bwt, found.mean_perplexity) == (3.0, 18.5)
 
 
 def test_a_domain_that_is_not_measured_any_more_is_left_out_of_the_figures() -> None:
     values = R | {(3, "b"): 25.0, (3, "c"): 8.0}
     lost = frozenset("a")
     found = matrix_of("job", history("a", "b", "c", earlier=2, lost=lost), entries(values))
-    assert (found.not_measured, found.bwt, found.mean_final_perplexity) == (["a"], 3.0, 16.5)
+    assert (found.not_measured, found.bwt, found.mean_perplexity) == (["a"], 3.0, 16.5)
     measured_before_it_was_lost = matrix_of(
         "job", history("a", "b", "c", earlier=2, lost=lost), entries(values | {(3, "a"): 16.0})
     )
     assert (measured_before_it_was_lost.not_measured, measured_before_it_was_lost.bwt) == ([], 3.5)
-
-
-@given(st.lists(st.floats(1, 1e6), min_size=2, max_size=6))
-def test_masks_that_do_not_move_neither_forget_nor_learn(perplexities: list[float]) -> None:
-    names = [f"d{index}" for index in range(len(perplexities))]
-    frozen = {
-        (row, name): value
-        for row in range(1, len(names) + 1)
-        for name, value in zip(names, perplexities, strict=True)
-    }
-    assert backward_transfer(names, names, frozen) == 0

@@ -184,7 +184,7 @@ def test_r_begins_with_the_parents_rows(api: httpx.Client, parent: str, third: s
         (None, 1, parent, "code"),
         (0, 2, job, "sales"),
     ]
-    assert (found["bwt"], found["mean_final_perplexity"], found["not_measured"]) == (3.0, 23.5, [])
+    assert (found["bwt"], found["mean_perplexity"], found["not_measured"]) == (3.0, 23.5, [])
     stages = api.get(f"/v1/jobs/{job}/stages").json()["data"]
     assert [(row["stage"], row["lineage_stage"], row["domain"]) for row in stages] == [(0, 2, "sales")]
 
@@ -210,7 +210,7 @@ def test_a_deleted_test_text_is_no_longer_measured_and_that_is_said(
     assert "gate" not in note["message"]
     evaluate(session, job, 3, sales=33.0)
     found = api.get(f"/v1/jobs/{job}/evaluation").json()
-    assert (found["not_measured"], found["bwt"], found["mean_final_perplexity"]) == (["law"], None, 33.0)
+    assert (found["not_measured"], found["bwt"], found["mean_perplexity"]) == (["law"], None, 33.0)
     with transaction() as other:
         taken = claim(other, "w", 60)
         assert taken is not None

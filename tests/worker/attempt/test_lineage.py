@@ -165,7 +165,7 @@ def test_a_missed_gate_fails_the_job_with_the_numbers_and_keeps_its_files(
         *("gate_failed", "user", "/gate/max_bwt"),
     )
     assert "the BWT is 1, above max_bwt 0.5" in row.failure["message"]
-    assert "the mean final perplexity is 12, above max_mean_perplexity 11.5" in row.failure["message"]
+    assert "the mean perplexity is 12, above max_mean_perplexity 11.5" in row.failure["message"]
     assert "log" not in row.failure["message"], "only what was missed is named"
     assert row.result is not None
     assert row.manifest is not None

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from secateur.spec.metrics import figures
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, domain, prune
 from tests.worker.pruning.lineages import Ran, chain, continuing, run_job, with_own_texts
 from tests.worker.pruning.test_runner import contents, copy_committed
-from worker.pruning.report.report import bwt, log_bwt
 
 pytestmark = pytest.mark.slow
 
@@ -138,8 +138,8 @@ def test_earlier_domains_are_evaluated_again_and_bwt_is_the_lineages(request_for
     assert [row["after"] for row in report["evaluation"]["rows"]] == [None, "a", "b", "c"]
     assert [row[2] is None for row in rows] == [False, True, True, False]
     assert all(value is not None for row in rows for value in row[:2])
-    assert report["summary"]["bwt"] == bwt(rows[1:], [0, 1, 2])
-    assert report["summary"]["log_bwt"] == log_bwt(rows[1:], [0, 1, 2])
+    found = figures("abc", second.perplexities())
+    assert {name: report["summary"][name] for name in found._fields} == found._asdict()
     expected = ((rows[3][0] - rows[1][0]) + (rows[3][1] - rows[2][1])) / 2
     assert second.output.summary["bwt"] == pytest.approx(expected)
     assert [stage["domain"] for stage in report["stages"]] == ["c"]

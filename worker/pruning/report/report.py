@@ -1,12 +1,12 @@
 """Figures of a finished job: R, backward transfer, digests. No clock, no path: equal jobs give equal reports."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from secateur.spec.job import Domain
 from secateur.spec.method import Mask, Mode, Scope, WeightUpdate
+from secateur.spec.metrics import figures, mean
 from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.calibration.windows import held_out_indices
 from worker.pruning.evaluation.losses import TestSet
@@ -18,8 +18,6 @@ from worker.pruning.request import PruningJob
 from worker.pruning.state.digests import total
 
 REPORT = "report.json"
-
-Row = Sequence[float | None]
 
 
 @dataclass(frozen=True)
@@ -43,51 +41,19 @@ class Finished:
     scope: Scope
 
 
-def bwt(rows: Sequence[Row], own_columns: Sequence[int | None]) -> float | None:
-    """Backward transfer on perplexity: mean over the domains before the last of R[T, i] − R[i, i].
-
-    rows: R without the dense row, one row a stage, one column an evaluated domain. own_columns: per stage, the
-    column of the stage's own domain (None when it is not evaluated). Positive means forgetting; zero with a bad
-    later column means stasis, so it is never to be read without R. None for a single stage.
-    """
-    return _transfer(rows, own_columns, float)
-
-
-def log_bwt(rows: Sequence[Row], own_columns: Sequence[int | None]) -> float | None:
-    """The same on log-perplexity."""
-    return _transfer(rows, own_columns, math.log)
-
-
-def _transfer(
-    rows: Sequence[Row], own_columns: Sequence[int | None], scale: Callable[[float], float]
-) -> float | None:
-    differences = []
-    for stage, column in enumerate(own_columns[:-1]):
-        if column is None:
-            continue
-        last, own = rows[-1][column], rows[stage][column]
-        if last is None or own is None:
-            return None
-        differences.append(scale(last) - scale(own))
-    return math.fsum(differences) / len(differences) if differences else None
-
-
-def mean(values: Row) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
-
-
 def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
     """The report and its summary. Zeros and digests were taken from the tensors as they were written."""
     columns = [item.domain for item in done.sets]
-    own = [columns.index(name) if name in columns else None for name in done.job.lineage]
+    entries = {
+        (row, domain): value
+        for row, values in enumerate(done.rows)
+        for domain, value in zip(columns, values, strict=True)
+        if value is not None
+    }
     last = stage_figures(done.records[-1])
     summary = {
         **{name: last[name] for name in ("weights", "zeros", "sparsity", "masks_sha256", "weights_sha256")},
-        "mean_perplexity": mean(done.rows[-1]),
-        "dense_mean_perplexity": mean(done.rows[0]),
-        "bwt": bwt(done.rows[1:], own),
-        "log_bwt": log_bwt(done.rows[1:], own),
+        **figures(done.job.lineage, entries)._asdict(),
     }
     said = [*done.warnings, *_after_stages(done), *after_pruning(summary)]
     summary["warnings"] = [asdict(warning) for warning in said]
