@@ -106,11 +106,10 @@ def _too_few_tokens(
     job: PruningJob, domain: Domain, windows: CalibrationWindows, shares: Mapping[str, WeightTarget]
 ) -> JobWarning | None:
     """A Gram of fewer tokens than inputs is singular: whatever is solved with it fits the text only."""
-    looked_at = [
-        share.matrix
-        for share in shares.values()
-        if share.zeros is not None and job.method.named(share.method).scores_inputs
-    ]
+    methods = {
+        share.matrix: job.method.named(share.method) for share in shares.values() if share.zeros is not None
+    }
+    looked_at = [matrix for matrix, method in methods.items() if method.scores_inputs or method.updates_weights]
     widest = max(looked_at, key=lambda matrix: matrix.columns, default=None)
     if widest is None or windows.covered >= widest.columns:
         return None

@@ -49,7 +49,10 @@ def test_fewer_tokens_than_inputs(request_for: Request, texts: Path, tmp_path: P
     widest = "model.layers.0.mlp.down_proj.weight"
     figures = {"domain": "one", "tokens": 96, "inputs": 128, "matrix": widest}
     assert found == {"too_few_tokens": [figures]}
-    assert warnings(request_for(domains=[one], method={"name": "magnitude"}, workspace="other")) == {}
+    magnitude = {"name": "magnitude"}
+    assert warnings(request_for(domains=[one], method=magnitude, workspace="other")) == {}
+    solved = warnings(request_for(domains=[one], method={**magnitude, "weight_update": "admm"}, workspace="third"))
+    assert solved == {"too_few_tokens": [figures]}
 
 
 def test_held_out_windows_that_find_no_place_of_their_own(
