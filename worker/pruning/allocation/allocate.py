@@ -68,7 +68,8 @@ def allocate(
         def adapts(matrix: PrunableWeight) -> bool:
             return job.method.named(shares[matrix.name].method).updates_weights
 
-        context = max(len(windows.prefix), 1)
+        # A window is cut anywhere, so that nothing before it tells of its first token of text.
+        context = min(len(windows.prefix) + 1, windows.solved_on.shape[1] - 1)
         surveyor = Surveyor(runner, source, worth, adapts, store, advance, note, context)
         looked_at = survey_tokens(domain.calibration.tokens)
         before = read_document(earlier[0]) if earlier else None

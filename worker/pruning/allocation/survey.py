@@ -53,7 +53,7 @@ class Surveyor:
     note: Callable[[str, dict[str, Any]], None]
     """Told what the record of the job must not keep silent about."""
     context: int = 1
-    """Tokens of a window that are never predicted: its prefix, or its first one."""
+    """Tokens of a window whose prediction is not looked at: its prefix and the first one of its text."""
 
     def survey(self, allocation: Allocation, windows: Tensor, tokens: int) -> Survey:
         """windows: calibration windows of one domain, (windows, length), of which the first ones with so many

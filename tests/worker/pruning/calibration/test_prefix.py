@@ -88,22 +88,32 @@ def test_report_plan_and_state_say_the_prefix(request_for: Request, llama: Path,
 def test_what_is_learned_is_what_stands_behind_the_prefix(
     request_for: Request, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every window that reaches the model begins with it, the held-out ones and the survey's too."""
+    """Every window that reaches the model begins with it, the held-out ones and the survey's too, which does not
+    look at how the text's first token is predicted from the prefix alone."""
+    from worker.pruning.allocation import survey
     from worker.pruning.model.block_runner import BlockRunner
 
     seen: list[Tensor] = []
-    enter = BlockRunner.enter
+    first_looked_at: set[int] = set()
+    enter, pieces = BlockRunner.enter, survey.pieces
 
     def watch(runner: BlockRunner, ids: Tensor) -> Tensor:
         seen.append(ids)
         return enter(runner, ids)
 
+    def cut(*arguments: Any) -> list[slice]:
+        found = pieces(*arguments)
+        first_looked_at.add(found[0].start + 1)
+        return found
+
     monkeypatch.setattr(BlockRunner, "enter", watch)
+    monkeypatch.setattr(survey, "pieces", cut)
     prune(request_for(model=str(llama), sparsity={"target": 0.5, "allocation": "error"}))
     prefix = torch.tensor(prefix_of(llama))
     assert len(seen) >= 4  # survey, solved on, held out, evaluation
     assert all(bool((ids[:, :2] == prefix).all()) and ids.shape[1] == 32 for ids in seen)
     assert not any(bool((ids[:, 2] == prefix[0]).any()) for ids in seen)
+    assert first_looked_at == {len(prefix) + 1}
 
 
 @pytest.mark.parametrize("place", ["/domains/0/calibration/sequence_length", "/evaluation/sequence_length"])
