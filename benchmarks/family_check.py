@@ -59,6 +59,7 @@ def request(model: Path, workspace: Path, method: str) -> dict[str, Any]:
         "threads": 1,
         "method": {"name": method},
         "sparsity": {"target": 0.5, "allocation": "uniform"},
+        "numerics": "exact",  # transformers, which it is held against, computes in float32
         "domains": [{"name": "a", "dataset": "a", "calibration": windows, "evaluation": "b"}],
         "texts": {name: {"path": str(workspace / f"{name}.txt")} for name in "ab"},
         "evaluation": {"sequence_length": LENGTH, "max_windows": 4},
