@@ -63,12 +63,12 @@ def test_an_error_is_known_again_at_its_place_alone() -> None:
         except Exception as caught:
             return str(_describe(caught)["fingerprint"])
 
-    first = fail(KeyError("/work/job-1/17 at 0x7f00"))
-    assert first == fail(KeyError("/work/job-2/18 at 0x7fab"))
-    assert first != fail(ValueError("/work/job-1/17 at 0x7f00"))
+    first = fail(KeyError("/scratch/job-1/17 at 0x7f00"))
+    assert first == fail(KeyError("/scratch/job-2/18 at 0x7fab"))
+    assert first != fail(ValueError("/scratch/job-1/17 at 0x7f00"))
     assert first != fail(KeyError("another"))
     with pytest.raises(KeyError) as elsewhere:
-        raise KeyError("/work/job-1/17 at 0x7f00")
+        raise KeyError("/scratch/job-1/17 at 0x7f00")
     assert first != _describe(elsewhere.value)["fingerprint"]
 
 
