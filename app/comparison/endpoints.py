@@ -9,11 +9,10 @@ from app.backend import UnitOfWork
 from app.comparison import service
 from app.comparison.schemas import ComparisonRead
 from app.comparison.service import NotComparable, Wanted
-from app.history.query import MatrixName, Number, Rows
+from app.history.query import MatrixName, Number, Records
 from app.jobs import service as jobs
 from app.jobs.service import JobNotFound
 from app.kit.fields import JobId
-from app.kit.pagination import CursorText
 from app.kit.problems import problems
 from app.kit.replies import reply
 
@@ -41,18 +40,17 @@ def compare_jobs(
     other: JobId,
     auth: JobsRead,
     session: UnitOfWork,
+    page: Records,
     part: Part = None,
     stage: Stage = None,
     other_stage: Number = None,
     matrix: MatrixName = None,
-    limit: Rows = 200,
-    cursor: CursorText = None,
 ) -> Response:
     """Perplexities compare under equal protocols only (text, tokenizer, windows, dtype), matrices on equal models
     only; else 409 names what differs. Differences are the other's figure minus this one's."""
     one, _ = jobs.read(session, auth.project, id)
     two, _ = jobs.read(session, auth.project, other)
-    wanted = Wanted(stage, other_stage, matrix, limit, cursor)
+    wanted = Wanted(stage, other_stage, matrix, page)
     body = ComparisonRead(
         job=id,
         other=other,

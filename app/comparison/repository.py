@@ -1,14 +1,14 @@
 """SQL of comparing what two jobs did to each matrix. Callers have authorised both."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, FromClause, and_, case, cast, exists, func, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, FromClause, and_, case, cast, exists, func, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import Subquery
 
 from app.kit.globs import matches
+from app.kit.pagination import Listing, PageRequest
 from app.tables.jobs import JobLayer, JobStage
 from app.tables.models import Model
 from app.tables.sensitivity import TABLES, Basis, JobDomainSensitivity
@@ -77,22 +77,20 @@ def list_pairs(
     other: Side,
     basis: Basis,
     matrix: str | None,
-    after: Sequence[object] | None,
-    limit: int,
-) -> list[Pair]:
-    """By (block, matrix); `after` is that of the last row of the page before. matrix: a name or a glob."""
+    page: PageRequest,
+) -> tuple[list[Pair], str | None]:
+    """By (block, matrix), and the next page's cursor. matrix: a name or a glob."""
     a, b = _records(one, matrix, "one", basis), _records(other, matrix, "other", basis)
     key = (func.coalesce(a.c.block, b.c.block), func.coalesce(a.c.matrix, b.c.matrix))
     columns = [column for side in (a, b) for column in side.c]
     query = select(*key, func.coalesce(a.c.weights, b.c.weights), *columns).select_from(_joined(a, b))
-    if after is not None:
-        query = query.where(tuple_(*key) > tuple_(*after))
     names = a.c.keys()
     found = []
-    for block, name, weights, *figures in session.execute(query.order_by(*key).limit(limit)):
+    rows, following = page.rows(session, Listing(query, key))
+    for block, name, weights, *figures in rows:
         halves = (dict(zip(names, half, strict=True)) for half in (figures[: len(names)], figures[len(names) :]))
         found.append(Pair(block, name, weights, *halves))
-    return found
+    return found, following
 
 
 def totals(session: Session, one: Side, other: Side, matrix: str | None) -> Totals:

@@ -16,7 +16,7 @@ from app.comparison.schemas import (
 )
 from app.comparison.scores import Scored, same_scores
 from app.history.evaluation import evaluation_of
-from app.kit.pagination import Page, decode_cursor, encode_cursor, page_of
+from app.kit.pagination import Page, PageRequest
 from app.kit.problems import FieldError, Problem
 from app.lineage import stages
 from app.tables.jobs import Job
@@ -40,8 +40,7 @@ class Wanted:
     stage: int | None
     other_stage: int | None
     matrix: str | None
-    limit: int
-    cursor: str | None
+    page: PageRequest
 
 
 def compare_evaluations(session: Session, job: Job, other: Job) -> ComparedEvaluationRead:
@@ -64,11 +63,8 @@ def compare_histories(session: Session, job: Job, other: Job, wanted: Wanted) ->
         _side(session, job, wanted.stage, "stage"),
         _side(session, other, wanted.other_stage, "other_stage"),
     )
-    after = decode_cursor(wanted.cursor, int, str)
     basis = repository.common_basis(session, *sides)
-    found = repository.list_pairs(session, *sides, basis, wanted.matrix, after, wanted.limit + 1)
-    rows, more = page_of(found, wanted.limit)
-    following = encode_cursor(rows[-1].block, rows[-1].matrix) if more else None
+    rows, following = repository.list_pairs(session, *sides, basis, wanted.matrix, wanted.page)
     scored = _scored(session, job, sides[0], basis), _scored(session, other, sides[1], basis)
     solvers = [(row.one["solver"], row.other["solver"]) for row in rows]
     alike = {pair: same_scores(*scored, *pair) for pair in set(solvers)}

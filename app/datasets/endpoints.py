@@ -1,6 +1,5 @@
 """/v1/datasets"""
 
-from datetime import datetime
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
@@ -17,7 +16,7 @@ from app.datasets.upload import DatasetRefused, receive_text
 from app.kit.fields import DatasetId, Name
 from app.kit.handlers import validation_problem
 from app.kit.json_body import StrictRoute, is_json, parse_json
-from app.kit.pagination import CursorText, Limit, Page, decode_cursor, encode_cursor, page_of
+from app.kit.pagination import Page, Paging
 from app.kit.problems import FieldError, Invalid, TooLarge, UnsupportedMediaType, problems
 from app.kit.replies import reply
 
@@ -89,12 +88,9 @@ async def create_dataset(
     response_model=Page[DatasetRead],
     responses=problems(),
 )
-def list_datasets(auth: DataRead, session: UnitOfWork, limit: Limit = 50, cursor: CursorText = None) -> Response:
+def list_datasets(auth: DataRead, session: UnitOfWork, page: Paging) -> Response:
     """One page of the project's datasets."""
-    after = decode_cursor(cursor, datetime, str)
-    rows, more = page_of(repository.list_page(session, auth.project, after, limit + 1), limit)
-    following = encode_cursor(*repository.created_key(rows[-1])) if more else None
-    return reply(Page[DatasetRead](data=[DatasetRead.model_validate(row) for row in rows], next_cursor=following))
+    return reply(page.page(session, repository.listing(auth.project), DatasetRead.model_validate))
 
 
 @router.get(

@@ -1,11 +1,11 @@
 """SQL of datasets; `_owned` is the one place where the tenant comes in."""
 
 from collections.abc import Sequence
-from datetime import datetime
 
-from sqlalchemy import Select, delete, exists, func, select, tuple_
+from sqlalchemy import Select, delete, exists, func, select
 from sqlalchemy.orm import Session
 
+from app.kit.pagination import Listing
 from app.tables.datasets import Dataset
 from app.tables.jobs import Job, JobDataset
 from app.tables.states import TERMINAL
@@ -34,12 +34,9 @@ def find_for_deletion(session: Session, project: str, id: str) -> Dataset | None
     return session.scalars(_owned(project).where(Dataset.id == id).with_for_update()).one_or_none()
 
 
-def list_page(session: Session, project: str, after: list[object] | None, limit: int) -> Sequence[Dataset]:
-    """Newest first; `after` is the (created_at, id) of the last row of the page before."""
-    query = _owned(project).order_by(Dataset.created_at.desc(), Dataset.id.desc()).limit(limit)
-    if after is not None:
-        query = query.where(tuple_(Dataset.created_at, Dataset.id) < tuple_(*after))
-    return session.scalars(query).all()
+def listing(project: str) -> Listing:
+    """The project's datasets, newest first."""
+    return Listing(_owned(project), (Dataset.created_at, Dataset.id), newest_first=True)
 
 
 def unfinished_jobs(session: Session, id: str) -> Sequence[str]:
@@ -67,8 +64,3 @@ def lock_object(session: Session, key: str) -> None:
 def is_referred(session: Session, key: str) -> bool:
     """Whether any dataset still stands for the object."""
     return bool(session.scalar(select(exists().where(Dataset.object_key == key))))
-
-
-def created_key(dataset: Dataset) -> tuple[datetime, str]:
-    """The sort key of `list_page`."""
-    return dataset.created_at, dataset.id

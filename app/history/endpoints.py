@@ -5,15 +5,16 @@ from fastapi import APIRouter, Response
 from app.auth.dependencies import JobsRead
 from app.backend import UnitOfWork
 from app.history.evaluation import evaluation_of
-from app.history.query import DomainName, MatrixName, Number, Position, Rows, StageNumber, WholeLineage
+from app.history.query import DomainName, Lines, MatrixName, Number, Position, Records, StageNumber, WholeLineage
 from app.jobs import repository, service
 from app.jobs.repository import HistoryFilter
 from app.jobs.schemas import AttemptRead, EvaluationRead, EventRead, LayerRead, LogRead, StageRead
 from app.jobs.service import JobNotFound
 from app.kit.fields import JobId
-from app.kit.pagination import CursorText, Page, decode_cursor, encode_cursor, page_of
+from app.kit.pagination import Page
 from app.kit.problems import problems
 from app.kit.replies import reply
+from app.tables.jobs import JobLayer
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["history"])
 
@@ -25,12 +26,10 @@ router = APIRouter(prefix="/v1/jobs/{id}", tags=["history"])
     response_model=Page[EventRead],
     responses=problems(JobNotFound),
 )
-def list_events(id: JobId, auth: JobsRead, session: UnitOfWork, after: Position, limit: Rows = 100) -> Response:
+def list_events(id: JobId, auth: JobsRead, session: UnitOfWork, after: Position, page: Lines) -> Response:
     """Numbered without gaps: whoever has read up to n asks for `after=n` and misses nothing."""
     service.read(session, auth.project, id)
-    rows, more = page_of(repository.events(session, id, after, limit + 1), limit)
-    data = [EventRead.model_validate(row) for row in rows]
-    return reply(Page[EventRead](data=data, next_cursor=encode_cursor(data[-1].seq) if more else None))
+    return reply(page.page(session, repository.events(id, after), EventRead.model_validate))
 
 
 @router.get(
@@ -40,12 +39,10 @@ def list_events(id: JobId, auth: JobsRead, session: UnitOfWork, after: Position,
     response_model=Page[LogRead],
     responses=problems(JobNotFound),
 )
-def list_logs(id: JobId, auth: JobsRead, session: UnitOfWork, after: Position, limit: Rows = 100) -> Response:
+def list_logs(id: JobId, auth: JobsRead, session: UnitOfWork, after: Position, page: Lines) -> Response:
     """Lines of all attempts, oldest first; paths of the worker are hidden."""
     service.read(session, auth.project, id)
-    rows, more = page_of(repository.logs(session, id, after, limit + 1), limit)
-    data = [LogRead.model_validate(row) for row in rows]
-    return reply(Page[LogRead](data=data, next_cursor=encode_cursor(data[-1].seq) if more else None))
+    return reply(page.page(session, repository.logs(id, after), LogRead.model_validate))
 
 
 @router.get(
@@ -59,7 +56,7 @@ def list_attempts(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
     """All of them, with how each ended."""
     service.read(session, auth.project, id)
     data = [AttemptRead.model_validate(row) for row in repository.attempts(session, id)]
-    return reply(Page[AttemptRead](data=data, next_cursor=None))
+    return reply(Page(data=data, next_cursor=None))
 
 
 @router.get(
@@ -78,7 +75,7 @@ def list_stages(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
         )
         for stage, done in repository.stages(session, id)
     ]
-    return reply(Page[StageRead](data=data, next_cursor=None))
+    return reply(Page(data=data, next_cursor=None))
 
 
 @router.get(
@@ -106,27 +103,22 @@ def list_layers(
     id: JobId,
     auth: JobsRead,
     session: UnitOfWork,
+    page: Records,
     stage: StageNumber = None,
     domain: DomainName = None,
     block: Number = None,
     matrix: MatrixName = None,
     lineage: WholeLineage = False,
-    limit: Rows = 200,
-    cursor: CursorText = None,
 ) -> Response:
     """One record a matrix and stage, in the order of stage, block and name; there while the job runs."""
     filter = HistoryFilter(stage, domain, block, matrix, lineage)
     parts = service.parts_of(session, auth.project, id, lineage=lineage)
-    after = decode_cursor(cursor, int, int, str)
-    rows, more = page_of(repository.layers(session, parts, filter, after, limit + 1), limit)
-    data = [
-        LayerRead.model_validate(
-            {**_columns(row), "job": row.job_id, "domain": domain, "lineage_stage": lineage_stage}
-        )
-        for row, domain, lineage_stage in rows
-    ]
-    following = encode_cursor(data[-1].lineage_stage, data[-1].block, data[-1].matrix) if more else None
-    return reply(Page[LayerRead](data=data, next_cursor=following))
+    return reply(page.page(session, repository.layers(parts, filter), _layer))
+
+
+def _layer(row: JobLayer, domain: str, lineage_stage: int) -> LayerRead:
+    fields = {"job": row.job_id, "domain": domain, "lineage_stage": lineage_stage}
+    return LayerRead.model_validate(_columns(row) | fields)
 
 
 def _columns(row: object) -> dict[str, object]:
@@ -140,13 +132,7 @@ def _columns(row: object) -> dict[str, object]:
     response_model=Page[LogRead],
     responses=problems(JobNotFound),
 )
-def list_last_logs(
-    id: JobId, auth: JobsRead, session: UnitOfWork, limit: Rows = 100, cursor: CursorText = None
-) -> Response:
+def list_last_logs(id: JobId, auth: JobsRead, session: UnitOfWork, page: Lines) -> Response:
     """Lines of all attempts, newest first; to follow them, go on with `logs?after=` and the highest `seq`."""
     service.read(session, auth.project, id)
-    decoded = decode_cursor(cursor, int)
-    before = int(decoded[0]) if decoded is not None else None
-    rows, more = page_of(repository.last_logs(session, id, before, limit + 1), limit)
-    data = [LogRead.model_validate(row) for row in rows]
-    return reply(Page[LogRead](data=data, next_cursor=encode_cursor(data[-1].seq) if more else None))
+    return reply(page.page(session, repository.logs(id, newest_first=True), LogRead.model_validate))

@@ -1,6 +1,6 @@
 """How a history is read in pieces."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -26,13 +26,11 @@ def records(sessions: sessionmaker[Session], parts: list[Part], filter: Filter) 
 
 
 def _records_of(sessions: sessionmaker[Session], part: Part, filter: Filter) -> Iterator[list[Record]]:
-    after: tuple[int, int, str] | None = None
+    after: Sequence[object] | None = None
     while True:
         with sessions.begin() as session:
-            found = sensitivity_repository.list_records(session, [part], filter, after, RECORDS)
+            found, after = sensitivity_repository.list_records(session, [part], filter, after, RECORDS)
         if found:
             yield found
-            last = found[-1]
-            after = (last.lineage_stage, last.row.block, last.row.matrix)
         if len(found) < RECORDS:
             return

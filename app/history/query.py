@@ -4,19 +4,18 @@ from typing import Annotated
 
 from fastapi import Depends, Query
 
-from app.kit.pagination import CursorText, decode_cursor
+from app.kit.pagination import PageRequest, paged
 
-Rows = Annotated[int, Query(ge=1, le=1000, description="Rows a page has at the most.")]
+Lines = Annotated[PageRequest, Depends(paged(1000, 100))]
+Records = Annotated[PageRequest, Depends(paged(1000, 200))]
 Number = Annotated[int | None, Query(ge=0, lt=2**31)]
 
 
 async def _position(
-    after: Annotated[int, Query(ge=0, lt=2**31, description="Only what is numbered above.")] = 0,
-    cursor: CursorText = None,
+    page: Lines, after: Annotated[int, Query(ge=0, lt=2**31, description="Only what is numbered above.")] = 0
 ) -> int:
-    """Where a page of numbered rows begins: a cursor goes before `after`."""
-    decoded = decode_cursor(cursor, int)
-    return int(decoded[0]) if decoded is not None else after
+    """Where a list of numbered rows begins: a cursor goes before `after`."""
+    return after if page.cursor is None else 0
 
 
 Position = Annotated[int, Depends(_position)]

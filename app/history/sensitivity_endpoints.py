@@ -8,13 +8,13 @@ from starlette.responses import StreamingResponse
 from app.auth.dependencies import JobsRead
 from app.backend import BackendDep, UnitOfWork
 from app.history import export, sensitivity_repository
-from app.history.query import DomainName, MatrixName, Number, Rows, StageNumber, WholeLineage
-from app.history.sensitivity_repository import Filter
+from app.history.query import DomainName, MatrixName, Number, Records, StageNumber, WholeLineage
+from app.history.sensitivity_repository import BlockSummary, Filter
 from app.history.sensitivity_schemas import BlockSensitivityRead, SensitivityRead
 from app.jobs import service as jobs
 from app.jobs.service import JobNotFound
 from app.kit.fields import JobId
-from app.kit.pagination import CursorText, Page, decode_cursor, encode_cursor, page_of
+from app.kit.pagination import Page
 from app.kit.problems import problems
 from app.kit.replies import reply
 from app.tables.sensitivity import Basis
@@ -56,21 +56,12 @@ Narrowed = Annotated[Filter, Depends(_filter)]
     responses=problems(JobNotFound),
 )
 def list_sensitivities(
-    id: JobId,
-    auth: JobsRead,
-    session: UnitOfWork,
-    filter: Narrowed,
-    limit: Rows = 200,
-    cursor: CursorText = None,
+    id: JobId, auth: JobsRead, session: UnitOfWork, filter: Narrowed, page: Records
 ) -> Response:
     """Mean, quantiles and histogram of the scores, by stage, block and name; there while the job runs. The scores
     that chose the mask are themselves files of the artifact where the job's `output` asks for them."""
     parts = jobs.parts_of(session, auth.project, id, lineage=filter.lineage)
-    after = decode_cursor(cursor, int, int, str)
-    rows, more = page_of(sensitivity_repository.list_page(session, parts, filter, after, limit + 1), limit)
-    data = [SensitivityRead.of(row) for row in rows]
-    following = encode_cursor(data[-1].lineage_stage, data[-1].block, data[-1].matrix) if more else None
-    return reply(Page[SensitivityRead](data=data, next_cursor=following))
+    return reply(page.page(session, sensitivity_repository.matrices(parts, filter), SensitivityRead.of))
 
 
 @router.get(
@@ -81,21 +72,17 @@ def list_sensitivities(
     responses=problems(JobNotFound),
 )
 def list_block_sensitivities(
-    id: JobId,
-    auth: JobsRead,
-    session: UnitOfWork,
-    filter: Narrowed,
-    limit: Rows = 200,
-    cursor: CursorText = None,
+    id: JobId, auth: JobsRead, session: UnitOfWork, filter: Narrowed, page: Records
 ) -> Response:
     """One row a stage and block: the sum of its matrices' sensitivities, and its share of the stage's sum, both on
     the basis that is asked for."""
     parts = jobs.parts_of(session, auth.project, id, lineage=filter.lineage)
-    after = decode_cursor(cursor, int, int)
-    rows, more = page_of(sensitivity_repository.list_blocks(session, parts, filter, after, limit + 1), limit)
-    data = [BlockSensitivityRead.of(row) for row in rows]
-    following = encode_cursor(data[-1].lineage_stage, data[-1].block) if more else None
-    return reply(Page[BlockSensitivityRead](data=data, next_cursor=following))
+    listing = sensitivity_repository.blocks(parts, filter)
+
+    def show(*row: Any) -> BlockSensitivityRead:
+        return BlockSensitivityRead.of(BlockSummary._make((*row, filter.basis)))
+
+    return reply(page.page(session, listing, show))
 
 
 @router.get(

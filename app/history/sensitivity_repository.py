@@ -16,7 +16,6 @@ from sqlalchemy import (
     column,
     func,
     select,
-    tuple_,
     union,
     values,
 )
@@ -25,6 +24,7 @@ from sqlalchemy.sql.selectable import Subquery
 
 from app.jobs.repository import HistoryFilter, Part
 from app.kit.globs import matches
+from app.kit.pagination import Listing
 from app.tables.jobs import JobLayer, JobStage
 from app.tables.sensitivity import TABLES, Basis, MatrixSummary
 
@@ -36,14 +36,6 @@ class Filter(HistoryFilter):
     """What the history of sensitivities is narrowed to."""
 
     basis: Basis = Basis.domain
-
-
-class Summary(NamedTuple):
-    """A row of the history."""
-
-    row: MatrixSummary
-    share: float | None
-    lineage_stage: int
 
 
 class BlockSummary(NamedTuple):
@@ -130,14 +122,9 @@ class _View:
             query = query.where(matches(place.matrix, filter.matrix))
         return query
 
-    def page(
-        self, query: Select[*tuple[Any, ...]], after: Sequence[object] | None, limit: int
-    ) -> Select[*tuple[Any, ...]]:
+    def listing(self, query: Select[*tuple[Any, ...]]) -> Listing:
         """By (stage in the lineage, block, matrix)."""
-        key = (self.lineage_stage, self.place.block, self.place.matrix)
-        if after is not None:
-            query = query.where(tuple_(*key) > tuple_(*after))
-        return query.order_by(*key).limit(limit)
+        return Listing(self.narrowed(query), (self.lineage_stage, self.place.block, self.place.matrix))
 
 
 def list_stages(session: Session, parts: Sequence[Part], filter: Filter) -> list[tuple[Part, int]]:
@@ -154,36 +141,32 @@ def list_stages(session: Session, parts: Sequence[Part], filter: Filter) -> list
     ]
 
 
-def list_page(
-    session: Session, parts: Sequence[Part], filter: Filter, after: Sequence[object] | None, limit: int
-) -> list[Summary]:
-    """`after` is the (stage in the lineage, block, matrix) of the last row of the page before."""
+def matrices(parts: Sequence[Part], filter: Filter) -> Listing:
+    """(summary, share, stage in the lineage) of each matrix and stage."""
     view = _View(parts, filter)
-    query = select(view.table, view.share(view.table.total), view.lineage_stage)
-    return [Summary(*row) for row in session.execute(view.page(view.narrowed(query), after, limit))]
+    return view.listing(select(view.table, view.share(view.table.total), view.lineage_stage))
 
 
 def list_records(
     session: Session, parts: Sequence[Part], filter: Filter, after: Sequence[object] | None, limit: int
-) -> list[Record]:
-    """Every matrix with its record and its summary; either may be missing. Stages of earlier releases have no
-    summaries of their own domain."""
+) -> tuple[list[Record], Sequence[object] | None]:
+    """Every matrix with its record and its summary, either of which may be missing, and the last one's key for the
+    next call. Stages of earlier releases have no summaries of their own domain."""
     view = _View(parts, filter, records=True)
     table, place = view.table, view.place
     query = select(table, view.share(table.total), view.lineage_stage, JobLayer, *(place[name] for name in PLACE))
     query = query.select_from(view.places).outerjoin(table, _same_matrix(table, place))
     query = query.outerjoin(JobLayer, _same_matrix(JobLayer, place))
     found = []
-    for row, share, lineage_stage, layer, *where in session.execute(view.page(view.narrowed(query), after, limit)):
+    rows = view.listing(query).read(session, after, limit)
+    for (row, share, lineage_stage, layer, *where), _ in rows:
         summary = row or table(**dict(zip(PLACE, where, strict=True)), quantiles={}, histogram={})
         found.append(Record(summary, share, lineage_stage, layer))
-    return found
+    return found, rows[-1][1] if rows else after
 
 
-def list_blocks(
-    session: Session, parts: Sequence[Part], filter: Filter, after: Sequence[object] | None, limit: int
-) -> list[BlockSummary]:
-    """By (stage in the lineage, block); `after` is that of the last row of the page before."""
+def blocks(parts: Sequence[Part], filter: Filter) -> Listing:
+    """The fields of BlockSummary but the basis, by (stage in the lineage, block)."""
     view = _View(parts, filter)
     total = func.sum(view.table.total)
     place = (view.table.job_id, view.table.stage, view.lineage_stage)
@@ -193,11 +176,7 @@ def list_blocks(
         JobLayer, _same_matrix(JobLayer, view.table)
     )
     query = view.narrowed(query).group_by(*place, *what, view.sums.c.whole)
-    key = (view.lineage_stage, view.table.block)
-    if after is not None:
-        query = query.where(tuple_(*key) > tuple_(*after))
-    found = session.execute(query.order_by(*key).limit(limit))
-    return [BlockSummary._make((*row, filter.basis)) for row in found]
+    return Listing(query, (view.lineage_stage, view.table.block))
 
 
 def _same_matrix(table: type[JobLayer] | type[MatrixSummary], place: Any) -> ColumnElement[bool]:

@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.history.sensitivity_repository import BlockSummary, Summary
-from app.tables.sensitivity import Basis
+from app.history.sensitivity_repository import BlockSummary
+from app.tables.sensitivity import Basis, MatrixSummary
 
 
 class SensitivityRead(BaseModel):
@@ -31,12 +31,11 @@ class SensitivityRead(BaseModel):
     histogram: dict[str, Any] = Field(description="`scale` (log10), `edges`, `counts`.")
 
     @classmethod
-    def of(cls, summary: Summary) -> "SensitivityRead":
+    def of(cls, row: MatrixSummary, share: float | None, lineage_stage: int) -> "SensitivityRead":
         """From its row."""
-        row = summary.row
         names = ("stage", "domain", "block", "matrix", "basis", "mean", "total", "quantiles", "histogram")
         own = {name: getattr(row, name) for name in names}
-        return cls(job=row.job_id, lineage_stage=summary.lineage_stage, share=summary.share, **own)
+        return cls(job=row.job_id, lineage_stage=lineage_stage, share=share, **own)
 
 
 class BlockSensitivityRead(BaseModel):

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from datetime import datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -21,7 +20,7 @@ from app.kit.clock import Instant
 from app.kit.conditions import IfNoneMatch, none_match
 from app.kit.fields import JobId
 from app.kit.json_body import StrictRoute, parse_json
-from app.kit.pagination import CursorText, Limit, Page, decode_cursor, encode_cursor, page_of
+from app.kit.pagination import Page, Paging
 from app.kit.problems import FieldError, Invalid, UnsupportedMediaType, problems
 from app.kit.replies import reply
 from app.lineage.continuation import LineageMismatch, NotContinuable
@@ -89,6 +88,7 @@ def create_job(
 def list_jobs(
     auth: JobsRead,
     session: UnitOfWork,
+    page: Paging,
     state: Annotated[list[State] | None, Query(description="May be repeated.")] = None,
     method: Annotated[str | None, Query(max_length=40)] = None,
     model: Annotated[str | None, Query(max_length=100, description="`mdl_…`")] = None,
@@ -102,15 +102,10 @@ def list_jobs(
         str | None,
         Query(max_length=100, description="`job_…`: the first job of a lineage; with all its branches."),
     ] = None,
-    limit: Limit = 50,
-    cursor: CursorText = None,
 ) -> Response:
     """One page of the project's jobs; all filters must hold."""
     filter = Filter(state or (), method, model, _labels(label), created_after, created_before, continues, lineage)
-    after = decode_cursor(cursor, datetime, str)
-    rows, more = page_of(repository.list_page(session, auth.project, filter, after, limit + 1), limit)
-    following = encode_cursor(rows[-1][0].created_at, rows[-1][0].id) if more else None
-    return reply(Page[JobRead](data=[JobRead.of(*row) for row in rows], next_cursor=following))
+    return reply(page.page(session, repository.listing(auth.project, filter), JobRead.of))
 
 
 @router.get(

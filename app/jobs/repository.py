@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, func, select
 from sqlalchemy.orm import Session, defer
 
 from app.kit.globs import matches
+from app.kit.pagination import Listing
 from app.lineage import stages as lineage
 from app.lineage.required_statistics import Place, overriding
 from app.tables.jobs import (
@@ -62,14 +62,9 @@ def lock(session: Session, project: str, id: str) -> Found | None:
     return (row[0], row[1]) if row is not None else None
 
 
-def list_page(
-    session: Session, project: str, filter: Filter, after: list[object] | None, limit: int
-) -> Sequence[Found]:
-    """Newest first; `after` is the (created_at, id) of the last row of the page before."""
-    query = _narrowed(_owned(project), filter).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
-    if after is not None:
-        query = query.where(tuple_(Job.created_at, Job.id) < tuple_(*after))
-    return [(row[0], row[1]) for row in session.execute(query)]
+def listing(project: str, filter: Filter) -> Listing:
+    """The project's jobs, each with its progress, newest first."""
+    return Listing(_narrowed(_owned(project), filter), (Job.created_at, Job.id), newest_first=True)
 
 
 def _narrowed(query: Select[Job, JobProgress], filter: Filter) -> Select[Job, JobProgress]:
@@ -92,24 +87,15 @@ def _narrowed(query: Select[Job, JobProgress], filter: Filter) -> Select[Job, Jo
     return query
 
 
-def events(session: Session, job: str, after: int, limit: int) -> Sequence[JobEvent]:
+def events(job: str, after: int) -> Listing:
     """Events numbered above `after`, in order."""
-    query = select(JobEvent).where(JobEvent.job_id == job, JobEvent.seq > after)
-    return session.scalars(query.order_by(JobEvent.seq).limit(limit)).all()
+    return Listing(select(JobEvent).where(JobEvent.job_id == job, JobEvent.seq > after), (JobEvent.seq,))
 
 
-def logs(session: Session, job: str, after: int, limit: int) -> Sequence[JobLog]:
-    """Lines numbered above `after`, in order."""
+def logs(job: str, after: int = 0, *, newest_first: bool = False) -> Listing:
+    """Lines numbered above `after`."""
     query = select(JobLog).where(JobLog.job_id == job, JobLog.seq > after)
-    return session.scalars(query.order_by(JobLog.seq).limit(limit)).all()
-
-
-def last_logs(session: Session, job: str, before: int | None, limit: int) -> Sequence[JobLog]:
-    """Lines numbered below `before`, or all, newest first."""
-    query = select(JobLog).where(JobLog.job_id == job)
-    if before is not None:
-        query = query.where(JobLog.seq < before)
-    return session.scalars(query.order_by(JobLog.seq.desc()).limit(limit)).all()
+    return Listing(query, (JobLog.seq,), newest_first)
 
 
 def attempts(session: Session, job: str) -> Sequence[JobAttempt]:
@@ -161,18 +147,8 @@ class HistoryFilter:
     lineage: bool = False
 
 
-class LayerRow(NamedTuple):
-    """A matrix's record of one stage."""
-
-    layer: JobLayer
-    domain: str
-    lineage_stage: int
-
-
-def layers(
-    session: Session, parts: Sequence[Part], filter: HistoryFilter, after: Sequence[object] | None, limit: int
-) -> list[LayerRow]:
-    """By (stage in the lineage, block, matrix); `after` is that of the last row of the page before."""
+def layers(parts: Sequence[Part], filter: HistoryFilter) -> Listing:
+    """(record, domain, stage in the lineage) of each matrix, by (stage in the lineage, block, matrix)."""
     same = and_(JobStage.job_id == JobLayer.job_id, JobStage.stage == JobLayer.stage)
     number: ColumnElement[int] = (Job.first_stage + JobLayer.stage).label("lineage_stage")
     query = select(JobLayer, JobStage.domain, number).join(JobStage, same).join(Job, Job.id == JobLayer.job_id)
@@ -185,7 +161,4 @@ def layers(
         query = query.where(JobLayer.block == filter.block)
     if filter.matrix is not None:
         query = query.where(matches(JobLayer.matrix, filter.matrix))
-    key = (number, JobLayer.block, JobLayer.matrix)
-    if after is not None:
-        query = query.where(tuple_(*key) > tuple_(*after))
-    return [LayerRow(*row) for row in session.execute(query.order_by(*key).limit(limit))]
+    return Listing(query, (number, JobLayer.block, JobLayer.matrix))

@@ -3,18 +3,19 @@
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
-from fastapi import Query
+from fastapi import Depends, Query
 from pydantic import BaseModel, Field
+from sqlalchemy import Select, tuple_
+from sqlalchemy.orm import Session
 
 from app.kit.clock import in_utc
 from app.kit.problems import FieldError, Invalid
 
-Limit = Annotated[int, Query(ge=1, le=200, description="Rows a page has at the most.")]
-CursorText = Annotated[str | None, Query(max_length=1000, description="`next_cursor` of the page before; opaque.")]
 _INT4: Final = 2**31
 T = TypeVar("T")
 
@@ -25,6 +26,64 @@ class Page(BaseModel, Generic[T]):
     object: Literal["list"] = "list"
     data: list[T]
     next_cursor: str | None = Field(description="Pass it as `cursor` for the next page; null on the last one.")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A list that is read in pages. key: what sorts the query's rows and names each of them."""
+
+    query: Select[*tuple[Any, ...]]
+    key: Sequence[Any]
+    newest_first: bool = False
+
+    def read(
+        self, session: Session, after: Sequence[object] | None, limit: int
+    ) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+        """(what the query selects, its key) of the rows behind the key `after`."""
+        query, key, width = self.query, tuple_(*self.key), len(self.key)
+        if after is not None:
+            last = tuple_(*after)
+            query = query.where(key < last if self.newest_first else key > last)
+        query = query.order_by(*(column.desc() if self.newest_first else column for column in self.key))
+        rows = session.execute(query.add_columns(*self.key).limit(limit))
+        return [(tuple(row[:-width]), tuple(row[-width:])) for row in rows]
+
+
+@dataclass(frozen=True)
+class PageRequest:
+    """Which page the caller wants."""
+
+    limit: int
+    cursor: str | None
+
+    def rows(self, session: Session, listing: Listing) -> tuple[list[tuple[Any, ...]], str | None]:
+        """What the query selects of each row, and the next page's cursor. Raises Invalid for another list's."""
+        after = decode_cursor(self.cursor, *(column.type.python_type for column in listing.key))
+        found = listing.read(session, after, self.limit + 1)
+        page = found[: self.limit]
+        return [row for row, _ in page], encode_cursor(*page[-1][1]) if len(found) > len(page) else None
+
+    def page(self, session: Session, listing: Listing, show: Callable[..., T]) -> Page[T]:
+        """The same as an answer. show: makes a row's answer from what the query selects."""
+        rows, following = self.rows(session, listing)
+        return Page(data=[show(*row) for row in rows], next_cursor=following)
+
+
+def paged(most: int, default: int) -> Callable[..., Awaitable[PageRequest]]:
+    """The query parameters of a list whose pages have at the most `most` rows."""
+
+    async def request(
+        limit: Annotated[int, Query(ge=1, le=most, description="Rows a page has at the most.")] = default,
+        cursor: Annotated[
+            str | None, Query(max_length=1000, description="`next_cursor` of the page before; opaque.")
+        ] = None,
+    ) -> PageRequest:
+        return PageRequest(limit, cursor)
+
+    return request
+
+
+Paging = Annotated[PageRequest, Depends(paged(200, 50))]
 
 
 def encode_cursor(*values: str | int | datetime) -> str:
@@ -46,11 +105,6 @@ def decode_cursor(text: str | None, *types: type) -> list[Any] | None:
     except (ValueError, binascii.Error, RecursionError):
         message = "is not a cursor of this list"
         raise Invalid(f"cursor: {message}", errors=[FieldError(message, parameter="cursor")]) from None
-
-
-def page_of(rows: Sequence[T], limit: int) -> tuple[Sequence[T], bool]:
-    """The page and whether more follows, from `limit + 1` rows as read."""
-    return rows[:limit], len(rows) > limit
 
 
 def _typed(value: Any, type: type) -> Any:

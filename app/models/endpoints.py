@@ -1,14 +1,12 @@
 """/v1/models"""
 
-from datetime import datetime
-
 from fastapi import APIRouter, Response
 
 from app.auth.dependencies import DataRead, DataWrite
 from app.backend import BackendDep, UnitOfWork
 from app.kit.fields import ModelId
 from app.kit.json_body import StrictRoute
-from app.kit.pagination import CursorText, Limit, Page, decode_cursor, encode_cursor, page_of
+from app.kit.pagination import Page, Paging
 from app.kit.problems import UnsupportedMediaType, problems
 from app.kit.replies import reply
 from app.models import repository, service
@@ -40,12 +38,9 @@ def create_model(body: ModelCreate, auth: DataWrite, session: UnitOfWork, backen
     response_model=Page[ModelRead],
     responses=problems(),
 )
-def list_models(auth: DataRead, session: UnitOfWork, limit: Limit = 50, cursor: CursorText = None) -> Response:
+def list_models(auth: DataRead, session: UnitOfWork, page: Paging) -> Response:
     """One page of the project's models."""
-    after = decode_cursor(cursor, datetime, str)
-    rows, more = page_of(repository.list_page(session, auth.project, after, limit + 1), limit)
-    following = encode_cursor(*repository.created_key(rows[-1])) if more else None
-    return reply(Page[ModelRead](data=[ModelRead.model_validate(row) for row in rows], next_cursor=following))
+    return reply(page.page(session, repository.listing(auth.project), ModelRead.model_validate))
 
 
 @router.get(

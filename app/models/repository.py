@@ -1,11 +1,11 @@
 """SQL of models; `_owned` is the one place where the tenant comes in."""
 
 from collections.abc import Sequence
-from datetime import datetime
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from app.kit.pagination import Listing
 from app.tables.jobs import Job
 from app.tables.models import Model
 
@@ -30,12 +30,9 @@ def find_for_deletion(session: Session, project: str, id: str) -> Model | None:
     return session.scalars(_owned(project).where(Model.id == id).with_for_update()).one_or_none()
 
 
-def list_page(session: Session, project: str, after: list[object] | None, limit: int) -> Sequence[Model]:
-    """Newest first; `after` is the (created_at, id) of the last row of the page before."""
-    query = _owned(project).order_by(Model.created_at.desc(), Model.id.desc()).limit(limit)
-    if after is not None:
-        query = query.where(tuple_(Model.created_at, Model.id) < tuple_(*after))
-    return session.scalars(query).all()
+def listing(project: str) -> Listing:
+    """The project's models, newest first."""
+    return Listing(_owned(project), (Model.created_at, Model.id), newest_first=True)
 
 
 def some_jobs(session: Session, id: str) -> Sequence[str]:
@@ -46,8 +43,3 @@ def some_jobs(session: Session, id: str) -> Sequence[str]:
 def objects_folder(project: str) -> str:
     """Where the files of a project's models lie in the store; also the name of the lock on taking any away."""
     return f"projects/{project}/models/objects"
-
-
-def created_key(model: Model) -> tuple[datetime, str]:
-    """The sort key of `list_page`."""
-    return model.created_at, model.id

@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import Integer, String, column, select, values
+from sqlalchemy.orm import Session
 
-from app.kit.pagination import decode_cursor, encode_cursor
+from app.kit.pagination import Listing, PageRequest, decode_cursor, encode_cursor
 from app.kit.problems import Invalid
 
 MOMENTS = st.datetimes(timezones=st.just(UTC))
@@ -53,3 +55,22 @@ def test_an_offset_that_postgresql_does_not_know_is_translated() -> None:
 def test_numbers_stay_numbers(value: object) -> None:
     with pytest.raises(Invalid):
         decode_cursor(base64.urlsafe_b64encode(json.dumps([value]).encode()).decode(), int)
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_pages_are_the_whole_list_in_order(session: Session, newest_first: bool) -> None:
+    rows = [(1, "b", "p"), (1, "a", "q"), (2, "a", "r"), (0, "z", "s"), (1, "c", "t")]
+    table = values(column("n", Integer), column("name", String), column("what", String), name="t").data(rows)
+    listing = Listing(select(table.c.what), (table.c.n, table.c.name), newest_first)
+    expected = [what for *_, what in sorted(rows, reverse=newest_first)]
+    for limit in range(1, len(rows) + 2):
+        found: list[str] = []
+        cursor = None
+        while cursor is not None or not found:
+            page = PageRequest(limit, cursor).page(session, listing, str)
+            assert len(page.data) == min(limit, len(rows) - len(found))
+            found += page.data
+            cursor = page.next_cursor
+        assert found == expected
+    with pytest.raises(Invalid):
+        PageRequest(1, encode_cursor("a", 1)).rows(session, listing)
