@@ -94,7 +94,8 @@ def _make(
             "dry_run": True,
             "workspace": os.fspath(workspace),
             "model": os.fspath(model),
-            "device": settings.device,
+            # A machine of the CPU queue may lack the GPU that jobs are run on.
+            "device": "cpu" if settings.device == "cpu" else "auto",
             "threads": settings.threads,
             "hidden_bytes": settings.hidden_bytes,
         }

@@ -27,6 +27,7 @@ def _path(value: Any) -> Path:
 
 Location = Annotated[Path, BeforeValidator(_path)]
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")]
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 Words = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -117,9 +118,7 @@ class EngineRequest(Pruning):
     texts: dict[str, Text] = Field(description="Where each dataset is that the domains name.")
     dry_run: bool = Field(default=False, description="Only a plan is asked for.")
     device: Device = Field(default="auto", description="cpu, cuda, cuda:1, …, or auto.")
-    threads: int = Field(
-        default=2, ge=1, le=MOST_THREADS, description="torch's, and part of what the bytes depend on."
-    )
+    threads: Threads = Field(default=2, description="torch's, and part of what the bytes depend on.")
     hidden_bytes: int = Field(
         default=HIDDEN_BYTES,
         ge=0,

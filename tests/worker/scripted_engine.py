@@ -3,9 +3,9 @@
 It speaks the real protocol through the real reporter, isolates itself like the real engine, needs the files that a
 real one would need to resume, and computes contents that depend on nothing but the request and those files.
 `how` is a list of words: `slow` (a pause in each block), `hang` (for ever in the third one), `fail`, `user`,
-`memory`, `disk`, `deaf` (ignores the order to stop), `spawn` (leaves a child of its own), `outside` (reports a
-file that is not in the workspace), `nonsense`, `online` (says that it has kept its network), `scores` (each block
-has a file for keeping, of which no more than the unacknowledged ones lie about).
+`device` (the operator's fault), `memory`, `disk`, `deaf` (ignores the order to stop), `spawn` (leaves a child of
+its own), `outside` (reports a file that is not in the workspace), `nonsense`, `online` (says that it has kept its
+network), `scores` (each block has a file for keeping, of which no more than the unacknowledged ones lie about).
 """
 
 import argparse
@@ -240,6 +240,10 @@ def misbehave(how: set[str], reporter: Reporter) -> None:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     if "user" in how:
         reporter.say("failed", code="too_few_tokens", cause="user", message="too short", field="/domains/0")
+        sys.exit(1)
+    if "device" in how:
+        message = "/device: is cuda, and torch finds 0 GPUs here"
+        reporter.say("failed", code="invalid_spec", cause="user", message=message, field="/device")
         sys.exit(1)
     if "fail" in how:
         reporter.say(

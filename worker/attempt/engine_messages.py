@@ -19,6 +19,7 @@ from worker.attempt.engine_process import END, EngineProcess
 from worker.attempt.interrupts import AttemptFailed, Interrupts
 from worker.attempt.job_log import JobLog
 from worker.attempt.redaction import redacted
+from worker.attempt.staging import OPERATORS_FIELDS
 from worker.attempt.stall_watchdog import StallWatchdog
 from worker.attempt.uploads import Uploads
 
@@ -219,7 +220,7 @@ class EngineMessages:
         if detail := message.get("detail"):
             log.error("the engine failed:\n%s", detail)
         text = self._redact(str(message["message"]))
-        if message["cause"] == "user":
+        if message["cause"] == "user" and message.get("field") not in OPERATORS_FIELDS:
             self._failure = Failure(Reason.invalid_input, text, str(message["code"]), message.get("field"))
         elif message["code"] in NAMED:
             self._failure = Failure(Reason(message["code"]))

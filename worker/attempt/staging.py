@@ -18,6 +18,8 @@ from worker.attempt.scratch import Scratch
 
 BASE: Final = "base"
 """Where in the workspace the files of the job before lie; the engine only reads them."""
+OPERATORS_FIELDS: Final = frozenset({"/workspace", "/device", "/threads", "/hidden_bytes"})
+"""Of the request, what the worker's settings say and no owner of a job can mend."""
 
 
 class Staging:

@@ -10,12 +10,10 @@ report says how that went.
 import argparse
 import errno
 import hashlib
-import json
 import os
 import re
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
 from worker.engine.isolation import isolate
@@ -30,12 +28,10 @@ def main() -> int:
     arguments = parser.parse_args()
     isolation = isolate(arguments.parent)
     os.set_inheritable(arguments.report_fd, False)
-    request = json.loads(sys.stdin.buffer.readline())
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(request["threads"])
+    line = sys.stdin.buffer.readline()
     # Large tensors get pages of their own (`heap.map_large`): huge ones, where the system has them, cost less.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # Only now: torch reads the environment and starts threads.
+    # Only now: torch reads the environment.
     from worker.pruning import Stopped
     from worker.pruning.runtime import memory as heap
 
@@ -45,7 +41,7 @@ def main() -> int:
         reporter = Reporter(reports, lambda: Stopped("the supervisor asked to stop"))
         reporter.listen()
         try:
-            _run(request, reporter, isolation)
+            _run(line, reporter, isolation)
         except Stopped:
             return 1
         except BaseException as error:
@@ -54,19 +50,20 @@ def main() -> int:
     return 0
 
 
-def _run(request: dict[str, Any], reporter: Reporter, isolation: dict[str, bool]) -> None:
+def _run(line: bytes, reporter: Reporter, isolation: dict[str, bool]) -> None:
+    """Raises SpecError for a request that is none."""
     import torch
 
-    from worker.pruning import ENGINE_FORMAT, PruningJob, inspect, plan, run
+    from worker.pruning import ENGINE_FORMAT, inspect, plan, run
     from worker.pruning.plan import describe, look
+    from worker.pruning.request import InspectionRequest, read_request
     from worker.pruning.runtime.numerics import versions
 
-    if "inspect" in request:
-        torch.set_num_threads(request["threads"])
-        reporter.say("inspection", **inspect(Path(request["inspect"]), lambda: reporter.say("reading")))
-        return
-    job = PruningJob.from_dict(request)
+    job = read_request(line)
     torch.set_num_threads(job.threads)
+    if isinstance(job, InspectionRequest):
+        reporter.say("inspection", **inspect(job.inspect, lambda: reporter.say("reading")))
+        return
     if job.dry_run:
         reporter.say("plan", plan=plan(job))
         return

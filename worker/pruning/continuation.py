@@ -52,6 +52,8 @@ def holdings(
         "mode": job.method.mode,
         "stages": _stages(job, stage, earlier, factors(job, stage, before).scale),
     }
+    if job.sparsity.keep_zeros:
+        found["keep_zeros"] = True
     if importance and job.method.importance is not None:
         found |= job.method.importance._asdict()
     if "survey" in others:
@@ -120,6 +122,9 @@ class _Check:
         method = self.job.method
         if (mode := self.said.get("mode", method.mode)) != method.mode:
             yield f"was made in mode {mode}, and this job's is {method.mode}: keep the mode"
+        mine, theirs = self.job.sparsity.keep_zeros, self.said.get("keep_zeros", False)
+        if self.said and mine != theirs:
+            yield f"was made with keep_zeros {theirs}, and this job's is {mine}: keep it, or begin a new lineage"
         if method.mode is Mode.accumulated:
             yield from self._sums()
         yield from self._survey()

@@ -122,8 +122,6 @@ def seconds(subject: Subject) -> Estimate:
     vocabulary = graph.model.get_output_embeddings().weight.shape[0]
     work = planned_work(job, graph, subject.shares, vocabulary, evaluation_tokens(job))
     device = pick_device(job.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        device = torch.device("cpu")  # a plan may be made elsewhere than the job is run, and says so
     dtype = forward_dtype(device, job.numerics)
     careful = probe(device, torch.float32)
     fast = careful if dtype == "float32" else probe(device, torch.bfloat16)

@@ -1,23 +1,43 @@
-"""The engine's request, read so that whoever calls the library hears of its fields by this library's error."""
+"""The engine's requests, read so that whoever sends one hears of its fields by this library's error."""
 
-from typing import Any
+import json
+from typing import Any, Self
 
 from pydantic import ValidationError
 
-from secateur.spec.request import EngineRequest
-from secateur.spec.strict import explain
+from secateur.spec.request import EngineRequest, Location, Threads
+from secateur.spec.strict import Strict, explain
 from worker.pruning.errors import SpecError
 
 
-class PruningJob(EngineRequest):
-    """A request that was checked."""
-
+class _Checked(Strict):
     @classmethod
-    def from_dict(cls, request: Any) -> "PruningJob":
-        """The job an engine request describes. Raises SpecError naming the field by JSON pointer and the fix."""
+    def from_dict(cls, request: Any) -> Self:
+        """What a request describes. Raises SpecError naming the field by JSON pointer and the fix."""
         try:
             return cls.model_validate(request)
         except ValidationError as error:
             # The input may hold whole texts and is the caller's to look at.
             field, message = explain(error.errors(include_url=False, include_input=False)[0], request)
             raise SpecError(field, message) from None
+
+
+class PruningJob(EngineRequest, _Checked):
+    """A job that was checked."""
+
+
+class InspectionRequest(_Checked):
+    """Whether a folder, `inspect`, holds a model that can be pruned."""
+
+    inspect: Location
+    threads: Threads = 2
+
+
+def read_request(line: bytes) -> PruningJob | InspectionRequest:
+    """A request as the engine's process is sent one: a line of JSON. Raises SpecError."""
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        raise SpecError("", "must be a line of JSON") from None
+    asked = InspectionRequest if isinstance(request, dict) and "inspect" in request else PruningJob
+    return asked.from_dict(request)

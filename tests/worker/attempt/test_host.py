@@ -94,6 +94,7 @@ class Learner(ClaimBackoff):
         ("fail", "engine_failed", False),
         ("memory", "out_of_memory", False),
         ("user", "invalid_input", None),
+        ("device", "engine_failed", False),
         ("hang", "engine_stalled", True),
         ("", "succeeded", True),
     ],

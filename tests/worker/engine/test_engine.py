@@ -20,14 +20,15 @@ pytestmark = pytest.mark.slow
 FULL = os.strerror(errno.ENOSPC)
 
 
-def reports(request: dict[str, Any]) -> list[dict[str, Any]]:
-    """Everything that one engine says."""
+def reports(request: Any) -> list[dict[str, Any]]:
+    """Everything that one engine says to a request, or to a line of bytes."""
+    line = request if isinstance(request, bytes) else json.dumps(request).encode()
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "worker.engine", "--report-fd", str(writing), "--parent", str(os.getpid())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[writing]) as engine:
         os.close(writing)
         assert engine.stdin is not None
-        engine.stdin.write(json.dumps(request).encode() + b"\n")
+        engine.stdin.write(line + b"\n")
         engine.stdin.flush()
         with os.fdopen(reading) as lines:
             return [json.loads(line) for line in lines]
@@ -54,6 +55,36 @@ def test_a_matrix_that_cannot_be_solved_is_named_to_its_owner(tmp_path: Path) ->
     last = reports(request)[-1]
     assert (last["type"], last["code"], last["cause"]) == ("failed", "ill_conditioned", "user")
     assert last["message"] == "model.layers.0.self_attn.o_proj.weight: its inputs are not finite"
+
+
+WHOLE: dict[str, Any] = {
+    "model": "model",
+    "workspace": "work",
+    "method": {"name": "wanda"},
+    "sparsity": {"target": 0.5},
+    "domains": [{"name": "a", "dataset": "text"}],
+    "texts": {"text": {"path": "a.txt"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (b"{", ""),
+        ([], ""),
+        ({}, "/domains"),
+        (WHOLE | {"threads": "two"}, "/threads"),
+        (WHOLE | {"threads": 0}, "/threads"),
+        ({"inspect": 5}, "/inspect"),
+        ({"inspect": "model", "threads": "two"}, "/threads"),
+        ({"inspect": "model", "thread": 2}, "/thread"),
+    ],
+    ids=str,
+)
+def test_a_request_that_is_none_is_refused_by_its_field(request_: Any, field: str) -> None:
+    (told,) = reports(request_)
+    assert (told["type"], told["code"], told["cause"]) == ("failed", "invalid_spec", "user")
+    assert told["field"] == field
 
 
 def test_an_error_is_known_again_at_its_place_alone() -> None:

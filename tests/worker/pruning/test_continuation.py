@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.worker.pruning.conftest import Request
-from tests.worker.pruning.lineages import Ran, chain, continuing, run_job
+from tests.worker.pruning.lineages import Ran, chain, continuing, run_job, with_own_texts
 from worker.pruning import UserError
 from worker.pruning.continuation import KEY, MEMBERS
 from worker.pruning.report.records import HISTORY, read_history
@@ -22,6 +22,7 @@ WANDA: dict[str, Any] = {"name": "wanda"}
 ADMM: dict[str, Any] = {"name": "admm"}
 TOKEN: dict[str, Any] = {"name": "copal", "reading": "token"}
 UNIFORM: dict[str, Any] = {"target": 0.5, "allocation": "uniform"}
+ZEROS = {"keep_zeros": True}
 
 
 def refusal(request_for: Request, parent: dict[str, Any], child: dict[str, Any]) -> str:
@@ -75,6 +76,8 @@ def test_a_method_without_its_statistics_is_refused(
             {**UNIFORM, "overrides": [{"match": "*.down_proj.weight", "method": "admm"}]},
             "has no gram of model.layers.0.mlp.down_proj.weight, which admm solves with",
         ),
+        (UNIFORM | ZEROS, UNIFORM, "was made with keep_zeros True, and this job's is False: keep it"),
+        (UNIFORM, UNIFORM | ZEROS, "was made with keep_zeros False, and this job's is True: keep it"),
     ],
 )
 def test_other_matrices_or_rates_are_refused(
@@ -102,6 +105,15 @@ def test_a_survey_is_of_each_matrix_s_own_method(request_for: Request) -> None:
     other = request_for(domains="b", workspace="other", method=WANDA, sparsity=plain)
     with pytest.raises(UserError, match=f"survey of {FIRST} for weights that are solved for anew"):
         run_job(continuing(parent, other))
+
+
+@pytest.mark.parametrize("mode", ["accumulated", "sequential"])
+def test_a_lineage_keeps_the_zeros_of_its_model(request_for: Request, mode: str) -> None:
+    fields = {"method": ADMM | {"mode": mode}, "sparsity": UNIFORM | ZEROS}
+    first, second = chain(request_for, "a", "b", **fields)
+    whole = run_job(with_own_texts(request_for(domains="ab", workspace="whole", **fields)))
+    assert first.document()[KEY]["keep_zeros"] is True
+    assert second.weights() == whole.weights()
 
 
 @pytest.mark.parametrize(

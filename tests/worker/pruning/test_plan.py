@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from secateur.spec.job import Evaluation
 from secateur.spec.method import read_method
+from secateur.spec.request import Text
 from tests.tiny import make_tiny_llama
 from tests.worker.pruning.conftest import Request, prune
 from tests.worker.pruning.lineages import chain, continuing
-from worker.pruning import PruningJob, UserError, plan
+from worker.pruning import PruningJob, UserError, perplexities, plan
 from worker.pruning.cost import solve_work
 from worker.pruning.estimate import disk, input_widths, memory, probe
 from worker.pruning.model.experts import Expert
@@ -198,6 +200,24 @@ def test_a_plan_is_refused_like_the_job(request_for: Request) -> None:
     with pytest.raises(UserError) as caught:
         planned(request_for(sparsity={"target": 0.5, "overrides": [{"match": "*.mpl.*", "skip": True}]}))
     assert (caught.value.code, caught.value.field) == ("unmatched_override", "/sparsity/overrides/0/match")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
+def test_a_gpu_that_is_not_there_is_refused_by_whoever_would_use_it(
+    device: str, request_for: Request, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    request = request_for(device=device)
+    words = {"a": Text(path=texts / "a.txt")}
+    for use in (
+        lambda: planned(request),
+        lambda: prune(request),
+        lambda: perplexities(Path(request["model"]), words, Evaluation(sequence_length=32), device=device),
+    ):
+        with pytest.raises(UserError, match=f"is {device}, and torch finds 0 GPUs here: choose cpu") as caught:
+            use()
+        assert (caught.value.code, caught.value.field) == ("invalid_spec", "/device")
+    assert planned(request | {"device": "auto"})["weights"]
 
 
 @pytest.mark.parametrize(("allocation", "scope"), [("uniform", "row"), ("owl", "row"), ("error", "layer")])

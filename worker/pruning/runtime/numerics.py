@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.spec.job import Numerics
-from worker.pruning.errors import UserError
+from worker.pruning.errors import SpecError, UserError
 
 _search: ContextVar[str] = ContextVar("search", default="highest")
 """Torch's precision of products that only search."""
@@ -91,10 +91,12 @@ def plain_attention(device: torch.device) -> Iterator[None]:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU, or the CPU where there is none."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    """`auto` is the first GPU, or the CPU where there is none. Raises SpecError for a GPU that is not there."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = torch.device(("cuda" if count else "cpu") if name == "auto" else name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise SpecError("/device", f"is {name}, and torch finds {count} GPUs here: choose cpu, or auto")
+    return device
 
 
 def pinned(
