@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 
 from secateur.errors import DownloadError, ProblemError, UnsafePath
-from secateur.retries import StallWatchdog, may_repeat, requested_pause, should_repeat
+from secateur.retries import Retries, may_repeat, requested_pause, should_repeat
 from secateur.transport import Json, Transport
 
 OnBytes = Callable[[int, int], None]
@@ -66,15 +66,15 @@ def fetch_made(transport: Transport, path: str, params: Mapping[str, Any], targe
 
     Raises ProblemError, DownloadError.
     """
-    patience = StallWatchdog(transport.patience)
+    retries = Retries(transport.patience)
     part = target.with_name(f".{target.name}.part")
     while True:
         try:
-            if not _fetch_whole(transport, path, params, part, patience):
+            if not _fetch_whole(transport, path, params, part, retries):
                 continue
         except httpx.TransportError as error:
             part.unlink(missing_ok=True)
-            if may_repeat(error, repeatable=True) and patience.pause():
+            if may_repeat(error, repeatable=True) and retries.pause():
                 continue
             reason = str(error) or type(error).__name__
             raise DownloadError(f"{target.name}: the connection broke: {reason}") from error
@@ -82,12 +82,10 @@ def fetch_made(transport: Transport, path: str, params: Mapping[str, Any], targe
         return
 
 
-def _fetch_whole(
-    transport: Transport, path: str, params: Mapping[str, Any], part: Path, patience: StallWatchdog
-) -> bool:
+def _fetch_whole(transport: Transport, path: str, params: Mapping[str, Any], part: Path, retries: Retries) -> bool:
     """False after a pause, when the server has asked for another try."""
     with transport.stream(path, {}, params) as response:
-        if should_repeat(response, repeatable=True) and patience.pause(requested_pause(response)):
+        if should_repeat(response, repeatable=True) and retries.pause(requested_pause(response)):
             return False
         if response.is_error:
             response.read()
@@ -155,7 +153,7 @@ class _Download:
         self.target = target
         self.report = report
         self.part = target.with_name(f".{target.name}.{file.sha256[:16]}.part")
-        self.patience = StallWatchdog(transport.patience)
+        self.retries = Retries(transport.patience)
 
     def run(self) -> None:
         if self._is_there():
@@ -189,8 +187,8 @@ class _Download:
                 self._fetch_rest(have)
             except httpx.TransportError as error:
                 if self.part.stat().st_size > have:
-                    self.patience.renew()
-                if not may_repeat(error, repeatable=True) or not self.patience.pause():
+                    self.retries.renew()
+                if not may_repeat(error, repeatable=True) or not self.retries.pause():
                     reason = str(error) or type(error).__name__
                     raise DownloadError(f"{self.file.path}: the connection broke: {reason}") from error
 
@@ -198,7 +196,7 @@ class _Download:
         # If-Range: the rest of this very content, otherwise the whole.
         headers = {"Range": f"bytes={have}-", "If-Range": f'"{self.file.sha256}"'} if have else {}
         with self.transport.stream(self.url, headers) as response:
-            if should_repeat(response, repeatable=True) and self.patience.pause(requested_pause(response)):
+            if should_repeat(response, repeatable=True) and self.retries.pause(requested_pause(response)):
                 return
             if have and response.status_code == 416:
                 self.part.write_bytes(b"")

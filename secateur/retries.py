@@ -10,8 +10,9 @@ from typing import Final
 
 import httpx
 
-FIRST_PAUSE: Final = 0.25
-LONGEST_PAUSE: Final = 10.0
+from secateur.backoff import Backoff
+
+BACKOFF: Final = Backoff(0.25, longest=10.0)
 LONGEST_REQUESTED: Final = 120.0
 """A server may ask for no longer pause than this."""
 NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -21,7 +22,7 @@ REFUSED: Final = {429, 503}
 
 
 @dataclass
-class StallWatchdog:
+class Retries:
     """The retries of one operation: growing pauses with jitter until `seconds` are used up."""
 
     seconds: float
@@ -40,9 +41,9 @@ class StallWatchdog:
     def pause(self, requested: float | None = None) -> bool:
         """Sleep before the next try; False, at once, when that would be too late."""
         self._failures += 1
-        longest = min(FIRST_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE)
         # Jitter, so that many clients do not come back in step; nothing secret about it.
-        pause = longest * random.uniform(0.5, 1.0) if requested is None else requested  # noqa: S311
+        own = BACKOFF.after(self._failures) * random.uniform(0.5, 1.0)  # noqa: S311
+        pause = own if requested is None else requested
         if time.monotonic() + pause > self._deadline:
             return False
         self.sleep(pause)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from secateur.errors import NotReachable, ProblemError, SecateurError
-from secateur.retries import StallWatchdog, may_repeat, requested_pause, should_repeat
+from secateur.retries import Retries, may_repeat, requested_pause, should_repeat
 
 CONNECT_SECONDS: Final = 10.0
 REPEATABLE: Final = {"GET", "HEAD", "PUT", "DELETE"}
@@ -106,15 +106,15 @@ class Transport:
 
     def _send(self, ask: Callable[[], httpx.Response], again: bool) -> httpx.Response:
         """The answer, after as many tries as patience allows. again: whether asking twice does no harm."""
-        patience = StallWatchdog(self.patience)
+        retries = Retries(self.patience)
         while True:
             try:
                 response = ask()
             except httpx.TransportError as error:
-                if may_repeat(error, again) and patience.pause():
+                if may_repeat(error, again) and retries.pause():
                     continue
                 raise self._not_reachable(error) from error
-            if should_repeat(response, again) and patience.pause(requested_pause(response)):
+            if should_repeat(response, again) and retries.pause(requested_pause(response)):
                 continue
             return response
 

@@ -15,12 +15,12 @@ from app.outbox import Queue, ring
 from app.settings import Settings
 from app.tables.jobs import Job, JobAttempt, JobBlock, JobLease, Outcome
 from app.tables.states import ENDINGS, Reason, Retry, State
+from secateur.backoff import Backoff
 
 TOTAL_BOUND: Final = 10
 """However much progress each makes, no more attempts than so many times the budget may end early."""
 REPEATED: Final = "It did so twice at the same place, and was not tried a third time."
-BACKOFF_SECONDS: Final = 5.0
-BACKOFF_LIMIT: Final = 300.0
+BACKOFF: Final = Backoff(5.0, longest=300.0)
 
 Budgets = Mapping[str, int]
 """By the name of the setting; see `budgets`."""
@@ -122,7 +122,8 @@ def close(session: Session, row: JobLease, failure: Failure, budgets: Budgets) -
     if new is State.failed:
         job.failure = failure.as_json()
     transition(session, job, new, reason=reason, message=failure.as_json()["message"])
-    _queue_again(session, job, 0.0 if ENDINGS[reason].at_once else _backoff(history.counted + costs))
+    pause = 0.0 if ENDINGS[reason].at_once else BACKOFF.after(max(1, history.counted + costs))
+    _queue_again(session, job, pause)
     return new
 
 
@@ -191,11 +192,6 @@ def _counter(reason: Reason) -> str:
     budget = ENDINGS[reason].retry.value
     assert budget is not None  # noqa: S101 - only what has a budget costs
     return str(budget.counter)
-
-
-def _backoff(lost: int) -> float:
-    """Seconds before the next attempt, doubling with each lost one."""
-    return float(min(BACKOFF_LIMIT, BACKOFF_SECONDS * 2 ** max(0, lost - 1)))
 
 
 def _queue_again(session: Session, job: Job, after_seconds: float) -> None:

@@ -8,11 +8,12 @@ from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
 from app.tables.outbox import OutboxMessage
+from secateur.backoff import Backoff
 
 BATCH: Final = 100
 HOLD_SECONDS: Final = 10
 """For so long a taken message is not offered to another dispatcher; when its taker dies, it waits for so long."""
-LONGEST_WAIT_SECONDS: Final = 15
+BACKOFF: Final = Backoff(1.0, longest=15.0)
 KEPT_SECONDS: Final = 86_400
 
 
@@ -52,10 +53,8 @@ def mark_published(session: Session, messages: Sequence[OutboxMessage]) -> None:
 def put_off(session: Session, messages: Sequence[OutboxMessage]) -> None:
     """These have not; try again soon, later each time."""
     for message in messages:
-        wait = min(LONGEST_WAIT_SECONDS, 0.5 * 2 ** min(message.attempts, 10))
-        session.execute(
-            update(OutboxMessage).where(OutboxMessage.id == message.id).values(available_at=from_now(wait))
-        )
+        again = from_now(BACKOFF.after(message.attempts))
+        session.execute(update(OutboxMessage).where(OutboxMessage.id == message.id).values(available_at=again))
 
 
 def forget_published(session: Session) -> int:

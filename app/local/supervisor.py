@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from app.local.children import Child
+from secateur.backoff import Backoff
 
 LOOK_EVERY: Final = 0.25
 MOST_RESTARTS: Final = 6
 """So often in a row a child is started again before the whole stack is given up."""
 HEALTHY_AFTER: Final = 60.0
 """A child that ran this long has its crashes forgiven."""
-FIRST_BACKOFF: Final = 0.5
-LONGEST_BACKOFF: Final = 20.0
+BACKOFF: Final = Backoff(0.5, longest=20.0)
 
 log = logging.getLogger("secateur.local")
 
@@ -97,7 +97,7 @@ class Supervisor:
             watched.again_at = float("inf")
             self.ended.set()
             return
-        pause = min(FIRST_BACKOFF * 2 ** (watched.crashes - 1), LONGEST_BACKOFF)
+        pause = BACKOFF.after(watched.crashes)
         watched.again_at = now + pause
         log.warning("%s ended with code %s; it starts again in %.1f s", child.name, code, pause)
 

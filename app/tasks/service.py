@@ -17,6 +17,7 @@ from app.tables.plans import Plan
 from app.tables.tasks import Task, TaskKind, TaskState
 from app.tasks import repository
 from app.tasks.repository import TaskClaim, TaskLost, claim, guard, renew
+from secateur.backoff import Backoff
 
 __all__ = [
     "TaskClaim",
@@ -36,7 +37,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-BACKOFF_SECONDS: Final = 5.0
+BACKOFF: Final = Backoff(5.0, longest=300.0)
 WHOLE_STORE: Final = "store"
 """Subject of a sweep of everything."""
 _SUBJECTS: Final[dict[str, type[Model] | type[Dataset] | type[Plan]]] = {
@@ -98,7 +99,7 @@ def finish(session: Session, claim: TaskClaim) -> None:
 def retry(session: Session, claim: TaskClaim, budget: int) -> None:
     """Something of ours went wrong: try again later, at most `budget` attempts in all. Raises TaskLost."""
     task = guard(session, claim.id, claim.token)
-    _retry(session, task, budget, BACKOFF_SECONDS * 2 ** (task.attempts - 1))
+    _retry(session, task, budget, BACKOFF.after(task.attempts))
 
 
 def give_back(session: Session, claim: TaskClaim, after_seconds: float = 0) -> None:

@@ -5,6 +5,8 @@ import threading
 import time
 from typing import Final
 
+from secateur.backoff import Backoff
+
 log = logging.getLogger(__name__)
 
 LONGEST_SECONDS: Final = 600.0
@@ -22,7 +24,7 @@ class ClaimBackoff:
         if sound is None:
             return
         self._losses = 0 if sound else self._losses + 1
-        wait = min(LONGEST_SECONDS, first_seconds * 2 ** min(self._losses - 1, 30)) if self._losses else 0.0
+        wait = Backoff(first_seconds, LONGEST_SECONDS).after(self._losses)
         self._until = time.monotonic() + wait
         if wait:
             log.warning("attempts in a row that came to nothing: %d; the next claim in %g s", self._losses, wait)

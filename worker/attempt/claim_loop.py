@@ -4,19 +4,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
 from app.delivery.lease import LeaseLost
 from app.tasks.repository import TaskLost
-from worker.attempt.interrupts import DATABASE_DOWN
+from worker.attempt.interrupts import DATABASE_BACKOFF, DATABASE_DOWN
 
 log = logging.getLogger(__name__)
 Claimed = TypeVar("Claimed")
-
-LONGEST_PAUSE_SECONDS: Final = 5.0
 
 
 def claim_when_possible(
@@ -29,8 +27,9 @@ def claim_when_possible(
     A claim whose commit failed may have been made all the same: if its lease can be renewed, it is ours.
     """
     doubtful: Claimed | None = None
-    pause = 0.1
-    while not stopping.is_set():
+    for pause in DATABASE_BACKOFF.pauses():
+        if stopping.is_set():
+            break
         since = time.monotonic()
         try:
             with transaction() as session:
@@ -41,7 +40,6 @@ def claim_when_possible(
         except DATABASE_DOWN as error:
             log.warning("the database did not take a claim (%s); trying again", type(error).__name__)
         stopping.wait(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
     return None
 
 

@@ -16,13 +16,15 @@ from app.db.engine import transaction
 from app.delivery.endings import Failure
 from app.delivery.lease import LeaseLost
 from app.storage import ObjectMissing, StoreError
+from secateur.backoff import Backoff
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 DATABASE_DOWN: Final = (OperationalError, InterfaceError, PoolTimeout)
 """Errors that pass: a restart, a lock that was not granted, no free connection."""
-LONGEST_PAUSE_SECONDS: Final = 10.0
+DATABASE_BACKOFF: Final = Backoff(0.1, longest=5.0)
+STORE_BACKOFF: Final = Backoff(0.5, longest=10.0)
 STORE_PATIENCE_SECONDS: Final = 600.0
 
 
@@ -98,8 +100,9 @@ def transact(
 
     `write` may therefore run again after a commit of unknown outcome. Raises LeaseLost.
     """
-    pause = 0.1
-    while not interrupts.lost.is_set():
+    for pause in DATABASE_BACKOFF.pauses():
+        if interrupts.lost.is_set():
+            break
         try:
             with transaction() as session:
                 guard(session)
@@ -107,16 +110,16 @@ def transact(
         except DATABASE_DOWN as error:
             log.warning("the database did not take a write (%s); trying again", type(error).__name__)
         interrupts.lost.wait(pause)
-        pause = min(2 * pause, 5.0)
     raise LeaseLost
 
 
 def persist(interrupts: Interrupts, action: Callable[[], Result]) -> Result:
     """Do something with the store, again and again if need be. Raises StoreError when it stays unusable."""
-    pause = 0.5
     deadline = time.monotonic() + interrupts.store_patience
-    while time.monotonic() < deadline:
+    for pause in STORE_BACKOFF.pauses():
         interrupts.check()
+        if time.monotonic() >= deadline:
+            break
         try:
             return action()
         except ObjectMissing:
@@ -128,6 +131,4 @@ def persist(interrupts: Interrupts, action: Callable[[], Result]) -> Result:
                 raise
             log.warning("input/output error; trying again")
         interrupts.pause(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-    interrupts.check()
     return action()

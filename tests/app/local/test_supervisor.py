@@ -12,6 +12,7 @@ import pytest
 from app.local import supervisor as supervisor_module
 from app.local.children import Child
 from app.local.supervisor import Supervisor
+from secateur.backoff import Backoff
 
 SLEEPER = [sys.executable, "-c", "import signal; signal.pause()"]
 
@@ -20,7 +21,7 @@ SLEEPER = [sys.executable, "-c", "import signal; signal.pause()"]
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     """One that looks often and restarts soon."""
     monkeypatch.setattr(supervisor_module, "LOOK_EVERY", 0.01)
-    monkeypatch.setattr(supervisor_module, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(supervisor_module, "BACKOFF", Backoff(0.01, longest=0.1))
     found = Supervisor()
     yield found
     found.stop()
