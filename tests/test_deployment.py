@@ -1,5 +1,6 @@
 """The deployment files say what the service needs; a compose client, where there is one, must accept them."""
 
+import json
 import os
 import re
 import shutil
@@ -146,3 +147,11 @@ def _closure() -> Iterator[Distribution]:
 
 def _dockerfile() -> str:
     return (ROOT / "Dockerfile").read_text()
+
+
+def test_the_bucket_rule_takes_broken_off_uploads_alone() -> None:
+    rules = json.loads((ROOT / "deploy" / "s3-lifecycle.json").read_text())["Rules"]
+    actions = [set(rule) - {"ID", "Status", "Filter"} for rule in rules]
+    assert actions == [{"AbortIncompleteMultipartUpload"}]
+    assert rules[0]["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] >= 1
+    assert "deploy/s3-lifecycle.json" in (ROOT / "docs" / "operations.md").read_text()

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlparse
 
-import httpx
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
 from app.settings import Settings
-from app.storage.multipart import Bucket
 
 PART_BYTES: Final = 32 * 2**20
 """What one request sends or fetches at the most, so that its time-out is also a bound on silence."""
@@ -50,7 +48,7 @@ def _store_errors(operation: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ObjectMissing(f"{operation}: no such object") from error
-    except (BaseError, OSError, httpx.HTTPError) as error:
+    except (BaseError, OSError) as error:
         if os.strerror(errno.ENOSPC) in str(error):
             raise StoreFull(f"{operation} failed: no space left") from error
         raise StoreError(f"{operation} failed ({type(error).__name__})") from error
@@ -75,8 +73,6 @@ class ObjectStore:
     """Root of a folder store; None for S3."""
     signer: S3Store | None = None
     """Makes presigned URLs; None when downloads go through the service."""
-    bucket: Bucket | None = None
-    """For what obstore cannot do; None for a folder, and for S3 without a key pair in the settings."""
 
     def put_file(self, key: str, path: Path) -> None:
         """Store a file's bytes; large ones in parts. Overwrites (keys name contents, so with the same bytes)."""
@@ -156,11 +152,20 @@ class ObjectStore:
             yield str(path).rstrip("/").rpartition("/")[2]
 
     def remove_leftovers(self, before: datetime, check: Callable[[], None]) -> int:
-        """Remove what uploads have left that were broken off before a moment; how many there were."""
+        """For a folder store: what uploads have left that were broken off before a moment; how many there were.
+
+        obstore writes `name#1` beside an object and renames it at the end; no listing shows these files. In S3 the
+        bucket's own rule aborts such uploads (see docs/operations.md).
+        """
+        count = 0
         with _store_errors("clearing"):
-            if self.folder is not None:
-                return _remove_partial_files(self.folder, before.timestamp(), check)
-            return self.bucket.abort_uploads(before, check) if self.bucket is not None else 0
+            for path in self.folder.rglob("*#*") if self.folder is not None else ():
+                check()
+                with suppress(FileNotFoundError):
+                    if path.is_file() and path.stat().st_mtime < before.timestamp():
+                        path.unlink()
+                        count += 1
+        return count
 
     def remove_empty_folders(self, prefix: str) -> None:
         """For a folder store: the folders of objects that are gone. Nobody may be writing there."""
@@ -206,36 +211,8 @@ def open_store(settings: Settings) -> ObjectStore:
         return ObjectStore(LocalStore(folder, automatic_cleanup=False), folder=folder)
     if url.scheme == "s3":
         signer = _open_s3(settings, settings.s3_public_endpoint) if settings.presign_downloads else None
-        return ObjectStore(_open_s3(settings, None), signer=signer, bucket=_bucket(settings))
+        return ObjectStore(_open_s3(settings, None), signer=signer)
     raise ValueError("SECATEUR_STORE_URL must start with file:/// or s3://")
-
-
-def _bucket(settings: Settings) -> Bucket | None:
-    url = urlparse(settings.store_url)
-    key, secret = settings.s3_access_key_id, settings.s3_secret_access_key
-    if key is None or secret is None:
-        return None
-    endpoint = settings.s3_endpoint or f"https://s3.{settings.s3_region}.amazonaws.com"
-    return Bucket(
-        endpoint.rstrip("/"),
-        url.netloc,
-        url.path.strip("/"),
-        settings.s3_region,
-        key.get_secret_value(),
-        secret.get_secret_value(),
-    )
-
-
-def _remove_partial_files(folder: Path, before: float, check: Callable[[], None]) -> int:
-    """obstore writes `name#1` beside an object and renames it at the end; no listing shows these files."""
-    count = 0
-    for path in folder.rglob("*#*"):
-        check()
-        with suppress(FileNotFoundError):
-            if path.is_file() and path.stat().st_mtime < before:
-                path.unlink()
-                count += 1
-    return count
 
 
 def _open_s3(settings: Settings, endpoint: str | None) -> S3Store:
