@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from worker.model_files.errors import IntakeError
-
 MACHINE: Final = frozenset(
     {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 )
@@ -41,6 +39,15 @@ class IllConditioned(PruningError):
     """No damping made a Gram matrix positive definite, or the solution was not finite."""
 
 
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """Let an IllConditioned that is raised inside say which matrix it is about."""
+    try:
+        yield
+    except IllConditioned as error:
+        raise IllConditioned(f"{name}: {error}") from error
+
+
 class Stopped(PruningError):
     """The observer asked the job to stop."""
 
@@ -63,8 +70,6 @@ def blaming(code: str, what: str, field: str | None) -> Iterator[None]:
         yield
     except (PruningError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except IntakeError as error:
-        raise UserError(code, error.message, field) from None
     except BaseException as error:
         if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno in MACHINE):
             raise

@@ -1,324 +1,277 @@
 """Pruning one block: measure its inputs, solve its matrices, write it, and move on through what was written."""
 
 import time
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
 from torch import Tensor, float32
 
-from secateur.spec.method import Method, Mode, Scope
+from secateur.spec.method import Method, Scope
 from worker.pruning.allocation.allocate import stored_survey
 from worker.pruning.allocation.curves import output_weights
-from worker.pruning.allocation.result import Survey
-from worker.pruning.calibration.collect import Gatherer
-from worker.pruning.calibration.domain_grams import domain_errors, stored_own_grams
+from worker.pruning.calibration.collect import Collected, Group, collect
+from worker.pruning.calibration.domain_grams import Packed, domain_errors, stored_own_grams
 from worker.pruning.calibration.hooks import dense_weight
 from worker.pruning.continuation import KEY as HOLDS
 from worker.pruning.continuation import MEMBERS, PREFIX, holdings
 from worker.pruning.cost import pass_work, solve_work
-from worker.pruning.errors import IllConditioned
-from worker.pruning.evaluation.losses import precision
-from worker.pruning.events import BlockResult, MatrixRecord, Observer, SensitivitySummary
+from worker.pruning.errors import IllConditioned, about
+from worker.pruning.events import BlockResult, MatrixRecord, SensitivitySummary
 from worker.pruning.methods import registry as methods
 from worker.pruning.methods.auto import Choice, Member, Option, best, choice_of
 from worker.pruning.methods.masks import Selection, Solution
-from worker.pruning.model.block_runner import BlockRunner, unload
-from worker.pruning.model.checkpoint import DTYPES, Checkpoint, read_file
+from worker.pruning.model.block_runner import unload
+from worker.pruning.model.checkpoint import DTYPES, read_file
 from worker.pruning.model.graph import Block, PrunableWeight
-from worker.pruning.report.records import (
-    History,
-    Solved,
-    compare_masks,
-    matrix_record,
-    read_history,
-    stored_history,
-)
+from worker.pruning.report.records import Solved, compare_masks, matrix_record, read_history, stored_history
 from worker.pruning.report.sensitivity import keepable, summaries_of
-from worker.pruning.request import PruningJob
-from worker.pruning.runtime import memory as heap
-from worker.pruning.runtime.activations import ActivationCache
+from worker.pruning.runtime import memory
 from worker.pruning.runtime.numerics import all_finite
 from worker.pruning.runtime.prefetch import beside
-from worker.pruning.runtime.progress import Kind, Tracker
+from worker.pruning.runtime.progress import Kind
 from worker.pruning.state.atomic import write_tensors
+from worker.pruning.state.context import StageContext
 from worker.pruning.state.file import StateContent, read_document, state_content
-from worker.pruning.state.moments import Accumulated, Inputs, relative_errors
-from worker.pruning.state.stage_folder import StageFolder
-from worker.pruning.targets.budget import WeightTarget
+from worker.pruning.state.moments import Inputs, relative_errors
 
 
-@dataclass
-class BlockPruner:
-    """Prunes blocks of one stage. hidden: inputs of the next block, one tensor a batch, on the CPU, replaced as
-    blocks are passed; those from index `solved_on` on are of held-out windows. dtype: of the products in forward
-    passes. previous: the stage before, None in the first."""
+@dataclass(frozen=True)
+class _Pruned:
+    """One matrix. written: as its file has it, on the CPU. scores: the same, None where they are not kept."""
 
-    job: PruningJob
-    runner: BlockRunner
-    source: Checkpoint
-    shares: dict[str, WeightTarget]
-    folder: StageFolder
-    previous: StageFolder | None
-    hidden: ActivationCache
-    dtype: str
-    tracker: Tracker
-    observer: Observer
-    survey: Survey = field(default_factory=Survey)
-    prefix: tuple[int, ...] = ()
-    """What every window begins with."""
-    solved_on: int = 0
-    _scores: dict[str, Tensor] = field(default_factory=dict)
-    """Of this block's matrices, where the job keeps them."""
+    record: MatrixRecord
+    summaries: list[SensitivitySummary]
+    written: Tensor
+    scores: Tensor | None
 
-    def __post_init__(self) -> None:
-        self._gatherer = Gatherer(
-            job=self.job,
-            domain=self.job.domains[self.folder.stage],
-            runner=self.runner,
-            shares=self.shares,
-            previous=self.previous,
-            method=self._method,
-            forward=self._forward,
-            tracker=self.tracker,
-            observer=self.observer,
-        )
 
-    @property
-    def method(self) -> Method:
-        return self.job.method
+def read_block(context: StageContext, block: Block) -> dict[str, Tensor]:
+    """What a block is pruned from."""
+    return _left_before(context, block) if context.prunes_the_pruned else context.source.read(block.tensors)
 
-    def read(self, block: Block) -> dict[str, Tensor]:
-        """What the block is pruned from."""
-        if self.method.mode is Mode.sequential and self.previous is not None:
-            return read_file(self.previous.path(self.previous.shard(block.index)))
-        return self.source.read(block.tensors)
 
-    def prune(self, block: Block, tensors: dict[str, Tensor]) -> BlockResult:
-        """Write the block's shard and state, and send the hidden states through the block as written.
+def prune_block(context: StageContext, block: Block, tensors: dict[str, Tensor]) -> BlockResult:
+    """Write the block's shard and state, and send the hidden states through the block as written.
 
-        tensors: what `read` gave; the matrices in it are replaced.
-        """
-        self.runner.load_block(block, tensors)
-        for name in {matrix.tensor for matrix in block.matrices if matrix.slice is not None}:
-            if (
-                tensors[name].dtype is float32
-            ):  # written to in place; without a cast, what is loaded is the same memory
-                tensors[name] = tensors[name].clone()
-        inputs = self._gatherer.gather(block, self.hidden[: self.solved_on], self.hidden[self.solved_on :])
-        heap.trim()  # what measuring leaves behind does not serve solving
-        layers, summaries = [], []
-        chosen: dict[Method, Choice] = {}
-        alone: dict[Method, methods.Group] = {}
-        for group in self._gatherer.groups:
-            name = group[0].name
-            chosen = {method: self._choose(block, method, group, inputs[name]) for method in self._methods(group)}
-            alone = {}
-            for matrix in group:
-                record, found, written = self._solve(
-                    block, matrix, chosen[self._method(matrix)], inputs[name], alone
-                )
-                if matrix.slice is None:
-                    tensors[matrix.name] = written
-                else:
-                    matrix.of(tensors).copy_(written)
-                layers.append(record)
-                summaries += found
-                heap.trim()  # matrices differ in shape, and so do the holes that each one leaves
-            layers[-len(group) :] = self._on_every_domain(block, group, tensors, layers[-len(group) :])
-        layers = self._compare_masks(block, tensors, layers)
-        state = self._state(block, {name: each.sums for name, each in inputs.items()}, layers)
-        del inputs, chosen, alone  # Grams and factors, before the forward pass takes memory
-        with beside(lambda: self._write(block, tensors, state)):
-            self.advance_through(block, tensors)
-        files = [("weights", self.folder.shard(block.index)), ("state", self.folder.state(block.index))]
-        if self._scores:
-            files.append(("sensitivity", self.folder.sensitivity(block.index)))
-            self._scores = {}
-        return BlockResult(self.folder.stage, block.index, files, layers, summaries)
+    tensors: what `read_block` gave; the matrices in it are replaced.
+    """
+    context.runner.load_block(block, tensors)
+    # Grams and factors are gone with this call, before the forward pass takes memory.
+    pruned, state = _prune_matrices(context, block, tensors)
+    folder, index = context.folder, block.index
+    scores = {each.record.matrix: each.scores for each in pruned if each.scores is not None}
+    files = [("weights", folder.shard(index)), ("state", folder.state(index))]
+    if scores:
+        files.append(("sensitivity", folder.sensitivity(index)))
 
-    def advance_through(self, block: Block, tensors: dict[str, Tensor]) -> None:
-        """Replace the hidden states by what the block, as written, makes of them. tensors: as written.
+    def write() -> None:
+        write_tensors(folder.path(folder.state(index)), *state)
+        write_tensors(folder.path(folder.shard(index)), tensors)
+        if scores:
+            write_tensors(folder.path(folder.sensitivity(index)), scores)
 
-        The last block's outputs are nobody's inputs.
-        """
-        if block is self.runner.graph.blocks[-1]:
-            self.hidden.clear()
-        else:
-            self.runner.load_block(block, tensors)
-        for index, state in enumerate(self.hidden):
-            with heap.reusing():
-                self.hidden[index] = self._forward(block, state)
-            self.tracker.advance(Kind.forward, pass_work(block, state))
-        unload(block.module)
+    with beside(write):
+        advance_through(context, block, tensors)
+    records = [each.record for each in pruned]
+    return BlockResult(context.stage, index, files, records, [one for each in pruned for one in each.summaries])
 
-    def _forward(self, block: Block, state: Tensor) -> Tensor:
-        with precision(self.runner.device, self.dtype):
-            return self.runner.forward(block, state.to(self.runner.device))
 
-    def _method(self, matrix: PrunableWeight) -> Method:
-        """The job's, or the one that an override names."""
-        return self.method.named(self.shares[matrix.name].method)
+def advance_through(context: StageContext, block: Block, tensors: dict[str, Tensor]) -> None:
+    """Replace the hidden states by what the block, as written, makes of them. tensors: as written.
 
-    def _methods(self, group: list[PrunableWeight]) -> list[Method]:
-        return list(dict.fromkeys(map(self._method, group)))
+    The last block's outputs are nobody's inputs.
+    """
+    if block is context.blocks[-1]:
+        context.hidden.clear()
+    else:
+        context.runner.load_block(block, tensors)
+    for index, state in enumerate(context.hidden):
+        with memory.reusing():
+            context.hidden[index] = context.forward(block, state)
+        context.tracker.advance(Kind.forward, pass_work(block, state))
+    unload(block.module)
 
-    def _on_every_domain(
-        self, block: Block, group: list[PrunableWeight], tensors: dict[str, Tensor], records: list[MatrixRecord]
-    ) -> list[MatrixRecord]:
-        """The group's records with its matrices' errors under the Gram of every domain that was kept."""
-        if (own := self._gatherer.own_grams.get(group[0].name)) is None:
-            return records
-        dense = [self._original(block, matrix) for matrix in group]
-        weights = [self._as_solved(matrix, matrix.of(tensors)) for matrix in group]
-        errors = domain_errors(own, list(zip(weights, dense, strict=True)))
-        return [replace(record, domain_errors=each) for record, each in zip(records, errors, strict=True)]
 
-    def _original(self, block: Block, matrix: PrunableWeight) -> Tensor:
-        """W0, (out, in), which errors are measured against. What is loaded may have been pruned before."""
-        if self.method.mode is Mode.sequential and self.previous is not None:
-            return self._as_solved(matrix, self.source.read_slice(matrix.tensor, matrix.slice))
-        return dense_weight(block, matrix)
+def _prune_matrices(
+    context: StageContext, block: Block, tensors: dict[str, Tensor]
+) -> tuple[list[_Pruned], StateContent]:
+    """The loaded block's matrices, put into `tensors`, and what its state file will hold."""
+    for name in {matrix.tensor for matrix in block.matrices if matrix.slice is not None}:
+        if tensors[name].dtype is float32:
+            # Written to in place; without a cast, what is loaded is the same memory.
+            tensors[name] = tensors[name].clone()
+    collected = collect(context, block)
+    memory.trim()  # what measuring leaves behind does not serve solving
+    pruned: list[_Pruned] = []
+    for group in collected.groups:
+        found = _prune_group(context, block, group, collected)
+        for matrix, each in zip(group, found, strict=True):
+            if matrix.slice is None:
+                tensors[matrix.name] = each.written
+            else:
+                matrix.of(tensors).copy_(each.written)
+        pruned += found
+    if context.previous is not None:
+        before = _left_before(context, block)
+        every = [matrix for group in collected.groups for matrix in group]
+        pruned = [
+            replace(each, record=compare_masks(each.record, matrix.of(tensors), matrix.of(before)))
+            for matrix, each in zip(every, pruned, strict=True)
+        ]
+    return pruned, _state(context, block, collected, [each.record for each in pruned])
 
-    def _as_solved(self, matrix: PrunableWeight, stored: Tensor) -> Tensor:
-        """A matrix of a file as (out, in), float32, on the device."""
-        weight = stored.to(self.runner.device).float()
-        return weight.T if matrix.transposed else weight
 
-    def _choose(self, block: Block, method: Method, group: list[PrunableWeight], inputs: Inputs) -> Choice:
-        """What the matrices of the group that ask for `method` are solved with."""
-        name = group[0].name
-        try:
-            choice = choice_of(method, partial(self._members, block, method, group), inputs, self.observer.check)
-        except IllConditioned as error:
-            raise IllConditioned(f"{name}: {error}") from error
-        for raised in (option.group.notes for option in choice.options if option.group.notes):
-            self.observer.note("warning", "raised the damping of a Gram", {"matrix": name, **raised})
-        return choice
+def _left_before(context: StageContext, block: Block) -> dict[str, Tensor]:
+    """The block as the stage before has written it."""
+    assert context.previous is not None  # noqa: S101 - for the type checker
+    return read_file(context.previous.path(context.previous.shard(block.index)))
 
-    def _members(self, block: Block, method: Method, group: list[PrunableWeight]) -> list[Member]:
-        """The matrices of the group that one choice is for."""
 
-        def member(matrix: PrunableWeight) -> Member:
-            original = self._original(block, matrix)
-            select = partial(self._selection, self.shares[matrix.name], original=original)
-            return Member(matrix.name, dense_weight(block, matrix), select, original)
+def _prune_group(context: StageContext, block: Block, group: Group, collected: Collected) -> list[_Pruned]:
+    """Matrices that read one input, each solved by its own method."""
+    name = group[0].name
+    inputs = collected.inputs[name]
+    asked = dict.fromkeys(map(context.method_of, group))
+    choices = {method: _choose(context, block, method, group, inputs) for method in asked}
 
-        return [member(matrix) for matrix in group if self._method(matrix) == method]
+    @cache
+    def own_domain(method: Method) -> methods.Group | None:
+        """What the scores of the stage's domain alone come from."""
+        return None if inputs.alone is None else methods.prepare_alone(method, inputs.alone)
 
-    def _solve(
-        self,
-        block: Block,
-        matrix: PrunableWeight,
-        choice: Choice,
-        inputs: Inputs,
-        alone: dict[Method, methods.Group],
-    ) -> tuple[MatrixRecord, list[SensitivitySummary], Tensor]:
-        """alone: of the domain by itself, by the methods that have asked; shared by the group."""
-        began = time.monotonic() - choice.seconds
-        self.observer.check()
+    pruned = []
+    for matrix in group:
+        context.observer.check()
         dense = dense_weight(block, matrix).contiguous()
-        original = self._original(block, matrix)
-        try:
-            option, solved, notes = best(choice, lambda each: self._attempt(matrix, dense, original, each, inputs))
-            seconds = time.monotonic() - began
-            if inputs.alone is not None and option.method not in alone:
-                alone[option.method] = methods.prepare_alone(option.method, inputs.alone)
-            own = alone.get(option.method)
-            summaries = summaries_of(option.method, matrix.name, dense, solved.scores, own)
-        except IllConditioned as error:
-            raise IllConditioned(f"{matrix.name}: {error}") from error
-        solution = replace(solved.solution, notes=solved.solution.notes | notes)
-        record = matrix_record(replace(solved, solution=solution, seconds=seconds))
-        if self.job.output.keep_sensitivities:
-            self._scores[matrix.name] = keepable(solved.scores, transposed=matrix.transposed)
-        self.tracker.advance(Kind.solve, solve_work(self._method(matrix), matrix))
-        return record, summaries, solved.written
+        original = _original(context, block, matrix)
+        with about(matrix.name):
+            solved = _solve(context, matrix, dense, original, choices[context.method_of(matrix)], inputs)
+            own = own_domain(solved.method)
+            summaries = summaries_of(solved.method, matrix.name, dense, solved.scores, own)
+        dead, expert = int(inputs.sums.dead.sum()), collected.experts.get(matrix.name)
+        record = matrix_record(context.targets[matrix.name], solved, dead, expert)
+        pruned.append(_Pruned(record, summaries, solved.written, _kept_scores(context, matrix, solved)))
+        context.tracker.advance(Kind.solve, solve_work(context.method_of(matrix), matrix))
+        del solved, dense, original
+        memory.trim()  # matrices differ in shape, and so do the holes that each one leaves
+    if name not in collected.domain_grams:
+        return pruned
+    return _on_every_domain(context, block, group, pruned, collected.domain_grams[name])
 
-    def _attempt(
-        self, matrix: PrunableWeight, dense: Tensor, original: Tensor, option: Option, inputs: Inputs
-    ) -> Solved:
-        """The matrix by one option, and its errors as written. dense: what it is solved from; original: what its
-        errors are measured against; (out, in) both."""
-        share, method = self.shares[matrix.name], option.method
-        selection = self._selection(share, method, original)
-        scores = methods.scores(method, matrix.name, dense, option.group)
-        solution = methods.solve(method, matrix.name, dense, scores, option.group, selection, self.observer.check)
-        written = self._cast(matrix, solution)
-        errors = self._errors(matrix, original, written, inputs)
-        return Solved(
-            share=share,
-            solver=method.solver,
-            scores=scores,
-            solution=solution,
-            written=written,
-            relative_error=errors[0],
-            held_out_error=errors[1],
-            dead=int(inputs.sums.dead.sum()),
-            expert=self._gatherer.experts.get(matrix.name),
-        )
 
-    def _errors(
-        self, matrix: PrunableWeight, original: Tensor, written: Tensor, inputs: Inputs
-    ) -> tuple[float | None, float | None]:
-        """Of the weight as written, on the windows that were solved on and on those held out."""
-        weight = self._as_solved(matrix, written)
-        held = inputs.held_out
-        grams = [inputs.measured.gram] if held is None else [inputs.measured.gram, held.gram]
-        found = relative_errors(weight, original, grams)
-        return found[0], found[1] if held is not None else None
+def _kept_scores(context: StageContext, matrix: PrunableWeight, solved: Solved) -> Tensor | None:
+    if not context.job.output.keep_sensitivities:
+        return None
+    return keepable(solved.scores, transposed=matrix.transposed)
 
-    def _selection(self, share: WeightTarget, method: Method, original: Tensor) -> Selection:
-        """A survey makes rows comparable, so that the whole matrix is one comparison group. original: W0,
-        (out, in), on the device."""
-        zeros = share.zeros or 0
-        allowed = original != 0 if self.job.sparsity.keep_zeros else None
-        outputs = self.survey.outputs.get(share.matrix.name)
-        if outputs is None:
-            return Selection(share.pattern, method.comparison_group, zeros, allowed=allowed)
-        rows = output_weights(outputs.to(original.device), squared=method.squared_scores)
-        return Selection(share.pattern, Scope.layer, zeros, rows, allowed)
 
-    def _cast(self, matrix: PrunableWeight, solution: Solution) -> Tensor:
-        """The weight in the checkpoint's own dtype and orientation."""
-        cast = solution.weight.to(DTYPES[self.source.tensors[matrix.tensor].dtype])
-        if not all_finite(cast):
-            raise IllConditioned(f"a weight does not fit {cast.dtype}")
-        return (cast.T if matrix.transposed else cast).contiguous().cpu()
+def _on_every_domain(
+    context: StageContext, block: Block, group: Group, pruned: list[_Pruned], grams: Mapping[str, Packed]
+) -> list[_Pruned]:
+    """With the matrices' errors under the Gram of every domain that was kept."""
+    weights = [_as_solved(context, matrix, each.written) for matrix, each in zip(group, pruned, strict=True)]
+    dense = [_original(context, block, matrix) for matrix in group]
+    errors = domain_errors(grams, list(zip(weights, dense, strict=True)))
+    return [
+        replace(each, record=replace(each.record, domain_errors=own))
+        for each, own in zip(pruned, errors, strict=True)
+    ]
 
-    def _compare_masks(
-        self, block: Block, tensors: dict[str, Tensor], layers: list[MatrixRecord]
-    ) -> list[MatrixRecord]:
-        if self.previous is None:
-            return layers
-        before = read_file(self.previous.path(self.previous.shard(block.index)))
-        known = {matrix.name: matrix for matrix in block.matrices}
-        pairs = [(each, known[each.matrix]) for each in layers]
-        return [compare_masks(each, matrix.of(tensors), matrix.of(before)) for each, matrix in pairs]
 
-    def _state(self, block: Block, sums: dict[str, Accumulated], layers: list[MatrixRecord]) -> StateContent:
-        """What the block's state file will hold."""
-        before: dict[str, Any] | None = None
-        history: History = []
-        if self.previous is not None:
-            path = self.previous.path(self.previous.state(block.index))
-            before, history = read_document(path), read_history(path)
-        survey = stored_survey(self.survey, block)
-        surveyed = [self.shares[m.name] for m in block.matrices if m.name in self.survey.curves]
-        own, kept = stored_own_grams(self._gatherer.own_grams)
-        others = [kind for kind, held in (("survey", survey), ("domain_grams", own)) if held]
-        document = {
-            "forward_dtype": self.dtype,
-            PREFIX: list(self.prefix),
-            MEMBERS: {group[0].name: [matrix.name for matrix in group] for group in self._gatherer.groups},
-            HOLDS: holdings(self.job, self.folder.stage, sums, others, before, surveyed),
-            **kept,
-        }
-        tensors = survey | own | stored_history(history, layers)
-        return state_content(sums, document, tensors, self.job.output.state_precision)
+def _original(context: StageContext, block: Block, matrix: PrunableWeight) -> Tensor:
+    """W0, (out, in), which errors are measured against. What is loaded may have been pruned before."""
+    if context.prunes_the_pruned:
+        return _as_solved(context, matrix, context.source.read_slice(matrix.tensor, matrix.slice))
+    return dense_weight(block, matrix)
 
-    def _write(self, block: Block, tensors: dict[str, Tensor], state: StateContent) -> None:
-        write_tensors(self.folder.path(self.folder.state(block.index)), *state)
-        write_tensors(self.folder.path(self.folder.shard(block.index)), tensors)
-        if self._scores:
-            write_tensors(self.folder.path(self.folder.sensitivity(block.index)), self._scores)
+
+def _as_solved(context: StageContext, matrix: PrunableWeight, stored: Tensor) -> Tensor:
+    """A matrix of a file as (out, in), float32, on the device."""
+    weight = stored.to(context.device).float()
+    return weight.T if matrix.transposed else weight
+
+
+def _choose(context: StageContext, block: Block, method: Method, group: Group, inputs: Inputs) -> Choice:
+    """What the matrices of the group that ask for `method` are solved with."""
+
+    def member(matrix: PrunableWeight) -> Member:
+        original = _original(context, block, matrix)
+        select = partial(_selection, context, matrix, original)
+        return Member(matrix.name, dense_weight(block, matrix), select, original)
+
+    def members() -> list[Member]:
+        return [member(matrix) for matrix in group if context.method_of(matrix) == method]
+
+    name = group[0].name
+    with about(name):
+        choice = choice_of(method, members, inputs, context.observer.check)
+    for raised in (option.group.notes for option in choice.options if option.group.notes):
+        context.observer.note("warning", "raised the damping of a Gram", {"matrix": name, **raised})
+    return choice
+
+
+def _solve(
+    context: StageContext, matrix: PrunableWeight, dense: Tensor, original: Tensor, choice: Choice, inputs: Inputs
+) -> Solved:
+    """The matrix by the best of its options. dense: what it is solved from; original: what its errors are measured
+    against; (out, in) both."""
+    began = time.monotonic() - choice.seconds
+    _, solved, notes = best(choice, lambda option: _solve_by(context, matrix, dense, original, option, inputs))
+    solution = replace(solved.solution, notes=solved.solution.notes | notes)
+    return replace(solved, solution=solution, seconds=time.monotonic() - began)
+
+
+def _solve_by(
+    context: StageContext, matrix: PrunableWeight, dense: Tensor, original: Tensor, option: Option, inputs: Inputs
+) -> Solved:
+    """By one option; its errors are those as written, on the windows solved on and on those held out."""
+    method, group, check = option.method, option.group, context.observer.check
+    selection = _selection(context, matrix, original, method)
+    scores = methods.scores(method, matrix.name, dense, group)
+    solution = methods.solve(method, matrix.name, dense, scores, group, selection, check)
+    written = _cast(context, matrix, solution)
+    grams = [each.gram for each in (inputs.measured, inputs.held_out) if each is not None]
+    errors = [*relative_errors(_as_solved(context, matrix, written), original, grams), None]
+    return Solved(method, scores, solution, written, errors[0], errors[1])
+
+
+def _selection(context: StageContext, matrix: PrunableWeight, original: Tensor, method: Method) -> Selection:
+    """A survey makes rows comparable, so that the whole matrix is one comparison group. original: W0, (out, in),
+    on the device."""
+    target = context.targets[matrix.name]
+    allowed = original != 0 if context.job.sparsity.keep_zeros else None
+    outputs = context.survey.outputs.get(matrix.name)
+    if outputs is None:
+        return Selection(target.pattern, method.comparison_group, target.zeros or 0, allowed=allowed)
+    rows = output_weights(outputs.to(original.device), squared=method.squared_scores)
+    return Selection(target.pattern, Scope.layer, target.zeros or 0, rows, allowed)
+
+
+def _cast(context: StageContext, matrix: PrunableWeight, solution: Solution) -> Tensor:
+    """The weight in the checkpoint's own dtype and orientation."""
+    cast = solution.weight.to(DTYPES[context.source.tensors[matrix.tensor].dtype])
+    if not all_finite(cast):
+        raise IllConditioned(f"a weight does not fit {cast.dtype}")
+    return (cast.T if matrix.transposed else cast).contiguous().cpu()
+
+
+def _state(context: StageContext, block: Block, collected: Collected, records: list[MatrixRecord]) -> StateContent:
+    """What the block's state file will hold."""
+    path = context.state_before(block)
+    before = None if path is None else read_document(path)
+    history = [] if path is None else read_history(path)
+    sums = {name: each.sums for name, each in collected.inputs.items()}
+    survey = stored_survey(context.survey, block)
+    surveyed = [context.targets[m.name] for m in block.matrices if m.name in context.survey.curves]
+    own, kept = stored_own_grams(collected.domain_grams)
+    others = [kind for kind, held in (("survey", survey), ("domain_grams", own)) if held]
+    document = {
+        "forward_dtype": context.dtype,
+        PREFIX: list(context.windows.prefix),
+        MEMBERS: {group[0].name: [matrix.name for matrix in group] for group in collected.groups},
+        HOLDS: holdings(context.job, context.stage, sums, others, before, surveyed),
+        **kept,
+    }
+    tensors = survey | own | stored_history(history, records)
+    return state_content(sums, document, tensors, context.job.output.state_precision)

@@ -17,6 +17,7 @@ from worker.pruning import prune_block as pruning
 from worker.pruning.evaluation import r_matrix
 from worker.pruning.model.checkpoint import read_file
 from worker.pruning.report.records import HISTORY
+from worker.pruning.state.context import StageContext
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +85,7 @@ def test_a_block_is_told_of_when_its_files_are_there_and_its_hidden_states_are_p
 ) -> None:
     request = request_for()
     writing, passing = threading.Event(), threading.Event()
-    write, forward = pruning.write_tensors, pruning.BlockPruner.advance_through
+    write, forward = pruning.write_tensors, pruning.advance_through
 
     def slow_write(*arguments: Any) -> None:
         writing.set()
@@ -102,7 +103,7 @@ def test_a_block_is_told_of_when_its_files_are_there_and_its_hidden_states_are_p
             assert all(read_file(Path(request["workspace"]) / path) for _, path in b.files)
 
     monkeypatch.setattr(pruning, "write_tensors", slow_write)
-    monkeypatch.setattr(pruning.BlockPruner, "advance_through", seen_forward)
+    monkeypatch.setattr(pruning, "advance_through", seen_forward)
     recorder = Reader()
     prune(request, recorder)
     assert [block.block for block in recorder.blocks] == [0, 1]
@@ -123,13 +124,13 @@ def test_block_that_cannot_be_written_is_not_told_of(
 
 def test_block_with_nothing_to_prune_is_passed_once(request_for: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
-    forward = pruning.BlockPruner._forward
+    forward = StageContext.forward
 
-    def counted(pruner: pruning.BlockPruner, block: Any, state: torch.Tensor) -> torch.Tensor:
+    def counted(context: StageContext, block: Any, state: torch.Tensor) -> torch.Tensor:
         passes.append((block.index, len(state)))
-        return forward(pruner, block, state)
+        return forward(context, block, state)
 
-    monkeypatch.setattr(pruning.BlockPruner, "_forward", counted)
+    monkeypatch.setattr(StageContext, "forward", counted)
     recorder = Recorder()
     overrides = [{"match": "model.layers.0.*", "skip": True}]
     prune(request_for(sparsity={"target": 0.4, "overrides": overrides}), recorder)

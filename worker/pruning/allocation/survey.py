@@ -5,8 +5,6 @@ first, handing the gradient of its inputs to the block before it; so no more tha
 parameters get no gradients, only the outputs of the matrices are looked at.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,16 +17,18 @@ from worker.pruning.allocation.curves import loss_curve, loss_scores
 from worker.pruning.allocation.owl import outliers
 from worker.pruning.allocation.result import Survey
 from worker.pruning.calibration.hooks import dense_weight, find_groups, measure
-from worker.pruning.errors import IllConditioned
-from worker.pruning.evaluation.losses import pieces
+from worker.pruning.cost import pass_work, survey_tokens
+from worker.pruning.errors import IllConditioned, about
+from worker.pruning.evaluation.losses import pieces, precision
 from worker.pruning.methods.damping import cholesky, with_more_damping
 from worker.pruning.methods.wanda import input_norms, wanda_scores
-from worker.pruning.model.block_runner import BlockRunner, batches, unload
-from worker.pruning.model.checkpoint import Checkpoint
+from worker.pruning.model.block_runner import batches, unload
 from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.runtime import memory
 from worker.pruning.runtime.activations import ActivationCache
 from worker.pruning.runtime.numerics import plain_attention
+from worker.pruning.runtime.progress import Kind
+from worker.pruning.state.context import StageContext
 from worker.pruning.state.moments import Measured
 
 COPIES = 4
@@ -37,155 +37,144 @@ DAMPING = 0.1
 """Ridge of the Gram's inverse, in coordinates where every input has norm one."""
 
 
-@dataclass
-class Surveyor:
-    """Surveys one domain's text on the dense model."""
+def survey(context: StageContext) -> Survey:
+    """Of the stage's domain, looking at the first windows that are solved on. Raises IllConditioned."""
+    windows = context.windows.solved_on
+    windows = windows[: max(1, survey_tokens(context.domain.calibration.tokens) // windows.shape[1])]
+    parts = [windows[part] for part in batches(*windows.shape)]
+    # On disk whatever its size: every block's inputs are kept, and memory must not grow with blocks.
+    with ActivationCache(context.job.workspace, 0) as inputs, precision(context.device, context.dtype):
+        if context.job.sparsity.allocation is Allocation.owl:
+            return _outliers(context, parts, inputs)
+        return _backward(context, inputs, _loss_gradients(context, parts, _forward(context, parts, inputs)))
 
-    runner: BlockRunner
-    source: Checkpoint
-    matrices: Mapping[int, tuple[PrunableWeight, ...]]
-    """By block: those worth looking at."""
-    adapts: Callable[[PrunableWeight], bool]
-    """Whether the weights of a matrix that stay will be solved for anew."""
-    store: Callable[[], ActivationCache]
-    advance: Callable[[Block, int, int], None]
-    """Told the block, the tokens that passed it and how many passes' work that was."""
-    note: Callable[[str, dict[str, Any]], None]
-    """Told what the record of the job must not keep silent about."""
-    context: int = 1
-    """Tokens of a window whose prediction is not looked at: its prefix and the first one of its text."""
 
-    def survey(self, allocation: Allocation, windows: Tensor, tokens: int) -> Survey:
-        """windows: calibration windows of one domain, (windows, length), of which the first ones with so many
-        tokens are looked at. Raises IllConditioned."""
-        windows = windows[: max(1, tokens // windows.shape[1])]
-        with self.store() as inputs:
-            if allocation is Allocation.owl:
-                return self._outliers(windows, inputs)
-            gradients = self._loss_gradients(windows, self._forward(windows, inputs))
-            return self._backward(inputs, gradients)
+def _load(context: StageContext, block: Block, sample: Tensor) -> list[list[PrunableWeight]]:
+    """Load a block and find its groups. sample: its inputs in one window."""
+    context.runner.load_block(block, context.source.read(block.tensors))
+    sample = sample.to(context.device)
+    return find_groups(block, context.pruned(block), lambda: context.runner.forward(block, sample))
 
-    def _parts(self, windows: Tensor) -> list[Tensor]:
-        return [windows[part] for part in batches(*windows.shape)]
 
-    def _load(self, block: Block, sample: Tensor) -> list[list[PrunableWeight]]:
-        """Load a block and find its groups. sample: its inputs in one window."""
-        self.runner.load_block(block, self.source.read(block.tensors))
-        return find_groups(block, self.matrices[block.index], lambda: self.runner.forward(block, sample))
+def _outliers(context: StageContext, parts: list[Tensor], hidden: ActivationCache) -> Survey:
+    for part in parts:
+        hidden.append(context.runner.enter(part))
+    shares: dict[int, Tensor] = {}
+    for block in context.blocks:
+        groups = _load(context, block, hidden[0][:1])
 
-    def _outliers(self, windows: Tensor, hidden: ActivationCache) -> Survey:
-        for part in self._parts(windows):
-            hidden.append(self.runner.enter(part))
-        shares: dict[int, Tensor] = {}
-        for block in self.runner.graph.blocks:
-            groups = self._load(block, hidden[0][:1].to(self.runner.device))
-
-            def run(block: Block = block) -> None:
-                for index, state in enumerate(hidden):
-                    with memory.reusing():
-                        hidden[index] = self.runner.forward(block, state.to(self.runner.device))
-                    self.advance(block, state.shape[0] * state.shape[1], 1)
-
-            none = {group[0].name: 0 for group in groups}
-            measured = measure(block, groups, run, self.runner.device, gram_tokens=none)
-            if groups:
-                shares[block.index] = _outlier_share(block, groups, measured)
-            unload(block.module)
-        return Survey(outliers=shares)
-
-    def _forward(self, windows: Tensor, inputs: ActivationCache) -> list[Tensor]:
-        """Put every block's inputs into `inputs`, block by block; return the last block's outputs."""
-        states = [self.runner.enter(part).cpu() for part in self._parts(windows)]
-        for block in self.runner.graph.blocks:
-            self.runner.load_block(block, self.source.read(block.tensors))
-            for index, state in enumerate(states):
-                inputs.append(state)
+        def run(block: Block = block) -> None:
+            for index, state in enumerate(hidden):
                 with memory.reusing():
-                    states[index] = self.runner.forward(block, state.to(self.runner.device)).cpu()
-                self.advance(block, state.shape[0] * state.shape[1], 1)
-            unload(block.module)
-        return states
+                    hidden[index] = context.runner.forward(block, state.to(context.device))
+                context.tracker.advance(Kind.forward, pass_work(block, state))
 
-    def _loss_gradients(self, windows: Tensor, states: list[Tensor]) -> list[Tensor]:
-        """∂(Σ losses of the predicted tokens)/∂(last block's outputs), a tensor a batch."""
-        found = []
-        with self.runner.head() as head:
-            for ids, state in zip(self._parts(windows), states, strict=True):
-                ids, hidden = ids.to(self.runner.device), state.to(self.runner.device)
-                gradient = torch.zeros_like(hidden)
-                for piece in pieces(ids, self.runner.vocabulary, COPIES, self.context):
-                    given = hidden[:, piece].clone().requires_grad_()
-                    with memory.reusing(), torch.enable_grad():
-                        logits = head(ids[:, piece], given).float()
-                        targets = ids[:, piece.start + 1 : piece.stop + 1].flatten()
-                        functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
-                    assert given.grad is not None  # noqa: S101 - for the type checker
-                    gradient[:, piece] = given.grad
-                found.append(gradient.cpu())
-        return found
+        none = {group[0].name: 0 for group in groups}
+        measured = measure(block, groups, run, context.device, gram_tokens=none)
+        if groups:
+            shares[block.index] = _outlier_share(block, groups, measured)
+        unload(block.module)
+    return Survey(outliers=shares)
 
-    def _backward(self, inputs: ActivationCache, gradients: list[Tensor]) -> Survey:
-        survey = Survey()
-        for block in reversed(self.runner.graph.blocks):
-            first = block.index * len(gradients)
-            groups = self._load(block, inputs[first][:1].to(self.runner.device))
-            squares: dict[str, Tensor] = {}
 
-            def run(block: Block = block, first: int = first) -> None:
-                for index, gradient in enumerate(gradients):
-                    state = inputs[first + index].to(self.runner.device, copy=True).requires_grad_()
-                    with memory.reusing(), plain_attention(self.runner.device):
-                        with torch.enable_grad():
-                            output = self.runner.forward(block, state)
-                        output.backward(gradient.to(output))  # type: ignore[no-untyped-call]
-                    assert state.grad is not None  # noqa: S101 - for the type checker
-                    gradients[index] = state.grad.cpu()
-                    self.advance(block, state.shape[0] * state.shape[1], 2)
+def _forward(context: StageContext, parts: list[Tensor], inputs: ActivationCache) -> list[Tensor]:
+    """Put every block's inputs into `inputs`, block by block; return the last block's outputs."""
+    states = [context.runner.enter(part).cpu() for part in parts]
+    for block in context.blocks:
+        context.runner.load_block(block, context.source.read(block.tensors))
+        for index, state in enumerate(states):
+            inputs.append(state)
+            with memory.reusing():
+                states[index] = context.runner.forward(block, state.to(context.device)).cpu()
+            context.tracker.advance(Kind.forward, pass_work(block, state))
+        unload(block.module)
+    return states
 
-            grams = {group[0].name: 0 for group in groups if not any(map(self.adapts, group))}
-            hear = partial(_add_squares, squares)
-            measured = measure(block, groups, run, self.runner.device, hear=hear, gram_tokens=grams)
-            tokens = sum(gradient.shape[0] * gradient.shape[1] for gradient in gradients)
-            for group in groups:
-                self._conclude(block, group, measured[group[0].name], squares, tokens, survey)
-                memory.trim()
-            unload(block.module)
-        return survey
 
-    def _curvature(self, name: str, gram: Tensor) -> Tensor:
-        try:
-            found, notes = curvature(gram)
-        except IllConditioned as error:
-            raise IllConditioned(f"{name}: {error}") from error
+def _loss_gradients(context: StageContext, parts: list[Tensor], states: list[Tensor]) -> list[Tensor]:
+    """∂(Σ losses of the predicted tokens)/∂(last block's outputs), a tensor a batch."""
+    # A window is cut anywhere, so that nothing before it tells of its first token of text.
+    unpredicted = min(len(context.windows.prefix) + 1, parts[0].shape[1] - 1)
+    found = []
+    with context.runner.head() as head:
+        for ids, state in zip(parts, states, strict=True):
+            ids, hidden = ids.to(context.device), state.to(context.device)
+            gradient = torch.zeros_like(hidden)
+            for piece in pieces(ids, context.runner.vocabulary, COPIES, unpredicted):
+                given = hidden[:, piece].clone().requires_grad_()
+                with memory.reusing(), torch.enable_grad():
+                    logits = head(ids[:, piece], given).float()
+                    targets = ids[:, piece.start + 1 : piece.stop + 1].flatten()
+                    functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
+                assert given.grad is not None  # noqa: S101 - for the type checker
+                gradient[:, piece] = given.grad
+            found.append(gradient.cpu())
+    return found
+
+
+def _backward(context: StageContext, inputs: ActivationCache, gradients: list[Tensor]) -> Survey:
+    """gradients: of the last block's outputs, replaced by those of the block before as blocks are passed."""
+    found = Survey()
+    for block in reversed(context.blocks):
+        first = block.index * len(gradients)
+        groups = _load(context, block, inputs[first][:1])
+        squares: dict[str, Tensor] = {}
+
+        def run(block: Block = block, first: int = first) -> None:
+            for index, gradient in enumerate(gradients):
+                state = inputs[first + index].to(context.device, copy=True).requires_grad_()
+                with memory.reusing(), plain_attention(context.device):
+                    with torch.enable_grad():
+                        output = context.runner.forward(block, state)
+                    output.backward(gradient.to(output))  # type: ignore[no-untyped-call]
+                assert state.grad is not None  # noqa: S101 - for the type checker
+                gradients[index] = state.grad.cpu()
+                context.tracker.advance(Kind.forward, 2 * pass_work(block, state))
+
+        grams = {group[0].name: 0 for group in groups if not any(map(context.adapts, group))}
+        hear = partial(_add_squares, squares)
+        measured = measure(block, groups, run, context.device, hear=hear, gram_tokens=grams)
+        tokens = sum(gradient.shape[0] * gradient.shape[1] for gradient in gradients)
+        for group in groups:
+            of_group = _of_group(context, block, group, measured[group[0].name], squares, tokens)
+            found.outputs.update(of_group.outputs)
+            found.curves.update(of_group.curves)
+            memory.trim()
+        unload(block.module)
+    return found
+
+
+def _of_group(
+    context: StageContext,
+    block: Block,
+    group: list[PrunableWeight],
+    measured: Measured,
+    squares: dict[str, Tensor],
+    tokens: int,
+) -> Survey:
+    """Outputs and curves of a group's matrices. An expert's losses are per token of the text, not of its own; one
+    that no token reached is left out."""
+    if measured.tokens == 0:
+        return Survey()
+    name, found = group[0].name, Survey()
+    if not measured.finite:
+        raise IllConditioned(f"{name}: its inputs are not finite")
+    curved = measured.second
+    if any(map(context.adapts, group)):
+        with about(name):
+            curved, notes = curvature(measured.gram)
         if notes:
-            self.note("raised the damping of a Gram", {"matrix": name, "survey": notes})
-        return found
-
-    def _conclude(
-        self,
-        block: Block,
-        group: list[PrunableWeight],
-        measured: Measured,
-        squares: dict[str, Tensor],
-        tokens: int,
-        survey: Survey,
-    ) -> None:
-        """Add a group's matrices to the survey. An expert's losses are per token of the text, not of its own;
-        one that no token reached is left out."""
-        if measured.tokens == 0:
-            return
-        if not measured.finite:
-            raise IllConditioned(f"{group[0].name}: its inputs are not finite")
-        adapting = any(map(self.adapts, group))
-        curved = self._curvature(group[0].name, measured.gram) if adapting else measured.second
-        for matrix in group:
-            across = curved if self.adapts(matrix) else measured.second
-            outputs = (squares[matrix.name] / measured.tokens).float()
-            scores = loss_scores(dense_weight(block, matrix).float(), outputs, across)
-            if not bool(torch.isfinite(scores).all()):
-                raise IllConditioned(f"{matrix.name}: the gradients of the loss are not finite")
-            survey.outputs[matrix.name] = outputs.cpu()
-            survey.curves[matrix.name] = loss_curve(scores) * (measured.tokens / tokens)
+            data = {"matrix": name, "survey": notes}
+            context.observer.note("warning", "raised the damping of a Gram", data)
+    for matrix in group:
+        across = curved if context.adapts(matrix) else measured.second
+        outputs = (squares[matrix.name] / measured.tokens).float()
+        scores = loss_scores(dense_weight(block, matrix).float(), outputs, across)
+        if not bool(torch.isfinite(scores).all()):
+            raise IllConditioned(f"{matrix.name}: the gradients of the loss are not finite")
+        found.outputs[matrix.name] = outputs.cpu()
+        found.curves[matrix.name] = loss_curve(scores) * (measured.tokens / tokens)
+    return found
 
 
 def curvature(gram: Tensor) -> tuple[Tensor, dict[str, Any]]:

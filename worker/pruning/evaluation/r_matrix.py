@@ -1,73 +1,58 @@
 """The matrix R of a lineage: one row a model (the dense one first), one column an evaluated domain."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from worker.pruning.cost import head_work, token_work
 from worker.pruning.evaluation.losses import TestSet, window_losses
 from worker.pruning.evaluation.perplexity import evaluation
-from worker.pruning.events import Observer
-from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.runtime.activations import ActivationCache
-from worker.pruning.runtime.progress import Kind, Tracker
+from worker.pruning.runtime.progress import Kind
+from worker.pruning.state.context import RunContext
+
+Entries = Mapping[tuple[int, str], float]
+"""(row, domain) → perplexity."""
 
 
-@dataclass
-class RMatrix:
-    """Fills rows, leaving out what is known. store: makes an empty one for hidden states."""
+def missing(context: RunContext, row: int, sets: Sequence[TestSet], known: Entries) -> list[TestSet]:
+    """What is still to be evaluated in a row; the rest counts as done."""
+    for item in sets:
+        if (row, item.domain) in known:
+            context.tracker.skip(Kind.evaluate, _work(context, item))
+    return [item for item in sets if (row, item.domain) not in known]
 
-    runner: BlockRunner
-    sets: list[TestSet]
-    dtype: str
-    tracker: Tracker
-    observer: Observer
-    store: Callable[[], ActivationCache]
-    known: dict[tuple[int, str], float] = field(default_factory=dict)
-    """(row, domain) → perplexity."""
 
-    def row(self, row: int) -> list[float | None]:
-        """Perplexities by column. A lineage's earlier models were not run on the text of a later domain."""
-        return [self.known.get((row, item.domain)) for item in self.sets]
+def evaluate_row(context: RunContext, row: int, checkpoint: Checkpoint, sets: Sequence[TestSet]) -> Entries:
+    """The entries of one model, each reported as well. Sets with the same windows are computed once."""
+    context.tracker.restart_clock()
+    distinct: list[TestSet] = []
+    places = []
+    for item in sets:
+        same = [n for n, other in enumerate(distinct) if torch.equal(other.windows, item.windows)]
+        places += same or [len(distinct)]
+        distinct += [] if same else [item]
+        context.tracker.skip(Kind.evaluate, _work(context, item) if same else 0.0)
 
-    def missing(self, row: int) -> list[TestSet]:
-        """What is still to be evaluated in a row; the rest counts as done."""
-        for item in self.sets:
-            if (row, item.domain) in self.known:
-                self.tracker.skip(Kind.evaluate, self._work(item))
-        return [item for item in self.sets if (row, item.domain) not in self.known]
+    def advance(block: int, tokens: int) -> None:
+        context.tracker.where.block = block
+        head = block == len(context.blocks)
+        work = _head_work(context) if head else token_work(context.blocks[block])
+        context.tracker.advance(Kind.evaluate, work * tokens)
 
-    def fill(self, row: int, checkpoint: Checkpoint, missing: list[TestSet]) -> None:
-        """Evaluate a model and report every perplexity."""
-        self.tracker.restart_clock()
-        for item, own in zip(missing, self._losses(checkpoint, missing), strict=True):
-            result = evaluation(row, item, own)
-            self.known[row, item.domain] = result.perplexity
-            self.observer.evaluation(result)
+    with context.hidden_states() as hidden:
+        losses = window_losses(context.runner, checkpoint, distinct, context.dtype, hidden, advance)
+    found = {}
+    for item, place in zip(sets, places, strict=True):
+        result = evaluation(row, item, losses[place])
+        found[row, item.domain] = result.perplexity
+        context.observer.evaluation(result)
+    return found
 
-    def _losses(self, checkpoint: Checkpoint, sets: list[TestSet]) -> list[list[float]]:
-        """Of every set's windows; sets with the same windows are computed once."""
-        distinct: list[TestSet] = []
-        places = []
-        for item in sets:
-            same = [n for n, other in enumerate(distinct) if torch.equal(other.windows, item.windows)]
-            places += same or [len(distinct)]
-            distinct += [] if same else [item]
-            self.tracker.skip(Kind.evaluate, self._work(item) if same else 0.0)
-        with self.store() as hidden:
-            losses = window_losses(self.runner, checkpoint, distinct, self.dtype, hidden, self._advance)
-        return [losses[place] for place in places]
 
-    def _advance(self, block: int, tokens: int) -> None:
-        self.tracker.where.block = block
-        graph = self.runner.graph
-        head = block == len(graph.blocks)
-        work = head_work(graph, self.runner.vocabulary) if head else token_work(graph.blocks[block])
-        self.tracker.advance(Kind.evaluate, work * tokens)
+def _work(context: RunContext, item: TestSet) -> float:
+    return item.windows.numel() * (sum(map(token_work, context.blocks)) + _head_work(context))
 
-    def _work(self, item: TestSet) -> float:
-        graph = self.runner.graph
-        each = sum(map(token_work, graph.blocks)) + head_work(graph, self.runner.vocabulary)
-        return item.windows.numel() * each
+
+def _head_work(context: RunContext) -> float:
+    return head_work(context.runner.graph, context.runner.vocabulary)

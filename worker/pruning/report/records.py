@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from secateur.spec.method import Method
 from worker.pruning.calibration.expert_fallback import ExpertTokens
 from worker.pruning.events import MatrixRecord
 from worker.pruning.methods.masks import Solution
@@ -26,28 +27,28 @@ HISTORY: Final = "history"
 
 @dataclass(frozen=True)
 class Solved:
-    """One matrix of a stage, solved and cast. written: in the checkpoint's own dtype and orientation, on the CPU.
+    """One matrix of a stage, solved by a method and cast. written: in the checkpoint's own dtype and orientation,
+    on the CPU.
 
     scores: what its mask was chosen by, or what the search for it began with, (out, in). relative_error,
-    held_out_error: of `written` in front of the layer's inputs. dead: inputs that were always zero. expert: how
-    its expert fared, None for a matrix of no expert.
+    held_out_error: of `written` in front of the layer's inputs.
     """
 
-    share: WeightTarget
-    solver: str
+    method: Method
     scores: Tensor
     solution: Solution
     written: Tensor
     relative_error: float | None
     held_out_error: float | None
-    dead: int
-    expert: ExpertTokens | None
     seconds: float = 0.0
 
 
-def matrix_record(solved: Solved) -> MatrixRecord:
-    """Counts and digests are taken from the tensor as it is written."""
-    share, matrix, written = solved.share, solved.share.matrix, solved.written
+def matrix_record(target: WeightTarget, solved: Solved, dead: int, expert: ExpertTokens | None) -> MatrixRecord:
+    """Counts and digests are taken from the tensor as it is written.
+
+    dead: inputs that were always zero. expert: how its expert fared, None for a matrix of no expert.
+    """
+    matrix, written = target.matrix, solved.written
     zeros = matrix.weights - int(torch.count_nonzero(written))  # summing booleans would widen each to 64 bits
     return MatrixRecord(
         matrix=matrix.name,
@@ -56,29 +57,31 @@ def matrix_record(solved: Solved) -> MatrixRecord:
         weights=matrix.weights,
         zeros=zeros,
         sparsity=zeros / matrix.weights,
-        target=share.target,
-        pattern=str(share.pattern),
+        target=target.target,
+        pattern=str(target.pattern),
         relative_error=solved.relative_error,
         held_out_error=solved.held_out_error,
         seconds=solved.seconds,
         mask_sha256=mask_sha256(written),
         weights_sha256=weights_sha256(written),
-        solver=solved.solver,
-        notes=_notes(solved, zeros),
+        solver=solved.method.solver,
+        notes=_notes(target, solved, zeros, dead, expert),
     )
 
 
-def _notes(solved: Solved, zeros: int) -> dict[str, Any]:
-    share, notes = solved.share, dict(solved.solution.notes)
-    if zeros != share.zeros:
+def _notes(
+    target: WeightTarget, solved: Solved, zeros: int, dead: int, expert: ExpertTokens | None
+) -> dict[str, Any]:
+    notes = dict(solved.solution.notes)
+    if zeros != target.zeros:
         # Zeros of the dense weights that the mask kept, or values too small for the dtype.
-        notes["zeros_beyond_mask"] = zeros - (share.zeros or 0)
-    if solved.dead:
-        notes["dead_inputs"] = solved.dead
-    if share.overrides:
-        notes["overrides"] = list(share.overrides)
-    if solved.expert is not None:
-        notes["expert"] = solved.expert.notes
+        notes["zeros_beyond_mask"] = zeros - (target.zeros or 0)
+    if dead:
+        notes["dead_inputs"] = dead
+    if target.overrides:
+        notes["overrides"] = list(target.overrides)
+    if expert is not None:
+        notes["expert"] = expert.notes
     return notes
 
 

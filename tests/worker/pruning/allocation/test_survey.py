@@ -9,37 +9,63 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from secateur.spec.sparsity import Allocation
 from tests.tiny import make_tiny, make_tiny_llama
 from worker.pruning.allocation.curves import loss_curve, loss_scores
 from worker.pruning.allocation.owl import OUTLIER
 from worker.pruning.allocation.result import Survey
-from worker.pruning.allocation.survey import DAMPING, Surveyor, _add_squares, curvature
+from worker.pruning.allocation.survey import DAMPING, _add_squares, curvature, survey
+from worker.pruning.calibration.windows import CalibrationWindows
 from worker.pruning.cost import survey_tokens
 from worker.pruning.errors import IllConditioned
-from worker.pruning.evaluation.losses import precision
+from worker.pruning.events import Silent
 from worker.pruning.model import graph as graphs
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.experts import is_experts, run_experts
+from worker.pruning.request import PruningJob
 from worker.pruning.runtime.activations import ActivationCache
 from worker.pruning.runtime.numerics import torch_settings
+from worker.pruning.runtime.progress import Kind, Tracker
+from worker.pruning.state.context import StageContext
+from worker.pruning.targets.budget import assign
 
 pytestmark = pytest.mark.slow
 
 
-def _surveyor(folder: Path, scratch: Path, *, adapts: bool = False, context: int = 1) -> Surveyor:
+def _stage(
+    folder: Path,
+    windows: Tensor,
+    allocation: str = "error",
+    *,
+    dtype: str = "float32",
+    prefix: tuple[int, ...] = (),
+) -> StageContext:
+    """Of a job whose method selects only, with all of the windows to look at."""
+    samples, length = windows.shape
+    calibration = {"samples": samples, "sequence_length": length}
+    job = PruningJob.from_dict(
+        {
+            "model": str(folder),
+            "workspace": str(folder.parent),
+            "method": {"name": "wanda"},
+            "sparsity": {"target": 0.5, "allocation": allocation},
+            "domains": [{"name": "a", "dataset": "a", "calibration": calibration}],
+            "texts": {"a": {"path": "a.txt"}},
+        }
+    )
     source = Checkpoint.open(folder)
     graph = graphs.build(folder, source)
-    return Surveyor(
-        runner=BlockRunner(graph, source, torch.device("cpu")),
+    return StageContext(
+        job=job,
         source=source,
-        matrices={block.index: block.matrices for block in graph.blocks},
-        adapts=lambda matrix: adapts,
-        store=lambda: ActivationCache(scratch, 0),
-        advance=lambda block, tokens, passes: None,
-        note=lambda message, data: None,
-        context=context,
+        runner=BlockRunner(graph, source, torch.device("cpu")),
+        dtype=dtype,
+        tracker=Tracker(Silent(), 1, len(graph.blocks), dict.fromkeys(Kind, 1.0)),
+        observer=Silent(),
+        stage=0,
+        windows=CalibrationWindows(windows, windows[:0], windows.numel(), prefix=prefix),
+        targets=assign(graph.matrices, job.sparsity),
+        hidden=ActivationCache(folder.parent, 0),
     )
 
 
@@ -76,25 +102,23 @@ def _whole_model(folder: Path, windows: Tensor, context: int = 1) -> tuple[dict[
 def test_block_by_block_gives_the_whole_models_gradients(family: str, tmp_path: Path) -> None:
     folder = make_tiny(family, tmp_path / "model")
     windows = torch.randint(0, 320, (3, 24))
-    surveyor = _surveyor(folder, tmp_path)
+    stage = _stage(folder, windows)
     with torch_settings(1):
-        survey = surveyor.survey(Allocation.error, windows, windows.numel())
+        found = survey(stage)
     outputs, inputs = _whole_model(folder, windows)
-    assert survey.outputs.keys() == {m.name for ms in surveyor.matrices.values() for m in ms}
-    checkpoint = Checkpoint.open(folder)
-    for matrices in surveyor.matrices.values():
-        for matrix in matrices:
-            torch.testing.assert_close(survey.outputs[matrix.name], outputs[matrix.name], rtol=1e-3, atol=1e-9)
-            dense = checkpoint.read([matrix.name])[matrix.name].float()
-            dense = dense.T if matrix.transposed else dense
-            expected = loss_curve(loss_scores(dense, outputs[matrix.name], inputs[matrix.name]))
-            torch.testing.assert_close(survey.curves[matrix.name], expected, rtol=1e-3, atol=1e-9)
+    assert found.outputs.keys() == stage.targets.keys()
+    for matrix in stage.runner.graph.matrices:
+        torch.testing.assert_close(found.outputs[matrix.name], outputs[matrix.name], rtol=1e-3, atol=1e-9)
+        dense = stage.source.read([matrix.name])[matrix.name].float()
+        dense = dense.T if matrix.transposed else dense
+        expected = loss_curve(loss_scores(dense, outputs[matrix.name], inputs[matrix.name]))
+        torch.testing.assert_close(found.curves[matrix.name], expected, rtol=1e-3, atol=1e-9)
 
 
 def test_tokens_of_a_prefix_are_not_predicted(tmp_path: Path) -> None:
     folder, windows = make_tiny_llama(tmp_path / "model"), torch.randint(0, 320, (3, 24))
     with torch_settings(1):
-        found = _surveyor(folder, tmp_path, context=5).survey(Allocation.error, windows, windows.numel())
+        found = survey(_stage(folder, windows, prefix=(0, 1, 2, 3)))
     outputs, _ = _whole_model(folder, windows, context=5)
     for name, expected in found.outputs.items():
         torch.testing.assert_close(expected, outputs[name], rtol=1e-3, atol=1e-9)
@@ -102,8 +126,7 @@ def test_tokens_of_a_prefix_are_not_predicted(tmp_path: Path) -> None:
 
 def test_squares_of_half_precision_gradients_are_summed_in_full(tmp_path: Path) -> None:
     """bfloat16 has eight bits: squares and a sum rounded to them are off by up to 2⁻⁸."""
-    surveyor = _surveyor(make_tiny_llama(tmp_path / "model"), tmp_path)
-    matrix = surveyor.matrices[0][0]
+    matrix = _stage(make_tiny_llama(tmp_path / "model"), torch.zeros((1, 24))).blocks[0].matrices[0]
     gradient = torch.randn(2000, matrix.rows).bfloat16()
     leaf = torch.zeros_like(gradient, requires_grad=True)
     squares: dict[str, Tensor] = {}
@@ -118,9 +141,8 @@ def test_a_survey_in_half_precision_is_about_that_in_full(tmp_path: Path) -> Non
     folder, windows = make_tiny_llama(tmp_path / "model"), torch.randint(0, 320, (8, 24))
     found = []
     for dtype in ("float32", "bfloat16"):
-        surveyor = _surveyor(folder, tmp_path)
-        with torch_settings(1), precision(torch.device("cpu"), dtype):
-            found.append(surveyor.survey(Allocation.error, windows, windows.numel()))
+        with torch_settings(1):
+            found.append(survey(_stage(folder, windows, dtype=dtype)))
     full, half = found
     assert half.outputs.keys() == full.outputs.keys()
     for name, outputs in full.outputs.items():
@@ -134,18 +156,18 @@ def test_a_survey_in_half_precision_is_about_that_in_full(tmp_path: Path) -> Non
 def test_experts_are_surveyed_by_the_tokens_that_reach_them(family: str, tmp_path: Path) -> None:
     folder = make_tiny(family, tmp_path / "model")
     windows = torch.randint(0, 320, (3, 24))
-    surveyor = _surveyor(folder, tmp_path)
+    stage = _stage(folder, windows)
     with torch_settings(1):
-        survey = surveyor.survey(Allocation.error, windows, windows.numel())
+        found = survey(stage)
     outputs, _ = _whole_model(folder, windows)
     compared = 0
-    for block, matrices in surveyor.matrices.items():
-        for matrix in matrices:
-            if (place := matrix.expert) is None or matrix.name not in survey.outputs:
+    for block in stage.blocks:
+        for matrix in block.matrices:
+            if (place := matrix.expert) is None or matrix.name not in found.outputs:
                 continue
-            key = f"model.layers.{block}.{matrix.module}.{place.parameter}.{place.index}.weight"
+            key = f"model.layers.{block.index}.{matrix.module}.{place.parameter}.{place.index}.weight"
             expected = outputs[key][place.first_row :][: matrix.rows]
-            torch.testing.assert_close(survey.outputs[matrix.name], expected, rtol=1e-3, atol=1e-9)
+            torch.testing.assert_close(found.outputs[matrix.name], expected, rtol=1e-3, atol=1e-9)
             compared += 1
     assert compared > 12
 
@@ -163,17 +185,16 @@ def test_surveys_of_two_texts_add_up_also_where_an_expert_was_reached_once() -> 
 def test_outliers_are_counted_in_every_block(tmp_path: Path) -> None:
     folder = make_tiny_llama(tmp_path / "model", blocks=3)
     windows = torch.randint(0, 320, (2, 24))
-    surveyor = _surveyor(folder, tmp_path)
-    checkpoint = Checkpoint.open(folder)
+    stage = _stage(folder, windows, "owl")
     with torch_settings(1):
-        survey = surveyor.survey(Allocation.owl, windows, windows.numel())
+        found = survey(stage)
     _, inputs = _whole_model(folder, windows)
-    for block, matrices in surveyor.matrices.items():
-        scores = [checkpoint.read([m.name])[m.name] ** 2 * inputs[m.name] for m in matrices]
+    for block in stage.blocks:
+        scores = [stage.source.read([m.name])[m.name] ** 2 * inputs[m.name] for m in block.matrices]
         count = sum(int((score.sqrt() > OUTLIER * score.sqrt().mean()).sum()) for score in scores)
-        assert survey.outliers[block] == pytest.approx(count / sum(m.weights for m in matrices), abs=3e-4)
-    assert sum(survey.outliers.values()) > 0
-    assert not survey.curves
+        assert found.outliers[block.index] == pytest.approx(count / block.weights, abs=3e-4)
+    assert sum(found.outliers.values()) > 0
+    assert not found.curves
 
 
 def test_curvature_is_the_inverse_of_the_inverses_diagonal() -> None:
