@@ -1,6 +1,6 @@
 """Real servers for the tests: each is started once, when a test first asks for it, and stopped at the end.
 
-A test gets a database of its own (a copy of a migrated template), an empty broker and an empty folder store.
+A test gets an empty migrated database, an empty broker and an empty folder store.
 """
 
 import secrets
@@ -13,13 +13,11 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from app.db import engine as database_module
-from app.db.migrate import upgrade
 from app.local.servers import PostgresServer, SeaweedServer, ValkeyServer
 from app.settings import Settings, get_settings
 from app.storage import ObjectStore, open_store
-from benchmarks.bfloat16 import amx
+from tests.databases import EmptiedDatabase
 
-TEMPLATE = "template_secateur"
 BUCKET = "secateur-tests"
 
 
@@ -28,19 +26,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--products", choices=("native", "bfloat16"), default="native", help=text)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that ask for a running service are slow: each starts one, on a database of its own."""
-    for item in items:
-        if "service" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.slow)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _products(request: pytest.FixtureRequest) -> Iterator[None]:
     """What `--products` asks for."""
     if request.config.getoption("--products") == "native":
         yield
         return
+    from benchmarks.bfloat16 import amx
+
     with amx():
         yield
 
@@ -53,10 +46,15 @@ def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres(servers_folder: Path) -> Iterator[PostgresServer]:
-    """PostgreSQL with a migrated template database."""
+    """PostgreSQL."""
     with PostgresServer(servers_folder / "postgres", password=secrets.token_hex(16), durable=False) as server:
-        upgrade(server.create_database(TEMPLATE))
         yield server
+
+
+@pytest.fixture(scope="session")
+def emptied(postgres: PostgresServer) -> EmptiedDatabase:
+    """The database that test after test is given."""
+    return EmptiedDatabase(postgres)
 
 
 @pytest.fixture(scope="session")
@@ -75,11 +73,10 @@ def seaweed(servers_folder: Path) -> Iterator[SeaweedServer]:
 
 
 @pytest.fixture
-def database_url(postgres: PostgresServer) -> Iterator[str]:
-    """A fresh migrated database."""
-    name = f"test_{secrets.token_hex(6)}"
-    yield postgres.create_database(name, template=TEMPLATE)
-    postgres.drop_database(name)
+def database_url(emptied: EmptiedDatabase) -> Iterator[str]:
+    """A migrated database without a row."""
+    yield emptied.url
+    emptied.empty()
 
 
 @pytest.fixture

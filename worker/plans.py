@@ -24,13 +24,12 @@ from worker.attempt.engine_question import EngineRefused, ask_engine
 from worker.attempt.redaction import Redactor
 from worker.attempt.staging import base_of, computed, safe_join
 from worker.intake.runner import Check, Guard, scratch_folder
+from worker.model_files.safetensors_header import LENGTH_BYTES, header_end
 
 LOOK_AGAIN_SECONDS: Final = 2.0
 """A plan whose model is still being taken in comes back after so long."""
 SPARSE: Final = "already_sparse"
 """What the model's intake has read in its weights and its jobs will say again; a plan reads none."""
-PREFIX_BYTES: Final = 8
-"""A safetensors file begins with the length of its header, little-endian."""
 
 
 class TooEarly(Exception):
@@ -122,13 +121,9 @@ def bring_outline(store: ObjectStore, file: dict[str, Any], target: Path, check:
     if target.suffix != ".safetensors":
         store.download(file["key"], target, check)
         return
-    prefix = b"".join(store.stream(file["key"], 0, PREFIX_BYTES))
-    length = int.from_bytes(prefix, "little")
-    if PREFIX_BYTES + length > file["bytes"]:
-        raise ValueError("a stored safetensors file has a header longer than itself")
+    end = header_end(b"".join(store.stream(file["key"], 0, LENGTH_BYTES)), file["bytes"], target.name)
     with target.open("wb") as output:
-        output.write(prefix)
-        for piece in store.stream(file["key"], PREFIX_BYTES, PREFIX_BYTES + length):
+        for piece in store.stream(file["key"], 0, end):
             check()
             output.write(piece)
         output.truncate(file["bytes"])

@@ -10,11 +10,13 @@ import httpx
 import hypothesis
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from sqlalchemy.orm import Session
 
 from app.auth.repository import ensure_project
 from app.auth.scopes import ORDINARY
 from app.auth.service import create_key
+from app.backend import open_backend
 from app.db.engine import transaction
 from app.main import create_app
 from app.settings import Settings
@@ -26,6 +28,8 @@ hypothesis.settings.register_profile("app", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("app")
 
 MakeKey = Callable[..., str]
+TLS = httpx.create_ssl_context()
+"""One for all callers: each reads the machine's certificates otherwise."""
 
 
 class Server(uvicorn.Server):
@@ -45,9 +49,9 @@ class Server(uvicorn.Server):
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[str]:
-    """URL of a service with these settings, stopped at the end."""
-    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, access_log=False)
+def serving(app: FastAPI) -> Iterator[str]:
+    """URL of the application's server, stopped at the end."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False)
     server = Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -59,11 +63,29 @@ def running(settings: Settings) -> Iterator[str]:
         thread.join(30)
 
 
-@pytest.fixture
-def service(settings: Settings) -> Iterator[str]:
-    """URL of the running service."""
-    with running(settings) as url:
+@contextmanager
+def running(settings: Settings) -> Iterator[str]:
+    """URL of a service of its own, for settings that are not those of every test."""
+    with serving(create_app(settings)) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def application() -> Iterator[tuple[FastAPI, str]]:
+    """The application and its URL, once for all tests: FastAPI builds its routes at the first request."""
+    places = {"database_url": "postgresql+psycopg://nowhere/none", "broker_url": "redis://nowhere"}
+    app = create_app(Settings.model_validate(places | {"secret": "-" * 32, "store_url": "file:///nowhere"}))
+    with serving(app) as url:
+        yield app, url
+
+
+@pytest.fixture
+def service(application: tuple[FastAPI, str], settings: Settings) -> Iterator[str]:
+    """URL of the running service, with the test's database and store behind it."""
+    app, url = application
+    app.state.backend = backend = open_backend(settings)
+    yield url
+    backend.engine.dispose()
 
 
 @pytest.fixture
@@ -83,7 +105,13 @@ def client_of(url: str, key: str | None) -> httpx.Client:
     limits = httpx.Limits(max_connections=100)
     hooks = {"response": [check_documented]}
     return httpx.Client(
-        base_url=url, headers=headers, timeout=60, limits=limits, trust_env=False, event_hooks=hooks
+        base_url=url,
+        headers=headers,
+        timeout=60,
+        limits=limits,
+        trust_env=False,
+        verify=TLS,
+        event_hooks=hooks,
     )
 
 

@@ -1,12 +1,12 @@
 """The intake scan: what a model folder must be before anything of ours opens it with torch."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from worker.intake.safetensors_header import Entry, read_header
 from worker.model_files.choose import (
     CONFIG,
     INDEX,
@@ -18,14 +18,18 @@ from worker.model_files.choose import (
 )
 from worker.model_files.config import Description, read_config, refuse_code
 from worker.model_files.errors import IntakeError
+from worker.model_files.safetensors_header import Entry, read_header
 from worker.model_files.strict_json import read_object
 
 DTYPES: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 INDICES: Final = {"BOOL", "I16", "I32", "I64", "U16", "U32", "U64"}
 UNIFORM: Final = 0.9
 """Share of the weight matrices that must have the model's dtype (routers and norms may differ)."""
+MAX_NAME: Final = 300
 SHOWN: Final = 20
 """Names that a warning has at most."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]*", re.ASCII)
 
 
 class Warn(Protocol):
@@ -68,7 +72,10 @@ def scan_weights(files: Mapping[str, Path], check: Callable[[], None], warn: War
     homes: dict[str, str] = {}
     for name in sorted(filter(is_weights_name, files)):
         check()
-        for tensor, entry in read_header(files[name]).items():
+        for tensor, entry in read_header(files[name]).tensors.items():
+            if len(tensor) > MAX_NAME or not _NAME.fullmatch(tensor):
+                message = f"The name of a tensor in {name} is too long or has odd characters: {tensor[:60]!r}."
+                raise IntakeError("safetensors_invalid", message)
             if tensor in homes:
                 raise IntakeError(
                     "duplicate_tensor",
@@ -107,7 +114,7 @@ def _compare_index(path: Path, homes: Mapping[str, str], tensors: Mapping[str, E
         )
     metadata = read_object(path, INDEX, INDEX_BYTES).get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    actual = sum(entry.end - entry.start for entry in tensors.values())
+    actual = sum(entry.bytes for entry in tensors.values())
     if total is not None and total != actual:
         message = f"total_size of {INDEX} is not the size of the tensors; it was not believed"
         warn("index_total_size", message, said=total if isinstance(total, int) else str(total)[:50], bytes=actual)

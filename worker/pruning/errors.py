@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from worker.model_files.errors import IntakeError
+
 MACHINE: Final = frozenset(
     {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 )
@@ -70,6 +72,8 @@ def blaming(code: str, what: str, field: str | None) -> Iterator[None]:
         yield
     except (PruningError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
+    except IntakeError as error:
+        raise UserError(code, error.message, field) from None
     except BaseException as error:
         if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno in MACHINE):
             raise

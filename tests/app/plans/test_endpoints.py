@@ -48,9 +48,11 @@ def settled(api: httpx.Client, asked: httpx.Response) -> dict[str, Any]:
     return dict(plan.json())
 
 
+@pytest.mark.slow
 def test_plans_are_made_by_the_cpu_queue(
     api: httpx.Client, real: Inputs, environment: dict[str, str], tmp_path: Path, session: Session
 ) -> None:
+    """From the call to a Celery worker's engine and back, with nothing in place of anything."""
     overrides = [
         {"match": "*.mlp.*", "pattern": "2:4", "method": "admm"},
         {"regex": r"model\.layers\.0\.mlp\.(up|gate)_proj\.weight", "skip": True},

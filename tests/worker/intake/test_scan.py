@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from worker.intake.scan import Warn, scan_small_files, scan_weights
+from worker.intake.scan import MAX_NAME, Warn, scan_small_files, scan_weights
 from worker.intake.sources import FolderSource
 from worker.model_files.choose import INDEX, SINGLE, small_files, weight_files, weights_left
 from worker.model_files.errors import IntakeError
@@ -218,11 +218,17 @@ FOLDER_LIES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "auto_map",
     ),
     "a truncated file": (lambda folder: cut(folder / SINGLE), "safetensors_invalid"),
+    "a tensor's name with a line break": (lambda folder: add(folder, "a\nb"), "safetensors_invalid"),
+    "a very long name of a tensor": (lambda folder: add(folder, "a" * (MAX_NAME + 1)), "safetensors_invalid"),
     "a pickle by another name": (
         lambda folder: (folder / SINGLE).write_bytes(b"\x80\4" * 99),
         "safetensors_invalid",
     ),
 }
+
+
+def add(folder: Path, name: str) -> None:
+    save_file({**load_file(folder / SINGLE), name: torch.zeros(1)}, folder / SINGLE)
 
 
 def cut(path: Path) -> None:

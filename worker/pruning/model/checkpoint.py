@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from worker.model_files.choose import INDEX, weight_files
-from worker.model_files.errors import IntakeError
+from worker.model_files.safetensors_header import read_header
 from worker.pruning.errors import UserError, blaming
 from worker.pruning.state.atomic import write_pieces
 
@@ -141,38 +140,24 @@ def _read(path: Path, wanted: list[TensorInfo]) -> dict[str, Tensor]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The free metadata of one safetensors file."""
-    with safe_open(path, framework="pt") as reader:
-        return dict(reader.metadata() or {})
+    return read_header(path).metadata
 
 
 def _files(folder: Path) -> list[str]:
     """The files that hold the model, by the rule of the intake, which is transformers' own."""
-    try:
-        listing = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+    listing = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+    with blaming("invalid_checkpoint", f"{INDEX} cannot be read", None):
         return weight_files(listing, folder / INDEX)
-    except IntakeError as error:
-        raise UserError("invalid_checkpoint", error.message) from None
 
 
 def _headers(folder: Path, file: str) -> list[TensorInfo]:
-    """Every tensor of one file, by name. The library checks the header; then it can be believed."""
-    with (
-        blaming("invalid_checkpoint", f"{file} is not a safetensors file", None),
-        safe_open(folder / file, framework="pt"),
-        (folder / file).open("rb") as handle,
-    ):
-        length = int.from_bytes(handle.read(8), "little")
-        header = json.loads(handle.read(length))
+    """Every tensor of one file, by name."""
+    with blaming("invalid_checkpoint", f"{file} cannot be read", None):
+        header = read_header(folder / file)
     found = []
-    for name, entry in sorted(header.items()):
-        if name == "__metadata__":
-            continue
-        if entry["dtype"] not in STORED:
-            raise UserError(
-                "invalid_checkpoint", f"{file}: {name} has the unknown dtype {entry['dtype']}: {UNQUANTISED}"
-            )
-        start, end = entry["data_offsets"]
-        found.append(
-            TensorInfo(name, file, tuple(entry["shape"]), entry["dtype"], 8 + length + start, end - start)
-        )
+    for name, entry in header.tensors.items():
+        if entry.dtype not in STORED:
+            message = f"{file}: {name} has the unknown dtype {entry.dtype}: {UNQUANTISED}"
+            raise UserError("invalid_checkpoint", message)
+        found.append(TensorInfo(name, file, entry.shape, entry.dtype, entry.start, entry.bytes))
     return found

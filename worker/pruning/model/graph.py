@@ -17,7 +17,6 @@ from transformers.pytorch_utils import Conv1D
 
 from worker.model_files.architectures import causal_models
 from worker.model_files.config import read_config
-from worker.model_files.errors import IntakeError
 from worker.pruning.errors import UserError, blaming, is_out_of_memory
 from worker.pruning.model.checkpoint import DTYPES, UNQUANTISED, Checkpoint
 from worker.pruning.model.dry_run import called_layers
@@ -199,11 +198,8 @@ def _has_linear(module: nn.Module) -> bool:
 
 def _model(folder: Path) -> Any:
     """The module graph that config.json describes. Raises UserError for what cannot be pruned at all."""
-    try:
-        architecture = read_config(folder / "config.json").architecture
-    except IntakeError as error:
-        raise UserError("unsupported_model", error.message, "/model") from error
     with _small_enough(), blaming("unsupported_model", "config.json describes no model", "/model"):
+        architecture = read_config(folder / "config.json").architecture
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with parameters_on_meta():
             # Experts one after another, in one order everywhere; faster ways are for bfloat16 on some devices.

@@ -1,11 +1,10 @@
-"""A reader of safetensors headers that believes nothing; it never touches the tensors' bytes.
+"""The reader of safetensors headers; it believes nothing and never touches the tensors' bytes.
 
 Format: 8 bytes little-endian header length, that many bytes of JSON, then the data. The rules are those of
 the safetensors library, plus no duplicate names.
 """
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +14,7 @@ from worker.model_files.strict_json import parse_object
 
 HEADER_BYTES: Final = 32 * 2**20
 """Longest header; the library's own bound is 100 MB, of which no real model needs a tenth."""
-MAX_NAME: Final = 300
+LENGTH_BYTES: Final = 8
 MAX_DIMENSIONS: Final = 8
 
 BITS: Final = {
@@ -24,44 +23,56 @@ BITS: Final = {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]*", re.ASCII)
-
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor as its header tells, checked against the file's length."""
+    """One tensor as its header tells, checked against the file's length. dtype: the format's word, as BF16."""
 
     dtype: str
     shape: tuple[int, ...]
     start: int
-    end: int
+    """Where in the file its bytes begin."""
+    bytes: int
 
     @property
     def elements(self) -> int:
         return math.prod(self.shape)
 
 
-def read_header(path: Path) -> dict[str, Entry]:
-    """Every tensor of a safetensors file. Raises IntakeError(safetensors_invalid) when anything is off."""
-    name = path.name
-    size = path.stat().st_size
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself. tensors: in the order of their names."""
+
+    tensors: dict[str, Entry]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """The header of a safetensors file. Raises IntakeError(safetensors_invalid) when anything is off."""
+    name, size = path.name, path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length < 2 or length > min(HEADER_BYTES, size - 8):
-            raise _invalid(name, "its header length is out of bounds or the file is truncated")
-        text = file.read(length)
+        begin = header_end(file.read(LENGTH_BYTES), size, name)
+        text = file.read(begin - LENGTH_BYTES)
     if not text.startswith(b"{"):
         raise _invalid(name, "its header is not a JSON object")
     header = parse_object(text, f"The header of {name}")
-    _check_metadata(name, header.pop("__metadata__", None))
-    entries = {key: _entry(name, key, value) for key, value in header.items()}
-    _check_layout(name, entries, size - 8 - length)
-    return entries
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _invalid(name, "its __metadata__ is not a map of strings")
+    tensors = {key: _entry(name, key, header[key], begin) for key in sorted(header)}
+    _check_layout(name, tensors, begin, size)
+    return Header(tensors, metadata)
 
 
-def _entry(file: str, key: str, value: Any) -> Entry:
-    if len(key) > MAX_NAME or not _NAME.fullmatch(key):
-        raise _invalid(file, "a tensor's name is too long or has odd characters")
+def header_end(prefix: bytes, size: int, file: str) -> int:
+    """Where the tensors begin in a file of `size` bytes. prefix: its first LENGTH_BYTES. Raises IntakeError."""
+    length = int.from_bytes(prefix, "little")
+    if size < LENGTH_BYTES or length < 2 or length > min(HEADER_BYTES, size - LENGTH_BYTES):
+        raise _invalid(file, "its header length is out of bounds or the file is truncated")
+    return LENGTH_BYTES + length
+
+
+def _entry(file: str, key: str, value: Any, begin: int) -> Entry:
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise _invalid(file, f"{key} does not have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
@@ -71,30 +82,23 @@ def _entry(file: str, key: str, value: Any) -> Entry:
         raise _invalid(file, f"the shape of {key} is not a short list of sizes")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _invalid(file, f"the offsets of {key} are not a range")
-    entry = Entry(dtype, tuple(shape), offsets[0], offsets[1])
-    if entry.elements * BITS[dtype] != (entry.end - entry.start) * 8:
+    entry = Entry(dtype, tuple(shape), begin + offsets[0], offsets[1] - offsets[0])
+    if entry.elements * BITS[dtype] != entry.bytes * 8:
         raise _invalid(file, f"the shape of {key} does not match its bytes")
     return entry
 
 
-def _check_layout(file: str, entries: dict[str, Entry], data_bytes: int) -> None:
+def _check_layout(file: str, tensors: dict[str, Entry], begin: int, size: int) -> None:
     """The tensors must fill the data exactly: no overlap, no gap, nothing after the last one."""
-    position = 0
-    for key, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+    position = begin
+    for key, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].bytes)):
         if entry.start != position:
             raise _invalid(file, f"{key} overlaps another tensor or leaves a gap")
-        position = entry.end
-    if position > data_bytes:
+        position += entry.bytes
+    if position > size:
         raise _invalid(file, "the file is truncated")
-    if position < data_bytes:
+    if position < size:
         raise _invalid(file, "there are bytes behind the last tensor")
-
-
-def _check_metadata(file: str, metadata: Any) -> None:
-    if metadata is None:
-        return
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _invalid(file, "its __metadata__ is not a map of strings")
 
 
 def _are_sizes(value: Any) -> bool:
@@ -102,4 +106,4 @@ def _are_sizes(value: Any) -> bool:
 
 
 def _invalid(file: str, why: str) -> IntakeError:
-    return IntakeError("safetensors_invalid", f"{file} is not a valid safetensors file: {why}.")
+    return IntakeError("safetensors_invalid", f"{file} is not a safetensors file: {why}.")
