@@ -131,7 +131,7 @@ def _readings() -> Iterator[Setting]:
         method = {"name": "copal", "reading": reading.value, "perturbation": perturbation.value}
         name = f"copal:{reading}:{perturbation}"
         yield Setting(name, method)
-        for scope in (Scope.row, Scope.layer):
+        for scope in (Scope.row, Scope.matrix):
             yield Setting(f"{name}:{scope}@uniform", method | {"comparison_group": scope.value}, UNIFORM)
 
 

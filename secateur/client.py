@@ -139,9 +139,9 @@ class Client:
         """The matrix R (perplexity of every domain after every stage), BWT, and the protocols."""
         return self._transport.call("GET", _path("jobs", id, "evaluation"))
 
-    def layers(self, id: str, **filters: Any) -> Iterator[Json]:
+    def matrices(self, id: str, **filters: Any) -> Iterator[Json]:
         """One record a matrix and stage. filters: as for `sensitivity`."""
-        return self._transport.pages(_path("jobs", id, "layers"), filters)
+        return self._transport.pages(_path("jobs", id, "matrices"), filters)
 
     def sensitivity(self, id: str, **filters: Any) -> Iterator[Json]:
         """One summary a matrix and stage.

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app.tables.jobs import JobEvaluation, JobLayer, JobStage
+from app.tables.jobs import JobEvaluation, JobMatrix, JobStage
 from app.tables.sensitivity import TABLES, Basis
 
 BLOCKS = 3
@@ -43,7 +43,7 @@ def fill(
     for number, (block, name) in enumerate(itertools.product(range(BLOCKS), NAMES), start=1):
         matrix, weights = matrix_of(block, name), WEIGHTS[name]
         place = {"job_id": job, "stage": stage, "block": block, "matrix": matrix}
-        layer: dict[str, Any] = {
+        record: dict[str, Any] = {
             "rows": 2,
             "columns": weights // 2,
             "weights": weights,
@@ -64,7 +64,7 @@ def fill(
             "mask_sha256": "a" * 64,
             "weights_sha256": "b" * 64,
         }
-        session.add(JobLayer(**place, **(layer | dict((changed or {}).get(matrix, {})))))
+        session.add(JobMatrix(**place, **(record | dict((changed or {}).get(matrix, {})))))
         for basis in bases:
             total = scale * (number if basis is Basis.domain else 10 * (7 - number))
             session.add(

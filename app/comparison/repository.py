@@ -9,7 +9,7 @@ from sqlalchemy.sql.selectable import Subquery
 
 from app.kit.globs import matches
 from app.kit.pagination import Listing, PageRequest
-from app.tables.jobs import JobLayer, JobStage
+from app.tables.jobs import JobMatrix, JobStage
 from app.tables.models import Model
 from app.tables.sensitivity import TABLES, Basis, JobDomainSensitivity
 
@@ -115,13 +115,15 @@ def totals(session: Session, one: Side, other: Side, matrix: str | None) -> Tota
 def _records(side: Side, matrix: str | None, name: str, basis: Basis = Basis.domain) -> Subquery:
     """Of one side: each matrix's record, mean sensitivity and share of the whole stage's sensitivity."""
     table = TABLES[basis]
-    summary = and_(table.job_id == JobLayer.job_id, table.stage == JobLayer.stage, table.matrix == JobLayer.matrix)
+    summary = and_(
+        table.job_id == JobMatrix.job_id, table.stage == JobMatrix.stage, table.matrix == JobMatrix.matrix
+    )
     share = table.total / func.nullif(func.sum(table.total).over(), 0)
-    figures = [getattr(JobLayer, name) for name in ("block", "matrix", "weights", *FIGURES)]
-    digests = (JobLayer.mask_sha256, JobLayer.weights_sha256)
+    figures = [getattr(JobMatrix, name) for name in ("block", "matrix", "weights", *FIGURES)]
+    digests = (JobMatrix.mask_sha256, JobMatrix.weights_sha256)
     query = select(*figures, *digests, table.mean.label("mean"), share.label("share"))
     query = query.outerjoin(table, summary)
-    whole = query.where(JobLayer.job_id == side.job, JobLayer.stage == side.stage).subquery()
+    whole = query.where(JobMatrix.job_id == side.job, JobMatrix.stage == side.stage).subquery()
     if matrix is None:
         return whole
     return select(whole).where(matches(whole.c.matrix, matrix)).subquery(name)

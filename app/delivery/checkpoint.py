@@ -13,11 +13,11 @@ from app.delivery.events import EventType, append_event
 from app.delivery.lease import Lease
 from app.delivery.publish import StoredFile
 from app.lineage import stages as lineage
-from app.tables.jobs import Job, JobBlock, JobEvaluation, JobLayer, JobStage
+from app.tables.jobs import Job, JobBlock, JobEvaluation, JobMatrix, JobStage
 from app.tables.sensitivity import JobDomainSensitivity, JobSensitivity
 
 RECORDS: Final[tuple[type[Base], ...]] = (
-    *(JobBlock, JobLayer, JobEvaluation),
+    *(JobBlock, JobMatrix, JobEvaluation),
     *(JobSensitivity, JobDomainSensitivity),
 )
 """Tables with what was computed, all by `job_id`; with the stages they are the whole checkpoint."""

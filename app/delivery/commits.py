@@ -20,8 +20,8 @@ from app.tables.jobs import (
     JobAttempt,
     JobBlock,
     JobEvaluation,
-    JobLayer,
     JobLog,
+    JobMatrix,
     JobProgress,
     JobStage,
 )
@@ -58,7 +58,7 @@ class Block:
     engine_format: int
     files: list[dict[str, Any]]
     """`role`, `path`, `sha256`, `bytes`, `key`."""
-    layers: Sequence[Record]
+    records: Sequence[Record]
     sensitivity: Sequence[Record]
 
 
@@ -178,8 +178,8 @@ def write_block(session: Session, lease: Lease, block: Block) -> None:
     key = {"job_id": lease.job_id, "stage": block.stage, "block": block.block}
     statement = insert(JobBlock).values(**key, **values)
     session.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
-    for record in block.layers:
-        _write_layer(session, key, record)
+    for record in block.records:
+        _write_record(session, key, record)
     for record in block.sensitivity:
         _write_sensitivity(session, key | {"domain": block.domain}, record)
     # The job's visible state has changed, so its ETag must.
@@ -231,7 +231,7 @@ def _open_stage(session: Session, lease: Lease, stage: int) -> None:
         append_event(session, job, EventType.stage_started, {"stage": stage, "domain": domain})
 
 
-_LAYER = (
+_RECORD = (
     *("rows", "columns", "weights", "zeros", "sparsity", "target", "pattern"),
     *("relative_error", "held_out_error", "seconds", "solver", "notes"),
     *("mask_changed", "mask_overlap", "revived", "newly_pruned"),
@@ -239,9 +239,9 @@ _LAYER = (
 )
 
 
-def _write_layer(session: Session, key: dict[str, Any], record: Record) -> None:
-    values = {name: record[name] for name in _LAYER} | {"block": key["block"]}
-    statement = insert(JobLayer).values(
+def _write_record(session: Session, key: dict[str, Any], record: Record) -> None:
+    values = {name: record[name] for name in _RECORD} | {"block": key["block"]}
+    statement = insert(JobMatrix).values(
         job_id=key["job_id"], stage=key["stage"], matrix=record["matrix"], **values
     )
     session.execute(statement.on_conflict_do_update(index_elements=["job_id", "stage", "matrix"], set_=values))

@@ -8,13 +8,13 @@ from app.history.evaluation import evaluation_of
 from app.history.query import DomainName, Lines, MatrixName, Number, Position, Records, StageNumber, WholeLineage
 from app.jobs import repository, service
 from app.jobs.repository import HistoryFilter
-from app.jobs.schemas import AttemptRead, EvaluationRead, EventRead, LayerRead, LogRead, StageRead
+from app.jobs.schemas import AttemptRead, EvaluationRead, EventRead, LogRead, MatrixRead, StageRead
 from app.jobs.service import JobNotFound
 from app.kit.fields import JobId
 from app.kit.pagination import Page
 from app.kit.problems import problems
 from app.kit.replies import reply
-from app.tables.jobs import JobLayer
+from app.tables.jobs import JobMatrix
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["history"])
 
@@ -93,13 +93,13 @@ def get_evaluation(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
 
 
 @router.get(
-    "/layers",
-    operation_id="list_layers",
+    "/matrices",
+    operation_id="list_matrices",
     summary="What happened to each matrix",
-    response_model=Page[LayerRead],
+    response_model=Page[MatrixRead],
     responses=problems(JobNotFound),
 )
-def list_layers(
+def list_matrices(
     id: JobId,
     auth: JobsRead,
     session: UnitOfWork,
@@ -113,12 +113,12 @@ def list_layers(
     """One record a matrix and stage, in the order of stage, block and name; there while the job runs."""
     filter = HistoryFilter(stage, domain, block, matrix, lineage)
     parts = service.parts_of(session, auth.project, id, lineage=lineage)
-    return reply(page.page(session, repository.layers(parts, filter), _layer))
+    return reply(page.page(session, repository.matrices(parts, filter), _record))
 
 
-def _layer(row: JobLayer, domain: str, lineage_stage: int) -> LayerRead:
+def _record(row: JobMatrix, domain: str, lineage_stage: int) -> MatrixRead:
     fields = {"job": row.job_id, "domain": domain, "lineage_stage": lineage_stage}
-    return LayerRead.model_validate(_columns(row) | fields)
+    return MatrixRead.model_validate(_columns(row) | fields)
 
 
 def _columns(row: object) -> dict[str, object]:

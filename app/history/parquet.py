@@ -12,7 +12,7 @@ from app.history.sensitivity_repository import Record
 
 QUANTILES: Final = ("0.01", "0.05", "0.25", "0.5", "0.75", "0.95", "0.99")
 
-_LAYER: Final = (
+_RECORD: Final = (
     *((name, pa.int64()) for name in ("rows", "columns", "weights", "zeros")),
     *((name, pa.float64()) for name in ("sparsity", "target")),
     *((name, pa.string()) for name in ("pattern", "solver")),
@@ -29,7 +29,7 @@ SCHEMA: Final = pa.schema(
         ("domain", pa.string()),
         ("block", pa.int32()),
         ("matrix", pa.string()),
-        *_LAYER,
+        *_RECORD,
         ("notes", pa.string()),
         ("basis", pa.string()),
         ("sensitivity_mean", pa.float64()),
@@ -41,7 +41,7 @@ SCHEMA: Final = pa.schema(
         ("histogram_counts", pa.list_(pa.int64())),
     ]
 )
-"""One row a matrix and stage: its record as in `…/layers`, `notes` as JSON, its summary as in `…/sensitivity`."""
+"""One row a matrix and stage: its record (`…/matrices`), `notes` as JSON, its summary (`…/sensitivity`)."""
 
 
 class _Outbox(io.RawIOBase):
@@ -73,7 +73,7 @@ def encode(pieces: Iterable[Sequence[Record]], metadata: dict[str, str]) -> Iter
 
 
 def _flat(record: Record) -> dict[str, Any]:
-    row, layer = record.row, record.layer
+    row = record.row
     found: dict[str, Any] = {
         "job": row.job_id,
         "lineage_stage": record.lineage_stage,
@@ -84,8 +84,8 @@ def _flat(record: Record) -> dict[str, Any]:
         **{f"sensitivity_q{quantile}": row.quantiles.get(quantile) for quantile in QUANTILES},
         **{f"histogram_{name}": row.histogram.get(name) for name in ("scale", "edges", "counts")},
     }
-    if layer is not None:
-        found |= {name: getattr(layer, name) for name, _ in _LAYER}
-        found["domain_errors"] = None if layer.domain_errors is None else list(layer.domain_errors.items())
-        found["notes"] = json.dumps(layer.notes, sort_keys=True)
+    if (of_matrix := record.record) is not None:
+        found |= {name: getattr(of_matrix, name) for name, _ in _RECORD}
+        found["domain_errors"] = None if of_matrix.domain_errors is None else list(of_matrix.domain_errors.items())
+        found["notes"] = json.dumps(of_matrix.notes, sort_keys=True)
     return found

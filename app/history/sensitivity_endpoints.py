@@ -93,8 +93,8 @@ def list_block_sensitivities(
     responses={**_FILE, **problems(JobNotFound)},
 )
 def export_history(id: JobId, auth: JobsRead, backend: BackendDep, filter: Narrowed) -> Response:
-    """One row a matrix and stage, in the order of stage, block and name, with all that `layers` and `sensitivity`
-    say of it. Quantiles have columns of their own; `notes` is JSON text. Written while it is read."""
+    """One row a matrix and stage, in the order of stage, block and name, with all that
+    `matrices` and `sensitivity` say of it. Quantiles have columns of their own; `notes` is JSON text."""
     from app.history import parquet  # pyarrow: only for those who ask
 
     with backend.sessions.begin() as session:

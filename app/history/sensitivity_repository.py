@@ -25,7 +25,7 @@ from sqlalchemy.sql.selectable import Subquery
 from app.jobs.repository import HistoryFilter, Part
 from app.kit.globs import matches
 from app.kit.pagination import Listing
-from app.tables.jobs import JobLayer, JobStage
+from app.tables.jobs import JobMatrix, JobStage
 from app.tables.sensitivity import TABLES, Basis, MatrixSummary
 
 PLACE: Final = ("job_id", "stage", "domain", "block", "matrix")
@@ -60,7 +60,7 @@ class Record(NamedTuple):
     row: MatrixSummary
     share: float | None
     lineage_stage: int
-    layer: JobLayer | None
+    record: JobMatrix | None
 
 
 class _View:
@@ -86,7 +86,7 @@ class _View:
 
     def _places(self, jobs: list[str]) -> Subquery:
         queries = []
-        for table in (JobLayer, self.table):
+        for table in (JobMatrix, self.table):
             query = select(table.job_id, table.stage, table.block, table.matrix).where(table.job_id.in_(jobs))
             if self._filter.stage is not None and not self._filter.lineage:
                 query = query.where(table.stage == self._filter.stage)
@@ -154,14 +154,14 @@ def list_records(
     next call. Stages of earlier releases have no summaries of their own domain."""
     view = _View(parts, filter, records=True)
     table, place = view.table, view.place
-    query = select(table, view.share(table.total), view.lineage_stage, JobLayer, *(place[name] for name in PLACE))
+    query = select(table, view.share(table.total), view.lineage_stage, JobMatrix, *(place[name] for name in PLACE))
     query = query.select_from(view.places).outerjoin(table, _same_matrix(table, place))
-    query = query.outerjoin(JobLayer, _same_matrix(JobLayer, place))
+    query = query.outerjoin(JobMatrix, _same_matrix(JobMatrix, place))
     found = []
     rows = view.listing(query).read(session, after, limit)
-    for (row, share, lineage_stage, layer, *where), _ in rows:
+    for (row, share, lineage_stage, record, *where), _ in rows:
         summary = row or table(**dict(zip(PLACE, where, strict=True)), quantiles={}, histogram={})
-        found.append(Record(summary, share, lineage_stage, layer))
+        found.append(Record(summary, share, lineage_stage, record))
     return found, rows[-1][1] if rows else after
 
 
@@ -171,14 +171,14 @@ def blocks(parts: Sequence[Part], filter: Filter) -> Listing:
     total = func.sum(view.table.total)
     place = (view.table.job_id, view.table.stage, view.lineage_stage)
     what = (view.table.domain, view.table.block)
-    counts = (func.count(), cast(func.sum(JobLayer.weights), BigInteger))
+    counts = (func.count(), cast(func.sum(JobMatrix.weights), BigInteger))
     query = select(*place, *what, *counts, total, view.share(total)).outerjoin(
-        JobLayer, _same_matrix(JobLayer, view.table)
+        JobMatrix, _same_matrix(JobMatrix, view.table)
     )
     query = view.narrowed(query).group_by(*place, *what, view.sums.c.whole)
     return Listing(query, (view.lineage_stage, view.table.block))
 
 
-def _same_matrix(table: type[JobLayer] | type[MatrixSummary], place: Any) -> ColumnElement[bool]:
+def _same_matrix(table: type[JobMatrix] | type[MatrixSummary], place: Any) -> ColumnElement[bool]:
     names = ("job_id", "stage", "matrix")
     return and_(*(getattr(table, name) == getattr(place, name) for name in names))

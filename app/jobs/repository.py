@@ -17,8 +17,8 @@ from app.tables.jobs import (
     JobBlock,
     JobEvaluation,
     JobEvent,
-    JobLayer,
     JobLog,
+    JobMatrix,
     JobProgress,
     JobStage,
 )
@@ -119,10 +119,10 @@ def evaluations(session: Session, job: str) -> Sequence[JobEvaluation]:
 
 def places(session: Session, job: Job) -> list[Place]:
     """What the records of a finished job's last stage say of where its overrides' methods were used."""
-    deciding = JobLayer.notes["overrides"]
-    query = select(JobLayer.block, JobLayer.columns, deciding).distinct()
-    query = query.where(JobLayer.job_id == job.id, JobLayer.stage == len(job.spec["domains"]) - 1)
-    rows = session.execute(query.order_by(JobLayer.block, JobLayer.columns))
+    deciding = JobMatrix.notes["overrides"]
+    query = select(JobMatrix.block, JobMatrix.columns, deciding).distinct()
+    query = query.where(JobMatrix.job_id == job.id, JobMatrix.stage == len(job.spec["domains"]) - 1)
+    rows = session.execute(query.order_by(JobMatrix.block, JobMatrix.columns))
     return [Place(block, columns, overriding(job.spec, said or ())) for block, columns, said in rows]
 
 
@@ -147,18 +147,18 @@ class HistoryFilter:
     lineage: bool = False
 
 
-def layers(parts: Sequence[Part], filter: HistoryFilter) -> Listing:
+def matrices(parts: Sequence[Part], filter: HistoryFilter) -> Listing:
     """(record, domain, stage in the lineage) of each matrix, by (stage in the lineage, block, matrix)."""
-    same = and_(JobStage.job_id == JobLayer.job_id, JobStage.stage == JobLayer.stage)
-    number: ColumnElement[int] = (Job.first_stage + JobLayer.stage).label("lineage_stage")
-    query = select(JobLayer, JobStage.domain, number).join(JobStage, same).join(Job, Job.id == JobLayer.job_id)
-    query = query.where(JobLayer.job_id.in_([part.job for part in parts]))
+    same = and_(JobStage.job_id == JobMatrix.job_id, JobStage.stage == JobMatrix.stage)
+    number: ColumnElement[int] = (Job.first_stage + JobMatrix.stage).label("lineage_stage")
+    query = select(JobMatrix, JobStage.domain, number).join(JobStage, same).join(Job, Job.id == JobMatrix.job_id)
+    query = query.where(JobMatrix.job_id.in_([part.job for part in parts]))
     if filter.stage is not None:
-        query = query.where((number if filter.lineage else JobLayer.stage) == filter.stage)
+        query = query.where((number if filter.lineage else JobMatrix.stage) == filter.stage)
     if filter.domain is not None:
         query = query.where(JobStage.domain == filter.domain)
     if filter.block is not None:
-        query = query.where(JobLayer.block == filter.block)
+        query = query.where(JobMatrix.block == filter.block)
     if filter.matrix is not None:
-        query = query.where(matches(JobLayer.matrix, filter.matrix))
-    return Listing(query, (number, JobLayer.block, JobLayer.matrix))
+        query = query.where(matches(JobMatrix.matrix, filter.matrix))
+    return Listing(query, (number, JobMatrix.block, JobMatrix.matrix))

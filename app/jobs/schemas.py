@@ -240,7 +240,7 @@ class StageRead(_Row):
     finished_at: datetime | None
 
 
-class LayerRead(_Row):
+class MatrixRead(_Row):
     """What happened to one matrix in one stage."""
 
     job: str = Field(description="Whose stage it is: this job's, or one's that it goes on from.")

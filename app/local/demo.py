@@ -101,12 +101,12 @@ class _Demo:
         if job["state"] != "succeeded":
             self.console.print(f"{job['state']}: {failure_text(job['failure'] or {})}")
             return OF_STATE[job["state"]]
-        layers = list(self.client.layers(job["id"], stage=len(datasets) - 1))
+        matrices = list(self.client.matrices(job["id"], stage=len(datasets) - 1))
         self._say("Perplexity of each domain")
         demo_show.show_evaluation(self.console, self.client.evaluation(job["id"]))
         self._say("Sparsity of each block")
-        demo_show.show_layers(self.console, layers)
-        return self._check(job["id"], layers)
+        demo_show.show_matrices(self.console, matrices)
+        return self._check(job["id"], matrices)
 
     def _say(self, text: str) -> None:
         self.console.print(f"\n{text}", style="bold")
@@ -152,7 +152,7 @@ class _Demo:
             "labels": {"origin": "demo"},
         }
 
-    def _check(self, job: str, layers: list[dict[str, Any]]) -> int:
+    def _check(self, job: str, matrices: list[dict[str, Any]]) -> int:
         """Download, hash, count, load, write; failed when anything disagrees."""
         folder = self.folder / job
         self._say("Download")
@@ -162,15 +162,15 @@ class _Demo:
         with self.console.status("loading the checkpoint"):
             answer = self._look_at(folder / "model")
         report = json.loads((folder / "report.json").read_text())
-        problems += _zero_differences(answer["zeros"], layers, "API")
-        problems += _zero_differences(answer["zeros"], report["layers"][-1], "report")
+        problems += _zero_differences(answer["zeros"], matrices, "API")
+        problems += _zero_differences(answer["zeros"], report["matrices"][-1], "report")
         self._say("Checks")
         for problem in problems:
             self.console.print(f"WRONG: {problem}")
         if problems:
             return Exit.failed
         self.console.print("every file hashed again: as the manifest says")
-        self.console.print(f"zeros counted in {len(layers)} matrices: as the API and report.json say")
+        self.console.print(f"zeros counted in {len(matrices)} matrices: as the API and report.json say")
         self.console.print("loads with AutoModelForCausalLM.from_pretrained, and writes:")
         demo_show.show_texts(self.console, PROMPTS, answer["dense"], answer["pruned"])
         return Exit.well

@@ -19,11 +19,11 @@ def show_evaluation(console: Console, evaluation: Json) -> None:
     console.print(f"BWT {bwt}, on log perplexity {log_bwt}; above zero means that earlier domains were forgotten")
 
 
-def show_layers(console: Console, layers: Sequence[Json]) -> None:
+def show_matrices(console: Console, matrices: Sequence[Json]) -> None:
     """Sparsity of every block after the last stage, two blocks a line."""
     blocks: dict[int, list[Json]] = defaultdict(list)
-    for layer in layers:
-        blocks[layer["block"]].append(layer)
+    for matrix in matrices:
+        blocks[matrix["block"]].append(matrix)
     rows = [_block_row(block, blocks[block]) for block in sorted(blocks)]
     half = (len(rows) + 1) // 2
     columns = (">block", ">sparsity", ">error", ">held out", ">mask changed")
@@ -31,26 +31,26 @@ def show_layers(console: Console, layers: Sequence[Json]) -> None:
     for left, right in zip(rows[:half], [*rows[half:], ("",) * len(columns)][:half], strict=True):
         found.add_row(*left, "", *right)
     console.print(found)
-    weights = sum(layer["weights"] for layer in layers)
-    zeros = sum(layer["zeros"] for layer in layers)
+    weights = sum(matrix["weights"] for matrix in matrices)
+    zeros = sum(matrix["zeros"] for matrix in matrices)
     console.print(f"{zeros:,} of {weights:,} prunable weights are zero: {percent(zeros / weights, 4)}")
 
 
-def _block_row(block: int, layers: Iterable[Json]) -> tuple[str, ...]:
-    layers = list(layers)
-    weights = sum(layer["weights"] for layer in layers)
-    zeros = sum(layer["zeros"] for layer in layers)
+def _block_row(block: int, matrices: Iterable[Json]) -> tuple[str, ...]:
+    matrices = list(matrices)
+    weights = sum(matrix["weights"] for matrix in matrices)
+    zeros = sum(matrix["zeros"] for matrix in matrices)
     return (
         str(block),
         percent(zeros / weights, 2),
-        number(_mean(layers, "relative_error"), 4),
-        number(_mean(layers, "held_out_error"), 4),
-        percent(_mean(layers, "mask_changed"), 1),
+        number(_mean(matrices, "relative_error"), 4),
+        number(_mean(matrices, "held_out_error"), 4),
+        percent(_mean(matrices, "mask_changed"), 1),
     )
 
 
-def _mean(layers: Iterable[Json], field: str) -> float | None:
-    known = [layer[field] for layer in layers if layer[field] is not None]
+def _mean(matrices: Iterable[Json], field: str) -> float | None:
+    known = [matrix[field] for matrix in matrices if matrix[field] is not None]
     return sum(known) / len(known) if known else None
 
 

@@ -22,7 +22,7 @@ class PlannedMatrix(BaseModel):
     settled: bool = Field(description="False: the job's allocation decides this rate on the calibration data.")
     pattern: str
     comparison_group: str = Field(
-        description="Its weights compete within a `row` or the whole `layer`, whatever was asked."
+        description="Its weights compete within a `row` or the whole `matrix`, whatever was asked."
     )
     solver: str
     overrides: list[str] = Field(description="Those that decide something here, as written.")

@@ -260,10 +260,10 @@ class JobBlock(Base):
     committed_at: Mapped[Created]
 
 
-class JobLayer(Base):
+class JobMatrix(Base):
     """What happened to one matrix in one stage."""
 
-    __tablename__ = "job_layers"
+    __tablename__ = "job_matrices"
 
     job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
     stage: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli import control, events, files, history, jobs, layers, lineage, local, plans, resources
+from secateur.cli import control, events, files, history, jobs, lineage, local, matrices, plans, resources
 from secateur.cli.context import Connection, errors
 from secateur.cli.exits import Exit
 from secateur.errors import ProblemError, SecateurError
@@ -39,7 +39,7 @@ plans.register(app)
 control.register(app)
 events.register(app)
 history.register(app)
-layers.register(app)
+matrices.register(app)
 files.register(app)
 resources.register(app)
 local.register(app)

@@ -50,7 +50,7 @@ class Scope(Choice):
     """Among which weights scores are compared."""
 
     row = "row"
-    layer = "layer"
+    matrix = "matrix"
 
 
 class Mask(Choice):
@@ -325,7 +325,7 @@ class Magnitude(Scoring):
     scores_inputs = False
 
     name: Literal[MethodName.magnitude]
-    comparison_group: ComparisonGroup = Scope.layer
+    comparison_group: ComparisonGroup = Scope.matrix
 
 
 class Wanda(Scoring):
@@ -374,7 +374,7 @@ class SparseGpt(Selecting):
     solves = True
 
     name: Literal[MethodName.sparsegpt]
-    comparison_group: ComparisonGroup = Scope.layer
+    comparison_group: ComparisonGroup = Scope.matrix
     sparsegpt: SparseGptSettings = SparseGptSettings()
 
     @property
@@ -389,7 +389,7 @@ class Alps(Selecting):
     solves = True
 
     name: Literal[MethodName.alps]
-    comparison_group: ComparisonGroup = Scope.layer
+    comparison_group: ComparisonGroup = Scope.matrix
     alps: AlpsSettings = AlpsSettings()
 
     @property
@@ -404,7 +404,7 @@ class Admm(Method):
 
     name: Literal[MethodName.admm]
     weight_update: Literal[WeightUpdate.admm] = Field(default=WeightUpdate.admm, description="Implied.")
-    comparison_group: ComparisonGroup = Scope.layer
+    comparison_group: ComparisonGroup = Scope.matrix
     admm: AdmmSettings = AdmmSettings()
 
     @property
@@ -421,7 +421,7 @@ class Auto(Method):
     chooses = True
 
     name: Literal[MethodName.auto]
-    comparison_group: ComparisonGroup = Scope.layer
+    comparison_group: ComparisonGroup = Scope.matrix
 
 
 AnyMethod = Annotated[Magnitude | Wanda | SparseGpt | Admm | Alps | Auto | Copal, Field(discriminator="name")]

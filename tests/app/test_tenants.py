@@ -21,7 +21,7 @@ def test_every_resource_of_another_project_is_404(
         "/attempts",
         "/stages",
         "/evaluation",
-        "/layers",
+        "/matrices",
         "/sensitivity",
         "/sensitivity/blocks",
         "/sensitivity.parquet",

@@ -47,13 +47,13 @@ def test_layers_prints_a_line_a_matrix(run: Run, scripted: ScriptedServer) -> No
     }
     record = {**PLACE, "matrix": "q_proj", **figures}
     scripted.script = [Reply.json({"data": [record], "next_cursor": None})] * 2
-    code, out, _ = run("layers", "job_1", "--domain", "law", "--lineage")
+    code, out, _ = run("matrices", "job_1", "--domain", "law", "--lineage")
     assert code == 0
     line = ["2", "law", "1", "q_proj", "50.0%", "admm", "0.0200", "–", "90.0%"]
     assert out.splitlines()[1].split() == line
     assert query(scripted) == {"domain": ["law"], "lineage": ["true"]}
-    assert urlsplit(scripted.requests[0].path).path == "/v1/jobs/job_1/layers"
-    assert json.loads(run("layers", "job_1", "--json")[1]) == [record]
+    assert urlsplit(scripted.requests[0].path).path == "/v1/jobs/job_1/matrices"
+    assert json.loads(run("matrices", "job_1", "--json")[1]) == [record]
 
 
 def test_blocks_have_a_view_of_their_own(run: Run, scripted: ScriptedServer) -> None:

@@ -69,7 +69,7 @@ CALLS: dict[str, Callable[[Client, Path], Any]] = {
     "list_attempts": lambda c, at: list(c.attempts("job_1")),
     "list_stages": lambda c, at: list(c.stages("job_1")),
     "get_evaluation": lambda c, at: c.evaluation("job_1"),
-    "list_layers": lambda c, at: list(c.layers("job_1", **FILTERS)),
+    "list_matrices": lambda c, at: list(c.matrices("job_1", **FILTERS)),
     "get_lineage": lambda c, at: c.lineage("job_1"),
     "list_sensitivities": lambda c, at: list(c.sensitivity("job_1", **HISTORY)),
     "list_block_sensitivities": lambda c, at: list(c.block_sensitivity("job_1", **HISTORY)),

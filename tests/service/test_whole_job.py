@@ -136,10 +136,10 @@ def test_counted_zeros_equal_the_report(finished: Finished) -> None:
         for shard in (folder / "model").glob("*.safetensors")
         for name, tensor in load_file(shard).items()
     }
-    layers = list(client.layers(job, stage=1))
-    assert len(layers) == BLOCKS * 7
-    assert all(counted[layer["matrix"]] == layer["zeros"] for layer in layers)
-    assert sum(layer["zeros"] for layer in layers) * 2 == sum(layer["weights"] for layer in layers)
+    records = list(client.matrices(job, stage=1))
+    assert len(records) == BLOCKS * 7
+    assert all(counted[record["matrix"]] == record["zeros"] for record in records)
+    assert sum(record["zeros"] for record in records) * 2 == sum(record["weights"] for record in records)
 
 
 def test_history_is_complete(finished: Finished) -> None:
@@ -209,7 +209,7 @@ READING = {
     f"watch {JOB}": r"state +succeeded",
     "ls": rf"{JOB} +succeeded +100% +copal +50% +mdl_",
     f"evaluation {JOB}": r"\(dense\) +[0-9.]+ +[0-9.]+\nfirst .*\nsecond +[0-9. ]+\nBWT -?[0-9.]+ ",
-    f"layers {JOB} --stage 1 --block 7": r"1 +second +7 +model\.layers\.7\.mlp\.down_proj\.weight +[0-9.]+% ",
+    f"matrices {JOB} --stage 1 --block 7": r"1 +second +7 +model\.layers\.7\.mlp\.down_proj\.weight +[0-9.]+% ",
     f"sensitivity {JOB} --domain first": r"0 +first +0 +model\.layers\.0\.self_attn\.q_proj\.weight +[0-9.e+-]+ ",
     f"sensitivity {JOB} --blocks --basis accumulated": r"1 +second +7 +7 +[0-9.e+-]+ +[0-9.]+%",
     f"compare {JOB} {JOB}": r"56 matrices: 56 with the same mask, 56 with the same weights\n$",

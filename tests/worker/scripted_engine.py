@@ -53,7 +53,7 @@ class Block:
     stage: int
     block: int
     files: list[tuple[str, str]]
-    layers: list[dict[str, Any]]
+    records: list[dict[str, Any]]
     sensitivity: list[dict[str, Any]]
 
 
@@ -163,7 +163,7 @@ def prune(
         files = [("weights", weights(stage, block)), ("state", state(stage, block))]
         if "scores" in how:
             files.append(("sensitivity", write_scores(stage, block, content)))
-        reporter.block(Block(stage, block, files, [layer(block)], [sensitivity(block)]))
+        reporter.block(Block(stage, block, files, [record(block)], [sensitivity(block)]))
 
 
 def carried(stage: int, block: int, request: dict[str, Any]) -> bytes:
@@ -201,7 +201,7 @@ def write_scores(stage: int, block: int, content: bytes) -> str:
     return str(path)
 
 
-def layer(block: int) -> dict[str, Any]:
+def record(block: int) -> dict[str, Any]:
     counts = {"rows": 2, "columns": 2, "weights": 4, "zeros": 2, "sparsity": 0.5, "target": 0.5}
     more = {
         "pattern": "unstructured",

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.outbox import Queue, ring
 from app.settings import Settings
 from app.storage import ObjectStore
-from app.tables.jobs import JobEvaluation, JobLayer, JobLease
+from app.tables.jobs import JobEvaluation, JobLease, JobMatrix
 from app.tables.models import Model
 from app.tables.sensitivity import TABLES
 from app.tables.states import State
@@ -119,7 +119,7 @@ def test_a_worker_killed_in_the_middle(
     assert one.result == other.result
     assert attempts(session, disturbed.id) == ["worker_lost", "succeeded"]
     assert one.lost_attempts == 0
-    assert session.query(JobLayer).filter_by(job_id=one.id).count() == 2 * 7 * BLOCKS
+    assert session.query(JobMatrix).filter_by(job_id=one.id).count() == 2 * 7 * BLOCKS
     for table in TABLES.values():
         assert session.query(table).filter_by(job_id=one.id).count() == 2 * 7 * BLOCKS
     assert session.query(JobEvaluation).filter_by(job_id=one.id).count() == 3 * 2

@@ -181,7 +181,7 @@ class EngineMessages:
             block=number,
             engine_format=int(self._hello["engine_format"]),
             files=[self._store(file, stage) for file in message["files"]],
-            layers=message["layers"],
+            records=message["records"],
             sensitivity=message["sensitivity"],
         )
         self._commit(lambda session: commits.write_block(session, self._lease, block))

@@ -84,7 +84,7 @@ class BlockResult:
     files: list[tuple[str, str]]
     # (role, path relative to the workspace). A resumed job needs the last stage's `weights` and `state`; what is
     # of the role `sensitivity` is for the artifact, under the same path, and the engine never looks at it again.
-    layers: list[MatrixRecord]
+    records: list[MatrixRecord]
     sensitivity: list[SensitivitySummary]  # of every matrix one on each basis
 
 

@@ -245,7 +245,7 @@ def _selection(context: StageContext, matrix: PrunableWeight, original: Tensor, 
     if outputs is None:
         return Selection(target.pattern, method.comparison_group, target.zeros or 0, allowed=allowed)
     rows = output_weights(outputs.to(original.device), squared=method.squared_scores)
-    return Selection(target.pattern, Scope.layer, target.zeros or 0, rows, allowed)
+    return Selection(target.pattern, Scope.matrix, target.zeros or 0, rows, allowed)
 
 
 def _cast(context: StageContext, matrix: PrunableWeight, solution: Solution) -> Tensor:

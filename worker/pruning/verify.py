@@ -167,7 +167,7 @@ def _expectations(report: dict[str, Any]) -> tuple[dict[str, Expected], dict[str
                 int(record["zeros"]),
                 {kind: str(record[kind]) for kind in FINGERPRINTS},
             )
-            for record in report["layers"][-1]
+            for record in report["matrices"][-1]
         }
         summary = {key: report["summary"][key] for key in TOTALS}
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:

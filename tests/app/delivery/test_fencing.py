@@ -32,7 +32,7 @@ from worker.attempt.interrupts import Interrupts, transact
 from worker.attempt.uploads import Uploads
 
 EVALUATION = {"row": 0, "domain": "d0", "perplexity": 1.0, "loss": 0.0, "windows": 1, "tokens": 1}
-LAYER = {
+RECORD = {
     "matrix": "m", "rows": 1, "columns": 1, "weights": 1, "zeros": 1, "sparsity": 1.0, "target": 0.5,
     "pattern": "unstructured", "relative_error": None, "seconds": 0.0, "solver": "s", "notes": {},
     "held_out_error": None,
@@ -40,7 +40,7 @@ LAYER = {
     "domain_errors": {"d0": 0.1}, "mask_sha256": "0" * 64, "weights_sha256": "0" * 64,
 }  # fmt: skip
 SUMMARY = {"matrix": "m", "mean": 1.0, "total": 1.0, "quantiles": {}, "histogram": {}}
-BLOCK = commits.Block(0, "d0", 0, 1, [{"key": "k"}], [LAYER], [SUMMARY])
+BLOCK = commits.Block(0, "d0", 0, 1, [{"key": "k"}], [RECORD], [SUMMARY])
 MANIFEST = make_manifest([StoredFile("a", "0" * 64, 1, "k")], {})
 
 GUARDED: dict[str, Callable[[Session, Lease], object]] = {

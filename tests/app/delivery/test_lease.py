@@ -24,7 +24,7 @@ from tests.app.lineage.lineages import evaluate
 from tests.jobs import make_jobs
 
 BUDGETS = {"max_attempts": 3, "max_memory_attempts": 2, "max_preemptions": 4}
-BLOCK = commits.Block(stage=0, domain="d0", block=0, engine_format=1, files=[], layers=[], sensitivity=[])
+BLOCK = commits.Block(stage=0, domain="d0", block=0, engine_format=1, files=[], records=[], sensitivity=[])
 
 
 def take() -> Lease:

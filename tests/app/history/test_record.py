@@ -4,8 +4,8 @@ from dataclasses import fields
 
 from app.delivery.commits import _LAYER as WRITTEN
 from app.history.parquet import SCHEMA
-from app.jobs.schemas import LayerRead
-from app.tables.jobs import JobLayer
+from app.jobs.schemas import MatrixRead
+from app.tables.jobs import JobMatrix
 from worker.pruning.events import MatrixRecord
 
 FIGURES = {field.name for field in fields(MatrixRecord)}
@@ -17,11 +17,11 @@ def test_every_figure_is_written() -> None:
 
 
 def test_every_figure_has_a_column() -> None:
-    assert set(JobLayer.__table__.columns.keys()) - {"job_id", "stage", "block"} == FIGURES
+    assert set(JobMatrix.__table__.columns.keys()) - {"job_id", "stage", "block"} == FIGURES
 
 
 def test_every_figure_is_answered() -> None:
-    assert LayerRead.model_fields.keys() - PLACE == FIGURES
+    assert MatrixRead.model_fields.keys() - PLACE == FIGURES
 
 
 def test_every_figure_is_exported() -> None:

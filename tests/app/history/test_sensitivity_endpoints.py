@@ -11,7 +11,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.history import export
-from app.tables.jobs import Job, JobLayer, JobStage
+from app.tables.jobs import Job, JobMatrix, JobStage
 from app.tables.sensitivity import Basis
 from tests.app.conftest import Inputs
 from tests.histories import QUANTILES, fill, matrix_of
@@ -125,7 +125,7 @@ def test_pages_join_to_the_whole(api: httpx.Client, filled: str, part: str, coun
     ("query", "count"),
     [
         ({"matrix": "*.q_proj.*"}, 6),
-        ({"matrix": "model.layers.?.q_proj.weight", "stage": 1}, 3),
+        ({"matrix": "model.matrices.?.q_proj.weight", "stage": 1}, 3),
         ({"matrix": matrix_of(1, "q_proj")}, 2),
         ({"domain": "code", "block": 0}, 2),
         ({"domain": "none"}, 0),
@@ -139,7 +139,7 @@ def test_filters_narrow_every_form_of_the_history(
     assert len(found) == count
     exported = table_of(api.get(f"/v1/jobs/{filled}/sensitivity.parquet", params=query))
     assert [(row["stage"], row["matrix"]) for row in exported] == [(row["stage"], row["matrix"]) for row in found]
-    records = rows(api, f"/v1/jobs/{filled}/layers", **query)
+    records = rows(api, f"/v1/jobs/{filled}/matrices", **query)
     assert [(row["stage"], row["matrix"]) for row in records] == [(row["stage"], row["matrix"]) for row in found]
 
 
@@ -159,19 +159,19 @@ def test_the_file_says_what_the_json_says(api: httpx.Client, filled: str, monkey
     assert file.schema_arrow.metadata[b"secateur.job"] == filled.encode()
     found = table_of(response)
     summaries = rows(api, f"/v1/jobs/{filled}/sensitivity", limit=1000)
-    layers = rows(api, f"/v1/jobs/{filled}/layers", limit=1000)
-    assert len(found) == len(summaries) == len(layers) == 12
-    for row, summary, layer in zip(found, summaries, layers, strict=True):
+    matrices = rows(api, f"/v1/jobs/{filled}/matrices", limit=1000)
+    assert len(found) == len(summaries) == len(matrices) == 12
+    for row, summary, record in zip(found, summaries, matrices, strict=True):
         for name in ("job", "stage", "lineage_stage", "domain", "block", "matrix", "basis"):
             assert row[name] == summary[name]
         for name in ("mean", "total", "share"):
             assert row[f"sensitivity_{name}"] == summary[name]
         assert {name: row[f"sensitivity_q{name}"] for name in QUANTILES} == summary["quantiles"]
         assert {name: row[f"histogram_{name}"] for name in ("scale", "edges", "counts")} == summary["histogram"]
-        plain = set(layer) - {"notes", "domain_errors"}
-        assert {name: row[name] for name in plain} == {name: layer[name] for name in plain}
-        assert json.loads(row["notes"]) == layer["notes"]
-        assert dict(row["domain_errors"]) == layer["domain_errors"]
+        plain = set(record) - {"notes", "domain_errors"}
+        assert {name: row[name] for name in plain} == {name: record[name] for name in plain}
+        assert json.loads(row["notes"]) == record["notes"]
+        assert dict(row["domain_errors"]) == record["domain_errors"]
 
 
 def test_a_job_without_history_has_an_empty_file(api: httpx.Client, job: str) -> None:
@@ -181,7 +181,7 @@ def test_a_job_without_history_has_an_empty_file(api: httpx.Client, job: str) ->
 
 
 def test_a_matrix_without_a_record_is_there_all_the_same(api: httpx.Client, session: Session, filled: str) -> None:
-    session.query(JobLayer).filter_by(job_id=filled, stage=0, matrix=matrix_of(0, "q_proj")).delete()
+    session.query(JobMatrix).filter_by(job_id=filled, stage=0, matrix=matrix_of(0, "q_proj")).delete()
     session.commit()
     found = table_of(api.get(f"/v1/jobs/{filled}/sensitivity.parquet", params={"stage": 0, "block": 0}))
     assert [row["rows"] for row in found] == [2, None]
@@ -260,7 +260,7 @@ def test_a_lineages_history_begins_with_its_first_job(api: httpx.Client, filled:
 
 
 def test_a_lineages_records_begin_with_its_first_job(api: httpx.Client, filled: str, child: str) -> None:
-    url = f"/v1/jobs/{child}/layers"
+    url = f"/v1/jobs/{child}/matrices"
     whole = every_page(api, url, 5, lineage=True)
     summaries = rows(api, f"/v1/jobs/{child}/sensitivity", lineage=True)
     for name in ("job", "stage", "lineage_stage", "domain", "block", "matrix"):
@@ -269,7 +269,7 @@ def test_a_lineages_records_begin_with_its_first_job(api: httpx.Client, filled: 
     assert whole[12:] == own == rows(api, url, lineage=True, stage=2) == rows(api, url, stage=0)
     assert rows(api, url, stage=2) == []
     assert rows(api, url, lineage=True, domain="code", block=1) == whole[8:10]
-    assert {row["job"] for row in rows(api, f"/v1/jobs/{filled}/layers", lineage=True)} == {filled}
+    assert {row["job"] for row in rows(api, f"/v1/jobs/{filled}/matrices", lineage=True)} == {filled}
 
 
 def test_a_parents_history_does_not_know_its_children(api: httpx.Client, filled: str, child: str) -> None:

@@ -14,8 +14,8 @@ from app.tables.jobs import (
     JobAttempt,
     JobBlock,
     JobEvaluation,
-    JobLayer,
     JobLog,
+    JobMatrix,
     JobProgress,
     JobStage,
 )
@@ -73,7 +73,7 @@ def test_pages_stay_put_while_jobs_are_added(api: httpx.Client, inputs: Inputs) 
     second = api.get("/v1/jobs", params={"limit": 2, "cursor": first["next_cursor"]}).json()
     assert [row["id"] for row in first["data"] + second["data"]] == made[::-1]
     assert second["next_cursor"] is None
-    foreign = api.get(f"/v1/jobs/{made[0]}/layers", params={"cursor": first["next_cursor"]})
+    foreign = api.get(f"/v1/jobs/{made[0]}/matrices", params={"cursor": first["next_cursor"]})
     assert foreign.status_code == 422
 
 
@@ -196,7 +196,7 @@ def fill(session: Session, job: str) -> None:
     for index, matrix in enumerate(MATRICES):
         place = {"job_id": job, "stage": 0, "block": index // 2, "matrix": matrix}
         session.add(
-            JobLayer(
+            JobMatrix(
                 **place, rows=2, columns=2, weights=4, zeros=2, sparsity=0.5, target=0.5, pattern="unstructured",
                 relative_error=0.1, held_out_error=0.2, seconds=0.5, solver="admm", notes={}, mask_changed=0.125,
                 mask_overlap=0.75, revived=0.0, newly_pruned=0.125, domain_errors={"law": 0.1, "code": None},
@@ -230,12 +230,12 @@ def test_history_is_there_while_the_job_runs(api: httpx.Client, job: str, sessio
     ]
     assert [row["held_out_error"] for row in stages] == [0.2, None]
     assert [row["mask_overlap"] for row in stages] == [0.875, None]
-    layers = api.get(f"{url}/layers").json()["data"]
-    assert {row["held_out_error"] for row in layers} == {0.2}
+    records = api.get(f"{url}/matrices").json()["data"]
+    assert {row["held_out_error"] for row in records} == {0.2}
     figures = ("mask_changed", "mask_overlap", "revived", "newly_pruned")
-    assert {tuple(row[name] for name in figures) for row in layers} == {(0.125, 0.75, 0.0, 0.125)}
-    assert layers[0]["domain_errors"] == {"law": 0.1, "code": None}
-    assert (layers[0]["mask_sha256"], layers[0]["weights_sha256"]) == ("a" * 64, "b" * 64)
+    assert {tuple(row[name] for name in figures) for row in records} == {(0.125, 0.75, 0.0, 0.125)}
+    assert records[0]["domain_errors"] == {"law": 0.1, "code": None}
+    assert (records[0]["mask_sha256"], records[0]["weights_sha256"]) == ("a" * 64, "b" * 64)
     evaluation = api.get(f"{url}/evaluation").json()
     assert (evaluation["object"], evaluation["job"], evaluation["domains"]) == ("evaluation", job, ["law"])
     assert [row["perplexity"] for row in evaluation["rows"]] == [{"law": 10.0}, {"law": 11.0}]
@@ -244,7 +244,7 @@ def test_history_is_there_while_the_job_runs(api: httpx.Client, job: str, sessio
 
 def test_records_and_sensitivities_are_filtered_and_paged(api: httpx.Client, job: str, session: Session) -> None:
     fill(session, job)
-    for kind in ("layers", "sensitivity"):
+    for kind in ("matrices", "sensitivity"):
         url = f"/v1/jobs/{job}/{kind}"
         page = api.get(url, params={"limit": 3}).json()
         rest = api.get(url, params={"limit": 3, "cursor": page["next_cursor"]}).json()

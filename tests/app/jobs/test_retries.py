@@ -44,7 +44,7 @@ def test_everything_that_was_computed_is_there(api: httpx.Client, failed: str, s
     assert (new["retry_of"], new["state"], new["attempts"]) == (failed, "queued", 0)
     assert (new["runtime_seconds"], new["losses"]["lost_attempts"]) == (0.0, 0)
     assert all(new[name] == old[name] for name in ("spec", "spec_digest", "labels", "priority", "limits"))
-    for part in ("stages", "layers", "sensitivity", "sensitivity?basis=accumulated"):
+    for part in ("stages", "matrices", "sensitivity", "sensitivity?basis=accumulated"):
         data = (api.get(f"/v1/jobs/{id}/{part}").json()["data"] for id in (new["id"], failed))
         mine, theirs = ([row | {"job": ""} for row in rows] for rows in data)
         assert mine == theirs
@@ -87,7 +87,7 @@ def test_a_job_is_retried_once(api: httpx.Client, failed: str, session: Session)
     third = retry(api, new)
     assert third["retry_of"] == new
     assert session.get_one(Job, third["id"]).root == failed
-    assert len(api.get(f"/v1/jobs/{third['id']}/layers").json()["data"]) == 4
+    assert len(api.get(f"/v1/jobs/{third['id']}/matrices").json()["data"]) == 4
 
 
 def test_a_job_that_computed_nothing_starts_anew(api: httpx.Client, job: str, session: Session) -> None:

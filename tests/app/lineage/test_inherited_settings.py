@@ -32,7 +32,7 @@ def solved(api: httpx.Client, inputs: Inputs, session: Session) -> str:
     [
         {"objective": "least_forgetting"},
         {"name": "copal", "objective": "least_forgetting"},
-        {"comparison_group": "layer"},
+        {"comparison_group": "matrix"},
         {"mask": "selected"},
         {"recency": 0.5},
         {"recency": None, "name": None, "mode": None},
@@ -68,7 +68,7 @@ def test_a_part_of_a_solvers_settings_leaves_the_rest(
 
 def test_another_method_begins_with_its_own_defaults(api: httpx.Client, solved: str, inputs: Inputs) -> None:
     mine = continued(api, solved, inputs.first, method={"name": "admm"})["spec"]["method"]
-    assert (mine["admm"]["damping"], mine["comparison_group"], mine["mode"]) == (0.1, "layer", "accumulated")
+    assert (mine["admm"]["damping"], mine["comparison_group"], mine["mode"]) == (0.1, "matrix", "accumulated")
 
 
 def test_what_is_given_ends_what_it_contradicts(

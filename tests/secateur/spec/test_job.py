@@ -22,7 +22,7 @@ METHODS: list[dict[str, Any]] = [
         "name": "copal",
         "reading": "token",
         "perturbation": "relative",
-        "comparison_group": "layer",
+        "comparison_group": "matrix",
         "mode": "restart",
     },
     {"name": "admm", "mode": "sequential", "admm": {"iterations": 30, "schedule": "gradual", "polish_steps": 0}},

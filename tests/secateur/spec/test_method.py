@@ -160,7 +160,7 @@ def test_only_other_readings_than_copals_own_need_importances() -> None:
 
 def test_a_method_under_another_name_keeps_the_settings_but_not_the_comparison() -> None:
     def method(**fields: Any) -> Method:
-        return read_method({"name": "copal", "mode": "restart", "comparison_group": "layer", **fields})
+        return read_method({"name": "copal", "mode": "restart", "comparison_group": "matrix", **fields})
 
     assert method().named(None) == method().named(MethodName.copal) == method()
     named = method().named(MethodName.wanda)
@@ -181,7 +181,7 @@ def test_a_method_under_another_name_keeps_the_settings_but_not_the_comparison()
     # What auto chooses solves for the weights itself.
     assert updating.named(MethodName.auto).solver == "auto"
     auto = make_method("auto")
-    assert (auto.comparison_group, auto.updates_weights) == (Scope.layer, True)
+    assert (auto.comparison_group, auto.updates_weights) == (Scope.matrix, True)
     assert auto.named(MethodName.wanda).solver == "wanda"
     # ADMM's own update is no wish for one after a plain selection.
     solving = read_method({"name": "admm", "admm": {"iterations": 30}})

@@ -56,7 +56,7 @@ def test_defaults() -> None:
     admm = read(method={"name": "admm"}).method
     assert admm.name == "admm"
     assert admm.weight_update is WeightUpdate.admm
-    assert admm.comparison_group is Scope.layer
+    assert admm.comparison_group is Scope.matrix
     assert admm.admm == AdmmSettings(
         iterations=20, mask_steps=15, schedule=Schedule.immediate, damping=0.1, rho=1.0, polish_steps=10
     )

@@ -27,8 +27,8 @@ from app.tables.jobs import (
     JobBlock,
     JobEvaluation,
     JobEvent,
-    JobLayer,
     JobLease,
+    JobMatrix,
     JobStage,
 )
 from app.tables.sensitivity import JobDomainSensitivity, JobSensitivity
@@ -76,7 +76,7 @@ def test_a_job_runs_to_its_end(
     ]
     assert all(store.head(file["key"]) == file["bytes"] for file in row.manifest["files"])
     assert [stage.state for stage in session.query(JobStage)] == ["done", "done"]
-    assert session.query(JobLayer).count() == ALL_BLOCKS
+    assert session.query(JobMatrix).count() == ALL_BLOCKS
     # The script says nothing of a basis, like the engines before there were two.
     assert session.query(JobSensitivity).count() == ALL_BLOCKS
     assert session.query(JobDomainSensitivity).count() == 0

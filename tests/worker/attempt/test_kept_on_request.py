@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.settings import Settings
 from app.storage import ObjectStore
-from app.tables.jobs import JobLayer, JobStage
+from app.tables.jobs import JobMatrix, JobStage
 from app.tables.sensitivity import JobDomainSensitivity, JobSensitivity
 from tests import tiny
 from tests.worker.harness import Watch, make_tiny_jobs
@@ -68,15 +68,15 @@ def test_records_have_what_becomes_of_masks_and_of_earlier_domains(
     jobs = make_tiny_jobs(session, store, tiny.make_tiny_llama(tmp_path / "tiny"))
     watch = Watch(session, jobs.make(output={"keep_domain_statistics": True}))
     assert run_jobs(settings, "here") == 1
-    layers = session.query(JobLayer).filter_by(job_id=watch.id)
-    for layer in layers.filter_by(stage=0):
-        assert set(layer.domain_errors or ()) == {"d0"}
-        assert layer.mask_overlap is layer.revived is layer.newly_pruned is None
-    for layer in layers.filter_by(stage=1):
-        assert set(layer.domain_errors or ()) == {"d0", "d1"}
-        assert layer.mask_overlap is not None
-        assert 0 < layer.mask_overlap <= 1
-        assert layer.mask_changed == pytest.approx((layer.revived or 0) + (layer.newly_pruned or 0))
+    records = session.query(JobMatrix).filter_by(job_id=watch.id)
+    for record in records.filter_by(stage=0):
+        assert set(record.domain_errors or ()) == {"d0"}
+        assert record.mask_overlap is record.revived is record.newly_pruned is None
+    for record in records.filter_by(stage=1):
+        assert set(record.domain_errors or ()) == {"d0", "d1"}
+        assert record.mask_overlap is not None
+        assert 0 < record.mask_overlap <= 1
+        assert record.mask_changed == pytest.approx((record.revived or 0) + (record.newly_pruned or 0))
     overlaps = [
         row.mask_overlap for row in session.query(JobStage).filter_by(job_id=watch.id).order_by(JobStage.stage)
     ]

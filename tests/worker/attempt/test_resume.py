@@ -11,7 +11,7 @@ from app.dispatch.housekeeping import reap_jobs
 from app.jobs import control, retries
 from app.settings import Settings
 from app.storage import ObjectStore
-from app.tables.jobs import Job, JobBlock, JobEvent, JobLayer
+from app.tables.jobs import Job, JobBlock, JobEvent, JobMatrix
 from app.tables.states import State
 from tests import tiny
 from tests.jobs import JobMaker
@@ -77,8 +77,8 @@ def test_another_worker_goes_on_to_the_same_bytes(
     assert followed.blocks() == 2 * BLOCKS
     again = session.query(JobBlock).filter_by(job_id=followed.id, attempt=followed.row.attempts).count()
     assert again == 2 * BLOCKS - before, "no block was solved twice"
-    layers = [session.query(JobLayer).filter_by(job_id=each.id).count() for each in (followed, reference)]
-    assert layers[0] == layers[1] > 0
+    records = [session.query(JobMatrix).filter_by(job_id=each.id).count() for each in (followed, reference)]
+    assert records[0] == records[1] > 0
 
 
 def test_a_retry_from_another_format_starts_anew_and_says_so(

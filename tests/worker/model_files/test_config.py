@@ -71,7 +71,7 @@ def test_layers_are_counted_where_each_of_them_is_named(tmp_path: Path) -> None:
     ("changes", "expected"),
     [
         ({"auto_map": {"AutoModel": "modeling.Evil"}}, "auto_map"),
-        ({"text_config": {"layers": [{"auto_map": {"AutoModel": "x"}}]}}, "auto_map"),
+        ({"text_config": {"matrices": [{"auto_map": {"AutoModel": "x"}}]}}, "auto_map"),
         ({"trust_remote_code": True}, "trust_remote_code"),
         ({"_attn_implementation_internal": "evil/kernel"}, "dangerous_config"),
         ({"_experts_implementation_internal": "evil/kernel"}, "dangerous_config"),

@@ -144,7 +144,7 @@ def test_earlier_domains_are_evaluated_again_and_bwt_is_the_lineages(request_for
     assert second.output.summary["bwt"] == pytest.approx(expected)
     assert [stage["domain"] for stage in report["stages"]] == ["c"]
     assert [stage.stage for stage in second.recorder.stages] == [0]
-    assert len(report["layers"]) == 1
+    assert len(report["matrices"]) == 1
     assert first.report()["lineage"] == {"first_stage": 0, "domains": ["a", "b"]}
 
 
@@ -160,6 +160,8 @@ def test_an_earlier_domain_without_a_text_has_no_column(request_for: Request, te
 def test_the_first_own_stage_is_compared_with_the_masks_gone_on_from(request_for: Request) -> None:
     (whole,) = chain(request_for, "abc", name="whole")
     last = chain(request_for, "ab", "c")[-1]
-    changed = [record.mask_changed for block in last.recorder.blocks for record in block.layers]
-    assert changed == [r.mask_changed for block in whole.recorder.blocks if block.stage == 2 for r in block.layers]
+    changed = [record.mask_changed for block in last.recorder.blocks for record in block.records]
+    assert changed == [
+        r.mask_changed for block in whole.recorder.blocks if block.stage == 2 for r in block.records
+    ]
     assert any(changed)

@@ -137,7 +137,7 @@ def test_block_with_nothing_to_prune_is_passed_once(request_for: Request, monkey
     # Five windows and one held out: through block 0 as written; then one window to find the groups of block 1, and
     # all for its statistics.
     assert passes == [(0, 5), (0, 1), (1, 1), (1, 5), (1, 1)]
-    assert recorder.blocks[0].layers == []
+    assert recorder.blocks[0].records == []
 
 
 def test_texts_of_the_same_windows_are_evaluated_once(

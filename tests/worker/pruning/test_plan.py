@@ -220,7 +220,7 @@ def test_a_gpu_that_is_not_there_is_refused_by_whoever_would_use_it(
     assert planned(request | {"device": "auto"})["weights"]
 
 
-@pytest.mark.parametrize(("allocation", "scope"), [("uniform", "row"), ("owl", "row"), ("error", "layer")])
+@pytest.mark.parametrize(("allocation", "scope"), [("uniform", "row"), ("owl", "row"), ("error", "matrix")])
 def test_the_comparison_group_is_the_one_that_counts(request_for: Request, allocation: str, scope: str) -> None:
     request = request_for(sparsity={"target": 0.5, "allocation": allocation})
     assert {entry["comparison_group"] for entry in planned(request)["matched"]} == {scope}

@@ -72,7 +72,7 @@ def test_report_has_no_path_and_no_clock(request_for: Request, tmp_path: Path) -
     assert "seconds" not in text
     report = json.loads(text)
     assert [row["after"] for row in report["evaluation"]["rows"]] == [None, "a", "b"]
-    assert len(report["layers"]) == 2
+    assert len(report["matrices"]) == 2
     assert report["summary"]["sparsity"] == pytest.approx(0.5, abs=1e-5)
 
 
@@ -92,9 +92,9 @@ def test_sequential_pruning_stands_still(request_for: Request, method: dict[str,
     stages = [weights(request, stage) for stage in range(3)]
     for later in stages[1:]:
         assert all(torch.equal(first, later[key]) for key, first in stages[0].items())
-    changed = {layer.mask_changed for b in recorder.blocks if b.stage for layer in b.layers}
+    changed = {record.mask_changed for b in recorder.blocks if b.stage for record in b.records}
     assert changed == {0.0}
-    assert len({layer.mask_sha256 for b in recorder.blocks for layer in b.layers}) == 14
+    assert len({record.mask_sha256 for b in recorder.blocks for record in b.records}) == 14
 
 
 @pytest.mark.parametrize("name", ["magnitude", "wanda", "copal", "sparsegpt", "admm", "alps", "auto"])
@@ -117,10 +117,10 @@ def test_restart_forgets_the_first_domain(request_for: Request) -> None:
 def test_accumulated_statistics_change_the_mask(request_for: Request) -> None:
     recorder = Recorder()
     prune(request_for(domains="ab", method={"name": "wanda"}), recorder)
-    changed = [layer.mask_changed for b in recorder.blocks if b.stage == 1 for layer in b.layers]
+    changed = [record.mask_changed for b in recorder.blocks if b.stage == 1 for record in b.records]
     assert all(share is not None and 0 <= share < 0.5 for share in changed)
     assert any(share for share in changed)
-    assert all(layer.mask_changed is None for b in recorder.blocks if b.stage == 0 for layer in b.layers)
+    assert all(record.mask_changed is None for b in recorder.blocks if b.stage == 0 for record in b.records)
 
 
 def test_one_domain_of_copal_is_wanda(request_for: Request) -> None:
@@ -144,9 +144,9 @@ def test_solvers_run_over_domains_in_every_mode(request_for: Request, method: di
     output = prune(request, recorder)
     assert output.summary["zeros"] * 2 == output.summary["weights"]
     update = "+admm" if "weight_update" in method else ""
-    assert {layer.solver for b in recorder.blocks for layer in b.layers} == {method["name"] + update}
+    assert {record.solver for b in recorder.blocks for record in b.records} == {method["name"] + update}
     described = json.loads((Path(request["workspace"]) / "report.json").read_text())["method"]
-    assert described["comparison_group"] == method.get("comparison_group", "layer")
+    assert described["comparison_group"] == method.get("comparison_group", "matrix")
     assert described[method["name"]]["damping"] == 0.01
     if mode == "accumulated":
         first, second = weights(request, 0), weights(request, 1)
@@ -166,11 +166,11 @@ def test_events_are_complete_and_in_order(request_for: Request) -> None:
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
     assert recorder.checks > 50
     for block in recorder.blocks:
-        assert (len(block.layers), len(block.sensitivity)) == (7, 2 * 7)
+        assert (len(block.records), len(block.sensitivity)) == (7, 2 * 7)
         for role, path in block.files:
             assert role in ("weights", "state")
             assert (Path(request["workspace"]) / path).is_file()
-        assert all(0 < (layer.relative_error or 0) < 1 for layer in block.layers)
+        assert all(0 < (record.relative_error or 0) < 1 for record in block.records)
     paths = {file.path for file in output.files}
     assert {"model/config.json", "model/tokenizer.json", "state/block-0001.safetensors", "report.json"} <= paths
     assert "model/LICENSE.txt" in paths
@@ -207,20 +207,20 @@ def test_each_matrix_is_pruned_by_the_pattern_and_method_of_its_override(request
     dense = load_file(Path(request["model"]) / "model.safetensors")
     for stage in (0, 1):
         written = weights(request, stage)
-        for layer in (layer for block in recorder.blocks if block.stage == stage for layer in block.layers):
-            tensor = written[layer.matrix]
+        for record in (record for block in recorder.blocks if block.stage == stage for record in block.records):
+            tensor = written[record.matrix]
             kept = tensor[tensor != 0]
-            if "mlp" not in layer.matrix:
-                assert (layer.pattern, layer.solver, layer.notes) == ("unstructured", "wanda", {})
-                assert torch.equal(kept, dense[layer.matrix][tensor != 0])
+            if "mlp" not in record.matrix:
+                assert (record.pattern, record.solver, record.notes) == ("unstructured", "wanda", {})
+                assert torch.equal(kept, dense[record.matrix][tensor != 0])
                 continue
             assert int((tensor.reshape(tensor.shape[0], -1, 4) != 0).sum(dim=2).max()) == 2
-            assert layer.pattern == "2:4"
-            chosen = "layers.0.mlp.up_proj" in layer.matrix
-            assert layer.solver == ("magnitude" if chosen else "admm")
-            assert layer.notes["overrides"] == [*(["*.mlp.*"]), *([overrides[1]["regex"]] if chosen else [])]
+            assert record.pattern == "2:4"
+            chosen = "layers.0.mlp.up_proj" in record.matrix
+            assert record.solver == ("magnitude" if chosen else "admm")
+            assert record.notes["overrides"] == [*(["*.mlp.*"]), *([overrides[1]["regex"]] if chosen else [])]
             # Only ADMM moves the weights that it keeps.
-            assert torch.equal(kept, dense[layer.matrix][tensor != 0]) is chosen
+            assert torch.equal(kept, dense[record.matrix][tensor != 0]) is chosen
 
 
 def test_a_method_of_an_override_gives_what_the_job_would_give_with_it(request_for: Request) -> None:

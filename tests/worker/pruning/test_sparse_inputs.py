@@ -42,7 +42,7 @@ def thinned(family: str, folder: Path, pattern: str | None = "2:4", *, only: str
         if is_matrix(name, tensor) and only in name:
             weight = oriented(name, tensor)
             zeros = round(0.7 * weight.numel())
-            selection = Selection(Pattern.parse(pattern or "unstructured"), Scope.layer, 0 if pattern else zeros)
+            selection = Selection(Pattern.parse(pattern or "unstructured"), Scope.matrix, 0 if pattern else zeros)
             tensors[name] = oriented(name, weight * selection.mask(weight.abs())).contiguous()
     save_file(tensors, path, {"format": "pt"})
     return folder

@@ -98,11 +98,11 @@ def test_what_is_not_a_number_is_found(pruned: Path) -> None:
 
 def test_another_shape_or_matrix_than_reported_is_found(pruned: Path) -> None:
     report = report_of(pruned)
-    report["layers"][-1][0] |= {"matrix": "model.layers.7.nowhere.weight"}
-    report["layers"][-1][1] |= {"rows": 3}
+    report["matrices"][-1][0] |= {"matrix": "model.layers.7.nowhere.weight"}
+    report["matrices"][-1][1] |= {"rows": 3}
     found = {(each.matrix, each.what) for each in verify_report(pruned / "model", report).differences}
     assert ("model.layers.7.nowhere.weight", "tensor") in found
-    assert (report["layers"][-1][1]["matrix"], "shape (out, in)") in found
+    assert (report["matrices"][-1][1]["matrix"], "shape (out, in)") in found
 
 
 def test_the_target_is_met_to_the_weight(request_for: Request) -> None:
@@ -122,7 +122,7 @@ def test_transposed_matrices_are_checked_along_their_inputs(tmp_path: Path, requ
     report = json.loads((Path(request["workspace"]) / "report.json").read_text())
     assert verify_report(folder, report).differences == ()
     assert verify_pattern(folder, Pattern(2, 4), 0.5).differences == ()
-    name = report["layers"][-1][0]["matrix"]
+    name = report["matrices"][-1][0]["matrix"]
     stored = next(t[name] for p in sorted(folder.glob("*.safetensors")) if name in (t := load_file(p)))
     assert int((stored.reshape(len(stored), -1, 4) != 0).sum(dim=2).max()) > 2
 
@@ -135,10 +135,10 @@ def test_a_dense_model_does_not_pass(tiny_llama: Path) -> None:
 def test_what_cannot_be_checked_says_so(pruned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
     assert "cannot be checked" in capsys.readouterr().err
-    (pruned / "report.json").write_text('{"layers": []}')
+    (pruned / "report.json").write_text('{"matrices": []}')
     assert main([str(pruned)]) == 2
     with pytest.raises(UserError, match="not the report"):
-        verify_report(pruned / "model", {"layers": [[{"matrix": "a"}]], "summary": {}})
+        verify_report(pruned / "model", {"matrices": [[{"matrix": "a"}]], "summary": {}})
 
 
 def test_the_report_is_looked_for_in_the_folder_and_beside_it(pruned: Path, tmp_path: Path) -> None:

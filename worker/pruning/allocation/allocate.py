@@ -50,7 +50,7 @@ def comparison_group(job: PruningJob, method: Method, shares: dict[str, WeightTa
     """Among which weights of an unstructured matrix scores compete: under `error` in the whole matrix, because the
     survey says what each row is worth to the loss; else as the method has it."""
     weighed = job.sparsity.allocation is Allocation.error and _surveys(job, shares)
-    return Scope.layer if weighed else method.comparison_group
+    return Scope.matrix if weighed else method.comparison_group
 
 
 def _surveys(job: PruningJob, shares: dict[str, WeightTarget]) -> bool:

@@ -34,7 +34,7 @@ class ExpertTokens:
     """One expert's share of the calibration. carried: tokens that earlier domains' sums have of it. stand_ins: the
     part, 0 to 1, of its statistics not its own."""
 
-    layer: str
+    module: str
     index: int
     tokens: int
     threshold: int
@@ -64,16 +64,16 @@ def feed(
     """
     fed: dict[str, ExpertTokens] = {}
     result = dict(measured)
-    layers: dict[tuple[str, bool], list[Sequence[PrunableWeight]]] = defaultdict(list)
+    kinds: dict[tuple[str, bool], list[Sequence[PrunableWeight]]] = defaultdict(list)
     for group in groups:
         if group[0].expert is not None:
-            layers[group[0].module, group[0].expert.activated].append(group)
+            kinds[group[0].module, group[0].expert.activated].append(group)
             name = group[0].name
             share = _fed(group[0], measured[name], (before or {}).get(name))
             fed |= {matrix.name: share for matrix in group}
             if not share.stand_ins and share.tokens < share.threshold:
                 result[name] = replace(measured[name], share=share.tokens / share.threshold)
-    for (_, activated), members in layers.items():
+    for (_, activated), members in kinds.items():
         starved = [group for group in members if fed[group[0].name].stand_ins]
         if not starved:
             continue
@@ -95,17 +95,17 @@ def feed(
 def starved_experts(stage: int, domain: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """What the warning says, None where none is due. records: of the whole stage."""
     fed = [record["notes"]["expert"] for record in records if "expert" in record["notes"]]
-    layers = Counter(each["layer"] for each in fed if each["stand_ins"])
-    if not layers:
+    modules = Counter(each["module"] for each in fed if each["stand_ins"])
+    if not modules:
         return None
-    figures = {"matrices": layers.total(), "of": len(fed), "layers": dict(layers)}
+    figures = {"matrices": modules.total(), "of": len(fed), "modules": dict(modules)}
     return {"code": "starved_experts", "stage": stage, "domain": domain, **figures}
 
 
 def _fed(matrix: PrunableWeight, measured: Measured, before: Accumulated | None) -> ExpertTokens:
     index = matrix.expert.index if matrix.expert else 0
-    layer = matrix.name.rpartition(f".{index}.")[0] if matrix.slice is None else matrix.tensor.rpartition(".")[0]
-    return ExpertTokens(layer, index, measured.tokens, matrix.columns, 0 if before is None else before.tokens)
+    module = matrix.name.rpartition(f".{index}.")[0] if matrix.slice is None else matrix.tensor.rpartition(".")[0]
+    return ExpertTokens(module, index, measured.tokens, matrix.columns, 0 if before is None else before.tokens)
 
 
 def _pooled(everyone: list[Measured]) -> Measured:

@@ -136,7 +136,7 @@ def _eliminate(
         if pattern.group is not None and pattern.kept is not None:
             scores = _scores(part[start:end], root.diagonal()[start:end], dead[start:end])
             within = None if allowed is None else allowed[start:end].T
-            keep[start:end] = Selection(pattern, Scope.layer, 0, allowed=within).mask(scores).T
+            keep[start:end] = Selection(pattern, Scope.matrix, 0, allowed=within).mask(scores).T
         for j in range(start, end):
             torch.div(part[j].masked_fill(keep[j], 0.0), root[j, j], out=errors[j])
             part[j + 1 : end].addr_(root[j, j + 1 : end], errors[j], alpha=-1)
@@ -152,7 +152,7 @@ def _scores(part: Tensor, diagonal: Tensor, dead: Tensor) -> Tensor:
 def _choose(scores: Tensor, selection: Selection, zeros: list[tuple[slice, int]]) -> Tensor:
     """True where a weight of the block stays. scores: (out, inputs); zeros: how many among which rows."""
     keep = torch.ones_like(scores, dtype=torch.bool)
-    factors = selection.rows if selection.scope is Scope.layer else None
+    factors = selection.rows if selection.scope is Scope.matrix else None
     for rows, count in zeros:
         allowed = None if selection.allowed is None else selection.allowed[rows]
         keep[rows] = Selection(Pattern(), selection.scope, count, factors, allowed).mask(scores[rows])
@@ -169,7 +169,7 @@ def _edges(width: int, block: int, pattern: Pattern) -> list[int]:
 def _quotas(selection: Selection, rows: int, dead: Tensor, edges: list[int]) -> list[tuple[slice, list[int]]]:
     """For each set of rows that share a count: the zeros of every block. All of them add up to the selection's."""
     allowed = selection.allowed
-    if selection.scope is Scope.layer:
+    if selection.scope is Scope.matrix:
         return [(slice(0, rows), spread(selection.zeros, _ranks(dead, allowed, rows, edges)))]
     each, more = divmod(selection.zeros, rows)
     found = []

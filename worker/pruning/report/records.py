@@ -120,14 +120,14 @@ def timeless(records: Iterable[MatrixRecord]) -> list[dict[str, Any]]:
     return [{key: value for key, value in asdict(record).items() if key != "seconds"} for record in records]
 
 
-def stored_history(before: History, layers: Iterable[MatrixRecord]) -> dict[str, Tensor]:
+def stored_history(before: History, records: Iterable[MatrixRecord]) -> dict[str, Tensor]:
     """One more stage's records behind those of the stages before, as a tensor of a state file: JSON, uint8.
 
     A file's header, where the document is, may have 100 MB; many experts over many stages need more. Earlier
     stages' errors by domain are left out: they would grow with the square of the stages.
     """
     carried = [[{**record, "domain_errors": None} for record in records] for records in before]
-    text = json.dumps([*carried, timeless(layers)], sort_keys=True, allow_nan=False)
+    text = json.dumps([*carried, timeless(records)], sort_keys=True, allow_nan=False)
     return {HISTORY: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
 
 

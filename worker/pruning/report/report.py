@@ -72,7 +72,7 @@ def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
         "domains": [_domain(d, sha) for d, sha in zip(done.job.domains, done.calibration, strict=True)],
         "evaluation": _evaluation(done, columns),
         "stages": [_stage(done, stage) for stage in range(len(done.job.domains))],
-        "layers": done.records,
+        "matrices": done.records,
         "skipped": done.skipped,
         "summary": summary,
     }
@@ -146,13 +146,13 @@ def _after_stages(done: Finished) -> Iterator[JobWarning]:
 
 
 def _experts(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Layer → calibration tokens of each expert, and the matrices which are starved."""
-    layers: dict[str, dict[str, Any]] = {}
+    """Module → calibration tokens of each expert, and the matrices which are starved."""
+    modules: dict[str, dict[str, Any]] = {}
     for record in records:
         if (fed := record["notes"].get("expert")) is None:
             continue
-        layer = layers.setdefault(fed["layer"], {"tokens": {}, "starved": []})
-        layer["tokens"][str(fed["index"])] = fed["tokens"]
+        module = modules.setdefault(fed["module"], {"tokens": {}, "starved": []})
+        module["tokens"][str(fed["index"])] = fed["tokens"]
         if fed["stand_ins"]:
-            layer["starved"].append(record["matrix"])
-    return layers
+            module["starved"].append(record["matrix"])
+    return modules

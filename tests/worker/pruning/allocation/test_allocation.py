@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def records(recorder: Recorder, stage: int = 0) -> dict[str, MatrixRecord]:
-    return {layer.matrix: layer for block in recorder.blocks if block.stage == stage for layer in block.layers}
+    return {record.matrix: record for block in recorder.blocks if block.stage == stage for record in block.records}
 
 
 def sparsity(allocation: str, **fields: Any) -> dict[str, Any]:

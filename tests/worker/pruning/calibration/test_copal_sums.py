@@ -91,7 +91,7 @@ def test_every_reading_runs_over_domains(
     request_for: Request, reading: Reading, mode: str, perturbation: str
 ) -> None:
     method = {"name": "copal", "reading": reading.value, "mode": mode, "perturbation": perturbation}
-    request = request_for(domains="ab", method=method | {"comparison_group": "layer"})
+    request = request_for(domains="ab", method=method | {"comparison_group": "matrix"})
     output = prune(request)
     assert output.summary["zeros"] * 2 == output.summary["weights"]
 

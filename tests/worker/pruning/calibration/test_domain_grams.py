@@ -20,7 +20,7 @@ KEPT: dict[str, Any] = {"keep_domain_statistics": True}
 
 
 def records(recorder: Recorder, stage: int) -> list[MatrixRecord]:
-    return [record for block in recorder.blocks if block.stage == stage for record in block.layers]
+    return [record for block in recorder.blocks if block.stage == stage for record in block.records]
 
 
 def errors(record: MatrixRecord) -> dict[str, float]:

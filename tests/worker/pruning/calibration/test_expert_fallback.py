@@ -59,7 +59,7 @@ def test_an_expert_without_tokens_reads_as_the_layer_does() -> None:
     pooled = (30 * before[0].gram + 10 * before[1].gram) / 40
     torch.testing.assert_close(after[2].gram, pooled)
     torch.testing.assert_close(after[2].mean, (30 * before[0].mean + 10 * before[1].mean) / 40)
-    assert (shares[2].stand_ins, shares[2].tokens, shares[2].layer) == (1.0, 0, "layer.experts")
+    assert (shares[2].stand_ins, shares[2].tokens, shares[2].module) == (1.0, 0, "layer.experts")
     assert after[2].tokens == 0
 
 
@@ -171,7 +171,7 @@ def test_a_job_goes_through_experts_without_tokens(
     output = prune(request_for(model=str(starving), method=method, domains=domains), recorder)
     assert output.summary["zeros"] == round(0.5 * output.summary["weights"])
     for result in (result for result in recorder.blocks if result.block != 1):  # those with experts
-        shares = [record.notes["expert"] for record in result.layers if "expert" in record.notes]
+        shares = [record.notes["expert"] for record in result.records if "expert" in record.notes]
         empty = [share for share in shares if share["tokens"] == 0]
         assert {share["index"] for share in empty} == {2, 3}
         assert len(empty) == 2 * 3
@@ -181,8 +181,8 @@ def test_a_job_goes_through_experts_without_tokens(
     assert [{"code": "starved_experts", **data} for data in listed] == said
     assert [(each["stage"], each["domain"], each["of"]) for each in said] == [(0, "a", 24), (1, "b", 24)]
     for each in said:
-        assert set(each["layers"]) == {f"model.layers.{block}.mlp.experts" for block in (0, 2)}
-        assert each["matrices"] == sum(each["layers"].values()) >= 2 * 6
+        assert set(each["modules"]) == {f"model.layers.{block}.mlp.experts" for block in (0, 2)}
+        assert each["matrices"] == sum(each["modules"].values()) >= 2 * 6
 
 
 def test_down_matrices_without_tokens_are_pruned_by_magnitude(
@@ -233,7 +233,7 @@ def test_a_domain_leaves_experts_that_it_does_not_use_alone(
                 assert was is now is None or torch.equal(was, now), (name, part)
             assert all(torch.equal(value, two.importance[key]) for key, value in one.importance.items())
     assert left_alone >= 2
-    for record in (record for result in recorder.blocks if result.stage == 1 for record in result.layers):
+    for record in (record for result in recorder.blocks if result.stage == 1 for record in result.records):
         share = record.notes.get("expert")
         if share is not None and share["tokens"] == 0 and share["carried"] >= share["threshold"]:
             assert (share["stand_ins"], record.relative_error, record.mask_overlap) == (0.0, None, 1.0)

@@ -57,13 +57,13 @@ def test_held_out_windows_reach_neither_the_weights_nor_the_state(
     assert prune(two, other).summary["weights_sha256"] == digest
     for name, tensor in states(one).items():
         assert torch.equal(tensor, states(two)[name])
-    layers = [
+    records = [
         (a, b)
         for x, y in zip(plain.blocks, other.blocks, strict=True)
-        for a, b in zip(x.layers, y.layers, strict=True)
+        for a, b in zip(x.records, y.records, strict=True)
     ]
-    assert all(a.relative_error == b.relative_error for a, b in layers)
-    assert all(a.held_out_error != b.held_out_error for a, b in layers)
+    assert all(a.relative_error == b.relative_error for a, b in records)
+    assert all(a.held_out_error != b.held_out_error for a, b in records)
 
 
 def test_state_counts_the_tokens_that_were_solved_on(request_for: Request) -> None:
@@ -88,7 +88,7 @@ def test_held_out_error_is_that_of_the_held_out_outputs(request_for: Request) ->
     layer.register_forward_pre_hook(lambda _m, args: seen.__setitem__("x", args[0].reshape(-1, 64)))
     weight = load_file(next((Path(request["workspace"]) / "stage-00/model").glob("model-00001*")))
     pruned = weight["model.layers.0.self_attn.q_proj.weight"]
-    record = recorder.blocks[0].layers[0]
+    record = recorder.blocks[0].records[0]
     assert record.matrix == "model.layers.0.self_attn.q_proj.weight"
     measured_on = (windows.solved_on, record.relative_error), (windows.held_out, record.held_out_error)
     for part, found in measured_on:
@@ -112,13 +112,13 @@ def test_stage_carries_the_mean_errors(request_for: Request) -> None:
     prune(request, recorder)
     report = json.loads((Path(request["workspace"]) / "report.json").read_text())
     for stage in recorder.stages:
-        layers = [layer for block in recorder.blocks if block.stage == stage.stage for layer in block.layers]
+        records = [record for block in recorder.blocks if block.stage == stage.stage for record in block.records]
         for kind in ("relative_error", "held_out_error"):
-            expected = sum(getattr(layer, kind) for layer in layers) / len(layers)
+            expected = sum(getattr(record, kind) for record in records) / len(records)
             assert getattr(stage, kind) == pytest.approx(expected)
             assert report["stages"][stage.stage][kind] == getattr(stage, kind)
     assert report["domains"][0]["calibration"]["held_out_windows"] == 1
-    assert all(record["held_out_error"] is not None for record in report["layers"][1])
+    assert all(record["held_out_error"] is not None for record in report["matrices"][1])
 
 
 @pytest.mark.parametrize(("changes", "noted"), [({"samples": 1}, 1), ({"held_out": 0}, 0)])
@@ -127,14 +127,14 @@ def test_without_held_out_windows_the_error_is_unknown(
 ) -> None:
     recorder = Recorder()
     prune(calibrated(request_for(), **changes), recorder)
-    layers = [layer for block in recorder.blocks for layer in block.layers]
-    assert {layer.held_out_error for layer in layers} == {None}
+    records = [record for block in recorder.blocks for record in block.records]
+    assert {record.held_out_error for record in records} == {None}
     assert recorder.stages[0].held_out_error is None
     assert sum("none is held out" in message for _, message, _ in recorder.notes) == noted
 
 
-def layers_of(recorder: Recorder) -> list[MatrixRecord]:
-    return [layer for block in recorder.blocks for layer in block.layers]
+def records_of(recorder: Recorder) -> list[MatrixRecord]:
+    return [record for block in recorder.blocks for record in block.records]
 
 
 AUTO = {"name": "auto"}
@@ -145,15 +145,15 @@ SPARSITIES = [{"target": 0.5}, {"target": 0.5, "allocation": "uniform"}, {"patte
 def test_auto_records_what_it_chose_and_what_it_tried(request_for: Request, sparsity: dict[str, Any]) -> None:
     recorder = Recorder()
     first = prune(calibrated(request_for(domains="ab", method=AUTO, sparsity=sparsity), samples=10), recorder)
-    for layer in layers_of(recorder):
-        auto = layer.notes["auto"]
+    for record in records_of(recorder):
+        auto = record.notes["auto"]
         assert len(auto["tried"]) == len(CANDIDATES)
         assert set(auto["held_out_error"]) == {CANDIDATES[0].label, min(auto["tried"], key=auto["tried"].get)}
         assert auto["chosen"] == min(auto["held_out_error"], key=auto["held_out_error"].get)
-        assert layer.held_out_error == auto["held_out_error"][auto["chosen"]]
-        assert layer.solver == auto["chosen"].split()[0]
-    zeros = sum(layer.zeros for layer in layers_of(recorder))
-    assert zeros * 2 == sum(layer.weights for layer in layers_of(recorder))
+        assert record.held_out_error == auto["held_out_error"][auto["chosen"]]
+        assert record.solver == auto["chosen"].split()[0]
+    zeros = sum(record.zeros for record in records_of(recorder))
+    assert zeros * 2 == sum(record.weights for record in records_of(recorder))
     again = request_for(domains="ab", method=AUTO, sparsity=sparsity, workspace="again")
     assert prune(calibrated(again, samples=10)).summary["weights_sha256"] == first.summary["weights_sha256"]
 
@@ -165,7 +165,7 @@ def test_auto_is_never_worse_than_admm_on_the_same_inputs(request_for: Request, 
     for method, recorder in ((AUTO, auto), (ADMM, admm)):
         request = request_for(method=method, sparsity=sparsity, workspace=method["name"])
         prune(calibrated(request, samples=10), recorder)
-    pairs = list(zip(auto.blocks[0].layers, admm.blocks[0].layers, strict=True))
+    pairs = list(zip(auto.blocks[0].records, admm.blocks[0].records, strict=True))
     assert all((a.held_out_error or 0) <= (b.held_out_error or 0) for a, b in pairs)
     assert any((a.held_out_error or 0) < (b.held_out_error or 0) for a, b in pairs)
     assert all(a.zeros == b.zeros for a, b in pairs)
@@ -202,8 +202,8 @@ def test_an_override_may_ask_for_auto(request_for: Request) -> None:
     recorder = Recorder()
     overrides = [{"match": "*.down_proj.weight", "method": "auto"}]
     prune(request_for(sparsity={"target": 0.5, "overrides": overrides}), recorder)
-    for layer in layers_of(recorder):
-        assert ("auto" in layer.notes) is layer.matrix.endswith("down_proj.weight")
+    for record in records_of(recorder):
+        assert ("auto" in record.notes) is record.matrix.endswith("down_proj.weight")
 
 
 def test_experts_that_held_out_tokens_do_not_reach_take_the_default(request_for: Request, tmp_path: Path) -> None:
@@ -213,11 +213,11 @@ def test_experts_that_held_out_tokens_do_not_reach_take_the_default(request_for:
     request = request_for(model=model, method=AUTO, sparsity={"pattern": "2:4"})
     request["domains"][0]["calibration"]["sequence_length"] = 24
     prune(request, recorder)
-    for layer in layers_of(recorder):
-        auto = layer.notes["auto"]
+    for record in records_of(recorder):
+        auto = record.notes["auto"]
         assert auto["chosen"] == CANDIDATES[0].label
         assert "held-out tokens reached" in auto["untried"]
-        assert layer.solver == "admm"
+        assert record.solver == "admm"
 
 
 @pytest.mark.parametrize(("method", "changes"), [("wanda", True), ("copal", True), ("admm", False)])
@@ -230,7 +230,7 @@ def test_only_errors_of_weights_that_are_not_solved_for_are_measured_on_fewer_to
         monkeypatch.setattr("worker.pruning.calibration.collect.ERROR_TOKENS", tokens)
         recorder = Recorder()
         prune(request_for(method={"name": method}, workspace=str(tokens)), recorder)
-        found.append([layer for block in recorder.blocks for layer in block.layers])
+        found.append([record for block in recorder.blocks for record in block.records])
     for few, all_of_them in zip(*found, strict=True):
         assert (few.mask_sha256, few.weights_sha256) == (all_of_them.mask_sha256, all_of_them.weights_sha256)
         assert few.held_out_error == all_of_them.held_out_error

@@ -107,7 +107,7 @@ def textbook_sparsegpt(dense: Tensor, gram: Tensor, selection: Selection, dampin
         group = selection.pattern.group
         if group is not None and j % group == 0:
             scores = weight[:, j : j + group].square() / costs[j : j + group]
-            mask[:, j : j + group] = Selection(selection.pattern, Scope.layer, scores.numel()).mask(scores)
+            mask[:, j : j + group] = Selection(selection.pattern, Scope.matrix, scores.numel()).mask(scores)
         error = torch.where(mask[:, j], 0.0, weight[:, j]) / inverses[j][0, 0]
         weight[:, j:] -= error[:, None] * inverses[j][0]
     return torch.where(mask, weight, 0.0)

@@ -22,7 +22,7 @@ def gram_of(tokens: int, width: int, *, mixed: bool = True) -> Tensor:
 
 
 def unstructured(zeros: int) -> Selection:
-    return Selection(Pattern(), Scope.layer, zeros)
+    return Selection(Pattern(), Scope.matrix, zeros)
 
 
 def damped_error(weight: Tensor, dense: Tensor, gram: Tensor, damping: float) -> float:
@@ -76,7 +76,7 @@ def test_n_of_m_holds_under_both_schedules(text: str, schedule: Schedule) -> Non
     assert pattern.kept
     width = 4 * pattern.group
     zeros = 6 * 4 * (pattern.group - pattern.kept)
-    selection = Selection(pattern, Scope.layer, zeros)
+    selection = Selection(pattern, Scope.matrix, zeros)
     solution = solve_admm(torch.randn(6, width), factorise(gram_of(200, width), config), selection, config)
     assert follows(solution.weight, pattern)
     assert int((solution.weight == 0).sum()) == zeros
@@ -216,7 +216,7 @@ def test_admm_and_the_direct_update_agree_on_the_same_mask() -> None:
 def test_it_finds_a_better_mask_than_wanda(schedule: Schedule) -> None:
     """Both masks over the whole matrix, both with weights under the same ridge."""
     dense, gram, config = torch.randn(16, 48), gram_of(300, 48), AdmmSettings(schedule=schedule)
-    selected = make_method(MethodName.wanda, WeightUpdate.admm, comparison_group=Scope.layer, admm=config)
+    selected = make_method(MethodName.wanda, WeightUpdate.admm, comparison_group=Scope.matrix, admm=config)
     methods = (make_method(MethodName.admm, admm=config), selected)
     found, wanda = (solve_with(method, dense, gram, unstructured(16 * 24)).weight for method in methods)
     damped = admm_damped(gram, config.damping)
@@ -284,7 +284,7 @@ def test_every_step_s_mask_is_that_of_the_textbook(schedule: Schedule, mask_step
     if schedule is Schedule.gradual:
         wanted = [int(zeros * (1 - (1 - step / mask_steps) ** 3)) for step in range(1, mask_steps)] + [zeros]
     masks, weight = textbook_admm(dense, gram, wanted, 20, config.damping, config.rho)
-    selection = Recording(Pattern(), Scope.layer, zeros)
+    selection = Recording(Pattern(), Scope.matrix, zeros)
     solution = solve_admm(dense, factorise(gram, config), selection, config)
     assert len(selection.masks) == len(masks)
     for found, expected in zip(selection.masks, masks, strict=True):

@@ -8,7 +8,7 @@ from tests.worker.pruning.methods.oracles import gram_of, mean_damped, output_er
 from worker.pruning.methods.alps import RHO_RANGE, _grown, factorise
 from worker.pruning.methods.masks import Selection
 
-HALF = Selection(Pattern(), Scope.layer, 16 * 24)
+HALF = Selection(Pattern(), Scope.matrix, 16 * 24)
 
 
 @pytest.mark.parametrize("rho", [1e-3, 0.1, 10.0])

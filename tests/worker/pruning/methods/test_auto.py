@@ -39,7 +39,7 @@ def inputs_of(train: Tensor, held_out: Tensor | None) -> Inputs:
 def members(*shapes: tuple[int, int], pattern: str = "unstructured") -> list[Member]:
     found = []
     for index, (rows, columns) in enumerate(shapes):
-        selection = Selection(Pattern.parse(pattern), Scope.layer, rows * columns // 2)
+        selection = Selection(Pattern.parse(pattern), Scope.matrix, rows * columns // 2)
         found.append(Member(f"m{index}", torch.randn(rows, columns), lambda _, each=selection: each))
     return found
 
@@ -117,7 +117,7 @@ def test_a_held_out_gram_that_counts_one_input_decides_by_that_input() -> None:
     windows solved on, so ADMM keeps it; those held out have the first alone, so what keeps that loses nothing."""
     train = torch.eye(2).repeat(50, 1) * torch.tensor([1.0, 2.0])
     inputs = inputs_of(train, torch.eye(2)[:1].repeat(50, 1))
-    selection = Selection(Pattern(), Scope.layer, 1)
+    selection = Selection(Pattern(), Scope.matrix, 1)
     member = Member("m", torch.ones(1, 2), lambda method: selection)
     magnitude = Candidate("other", MethodName.magnitude)
     choice = choose(AUTO, [member], inputs, candidates=(CANDIDATES[0], magnitude))
@@ -131,7 +131,7 @@ def test_a_held_out_gram_that_counts_one_input_decides_by_that_input() -> None:
 def test_trials_are_measured_against_the_original_weights() -> None:
     """What is solved from has lost its first input already, which is all that the held-out windows have."""
     inputs = inputs_of(torch.eye(2).repeat(50, 1), torch.eye(2)[:1].repeat(50, 1))
-    selection = Selection(Pattern(), Scope.layer, 1)
+    selection = Selection(Pattern(), Scope.matrix, 1)
     member = Member("m", torch.tensor([[0.0, 1.0]]), lambda method: selection, torch.ones(1, 2))
     choice = choose(AUTO, [member], inputs, candidates=CANDIDATES[:1])
     assert tried(choice) == {CANDIDATES[0].label: 1.0}

@@ -37,7 +37,7 @@ def method(name: str, **admm: Any) -> dict[str, Any]:
 def records(request: dict[str, Any]) -> dict[str, MatrixRecord]:
     recorder = Recorder()
     prune(request, recorder)
-    return {layer.matrix: layer for block in recorder.blocks for layer in block.layers}
+    return {record.matrix: record for block in recorder.blocks for record in block.records}
 
 
 def written(request: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -81,7 +81,7 @@ def test_without_correlations_only_neighbours_of_the_threshold_change_places(see
     torch.manual_seed(seed)
     dense = torch.randn(64, 256)
     method = make_method("admm", admm=AdmmSettings(damping=0.0))  # as in the exact test of the same
-    selection = Selection(Pattern(), Scope.layer, dense.numel() // 2)
+    selection = Selection(Pattern(), Scope.matrix, dense.numel() // 2)
     with amx(), torch_settings(1, Numerics.fast):
         found = solve_with(method, dense, torch.eye(256), selection).mask
     changed = dense.abs()[found != selection.mask(dense.abs())]

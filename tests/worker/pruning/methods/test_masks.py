@@ -6,7 +6,7 @@ from secateur.spec.sparsity import Pattern
 from worker.pruning.methods.masks import Selection, best_of_groups, follows, kth_smallest
 
 
-def selection(zeros: int, scope: Scope = Scope.layer, pattern: str = "unstructured") -> Selection:
+def selection(zeros: int, scope: Scope = Scope.matrix, pattern: str = "unstructured") -> Selection:
     return Selection(Pattern.parse(pattern), scope, zeros)
 
 
@@ -85,8 +85,8 @@ def test_n_of_m_is_a_stable_sort_of_every_group(group: int, levels: int) -> None
 @pytest.mark.parametrize("count", [0, 1, 59, 60, 61, 130, 240])
 def test_every_scope_is_a_stable_sort(count: int, levels: int) -> None:
     scores = torch.randint(levels, (12, 20)).float().masked_fill(torch.rand(12, 20) < 0.1, -torch.inf)
-    layer = Selection(Pattern(), Scope.layer, count).mask(scores)
-    assert torch.equal(layer.flatten(), ~lowest(scores.flatten(), count))
+    whole = Selection(Pattern(), Scope.matrix, count).mask(scores)
+    assert torch.equal(whole.flatten(), ~lowest(scores.flatten(), count))
     each, more = divmod(count, 12)
     rows = [~lowest(row, each + (index < more)) for index, row in enumerate(scores)]
     assert torch.equal(Selection(Pattern(), Scope.row, count).mask(scores), torch.stack(rows))
@@ -94,7 +94,7 @@ def test_every_scope_is_a_stable_sort(count: int, levels: int) -> None:
 
 def test_n_of_m_on_the_way_never_prunes_a_protected_weight() -> None:
     scores = torch.rand(6, 16)
-    whole = Selection(Pattern(2, 4), Scope.layer, 48)
+    whole = Selection(Pattern(2, 4), Scope.matrix, 48)
     half = whole.mask(scores, zeros=20)
     assert int((~half).sum()) == 20
     assert bool(half[whole.mask(scores)].all())

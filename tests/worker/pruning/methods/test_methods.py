@@ -48,7 +48,7 @@ def test_scores_that_know_no_inputs_are_the_same_on_any_text() -> None:
 def test_magnitude_ignores_the_inputs() -> None:
     dense = torch.randn(4, 6)
     mask = mask_of(make_method(MethodName.magnitude), dense, sums_of(torch.rand(50, 6) * 9), 12)
-    assert torch.equal(mask, Selection(Pattern(), Scope.layer, 12).mask(dense.abs()))
+    assert torch.equal(mask, Selection(Pattern(), Scope.matrix, 12).mask(dense.abs()))
 
 
 def test_wanda_is_weight_times_input_norm_per_row() -> None:

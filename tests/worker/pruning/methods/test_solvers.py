@@ -45,9 +45,9 @@ ALL = [
     *(make_method(name, WeightUpdate.admm, Mask.searched) for name in SELECTING),
 ]
 ARRANGEMENTS = {
-    "layer": Selection(Pattern(), Scope.layer, 16),
+    "matrix": Selection(Pattern(), Scope.matrix, 16),
     "row": Selection(Pattern(), Scope.row, 16),
-    "2:4": Selection(Pattern(2, 4), Scope.layer, 16),
+    "2:4": Selection(Pattern(2, 4), Scope.matrix, 16),
 }
 EXACT: dict[str, Any] = {
     "admm": AdmmSettings(iterations=400, damping=0.1, polish_steps=400),
@@ -128,7 +128,7 @@ def test_the_weight_update_is_the_exact_least_squares_on_the_mask(name: MethodNa
 def test_a_mask_searched_by_wandas_scores_is_that_of_admm() -> None:
     """Its scores |W|√(E x²) are ADMM's own |W D|; and COPAL's are as theirs while no domain has shifted."""
     dense, gram = torch.randn(6, 16), gram_of(200, 16)
-    selection = Selection(Pattern(), Scope.layer, 48)
+    selection = Selection(Pattern(), Scope.matrix, 48)
     admm = solve_with(make_method(MethodName.admm), dense, gram, selection)
     for name in (MethodName.wanda, MethodName.copal):
         searched = solve_with(make_method(name, WeightUpdate.admm, Mask.searched), dense, gram, selection)
@@ -146,7 +146,7 @@ def test_a_searched_mask_follows_copals_shift() -> None:
     for sums in (still, shifted):
         group = prepare(method, sums)
         found = scores(method, "w", dense, group)
-        solution = solve(method, "w", dense, found, group, Selection(Pattern(), Scope.layer, 48))
+        solution = solve(method, "w", dense, found, group, Selection(Pattern(), Scope.matrix, 48))
         assert_optimal(solution.weight, dense, admm_damped(gram, 0.1), solution.mask)
         stays.append(solution.mask[:, 8:].sum())
     assert stays[1] > stays[0]
@@ -154,7 +154,7 @@ def test_a_searched_mask_follows_copals_shift() -> None:
 
 def test_a_searched_mask_keeps_more_of_the_output_than_the_methods_own() -> None:
     dense, gram = torch.randn(12, 32), gram_of(200, 32)
-    selection = Selection(Pattern(), Scope.layer, 192)
+    selection = Selection(Pattern(), Scope.matrix, 192)
     for name in SELECTING:
         updated = [make_method(name, WeightUpdate.admm, mask) for mask in (Mask.searched, Mask.selected)]
         errors = [output_error(solve_with(each, dense, gram, selection).weight, dense, gram) for each in updated]
@@ -169,7 +169,7 @@ def test_a_searched_mask_leaves_what_an_earlier_stage_has_removed() -> None:
     gram[:, silent] = 0
     dense[:, 24:28] = 0
     dense[4:, 28:] = 0
-    selection = Selection(Pattern(), Scope.layer, 128)
+    selection = Selection(Pattern(), Scope.matrix, 128)
     for name in SELECTING:
         method = make_method(name, WeightUpdate.admm, Mask.searched, mode=Mode.sequential)
         solution = solve_with(method, dense, gram, selection)
@@ -181,7 +181,7 @@ def test_admm_and_alps_end_at_the_exact_least_squares_on_their_masks() -> None:
     dense, gram = torch.randn(6, 16), gram_of(200, 16)
     for name, damped in ((MethodName.admm, admm_damped(gram, 0.1)), (MethodName.alps, mean_damped(gram, 0.01))):
         method = make_method(name, **EXACT)
-        solution = solve_with(method, dense, gram, Selection(Pattern(), Scope.layer, 48))
+        solution = solve_with(method, dense, gram, Selection(Pattern(), Scope.matrix, 48))
         assert_optimal(solution.weight, dense, damped, solution.mask)
 
 
@@ -249,7 +249,7 @@ def test_zeros_that_are_kept_stay_and_count(data: st.DataObject) -> None:
     assert bool((weight[dense == 0] == 0).all())
     assert follows(weight, selection.pattern) or zeros == 0
     own, found = (int((each == 0).sum()) for each in (dense, weight))
-    if selection.pattern.group is None and (scope is Scope.layer or own >= zeros):
+    if selection.pattern.group is None and (scope is Scope.matrix or own >= zeros):
         assert found == max(own, zeros)
     elif selection.pattern.group is None:
         quota = torch.tensor([zeros // rows + (row < zeros % rows) for row in range(rows)])
@@ -261,11 +261,11 @@ def test_zeros_that_are_kept_stay_and_count(data: st.DataObject) -> None:
 def test_a_model_of_two_in_four_stays_what_it_is(method: Method, pattern: str) -> None:
     torch.manual_seed(0)
     inputs, dense = torch.randn(64, 16), torch.randn(8, 16)
-    dense *= Selection(Pattern(2, 4), Scope.layer, 64).mask(dense.abs())
-    selection = Selection(Pattern.parse(pattern), Scope.layer, 64, allowed=dense != 0)
+    dense *= Selection(Pattern(2, 4), Scope.matrix, 64).mask(dense.abs())
+    selection = Selection(Pattern.parse(pattern), Scope.matrix, 64, allowed=dense != 0)
     assert torch.equal(solve_with(method, dense, inputs.T @ inputs / 64, selection).weight, dense)
     # More than its own zeros in another pattern: still 2:4, and the weights that stay are solved for.
-    more = Selection(Pattern(), Scope.layer, 80, allowed=dense != 0)
+    more = Selection(Pattern(), Scope.matrix, 80, allowed=dense != 0)
     solved = solve_with(method, dense, inputs.T @ inputs / 64, more).weight
     assert follows(solved, Pattern(2, 4))
     assert int((solved == 0).sum()) == 80
@@ -275,7 +275,7 @@ def assert_dead_first(mask: Tensor, dead: Tensor, selection: Selection) -> None:
     """No live weight goes where a dead one it competes with stays."""
     parts = mask.reshape(len(mask), -1, selection.pattern.group) if selection.pattern.group else mask[:, None]
     gone = dead.expand_as(mask).reshape(parts.shape)
-    over = (0, 1, 2) if selection.pattern.group is None and selection.scope is Scope.layer else (2,)
+    over = (0, 1, 2) if selection.pattern.group is None and selection.scope is Scope.matrix else (2,)
     dead_stays = (parts & gone).sum(dim=over) > 0
     live_goes = (~parts & ~gone).sum(dim=over) > 0
     assert not bool((dead_stays & live_goes).any())
@@ -295,7 +295,7 @@ def test_a_raised_damping_is_in_the_notes(name: MethodName) -> None:
     broken = torch.eye(4)
     broken[0, 1] = broken[1, 0] = 1.05  # eigenvalues 2.05 and −0.05
     method = make_method(name, admm=AdmmSettings(damping=0.01, rho=1e-3))
-    selection = Selection(Pattern(), Scope.layer, 8)
+    selection = Selection(Pattern(), Scope.matrix, 8)
     solution = solve_with(method, torch.randn(4, 4), broken, selection)
     assert solution.notes["damping"] == pytest.approx(0.1)
     assert solution.notes["precision"] == "float32"
@@ -322,7 +322,7 @@ def test_stop_is_heard_inside(method: Method) -> None:
 
     dense, group = torch.randn(4, 8), prepare(method, sums_of_gram(gram_of(50, 8)))
     found = scores(method, "w", dense, group)
-    arguments = (method, "w", dense, found, group, Selection(Pattern(), Scope.layer, 16))
+    arguments = (method, "w", dense, found, group, Selection(Pattern(), Scope.matrix, 16))
     if method.updates_weights:
         with pytest.raises(InterruptedError):
             solve(*arguments, stop)

@@ -15,12 +15,12 @@ from worker.pruning.methods.sparsegpt import WHOLE, _ranks, factorise, inverse_o
 @pytest.mark.parametrize(
     "selection",
     [
-        Selection(Pattern(), Scope.layer, 100),
+        Selection(Pattern(), Scope.matrix, 100),
         Selection(Pattern(), Scope.row, 99),
-        Selection(Pattern(2, 4), Scope.layer, 0),
-        Selection(Pattern(5, 8), Scope.layer, 0),
+        Selection(Pattern(2, 4), Scope.matrix, 0),
+        Selection(Pattern(5, 8), Scope.matrix, 0),
     ],
-    ids=["layer", "row", "2:4", "5:8"],
+    ids=["matrix", "row", "2:4", "5:8"],
 )
 def test_it_is_the_textbook_column_by_column(selection: Selection, width: int) -> None:
     """Strips, products and the reversed Cholesky change nothing but the time."""
@@ -37,7 +37,7 @@ def test_it_is_the_textbook_column_by_column(selection: Selection, width: int) -
 def test_blocks_change_only_where_masks_are_chosen() -> None:
     """A group of n:m is never cut, so that its mask does not depend on the blocks."""
     dense, gram = torch.randn(8, 48), gram_of(200, 48)
-    selection = Selection(Pattern(2, 4), Scope.layer, 8 * 24)
+    selection = Selection(Pattern(2, 4), Scope.matrix, 8 * 24)
     found = []
     for block in (1, 7, 48, 4096):
         config = SparseGptSettings(block=block)
@@ -57,21 +57,21 @@ def test_an_upper_triangular_matrix_is_inverted_by_halves(width: int) -> None:
 
 def test_every_block_gets_its_share_of_the_zeros() -> None:
     dense, gram, config = torch.randn(10, 64), gram_of(200, 64), SparseGptSettings(block=16)
-    solution = solve_sparsegpt(dense, factorise(gram, config), Selection(Pattern(), Scope.layer, 323), config)
+    solution = solve_sparsegpt(dense, factorise(gram, config), Selection(Pattern(), Scope.matrix, 323), config)
     assert (~solution.mask).reshape(10, 4, 16).sum(dim=(0, 2)).tolist() == [80, 81, 81, 81]
 
 
 def test_rows_that_matter_more_keep_more() -> None:
     dense, gram = torch.randn(4, 32), gram_of(200, 32)
     rows = torch.tensor([1e6, 1.0, 1.0, 1e-6])
-    selection = Selection(Pattern(), Scope.layer, 64, rows)
+    selection = Selection(Pattern(), Scope.matrix, 64, rows)
     kept = solve_with(make_method(MethodName.sparsegpt), dense, gram, selection).mask.sum(dim=1).tolist()
     assert (kept[0], kept[3], sum(kept)) == (32, 0, 64)
 
 
 def test_compensation_beats_leaving_the_kept_weights_alone() -> None:
     dense, gram = torch.randn(16, 64), gram_of(300, 64)
-    solution = solve_with(make_method(MethodName.sparsegpt), dense, gram, Selection(Pattern(), Scope.layer, 512))
+    solution = solve_with(make_method(MethodName.sparsegpt), dense, gram, Selection(Pattern(), Scope.matrix, 512))
     damped = mean_damped(gram, 0.01)
     assert output_error(solution.weight, dense, damped) < 0.8 * output_error(dense * solution.mask, dense, damped)
 
@@ -80,7 +80,7 @@ def test_weights_of_inputs_that_never_fire_stay_what_they_are() -> None:
     gram = gram_of(100, 8)
     gram[5], gram[:, 5] = 0.0, 0.0
     dense = torch.randn(4, 8)
-    solution = solve_with(make_method(MethodName.sparsegpt), dense, gram, Selection(Pattern(), Scope.layer, 2))
+    solution = solve_with(make_method(MethodName.sparsegpt), dense, gram, Selection(Pattern(), Scope.matrix, 2))
     assert (~solution.mask).nonzero().tolist() == [[0, 5], [1, 5]]
     torch.testing.assert_close(solution.weight, dense * solution.mask)
 

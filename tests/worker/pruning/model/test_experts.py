@@ -156,7 +156,7 @@ def test_tokens_of_every_expert_are_reported(request_for: Request, tmp_path: Pat
     report = json.loads((Path(request["workspace"]) / "report.json").read_text())
     layers = report["stages"][0]["experts"]
     assert list(layers) == [f"model.layers.{block}.block_sparse_moe.experts" for block in range(3)]
-    records = {record.matrix: record for block in recorder.blocks for record in block.layers}
+    records = {record.matrix: record for block in recorder.blocks for record in block.records}
     for name, layer in layers.items():
         tokens = [layer["tokens"][str(expert)] for expert in range(4)]
         assert sum(tokens) == 2 * 5 * 32  # two experts a token; one of the six windows is held out

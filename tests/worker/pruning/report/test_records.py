@@ -77,7 +77,7 @@ def matrices(workspace: Path, stage: int) -> dict[str, torch.Tensor]:
 
 
 def second_stage(recorder: Recorder) -> Iterator[MatrixRecord]:
-    return (layer for block in recorder.blocks if block.stage == 1 for layer in block.layers)
+    return (record for block in recorder.blocks if block.stage == 1 for record in block.records)
 
 
 def test_a_jobs_figures_are_those_of_its_files(request_for: Request) -> None:
@@ -86,20 +86,20 @@ def test_a_jobs_figures_are_those_of_its_files(request_for: Request) -> None:
     workspace = Path(request["workspace"])
     first, second = matrices(workspace, 0), matrices(workspace, 1)
     common = united = 0
-    for layer in second_stage(recorder):
-        then, now = first[layer.matrix] != 0, second[layer.matrix] != 0
+    for record in second_stage(recorder):
+        then, now = first[record.matrix] != 0, second[record.matrix] != 0
         shared, either = int((then & now).sum()), int((then | now).sum())
-        assert layer.mask_overlap == pytest.approx(shared / either)
-        assert layer.revived == pytest.approx(float((now & ~then).float().mean()))
-        assert layer.newly_pruned == pytest.approx(float((then & ~now).float().mean()))
-        assert layer.domain_errors is None
+        assert record.mask_overlap == pytest.approx(shared / either)
+        assert record.revived == pytest.approx(float((now & ~then).float().mean()))
+        assert record.newly_pruned == pytest.approx(float((then & ~now).float().mean()))
+        assert record.domain_errors is None
         common, united = common + shared, united + either
     assert [stage.mask_overlap for stage in recorder.stages] == [None, common / united]
     assert 0 < common < united
     assert not [data for _, _, data in recorder.notes if data.get("code") == "stasis"]
     report = json.loads((workspace / "report.json").read_text())
     assert [stage["mask_overlap"] for stage in report["stages"]] == [None, common / united]
-    assert all(layer["mask_overlap"] is layer["revived"] is None for layer in report["layers"][0])
+    assert all(record["mask_overlap"] is record["revived"] is None for record in report["matrices"][0])
 
 
 def warnings(recorder: Recorder) -> list[dict[str, Any]]:
@@ -140,9 +140,9 @@ def test_records_travel_outside_of_the_header_which_does_not_grow_with_them(requ
     history = read_history(child.artifact(path))
     assert [len(records) for records in history] == [7, 7, 7]
     assert {record["domain_errors"] for stage in history[:2] for record in stage} == {None}
-    own = [block.layers for block in child.recorder.blocks if block.block == 1]
+    own = [block.records for block in child.recorder.blocks if block.block == 1]
     assert list(history[2]) == timeless(own[0])
     assert all(set(record["domain_errors"]) == set("abc") for record in history[2])
-    earlier = [block.layers for block in parent.recorder.blocks if block.block == 1]
-    for stage, layers in enumerate(earlier):
-        assert [{**record, "domain_errors": None} for record in timeless(layers)] == history[stage]
+    earlier = [block.records for block in parent.recorder.blocks if block.block == 1]
+    for stage, records in enumerate(earlier):
+        assert [{**record, "domain_errors": None} for record in timeless(records)] == history[stage]

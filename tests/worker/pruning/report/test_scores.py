@@ -61,7 +61,7 @@ def test_every_stage_keeps_the_scores_that_chose_its_masks(request_for: Request)
     assert not any(file.path.startswith("sensitivity") for file in output.files), "whoever takes a block has them"
     for stage in (0, 1):
         scores, weights = kept(request, stage), written(request, stage)
-        records = [layer for block in recorder.blocks if block.stage == stage for layer in block.layers]
+        records = [record for block in recorder.blocks if block.stage == stage for record in block.records]
         summaries = [each for block in recorder.blocks if block.stage == stage for each in block.sensitivity]
         summaries = [each for each in summaries if each.basis is Basis.accumulated]
         assert set(scores) == {record.matrix for record in records}

@@ -57,7 +57,7 @@ def test_what_fast_numerics_cost_a_job(request_for: Request) -> None:
     fast, exact = reports[Numerics.fast], reports[Numerics.exact]
     assert fast["settings"]["dtype"]["forward"] == "bfloat16"
     assert perplexities[Numerics.fast] == pytest.approx(perplexities[Numerics.exact], rel=0.05)
-    for one, other in zip(fast["layers"][0], exact["layers"][0], strict=True):
+    for one, other in zip(fast["matrices"][0], exact["matrices"][0], strict=True):
         assert one["relative_error"] == pytest.approx(other["relative_error"], rel=0.1)
 
 

@@ -1,4 +1,4 @@
-"""The command about each matrix's record: layers."""
+"""The command about each matrix's record: matrices."""
 
 from typing import Annotated
 
@@ -11,10 +11,10 @@ from secateur.cli.show import number, percent, table
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(layers)
+    app.command()(matrices)
 
 
-def layers(
+def matrices(
     context: typer.Context,
     job: JobId,
     stage: Annotated[int | None, typer.Option(help="One stage.", min=0)] = None,
@@ -27,7 +27,7 @@ def layers(
     """Show what happened to each matrix: sparsity, solver, errors, and how much of its mask stayed."""
     filters = {"stage": stage, "domain": domain, "block": block, "matrix": matrix, "lineage": lineage or None}
     with client_of(context) as client:
-        rows = list(client.layers(job, **filters))
+        rows = list(client.matrices(job, **filters))
     if as_json:
         print_json(rows)
         return
