@@ -1,4 +1,4 @@
-"""Ringing the doorbell: a row in the caller's transaction, published by the dispatcher after the commit."""
+"""Notifying workers: a row in the caller's transaction, published by the dispatcher after the commit."""
 
 from enum import StrEnum
 
@@ -15,7 +15,7 @@ class Queue(StrEnum):
     cpu = "cpu"
 
 
-def ring(session: Session, queue: Queue, hint: str, after_seconds: float = 0) -> None:
+def notify(session: Session, queue: Queue, hint: str, after_seconds: float = 0) -> None:
     """Say that there may be work; `hint` is the id of the job or task it is about."""
     message = OutboxMessage(queue=queue, hint=hint)
     if after_seconds > 0:

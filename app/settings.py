@@ -53,8 +53,8 @@ class Settings(BaseSettings):
     reaper_seconds: float = Field(default=15, gt=0)
     dispatch_seconds: float = Field(default=1, gt=0)
     """Longest pause between two looks at the outbox."""
-    ring_again_seconds: float = Field(default=60, gt=0)
-    """After this time a published but unclaimed job is rung again (with backoff)."""
+    notify_again_seconds: float = Field(default=60, gt=0)
+    """After this time a published but unclaimed job is published again (with backoff)."""
     max_attempts: int = Field(default=3, ge=1)
     """Attempts without progress that the infrastructure may lose (workers, engines, store) before a job fails."""
     max_memory_attempts: int = Field(default=2, ge=1)

@@ -4,7 +4,7 @@
         [--choose] [--out FILE]
 
 DIR holds calibration and test texts of wikitext2, ptb (calibration.txt, test.txt) and c4 (the same as .jsonl).
-SmolLM2-135M is pruned for one after another; each stage goes on from the one before as a job of its own. Prints a
+SmolLM2-135M is pruned for one after another; each stage continues the one before as a job of its own. Prints a
 table, every R and the goals, and writes JSON. Stages are made once, whatever rows share them, and their figures
 are kept in --cache: a run that was broken off goes on where it stopped. --choose evaluates windows 11 to 30 after
 each row's last stage alone, for choosing between variants; what is reported is windows 1 to 10.

@@ -73,7 +73,7 @@ class Stage:
 
     @property
     def before(self) -> "Stage | None":
-        """The stage that this one goes on from."""
+        """The stage that this one continues."""
         return replace(self, domains=self.domains[:-1]) if len(self.domains) > 1 else None
 
 

@@ -32,7 +32,7 @@ class Stages:
     """Stages of one model under one protocol.
 
     protocol.windows are evaluated from window number `first` on. A finished stage's figures are kept for good in
-    `cache`; its folder (model and state, which later stages go on from) until `sweep`.
+    `cache`; its folder (model and state, for later stages) until `sweep`.
     """
 
     model: Path
@@ -94,7 +94,7 @@ class Stages:
                 shutil.rmtree(folder)
 
     def request(self, stage: Stage, workspace: Path) -> dict[str, Any]:
-        """To the engine: one new domain, going on from the stage before, which is expected in `base`."""
+        """To the engine: one new domain, continuing the stage before, which is expected in `base`."""
         before = stage.before
         base = {"folder": "base", "domains": list(before.domains)} if before else None
         return {

@@ -1,4 +1,4 @@
-"""Which stages a run has to make, each after the one that it goes on from, and several at a time."""
+"""Which stages a run has to make, each after the one that it continues, and several at a time."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ from worker.pruning import PruningError
 
 @dataclass(frozen=True)
 class Step:
-    """One stage to make. evaluated: or only to go on from."""
+    """One stage to make. evaluated: or only to continue."""
 
     stage: Stage
     evaluated: bool
@@ -33,7 +33,7 @@ class Made:
 
 
 def steps(stages: Stages, rows: list[Row]) -> list[Step]:
-    """Whatever is not known yet of the rows' stages, each once and behind the one that it goes on from."""
+    """Whatever is not known yet of the rows' stages, each once and behind the one that it continues."""
     found: dict[str, Step] = {}
     for stage in (stage for row in rows for stage in stages.wanted(row)):
         if stages.is_kept(stage):
@@ -49,7 +49,7 @@ def steps(stages: Stages, rows: list[Row]) -> list[Step]:
 
 
 def make(stages: Stages, todo: list[Step]) -> Iterator[Made]:
-    """Make `todo`, up to `stages.jobs` steps at a time. What goes on from a failed step fails with its error."""
+    """Make `todo`, up to `stages.jobs` steps at a time. What continues a failed step fails with its error."""
     waiting = list(todo)
     errors: dict[str, str] = {}
     unmade = {stages.name(step.stage) for step in todo}

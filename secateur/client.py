@@ -129,7 +129,7 @@ class Client:
         return self._transport.pages(_path("jobs", id, "attempts"))
 
     def lineage(self, id: str) -> Json:
-        """What a job goes on from (`path`), and all branches of the tree it belongs to (`jobs`)."""
+        """What a job continues (`path`), and all branches of the tree it belongs to (`jobs`)."""
         return self._transport.call("GET", _path("jobs", id, "lineage"))
 
     def stages(self, id: str) -> Iterator[Json]:
@@ -147,7 +147,7 @@ class Client:
         """One summary a matrix and stage.
 
         filters: stage, domain, block, matrix (a name or a glob), lineage (True: also the stages of the jobs that
-        this one goes on from), basis ("domain", the default: scores by the stage's domain alone; "accumulated": by
+        this one continues), basis ("domain", the default: scores by the stage's domain alone; "accumulated": by
         all domains so far, which chose the mask).
         """
         return self._transport.pages(_path("jobs", id, "sensitivity"), filters)
@@ -221,7 +221,7 @@ class Client:
 
     def export_state(self, id: str, target: Path) -> None:
         """Write a job's final state (dense model's digest, lineage, spec, statistics, the blocks' pruned weights)
-        into one tar file, to keep or to go on from with the engine alone; the service does not take it in again.
+        into one tar file, to keep or to continue with the engine alone; the service does not take it in again.
 
         Raises DownloadError; what is there is replaced by a whole file only.
         """

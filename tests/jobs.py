@@ -138,7 +138,7 @@ class JobMaker:
         return job.id
 
     def go_on(self, parent: str, *datasets: str, **spec: Any) -> str:
-        """Id of a queued job that goes on from that one with these texts; committed."""
+        """Id of a queued job that continues that one with these texts; committed."""
         first = self.session.get_one(Job, parent, populate_existing=True)
         number = first.first_stage + len(first.spec["domains"])
         domains = [

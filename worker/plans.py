@@ -66,7 +66,7 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
         if model.state != IntakeState.ready:
             raise PlanRefused("model_failed", "The model's intake has failed; see its `error`.", "/model")
         if parent is None and "continues" in plan.spec:
-            raise PlanRefused("job_not_found", "The job to go on from was deleted.", "/continues")
+            raise PlanRefused("job_not_found", "The job to continue was deleted.", "/continues")
         result = _make(plan.spec, stages, model.files or [], check, settings)
         warnings += [*result["warnings"], *(said for said in model.warnings if said["code"] == SPARSE)]
         values = {"state": IntakeState.ready, "result": result | {"warnings": warnings}}
@@ -106,7 +106,7 @@ def _make(
 
 
 def _asked(spec: dict[str, Any], stages: list[Stage]) -> dict[str, Any]:
-    """The spec's part of a request. Of texts, and of what is gone on from, a plan reads no file."""
+    """The spec's part of a request. Of texts, and of what is continued, a plan reads no file."""
     earlier = [(stage.domain, stage.evaluation) for stage in stages if stage.evaluation is not None]
     datasets = {*dataset_pointers(spec), *(dataset for _, dataset in earlier)}
     request = {**computed(spec), "texts": {dataset: {"path": dataset} for dataset in datasets}}

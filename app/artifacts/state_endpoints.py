@@ -43,7 +43,7 @@ def export_state(
 ) -> Response:
     """A tar with `state.json` (the dense model's id and digest, the lineage, the spec, each file's sha256) and,
     one safetensors file a block each, every block's statistics (`state/`) and its pruned weights (`model/`): all
-    that pruning goes on from beside the dense model, which is not in it. It is for keeping, and for the engine by
+    that a continuation needs beside the dense model, which is not in it. It is for keeping, and for the engine by
     itself; a continuation here needs the job, not the archive. The same files are at `artifacts/…` one by one."""
     with backend.sessions.begin() as session:  # which ends before the store is asked for anything
         export = state.export(session, auth.project, id, backend.store)

@@ -67,7 +67,7 @@ class SourceText:
 
 @dataclass(frozen=True)
 class Base:
-    """The job that an attempt's job goes on from."""
+    """The job that an attempt's job continues."""
 
     manifest_digest: str
     files: tuple[SourceFile, ...]
@@ -114,7 +114,7 @@ def claim(session: Session, worker: str, lease_seconds: float) -> Claim | None:
     job.attempts += 1
     job.fence += 1
     job.phase = Phase.staging
-    job.rings = 0
+    job.notifications = 0
     if job.started_at is None:
         job.started_at = func.now()
     lease = Lease(job.id, str(uuid.uuid4()), job.fence, job.attempts)

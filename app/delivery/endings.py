@@ -11,7 +11,7 @@ from app.db.clock import from_now
 from app.delivery.events import EventType, append_event, lock_job
 from app.delivery.lease import Lease, guard
 from app.delivery.transitions import transition
-from app.outbox import Queue, ring
+from app.outbox import Queue, notify
 from app.settings import Settings
 from app.tables.jobs import Job, JobAttempt, JobBlock, JobLease, Outcome
 from app.tables.states import ENDINGS, Reason, Retry, State
@@ -196,7 +196,7 @@ def _counter(reason: Reason) -> str:
 
 def _queue_again(session: Session, job: Job, after_seconds: float) -> None:
     if State(job.state) is State.queued:
-        job.rings = 0
+        job.notifications = 0
         if after_seconds > 0:  # else it keeps its place in the queue
             job.available_at = from_now(after_seconds)
-        ring(session, Queue.gpu, job.id, after_seconds)
+        notify(session, Queue.gpu, job.id, after_seconds)

@@ -20,7 +20,7 @@ class EventType(StrEnum):
     changed = "changed"
     """`fields`: which of labels, priority and limits its owner has changed"""
     retried = "retried"
-    """`job`: the one that goes on from here"""
+    """`job`: the job that continues this one"""
     taken_over = "taken_over"
     """`job`: the one whose checkpoint this one begins with; `blocks`: how many were finished"""
     phase = "phase"
@@ -42,7 +42,7 @@ class EventType(StrEnum):
     published = "published"
     """`manifest_digest`, `bytes`, `files`"""
     note = "note"
-    """`level`, `message`, and what belongs to it: a raised damping, a caveat, `skipped` (what stays, by reason)"""
+    """`level`, `message`, and what belongs to it: a damping, a warning, `skipped` (what stays, by reason)"""
 
 
 def lock_job(session: Session, job: Job) -> None:

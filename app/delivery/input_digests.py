@@ -26,7 +26,7 @@ def make(
     spec: dict[str, Any], model_digest: str, datasets: dict[str, str], parent: str | None = None
 ) -> dict[str, Any]:
     """The basis of a job with this spec, on a model of this digest; datasets: id → sha256; parent: digest of the
-    manifest that it goes on from.
+    manifest that it continues.
 
     The spec is digested anew, so that one that was changed in its row is found.
     """

@@ -13,11 +13,11 @@ JOBS: Final = "jobs"
 OUTPUT: Final = "output"
 """The part of what is uploaded when the job is published."""
 
-_PLACE: Final = re.compile(r"jobs/(?P<root>[^/]+)/(?P<job>[^/]+)-(?P<fence>[0-9]+)/(?P<part>[^/]+)/[^/]+")
+_KEY: Final = re.compile(r"jobs/(?P<root>[^/]+)/(?P<job>[^/]+)-(?P<fence>[0-9]+)/(?P<part>[^/]+)/[^/]+")
 
 
 @dataclass(frozen=True)
-class Place:
+class ObjectKey:
     """What an object's key says."""
 
     job: str
@@ -36,13 +36,13 @@ def attempt_folder(root: str, job: str, fence: int) -> str:
     return f"{folder_of(root)}/{job}-{fence}"
 
 
-def parse(key: str) -> Place | None:
-    """The place of a key; None for one of any other form."""
-    match = _PLACE.fullmatch(key)
+def parse(key: str) -> ObjectKey | None:
+    """What a key says; None for one of any other form."""
+    match = _KEY.fullmatch(key)
     if match is None:
         return None
     part = match["part"]
-    return Place(match["job"], int(match["fence"]), int(part) if part.isdecimal() else None)
+    return ObjectKey(match["job"], int(match["fence"]), int(part) if part.isdecimal() else None)
 
 
 STATISTICS: Final = "state/"

@@ -12,7 +12,7 @@ from app.delivery.lease import Lease, guard
 from app.delivery.transitions import transition
 from app.history.evaluation import evaluation_of
 from app.kit.digests import tree_digest
-from app.lineage.warnings import caveats_of
+from app.lineage.warnings import warnings_of
 from app.tables.jobs import Job, Outcome
 from app.tables.states import Reason, State
 from secateur.spec import gate
@@ -64,7 +64,7 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: d
     size = {"bytes": manifest["bytes"], "files": len(manifest["files"])}
     job.manifest = manifest
     figures = {name: summary.get(name) for name in FIGURES}
-    warnings = [warning.as_json() for warning in caveats_of(session, job)]
+    warnings = [warning.as_json() for warning in warnings_of(session, job)]
     warnings = [*warnings, *(summary.get("warnings") or [])]
     job.result = {"manifest_digest": manifest["digest"], **size, **figures, "warnings": warnings}
     failure = _judge(session, job)

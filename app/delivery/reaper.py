@@ -1,4 +1,4 @@
-"""What nobody else will do: take jobs from lost workers, ring again, end jobs that can never start.
+"""What nobody else will do: take jobs from lost workers, notify again, end jobs that can never start.
 
 Leaderless: any number of processes may run this at any time. Each lease is a transaction of its own.
 """
@@ -73,12 +73,12 @@ def _unusable(by_model: bool) -> dict[str, Any]:
     return Failure(Reason.invalid_input, message, f"{what}_failed", field).as_json()
 
 
-_RING_AGAIN = text(f"""
+_NOTIFY_AGAIN = text(f"""
     INSERT INTO outbox (queue, hint, attempts)
     SELECT 'gpu', j.id, 0 FROM jobs j
     WHERE {CLAIMABLE}
-      AND greatest(j.rung_at, j.available_at)
-          + make_interval(secs => :wait * 2 ^ least(greatest(j.rings - 1, 0), 5)) < now()
+      AND greatest(j.notified_at, j.available_at)
+          + make_interval(secs => :wait * 2 ^ least(greatest(j.notifications - 1, 0), 5)) < now()
       AND NOT EXISTS (SELECT FROM outbox o WHERE o.hint = j.id AND o.published_at IS NULL)
     ORDER BY j.priority DESC, j.available_at LIMIT 100
 """)  # noqa: S608 - constants only
@@ -91,13 +91,13 @@ _RING_ALL = text("""
 """)
 
 
-def ring_again(session: Session, wait_seconds: float) -> int:
-    """Ring for jobs that were rung and not claimed: the message may be lost. Waits twice as long each time."""
-    return _count(session, _RING_AGAIN, {"wait": wait_seconds})
+def notify_again(session: Session, wait_seconds: float) -> int:
+    """Notify of jobs that nobody claimed: the message may be lost. Waits twice as long each time."""
+    return _count(session, _NOTIFY_AGAIN, {"wait": wait_seconds})
 
 
-def ring_all(session: Session) -> int:
-    """Ring for every queued job: the broker has lost its data."""
+def notify_all(session: Session) -> int:
+    """Notify of every queued job: the broker has lost its data."""
     return _count(session, _RING_ALL, {})
 
 

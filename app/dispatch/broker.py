@@ -12,7 +12,7 @@ from app.dispatch.client import impatient_client
 from app.outbox import Queue
 
 TASKS: Final = {Queue.gpu: "secateur.jobs.run", Queue.cpu: "secateur.tasks.run"}
-"""Which Celery task answers which doorbell."""
+"""Which Celery task answers the notifications of which queue."""
 KEY_PREFIX: Final = "secateur:"
 EPOCH_KEY: Final = "secateur:epoch"
 PUBLISH_SECONDS: Final = 3
@@ -50,7 +50,7 @@ def queues() -> list[KombuQueue]:
 
 
 class Publisher:
-    """Rings doorbells: a Celery message on a connection that gives up after a few seconds."""
+    """Publishes notifications: a Celery message on a connection that gives up after a few seconds."""
 
     def __init__(self, broker_url: str) -> None:
         self._app = Celery("secateur-dispatcher", broker=broker_url, set_as_current=False)
@@ -101,7 +101,7 @@ class Epoch:
         return not self._client.exists(EPOCH_KEY)
 
     def begin(self) -> None:
-        """Leave the mark, after everything was rung again; another dispatcher may have been quicker."""
+        """Leave the mark, after everything was published again; another dispatcher may have been quicker."""
         self._client.set(EPOCH_KEY, str(uuid.uuid4()), nx=True)
 
     def close(self) -> None:

@@ -42,18 +42,18 @@ class Dispatcher:
         return len(sent)
 
     def notice_loss(self) -> None:
-        """Ring for everything that is queued when the broker has lost its data."""
+        """Notify of everything that is queued when the broker has lost its data."""
         try:
             if not self._epoch.is_lost():
                 return
             with transaction() as session:
-                count = reaper.ring_all(session) + tasks.ring_again(session, 0)
+                count = reaper.notify_all(session) + tasks.notify_again(session, 0)
             # Only now: whoever dies in between leaves the work to the next look.
             self._epoch.begin()
         except BROKER_ERRORS as error:
             log.warning("the broker does not answer: %s", type(error).__name__)
             return
-        log.info("the broker does not know us; %d messages are rung again", count)
+        log.info("the broker does not know us; %d notifications are published again", count)
 
     def close(self) -> None:
         self._publisher.close()
@@ -63,6 +63,6 @@ class Dispatcher:
         try:
             self._publisher.publish(Queue(message.queue), message.hint)
         except BROKER_ERRORS as error:
-            log.warning("could not ring %s: %s", message.queue, type(error).__name__)
+            log.warning("could not notify %s: %s", message.queue, type(error).__name__)
             return False
         return True

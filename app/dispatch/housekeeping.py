@@ -23,7 +23,7 @@ SWEEPS_KEPT_SECONDS: Final = 7 * 86_400
 def clean_round(settings: Settings) -> None:
     """One round. A step that fails does not keep the others from their work; its error is raised at the end."""
     errors: list[Exception] = []
-    for step in (reap_jobs, reap_tasks, ring_again, forget, order_sweep):
+    for step in (reap_jobs, reap_tasks, notify_again, forget, order_sweep):
         try:
             step(settings)
         except Exception as error:
@@ -54,14 +54,14 @@ def reap_tasks(settings: Settings) -> int:
     return len(reaped)
 
 
-def ring_again(settings: Settings) -> int:
-    """End jobs that can never start, and ring for work that nobody has come for; how many."""
+def notify_again(settings: Settings) -> int:
+    """End jobs that can never start, and notify of work that nobody has come for; how many."""
     with transaction() as session:
         count = reaper.fail_unusable(session) + reaper.fail_overdue(session)
-        count += reaper.ring_again(session, settings.ring_again_seconds)
-        count += task_repository.ring_again(session, settings.ring_again_seconds)
+        count += reaper.notify_again(session, settings.notify_again_seconds)
+        count += task_repository.notify_again(session, settings.notify_again_seconds)
     if count:
-        log.info("%d jobs and tasks were rung again or cannot start", count)
+        log.info("%d jobs and tasks were published again or cannot start", count)
     return count
 
 

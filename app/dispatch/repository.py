@@ -17,7 +17,10 @@ BACKOFF: Final = Backoff(1.0, longest=15.0)
 KEPT_SECONDS: Final = 86_400
 
 
-_RUNG = text("UPDATE jobs SET rung_at = now(), rings = rings + 1 WHERE id = ANY(:hints) AND state = 'queued'")
+_NOTIFIED = text(
+    "UPDATE jobs SET notified_at = now(), notifications = notifications + 1"
+    " WHERE id = ANY(:hints) AND state = 'queued'"
+)
 
 
 def take(session: Session) -> Sequence[OutboxMessage]:
@@ -37,9 +40,9 @@ def take(session: Session) -> Sequence[OutboxMessage]:
         .execution_options(synchronize_session=False)
     )
     messages = sorted(session.scalars(statement).all(), key=lambda message: message.id)
-    # Noted before the bell rings, not after: a worker answers within milliseconds, and its claim passes over a job
-    # whose row somebody holds.
-    session.execute(_RUNG, {"hints": [message.hint for message in messages if message.attempts == 1]})
+    # Noted before the message is sent: a worker answers within milliseconds, and its claim passes over a job whose
+    # row somebody holds.
+    session.execute(_NOTIFIED, {"hints": [message.hint for message in messages if message.attempts == 1]})
     return messages
 
 

@@ -1,7 +1,8 @@
 """Garbage: objects of the store that nothing refers to, and nothing ever will.
 
-Jobs need no lock, because the key of an object says who may still come to refer to it (see `places`). Datasets and
-models share objects by content; there the last look and the deletion happen under the lock that intake takes, too.
+Jobs need no lock, because the key of an object says who may still come to refer to it
+(`app.delivery.object_keys`). Datasets and models share objects by content; there the last look and the deletion
+happen under the lock that intake takes, too.
 """
 
 import itertools

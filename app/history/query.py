@@ -26,4 +26,4 @@ StageNumber = Annotated[
     int | None, Query(ge=0, lt=2**31, description="The job's own, or with `lineage` the lineage's.")
 ]
 DomainName = Annotated[str | None, Query(max_length=200)]
-WholeLineage = Annotated[bool, Query(description="Also the stages of the jobs that this one goes on from.")]
+WholeLineage = Annotated[bool, Query(description="Also the stages of the jobs that this one continues.")]

@@ -13,7 +13,7 @@ class SensitivityRead(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    job: str = Field(description="Whose stage it is: this job's, or one's that it goes on from.")
+    job: str = Field(description="Whose stage it is: this job's, or one's that it continues.")
     stage: int = Field(description="In that job.")
     lineage_stage: int = Field(description="Counted over the whole lineage.")
     domain: str
@@ -41,7 +41,7 @@ class SensitivityRead(BaseModel):
 class BlockSensitivityRead(BaseModel):
     """What of a stage's sensitivities falls to one block."""
 
-    job: str = Field(description="Whose stage it is: this job's, or one's that it goes on from.")
+    job: str = Field(description="Whose stage it is: this job's, or one's that it continues.")
     stage: int = Field(description="In that job.")
     lineage_stage: int = Field(description="Counted over the whole lineage.")
     domain: str

@@ -19,7 +19,7 @@ from app.jobs.service import JobFinished, JobUnfinished, read_locked
 from app.kit.conditions import matches
 from app.kit.problems import FieldError, PreconditionFailed, Problem
 from app.lineage import stages
-from app.outbox import Queue, ring
+from app.outbox import Queue, notify
 from app.tables.jobs import Job
 from app.tables.states import TERMINAL, State
 from app.tasks.service import order_sweep
@@ -30,7 +30,7 @@ class JobCancelling(Problem):
 
 
 class LineageAlive(Problem):
-    status, code, title = 409, "lineage_alive", "Other jobs go on from this one"
+    status, code, title = 409, "lineage_alive", "Other jobs continue this one"
 
 
 NAMED: Final = 10
@@ -82,8 +82,8 @@ def resume(session: Session, project: str, id: str) -> tuple[Found, bool]:
         return (job, progress), False
     job.pause_requested_at = None
     if state is State.paused:
-        job.rings = 0
-        ring(session, Queue.gpu, job.id)
+        job.notifications = 0
+        notify(session, Queue.gpu, job.id)
     _move(session, job, State.queued if state is State.paused else State.running, "resume_requested")
     return (job, progress), True
 
@@ -109,7 +109,7 @@ def delete(session: Session, project: str, id: str) -> None:
     """Remove a finished job with all that is known of it; the CPU queue removes its objects soon after.
 
     What a retry of it has taken over stays for as long as that needs it. Raises JobNotFound, JobUnfinished,
-    LineageAlive: whoever goes on from the job locks its row first, so none can come in between.
+    LineageAlive: whoever makes a continuation locks this job's row first, so none can come in between.
     """
     job, _ = read_locked(session, project, id)
     state = State(job.state)
@@ -124,7 +124,7 @@ def delete(session: Session, project: str, id: str) -> None:
 def _refuse_alive(children: Sequence[str]) -> None:
     if children:
         more = f" and {len(children) - NAMED} more" if len(children) > NAMED else ""
-        raise LineageAlive(f"Delete first what goes on from it: {', '.join(children[:NAMED])}{more}.")
+        raise LineageAlive(f"Delete first what continues it: {', '.join(children[:NAMED])}{more}.")
 
 
 def _going(job: Job, verb: str) -> State:

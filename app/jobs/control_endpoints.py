@@ -115,7 +115,7 @@ def change_job(
 )
 def delete_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
     """With its history, checkpoint and artifact; the files leave the store within minutes. What a retry of it has
-    taken over stays with the retry. A job that another one goes on from cannot be deleted before that one."""
+    taken over stays with the retry. A job that another one continues cannot be deleted before that one."""
     control.delete(session, auth.project, id)
     return Response(status_code=204)
 

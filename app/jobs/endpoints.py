@@ -66,7 +66,7 @@ def create_job(
 ) -> Response:
     """The job starts when its model and datasets are ready and a worker is free. With an `Idempotency-Key` the
     request may be repeated without making a second job: the first answer comes again, marked
-    `Idempotency-Replayed: true`. With `continues` it goes on from another job's final state: only `domains`
+    `Idempotency-Replayed: true`. With `continues` it takes up another job's final state: only `domains`
     (new ones) is needed, and what is left out of model, method, sparsity, evaluation, output and gate is that
     job's; limits, priority, labels and each domain's calibration are not inherited."""
     asked = Submission(auth.project, body, key, fingerprint, backend.settings.idempotency_hours)
@@ -95,9 +95,7 @@ def list_jobs(
     label: Labels = None,
     created_after: Instant | None = None,
     created_before: Instant | None = None,
-    continues: Annotated[
-        str | None, Query(max_length=100, description="`job_…`: those that go on from it.")
-    ] = None,
+    continues: Annotated[str | None, Query(max_length=100, description="`job_…`: those that continue it.")] = None,
     lineage: Annotated[
         str | None,
         Query(max_length=100, description="`job_…`: the first job of a lineage; with all its branches."),

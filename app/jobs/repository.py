@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, defer
 from app.kit.globs import matches
 from app.kit.pagination import Listing
 from app.lineage import stages as lineage
-from app.lineage.required_statistics import Place, overriding
+from app.lineage.required_statistics import MatrixMethod, overriding
 from app.tables.jobs import (
     Job,
     JobAttempt,
@@ -117,13 +117,13 @@ def evaluations(session: Session, job: str) -> Sequence[JobEvaluation]:
     return session.scalars(query.order_by(JobEvaluation.row, JobEvaluation.domain)).all()
 
 
-def places(session: Session, job: Job) -> list[Place]:
+def matrix_methods(session: Session, job: Job) -> list[MatrixMethod]:
     """What the records of a finished job's last stage say of where its overrides' methods were used."""
     deciding = JobMatrix.notes["overrides"]
     query = select(JobMatrix.block, JobMatrix.columns, deciding).distinct()
     query = query.where(JobMatrix.job_id == job.id, JobMatrix.stage == len(job.spec["domains"]) - 1)
     rows = session.execute(query.order_by(JobMatrix.block, JobMatrix.columns))
-    return [Place(block, columns, overriding(job.spec, said or ())) for block, columns, said in rows]
+    return [MatrixMethod(block, columns, overriding(job.spec, said or ())) for block, columns, said in rows]
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from app.jobs.service import JobUnfinished, check_inputs, read, read_locked
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import FieldError, Problem
 from app.lineage import stages
-from app.lineage.warnings import note_caveats
-from app.outbox import Queue, ring
+from app.lineage.warnings import note_warnings
+from app.outbox import Queue, notify
 from app.tables.jobs import Job, JobBlock, JobDataset, JobStage
 from app.tables.states import TERMINAL, Reason, State
 from secateur.spec.job import dataset_pointers
@@ -64,9 +64,9 @@ def retry(session: Session, project: str, id: str) -> tuple[Found, bool]:
     _check_unchanged(session, project, old)
     new = _insert(session, old, sorted(texts))
     _take_over(session, old, new)
-    note_caveats(session, new)
+    note_warnings(session, new)
     append_event(session, old, EventType.retried, {"job": new.id})
-    ring(session, Queue.gpu, new.id)
+    notify(session, Queue.gpu, new.id)
     session.flush()
     session.refresh(new)
     return (new, None), True

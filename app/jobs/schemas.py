@@ -243,7 +243,7 @@ class StageRead(_Row):
 class MatrixRead(_Row):
     """What happened to one matrix in one stage."""
 
-    job: str = Field(description="Whose stage it is: this job's, or one's that it goes on from.")
+    job: str = Field(description="Whose stage it is: this job's, or one's that it continues.")
     stage: int = Field(description="In that job.")
     lineage_stage: int = Field(description="Counted over the whole lineage.")
     domain: str
@@ -294,7 +294,7 @@ class RowRead(BaseModel):
 
 class EvaluationRead(BaseModel):
     """The matrix R of the lineage up to this job, and what follows from it. A BWT is not to be read without R:
-    0 can also mean stasis."""
+    0 can also mean that nothing changed."""
 
     model_config = ConfigDict(title="EvaluationMatrix")
 

@@ -13,8 +13,8 @@ from app.jobs.service import check_inputs
 from app.kit.ids import Prefix, new_id
 from app.lineage import stages
 from app.lineage.continuation import Completed, complete
-from app.lineage.warnings import note_caveats
-from app.outbox import Queue, ring
+from app.lineage.warnings import note_warnings
+from app.outbox import Queue, notify
 from app.tables.jobs import Job, JobDataset, JobStage
 from app.tables.states import State
 from secateur.spec.job import JobContinue, JobCreate, canonical_digest
@@ -40,7 +40,7 @@ class Submitted:
 
 
 def submit(session: Session, submission: Submission) -> Submitted:
-    """Make a job with its stages, first event and ring, all in the caller's transaction.
+    """Make a job with its stages, first event and notification, all in the caller's transaction.
 
     Raises InputRefused, KeyInFlight, KeyReused, and what `continuation.complete` raises.
     """
@@ -61,7 +61,7 @@ def submit(session: Session, submission: Submission) -> Submitted:
 
 
 def make(session: Session, project: str, completed: Completed) -> Job:
-    """The job's rows and its ring. Its inputs are checked, and its parent's row is locked."""
+    """The job's rows and its notification. Its inputs are checked, and its parent's row is locked."""
     asked, spec = completed.asked, completed.spec
     job = Job(
         id=new_id(Prefix.job),
@@ -88,8 +88,8 @@ def make(session: Session, project: str, completed: Completed) -> Job:
     )
     stages.inherit_evaluations(session, job)
     append_event(session, job, EventType.created, {"state": job.state})
-    note_caveats(session, job)
-    ring(session, Queue.gpu, job.id)
+    note_warnings(session, job)
+    notify(session, Queue.gpu, job.id)
     session.flush()
     session.refresh(job)
     return job

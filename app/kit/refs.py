@@ -18,8 +18,8 @@ class WarningRead(BaseModel):
 
     code: str = Field(
         description="Of jobs and plans: `too_few_tokens`, `held_out_overlaps`, `held_out_alike`, `texts_overlap`, "
-        "`starved_experts`, `stasis`, `forgetting`, `already_sparse`, `sparser_than_asked`, `evaluation_lost`, "
-        "`statistics_dropped`, …; of models: "
+        "`expert_fallback`, `masks_unchanged`, `forgetting`, `already_sparse`, `sparser_than_asked`, "
+        "`evaluation_lost`, `statistics_dropped`, …; of models: "
         "`weights_not_taken`, `index_mismatch`, `index_total_size`, `tensors_not_used`, `tokenizer_split`, …",
         examples=["forgetting"],
     )

@@ -1,4 +1,4 @@
-"""Going on from a job: what a continuation inherits, and why one is refused."""
+"""Continuing a job: what a continuation inherits, and why one is refused."""
 
 import json
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ MAX_DOMAINS: Final = 256
 
 
 class NotContinuable(Problem):
-    status, code, title = 409, "not_continuable", "No job can go on from this one"
+    status, code, title = 409, "not_continuable", "No job can continue this one"
 
 
 class LineageMismatch(Invalid):
-    code, title = "lineage_mismatch", "The request does not fit the job that it goes on from"
+    code, title = "lineage_mismatch", "The request does not fit the job that it continues"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def complete(session: Session, project: str, body: JobCreate | JobContinue) -> C
 
 
 def _refuse(parent: Job) -> None:
-    """Only a final state that was published can be gone on from."""
+    """Only a final state that was published can be continued."""
     state = State(parent.state)
     if state not in TERMINAL:
         detail = f"The job is {state}; it can be continued once it has succeeded."
@@ -113,12 +113,12 @@ def _merge(
         asked = JobCreate.model_validate(merged)
     except ValidationError as error:
         raise validation_problem(error, merged) from None
-    places = repository.places(session, parent) if names_methods(parent.spec) else ()
+    matrices = repository.matrix_methods(session, parent) if names_methods(parent.spec) else ()
     errors = [
         *_differences(session, project, body, parent),
         *_names(body, earlier),
         *_length(body, earlier),
-        *lacking([each.spec for each in path], asked.resolved(), places),
+        *lacking([each.spec for each in path], asked.resolved(), matrices),
     ]
     if errors:
         detail = "; ".join(f"{error.pointer}: {error.detail}" for error in errors[:3])

@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/jobs/{id}/lineage", tags=["history"])
 @router.get(
     "",
     operation_id="get_lineage",
-    summary="What a job goes on from, and what goes on from it",
+    summary="What a job continues, and what continues it",
     response_model=LineageRead,
     responses=problems(JobNotFound),
 )

@@ -8,8 +8,8 @@ from secateur.spec.method import Copal, Method, MethodName, Mode, Reading, read_
 from secateur.spec.sparsity import Allocation
 
 
-class Place(NamedTuple):
-    """What the records of the job gone on from say of some of its matrices."""
+class MatrixMethod(NamedTuple):
+    """What the records of the continued job say of some of its matrices."""
 
     block: int
     columns: int
@@ -19,33 +19,33 @@ class Place(NamedTuple):
 
 
 def lacking(
-    path: Sequence[dict[str, Any]], spec: dict[str, Any], places: Sequence[Place] = ()
+    path: Sequence[dict[str, Any]], spec: dict[str, Any], matrices: Sequence[MatrixMethod] = ()
 ) -> list[FieldError]:
-    """What a job needs that the state it would go on from does not hold.
+    """What a job needs that the state it would continue does not hold.
 
     path: the specs of the jobs before it, oldest first: a sum of which one job has left a part out is not whole.
-    places: of the last one's matrices, where overrides name methods; what these leave open is the engine's to say.
+    matrices: of the last one, where overrides name methods; what these leave open is the engine's to say.
     """
     mine = read_method(spec["method"])
     if mine.mode is not Mode.accumulated:
         return []
     methods = [read_method(each["method"]) for each in path]
-    gram = _gram_of_places(methods[-1], mine, places) if names_methods(spec) else _gram(methods, mine)
+    gram = _gram_of_matrices(methods[-1], mine, matrices) if names_methods(spec) else _gram(methods, mine)
     solving = gram or _survey(methods, mine, spec["sparsity"]["allocation"])
     return [*solving, *_importance(methods, mine)]
 
 
-def dropped(before: dict[str, Any], spec: dict[str, Any], places: Sequence[Place] = ()) -> list[str]:
-    """Kinds of statistics that the state gone on from holds and a job's own does not.
+def dropped(before: dict[str, Any], spec: dict[str, Any], matrices: Sequence[MatrixMethod] = ()) -> list[str]:
+    """Kinds of statistics that the continued state holds and a job's own does not.
 
-    before: the spec of the job gone on from. places: as for `lacking`.
+    before: the spec of the continued job. matrices: as for `lacking`.
     """
     theirs, mine = (read_method(each["method"]) for each in (before, spec))
     found: list[str] = []
     if mine.mode is Mode.accumulated:
         gone = theirs.statistics - mine.statistics
         if names_methods(spec):
-            overridden = {"gram"} if _solved(theirs, places) - _solved(mine, places) else set()
+            overridden = {"gram"} if _solved(theirs, matrices) - _solved(mine, matrices) else set()
             gone = gone - {"gram"} | overridden
         found = sorted(gone)
     kept = [each.get("output", {}).get("keep_domain_statistics", False) for each in (before, spec)]
@@ -66,9 +66,9 @@ def overriding(spec: dict[str, Any], deciding: Sequence[str]) -> MethodName | No
     return found
 
 
-def _solved(method: Method, places: Sequence[Place]) -> set[tuple[int, int]]:
+def _solved(method: Method, matrices: Sequence[MatrixMethod]) -> set[tuple[int, int]]:
     """Blocks and numbers of inputs where some matrix is solved for, as far as the Gram of its group is kept."""
-    return {(each.block, each.columns) for each in places if method.named(each.method).updates_weights}
+    return {(each.block, each.columns) for each in matrices if method.named(each.method).updates_weights}
 
 
 def _asking(method: Method) -> str:
@@ -76,11 +76,11 @@ def _asking(method: Method) -> str:
     return "name" if method.solves else "weight_update"
 
 
-def _gram_of_places(theirs: Method, mine: Method, places: Sequence[Place]) -> list[FieldError]:
+def _gram_of_matrices(theirs: Method, mine: Method, matrices: Sequence[MatrixMethod]) -> list[FieldError]:
     """Only what is certain: nothing in the matrix's block that may read the same inputs was solved for."""
-    held = _solved(theirs, places)
-    without = (each for each in places if (each.block, each.columns) not in held)
-    missed: Iterator[Place] = (each for each in without if mine.named(each.method).updates_weights)
+    held = _solved(theirs, matrices)
+    without = (each for each in matrices if (each.block, each.columns) not in held)
+    missed: Iterator[MatrixMethod] = (each for each in without if mine.named(each.method).updates_weights)
     first = next(missed, None)
     if first is None:
         return []
@@ -131,7 +131,7 @@ def _importance(methods: Sequence[Method], mine: Method) -> list[FieldError]:
     if other is not None:
         theirs = f"the reading {other.reading!r}" if isinstance(other, Copal) else repr(other.name)
         message = (
-            f"{reading!r} goes on from importances that {theirs} did not keep; "
+            f"{reading!r} continues importances that {theirs} did not keep; "
             f"choose {Reading.own_terms!r}, or begin a new lineage"
         )
         return [FieldError(message, pointer="/method/reading")]

@@ -53,7 +53,7 @@ class PathJobRead(LineageJobRead):
 
 
 class LineageRead(BaseModel):
-    """A job's place among the jobs that go on from one another."""
+    """A job's place among the jobs that continue one another."""
 
     model_config = ConfigDict(title="Lineage")
 

@@ -100,12 +100,12 @@ def members(session: Session, project: str, first: str, limit: int) -> Sequence[
 
 
 def continuations(session: Session, job: str) -> Sequence[str]:
-    """Jobs that go on from this one."""
+    """Jobs that continue this one."""
     return session.scalars(select(Job.id).where(Job.continues == job).order_by(Job.created_at, Job.id)).all()
 
 
 def parent_digest(session: Session, job: Job) -> str | None:
-    """Digest of the manifest that the job goes on from; None for the first of a lineage."""
+    """Digest of the manifest that the job continues; None for the first of a lineage."""
     if job.continues is None:
         return None
     return session.scalar(select(Job.manifest["digest"].astext).where(Job.id == job.continues))

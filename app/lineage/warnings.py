@@ -1,4 +1,4 @@
-"""What the owner of a continuation should know unasked; the engine's own caveats come beside these."""
+"""What the owner of a continuation should know unasked; the engine's own warnings come beside these."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ class JobWarning:
         return {"code": self.code, "message": self.message, "data": self.data}
 
 
-def caveats_of(session: Session, job: Job) -> list[JobWarning]:
-    """Of a job that goes on from another one; none of any other."""
+def warnings_of(session: Session, job: Job) -> list[JobWarning]:
+    """Of a job that continues another one; none of any other."""
     if job.continues is None:
         return []
     history = lineage.history_of(session, job)
@@ -41,7 +41,7 @@ def caveats_of(session: Session, job: Job) -> list[JobWarning]:
 
 
 def foreseen(session: Session, path: Sequence[Job], spec: dict[str, Any]) -> list[JobWarning]:
-    """Of a job with this spec, were it made now to go on from the last one of `path`; none without a path."""
+    """Of a job with this spec, were it made now to continue the last one of `path`; none without a path."""
     if not path:
         return []
     stages = [stage for stage in lineage.stages_of(path) if stage.evaluation is not None]
@@ -49,15 +49,15 @@ def foreseen(session: Session, path: Sequence[Job], spec: dict[str, Any]) -> lis
     return _of(session, path, spec, [stage.domain for stage in stages if stage.evaluation not in there])
 
 
-def note_caveats(session: Session, job: Job) -> None:
+def note_warnings(session: Session, job: Job) -> None:
     """Say them in the job's history, when it is made."""
-    for warning in caveats_of(session, job):
+    for warning in warnings_of(session, job):
         note = {"level": "warning", "message": warning.message, "code": warning.code, **warning.data}
         append_event(session, job, EventType.note, note)
 
 
 def _of(session: Session, path: Sequence[Job], spec: dict[str, Any], lost: list[str]) -> list[JobWarning]:
-    """path: of the job gone on from. lost: earlier domains whose evaluation texts are gone."""
+    """path: of the continued job. lost: earlier domains whose evaluation texts are gone."""
     return [
         *_lost(lost, gated=spec.get("gate") is not None),
         *_dropped(session, path[-1], spec),
@@ -73,13 +73,13 @@ def _lost(domains: list[str], *, gated: bool) -> list[JobWarning]:
 
 
 def _dropped(session: Session, parent: Job, spec: dict[str, Any]) -> list[JobWarning]:
-    places = repository.places(session, parent) if names_methods(spec) else ()
-    kinds = dropped(parent.spec, spec, places)
+    matrices = repository.matrix_methods(session, parent) if names_methods(spec) else ()
+    kinds = dropped(parent.spec, spec, matrices)
     if not kinds:
         return []
     message = (
         f"the state of this job will not have all that its parent's has ({', '.join(kinds)}): what needs it can "
-        "go on from the parent, and not from this job or any after it"
+        "continue the parent, not this job or any after it"
     )
     return [JobWarning(STATISTICS_DROPPED, message, {"kinds": kinds, "parent": parent.id})]
 

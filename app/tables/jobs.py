@@ -92,9 +92,9 @@ class Job(Base):
     fence: Mapped[int] = mapped_column(BigInteger, default=0)
     available_at: Mapped[Created]
     """Not to be claimed before."""
-    rung_at: Mapped[Moment | None]
-    """When the doorbell was last rung for it."""
-    rings: Mapped[int] = mapped_column(default=0)
+    notified_at: Mapped[Moment | None]
+    """When a notification was last published for it."""
+    notifications: Mapped[int] = mapped_column(default=0)
 
     cancel_requested_at: Mapped[Moment | None]
     pause_requested_at: Mapped[Moment | None]
@@ -117,7 +117,7 @@ class Job(Base):
 
     @property
     def lineage(self) -> str:
-        """The first job of the lineage, of which every other one goes on from another."""
+        """The first job of the lineage, of which every other one continues another."""
         return self.lineage_id or self.id
 
 

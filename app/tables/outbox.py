@@ -8,7 +8,7 @@ from app.db.columns import Created, Moment
 
 
 class OutboxMessage(Base):
-    """One ring of the doorbell. Published rows are deleted after a day."""
+    """One notification: work of a queue may exist. Published rows are deleted after a day."""
 
     __tablename__ = "outbox"
     __table_args__ = (Index("ix_outbox_pending", "available_at", postgresql_where=text("published_at IS NULL")),)

@@ -91,7 +91,7 @@ def lock_expired(session: Session, lease_seconds: float) -> Sequence[Task]:
     ).all()
 
 
-_RING_AGAIN: Final = text("""
+_NOTIFY_AGAIN: Final = text("""
     INSERT INTO outbox (queue, hint, attempts)
     SELECT 'cpu', t.id, 0 FROM tasks t
     WHERE t.state = 'queued' AND t.available_at + make_interval(secs => :wait) < now()
@@ -101,9 +101,9 @@ _RING_AGAIN: Final = text("""
 """)
 
 
-def ring_again(session: Session, wait_seconds: float) -> int:
-    """Ring for queued tasks whose last message is older than `wait_seconds` (0: for all of them)."""
-    result: Any = session.execute(_RING_AGAIN, {"wait": wait_seconds})
+def notify_again(session: Session, wait_seconds: float) -> int:
+    """Notify of queued tasks whose last message is older than `wait_seconds` (0: for all of them)."""
+    result: Any = session.execute(_NOTIFY_AGAIN, {"wait": wait_seconds})
     return int(result.rowcount)
 
 
@@ -116,5 +116,5 @@ _RING_JOBS: Final = text("""
 
 
 def ring_for_jobs(session: Session, subject_id: str) -> None:
-    """Ring for the queued jobs that waited for this model or dataset."""
+    """Notify of the queued jobs that waited for this model or dataset."""
     session.execute(_RING_JOBS, {"subject": subject_id})

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
 from app.kit.ids import Prefix, new_id
-from app.outbox import Queue, ring
+from app.outbox import Queue, notify
 from app.tables.datasets import Dataset, IntakeState
 from app.tables.models import Model
 from app.tables.plans import Plan
@@ -51,7 +51,7 @@ def submit(session: Session, project_id: str, kind: TaskKind, subject_id: str) -
     """Queue work for a model, a dataset or a plan, in the transaction that made it."""
     task = Task(id=new_id(Prefix.task), project_id=project_id, kind=kind, subject_id=subject_id)
     session.add(task)
-    ring(session, Queue.cpu, task.id)
+    notify(session, Queue.cpu, task.id)
     return task
 
 
@@ -61,7 +61,7 @@ def order_sweep(session: Session, subject: str) -> None:
     row = insert(Task).values(id=id, kind=TaskKind.garbage, subject_id=subject, state=TaskState.queued)
     row = row.values(attempts=0, fence=0)
     if session.scalar(row.on_conflict_do_nothing().returning(Task.id)) is not None:
-        ring(session, Queue.cpu, id)
+        notify(session, Queue.cpu, id)
 
 
 def order_sweep_of_all(session: Session, every_seconds: float) -> bool:
@@ -167,4 +167,4 @@ def _queue_again(session: Session, task: Task, after_seconds: float) -> None:
         # Another sweep of the same waits by now (`ix_tasks_garbage`) and does this one's work, too.
         _end(task, TaskState.succeeded, None)
         return
-    ring(session, Queue.cpu, task.id, after_seconds)
+    notify(session, Queue.cpu, task.id, after_seconds)

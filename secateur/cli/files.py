@@ -61,7 +61,7 @@ def state(
         Path | None, typer.Argument(metavar="FILE", help="Default: JOB-state.tar.", show_default=False)
     ] = None,
 ) -> None:
-    """Export the final state as one tar file, to keep it or to go on from it with the engine alone."""
+    """Export the final state as one tar file, to keep or to continue with the engine alone."""
     target = target or Path(f"{job}-state.tar")
     with client_of(context) as client:
         client.export_state(job, target)

@@ -35,7 +35,7 @@ def submit(
     continues: Annotated[
         str | None,
         typer.Option(
-            help="job_… to go on from: its model, method and sparsity, with further domains.", metavar="JOB"
+            help="job_… to continue: its model, method and sparsity, with further domains.", metavar="JOB"
         ),
     ] = None,
     method: Annotated[

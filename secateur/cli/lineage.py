@@ -1,4 +1,4 @@
-"""`lineage`: what a job goes on from, and what goes on from it."""
+"""`lineage`: what a job continues, and what continues it."""
 
 from collections import defaultdict
 
@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def lineage(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
-    """Show the tree of jobs that go on from one another; `*` marks the way to this job."""
+    """Show the tree of jobs that continue one another; `*` marks the way to this job."""
     with client_of(context) as client:
         found = client.lineage(job)
     if as_json:

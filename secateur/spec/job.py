@@ -238,7 +238,7 @@ class JobCreate(_Request, Pruning):
 
 
 class JobContinue(_Request):
-    """Go on from a finished job's final state with further domains. What is left out of `model`, `method`,
+    """Continue a finished job's final state with further domains. What is left out of `model`, `method`,
     `sparsity`, `evaluation`, `numerics`, `output` and `gate` is that job's; `limits`, `priority`, `labels` and
     each domain's `calibration` begin with their defaults. What is given must fit that job: the model, `sparsity`,
     `evaluation`, `numerics` and the method's mode are one for a whole lineage."""

@@ -18,8 +18,7 @@ class Figures(NamedTuple):
     """Of row 0, over the domains that it knows."""
     bwt: float | None
     """Backward transfer on perplexity: mean over the evaluated domains before the last of R[T, i] − R[i, i].
-    Positive means forgetting; zero with a bad later column means stasis, so it is never to be read without R.
-    None for a single stage."""
+    Positive means forgetting; zero may mean that nothing changed, so read it with R. None for a single stage."""
     log_bwt: float | None
     """The same on log-perplexity."""
 

@@ -125,14 +125,14 @@ class EngineRequest(Pruning):
         description="Hidden states held in memory at once; the others go to a scratch file in the workspace.",
     )
     resume: Resume = Resume()
-    base: Base | None = Field(default=None, description="The job that this one goes on from.")
+    base: Base | None = Field(default=None, description="The job that this one continues.")
 
     @model_validator(mode="after")
     def _fits_the_base(self) -> Self:
         if self.base is None:
             return self
         if self.method.mode is Mode.restart:
-            message = "restart keeps nothing to go on from; leave the base out"
+            message = "restart keeps nothing to continue; leave the base out"
             refuse(self, [Refusal(("method", self.method.name, "mode"), message, self.method.mode)])
         message = "is the name of one of the lineage's domains already; choose another one"
         taken = (n for n, domain in enumerate(self.domains) if domain.name in self.base.domains)

@@ -187,7 +187,7 @@ def test_jobs_whose_messages_were_flushed_run(house: House) -> None:
         process.send_signal(signal.SIGSTOP)
     waiting = [house.submit() for _ in range(2)]
     client = house.broker.ask()
-    wait_until(lambda: all(watch.row.rung_at for watch in waiting))
+    wait_until(lambda: all(watch.row.notified_at for watch in waiting))
     client.flushall()
     client.close()
     for process in families:

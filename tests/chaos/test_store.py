@@ -53,7 +53,7 @@ class House:
     """Of the same job's manifest when nothing happens to it."""
 
     def run(self, **changes: object) -> None:
-        """What a worker does when its doorbell rings."""
+        """What a worker does when it is notified."""
         run_jobs(self.settings.model_copy(update=changes), "here", SCRIPTED)
 
     def attempts(self) -> list[str | None]:

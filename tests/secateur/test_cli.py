@@ -61,12 +61,12 @@ def test_the_state_is_written_whole_or_not_at_all(run: Run, scripted: ScriptedSe
 
 def test_warnings_are_shown_with_the_result(run: Run, scripted: ScriptedServer) -> None:
     data = {"domains": ["law", "code"], "overlap": 0.99951234}
-    warning = {"code": "stasis", "message": "99.95 % of the mask is as before", "data": data}
+    warning = {"code": "masks_unchanged", "message": "99.95 % of the mask is as before", "data": data}
     scripted.script = [
         Reply.json(job_document("succeeded", result={"warnings": [warning]}, continues="job_0", first_stage=2))
     ]
     out = run("get", "job_1")[1]
-    assert "99.95 % of the mask is as before (stasis: domains law code, overlap 0.9995)" in out
+    assert "99.95 % of the mask is as before (masks_unchanged: domains law code, overlap 0.9995)" in out
     assert "job_0 (2 stages before)" in out
 
 

@@ -137,7 +137,7 @@ def publish(last: int, request: dict[str, Any], reporter: Reporter) -> None:
     files += [{"path": f"model/{shard(BLOCKS)}", "local": "outer"}]
     files += [{"path": "report.json", "local": "report.json"}]
     message = f"nothing moved in {request['workspace']}"
-    warning = {"code": "stasis", "message": message, "data": {"overlap": 0.9995}}
+    warning = {"code": "masks_unchanged", "message": message, "data": {"overlap": 0.9995}}
     reporter.output(files, {"sparsity": 0.5, "warnings": [warning]})
 
 

@@ -13,7 +13,7 @@ import pytest
 import redis
 from sqlalchemy.orm import Session
 
-from app.outbox import Queue, ring
+from app.outbox import Queue, notify
 from app.settings import Settings
 from app.storage import ObjectStore
 from app.tables.jobs import JobEvaluation, JobLease, JobMatrix
@@ -60,12 +60,12 @@ def dispatch(environment: dict[str, str], settings: Settings, tmp_path: Path) ->
 
 @pytest.fixture
 def submit(jobs: JobMaker, session: Session) -> Callable[..., Watch]:
-    """Queue a job and ring once."""
+    """Queue a job and notify once."""
 
     def act(iterations: int = 60) -> Watch:
         # So many steps of the solver that there is a middle to disturb.
         watch = Watch(session, jobs.make(method={"name": "admm", "admm": {"iterations": iterations}}))
-        ring(session, Queue.gpu, watch.id)
+        notify(session, Queue.gpu, watch.id)
         session.commit()
         return watch
 
@@ -145,7 +145,7 @@ def test_sigterm_gives_the_job_back(
     assert watch.row.lost_attempts == 0
 
 
-def test_many_doorbells_and_a_flushed_broker(
+def test_many_notifications_and_a_flushed_broker(
     submit: Callable[..., Watch],
     session: Session,
     settings: Settings,
@@ -156,7 +156,7 @@ def test_many_doorbells_and_a_flushed_broker(
     """Messages are only bells: twenty do no harm, and none is needed when the broker forgets them all."""
     watch = submit()
     for _ in range(20):
-        ring(session, Queue.gpu, watch.id)
+        notify(session, Queue.gpu, watch.id)
     session.commit()
     client = redis.Redis.from_url(settings.broker_url.get_secret_value())
     wait_until(lambda: client.llen("secateur:gpu") > 5)

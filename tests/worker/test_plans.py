@@ -102,7 +102,7 @@ def test_a_model_that_the_engine_refuses_fails_the_plan_without_paths(
     assert str(settings.work_dir) not in plan.error["message"]
 
 
-def test_a_plan_of_a_continuation_counts_what_is_gone_on_from(
+def test_a_plan_of_a_continuation_counts_what_is_continued(
     session: Session, store: ObjectStore, settings: Settings, tmp_path: Path
 ) -> None:
     jobs = make_tiny_jobs(session, store, make_tiny_llama(tmp_path / "tiny"))

@@ -2,7 +2,7 @@
 
 Three kinds of threads. The main thread starts engine processes and otherwise only waits, because Celery's shutdown
 raises SystemExit in it at any moment and must never tear a commit. The runner claims, stages, commits and ends
-attempts. The keeper renews the lease, and kills the engine by its own clock when that fails for too long.
+attempts. The heartbeat renews the lease, and kills the engine by its own clock when that fails for too long.
 """
 
 from worker.attempt.claim_backoff import ClaimBackoff

@@ -1,4 +1,4 @@
-"""Claiming with patience: a doorbell that a worker has heard must not be lost because the database is away."""
+"""The claim loop: a notification that a worker has received must not be lost because the database is away."""
 
 import logging
 import threading

@@ -33,7 +33,7 @@ def run_jobs(
 ) -> int:
     """Claim and run jobs until there is none; how many attempts were made. Call it in the main thread.
 
-    caution: what the process has learnt of its host in earlier calls.
+    backoff: what the process has learnt of its host in earlier calls.
     On SystemExit (Celery's shutdown) the engine is killed and the job given back without costing an attempt.
     """
     runner = Runner(settings, worker, command, backoff or ClaimBackoff())

@@ -95,7 +95,7 @@ def computed(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def base_of(domains: Iterable[str], evaluations: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """What a job goes on from. evaluations: domain and dataset of each earlier test text."""
+    """What a job continues. evaluations: domain and dataset of each earlier test text."""
     texts = [{"domain": domain, "dataset": dataset} for domain, dataset in evaluations]
     return {"folder": BASE, "domains": list(domains), "evaluations": texts}
 

@@ -18,7 +18,7 @@ class Uploads:
     """Puts each content once below the attempt's own folder: what is already there is not sent again."""
 
     def __init__(self, store: ObjectStore, folder: str, workspace: Path, interrupts: Interrupts) -> None:
-        """folder: see `places.attempt_folder`."""
+        """folder: see `object_keys.attempt_folder`."""
         self._store = store
         self._folder = folder
         self._workspace = workspace

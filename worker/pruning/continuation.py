@@ -1,4 +1,4 @@
-"""What a state file says that it holds, and whether a job can go on from it."""
+"""What a state file says that it holds, and whether a job can continue it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ MEMBERS = "members"
 PREFIX = "prefix"
 """In the document: what every window began with."""
 FIELD = "/continues"
-"""What the owner wrote to go on from a state."""
+"""What the owner wrote to continue a state."""
 Document = Mapping[str, Any]
 """The JSON of a state file."""
 
@@ -180,7 +180,7 @@ def check_holdings(
     folder: StageFolder,
     prefix: Sequence[int] = (),
 ) -> None:
-    """Refuse a state that lacks what the job needs. folder: of the stage to go on from. prefix: the tokenizer's.
+    """Refuse a state that lacks what the job needs. folder: of the stage to continue. prefix: the tokenizer's.
 
     Raises UserError `state_mismatch` naming the kind of statistics and a matrix. Reads headers only.
     """
@@ -193,7 +193,7 @@ def check_holdings(
         _check_stages(job, folder.stage, check.said)
         _check_prefix(check.document.get(PREFIX, []), prefix)
         for lack in check.lacks():
-            raise UserError("state_mismatch", f"the state that is gone on from {lack}", FIELD)
+            raise UserError("state_mismatch", f"the state that is continued {lack}", FIELD)
 
 
 def check_moments(groups: Sequence[Sequence[PrunableWeight]], before: Mapping[str, Accumulated]) -> None:
@@ -201,7 +201,7 @@ def check_moments(groups: Sequence[Sequence[PrunableWeight]], before: Mapping[st
     for group in groups:
         if group[0].name not in before:
             lack = f"has no moments of {group[0].name}: prune the same matrices"
-            raise UserError("state_mismatch", f"the state that is gone on from {lack}", FIELD)
+            raise UserError("state_mismatch", f"the state that is continued {lack}", FIELD)
 
 
 def _check_stages(job: PruningJob, stage: int, said: Mapping[str, Any]) -> None:

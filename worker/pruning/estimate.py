@@ -109,7 +109,7 @@ def disk(subject: Subject) -> Estimate:
         f"per input the triangle of its Gram matrix in {subject.job.output.state_precision} where a solver needs "
         "it, four float32 vectors and, where each domain's own statistics are kept, a triangle in float16 and a "
         "vector for every domain of the lineage so far; per weight a float32 where a reading of COPAL sums over "
-        "tokens. A job that goes on from another has that one's beside it. "
+        "tokens. A job that continues another has that one's beside it. "
         f"Then, where scores are kept, {UNCOMMITTED} blocks' in float32; hidden states beyond hidden_bytes, or "
         "the inputs of all blocks that a survey keeps."
     )

@@ -150,19 +150,19 @@ def skipped(graph: ModelGraph, checkpoint: Checkpoint, shares: dict[str, WeightT
 def _overrides(subject: Subject) -> dict[str, Any]:
     """How many matrices each override matches and decides something about, and where several meet."""
     sparsity = subject.job.sparsity
-    verdicts = settle(subject.graph.matrices, sparsity)
+    resolved = settle(subject.graph.matrices, sparsity)
     counted = [
         {
             "index": number,
             "says": override.says,
-            "matches": sum(number in verdict.matched for verdict in verdicts.values()),
-            "decides": sum(number in verdict.deciding.values() for verdict in verdicts.values()),
+            "matches": sum(number in one.matched for one in resolved.values()),
+            "decides": sum(number in one.deciding.values() for one in resolved.values()),
         }
         for number, override in enumerate(sparsity.overrides)
     ]
     met = [
         {"overrides": list(each.overrides), "winners": each.winners, "matrices": each.matrices}
-        for each in overlaps(verdicts)
+        for each in overlaps(resolved)
     ]
     return {"overrides": counted, "overlaps": met}
 

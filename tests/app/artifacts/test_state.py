@@ -20,7 +20,7 @@ STATE = {
     "state/block-0000.safetensors": b"first" * 1000,
     "state/block-0001.safetensors": b"second",
 }
-"""What an engine goes on from: not the last shard, which is the dense model's."""
+"""What an engine continues: not the last shard, which is the dense model's."""
 
 
 def put_state(session: Session, store: ObjectStore, job: str) -> None:
@@ -39,7 +39,7 @@ def put_state(session: Session, store: ObjectStore, job: str) -> None:
 
 @pytest.fixture
 def continued(api: httpx.Client, inputs: Inputs, session: Session, store: ObjectStore) -> str:
-    """A published job that goes on from another."""
+    """A published job that continues another."""
     parent = submit(api, inputs.body())
     publish(session, parent)
     job = submit(api, {"continues": parent, "domains": [domain("sales", inputs.first)]})

@@ -232,7 +232,7 @@ def test_what_one_side_has_not_pruned_is_null_there(
     assert "no finished stage" in refusal(api, (pair[0], third), part="history")["detail"]
     unknown = {matrix_of(2, "q_proj"): {"mask_sha256": None, "weights_sha256": None}}
     fill(session, third, 0, domain="law", changed=unknown)
-    session.connection().exec_driver_sql("DELETE FROM job_layers WHERE job_id = %s AND block = 0", (third,))
+    session.connection().exec_driver_sql("DELETE FROM job_matrices WHERE job_id = %s AND block = 0", (third,))
     session.commit()
     found = compare(api, (third, pair[0]), part="history")["history"]
     agreement = found["agreement"]

@@ -14,7 +14,7 @@ from app.delivery.endings import Failure
 from app.delivery.events import EventType
 from app.delivery.lease import Lease, LeaseLost, guard, renew
 from app.delivery.publish import StoredFile, make_manifest, publish
-from app.delivery.reaper import fail_overdue, fail_unusable, reap_one, ring_again, ring_all
+from app.delivery.reaper import fail_overdue, fail_unusable, notify_again, notify_all, reap_one
 from app.delivery.transitions import transition
 from app.tables.jobs import Job, JobAttempt, JobBlock, JobEvent, JobLease, Outcome
 from app.tables.models import Model
@@ -262,24 +262,24 @@ def test_a_job_over_a_failed_model_ends(session: Session, job: str) -> None:
 def test_an_unanswered_bell_rings_again_later_each_time(session: Session, job: str) -> None:
     row = session.get_one(Job, job)
 
-    def rung_after(seconds: float, rings: int) -> int:
-        row.rung_at = row.available_at = from_now(-seconds)
-        row.rings = rings
+    def notified_after(seconds: float, notifications: int) -> int:
+        row.notified_at = row.available_at = from_now(-seconds)
+        row.notifications = notifications
         session.commit()
         with transaction() as other:
-            found = ring_again(other, 10)
+            found = notify_again(other, 10)
             other.rollback()
         return found
 
-    assert rung_after(5, 0) == 0
-    assert rung_after(11, 0) == 1
-    assert rung_after(11, 1) == 1
-    assert rung_after(11, 2) == 0
-    assert rung_after(21, 2) == 1
+    assert notified_after(5, 0) == 0
+    assert notified_after(11, 0) == 1
+    assert notified_after(11, 1) == 1
+    assert notified_after(11, 2) == 0
+    assert notified_after(21, 2) == 1
     with transaction() as other:
-        assert ring_all(other) == 1
+        assert notify_all(other) == 1
     with transaction() as other:
-        assert ring_all(other) == 0, "a message is waiting already"
+        assert notify_all(other) == 0, "a message is waiting already"
 
 
 def test_a_job_that_waits_for_too_long_fails(session: Session, job: str) -> None:
@@ -329,6 +329,6 @@ def test_runtime_is_the_sum_of_the_attempts(session: Session, job: str) -> None:
         assert renew(other, found.lease, 60).runtime_left == pytest.approx(found.runtime_left)
 
 
-def test_tasks_that_nobody_heard_of_ring_again(session: Session) -> None:
+def test_tasks_that_nobody_heard_of_are_notified_again(session: Session) -> None:
     with transaction() as other:
-        assert task_repository.ring_again(other, 1) == 0
+        assert task_repository.notify_again(other, 1) == 0

@@ -14,7 +14,7 @@ from app.delivery.claim import claim
 from app.dispatch import repository
 from app.dispatch.dispatcher import Dispatcher
 from app.local.servers import ValkeyServer
-from app.outbox import Queue, ring
+from app.outbox import Queue, notify
 from app.settings import Settings
 from app.tables.jobs import Job
 from app.tables.outbox import OutboxMessage
@@ -38,9 +38,9 @@ def waiting(settings: Settings, queue: str) -> int:
 
 def test_a_ring_reaches_its_queue_once(dispatcher: Dispatcher, session: Session, settings: Settings) -> None:
     dispatcher.look()
-    ring(session, Queue.gpu, "job_x")
-    ring(session, Queue.cpu, "tsk_x")
-    ring(session, Queue.gpu, "job_later", after_seconds=60)
+    notify(session, Queue.gpu, "job_x")
+    notify(session, Queue.cpu, "tsk_x")
+    notify(session, Queue.gpu, "job_later", after_seconds=60)
     session.commit()
     assert dispatcher.look() == 2
     assert dispatcher.look() == 0
@@ -49,16 +49,16 @@ def test_a_ring_reaches_its_queue_once(dispatcher: Dispatcher, session: Session,
 
 def test_a_published_ring_is_noted_on_its_job(dispatcher: Dispatcher, session: Session) -> None:
     id = make_jobs(session).make()
-    ring(session, Queue.gpu, id)
+    notify(session, Queue.gpu, id)
     session.commit()
     dispatcher.look()
     job = session.get_one(Job, id, populate_existing=True)
-    assert (job.rings > 0, job.rung_at is not None) == (True, True)
+    assert (job.notifications > 0, job.notified_at is not None) == (True, True)
 
 
 def test_a_worker_that_answers_at_once_gets_the_job(session: Session) -> None:
     id = make_jobs(session).make()
-    ring(session, Queue.gpu, id)
+    notify(session, Queue.gpu, id)
     session.commit()
     with transaction() as dispatching:
         messages = repository.take(dispatching)
@@ -75,7 +75,7 @@ def test_a_broker_that_lost_its_data_hears_of_every_queued_job(
     dispatcher: Dispatcher, session: Session, settings: Settings
 ) -> None:
     make_jobs(session).make()
-    assert dispatcher.look() == 1, "nobody had rung, but the broker was new"
+    assert dispatcher.look() == 1, "nobody had notified, but the broker was new"
     assert dispatcher.look() == 0
     client = redis.Redis.from_url(settings.broker_url.get_secret_value())
     client.flushall()
@@ -89,7 +89,7 @@ def test_two_dispatchers_share_the_work(session: Session, settings: Settings) ->
     first, second = Dispatcher(url), Dispatcher(url)
     first.look()
     for number in range(150):
-        ring(session, Queue.gpu, f"job_{number}")
+        notify(session, Queue.gpu, f"job_{number}")
     session.commit()
     assert first.look() + second.look() + first.look() == 150
     assert waiting(settings, "gpu") == 150
@@ -101,7 +101,7 @@ def test_a_dead_broker_only_delays(session: Session, settings: Settings, tmp_pat
     with ValkeyServer(tmp_path / "valkey", password=secrets.token_hex(8)) as server:
         dispatcher = Dispatcher(server.url)
         dispatcher.look()
-        ring(session, Queue.gpu, "job_x")
+        notify(session, Queue.gpu, "job_x")
         session.commit()
         server.child.kill()
         began = time.monotonic()
@@ -119,7 +119,7 @@ def test_a_dead_broker_only_delays(session: Session, settings: Settings, tmp_pat
 def test_a_message_taken_by_a_dispatcher_that_died_comes_back(session: Session, settings: Settings) -> None:
     from app.dispatch import repository
 
-    ring(session, Queue.gpu, "job_x")
+    notify(session, Queue.gpu, "job_x")
     session.commit()
     with transaction() as other:
         assert len(repository.take(other)) == 1

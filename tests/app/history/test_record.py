@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from app.delivery.commits import _LAYER as WRITTEN
+from app.delivery.commits import _RECORD as WRITTEN
 from app.history.parquet import SCHEMA
 from app.jobs.schemas import MatrixRead
 from app.tables.jobs import JobMatrix

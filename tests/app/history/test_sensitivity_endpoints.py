@@ -227,7 +227,7 @@ def test_the_service_starts_without_arrow() -> None:
 
 @pytest.fixture
 def child(session: Session, api: httpx.Client, inputs: Inputs, filled: str) -> str:
-    """A job of one stage that goes on from one of two, both of which are finished here."""
+    """A job of one stage that continues one of two, both of which are finished here."""
     session.execute(update(JobStage).where(JobStage.job_id == filled).values(state="done"))
     domains = [{"name": "poems", "dataset": inputs.first}]
     made = str(api.post("/v1/jobs", json=inputs.body(domains=domains)).json()["id"])

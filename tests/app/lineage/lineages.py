@@ -1,4 +1,4 @@
-"""Jobs that look as a worker leaves them when they are published, for tests of what goes on from them."""
+"""Jobs that look as a worker leaves them when they are published, for tests of what continues them."""
 
 from typing import Any
 
@@ -68,7 +68,7 @@ def domain(name: str, dataset: str, evaluation: str | None = None) -> dict[str, 
 
 
 def continued(api: httpx.Client, parent: str, dataset: str, **fields: Any) -> dict[str, Any]:
-    """The job that goes on from `parent`, as it was answered."""
+    """The job that continues `parent`, as it was answered."""
     body = {"continues": parent, "domains": [domain("sales", dataset)], **fields}
     response = api.post("/v1/jobs", json=body)
     assert response.status_code == 201, response.text

@@ -85,20 +85,20 @@ def test_what_was_said_at_first_is_in_the_result_too(
 ) -> None:
     assert api.delete(f"/v1/datasets/{inputs.second}").status_code == 204
     job = continued(api, parent, third, method={"name": "wanda"})["id"]
-    stasis = {"code": "stasis", "message": "nothing moved", "data": {"stage": 0}}
+    unchanged = {"code": "masks_unchanged", "message": "nothing moved", "data": {"stage": 0}}
     with transaction() as session:
         taken = claim(session, "w", 60)
     assert taken is not None
     with transaction() as session:
-        delivery.publish(session, taken.lease, delivery.make_manifest([], {}), {"warnings": [stasis]})
+        delivery.publish(session, taken.lease, delivery.make_manifest([], {}), {"warnings": [unchanged]})
     warnings = api.get(f"/v1/jobs/{job}").json()["result"]["warnings"]
     said = [
         {"level": "warning", "message": each["message"], "code": each["code"]} | each["data"] for each in warnings
     ]
     assert said[:2] == notes(api, job)
-    assert [each["code"] for each in warnings] == ["evaluation_lost", "statistics_dropped", "stasis"]
+    assert [each["code"] for each in warnings] == ["evaluation_lost", "statistics_dropped", "masks_unchanged"]
     assert (warnings[0]["data"], warnings[1]["data"]["kinds"]) == ({"domains": ["law"]}, ["gram"])
-    assert warnings[2] == stasis
+    assert warnings[2] == unchanged
 
 
 def test_a_test_text_that_an_earlier_job_was_calibrated_on_is_said(

@@ -1,4 +1,4 @@
-"""What no job can go on from, and which requests do not fit the job that they go on from."""
+"""What no job can continue, and which requests do not fit the job that they continue."""
 
 from typing import Any
 
@@ -77,7 +77,7 @@ def test_statistics_that_nobody_kept_are_missed(api: httpx.Client, inputs: Input
 def test_a_sum_of_which_one_job_left_a_part_out_is_not_whole(
     api: httpx.Client, parent: str, inputs: Inputs, session: Session
 ) -> None:
-    """ADMM, then Wanda: what Wanda leaves has no Gram of the last domain, so ADMM cannot go on from there."""
+    """ADMM, then Wanda: what Wanda leaves has no Gram of the last domain, so ADMM cannot continue it."""
     wanda = {"continues": parent, "method": {"name": "wanda"}, "domains": [domain("a", inputs.first)]}
     second = submit(api, wanda)
     publish(session, second)

@@ -1,4 +1,4 @@
-"""The tree of jobs that go on from one another."""
+"""The tree of jobs that continue one another."""
 
 import httpx
 from sqlalchemy import delete

@@ -3,7 +3,7 @@
 import itertools
 from typing import Any
 
-from app.lineage.required_statistics import Place, dropped, lacking, overriding
+from app.lineage.required_statistics import MatrixMethod, dropped, lacking, overriding
 from secateur.spec.method import MethodName, Perturbation, Reading
 
 
@@ -54,7 +54,12 @@ def test_without_sums_nothing_is_missed() -> None:
 
 
 OVERRIDES = [{"match": "*.down_proj.weight", "method": "wanda"}, {"match": "*.0.*", "target": 0.5}]
-PLACES = [Place(0, 64, None), Place(0, 176, MethodName.wanda), Place(1, 64, None), Place(1, 176, MethodName.wanda)]
+METHODS = [
+    MatrixMethod(0, 64, None),
+    MatrixMethod(0, 176, MethodName.wanda),
+    MatrixMethod(1, 64, None),
+    MatrixMethod(1, 176, MethodName.wanda),
+]
 
 
 def overridden(name: str, overrides: list[dict[str, Any]] | None = None, **method: Any) -> dict[str, Any]:
@@ -66,27 +71,27 @@ def overridden(name: str, overrides: list[dict[str, Any]] | None = None, **metho
 def test_a_gram_that_an_override_kept_nobody_from_keeping_is_missed() -> None:
     solved, selected = overridden("copal", weight_update="admm"), overridden("copal")
     for parent in (overridden("admm"), overridden("sparsegpt"), selected):
-        assert [error.pointer for error in lacking([parent], solved, PLACES)] == ["/method/weight_update"]
-    assert [error.pointer for error in lacking([selected], overridden("admm"), PLACES)] == ["/method/name"]
+        assert [error.pointer for error in lacking([parent], solved, METHODS)] == ["/method/weight_update"]
+    assert [error.pointer for error in lacking([selected], overridden("admm"), METHODS)] == ["/method/name"]
     # Wanda is followed by the job's own update in all of these.
-    assert lacking([solved], solved, PLACES) == []
-    assert lacking([overridden("sparsegpt", weight_update="admm")], solved, PLACES) == []
+    assert lacking([solved], solved, METHODS) == []
+    assert lacking([overridden("sparsegpt", weight_update="admm")], solved, METHODS) == []
     # Nothing of the overridden matrices is solved for here.
-    assert lacking([overridden("admm")], overridden("sparsegpt"), PLACES) == []
-    assert lacking([overridden("admm")], selected, PLACES) == []
+    assert lacking([overridden("admm")], overridden("sparsegpt"), METHODS) == []
+    assert lacking([overridden("admm")], selected, METHODS) == []
 
 
 def test_what_may_share_a_gram_is_the_engines_to_refuse() -> None:
     """Matrices of as many inputs: the query projection shares the keys' Gram, the attention's output does not."""
-    places = [Place(0, 64, None), Place(0, 64, MethodName.wanda)]
-    assert lacking([overridden("admm")], overridden("copal", weight_update="admm"), places) == []
+    matrices = [MatrixMethod(0, 64, None), MatrixMethod(0, 64, MethodName.wanda)]
+    assert lacking([overridden("admm")], overridden("copal", weight_update="admm"), matrices) == []
     assert lacking([overridden("admm")], overridden("copal", weight_update="admm"), []) == []
 
 
 def test_overrides_that_solve_everywhere_leave_nothing_to_miss() -> None:
     overrides = [{"regex": ".*", "method": "admm"}]
-    places = [Place(0, 64, MethodName.admm), Place(0, 176, MethodName.admm)]
-    assert lacking([overridden("wanda", overrides)], overridden("alps", overrides), places) == []
+    matrices = [MatrixMethod(0, 64, MethodName.admm), MatrixMethod(0, 176, MethodName.admm)]
+    assert lacking([overridden("wanda", overrides)], overridden("alps", overrides), matrices) == []
 
 
 def test_the_last_override_that_names_a_method_counts() -> None:
@@ -111,6 +116,6 @@ def test_what_a_job_keeps_less_is_known() -> None:
 
 def test_a_gram_dropped_where_an_override_names_the_method_is_known() -> None:
     parent = overridden("copal", weight_update="admm")
-    assert dropped(parent, overridden("copal"), PLACES) == ["gram"]
-    assert dropped(parent, overridden("admm"), PLACES) == ["gram"], "the overridden matrices' alone"
-    assert dropped(overridden("admm"), parent, PLACES) == []
+    assert dropped(parent, overridden("copal"), METHODS) == ["gram"]
+    assert dropped(parent, overridden("admm"), METHODS) == ["gram"], "the overridden matrices' alone"
+    assert dropped(overridden("admm"), parent, METHODS) == []

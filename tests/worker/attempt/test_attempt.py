@@ -145,7 +145,7 @@ def test_one_call_runs_all_that_is_queued(jobs: JobMaker, session: Session, run:
     watches = [Watch(session, jobs.make()) for _ in range(3)]
     assert run() == 3
     assert [watch.state for watch in watches] == [State.succeeded] * 3
-    assert run() == 0, "a second doorbell finds nothing"
+    assert run() == 0, "a second notification finds nothing"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Jobs that go on from other jobs, through the real supervisor; the engine is a script with the real protocol."""
+"""Jobs that continue other jobs, through the real supervisor; the engine is a script with the real protocol."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -113,7 +113,7 @@ def test_a_missing_file_of_the_parent_is_the_stores_failure(
     assert session.query(JobAttempt).filter_by(job_id=child.id).one().outcome == "store_failed"
 
 
-def test_the_sweep_leaves_everything_that_can_be_gone_on_from(
+def test_the_sweep_leaves_everything_that_can_be_continued(
     jobs: JobMaker, session: Session, store: ObjectStore, run: Run
 ) -> None:
     parent = first(jobs, session, run, gate={"max_bwt": 0.5})
@@ -131,7 +131,7 @@ def test_the_sweep_leaves_everything_that_can_be_gone_on_from(
     assert child.state is State.succeeded
 
 
-def test_a_retry_is_gone_on_from_after_what_it_retried_was_deleted(
+def test_a_retry_is_continued_after_what_it_retried_was_deleted(
     jobs: JobMaker, session: Session, store: ObjectStore, run: Run
 ) -> None:
     """Its objects lie below the name of the first job of the chain."""
@@ -207,5 +207,5 @@ def test_warnings_are_part_of_the_result_without_the_workers_paths(
     watch = first(jobs, session, run)
     assert watch.row.result is not None
     assert watch.row.result["warnings"] == [
-        {"code": "stasis", "message": "nothing moved in <workspace>", "data": {"overlap": 0.9995}}
+        {"code": "masks_unchanged", "message": "nothing moved in <workspace>", "data": {"overlap": 0.9995}}
     ]

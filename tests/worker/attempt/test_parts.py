@@ -221,7 +221,7 @@ def test_the_wait_doubles_with_each_loss_up_to_a_bound_and_ends_with_a_success()
 
 
 class Renewals:
-    """Answers to the keeper, in order; the last one for ever."""
+    """Answers to the heartbeat, in order; the last one for ever."""
 
     def __init__(self, *answers: OwnerRequests | Exception) -> None:
         self._answers = list(answers)

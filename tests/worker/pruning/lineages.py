@@ -1,4 +1,4 @@
-"""Jobs that go on from others, as the service would ask the engine for them."""
+"""Jobs that continue others, as the service would ask the engine for them."""
 
 import json
 import shutil
@@ -98,7 +98,7 @@ def continuing(parent: Ran, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def chain(request_for: Request, *parts: Any, name: str = "part", **fields: Any) -> list[Ran]:
-    """One job a part (a string of domains or a list of them), each going on from the one before it."""
+    """One job a part (a string of domains or a list of them), each continuing the one before it."""
     ran: list[Ran] = []
     for number, domains in enumerate(parts):
         request = with_own_texts(request_for(domains=domains, workspace=f"{name}-{number}", **fields))

@@ -183,7 +183,7 @@ def as_of_old(request: dict[str, Any]) -> None:
         write_tensors(path, tensors, ("secateur", json.dumps(document, sort_keys=True)))
 
 
-def test_a_state_of_an_older_engine_is_gone_on_from(request_for: Request) -> None:
+def test_a_state_of_an_older_engine_is_continued(request_for: Request) -> None:
     (whole,) = chain(request_for, "ab", name="whole", method=ADMM)
     (parent,) = chain(request_for, "a", method=ADMM)
     request = continuing(parent, request_for(domains="b", workspace="child", method=ADMM))

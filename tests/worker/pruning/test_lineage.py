@@ -1,4 +1,4 @@
-"""A job that goes on from another ends where one job over all the domains would have ended."""
+"""A job that continues another ends where one job over all the domains would have ended."""
 
 import itertools
 import shutil
@@ -93,7 +93,7 @@ def test_a_lineage_may_be_cut_anywhere(request_for: Request) -> None:
         assert last.report()["lineage"] == {"first_stage": 3 - len(parts[-1]), "domains": ["a", "b", "c"]}
 
 
-def test_one_job_can_be_gone_on_from_twice(request_for: Request) -> None:
+def test_one_job_can_be_continued_twice(request_for: Request) -> None:
     (parent,) = chain(request_for, "a", method=ADMM)
     before = parent.weights() | parent.states()
     for other in "bc":
@@ -157,7 +157,7 @@ def test_an_earlier_domain_without_a_text_has_no_column(request_for: Request, te
     assert child.output.summary["bwt"] == pytest.approx(rows[3, "b"] - rows[2, "b"])
 
 
-def test_the_first_own_stage_is_compared_with_the_masks_gone_on_from(request_for: Request) -> None:
+def test_the_first_own_stage_is_compared_with_the_masks_of_the_continued_job(request_for: Request) -> None:
     (whole,) = chain(request_for, "abc", name="whole")
     last = chain(request_for, "ab", "c")[-1]
     changed = [record.mask_changed for block in last.recorder.blocks for record in block.records]

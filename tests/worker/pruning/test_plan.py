@@ -98,7 +98,7 @@ def test_estimated_disk_is_what_the_job_then_takes(
     assert estimate.parts["stages_state"] <= state <= estimate.parts["stages_state"] + documents * len(job.domains)
 
 
-def test_disk_counts_the_job_that_is_gone_on_from(request_for: Request) -> None:
+def test_disk_counts_the_job_that_is_continued(request_for: Request) -> None:
     (parent,) = chain(request_for, "ab", output={"keep_domain_statistics": True})
     request = request_for(domains="c", workspace="child", output={"keep_domain_statistics": True})
     parts = disk(look(PruningJob.from_dict(continuing(parent, request)))).parts

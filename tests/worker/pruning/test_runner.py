@@ -84,7 +84,7 @@ def test_report_has_no_path_and_no_clock(request_for: Request, tmp_path: Path) -
     ids=lambda method: "+".join((method["name"], *list(method.values())[1:])),
 )
 def test_sequential_pruning_stands_still(request_for: Request, method: dict[str, Any], allocation: str) -> None:
-    """Weight stasis is exact: what is zero goes again, at no cost, so there is nothing to make up for either."""
+    """Masks stay exactly: what is zero goes again, at no cost, so there is nothing to make up for either."""
     sparsity = {"target": 0.5, "allocation": allocation}
     request = request_for(domains="abc", method={**method, "mode": "sequential"}, sparsity=sparsity)
     recorder = Recorder()

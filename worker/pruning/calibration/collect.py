@@ -43,7 +43,7 @@ class Collected:
 def collect(context: StageContext, block: Block) -> Collected:
     """All that is known of the inputs of the loaded block.
 
-    Raises IllConditioned for inputs that are not finite, UserError for a state to go on from that lacks a group.
+    Raises IllConditioned for inputs that are not finite, UserError for a state to continue that lacks a group.
     """
     if not (matrices := context.pruned(block)):
         return Collected()

@@ -92,14 +92,14 @@ def feed(
     return result, fed
 
 
-def starved_experts(stage: int, domain: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+def expert_fallback(stage: int, domain: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """What the warning says, None where none is due. records: of the whole stage."""
     fed = [record["notes"]["expert"] for record in records if "expert" in record["notes"]]
     modules = Counter(each["module"] for each in fed if each["stand_ins"])
     if not modules:
         return None
     figures = {"matrices": modules.total(), "of": len(fed), "modules": dict(modules)}
-    return {"code": "starved_experts", "stage": stage, "domain": domain, **figures}
+    return {"code": "expert_fallback", "stage": stage, "domain": domain, **figures}
 
 
 def _fed(matrix: PrunableWeight, measured: Measured, before: Accumulated | None) -> ExpertTokens:

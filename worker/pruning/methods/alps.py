@@ -55,7 +55,7 @@ class AlpsFactor:
 def factorise(gram: Tensor, config: AlpsSettings) -> AlpsFactor:
     """Damp, normalise and decompose a Gram, once for all matrices of a group and for every ρ.
 
-    gram: Σ_domains XᵀX / tokens, (in, in), float32. Raises IllConditioned when no rung gives positive eigenvalues.
+    gram: Σ_domains XᵀX / tokens, (in, in), float32. Raises IllConditioned when no damping makes it definite.
     """
     dead = gram.diagonal() == 0
     mean = gram.diagonal().mean() if not bool(dead.all()) else gram.new_ones(())

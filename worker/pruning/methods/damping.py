@@ -17,8 +17,8 @@ def with_more_damping(
 ) -> tuple[T, dict[str, Any]]:
     """The first success of `attempt` at: damping in float32, ten times as much, that in float64.
 
-    Also returns what goes into the record: nothing for the first rung, else the damping and precision reached.
-    Raises IllConditioned when the Gram, (in, in), is not finite or no rung succeeds.
+    Also returns what goes into the record: nothing for the first damping, else the damping and precision reached.
+    Raises IllConditioned when the Gram, (in, in), is not finite or no damping succeeds.
     """
     if not all_finite(gram):
         raise IllConditioned("the Gram matrix is not finite")
@@ -27,8 +27,8 @@ def with_more_damping(
         with one_thread():
             found = attempt(used, dtype)
         if found is not None:
-            rung = {"damping": used, "precision": str(dtype).removeprefix("torch.")}
-            return found, rung if used != damping else {}
+            reached = {"damping": used, "precision": str(dtype).removeprefix("torch.")}
+            return found, reached if used != damping else {}
     raise IllConditioned(f"the Gram matrix is not positive definite, even with damping {stronger} in float64")
 
 

@@ -24,7 +24,7 @@ REPORT = "report.json"
 class Finished:
     """What the report is made of. rows: the lineage's R with the dense row first, a column for each evaluated
     domain. records: per stage of this job, the matrices' records. calibration: sha256 of each of its domains'
-    calibration text. settings: what the bytes depend on beside the job. caveats: what the texts alone say.
+    calibration text. settings: what the bytes depend on beside the job. warnings: what the texts alone say.
     skipped: tensors that stay as they are, and why. prefix: what every window begins with.
     scope: among which weights scores competed."""
 
@@ -151,8 +151,8 @@ def _experts(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for record in records:
         if (fed := record["notes"].get("expert")) is None:
             continue
-        module = modules.setdefault(fed["module"], {"tokens": {}, "starved": []})
+        module = modules.setdefault(fed["module"], {"tokens": {}, "fallback": []})
         module["tokens"][str(fed["index"])] = fed["tokens"]
         if fed["stand_ins"]:
-            module["starved"].append(record["matrix"])
+            module["fallback"].append(record["matrix"])
     return modules

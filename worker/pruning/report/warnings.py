@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from secateur.spec.job import Domain
 from worker.pruning.calibration.expert_fallback import MESSAGE as STARVED
-from worker.pruning.calibration.expert_fallback import starved_experts
+from worker.pruning.calibration.expert_fallback import expert_fallback
 from worker.pruning.calibration.overlap import shared_shares
 from worker.pruning.calibration.windows import CalibrationWindows
 from worker.pruning.evaluation.losses import TestSet
@@ -73,8 +73,8 @@ def before_pruning(
 def after_stage(stage: int, domain: str, records: Sequence[Record]) -> list[JobWarning]:
     """What a finished stage's records say."""
     found = [
-        (STARVED, starved_experts(stage, domain, records)),
-        (STASIS, stasis(stage, domain, mask_overlap(records))),
+        (STARVED, expert_fallback(stage, domain, records)),
+        (MASKS_UNCHANGED, masks_unchanged(stage, domain, mask_overlap(records))),
         (SPARSER_MESSAGE, _sparser_than_asked(stage, domain, records)),
     ]
     return [JobWarning(data.pop("code"), message, data) for message, data in found if data is not None]
@@ -145,11 +145,12 @@ def _overlaps(
 
 UNCHANGED_ABOVE: Final = 0.999
 """Overlap of a stage's masks with the stage before's above which it is said."""
-STASIS: Final = "the masks are nearly those of the stage before: this domain has changed next to nothing"
+MASKS_UNCHANGED: Final = "the masks are nearly those of the stage before: this domain has changed next to nothing"
 
 
-def stasis(stage: int, domain: str, overlap: float | None) -> dict[str, Any] | None:
+def masks_unchanged(stage: int, domain: str, overlap: float | None) -> dict[str, Any] | None:
     """What the warning says, None where none is due. overlap: of the whole stage, None in a first one."""
     if overlap is None or overlap <= UNCHANGED_ABOVE:
         return None
-    return {"code": "stasis", "stage": stage, "domain": domain, "mask_overlap": overlap, "limit": UNCHANGED_ABOVE}
+    figures = {"mask_overlap": overlap, "limit": UNCHANGED_ABOVE}
+    return {"code": "masks_unchanged", "stage": stage, "domain": domain, **figures}

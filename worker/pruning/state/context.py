@@ -42,7 +42,7 @@ class RunContext:
         return self.runner.graph.blocks
 
     def folder_of(self, stage: int) -> StageFolder:
-        """−1: of the job that this one goes on from."""
+        """−1: of the job that this one continues."""
         return stage_folder(self.job, stage, len(self.blocks))
 
     def hidden_states(self) -> ActivationCache:
@@ -74,7 +74,7 @@ class StageContext(RunContext):
 
     @property
     def previous(self) -> StageFolder | None:
-        """What the stage goes on from; None for the first one of a lineage."""
+        """What the stage continues; None for the first one of a lineage."""
         return self.folder_of(self.stage - 1) if self.job.first_stage + self.stage else None
 
     @property

@@ -25,7 +25,7 @@ class Measured:
     gram: XᵀX / tokens, (in, in), float32; of the first tokens only, where nothing is solved with it. mean: (in,),
     float32. importance: per matrix (out, in), what a reading of COPAL sums up, / tokens (see `methods.copal`);
     none where the scores come from the moments. squares: E x² of all tokens, (in,), where the Gram is of a part.
-    share: how much of a domain they count as, below 1 for few tokens of an expert (see `starvation`).
+    share: how much of a domain they count as, below 1 for few tokens of an expert (see `expert_fallback`).
     """
 
     gram: Tensor

@@ -14,7 +14,7 @@ from worker.pruning.state.atomic import write_bytes, write_json
 class StageFolder:
     """Paths of one stage, relative to the workspace; `blocks` decides the shards' numbering.
 
-    stage: −1 for the stage that a continued job goes on from, whose files lie in the folder `base`.
+    stage: −1 for the stage that a continuation begins at, whose files lie in the folder `base`.
     """
 
     workspace: Path
@@ -67,5 +67,5 @@ class StageFolder:
 
 
 def stage_folder(job: PruningJob, stage: int, blocks: int) -> StageFolder:
-    """A stage of this job, or −1 for the last one of the job that it goes on from."""
+    """A stage of this job, or −1 for the last one of the job that it continues."""
     return StageFolder(job.workspace, stage, blocks, job.base.folder if job.base else "")

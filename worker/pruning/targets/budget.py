@@ -49,17 +49,17 @@ def assign(
     at). They are moved together until the total is the target, see `rescale`. None: all the same.
     Raises UserError for overrides without effect and for budgets that cannot be met, ValueError for missing rates.
     """
-    verdicts = settle(matrices, sparsity)
-    kept = [matrix for matrix in matrices if not verdicts[matrix.name].skip]
+    resolved = settle(matrices, sparsity)
+    kept = [matrix for matrix in matrices if not resolved[matrix.name].skip]
     if not kept:
         raise UserError("nothing_to_prune", "the overrides skip every matrix", OVERRIDES)
-    zeros = _count(kept, verdicts, sparsity, rates)
-    return {matrix.name: _share(matrix, zeros, verdicts[matrix.name], sparsity) for matrix in matrices}
+    zeros = _count(kept, resolved, sparsity, rates)
+    return {matrix.name: _share(matrix, zeros, resolved[matrix.name], sparsity) for matrix in matrices}
 
 
-def is_fixed(verdict: ResolvedOverride, sparsity: Sparsity) -> bool:
+def is_fixed(override: ResolvedOverride, sparsity: Sparsity) -> bool:
     """Whether the matrix's rate is its own: a target, or a pattern that means one."""
-    return verdict.target is not None or (verdict.pattern or sparsity.pattern).sparsity is not None
+    return override.target is not None or (override.pattern or sparsity.pattern).sparsity is not None
 
 
 def rescale(rates: Mapping[str, Fraction], weights: Mapping[str, int], total: Fraction) -> dict[str, Fraction]:
@@ -83,27 +83,27 @@ def exact(number: float) -> Fraction:
 
 
 def _share(
-    matrix: PrunableWeight, zeros: dict[str, int], verdict: ResolvedOverride, sparsity: Sparsity
+    matrix: PrunableWeight, zeros: dict[str, int], override: ResolvedOverride, sparsity: Sparsity
 ) -> WeightTarget:
-    deciding = sorted(set(verdict.deciding.values()))
+    deciding = sorted(set(override.deciding.values()))
     return WeightTarget(
         matrix=matrix,
         zeros=zeros.get(matrix.name),
-        pattern=verdict.pattern or sparsity.pattern,
-        method=verdict.method,
+        pattern=override.pattern or sparsity.pattern,
+        method=override.method,
         overrides=tuple(sparsity.overrides[number].says for number in deciding),
-        fixed=is_fixed(verdict, sparsity),
+        fixed=is_fixed(override, sparsity),
     )
 
 
 def _count(
     matrices: list[PrunableWeight],
-    verdicts: dict[str, ResolvedOverride],
+    resolved: dict[str, ResolvedOverride],
     sparsity: Sparsity,
     rates: Mapping[str, float] | None,
 ) -> dict[str, int]:
     needs = {
-        m.name: _fixed(m, verdicts[m.name], sparsity) for m in matrices if is_fixed(verdicts[m.name], sparsity)
+        m.name: _fixed(m, resolved[m.name], sparsity) for m in matrices if is_fixed(resolved[m.name], sparsity)
     }
     if sparsity.pattern.sparsity is not None:
         return {name: round(need.share) for name, need in needs.items()}  # the total is what it comes to
@@ -127,14 +127,14 @@ def _rates(free: list[PrunableWeight], rates: Mapping[str, float] | None) -> dic
     return {matrix.name: exact(rates[matrix.name]) for matrix in free}
 
 
-def _fixed(matrix: PrunableWeight, verdict: ResolvedOverride, sparsity: Sparsity) -> _Need:
-    pattern = verdict.pattern or sparsity.pattern
+def _fixed(matrix: PrunableWeight, override: ResolvedOverride, sparsity: Sparsity) -> _Need:
+    pattern = override.pattern or sparsity.pattern
     if pattern.kept is None or pattern.group is None:
-        share = exact(verdict.target or 0.0) * matrix.weights
+        share = exact(override.target or 0.0) * matrix.weights
         return _Need(share, math.floor(share), math.ceil(share))
     if matrix.columns % pattern.group:
         message = f"{matrix.name} has {matrix.columns} inputs, which {pattern} does not divide; skip it"
-        number = verdict.winners.get("pattern")
+        number = override.winners.get("pattern")
         pointer = "/sparsity/pattern" if number is None else f"{OVERRIDES}/{number}/pattern"
         raise UserError("pattern_does_not_fit", message, pointer)
     zeros = matrix.weights // pattern.group * (pattern.group - pattern.kept)

@@ -27,7 +27,7 @@ class ResolvedOverride:
     pattern: Pattern | None = None
     method: MethodName | None = None
 
-    def hear(self, number: int, override: Override, matrix: str) -> None:
+    def apply(self, number: int, override: Override, matrix: str) -> None:
         """Apply one more override. Raises UserError when it sets a target beside an earlier n:m pattern."""
         self.matched.append(number)
         if override.skip:
@@ -83,27 +83,27 @@ class Overlap:
 
 
 def settle(matrices: list[PrunableWeight], sparsity: Sparsity) -> dict[str, ResolvedOverride]:
-    """The overrides' verdict on every matrix, by name.
+    """What the overrides say of every matrix, by name.
 
     Raises UserError for an override that matches nothing, decides nothing, or contradicts an earlier one.
     """
-    verdicts = {matrix.name: ResolvedOverride() for matrix in matrices}
+    resolved = {matrix.name: ResolvedOverride() for matrix in matrices}
     for number, override in enumerate(sparsity.overrides):
-        matched = matching(override, list(verdicts))
+        matched = matching(override, list(resolved))
         if not matched:
             example = f", such as {matrices[0].name}" if matrices else ""
             message = f"{override.says!r} matches no prunable matrix{example}"
             raise UserError("unmatched_override", message, f"{OVERRIDES}/{number}/{override.matcher}")
         for name in matched:
-            verdicts[name].hear(number, override, name)
-    decisive = {number for verdict in verdicts.values() for number in verdict.deciding.values()}
+            resolved[name].apply(number, override, name)
+    decisive = {number for one in resolved.values() for number in one.deciding.values()}
     for number, override in enumerate(sparsity.overrides):
         if number not in decisive:
             message = (
                 f"{override.says!r} has no effect: others decide everything that it sets, or skip all it is about"
             )
             raise UserError("shadowed_override", message, f"{OVERRIDES}/{number}/{override.matcher}")
-    return verdicts
+    return resolved
 
 
 def matching(override: Override, names: list[str]) -> list[str]:
@@ -122,13 +122,13 @@ def matching(override: Override, names: list[str]) -> list[str]:
     return [name for name, hit in zip(names, found, strict=True) if hit]
 
 
-def overlaps(verdicts: dict[str, ResolvedOverride]) -> list[Overlap]:
+def overlaps(resolved: dict[str, ResolvedOverride]) -> list[Overlap]:
     """Matrices that two or more overrides match, gathered by which overrides these are and how they ended."""
     found: dict[tuple[tuple[int, ...], tuple[tuple[str, int], ...]], Overlap] = {}
-    for name, verdict in verdicts.items():
-        if len(verdict.matched) < 2:
+    for name, one in resolved.items():
+        if len(one.matched) < 2:
             continue
-        winners = {each: verdict.deciding[each] for each in FIELDS if each in verdict.deciding}
-        key = (tuple(verdict.matched), tuple(winners.items()))
+        winners = {each: one.deciding[each] for each in FIELDS if each in one.deciding}
+        key = (tuple(one.matched), tuple(winners.items()))
         found.setdefault(key, Overlap(key[0], winners, [])).matrices.append(name)
     return [found[key] for key in sorted(found)]

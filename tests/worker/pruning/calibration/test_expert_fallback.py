@@ -176,9 +176,9 @@ def test_a_job_goes_through_experts_without_tokens(
         assert {share["index"] for share in empty} == {2, 3}
         assert len(empty) == 2 * 3
         assert all(share["stand_ins"] == 1.0 for share in empty)
-    said = [data for _, _, data in recorder.notes if data.get("code") == "starved_experts"]
-    listed = [each["data"] for each in output.summary["warnings"] if each["code"] == "starved_experts"]
-    assert [{"code": "starved_experts", **data} for data in listed] == said
+    said = [data for _, _, data in recorder.notes if data.get("code") == "expert_fallback"]
+    listed = [each["data"] for each in output.summary["warnings"] if each["code"] == "expert_fallback"]
+    assert [{"code": "expert_fallback", **data} for data in listed] == said
     assert [(each["stage"], each["domain"], each["of"]) for each in said] == [(0, "a", 24), (1, "b", 24)]
     for each in said:
         assert set(each["modules"]) == {f"model.layers.{block}.mlp.experts" for block in (0, 2)}

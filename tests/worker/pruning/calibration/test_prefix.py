@@ -136,7 +136,7 @@ def test_a_window_that_the_prefix_fills_is_refused(
     prune(request)
 
 
-def test_a_state_without_the_prefix_is_not_gone_on_from(request_for: Request, tmp_path: Path) -> None:
+def test_a_state_without_the_prefix_is_not_continued(request_for: Request, tmp_path: Path) -> None:
     """As an older engine left it, which cut windows anywhere."""
     folder = make_tiny("llama", tmp_path / "model")
     parent = run_job(request_for(model=str(folder), workspace="parent"))

@@ -126,7 +126,7 @@ def test_a_domain_s_weight_is_on_its_own_share_of_the_state(request_for: Request
 
 
 def test_a_job_divides_what_is_new_and_says_by_how_much(request_for: Request) -> None:
-    """Sums, survey and scale, over a job that goes on from a state that was never divided: a + b, then + c / 2."""
+    """Sums, survey and scale, over a job that continues a state that was never divided: a + b, then + c / 2."""
     fields: dict[str, Any] = {"sparsity": {"target": 0.5, "allocation": "error"}}
     heavy: dict[str, Any] = fields | {"method": {"name": "copal", "objective": "least_forgetting"}}
     plain: dict[str, Any] = fields | {"method": {"name": "copal"}}

@@ -1,4 +1,4 @@
-"""Inputs that no Gram should have, through whole blocks: each rung is in the record, or the matrix is named."""
+"""Inputs that no Gram should have, through whole blocks: each damping is in the record, or the matrix is named."""
 
 import math
 from collections.abc import Callable

@@ -94,7 +94,7 @@ def test_weight_update_keeps_the_selection_and_lowers_the_error() -> None:
 
 
 def test_selection_on_already_pruned_weights_is_a_fixed_point() -> None:
-    """Weight stasis: sequential magnitude and Wanda cannot change a mask at a fixed sparsity."""
+    """Masks stay: sequential magnitude and Wanda cannot change a mask at a fixed sparsity."""
     for name in (MethodName.magnitude, MethodName.wanda):
         method, dense = make_method(name), torch.randn(8, 16)
         first = mask_of(method, dense, sums_of(torch.randn(100, 16)), 64)

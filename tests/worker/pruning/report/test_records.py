@@ -12,7 +12,7 @@ from tests.worker.pruning.conftest import Recorder, Request, prune
 from tests.worker.pruning.lineages import chain
 from worker.pruning import MatrixRecord
 from worker.pruning.report.records import compare_masks, mask_overlap, read_history, timeless
-from worker.pruning.report.warnings import UNCHANGED_ABOVE, stasis
+from worker.pruning.report.warnings import UNCHANGED_ABOVE, masks_unchanged
 
 
 def record_of(written: torch.Tensor, name: str = "m") -> MatrixRecord:
@@ -65,8 +65,8 @@ def test_a_stages_overlap_is_that_of_all_weights_together() -> None:
 
 def test_without_a_stage_before_there_is_no_overlap() -> None:
     assert mask_overlap(timeless([record_of(torch.ones(2, 2))])) is None
-    assert stasis(0, "a", None) is None
-    assert stasis(1, "b", UNCHANGED_ABOVE) is None
+    assert masks_unchanged(0, "a", None) is None
+    assert masks_unchanged(1, "b", UNCHANGED_ABOVE) is None
 
 
 def matrices(workspace: Path, stage: int) -> dict[str, torch.Tensor]:
@@ -96,22 +96,26 @@ def test_a_jobs_figures_are_those_of_its_files(request_for: Request) -> None:
         common, united = common + shared, united + either
     assert [stage.mask_overlap for stage in recorder.stages] == [None, common / united]
     assert 0 < common < united
-    assert not [data for _, _, data in recorder.notes if data.get("code") == "stasis"]
+    assert not [data for _, _, data in recorder.notes if data.get("code") == "masks_unchanged"]
     report = json.loads((workspace / "report.json").read_text())
     assert [stage["mask_overlap"] for stage in report["stages"]] == [None, common / united]
     assert all(record["mask_overlap"] is record["revived"] is None for record in report["matrices"][0])
 
 
 def warnings(recorder: Recorder) -> list[dict[str, Any]]:
-    return [data for level, _, data in recorder.notes if level == "warning" and data.get("code") == "stasis"]
+    return [
+        data for level, _, data in recorder.notes if level == "warning" and data.get("code") == "masks_unchanged"
+    ]
 
 
-def test_stasis_is_said_also_when_the_stage_was_resumed(request_for: Request) -> None:
+def test_unchanged_masks_are_said_also_when_the_stage_was_resumed(request_for: Request) -> None:
     """A sequential job with selection alone cannot change its masks. All blocks but the last are from before."""
     method = {"name": "wanda", "mode": "sequential"}
     recorder, whole = Recorder(), request_for(domains="ab", method=method)
     prune(whole, recorder)
-    expected = [{"code": "stasis", "stage": 1, "domain": "b", "mask_overlap": 1.0, "limit": UNCHANGED_ABOVE}]
+    expected = [
+        {"code": "masks_unchanged", "stage": 1, "domain": "b", "mask_overlap": 1.0, "limit": UNCHANGED_ABOVE}
+    ]
     assert warnings(recorder) == expected
     for blocks in (1, 2):
         again = request_for(domains="ab", method=method, workspace=f"again-{blocks}")

@@ -142,7 +142,7 @@ def test_forgetting_is_the_whole_lineage_s(request_for: Request) -> None:
 def test_a_stage_that_changes_nothing_is_in_the_summary_too(request_for: Request) -> None:
     recorder = Recorder()
     request = request_for(domains="ab", method={"name": "wanda", "mode": "sequential"})
-    (found,) = said(recorder, prune(request, recorder).summary)["stasis"]
+    (found,) = said(recorder, prune(request, recorder).summary)["masks_unchanged"]
     assert (found["stage"], found["domain"], found["mask_overlap"]) == (1, "b", 1.0)
 
 

@@ -45,7 +45,7 @@ def test_no_expression_takes_more_than_linear_time() -> None:
 
 
 def test_later_overrides_win_field_by_field() -> None:
-    verdicts = settle(
+    resolved = settle(
         MATRICES,
         sparsity(
             {"match": "*.mlp.*", "target": 0.4, "method": "admm"},
@@ -55,18 +55,18 @@ def test_later_overrides_win_field_by_field() -> None:
         ),
     )
     ten, eleven = (
-        verdicts["model.layers.10.mlp.down_proj.weight"],
-        verdicts["model.layers.11.mlp.down_proj.weight"],
+        resolved["model.layers.10.mlp.down_proj.weight"],
+        resolved["model.layers.11.mlp.down_proj.weight"],
     )
     assert (ten.target, ten.method, ten.pattern) == (0.3, MethodName.magnitude, None)
     assert ten.winners == {"target": 1, "method": 2}
     assert (eleven.target, eleven.method, eleven.pattern) == (None, MethodName.magnitude, Pattern(2, 4))
     assert eleven.winners == {"method": 2, "pattern": 3}
-    assert verdicts["model.layers.0.self_attn.q_proj.weight"].winners == {}
+    assert resolved["model.layers.0.self_attn.q_proj.weight"].winners == {}
 
 
 def test_an_amount_ends_a_skip_and_a_method_does_not() -> None:
-    verdicts = settle(
+    resolved = settle(
         MATRICES,
         sparsity(
             {"match": "model.layers.0.*", "skip": True},
@@ -74,19 +74,19 @@ def test_an_amount_ends_a_skip_and_a_method_does_not() -> None:
             {"match": "*.0.*.o_proj.*", "target": 0.2},
         ),
     )
-    assert verdicts["model.layers.0.mlp.down_proj.weight"].skip
-    assert not verdicts["model.layers.0.self_attn.o_proj.weight"].skip
-    assert verdicts["model.layers.0.self_attn.q_proj.weight"].skip
+    assert resolved["model.layers.0.mlp.down_proj.weight"].skip
+    assert not resolved["model.layers.0.self_attn.o_proj.weight"].skip
+    assert resolved["model.layers.0.self_attn.q_proj.weight"].skip
 
 
 def test_overlaps_are_gathered_with_who_wins() -> None:
-    verdicts = settle(
+    resolved = settle(
         MATRICES,
         sparsity(
             {"match": "*.mlp.*", "target": 0.4, "method": "admm"}, {"match": "model.layers.1*", "target": 0.3}
         ),
     )
-    (overlap,) = overlaps(verdicts)
+    (overlap,) = overlaps(resolved)
     assert overlap.overrides == (0, 1)
     assert overlap.winners == {"target": 1, "method": 0}
     assert overlap.matrices == [f"model.layers.{block}.mlp.down_proj.weight" for block in (1, 10, 11)]
@@ -137,7 +137,7 @@ def test_an_override_that_cannot_count_is_an_error(given: list[dict[str, Any]], 
 
 
 def test_a_partly_shadowed_override_is_none() -> None:
-    verdicts = settle(
+    resolved = settle(
         MATRICES,
         sparsity(
             {"match": "*.[01].mlp.*", "target": 0.4, "method": "admm"},
@@ -145,5 +145,5 @@ def test_a_partly_shadowed_override_is_none() -> None:
             {"match": "*.1.mlp.*", "target": 0.3},
         ),
     )
-    assert verdicts["model.layers.0.mlp.down_proj.weight"].deciding == {"skip": 1}
-    assert verdicts["model.layers.1.mlp.down_proj.weight"].deciding == {"method": 0, "target": 2}
+    assert resolved["model.layers.0.mlp.down_proj.weight"].deciding == {"skip": 1}
+    assert resolved["model.layers.1.mlp.down_proj.weight"].deciding == {"method": 0, "target": 2}
