@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.pytorch_utils import Conv1D
@@ -129,26 +130,6 @@ def _only_called(block: Block, called: frozenset[str]) -> Block:
     return replace(block, matrices=matrices)
 
 
-@contextmanager
-def parameters_on_meta() -> Iterator[None]:
-    """Parameters made inside take no memory; buffers (rotary frequencies and such) are real.
-
-    torch.device("meta") would lose the buffers that no checkpoint holds.
-    """
-    register = nn.Module.register_parameter
-
-    def register_on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None and param.device.type != "meta":
-            param = nn.Parameter(param.to("meta"), requires_grad=False)
-        register(self, name, param)
-
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
-
-
 def find_blocks(model: Any) -> tuple[str, nn.ModuleList]:
     """The list of decoder blocks: the one outermost ModuleList whose every entry holds a linear layer.
 
@@ -201,7 +182,8 @@ def _model(folder: Path) -> Any:
     with _small_enough(), blaming("unsupported_model", "config.json describes no model", "/model"):
         architecture = read_config(folder / "config.json").architecture
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with parameters_on_meta():
+        # Buffers are real: those of rotary frequencies and such are in no checkpoint.
+        with init_empty_weights(include_buffers=False):
             # Experts one after another, in one order everywhere; faster ways are for bfloat16 on some devices.
             model: Any = _auto_class(config.model_type, architecture).from_config(
                 config, dtype=torch.float32, trust_remote_code=False, experts_implementation="eager"
