@@ -1,15 +1,15 @@
 """Strict reading of JSON bodies: what Postgres cannot store or arithmetic cannot bear never gets in."""
 
-import json
 import math
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Never
+from typing import Any, Final
 
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.kit.problems import FieldError, Invalid, Malformed, UnsupportedMediaType
+from secateur import strict_json
 
 MAX_DEPTH: Final = 32
 _KEY_SHOWN: Final = 200
@@ -22,7 +22,7 @@ def parse_json(data: bytes) -> Any:
     Raises Malformed (not JSON, NaN, a key twice) or Invalid (too deep, NUL, lone surrogate, infinite number).
     """
     try:
-        value = json.loads(data.decode(), parse_constant=_no_constant, object_pairs_hook=_unique)
+        value = strict_json.loads(data)
     except UnicodeDecodeError:
         raise Malformed("The body is not UTF-8.") from None
     except RecursionError:
@@ -61,17 +61,6 @@ class StrictRoute(APIRoute):
             return await handle(StrictRequest(request.scope, request.receive))
 
         return strict
-
-
-def _no_constant(name: str) -> Never:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("an object has the same key twice")
-    return found
 
 
 def _too_deep() -> Invalid:
