@@ -2,8 +2,9 @@
 
 import codecs
 import hashlib
-import json
 from typing import Final
+
+from secateur.documents import read_document
 
 MAX_LINE_BYTES: Final = 16 * 2**20
 """Longest line of a jsonl dataset, that is, the longest document."""
@@ -107,22 +108,9 @@ class TextScanner:
     def _document(self, line: bytes) -> str:
         """The text of one line of jsonl."""
         try:
-            value = json.loads(line.decode())
-        except UnicodeDecodeError:
-            raise TextRefused("is not UTF-8; convert the text to UTF-8", self._line) from None
-        except (ValueError, RecursionError):
-            raise TextRefused("is not JSON; write one JSON object a line", self._line) from None
-        if not isinstance(value, dict):
-            raise TextRefused(f'is not a JSON object; write {{"{self._field}": "…"}}', self._line)
-        text = value.get(self._field)
-        if not isinstance(text, str):
-            raise TextRefused(f"has no string under `{self._field}`; name the field as text_field", self._line)
+            text = read_document(line, self._field)
+        except ValueError as error:
+            raise TextRefused(str(error), self._line) from None
         if "\0" in text:
             raise TextRefused(f"`{self._field}` contains a NUL character; remove it", self._line)
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise TextRefused(
-                f"`{self._field}` contains half of a surrogate pair; remove it", self._line
-            ) from None
         return text

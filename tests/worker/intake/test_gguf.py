@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from app.kit.digests import file_sha256
+from secateur.digests import file_sha256
 from tests.worker.intake.tiny_gguf import write_tiny_gguf
 from worker.intake.context import Context
 from worker.intake.gguf import CONVERTER, convert

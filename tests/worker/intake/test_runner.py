@@ -16,12 +16,12 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
-from app.kit.digests import file_sha256, tree_digest
 from app.settings import Settings
 from app.storage import ObjectStore
 from app.tables.auth import Project
 from app.tables.datasets import Dataset
 from app.tables.models import Model
+from secateur.digests import file_sha256, tree_digest
 from tests.worker.intake.hub_server import Hub, Repo
 from worker.intake.context import Context
 from worker.intake.datasets import TEXT, hold_text

@@ -230,8 +230,8 @@ def test_documents_are_tokenised_each_by_itself(tiny_llama: Path, tmp_path: Path
         ("{", "line 1 is not JSON"),
         ("[" * 100_000, "line 1 is not JSON"),
         ('{"text": "a \\ud83d b"}', "line 1 has half of a pair of surrogates"),
-        ('{"text": "a"}\n{"body": "b"}', "line 2 has no text"),
-        ("[]", "line 1 has no text"),
+        ('{"text": "a"}\n{"body": "b"}', "line 2 has no string"),
+        ("[]", "line 1 is not a JSON object"),
     ],
 )
 def test_bad_documents_are_named_by_line(tiny_llama: Path, tmp_path: Path, content: str, message: str) -> None:
