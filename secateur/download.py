@@ -1,7 +1,6 @@
 """Downloading a job's files: resumed, checked, and never outside the folder."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,6 +8,7 @@ from urllib.parse import quote
 
 import httpx
 
+from secateur.digests import file_sha256, tree_digest
 from secateur.errors import DownloadError, ProblemError, UnsafePath
 from secateur.retries import Retries, may_repeat, requested_pause, should_repeat
 from secateur.transport import Json, Transport
@@ -104,20 +104,9 @@ def manifest_files(manifest: Json) -> list[ManifestFile]:
         _check_path(file.path)
     if len({file.path for file in files}) != len(files):
         raise UnsafePath("the manifest names a file twice")
-    if manifest_digest(files) != manifest["digest"]:
+    if tree_digest((file.path, file.sha256) for file in files) != manifest["digest"]:
         raise DownloadError("the manifest's digest does not match its files")
     return files
-
-
-def manifest_digest(files: Iterable[ManifestFile]) -> str:
-    """sha256 over the lines that `sha256sum` would print for the files, sorted by path."""
-    lines = (f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_path(path: str) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.jobs import submission
-from app.kit.digests import file_sha256, tree_digest
 from app.kit.ids import Prefix, new_id
 from app.lineage.continuation import complete
 from app.storage import ObjectStore
@@ -17,6 +16,7 @@ from app.tables.datasets import Dataset
 from app.tables.jobs import Job, JobDataset, JobStage
 from app.tables.models import Model
 from app.tables.states import State
+from secateur.digests import file_sha256, tree_digest
 from secateur.spec.job import JobContinue, JobCreate, canonical_digest
 
 SPEC: dict[str, Any] = {

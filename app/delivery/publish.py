@@ -11,10 +11,10 @@ from app.delivery.events import EventType, append_event, lock_job
 from app.delivery.lease import Lease, guard
 from app.delivery.transitions import transition
 from app.history.evaluation import evaluation_of
-from app.kit.digests import tree_digest
 from app.lineage.warnings import warnings_of
 from app.tables.jobs import Job, Outcome
 from app.tables.states import Reason, State
+from secateur.digests import tree_digest
 from secateur.spec import gate
 
 MEDIA_TYPES: Final = {".json": "application/json", ".txt": "text/plain; charset=utf-8", ".md": "text/markdown"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.kit.digests import file_sha256, tree_digest
+from secateur.digests import file_sha256, tree_digest
 
 
 def test_file_digest_is_sha256_of_its_bytes(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from secateur import Client, DownloadError, UnsafePath
-from secateur.download import ManifestFile, manifest_digest
 from tests.secateur.conftest import Reply, Request, ScriptedServer
 
 CONTENT = bytes(range(256)) * 4096
@@ -18,7 +17,9 @@ def _manifest(files: dict[str, bytes]) -> dict[str, Any]:
         {"path": path, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         for path, data in files.items()
     ]
-    digest = manifest_digest(ManifestFile(**entry) for entry in entries)
+    ordered = sorted(entries, key=lambda each: str(each["path"]))
+    lines = "".join(f"{each['sha256']}  {each['path']}\n" for each in ordered)
+    digest = hashlib.sha256(lines.encode()).hexdigest()  # also of paths that no honest manifest has
     return {"object": "manifest", "digest": digest, "files": entries}
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from app.delivery.claim import SourceFile
-from app.kit.digests import file_sha256
 from app.storage import StoreError
+from secateur.digests import file_sha256
 
 LOCK_PAUSE_SECONDS: Final = 0.2
 Pause = Callable[[float], None]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from app.delivery.object_keys import OUTPUT
 from app.delivery.publish import StoredFile
-from app.kit.digests import file_sha256
 from app.storage import ObjectStore
+from secateur.digests import file_sha256
 from worker.attempt.interrupts import Interrupts, persist
 from worker.attempt.staging import safe_join
 

@@ -24,8 +24,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import _http as hub_http
 
-from app.kit.digests import file_sha256
 from app.settings import Settings
+from secateur.digests import file_sha256
 from worker.intake.context import Context
 from worker.model_files.errors import IntakeError
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 from sqlalchemy.orm import Session
 
 from app.datasets.repository import lock_object
-from app.kit.digests import file_sha256, tree_digest
 from app.models import repository
+from secateur.digests import file_sha256, tree_digest
 from worker.intake.context import Context
 from worker.intake.fit import check_fit
 from worker.intake.gguf import convert

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur.digests import file_sha256
 from worker.pruning.allocation.allocate import allocate, comparison_group
 from worker.pruning.calibration.copal_sums import check_reading
-from worker.pruning.calibration.texts import text_digest
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.vocabulary import check_ids, tokens_beyond_rows
 from worker.pruning.calibration.windows import CalibrationWindows, calibration_windows
@@ -115,7 +115,7 @@ def _prepare(job: PruningJob, observer: Observer) -> _Prepared:
     for name, text, field in job.evaluated:
         sets.append(test_set(name, text, job.evaluation, tokenizer, dtype, field))
         check_ids((sets[-1].windows,), graph, tokenizer, field)
-    digests = [text_digest(job.texts[domain.dataset]) for domain in job.domains]
+    digests = [file_sha256(job.texts[domain.dataset].path) for domain in job.domains]
     warnings = already_sparse(inspect(source, graph, observer.check), keep_zeros=job.sparsity.keep_zeros)
     warnings += [*beyond, *before_pruning(job, targets, windows, sets)]
     runner = BlockRunner(graph, source, device)

@@ -5,10 +5,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from secateur.digests import file_sha256
 from secateur.spec.job import Evaluation as EvaluationSpec
 from secateur.spec.job import Numerics
 from secateur.spec.request import HIDDEN_BYTES, Text
-from worker.pruning.calibration.texts import text_digest
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.vocabulary import check_ids
 from worker.pruning.calibration.windows import evaluation_windows
@@ -28,7 +28,7 @@ def test_set(
     """One text's windows and protocol."""
     windows = evaluation_windows(tokenizer, text, spec, field)
     protocol = {
-        "text_sha256": text_digest(text),
+        "text_sha256": file_sha256(text.path),
         "sequence_length": spec.sequence_length,
         "max_windows": spec.max_windows,
         "documents": spec.documents,
