@@ -12,6 +12,7 @@ import transformers
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from secateur.spec.records.pipe import Evaluation, Message
 from tests.tiny import text
 from worker.pruning import PruningJob, Silent, UserError, plan, run
 from worker.pruning.calibration.tokenizer import Tokenizer
@@ -70,8 +71,9 @@ class _Losses(Silent):
     def __init__(self) -> None:
         self.found: list[float] = []
 
-    def evaluation(self, evaluation: Any) -> None:
-        self.found.append(evaluation.loss)
+    def tell(self, record: Message) -> None:
+        if isinstance(record, Evaluation):
+            self.found.append(record.loss)
 
 
 def check(model: Path, workspace: Path, method: str = "wanda") -> Outcome:
@@ -94,8 +96,8 @@ def check(model: Path, workspace: Path, method: str = "wanda") -> Outcome:
     for kind, our, their in (("dense", ours[0], theirs_dense), ("pruned", ours[1], theirs_pruned)):
         if not abs(our - their) <= TOLERANCE * abs(their):
             differences.append(f"{kind} loss {our:.6f} where transformers has {their:.6f}")
-    if output.summary["zeros"] != planned["zeros"]:
-        differences.append(f"{output.summary['zeros']} zeros where the plan has {planned['zeros']}")
+    if output.summary.zeros != planned["zeros"]:
+        differences.append(f"{output.summary.zeros} zeros where the plan has {planned['zeros']}")
     matrices = 0
     if method == "wanda":
         matrices, wrong = compare_masks(model, folder, job)

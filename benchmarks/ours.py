@@ -28,7 +28,7 @@ def main() -> None:
     seconds = time.monotonic() - began
     model = next(file.local for file in output.files if file.path == "model/config.json")
     folder = str(job.workspace / Path(model).parent)
-    answered.write_text(json.dumps({"seconds": seconds, "model": folder, "summary": output.summary}))
+    answered.write_text(json.dumps({"seconds": seconds, "model": folder, "summary": output.summary.model_dump()}))
 
 
 if __name__ == "__main__":

@@ -18,18 +18,19 @@ from benchmarks.model import smollm2
 from benchmarks.output import add_out
 from benchmarks.protocol import TESTS, Protocol, add_arguments, read_arguments
 from benchmarks.rows import METHODS
-from worker.pruning import Progress, PruningJob, Silent, run
+from secateur.spec.records.pipe import Message, Progress
+from worker.pruning import PruningJob, Silent, run
 from worker.pruning.state.atomic import write_json
 
 
 class Shown(Silent):
     """Shows where a run is, on a terminal's error stream."""
 
-    def progress(self, p: Progress) -> None:
-        eta = "" if p.eta_seconds is None else f"{p.eta_seconds:5.0f} s left"
-        print(
-            f"\r  {p.phase} {p.block}/{p.blocks} {p.fraction:4.0%} {eta}   ", end="", file=sys.stderr, flush=True
-        )
+    def tell(self, record: Message) -> None:
+        if isinstance(record, Progress):
+            eta = "" if record.eta_seconds is None else f"{record.eta_seconds:5.0f} s left"
+            where = f"{record.phase} {record.block}/{record.blocks} {record.fraction:4.0%}"
+            print(f"\r  {where} {eta}   ", end="", file=sys.stderr, flush=True)
 
 
 def measure(model: Path, method: Any, sparsity: Any, protocol: Protocol, cache: Path) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def measure(model: Path, method: Any, sparsity: Any, protocol: Protocol, cache: 
         output = run(PruningJob.from_dict(request), Shown())
         seconds = time.monotonic() - began
         figures = protocol.perplexity(Path(workspace) / "stage-00/model")
-    return {"perplexity": figures, "sparsity": output.summary["sparsity"], "pruning_seconds": round(seconds, 1)}
+    return {"perplexity": figures, "sparsity": output.summary.sparsity, "pruning_seconds": round(seconds, 1)}
 
 
 def show(name: str, row: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.tables.jobs import JobEvaluation, JobMatrix, JobStage
-from app.tables.sensitivity import TABLES, Basis
+from app.tables.sensitivity import TABLES
+from secateur.spec.records.history import Basis
 
 BLOCKS = 3
 NAMES = ("down_proj", "q_proj")

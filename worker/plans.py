@@ -20,6 +20,7 @@ from app.tables.jobs import Job
 from app.tables.models import Model
 from app.tables.plans import Plan
 from secateur.spec.job import dataset_pointers
+from secateur.spec.records.pipe import Planned
 from worker.attempt.engine_question import EngineRefused, ask_engine
 from worker.attempt.redaction import Redactor
 from worker.attempt.staging import base_of, computed, safe_join
@@ -58,7 +59,7 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
         parent = session.get(Job, plan.spec["continues"]) if "continues" in plan.spec else None
         path = lineage.path_of(session, parent) if parent is not None else []
         stages = lineage.stages_of(path)
-        warnings = [each.as_json() for each in foreseen(session, path, plan.spec)]
+        warnings = [each.model_dump() for each in foreseen(session, path, plan.spec)]
         session.expunge_all()
     if model.state == IntakeState.pending:
         raise TooEarly
@@ -100,7 +101,7 @@ def _make(
         }
         redact = Redactor({"<workspace>": workspace, "<model>": model, "<work>": settings.work_dir})
         try:
-            return dict(ask_engine(request, workspace, check, redact, "plan")["plan"])
+            return ask_engine(request, workspace, check, redact, Planned).plan.model_dump(mode="json")
         except EngineRefused as error:
             raise PlanRefused(error.code, error.message, error.field) from None
 

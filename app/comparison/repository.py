@@ -11,7 +11,8 @@ from app.kit.globs import matches
 from app.kit.pagination import Listing, PageRequest
 from app.tables.jobs import JobMatrix, JobStage
 from app.tables.models import Model
-from app.tables.sensitivity import TABLES, Basis, JobDomainSensitivity
+from app.tables.sensitivity import TABLES, JobDomainSensitivity
+from secateur.spec.records.history import Basis
 
 FIGURES = ("sparsity", "pattern", "solver", "relative_error", "held_out_error")
 

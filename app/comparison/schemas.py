@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.comparison.repository import Pair, Totals
 from app.kit.pagination import Page
-from app.tables.sensitivity import Basis
+from secateur.spec.records.history import Basis
 
 
 class TwoRead(BaseModel):

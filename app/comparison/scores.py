@@ -4,8 +4,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.tables.sensitivity import Basis
 from secateur.spec.method import Method, MethodName, Mode, read_method
+from secateur.spec.records.history import Basis
 
 
 @dataclass(frozen=True)

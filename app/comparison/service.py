@@ -20,7 +20,7 @@ from app.kit.pagination import Page, PageRequest
 from app.kit.problems import FieldError, Problem
 from app.lineage import stages
 from app.tables.jobs import Job
-from app.tables.sensitivity import Basis
+from secateur.spec.records.history import Basis
 
 
 class NotComparable(Problem):

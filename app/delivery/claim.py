@@ -16,7 +16,8 @@ from app.lineage import stages
 from app.tables.datasets import Dataset
 from app.tables.jobs import Job, JobAttempt, JobDataset, JobLease
 from app.tables.models import Model
-from app.tables.states import LOSSES, Phase, State
+from app.tables.states import LOSSES, State
+from secateur.spec.records.history import Phase
 
 CLAIMABLE: Final = """
     j.state = 'queued' AND j.available_at <= now()

@@ -4,14 +4,15 @@ Each function expects a transaction whose first statement was `lease.guard`, and
 unknown outcome: it writes the same rows and no second event (a note may appear twice).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Executable, cast, exists, func, literal_column, select, update
-from sqlalchemy.dialects.postgresql import JSONPATH, insert
+from sqlalchemy import cast, exists, func, literal_column, select, update
+from sqlalchemy.dialects.postgresql import JSONPATH, Insert, insert
 from sqlalchemy.orm import Session
 
+from app.db.base import Base
 from app.db.clock import from_now
 from app.delivery.events import EventType, append_event
 from app.delivery.lease import Lease, LeaseLost
@@ -25,14 +26,11 @@ from app.tables.jobs import (
     JobProgress,
     JobStage,
 )
-from app.tables.sensitivity import TABLES, Basis
-from app.tables.states import Phase
+from app.tables.sensitivity import TABLES
+from secateur.spec.records.history import Phase, StageFigures
+from secateur.spec.records.pipe import BlockResult, Evaluation, Hello, Note, Progress, StageResult
 
-Record = Mapping[str, Any]
-STAGE_FIGURES: Final = (
-    *("sparsity", "weights", "zeros", "calibration_tokens"),
-    *("relative_error", "held_out_error", "mask_overlap", "seconds"),
-)
+STAGE_FIGURES: Final = frozenset(StageFigures.model_fields)
 """Columns of a finished stage that the engine reports."""
 KEPT_ROLE: Final = "sensitivity"
 """Of a block's files that no resume needs, but that are kept from every stage for the artifact."""
@@ -50,16 +48,13 @@ class LogLine:
 
 @dataclass(frozen=True)
 class Block:
-    """A finished block: its stored files and its records as the engine sent them."""
+    """A finished block, and where its files are stored."""
 
-    stage: int
+    result: BlockResult
     domain: str
-    block: int
     engine_format: int
     files: list[dict[str, Any]]
     """`role`, `path`, `sha256`, `bytes`, `key`."""
-    records: Sequence[Record]
-    sensitivity: Sequence[Record]
 
 
 class CommitsLost(LeaseLost):
@@ -72,10 +67,9 @@ class CommitsLost(LeaseLost):
 def write_hello(
     session: Session,
     lease: Lease,
-    engine: dict[str, Any],
+    hello: Hello,
     domains: Sequence[str],
-    blocks: int | None,
-    note: Record | None = None,
+    note: Note | None = None,
 ) -> None:
     """The engine has started: what it is, and how many blocks each stage has.
 
@@ -84,18 +78,18 @@ def write_hello(
     said = exists().where(JobAttempt.job_id == lease.job_id, JobAttempt.engine.is_not(None))
     if note is not None and not session.scalar(select(said)):
         write_note(session, lease, note)
-    session.get_one(JobAttempt, (lease.job_id, lease.attempt)).engine = engine
+    session.get_one(JobAttempt, (lease.job_id, lease.attempt)).engine = hello.engine.model_dump()
     job = session.get_one(Job, lease.job_id)
     # Attempts after this one compute with as many threads, for the same bits.
-    job.basis = {"threads": engine.get("threads"), **(job.basis or {})}
+    job.basis = {"threads": hello.engine.threads, **(job.basis or {})}
     rows = [
-        {"job_id": lease.job_id, "stage": stage, "domain": domain, "state": "pending", "blocks": blocks}
+        {"job_id": lease.job_id, "stage": stage, "domain": domain, "state": "pending", "blocks": hello.blocks}
         for stage, domain in enumerate(domains)
     ]
     session.execute(
         insert(JobStage)
         .values(rows)
-        .on_conflict_do_update(index_elements=["job_id", "stage"], set_={"blocks": blocks})
+        .on_conflict_do_update(index_elements=["job_id", "stage"], set_={"blocks": hello.blocks})
     )
 
 
@@ -107,33 +101,24 @@ def write_phase(session: Session, lease: Lease, phase: Phase) -> None:
         append_event(session, job, EventType.phase, {"phase": phase, "attempt": lease.attempt})
 
 
-def write_progress(session: Session, lease: Lease, progress: Record) -> None:
+def write_progress(session: Session, lease: Lease, progress: Progress) -> None:
     """How far the job is; overwrites what was known."""
-    phase = Phase(progress["phase"])
-    write_phase(session, lease, phase)
-    if phase is Phase.pruning and progress.get("stage") is not None:
-        _open_stage(session, lease, progress["stage"])
-    eta = progress.get("eta_seconds")
-    names = ("phase", "stage", "stages", "domain", "block", "blocks", "fraction")
-    values = {name: progress.get(name) for name in names}
+    write_phase(session, lease, progress.phase)
+    if progress.phase is Phase.pruning and progress.stage is not None:
+        _open_stage(session, lease, progress.stage)
+    eta = progress.eta_seconds
+    values = progress.model_dump(exclude={"type", "eta_seconds"})
     values |= {"eta_at": None if eta is None else from_now(eta), "updated_at": func.now()}
-    statement = insert(JobProgress).values(job_id=lease.job_id, **values)
-    session.execute(statement.on_conflict_do_update(index_elements=["job_id"], set_=values))
+    session.execute(_upsert(JobProgress, {"job_id": lease.job_id}, values))
 
 
-def write_evaluation(session: Session, lease: Lease, evaluation: Record) -> None:
+def write_evaluation(session: Session, lease: Lease, evaluation: Evaluation) -> None:
     """One entry of the matrix R."""
-    key = {"job_id": lease.job_id, "row": evaluation["row"], "domain": evaluation["domain"]}
-    names = ("perplexity", "loss", "windows", "tokens", "window_losses", "protocol")
-    values = {name: evaluation[name] for name in names}
-    statement: Executable = (
-        insert(JobEvaluation)
-        .values(**key, **values)
-        .on_conflict_do_update(index_elements=list(key), set_=values)
-        .returning(literal_column("xmax = 0"))
-    )
-    if session.scalar(statement):
-        data = {"row": key["row"], "domain": key["domain"], "perplexity": values["perplexity"]}
+    entry = {"row": evaluation.row, "domain": evaluation.domain}
+    values = evaluation.model_dump(exclude={"type", *entry})
+    statement = _upsert(JobEvaluation, {"job_id": lease.job_id, **entry}, values)
+    if session.scalar(statement.returning(literal_column("xmax = 0"))):
+        data = {**entry, "perplexity": evaluation.perplexity}
         append_event(session, session.get_one(Job, lease.job_id), EventType.evaluated, data)
 
 
@@ -158,16 +143,17 @@ def write_log(session: Session, lease: Lease, lines: Iterable[LogLine]) -> None:
         session.execute(insert(JobLog).values(rows).on_conflict_do_nothing())
 
 
-def write_note(session: Session, lease: Lease, note: Record) -> None:
+def write_note(session: Session, lease: Lease, note: Note) -> None:
     """Something that must not stay silent."""
-    data = {**dict(note.get("data") or {}), "level": note["level"], "message": note["message"]}
+    data = {**note.data, "level": note.level, "message": note.message}
     append_event(session, session.get_one(Job, lease.job_id), EventType.note, data)
 
 
 def write_block(session: Session, lease: Lease, block: Block) -> None:
     """The checkpoint of one block: files and records together, or nothing. Raises CommitsLost."""
-    _check_before(session, lease, block)
-    _open_stage(session, lease, block.stage)
+    result = block.result
+    _check_before(session, lease, result)
+    _open_stage(session, lease, result.stage)
     values = {
         "fence": lease.fence,
         "attempt": lease.attempt,
@@ -175,18 +161,19 @@ def write_block(session: Session, lease: Lease, block: Block) -> None:
         "files": block.files,
         "committed_at": func.now(),
     }
-    key = {"job_id": lease.job_id, "stage": block.stage, "block": block.block}
-    statement = insert(JobBlock).values(**key, **values)
-    session.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
-    for record in block.records:
-        _write_record(session, key, record)
-    for record in block.sensitivity:
-        _write_sensitivity(session, key | {"domain": block.domain}, record)
+    stage = {"job_id": lease.job_id, "stage": result.stage}
+    session.execute(_upsert(JobBlock, stage | {"block": result.block}, values))
+    for record in result.records:
+        values = record.model_dump(exclude={"matrix"}) | {"block": result.block}
+        session.execute(_upsert(JobMatrix, stage | {"matrix": record.matrix}, values))
+    for summary in result.sensitivity:
+        values = summary.model_dump(exclude={"matrix", "basis"}) | {"block": result.block, "domain": block.domain}
+        session.execute(_upsert(TABLES[summary.basis], stage | {"matrix": summary.matrix}, values))
     # The job's visible state has changed, so its ETag must.
     session.execute(update(Job).where(Job.id == lease.job_id).values(version=Job.version + 1))
 
 
-def _check_before(session: Session, lease: Lease, block: Block) -> None:
+def _check_before(session: Session, lease: Lease, block: BlockResult) -> None:
     """Blocks are committed in order, so the one before is there, unless its commit was lost."""
     if block.block:
         there = session.get(JobBlock, (lease.job_id, block.stage, block.block - 1)) is not None
@@ -196,20 +183,20 @@ def _check_before(session: Session, lease: Lease, block: Block) -> None:
         raise CommitsLost(f"what came before block {block.block} of stage {block.stage}")
 
 
-def write_stage(session: Session, lease: Lease, stage: Record) -> None:
+def write_stage(session: Session, lease: Lease, stage: StageResult) -> None:
     """All blocks of a stage are committed. Raises CommitsLost."""
-    row = session.get_one(JobStage, (lease.job_id, stage["stage"]))
+    row = session.get_one(JobStage, (lease.job_id, stage.stage))
     if row.state == "done":
         return
     mine = (JobBlock.job_id == lease.job_id, JobBlock.stage == row.stage)
     count = session.scalar(select(func.count()).select_from(JobBlock).where(*mine))
     if row.blocks is not None and count != row.blocks:
         raise CommitsLost(f"blocks of stage {row.stage}")
-    _open_stage(session, lease, stage["stage"])
+    _open_stage(session, lease, stage.stage)
     row.state = "done"
     row.finished_at = func.now()
     for name in STAGE_FIGURES:
-        setattr(row, name, stage.get(name))
+        setattr(row, name, getattr(stage, name))
     # A resume needs the last finished stage only; the sweep takes the rest, but not what the artifact will have.
     earlier = (JobBlock.job_id == lease.job_id, JobBlock.stage < row.stage)
     kept = func.jsonb_path_query_array(JobBlock.files, cast(_KEPT, JSONPATH))
@@ -231,26 +218,7 @@ def _open_stage(session: Session, lease: Lease, stage: int) -> None:
         append_event(session, job, EventType.stage_started, {"stage": stage, "domain": domain})
 
 
-_RECORD = (
-    *("rows", "columns", "weights", "zeros", "sparsity", "target", "pattern"),
-    *("relative_error", "held_out_error", "seconds", "solver", "notes"),
-    *("mask_changed", "mask_overlap", "revived", "newly_pruned"),
-    *("domain_errors", "mask_sha256", "weights_sha256"),
-)
-
-
-def _write_record(session: Session, key: dict[str, Any], record: Record) -> None:
-    values = {name: record[name] for name in _RECORD} | {"block": key["block"]}
-    statement = insert(JobMatrix).values(
-        job_id=key["job_id"], stage=key["stage"], matrix=record["matrix"], **values
-    )
-    session.execute(statement.on_conflict_do_update(index_elements=["job_id", "stage", "matrix"], set_=values))
-
-
-def _write_sensitivity(session: Session, key: dict[str, Any], record: Record) -> None:
-    names = ("mean", "total", "quantiles", "histogram")
-    values = {name: record[name] for name in names} | {"block": key["block"], "domain": key["domain"]}
-    # An engine before there were two says nothing of it.
-    table = TABLES[Basis(record.get("basis", Basis.accumulated))]
-    statement = insert(table).values(job_id=key["job_id"], stage=key["stage"], matrix=record["matrix"], **values)
-    session.execute(statement.on_conflict_do_update(index_elements=["job_id", "stage", "matrix"], set_=values))
+def _upsert(table: type[Base], key: dict[str, Any], values: dict[str, Any]) -> Insert:
+    """One row of that key with these values, whether it was there or not."""
+    statement = insert(table).values(**key, **values)
+    return statement.on_conflict_do_update(index_elements=list(key), set_=values)

@@ -10,22 +10,16 @@ from app.delivery.endings import Failure, end_attempt
 from app.delivery.events import EventType, append_event, lock_job
 from app.delivery.lease import Lease, guard
 from app.delivery.transitions import transition
-from app.history.evaluation import evaluation_of
+from app.history.evaluation import figures_of
 from app.lineage.warnings import warnings_of
 from app.tables.jobs import Job, Outcome
 from app.tables.states import Reason, State
 from secateur.digests import tree_digest
 from secateur.spec import gate
+from secateur.spec.metrics import Figures
+from secateur.spec.records.pipe import Summary
 
 MEDIA_TYPES: Final = {".json": "application/json", ".txt": "text/plain; charset=utf-8", ".md": "text/markdown"}
-
-FIGURES: Final = (
-    *("sparsity", "mean_perplexity", "dense_mean_perplexity", "bwt"),
-    *("masks_sha256", "weights_sha256"),
-)
-"""What of the engine's summary is shown with the job itself."""
-FIGURES_OF_R: Final = {"bwt", "log_bwt", "mean_perplexity"}
-"""What a gate is held against."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,7 @@ def make_manifest(files: list[StoredFile], provenance: dict[str, Any]) -> dict[s
     }
 
 
-def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: dict[str, Any]) -> State:
+def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: Summary) -> State:
     """Make the job succeed with this artifact, unless its cancellation was committed first.
 
     A job that misses its gate has failed, with the artifact all the same. Raises LeaseLost.
@@ -63,11 +57,15 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: d
         return State.cancelled
     size = {"bytes": manifest["bytes"], "files": len(manifest["files"])}
     job.manifest = manifest
-    figures = {name: summary.get(name) for name in FIGURES}
-    warnings = [warning.as_json() for warning in warnings_of(session, job)]
-    warnings = [*warnings, *(summary.get("warnings") or [])]
-    job.result = {"manifest_digest": manifest["digest"], **size, **figures, "warnings": warnings}
-    failure = _judge(session, job)
+    figures = figures_of(session, job)
+    job.result = {
+        "manifest_digest": manifest["digest"],
+        **size,
+        **summary.model_dump(include={"sparsity", "masks_sha256", "weights_sha256"}),
+        **figures._asdict(),
+        "warnings": [each.model_dump() for each in (*warnings_of(session, job), *summary.warnings)],
+    }
+    failure = _judge(job, figures)
     end_attempt(session, row, job, Reason.gate_failed if failure else Outcome.succeeded, failure)
     append_event(session, job, EventType.published, {"manifest_digest": manifest["digest"], **size})
     if failure is None:
@@ -78,10 +76,9 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: d
     return State(job.state)
 
 
-def _judge(session: Session, job: Job) -> dict[str, Any] | None:
+def _judge(job: Job, figures: Figures) -> dict[str, Any] | None:
     """Why the job has failed by its gate; None when it keeps it."""
-    figures = evaluation_of(session, job).model_dump(include=FIGURES_OF_R)
-    missed = gate.missed(job.spec.get("gate"), figures, job.first_stage + len(job.spec["domains"]))
+    missed = gate.missed(job.spec.get("gate"), figures._asdict(), job.first_stage + len(job.spec["domains"]))
     if not missed:
         return None
     message = f"The result misses the gate: {'; '.join(missed.values())}. Its files are kept."

@@ -1,6 +1,7 @@
 """The matrix R and the figures that follow from it."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -8,7 +9,12 @@ from app.jobs import repository
 from app.jobs.schemas import EvaluationRead, RowRead
 from app.lineage.stages import History, Stage, history_of
 from app.tables.jobs import Job, JobEvaluation
-from secateur.spec.metrics import Entries, figures
+from secateur.spec.metrics import Entries, Figures, figures
+
+
+def figures_of(session: Session, job: Job) -> Figures:
+    """What follows from R as far as it is known."""
+    return _measured(history_of(session, job), _values(repository.evaluations(session, job.id))).figures
 
 
 def evaluation_of(session: Session, job: Job) -> EvaluationRead:
@@ -17,15 +23,9 @@ def evaluation_of(session: Session, job: Job) -> EvaluationRead:
 
 
 def matrix_of(job: str, history: History, entries: Sequence[JobEvaluation]) -> EvaluationRead:
-    """R of a job's lineage, from what has been evaluated so far.
-
-    Earlier domains whose texts are gone have no last row; the figures are over the others.
-    """
-    values = {(entry.row, entry.domain): entry.perplexity for entry in entries}
-    stages = history.domains
-    columns = [domain for domain in stages if any(entry.domain == domain for entry in entries)]
-    lost = [domain for domain in columns if domain in history.lost and (len(stages), domain) not in values]
-    found = figures(stages, {key: value for key, value in values.items() if key[1] not in lost})
+    """R of a job's lineage, from what has been evaluated so far."""
+    values = _values(entries)
+    columns, lost, found = _measured(history, values)
     protocols = {
         entry.domain: {**entry.protocol, "windows": entry.windows, "tokens": entry.tokens} for entry in entries
     }
@@ -39,6 +39,25 @@ def matrix_of(job: str, history: History, entries: Sequence[JobEvaluation]) -> E
         mean_perplexity=found.mean_perplexity,
         protocols=protocols,
     )
+
+
+class _Measured(NamedTuple):
+    columns: list[str]
+    lost: list[str]
+    """Earlier domains whose texts are gone have no last row; the figures are over the others."""
+    figures: Figures
+
+
+def _measured(history: History, values: Entries) -> _Measured:
+    stages, known = history.domains, {domain for _, domain in values}
+    columns = [domain for domain in stages if domain in known]
+    lost = [domain for domain in columns if domain in history.lost and (len(stages), domain) not in values]
+    kept = {key: value for key, value in values.items() if key[1] not in lost}
+    return _Measured(columns, lost, figures(stages, kept))
+
+
+def _values(entries: Sequence[JobEvaluation]) -> Entries:
+    return {(entry.row, entry.domain): entry.perplexity for entry in entries}
 
 
 def _row(row: int, job: str, stages: Sequence[Stage], columns: Sequence[str], values: Entries) -> RowRead:

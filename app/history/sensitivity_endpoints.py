@@ -17,7 +17,7 @@ from app.kit.fields import JobId
 from app.kit.pagination import Page
 from app.kit.problems import problems
 from app.kit.replies import reply
-from app.tables.sensitivity import Basis
+from secateur.spec.records.history import Basis
 
 router = APIRouter(prefix="/v1/jobs/{id}/sensitivity", tags=["history"])
 

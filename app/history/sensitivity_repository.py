@@ -26,7 +26,8 @@ from app.jobs.repository import HistoryFilter, Part
 from app.kit.globs import matches
 from app.kit.pagination import Listing
 from app.tables.jobs import JobMatrix, JobStage
-from app.tables.sensitivity import TABLES, Basis, MatrixSummary
+from app.tables.sensitivity import TABLES, MatrixSummary
+from secateur.spec.records.history import Basis
 
 PLACE: Final = ("job_id", "stage", "domain", "block", "matrix")
 

@@ -5,7 +5,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.history.sensitivity_repository import BlockSummary
-from app.tables.sensitivity import Basis, MatrixSummary
+from app.tables.sensitivity import MatrixSummary
+from secateur.spec.records.history import Basis
 
 
 class SensitivityRead(BaseModel):

@@ -7,11 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.delivery.events import EventType
 from app.jobs.limits import limits_of, set_limits
-from app.kit.refs import WarningRead
 from app.tables.jobs import Job, JobProgress
-from app.tables.states import LEASED, TERMINAL, Cause, Phase, State
+from app.tables.states import LEASED, TERMINAL, Cause, State
 from secateur.spec.job import Labels, Priority
 from secateur.spec.limits import Limits
+from secateur.spec.records.history import JobWarning, Phase
 from secateur.spec.strict import Strict
 
 
@@ -60,7 +60,7 @@ class ResultRead(BaseModel):
         default=None, description="Of all masks: equal where a job with the same settings was run twice."
     )
     weights_sha256: str | None = Field(default=None, description="Of all pruned matrices.")
-    warnings: list[WarningRead] = Field(default=[], description="What to look at before the result is used.")
+    warnings: list[JobWarning] = Field(default=[], description="What to look at before the result is used.")
 
 
 class LossesRead(_Row):

@@ -1,7 +1,6 @@
 """What the owner of a continuation should know unasked; the engine's own warnings come beside these."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -13,22 +12,11 @@ from app.lineage import stages as lineage
 from app.lineage.required_statistics import dropped, names_methods
 from app.tables.datasets import Dataset
 from app.tables.jobs import Job
+from secateur.spec.records.history import JobWarning
 
 EVALUATION_LOST: Final = "evaluation_lost"
 STATISTICS_DROPPED: Final = "statistics_dropped"
 TEXTS_OVERLAP: Final = "texts_overlap"
-
-
-@dataclass(frozen=True)
-class JobWarning:
-    """code: stable, for machines. data: the names behind it."""
-
-    code: str
-    message: str
-    data: dict[str, Any]
-
-    def as_json(self) -> dict[str, Any]:
-        return {"code": self.code, "message": self.message, "data": self.data}
 
 
 def warnings_of(session: Session, job: Job) -> list[JobWarning]:
@@ -69,7 +57,7 @@ def _lost(domains: list[str], *, gated: bool) -> list[JobWarning]:
     """Rows of R of such domains stay as they are: what this job does to them, nobody will know."""
     message = "the evaluation texts of earlier domains were deleted; these are not measured any more"
     message += ", and the gate looks at the others alone" * gated
-    return [JobWarning(EVALUATION_LOST, message, {"domains": domains})] if domains else []
+    return [JobWarning(code=EVALUATION_LOST, message=message, data={"domains": domains})] if domains else []
 
 
 def _dropped(session: Session, parent: Job, spec: dict[str, Any]) -> list[JobWarning]:
@@ -81,7 +69,7 @@ def _dropped(session: Session, parent: Job, spec: dict[str, Any]) -> list[JobWar
         f"the state of this job will not have all that its parent's has ({', '.join(kinds)}): what needs it can "
         "continue the parent, not this job or any after it"
     )
-    return [JobWarning(STATISTICS_DROPPED, message, {"kinds": kinds, "parent": parent.id})]
+    return [JobWarning(code=STATISTICS_DROPPED, message=message, data={"kinds": kinds, "parent": parent.id})]
 
 
 def _calibrated_on(session: Session, path: Sequence[Job], spec: dict[str, Any]) -> list[JobWarning]:
@@ -92,7 +80,11 @@ def _calibrated_on(session: Session, path: Sequence[Job], spec: dict[str, Any]) 
     calibrated = lineage.calibration_digests(session, path) if own else []
     message = "the evaluation text is the file that an earlier domain was calibrated on: not that of unseen text"
     return [
-        JobWarning(TEXTS_OVERLAP, message, {"calibration": earlier, "evaluation": name, "same_file": True})
+        JobWarning(
+            code=TEXTS_OVERLAP,
+            message=message,
+            data={"calibration": earlier, "evaluation": name, "same_file": True},
+        )
         for name, evaluation in own.items()
         for earlier, digest in calibrated
         if digest is not None and digest == digests.get(evaluation)

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.kit.fields import HubId, Name, Revision
-from app.kit.refs import InputError, WarningRead
+from app.kit.refs import InputError
 from app.models.references import RootPath
 from app.tables.datasets import IntakeState
+from secateur.spec.records.history import JobWarning
 from secateur.spec.strict import Strict
 
 
@@ -81,7 +82,7 @@ class ModelRead(BaseModel):
     blocks: int | None
     bytes: int | None
     digest: str | None
-    warnings: list[WarningRead] = Field(description="What intake found that its owner should know.")
+    warnings: list[JobWarning] = Field(description="What intake found that its owner should know.")
     error: InputError | None
     created_at: datetime
     updated_at: datetime

@@ -101,8 +101,8 @@ class Job(Base):
     failure: Mapped[Json | None]
     """`code`, `cause`, `message`, `field` of a failed job."""
     result: Mapped[Json | None]
-    """`manifest_digest`, `bytes`, `files`, `sparsity`, `mean_perplexity`, `dense_mean_perplexity`, `bwt`,
-    `masks_sha256`, `weights_sha256`, `warnings`."""
+    """`manifest_digest`, `bytes`, `files`, `sparsity`, `masks_sha256`, `weights_sha256`, the figures of R,
+    `warnings`."""
     manifest: Mapped[Json | None]
     """`digest`, `bytes`, `files`, `provenance`; set once, by the publishing worker."""
     created_at: Mapped[Created]

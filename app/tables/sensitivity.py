@@ -1,6 +1,5 @@
 """The history of sensitivities: how important each matrix's weights were, to one domain and to all so far."""
 
-from enum import StrEnum
 from typing import ClassVar, Final
 
 from sqlalchemy import Double, ForeignKey, Index, String
@@ -8,15 +7,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
 from app.db.columns import Json
-
-
-class Basis(StrEnum):
-    """Which domains the scores are of."""
-
-    domain = "domain"
-    """The stage's alone, at weight 1: of one unit in every stage."""
-    accumulated = "accumulated"
-    """All so far, as the mask was chosen by."""
+from secateur.spec.records.history import Basis
 
 
 class MatrixSummary(Base):

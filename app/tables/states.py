@@ -18,15 +18,6 @@ class State(StrEnum):
     cancelled = "cancelled"
 
 
-class Phase(StrEnum):
-    """What an attempt is doing."""
-
-    staging = "staging"
-    evaluating = "evaluating"
-    pruning = "pruning"
-    publishing = "publishing"
-
-
 TERMINAL: Final = frozenset({State.succeeded, State.failed, State.cancelled})
 LEASED: Final = frozenset({State.running, State.pausing, State.cancelling})
 """States in which a worker holds the job."""

@@ -42,7 +42,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         lineages.append("".join(LETTERS.get(name, name) for name in names))
         output = run(PruningJob.from_dict(request), Silent())
         model = str(Path(request["workspace"]) / "stage-00/model")
-        return Finished({"seconds": 1.0, "model": model, "summary": output.summary}, 1, 1)
+        return Finished({"seconds": 1.0, "model": model, "summary": output.summary.model_dump()}, 1, 1)
 
     monkeypatch.setattr(continual_stages, "run_child", prune_here)
     return lineages

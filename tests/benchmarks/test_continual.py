@@ -13,6 +13,7 @@ from benchmarks.child import Finished, run_child
 from benchmarks.continual_rows import ORDERS
 from benchmarks.continual_stages import Stages
 from benchmarks.protocol import TESTS
+from secateur.spec.records.pipe import Evaluation, Message
 from tests.benchmarks.conftest import command, folders, row
 from worker.pruning import EvaluationSpec, Format, PruningJob, Silent, Text, perplexities, run
 
@@ -39,8 +40,9 @@ def whole_job(stages: Stages, name: str, workspace: Path) -> dict[tuple[int, str
     evaluated: dict[tuple[int, str], float] = {}
 
     class Listener(Silent):
-        def evaluation(self, e: Any) -> None:
-            evaluated[e.row, e.domain] = e.perplexity
+        def tell(self, record: Message) -> None:
+            if isinstance(record, Evaluation):
+                evaluated[record.row, record.domain] = record.perplexity
 
     run(PruningJob.from_dict(request | {"domains": domains, "texts": texts, "evaluation": spec}), Listener())
     return evaluated

@@ -6,8 +6,8 @@ A line of the ledger: `<job>-<fence> <stage> <block>`. The other arguments are t
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
+from secateur.spec.records.pipe import BlockResult, Message
 from worker.engine import __main__
 from worker.engine.reporter import Reporter
 
@@ -15,17 +15,18 @@ LEDGER = Path(sys.argv.pop(1))
 ATTEMPT = Path.cwd().parent.name
 """The scratch folder's name, made of the job and its fence."""
 
-report = Reporter.block
+tell = Reporter.tell
 
 
-def note_and_report(reporter: Reporter, block: Any) -> None:
-    with LEDGER.open("ab", buffering=0) as ledger:
-        ledger.write(f"{ATTEMPT} {block.stage} {block.block}\n".encode())
-    report(reporter, block)
+def note_and_tell(reporter: Reporter, record: Message) -> None:
+    if isinstance(record, BlockResult):
+        with LEDGER.open("ab", buffering=0) as ledger:
+            ledger.write(f"{ATTEMPT} {record.stage} {record.block}\n".encode())
+    tell(reporter, record)
 
 
 if __name__ == "__main__":
-    Reporter.block = note_and_report  # type: ignore[method-assign]
+    Reporter.tell = note_and_tell  # type: ignore[method-assign]
     code = __main__.main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -285,4 +285,4 @@ def test_the_exported_state_is_a_base_for_the_engine_alone(finished: Finished, r
     done = run_engine(PruningJob.from_dict({**request, "base": begin}), Silent())
     report = json.loads((tmp_path / "workspace/report.json").read_text())
     assert report["lineage"] == {"first_stage": 2, "domains": ["first", "second", "third"]}
-    assert done.summary["sparsity"] == 0.5
+    assert done.summary.sparsity == 0.5

@@ -16,70 +16,18 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from secateur.spec.records.history import JobWarning, Phase
+from secateur.spec.records.pipe import Failed, Output, OutputFile, Progress
+from tests.records import BLOCKS, block_result, evaluation, hello, stage_result, summary
 from worker.engine.isolation import isolate
 from worker.engine.reporter import UNACKNOWLEDGED_BLOCKS, Reporter
-from worker.engine_format import ENGINE_FORMAT
-
-BLOCKS = 4
-SKIPPED = [
-    {"name": "norm.0", "reason": "not a matrix (Norm)", "weights": 2},
-    {"name": "norm.1", "reason": "not a matrix (Norm)", "weights": 2},
-    {"name": "embedding", "reason": "outside the decoder blocks (Embedding)", "weights": 100},
-]
 
 
 class Stopped(Exception):
     pass
-
-
-@dataclass
-class Progress:
-    phase: str
-    stage: int
-    stages: int
-    domain: str
-    block: int
-    blocks: int
-    fraction: float
-    eta_seconds: float
-
-
-@dataclass
-class Block:
-    stage: int
-    block: int
-    files: list[tuple[str, str]]
-    records: list[dict[str, Any]]
-    sensitivity: list[dict[str, Any]]
-
-
-@dataclass
-class Stage:
-    stage: int
-    domain: str
-    sparsity: float
-    weights: int
-    zeros: int
-    calibration_tokens: int
-    relative_error: float
-    held_out_error: float
-    seconds: float
-
-
-@dataclass
-class Evaluation:
-    row: int
-    domain: str
-    perplexity: float
-    loss: float
-    windows: int
-    tokens: int
-    window_losses: list[float]
-    protocol: dict[str, Any]
 
 
 def main() -> int:
@@ -93,14 +41,8 @@ def main() -> int:
     with os.fdopen(arguments.report_fd, "w") as reports:
         reporter = Reporter(reports, Stopped)
         reporter.listen()
-        reporter.hello(
-            engine_format=ENGINE_FORMAT,
-            versions={"script": "1"},
-            device="cpu",
-            threads=request["threads"],
-            isolation={**isolation, "network": isolation["network"] or "online" in arguments.how},
-            plan={"blocks": BLOCKS, "skipped": SKIPPED},
-        )
+        isolation["network"] |= "online" in arguments.how
+        reporter.tell(hello(request["threads"], isolation))
         try:
             perform(request, reporter, set(arguments.how))
         except Stopped:
@@ -123,22 +65,22 @@ def perform(request: dict[str, Any], reporter: Reporter, how: set[str]) -> None:
             prune(number - 1, len(domains), domain, first, request, reporter, how)
         row = earlier + number if number else 0
         if (row, "d0") not in known:
-            reporter.evaluation(Evaluation(row, "d0", 10.0 + row, 2.3, 1, 4, [2.3], {"dtype": "float32"}))
+            reporter.tell(evaluation(row))
         if number and number - 1 >= resume.get("stages", 0):
-            reporter.stage(Stage(number - 1, domain, 0.5, 100, 50, 128, 0.01, 0.02, 0.1))
+            reporter.tell(stage_result(number - 1, domain))
     publish(len(domains) - 1, request, reporter)
 
 
 def publish(last: int, request: dict[str, Any], reporter: Reporter) -> None:
     Path("report.json").write_text("{}")
     Path("outer").write_text("not pruned")
-    files = [{"path": f"model/{shard(b)}", "local": weights(last, b)} for b in range(BLOCKS)]
-    files += [{"path": f"state/block-{b:04d}.safetensors", "local": state(last, b)} for b in range(BLOCKS)]
-    files += [{"path": f"model/{shard(BLOCKS)}", "local": "outer"}]
-    files += [{"path": "report.json", "local": "report.json"}]
+    files = [(f"model/{shard(b)}", weights(last, b)) for b in range(BLOCKS)]
+    files += [(f"state/block-{b:04d}.safetensors", state(last, b)) for b in range(BLOCKS)]
+    files += [(f"model/{shard(BLOCKS)}", "outer"), ("report.json", "report.json")]
     message = f"nothing moved in {request['workspace']}"
-    warning = {"code": "masks_unchanged", "message": message, "data": {"overlap": 0.9995}}
-    reporter.output(files, {"sparsity": 0.5, "warnings": [warning]})
+    warning = JobWarning(code="masks_unchanged", message=message, data={"overlap": 0.9995})
+    listed = [OutputFile(path=path, local=local) for path, local in files]
+    reporter.tell(Output(files=listed, summary=summary(warning)))
 
 
 def prune(
@@ -148,7 +90,8 @@ def prune(
     before = b"".join(Path(weights(stage, block)).read_bytes() for block in range(first))
     for block in range(first, BLOCKS):
         fraction = (stage * BLOCKS + block) / (stages * BLOCKS)
-        reporter.progress(Progress("pruning", stage, stages, domain, block, BLOCKS, fraction, 1.0))
+        where = {"stage": stage, "stages": stages, "domain": domain, "block": block, "blocks": BLOCKS}
+        reporter.tell(Progress(phase=Phase.pruning, **where, fraction=fraction, eta_seconds=1.0))
         # The block before as written, and the state of the stage before: exactly what a resume must bring back.
         earlier = carried(stage, block, request)
         content = hashlib.sha256(text + before + earlier).digest()
@@ -163,7 +106,7 @@ def prune(
         files = [("weights", weights(stage, block)), ("state", state(stage, block))]
         if "scores" in how:
             files.append(("sensitivity", write_scores(stage, block, content)))
-        reporter.block(Block(stage, block, files, [record(block)], [sensitivity(block)]))
+        reporter.tell(block_result(stage, block, files))
 
 
 def carried(stage: int, block: int, request: dict[str, Any]) -> bytes:
@@ -175,8 +118,8 @@ def carried(stage: int, block: int, request: dict[str, Any]) -> bytes:
     folder = Path(request["base"]["folder"])
     assert not (folder / "model" / shard(BLOCKS)).exists(), "the dense model's own shard was brought again"
     assert (folder / "model" / shard(block)).read_bytes(), "the weights of the stage before were not brought"
-    for evaluation in request["base"]["evaluations"]:
-        assert Path(request["texts"][evaluation["dataset"]]["path"]).stat().st_size
+    for each in request["base"]["evaluations"]:
+        assert Path(request["texts"][each["dataset"]]["path"]).stat().st_size
     return (folder / "state" / f"block-{block:04d}.safetensors").read_bytes()
 
 
@@ -201,24 +144,6 @@ def write_scores(stage: int, block: int, content: bytes) -> str:
     return str(path)
 
 
-def record(block: int) -> dict[str, Any]:
-    counts = {"rows": 2, "columns": 2, "weights": 4, "zeros": 2, "sparsity": 0.5, "target": 0.5}
-    more = {
-        "pattern": "unstructured",
-        "relative_error": None,
-        "held_out_error": None,
-        "seconds": 0.1,
-        "solver": "script",
-    }
-    compared = dict.fromkeys(("mask_changed", "mask_overlap", "revived", "newly_pruned", "domain_errors"))
-    digests = {"mask_sha256": "0" * 64, "weights_sha256": "0" * 64}
-    return {"matrix": f"block.{block}", **counts, **more, "notes": {}, **compared, **digests}
-
-
-def sensitivity(block: int) -> dict[str, Any]:
-    return {"matrix": f"block.{block}", "mean": 1.0, "total": 4.0, "quantiles": {}, "histogram": {}}
-
-
 def pause(seconds: float, reporter: Reporter, how: set[str]) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -227,10 +152,13 @@ def pause(seconds: float, reporter: Reporter, how: set[str]) -> None:
         time.sleep(0.02)
 
 
-def fail_the_same(reporter: Reporter) -> None:
-    told = {"code": "engine_failed", "cause": "system", "message": "The engine stopped with KeyError."}
-    reporter.say("failed", **told, field=None, fingerprint="f", detail="detail")
+def fail(reporter: Reporter, code: str, message: str, **more: Any) -> NoReturn:
+    reporter.tell(Failed(**{"code": code, "cause": "system", "message": message} | more))
     sys.exit(1)
+
+
+def fail_the_same(reporter: Reporter) -> NoReturn:
+    fail(reporter, "engine_failed", "The engine stopped with KeyError.", fingerprint="f", detail="detail")
 
 
 def misbehave(how: set[str], reporter: Reporter) -> None:
@@ -239,34 +167,23 @@ def misbehave(how: set[str], reporter: Reporter) -> None:
     if "spawn" in how:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     if "user" in how:
-        reporter.say("failed", code="too_few_tokens", cause="user", message="too short", field="/domains/0")
-        sys.exit(1)
+        fail(reporter, "too_few_tokens", "too short", cause="user", field="/domains/0")
     if "device" in how:
         message = "/device: is cuda, and torch finds 0 GPUs here"
-        reporter.say("failed", code="invalid_spec", cause="user", message=message, field="/device")
-        sys.exit(1)
+        fail(reporter, "invalid_spec", message, cause="user", field="/device")
     if "fail" in how:
-        reporter.say(
-            "failed",
-            code="x",
-            cause="system",
-            message=f"broke in {os.getcwd()}",
-            field=None,
-            detail="secret detail",
-        )
-        sys.exit(1)
+        fail(reporter, "x", f"broke in {os.getcwd()}", detail="secret detail")
     if "same" in how:
         fail_the_same(reporter)
     if "memory" in how:
-        reporter.say("failed", code="out_of_memory", cause="system", message="", field=None)
-        sys.exit(1)
+        fail(reporter, "out_of_memory", "")
     if "disk" in how:
-        reporter.say("failed", code="disk_full", cause="system", message=f"no room in {os.getcwd()}", field=None)
-        sys.exit(1)
+        fail(reporter, "disk_full", f"no room in {os.getcwd()}")
     if "outside" in how:
-        reporter.block(Block(0, 0, [("weights", "../../../etc/passwd")], [], []))
+        reporter.tell(block_result(0, 0, [("weights", "../../../etc/passwd")]))
     if "nonsense" in how:
-        reporter.say("progress", phase="dancing")
+        reporter._reports.write('{"type": "progress", "phase": "dancing", "fraction": 0.0}\n')
+        reporter._reports.flush()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
+from secateur.spec.records.pipe import Ended, Message, read_message
 from worker.attempt.redaction import SOURCE_ROOT
 
 # -P: the working folder, where the engine writes, is not searched for modules.
@@ -22,8 +23,8 @@ KEPT_PREFIXES: Final = ("CUDA_", "NVIDIA_")
 LONGEST_MESSAGE: Final = 64 * 2**20
 QUEUED_MESSAGES: Final = 1_000
 SILENCE_SECONDS: Final = 2.0
-END: Final[dict[str, Any]] = {"type": "end"}
-"""What the reader says after the engine's last message."""
+END: Final = b""
+"""Follows the engine's last line."""
 
 
 def environment(workspace: Path, threads: int) -> dict[str, str]:
@@ -70,7 +71,7 @@ class EngineProcess:
         finally:
             os.close(theirs)
         self._reports = os.fdopen(reports, "rb")
-        self._messages: queue.Queue[dict[str, Any]] = queue.Queue(QUEUED_MESSAGES)
+        self._lines: queue.Queue[bytes] = queue.Queue(QUEUED_MESSAGES)
         self._closed = threading.Event()
         self._reaping = threading.Lock()
         self._ended_at: float | None = None
@@ -95,16 +96,20 @@ class EngineProcess:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
 
-    def hear(self, seconds: float) -> dict[str, Any] | None:
-        """The next message, `END` after the last one, None when there is none within the time."""
+    def hear(self, seconds: float) -> Message | Ended | None:
+        """The next message, Ended after the last one, None when there is none within the time.
+
+        Raises ValueError for a line that is no message.
+        """
         try:
-            return self._messages.get(timeout=seconds)
+            line = self._lines.get(timeout=seconds)
         except queue.Empty:
-            return END if self._is_silent() else None
+            return Ended() if self._is_silent() else None
+        return Ended() if line == END else read_message(line)
 
     def has_more(self) -> bool:
         """Whether messages have come that nobody has heard yet."""
-        return not self._messages.empty()
+        return not self._lines.empty()
 
     def stop(self, grace: float) -> None:
         """Ask, then insist: stop message, SIGTERM after `grace` seconds, SIGKILL after two more."""
@@ -168,23 +173,14 @@ class EngineProcess:
     def _read_reports(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             while line := self._reports.readline(LONGEST_MESSAGE):
-                self._put(_parse(line))
+                self._put(line)
         self._put(END)
 
-    def _put(self, message: dict[str, Any]) -> None:
+    def _put(self, line: bytes) -> None:
         while not self._closed.is_set():
             with contextlib.suppress(queue.Full):
-                self._messages.put(message, timeout=0.5)
+                self._lines.put(line, timeout=0.5)
                 return
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    """A message; anything else is one that says so."""
-    try:
-        message = json.loads(line)
-    except ValueError:
-        message = None
-    return message if isinstance(message, dict) else {"type": "malformed"}
 
 
 def _read_lines(pipe: IO[bytes], on_line: Callable[[str], None]) -> None:

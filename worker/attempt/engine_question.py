@@ -4,9 +4,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from worker.attempt.engine_process import COMMAND, END, EngineProcess
+from secateur.spec.records.pipe import Ended, Failed, Inspection, Message, Planned
+from worker.attempt.engine_process import COMMAND, EngineProcess
+
+Answer = TypeVar("Answer", Inspection, Planned)
 
 LONGEST_SECONDS: Final = 600.0
 """No graph takes so long to build, and no tensor to read; a child that is silent for longer is stuck."""
@@ -27,8 +30,8 @@ def ask_engine(
     workspace: Path,
     check: Callable[[], None],
     redact: Callable[[str], str],
-    answer: str,
-) -> dict[str, Any]:
+    answer: type[Answer],
+) -> Answer:
     """The engine's message of the type `answer`.
 
     check: called often; raises when the work must stop. redact: takes paths out of a refusal's message.
@@ -40,25 +43,31 @@ def ask_engine(
         engine.listen(said.append)
         engine.say(request)
         for message in _messages(engine, check):
-            if message.get("type") == answer:
+            if isinstance(message, answer):
                 return message
-            if message.get("type") == "failed":
-                if message.get("cause") == "user":
-                    text = redact(str(message["message"]))
-                    raise EngineRefused(str(message["code"]), text, message.get("field"))
-                raise RuntimeError(f"the engine failed: {message.get('detail')}")
+            if isinstance(message, Failed):
+                if message.cause == "user":
+                    raise EngineRefused(message.code, redact(message.message), message.field)
+                raise RuntimeError(f"the engine failed: {message.detail}")
         raise RuntimeError(f"the engine ended without an answer; it said: {list(said)}")
     finally:
         engine.kill()
         engine.finish(0)
 
 
-def _messages(engine: EngineProcess, check: Callable[[], None]) -> Iterator[dict[str, Any]]:
+def _messages(engine: EngineProcess, check: Callable[[], None]) -> Iterator[Message]:
     deadline = time.monotonic() + LONGEST_SECONDS
-    while (message := engine.hear(0.2)) is not END:
+    while not isinstance(message := _hear(engine), Ended):
         check()
         if message is not None:
             deadline = time.monotonic() + LONGEST_SECONDS
             yield message
         if time.monotonic() > deadline:
             raise RuntimeError("the engine took too long to answer")
+
+
+def _hear(engine: EngineProcess) -> Message | Ended | None:
+    try:
+        return engine.hear(0.2)
+    except ValueError as error:
+        raise RuntimeError(f"the engine said what is {error}") from None

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
+
+from secateur.spec.records.pipe import Message, Note
 
 SCALE: Final = 10
 """An engine may be silent for so many times its longest pause so far: large blocks on slow hardware take long."""
-IDLE_TALK: Final = frozenset({"note"})
-"""Messages that are no sign of progress."""
 
 
 class StallWatchdog:
@@ -19,14 +19,14 @@ class StallWatchdog:
         self._since = clock()
         self._longest = 0.0
 
-    def hear(self, message: dict[str, Any]) -> None:
+    def hear(self, message: Message) -> None:
         """A message has come."""
-        if message.get("type") not in IDLE_TALK:
+        if not isinstance(message, Note):  # which is no sign of progress
             self._longest = max(self._longest, self.silence())
 
-    def listen(self, message: dict[str, Any]) -> None:
+    def listen(self, message: Message) -> None:
         """The message is dealt with; from now on the next one is waited for."""
-        if message.get("type") not in IDLE_TALK:
+        if not isinstance(message, Note):  # which is no sign of progress
             self._since = self._clock()
 
     def silence(self) -> float:

@@ -14,8 +14,10 @@ import os
 import re
 import sys
 import traceback
-from typing import Any
+from functools import partial
 
+from secateur.spec.records.pipe import Engine, Failed, Hello, Planned, Reading
+from secateur.spec.records.plan import PlanResult
 from worker.engine.isolation import isolate
 from worker.engine.reporter import Reporter
 
@@ -45,7 +47,7 @@ def main() -> int:
         except Stopped:
             return 1
         except BaseException as error:
-            reporter.say("failed", **_describe(error))
+            reporter.tell(_describe(error))
             return 1
     return 0
 
@@ -55,50 +57,50 @@ def _run(line: bytes, reporter: Reporter, isolation: dict[str, bool]) -> None:
     import torch
 
     from worker.pruning import ENGINE_FORMAT, inspect, plan, run
-    from worker.pruning.plan import describe, look
+    from worker.pruning.plan import look, skipped
     from worker.pruning.request import InspectionRequest, read_request
     from worker.pruning.runtime.numerics import versions
 
     job = read_request(line)
     torch.set_num_threads(job.threads)
     if isinstance(job, InspectionRequest):
-        reporter.say("inspection", **inspect(job.inspect, lambda: reporter.say("reading")))
+        reporter.tell(inspect(job.inspect, lambda: reporter.tell(Reading())))
         return
     if job.dry_run:
-        reporter.say("plan", plan=plan(job))
+        reporter.tell(Planned(plan=PlanResult.model_validate(plan(job))))
         return
-    reporter.hello(
+    engine = Engine(
         engine_format=ENGINE_FORMAT,
         versions=versions(),
         device=job.device,
         threads=job.threads,
         isolation=isolation,
-        plan=describe(look(job)),
     )
-    output = run(job, reporter)
-    files = [{"path": file.path, "local": file.local} for file in output.files]
-    reporter.output(files, output.summary)
+    found = look(job)
+    left = skipped(found.graph, found.checkpoint, found.shares)
+    reporter.tell(Hello(engine=engine, blocks=len(found.graph.blocks), skipped=left))
+    reporter.tell(run(job, reporter))
 
 
-def _describe(error: BaseException) -> dict[str, Any]:
+def _describe(error: BaseException) -> Failed:
     """A failure for its owner; `detail` is for the operator's log only."""
     from worker.pruning import IllConditioned, UserError
     from worker.pruning.errors import is_out_of_memory
 
     detail = "".join(traceback.format_exception(error))
     if isinstance(error, UserError):
-        said = {"code": error.code, "cause": "user", "message": error.message, "field": error.field}
-        return said if error.__cause__ is None else {**said, "detail": detail}
+        told = detail if error.__cause__ is not None else None
+        return Failed(code=error.code, cause="user", message=error.message, field=error.field, detail=told)
     if isinstance(error, IllConditioned):
         # The same job would end the same way: only other settings, another text or another model can help.
-        return {"code": "ill_conditioned", "cause": "user", "message": str(error), "field": None}
-    known = {"cause": "system", "field": None, "detail": detail}
+        return Failed(code="ill_conditioned", cause="user", message=str(error))
+    system = partial(Failed, cause="system", detail=detail)
     if is_out_of_memory(error):
-        return {"code": "out_of_memory", "message": "The engine ran out of memory.", **known}
+        return system(code="out_of_memory", message="The engine ran out of memory.")
     if os.strerror(errno.ENOSPC) in str(error):  # safetensors has an exception of its own for it
-        return {"code": "disk_full", "message": "The worker's disk is full.", **known}
+        return system(code="disk_full", message="The worker's disk is full.")
     message = f"The engine stopped with {type(error).__name__}."
-    return {"code": "engine_failed", "message": message, "fingerprint": _fingerprint(error), **known}
+    return system(code="engine_failed", message=message, fingerprint=_fingerprint(error))
 
 
 def _fingerprint(error: BaseException) -> str:

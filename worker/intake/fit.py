@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from secateur.spec.records.pipe import Inspection
 from worker.attempt.engine_question import EngineRefused, ask_engine
 from worker.attempt.redaction import Redactor
 from worker.intake.context import Context
@@ -27,13 +28,12 @@ def check_fit(files: Mapping[str, Path], context: Context) -> frozenset[str]:
     request = {"inspect": os.fspath(model), "threads": threads}
     redact = Redactor({"<model>": model, "<work>": context.settings.work_dir})
     try:
-        answer = ask_engine(request, workspace, context.check, redact, "inspection")
+        answer = ask_engine(request, workspace, context.check, redact, Inspection)
     except EngineRefused as error:
         raise IntakeError(error.code, error.message) from None
-    for said in answer["warnings"]:
-        context.warn(str(said["code"]), str(said["message"]), **said["data"])
-    unused = sorted(map(str, answer["unused"]))
-    if unused:
+    for said in answer.warnings:
+        context.warn(said.code, said.message, **said.data)
+    if unused := sorted(answer.unused):
         context.warn(
             "tensors_not_used",
             f"the model does not need {len(unused)} of the tensors; they are copied through as they are",

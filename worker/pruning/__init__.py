@@ -5,24 +5,16 @@
 
 from secateur.spec.job import Documents
 from secateur.spec.job import Evaluation as EvaluationSpec
+from secateur.spec.records.history import Basis, MatrixRecord, SensitivitySummary
+from secateur.spec.records.pipe import BlockResult, Evaluation, Note, Output, OutputFile, Progress, StageResult
 from secateur.spec.request import Format, Text
 from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.errors import IllConditioned, PruningError, SpecError, Stopped, UserError
 from worker.pruning.evaluation.perplexity import perplexities
-from worker.pruning.events import (
-    Basis,
-    BlockResult,
-    Evaluation,
-    MatrixRecord,
-    Observer,
-    Progress,
-    SensitivitySummary,
-    Silent,
-    StageResult,
-)
+from worker.pruning.observer import Observer, Silent
 from worker.pruning.plan import inspect, plan
 from worker.pruning.request import PruningJob
-from worker.pruning.runner import Output, OutputFile, run
+from worker.pruning.runner import run
 
 __all__ = [
     "ENGINE_FORMAT",
@@ -34,6 +26,7 @@ __all__ = [
     "Format",
     "IllConditioned",
     "MatrixRecord",
+    "Note",
     "Observer",
     "Output",
     "OutputFile",

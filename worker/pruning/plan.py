@@ -1,10 +1,11 @@
 """What a job would do, found out without doing it."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from secateur.spec.records.pipe import Inspection
+from secateur.spec.records.plan import SkippedTensor
 from secateur.spec.sparsity import Allocation
 from worker.pruning.allocation.allocate import comparison_group
 from worker.pruning.calibration.copal_sums import check_reading
@@ -34,7 +35,7 @@ def plan(job: PruningJob) -> dict[str, Any]:
     subject = look(job)
     tokenizer = Tokenizer(job.model)
     check_prefix(job, tokenizer)
-    said = [asdict(warning) for warning in tokens_beyond_rows(subject.graph, tokenizer)]
+    said = [each.model_dump() for each in tokens_beyond_rows(subject.graph, tokenizer)]
     return {
         **describe(subject),
         "prefix": list(tokenizer.prefix),
@@ -43,9 +44,8 @@ def plan(job: PruningJob) -> dict[str, Any]:
     }
 
 
-def inspect(folder: Path, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Whether a folder holds a model that can be pruned. `unused` are tensors that it does not need, `warnings`
-    what its jobs will say of it.
+def inspect(folder: Path, check: Callable[[], None] = lambda: None) -> Inspection:
+    """Whether a folder holds a model that can be pruned.
 
     Reads all weights, once; check: called before each tensor, may raise. Raises UserError when it cannot be pruned
     whatever the job.
@@ -55,7 +55,7 @@ def inspect(folder: Path, check: Callable[[], None] = lambda: None) -> dict[str,
     tokenizer = Tokenizer(folder)
     found = read_all(checkpoint, graph, check)
     said = [*already_sparse(found, keep_zeros=False), *tokens_beyond_rows(graph, tokenizer)]
-    return {"unused": sorted(graph.names.ignored), "warnings": [asdict(warning) for warning in said]}
+    return Inspection(unused=sorted(graph.names.ignored), warnings=said)
 
 
 def look(job: PruningJob) -> Subject:
@@ -111,7 +111,7 @@ def describe(subject: Subject) -> dict[str, Any]:
         "zeros": zeros,
         "sparsity": zeros / weights,
         "matched": matched,
-        "skipped": skipped(subject.graph, subject.checkpoint, shares),
+        "skipped": [each.model_dump() for each in skipped(subject.graph, subject.checkpoint, shares)],
         **_overrides(subject),
     }
 
@@ -134,16 +134,16 @@ def _matched(job: PruningJob, share: WeightTarget, shares: dict[str, WeightTarge
     }
 
 
-def skipped(graph: ModelGraph, checkpoint: Checkpoint, shares: dict[str, WeightTarget]) -> list[dict[str, Any]]:
-    """Tensors that stay as they are: each one's name, the reason, and its number of weights."""
+def skipped(graph: ModelGraph, checkpoint: Checkpoint, shares: dict[str, WeightTarget]) -> list[SkippedTensor]:
+    """Tensors that stay as they are."""
     found = [
-        {"name": name, "reason": reason, "weights": _count(checkpoint, name)}
+        SkippedTensor(name=name, reason=reason, weights=_count(checkpoint, name))
         for name, reason in graph.skipped.items()
     ]
     for share in shares.values():
         if share.zeros is None:
             reason = f"skipped by the override {share.overrides[-1]}"
-            found.append({"name": share.matrix.name, "reason": reason, "weights": share.matrix.weights})
+            found.append(SkippedTensor(name=share.matrix.name, reason=reason, weights=share.matrix.weights))
     return found
 
 

@@ -8,6 +8,8 @@ from functools import cache, partial
 from torch import Tensor, float32
 
 from secateur.spec.method import Method, Scope
+from secateur.spec.records.history import MatrixRecord, SensitivitySummary
+from secateur.spec.records.pipe import BlockResult
 from worker.pruning.allocation.allocate import stored_survey
 from worker.pruning.allocation.curves import output_weights
 from worker.pruning.calibration.collect import Collected, Group, collect
@@ -17,7 +19,6 @@ from worker.pruning.continuation import KEY as HOLDS
 from worker.pruning.continuation import MEMBERS, PREFIX, holdings
 from worker.pruning.cost import pass_work, solve_work
 from worker.pruning.errors import IllConditioned, about
-from worker.pruning.events import BlockResult, MatrixRecord, SensitivitySummary
 from worker.pruning.methods import registry as methods
 from worker.pruning.methods.auto import Choice, Member, Option, best, choice_of
 from worker.pruning.methods.masks import Selection, Solution
@@ -73,8 +74,13 @@ def prune_block(context: StageContext, block: Block, tensors: dict[str, Tensor])
 
     with beside(write):
         advance_through(context, block, tensors)
-    records = [each.record for each in pruned]
-    return BlockResult(context.stage, index, files, records, [one for each in pruned for one in each.summaries])
+    return BlockResult(
+        stage=context.stage,
+        block=index,
+        files=files,
+        records=[each.record for each in pruned],
+        sensitivity=[summary for each in pruned for summary in each.summaries],
+    )
 
 
 def advance_through(context: StageContext, block: Block, tensors: dict[str, Tensor]) -> None:
@@ -174,7 +180,7 @@ def _on_every_domain(
     dense = [_original(context, block, matrix) for matrix in group]
     errors = domain_errors(grams, list(zip(weights, dense, strict=True)))
     return [
-        replace(each, record=replace(each.record, domain_errors=own))
+        replace(each, record=each.record.model_copy(update={"domain_errors": own}))
         for each, own in zip(pruned, errors, strict=True)
     ]
 
@@ -207,7 +213,7 @@ def _choose(context: StageContext, block: Block, method: Method, group: Group, i
     with about(name):
         choice = choice_of(method, members, inputs, context.observer.check)
     for raised in (option.group.notes for option in choice.options if option.group.notes):
-        context.observer.note("warning", "raised the damping of a Gram", {"matrix": name, **raised})
+        context.warn("raised the damping of a Gram", {"matrix": name, **raised})
     return choice
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur.digests import file_sha256
+from secateur.spec.records.history import JobWarning, Phase
+from secateur.spec.records.pipe import Output, OutputFile, StageResult
 from worker.pruning.allocation.allocate import allocate, comparison_group
 from worker.pruning.calibration.copal_sums import check_reading
 from worker.pruning.calibration.tokenizer import Tokenizer
@@ -17,16 +19,16 @@ from worker.pruning.cost import block_work, planned_work, stage_work, token_work
 from worker.pruning.evaluation.losses import TestSet, precision
 from worker.pruning.evaluation.perplexity import test_set
 from worker.pruning.evaluation.r_matrix import Entries, evaluate_row, missing
-from worker.pruning.events import Observer, StageResult
 from worker.pruning.model import graph as graphs
 from worker.pruning.model.block_runner import BATCH_TOKENS, BlockRunner, batches
 from worker.pruning.model.checkpoint import Checkpoint, read_file
 from worker.pruning.model.inspection import inspect
+from worker.pruning.observer import Observer
 from worker.pruning.plan import check_lengths, check_prefix, skipped
 from worker.pruning.prune_block import advance_through, prune_block, read_block
 from worker.pruning.report.records import read_history
 from worker.pruning.report.report import REPORT, Finished, final_report, stage_figures
-from worker.pruning.report.warnings import JobWarning, after_pruning, after_stage, already_sparse, before_pruning
+from worker.pruning.report.warnings import after_pruning, after_stage, already_sparse, before_pruning
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.numerics import pick_device, pinned, torch_settings
 from worker.pruning.runtime.prefetch import read_ahead
@@ -35,21 +37,6 @@ from worker.pruning.state.atomic import write_json
 from worker.pruning.state.context import RunContext, StageContext
 from worker.pruning.state.stage_folder import stage_folder
 from worker.pruning.targets.budget import WeightTarget, assign
-
-
-@dataclass(frozen=True)
-class OutputFile:
-    path: str
-    """Its name in the artifact."""
-    local: str
-    """Where it is, relative to the workspace."""
-
-
-@dataclass(frozen=True)
-class Output:
-    files: list[OutputFile]
-    """Without the sensitivities, which whoever was told of the blocks has taken."""
-    summary: dict[str, Any]
 
 
 def run(job: PruningJob, observer: Observer) -> Output:
@@ -61,7 +48,7 @@ def run(job: PruningJob, observer: Observer) -> Output:
     with torch_settings(job.threads, job.numerics):
         prepared = _prepare(job, observer)
         if not job.resume.stages + job.resume.blocks:  # else an earlier run has said so
-            _say(observer, prepared.warnings)
+            _say(prepared, prepared.warnings)
         entries = {(each.row, each.domain): each.perplexity for each in job.resume.evaluations}
         entries |= _evaluate(prepared, None, entries)
         for stage in range(len(job.domains)):
@@ -135,9 +122,9 @@ def _prepare(job: PruningJob, observer: Observer) -> _Prepared:
     )
 
 
-def _say(observer: Observer, warnings: Iterable[JobWarning]) -> None:
+def _say(context: RunContext, warnings: Iterable[JobWarning]) -> None:
     for warning in warnings:
-        observer.note(*warning.note())
+        context.warn(warning.message, {"code": warning.code, **warning.data})
 
 
 def _evaluate(prepared: _Prepared, stage: int | None, known: Entries) -> Entries:
@@ -150,7 +137,7 @@ def _evaluate(prepared: _Prepared, stage: int | None, known: Entries) -> Entries
         folder, domain = prepared.folder_of(stage), prepared.job.domains[stage].name
         folder.complete(prepared.source, prepared.runner.graph)
         checkpoint = Checkpoint.open(folder.path(folder.model))
-    prepared.tracker.move("evaluating", stage, domain)
+    prepared.tracker.move(Phase.evaluating, stage, domain)
     return evaluate_row(prepared, row, checkpoint, sets)
 
 
@@ -166,7 +153,7 @@ def _prune_stage(prepared: _Prepared, stage: int) -> None:
     """Prune the blocks that are left, after passing those that an earlier run has committed."""
     job, domain = prepared.job, prepared.job.domains[stage]
     committed = job.resume.blocks if stage == job.resume.stages else 0
-    prepared.tracker.move("pruning", stage, domain.name)
+    prepared.tracker.move(Phase.pruning, stage, domain.name)
     prepared.tracker.restart_clock()
     for block in prepared.blocks[:committed]:
         forward, solve = block_work(job, block, prepared.targets, domain.calibration.tokens)
@@ -193,11 +180,11 @@ def _prune_stage(prepared: _Prepared, stage: int) -> None:
         folder = context.folder
         passed = read_ahead(lambda b: read_file(folder.path(folder.shard(b.index))), context.blocks[:committed])
         for block, tensors in passed:
-            context.tracker.move("pruning", stage, domain.name, block.index)
+            context.tracker.move(Phase.pruning, stage, domain.name, block.index)
             advance_through(context, block, tensors)
         for block, tensors in read_ahead(lambda b: read_block(context, b), context.blocks[committed:]):
-            context.tracker.move("pruning", stage, domain.name, block.index)
-            context.observer.block(prune_block(context, block, tensors))
+            context.tracker.move(Phase.pruning, stage, domain.name, block.index)
+            context.observer.tell(prune_block(context, block, tensors))
 
 
 def _enter(context: StageContext) -> None:
@@ -205,7 +192,7 @@ def _enter(context: StageContext) -> None:
     windows = context.windows
     if context.domain.calibration.held_out and not len(windows.held_out):
         message = "a single calibration window: none is held out, so there are no held-out errors"
-        context.observer.note("warning", message, {"domain": context.domain.name})
+        context.warn(message, {"domain": context.domain.name})
     with precision(context.device, context.dtype):
         for part in (windows.solved_on, windows.held_out):
             for rows in batches(*part.shape):
@@ -215,10 +202,10 @@ def _enter(context: StageContext) -> None:
 def _tell_stage(prepared: _Prepared, stage: int, seconds: float) -> None:
     domain = prepared.job.domains[stage]
     records = _records(prepared, stage)[stage]
-    _say(prepared.observer, after_stage(stage, domain.name, records))
+    _say(prepared, after_stage(stage, domain.name, records))
     figures = stage_figures(records)
     tokens = domain.calibration.tokens
-    prepared.observer.stage(
+    prepared.observer.tell(
         StageResult(stage=stage, domain=domain.name, **figures, calibration_tokens=tokens, seconds=seconds)
     )
 
@@ -253,9 +240,11 @@ def _publish(prepared: _Prepared, entries: Entries) -> Output:
             scope=comparison_group(job, job.method, prepared.targets),
         )
     )
-    _say(prepared.observer, after_pruning(summary))
+    _say(prepared, after_pruning(summary.bwt, summary.log_bwt))
     write_json(job.workspace / REPORT, report)
     states = [folder.state(block.index) for block in graph.blocks]
-    output = [OutputFile(f"model/{Path(local).name}", local) for local in files]
-    output += [OutputFile(f"state/{Path(local).name}", local) for local in states]
-    return Output([*output, OutputFile(REPORT, REPORT)], summary)
+    named = [
+        (f"{kind}/{Path(local).name}", local) for kind, of in (("model", files), ("state", states)) for local in of
+    ]
+    named.append((REPORT, REPORT))
+    return Output(files=[OutputFile(path=path, local=local) for path, local in named], summary=summary)

@@ -8,7 +8,7 @@ from app.comparison.evaluation import side_by_side
 from app.jobs.schemas import EvaluationRead
 from app.tables.jobs import Job
 from app.tables.models import Model
-from app.tables.sensitivity import Basis
+from secateur.spec.records.history import Basis
 from tests.app.conftest import Inputs
 from tests.histories import evaluate, fill, matrix_of
 from tests.jobs import make_model

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from app.comparison.scores import Scored, same_scores
-from app.tables.sensitivity import Basis
 from secateur.spec.method import Reading
+from secateur.spec.records.history import Basis
 
 
 def spec(*domains: str, weight: float = 1.0, **method: Any) -> dict[str, Any]:

@@ -22,47 +22,39 @@ from app.garbage.sweep import Sweep
 from app.storage import ObjectStore
 from app.tables import METADATA
 from app.tables.jobs import Job, JobLease, Outcome
-from app.tables.states import Phase, Reason
+from app.tables.states import Reason
 from app.tables.tasks import Task
 from app.tasks import service as tasks
 from app.tasks.service import TaskLost
+from secateur.spec.records.history import Phase
+from secateur.spec.records.pipe import Note, Progress
 from tests.app.delivery.test_lease import BUDGETS
 from tests.jobs import make_jobs
+from tests.records import block_result, evaluation, hello, stage_result, summary
 from worker.attempt.interrupts import Interrupts, transact
 from worker.attempt.uploads import Uploads
 
-EVALUATION = {"row": 0, "domain": "d0", "perplexity": 1.0, "loss": 0.0, "windows": 1, "tokens": 1}
-RECORD = {
-    "matrix": "m", "rows": 1, "columns": 1, "weights": 1, "zeros": 1, "sparsity": 1.0, "target": 0.5,
-    "pattern": "unstructured", "relative_error": None, "seconds": 0.0, "solver": "s", "notes": {},
-    "held_out_error": None,
-    "mask_changed": 0.0, "mask_overlap": 1.0, "revived": 0.0, "newly_pruned": 0.0,
-    "domain_errors": {"d0": 0.1}, "mask_sha256": "0" * 64, "weights_sha256": "0" * 64,
-}  # fmt: skip
-SUMMARY = {"matrix": "m", "mean": 1.0, "total": 1.0, "quantiles": {}, "histogram": {}}
-BLOCK = commits.Block(0, "d0", 0, 1, [{"key": "k"}], [RECORD], [SUMMARY])
+BLOCK = commits.Block(block_result(0, 0), "d0", 1, [{"key": "k"}])
 MANIFEST = make_manifest([StoredFile("a", "0" * 64, 1, "k")], {})
 
 GUARDED: dict[str, Callable[[Session, Lease], object]] = {
-    "write_hello": lambda s, lease: commits.write_hello(s, lease, {"threads": 9}, ["d0"], 7),
+    "write_hello": lambda s, lease: commits.write_hello(s, lease, hello(9), ["d0"]),
     "write_phase": lambda s, lease: commits.write_phase(s, lease, Phase.publishing),
     "write_progress": lambda s, lease: commits.write_progress(
-        s, lease, {"phase": "pruning", "stage": 0, "fraction": 0.9}
+        s, lease, Progress(phase=Phase.pruning, stage=0, fraction=0.9)
     ),
-    "write_evaluation": lambda s, lease: commits.write_evaluation(
-        s, lease, {**EVALUATION, "window_losses": [0.0], "protocol": {}}
-    ),
+    "write_evaluation": lambda s, lease: commits.write_evaluation(s, lease, evaluation(0)),
     "write_log": lambda s, lease: commits.write_log(s, lease, [commits.LogLine(1, "info", "late")]),
-    "write_note": lambda s, lease: commits.write_note(s, lease, {"level": "info", "message": "late"}),
+    "write_note": lambda s, lease: commits.write_note(s, lease, Note(level="info", message="late")),
     "write_block": lambda s, lease: commits.write_block(s, lease, BLOCK),
-    "write_stage": lambda s, lease: commits.write_stage(s, lease, {"stage": 0}),
+    "write_stage": lambda s, lease: commits.write_stage(s, lease, stage_result(0, "d0")),
     "discard": lambda s, lease: checkpoint.discard(s, lease, "late"),
     "settle": lambda s, lease: input_digests.settle(s, lease, {"model": "late"}),
 }
 """What runs behind `guard`, in the supervisor's own way of committing."""
 SELF_GUARDED: dict[str, Callable[[Session, Lease], object]] = {
     "renew": lambda s, lease: renew(s, lease, 60),
-    "publish": lambda s, lease: publish(s, lease, dict(MANIFEST), {"sparsity": 0.9}),
+    "publish": lambda s, lease: publish(s, lease, dict(MANIFEST), summary()),
     "fail": lambda s, lease: endings.fail(s, lease, Failure(Reason.engine_failed), BUDGETS),
     "stop": lambda s, lease: endings.stop(s, lease, Outcome.cancelled),
 }

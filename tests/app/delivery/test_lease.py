@@ -22,9 +22,10 @@ from app.tables.states import Reason, State
 from app.tasks import repository as task_repository
 from tests.app.lineage.lineages import evaluate
 from tests.jobs import make_jobs
+from tests.records import DIGESTS, block_result, hello, stage_result, summary
 
 BUDGETS = {"max_attempts": 3, "max_memory_attempts": 2, "max_preemptions": 4}
-BLOCK = commits.Block(stage=0, domain="d0", block=0, engine_format=1, files=[], records=[], sensitivity=[])
+BLOCK = commits.Block(block_result(0, 0), "d0", 1, [])
 
 
 def take() -> Lease:
@@ -86,7 +87,7 @@ def test_a_stale_worker_can_write_nothing(session: Session, job: str) -> None:
     for write in (
         lambda s: renew(s, stale, 60),
         lambda s: guard(s, stale),
-        lambda s: publish(s, stale, manifest, {}),
+        lambda s: publish(s, stale, manifest, summary()),
         lambda s: endings.fail(s, stale, Failure(Reason.engine_failed), BUDGETS),
         lambda s: endings.stop(s, stale, Outcome.cancelled),
     ):
@@ -115,7 +116,7 @@ def test_an_attempt_that_made_progress_costs_nothing(session: Session, job: str)
         lease = take()
         with transaction() as other:
             guard(other, lease)
-            commits.write_block(other, lease, commits.Block(**{**vars(BLOCK), "block": block}))
+            commits.write_block(other, lease, commits.Block(block_result(0, block), "d0", 1, []))
         expire(session)
         assert reap() is State.queued
     assert session.get_one(Job, job).lost_attempts == 0
@@ -128,15 +129,15 @@ def test_nothing_is_committed_behind_a_gap(session: Session, job: str) -> None:
     def write(stage: int, block: int) -> None:
         with transaction() as other:
             guard(other, lease)
-            commits.write_block(other, lease, commits.Block(stage, f"d{stage}", block, 1, [], [], []))
+            commits.write_block(other, lease, commits.Block(block_result(stage, block), f"d{stage}", 1, []))
 
     def finish() -> None:
         with transaction() as other:
             guard(other, lease)
-            commits.write_stage(other, lease, {"stage": 0})
+            commits.write_stage(other, lease, stage_result(0, "d0"))
 
     with transaction() as other:
-        commits.write_hello(other, lease, {"threads": 1}, ["d0", "d1"], 3)
+        commits.write_hello(other, lease, hello().model_copy(update={"blocks": 3}), ["d0", "d1"])
     write(0, 0)
     with pytest.raises(commits.CommitsLost):
         write(0, 2)
@@ -209,7 +210,7 @@ def test_cancel_before_publishing_wins(session: Session, job: str) -> None:
     session.commit()
     manifest = make_manifest([StoredFile("a", "0" * 64, 1, "k")], {})
     with transaction() as other:
-        assert publish(other, lease, manifest, {}) is State.cancelled
+        assert publish(other, lease, manifest, summary()) is State.cancelled
     session.expire_all()
     assert session.get_one(Job, job).manifest is None
 
@@ -218,7 +219,7 @@ def test_publishing_before_cancel_wins(session: Session, job: str) -> None:
     lease = take()
     manifest = make_manifest([StoredFile("a", "0" * 64, 1, "k")], {})
     with transaction() as other:
-        assert publish(other, lease, manifest, {"sparsity": 0.5, "other": 1}) is State.succeeded
+        assert publish(other, lease, manifest, summary()) is State.succeeded
     session.expire_all()
     row = session.get_one(Job, job)
     assert row.result == {
@@ -229,8 +230,8 @@ def test_publishing_before_cancel_wins(session: Session, job: str) -> None:
         "mean_perplexity": None,
         "dense_mean_perplexity": None,
         "bwt": None,
-        "masks_sha256": None,
-        "weights_sha256": None,
+        "log_bwt": None,
+        **DIGESTS,
         "warnings": [],
     }
     types = [event.type for event in session.query(JobEvent).filter_by(job_id=job).order_by(JobEvent.seq)]

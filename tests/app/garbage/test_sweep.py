@@ -33,6 +33,7 @@ from app.tasks import service as tasks
 from app.tasks.service import WHOLE_STORE
 from tests.app.storage.test_store import s3_settings
 from tests.jobs import JobMaker, make_jobs
+from tests.records import block_result, stage_result
 from tests.worker.harness import SCRIPTED, Watch, driver, make_tiny_jobs, wait_until
 from worker.attempt import run_jobs
 from worker.task_runner import run_tasks
@@ -77,7 +78,7 @@ def upload(store: ObjectStore, taken: Claim, part: object, name: str) -> str:
 
 def commit(taken: Claim, stage: int, block: int, *keys: str) -> None:
     files = [{"role": "weights", "path": f"{stage}/{k}", "sha256": "", "bytes": 1, "key": k} for k in keys]
-    done = commits.Block(stage, f"d{stage}", block, 1, files, [], [])
+    done = commits.Block(block_result(stage, block), f"d{stage}", 1, files)
     with transaction() as session:
         guard(session, taken.lease)
         commits.write_block(session, taken.lease, done)
@@ -86,7 +87,7 @@ def commit(taken: Claim, stage: int, block: int, *keys: str) -> None:
 def finish_stage(taken: Claim, stage: int) -> None:
     with transaction() as session:
         guard(session, taken.lease)
-        commits.write_stage(session, taken.lease, {"stage": stage})
+        commits.write_stage(session, taken.lease, stage_result(stage, f"d{stage}"))
 
 
 def keys(store: ObjectStore) -> set[str]:

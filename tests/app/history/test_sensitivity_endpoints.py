@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.history import export
 from app.tables.jobs import Job, JobMatrix, JobStage
-from app.tables.sensitivity import Basis
+from secateur.spec.records.history import Basis
 from tests.app.conftest import Inputs
 from tests.histories import QUANTILES, fill, matrix_of
 

@@ -19,6 +19,7 @@ from app.tables.outbox import OutboxMessage
 from app.tables.states import TERMINAL, State
 from app.tables.tasks import Task
 from tests.app.conftest import Inputs
+from tests.records import summary
 
 FINISHED = dict.fromkeys(("succeeded", "failed", "cancelled"), (409, "job_finished"))
 UNFINISHED = dict.fromkeys(("queued", "running", "pausing", "paused", "cancelling"), (409, "job_unfinished"))
@@ -130,7 +131,7 @@ def test_a_call_races_with_the_end(api: httpx.Client, inputs: Inputs, call: str)
             with transaction() as session:
                 taken = claim(session, "w", 60)
                 assert taken is not None
-            ended = pool.submit(_end, lambda s, lease=taken.lease: publish(s, lease, manifest, {}))
+            ended = pool.submit(_end, lambda s, lease=taken.lease: publish(s, lease, manifest, summary()))
             response = pool.submit(api.post, f"/v1/jobs/{job}/{call}").result()
             state = ended.result()
             answers.add(response.status_code)
@@ -215,9 +216,9 @@ def test_a_lease_that_is_gone_cannot_publish_after_a_cancel(api: httpx.Client, j
         assert taken is not None
     api.post(f"/v1/jobs/{job}/cancel")
     manifest = make_manifest([StoredFile("a", "0" * 64, 1, "k")], {})
-    assert _end(lambda session: publish(session, taken.lease, manifest, {})) is State.cancelled
+    assert _end(lambda session: publish(session, taken.lease, manifest, summary())) is State.cancelled
     with pytest.raises(LeaseLost):
-        _end(lambda session: publish(session, taken.lease, manifest, {}))
+        _end(lambda session: publish(session, taken.lease, manifest, summary()))
 
 
 def test_only_finished_jobs_can_be_deleted(

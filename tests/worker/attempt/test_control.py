@@ -14,6 +14,8 @@ from app.settings import Settings
 from app.tables.jobs import Job, JobBlock, JobEvent
 from app.tables.models import Model
 from app.tables.states import State
+from secateur.spec.records.history import Phase
+from secateur.spec.records.pipe import Message, Note, Progress
 from tests.jobs import JobMaker
 from tests.worker.harness import Watch, attempts, driver, engines, gone, wait_until
 from worker.attempt.interrupts import Interrupted, Interrupts
@@ -145,18 +147,18 @@ def test_patience_grows_with_the_engines_own_pace() -> None:
     now = 0.0
     patience = StallWatchdog(10, lambda: now)
 
-    def hear(after: float, type: str, handling: float = 0) -> None:
+    def hear(after: float, message: Message, handling: float = 0) -> None:
         nonlocal now
         now += after
-        patience.hear({"type": type})
+        patience.hear(message)
         now += handling
-        patience.listen({"type": type})
+        patience.listen(message)
 
-    hear(4, "progress", handling=1000)
+    hear(4, Progress(phase=Phase.pruning, fraction=0.0), handling=1000)
     assert patience.silence() == 0, "what we take to store a report is not the engine's silence"
     now += 4 * SCALE
     assert not patience.is_over()
-    hear(0, "note")
+    hear(0, Note(level="info", message="waiting"))
     now += 1
     assert patience.is_over(), "a note is no progress"
 

@@ -92,7 +92,7 @@ def test_an_error_is_known_again_at_its_place_alone() -> None:
         try:
             raise error
         except Exception as caught:
-            return str(_describe(caught)["fingerprint"])
+            return str(_describe(caught).fingerprint)
 
     first = fail(KeyError("/scratch/job-1/17 at 0x7f00"))
     assert first == fail(KeyError("/scratch/job-2/18 at 0x7fab"))
@@ -100,7 +100,7 @@ def test_an_error_is_known_again_at_its_place_alone() -> None:
     assert first != fail(KeyError("another"))
     with pytest.raises(KeyError) as elsewhere:
         raise KeyError("/scratch/job-1/17 at 0x7f00")
-    assert first != _describe(elsewhere.value)["fingerprint"]
+    assert first != _describe(elsewhere.value).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -114,5 +114,5 @@ def test_an_error_is_known_again_at_its_place_alone() -> None:
 )
 def test_a_failure_is_told_in_words_its_owner_can_use(error: Exception, code: str, message: str) -> None:
     told = _describe(error)
-    assert (told["code"], told["cause"], told["message"]) == (code, "system", message)
-    assert type(error).__name__ in told["detail"]
+    assert (told.code, told.cause, told.message) == (code, "system", message)
+    assert type(error).__name__ in told.detail

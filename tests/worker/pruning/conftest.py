@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from secateur.spec.records.pipe import BlockResult, Evaluation, Message, Note, Output, Progress, StageResult
 from tests.tiny import make_tiny_llama, text
-from worker.pruning import BlockResult, Evaluation, Output, Progress, PruningJob, Silent, StageResult, run
+from worker.pruning import PruningJob, Silent, run
 
 
 class Recorder(Silent):
@@ -23,20 +24,18 @@ class Recorder(Silent):
         self.notes: list[tuple[str, str, dict[str, Any]]] = []
         self.checks = 0
 
-    def progress(self, p: Progress) -> None:
-        self.progresses.append(p)
-
-    def evaluation(self, e: Evaluation) -> None:
-        self.evaluations.append(e)
-
-    def block(self, b: BlockResult) -> None:
-        self.blocks.append(b)
-
-    def stage(self, s: StageResult) -> None:
-        self.stages.append(s)
-
-    def note(self, level: str, message: str, data: dict[str, Any]) -> None:
-        self.notes.append((level, message, data))
+    def tell(self, record: Message) -> None:
+        match record:
+            case Progress():
+                self.progresses.append(record)
+            case Evaluation():
+                self.evaluations.append(record)
+            case BlockResult():
+                self.blocks.append(record)
+            case StageResult():
+                self.stages.append(record)
+            case Note(level=level, message=message, data=data):
+                self.notes.append((level, message, data))
 
     def check(self) -> None:
         self.checks += 1

@@ -130,7 +130,7 @@ def test_another_method_goes_on_from_a_state_that_has_what_it_needs(
 ) -> None:
     (first,) = chain(request_for, "a", method=parent)
     second = run_job(continuing(first, request_for(domains="b", workspace="child", method=child)))
-    assert second.output.summary["sparsity"] == pytest.approx(0.5, abs=1e-5)
+    assert second.output.summary.sparsity == pytest.approx(0.5, abs=1e-5)
 
 
 def test_a_state_says_what_it_holds(request_for: Request) -> None:

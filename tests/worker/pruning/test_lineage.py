@@ -141,7 +141,7 @@ def test_earlier_domains_are_evaluated_again_and_bwt_is_the_lineages(request_for
     found = figures("abc", second.perplexities())
     assert {name: report["summary"][name] for name in found._fields} == found._asdict()
     expected = ((rows[3][0] - rows[1][0]) + (rows[3][1] - rows[2][1])) / 2
-    assert second.output.summary["bwt"] == pytest.approx(expected)
+    assert second.output.summary.bwt == pytest.approx(expected)
     assert [stage["domain"] for stage in report["stages"]] == ["c"]
     assert [stage.stage for stage in second.recorder.stages] == [0]
     assert len(report["matrices"]) == 1
@@ -154,7 +154,7 @@ def test_an_earlier_domain_without_a_text_has_no_column(request_for: Request, te
     child = run_job(continuing(parent, request_for(domains="c", workspace="child")))
     assert child.report()["evaluation"]["domains"] == ["b", "c"]
     rows = child.perplexities()
-    assert child.output.summary["bwt"] == pytest.approx(rows[3, "b"] - rows[2, "b"])
+    assert child.output.summary.bwt == pytest.approx(rows[3, "b"] - rows[2, "b"])
 
 
 def test_the_first_own_stage_is_compared_with_the_masks_of_the_continued_job(request_for: Request) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from secateur.spec.records.pipe import BlockResult, Message
 from tests.tiny import make_tiny_llama
 from tests.worker.pruning.conftest import Recorder, Request, domain, prune
-from worker.pruning import BlockResult
 from worker.pruning import prune_block as pruning
 from worker.pruning.evaluation import r_matrix
 from worker.pruning.model.checkpoint import read_file
@@ -98,9 +98,10 @@ def test_a_block_is_told_of_when_its_files_are_there_and_its_hidden_states_are_p
         forward(*arguments)
 
     class Reader(Recorder):
-        def block(self, b: BlockResult) -> None:
-            super().block(b)
-            assert all(read_file(Path(request["workspace"]) / path) for _, path in b.files)
+        def tell(self, record: Message) -> None:
+            super().tell(record)
+            files = record.files if isinstance(record, BlockResult) else []
+            assert all(read_file(Path(request["workspace"]) / path) for _, path in files)
 
     monkeypatch.setattr(pruning, "write_tensors", slow_write)
     monkeypatch.setattr(pruning, "advance_through", seen_forward)

@@ -125,7 +125,7 @@ def test_accumulated_statistics_change_the_mask(request_for: Request) -> None:
 
 def test_one_domain_of_copal_is_wanda(request_for: Request) -> None:
     one, two = request_for(method={"name": "copal"}), request_for(method={"name": "wanda"}, workspace="two")
-    assert prune(one).summary["weights_sha256"] == prune(two).summary["weights_sha256"]
+    assert prune(one).summary.weights_sha256 == prune(two).summary.weights_sha256
 
 
 @pytest.mark.parametrize("mode", ["accumulated", "restart", "sequential"])
@@ -142,7 +142,7 @@ def test_solvers_run_over_domains_in_every_mode(request_for: Request, method: di
     recorder = Recorder()
     request = request_for(domains="ab", method=method | {"mode": mode})
     output = prune(request, recorder)
-    assert output.summary["zeros"] * 2 == output.summary["weights"]
+    assert output.summary.zeros * 2 == output.summary.weights
     update = "+admm" if "weight_update" in method else ""
     assert {record.solver for b in recorder.blocks for record in b.records} == {method["name"] + update}
     described = json.loads((Path(request["workspace"]) / "report.json").read_text())["method"]
@@ -184,7 +184,7 @@ def test_overrides_reach_the_files(request_for: Request) -> None:
     planned = plan(PruningJob.from_dict(request))
     output = prune(request)
     written, dense = weights(request, 0), load_file(Path(request["model"]) / "model.safetensors")
-    assert output.summary["zeros"] == round(output.summary["weights"] / 2) == planned["zeros"]
+    assert output.summary.zeros == round(output.summary.weights / 2) == planned["zeros"]
     for name, tensor in written.items():
         if ".layers.0." in name:
             assert torch.equal(tensor, dense[name])
@@ -203,7 +203,7 @@ def test_each_matrix_is_pruned_by_the_pattern_and_method_of_its_override(request
     request = request_for(sparsity={"target": 0.6, "allocation": "uniform", "overrides": overrides}, domains="ab")
     recorder = Recorder()
     output = prune(request, recorder)
-    assert output.summary["zeros"] == round(0.6 * output.summary["weights"])
+    assert output.summary.zeros == round(0.6 * output.summary.weights)
     dense = load_file(Path(request["model"]) / "model.safetensors")
     for stage in (0, 1):
         written = weights(request, stage)
@@ -228,7 +228,7 @@ def test_a_method_of_an_override_gives_what_the_job_would_give_with_it(request_f
     mixed = request_for(
         sparsity={"target": 0.5, "allocation": "uniform", "overrides": [{"match": "*", "method": "admm"}]}
     )
-    assert prune(alone).summary["weights_sha256"] == prune(mixed).summary["weights_sha256"]
+    assert prune(alone).summary.weights_sha256 == prune(mixed).summary.weights_sha256
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "5:8"])
@@ -248,7 +248,7 @@ def test_output_keeps_the_dtype_and_exact_zeros(request_for: Request, tmp_path: 
     request = request_for(model=str(folder), method={"name": "admm"})
     output = prune(request)
     assert {tensor.dtype for tensor in weights(request, 0).values()} == {dtype}
-    assert output.summary["sparsity"] == pytest.approx(0.5, abs=1e-4)
+    assert output.summary.sparsity == pytest.approx(0.5, abs=1e-4)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -282,7 +282,7 @@ def test_domain_without_evaluation_has_no_column(request_for: Request) -> None:
     recorder = Recorder()
     output = prune(request, recorder)
     assert {e.domain for e in recorder.evaluations} == {"b"}
-    assert output.summary["bwt"] is None
+    assert output.summary.bwt is None
 
 
 def test_stop_is_obeyed(request_for: Request) -> None:

@@ -200,7 +200,7 @@ def test_a_token_beyond_the_embedding_in_a_test_text(
         prune(request)
     assert (caught.value.code, caught.value.field) == ("unknown_token", "/domains/0/evaluation")
     request["domains"][0]["evaluation"] = None
-    assert prune(request).summary["sparsity"] == 0.5
+    assert prune(request).summary.sparsity == 0.5
 
 
 POSITIONS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -243,7 +243,7 @@ def test_odd_numbers_are_pruned_like_others(
     tensors = load_file(path)
     tensors[name] = ODD[name](tensors[name])
     save_file(tensors, path, {"format": "pt"})
-    assert prune(request_for(model=str(folder), method={"name": method})).summary["sparsity"] >= 0.5
+    assert prune(request_for(model=str(folder), method={"name": method})).summary.sparsity >= 0.5
 
 
 @pytest.mark.parametrize("content", ["e" * 4000, " \n" * 3000, "\0" * 3000, "\U0001f600" * 2000])
@@ -253,4 +253,4 @@ def test_odd_texts_are_texts(content: str, model: Path, tmp_path: Path, request_
     one = domain(texts, "a")
     one["dataset"] = one["evaluation"] = str(tmp_path / "odd.txt")
     request = request_for(model=str(model), domains=[one], method={"name": "admm"})
-    assert prune(request).summary["sparsity"] == 0.5
+    assert prune(request).summary.sparsity == 0.5

@@ -164,8 +164,7 @@ def _of_group(
         with about(name):
             curved, notes = curvature(measured.gram)
         if notes:
-            data = {"matrix": name, "survey": notes}
-            context.observer.note("warning", "raised the damping of a Gram", data)
+            context.warn("raised the damping of a Gram", {"matrix": name, "survey": notes})
     for matrix in group:
         across = curved if context.adapts(matrix) else measured.second
         outputs = (squares[matrix.name] / measured.tokens).float()

@@ -60,7 +60,7 @@ def collect(context: StageContext, block: Block) -> Collected:
     judged = _measure(context, block, groups, context.held_out) if context.held_out else {}
     for name, statistics in measured.items():
         if statistics.tokens == 0:
-            context.observer.note("warning", "no calibration token reached this input", {"matrix": name})
+            context.warn("no calibration token reached this input", {"matrix": name})
     for name, statistics in [*measured.items(), *judged.items()]:
         if not statistics.finite:
             raise IllConditioned(f"{name}: its inputs are not finite")

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from secateur.spec.records.history import JobWarning
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.errors import UserError
 from worker.pruning.model.graph import ModelGraph
-from worker.pruning.report.warnings import JobWarning
 
 
 def rows(graph: ModelGraph) -> int:
@@ -47,4 +47,4 @@ def tokens_beyond_rows(graph: ModelGraph, tokenizer: Tokenizer) -> list[JobWarni
         return []
     message = "the tokenizer has tokens that the model's embedding has no rows for: a text with one is refused"
     figures = {"highest": tokenizer.highest, "token": tokenizer.token(tokenizer.highest), "rows": known}
-    return [JobWarning("tokens_beyond_rows", message, figures)]
+    return [JobWarning(code="tokens_beyond_rows", message=message, data=figures)]

@@ -8,16 +8,17 @@ from pathlib import Path
 from secateur.digests import file_sha256
 from secateur.spec.job import Evaluation as EvaluationSpec
 from secateur.spec.job import Numerics
+from secateur.spec.records.pipe import Evaluation
 from secateur.spec.request import HIDDEN_BYTES, Text
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.vocabulary import check_ids
 from worker.pruning.calibration.windows import evaluation_windows
 from worker.pruning.evaluation.losses import TestSet, forward_dtype, mean_loss, window_losses
-from worker.pruning.events import Evaluation, Observer, Silent
 from worker.pruning.model import graph as graphs
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.inspection import inspect
+from worker.pruning.observer import Observer, Silent
 from worker.pruning.runtime.activations import ActivationCache
 from worker.pruning.runtime.numerics import pick_device, torch_settings
 

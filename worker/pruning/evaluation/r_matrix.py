@@ -46,7 +46,7 @@ def evaluate_row(context: RunContext, row: int, checkpoint: Checkpoint, sets: Se
     for item, place in zip(sets, places, strict=True):
         result = evaluation(row, item, losses[place])
         found[row, item.domain] = result.perplexity
-        context.observer.evaluation(result)
+        context.observer.tell(result)
     return found
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from secateur.spec.method import Method
+from secateur.spec.records.history import MatrixRecord
 from worker.pruning.calibration.expert_fallback import ExpertTokens
-from worker.pruning.events import MatrixRecord
 from worker.pruning.methods.masks import Solution
 from worker.pruning.model.checkpoint import read_file
 from worker.pruning.state.digests import mask_sha256, weights_sha256
@@ -93,12 +93,13 @@ def compare_masks(record: MatrixRecord, written: Tensor, before: Tensor) -> Matr
     """
     now, then = written != 0, before != 0
     revived, pruned, united = (int(torch.count_nonzero(part)) for part in (now & ~then, then & ~now, now | then))
-    return replace(
-        record,
-        mask_changed=(revived + pruned) / record.weights,
-        mask_overlap=1 - (revived + pruned) / united if united else 1.0,
-        revived=revived / record.weights,
-        newly_pruned=pruned / record.weights,
+    return record.model_copy(
+        update={
+            "mask_changed": (revived + pruned) / record.weights,
+            "mask_overlap": 1 - (revived + pruned) / united if united else 1.0,
+            "revived": revived / record.weights,
+            "newly_pruned": pruned / record.weights,
+        }
     )
 
 
@@ -117,7 +118,7 @@ def mask_overlap(records: Iterable[Record]) -> float | None:
 
 def timeless(records: Iterable[MatrixRecord]) -> list[dict[str, Any]]:
     """The records without their times: the same in every run, to travel in the state and make the report."""
-    return [{key: value for key, value in asdict(record).items() if key != "seconds"} for record in records]
+    return [record.model_dump(exclude={"seconds"}) for record in records]
 
 
 def stored_history(before: History, records: Iterable[MatrixRecord]) -> dict[str, Tensor]:

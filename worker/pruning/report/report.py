@@ -1,19 +1,22 @@
 """Figures of a finished job: R, backward transfer, digests. No clock, no path: equal jobs give equal reports."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from secateur.spec.job import Domain
 from secateur.spec.method import Mask, Mode, Scope, WeightUpdate
 from secateur.spec.metrics import figures, mean
+from secateur.spec.records.history import JobWarning
+from secateur.spec.records.pipe import Summary
+from secateur.spec.records.plan import SkippedTensor
 from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.calibration.windows import held_out_indices
 from worker.pruning.evaluation.losses import TestSet
 from worker.pruning.methods.registry import SOLVERS
 from worker.pruning.model.graph import ModelGraph
 from worker.pruning.report.records import mask_overlap
-from worker.pruning.report.warnings import JobWarning, after_pruning, after_stage
+from worker.pruning.report.warnings import after_pruning, after_stage
 from worker.pruning.request import PruningJob
 from worker.pruning.state.digests import total
 
@@ -36,12 +39,12 @@ class Finished:
     calibration: list[str]
     settings: dict[str, Any]
     warnings: list[JobWarning]
-    skipped: list[dict[str, Any]]
+    skipped: list[SkippedTensor]
     prefix: tuple[int, ...]
     scope: Scope
 
 
-def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
+def final_report(done: Finished) -> tuple[dict[str, Any], Summary]:
     """The report and its summary. Zeros and digests were taken from the tensors as they were written."""
     columns = [item.domain for item in done.sets]
     entries = {
@@ -51,12 +54,12 @@ def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
         if value is not None
     }
     last = stage_figures(done.records[-1])
-    summary = {
+    found = figures(done.job.lineage, entries)
+    summary = Summary(
         **{name: last[name] for name in ("weights", "zeros", "sparsity", "masks_sha256", "weights_sha256")},
-        **figures(done.job.lineage, entries)._asdict(),
-    }
-    said = [*done.warnings, *_after_stages(done), *after_pruning(summary)]
-    summary["warnings"] = [asdict(warning) for warning in said]
+        **found._asdict(),
+        warnings=[*done.warnings, *_after_stages(done), *after_pruning(found.bwt, found.log_bwt)],
+    )
     report = {
         "engine_format": ENGINE_FORMAT,
         "settings": done.settings,
@@ -73,8 +76,8 @@ def final_report(done: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
         "evaluation": _evaluation(done, columns),
         "stages": [_stage(done, stage) for stage in range(len(done.job.domains))],
         "matrices": done.records,
-        "skipped": done.skipped,
-        "summary": summary,
+        "skipped": [each.model_dump() for each in done.skipped],
+        "summary": summary.model_dump(),
     }
     return report, summary
 

@@ -1,7 +1,6 @@
 """A few numbers that stand for a matrix of sensitivities."""
 
 import math
-from dataclasses import replace
 from typing import Final
 
 import numpy
@@ -9,10 +8,9 @@ import torch
 from torch import Tensor
 
 from secateur.spec.method import Method
-from worker.pruning.events import Basis, SensitivitySummary
+from secateur.spec.records.history import QUANTILES, Basis, SensitivitySummary
 from worker.pruning.methods import registry as methods
 
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 20
 
 
@@ -26,7 +24,7 @@ def summaries_of(
     """
     accumulated = summarise(matrix, scores)
     if alone is None or not method.scores_inputs:  # the very same scores
-        return [accumulated, replace(accumulated, basis=Basis.domain)]
+        return [accumulated, accumulated.model_copy(update={"basis": Basis.domain})]
     own = methods.scores_alone(method, matrix, dense, alone)
     return [accumulated, summarise(matrix, own, Basis.domain)]
 

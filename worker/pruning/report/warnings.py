@@ -1,10 +1,10 @@
 """What a user should know about a result unasked: said while the job runs, and kept in its summary."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from secateur.spec.job import Domain
+from secateur.spec.records.history import JobWarning
 from worker.pruning.calibration.expert_fallback import MESSAGE as STARVED
 from worker.pruning.calibration.expert_fallback import expert_fallback
 from worker.pruning.calibration.overlap import shared_shares
@@ -31,19 +31,6 @@ SPARSER: Final = 0.001
 SPARSER_MESSAGE: Final = "matrices have more zeros than their part of the target, because they came with them"
 
 
-@dataclass(frozen=True)
-class JobWarning:
-    """code: stable, for machines. data: its figures."""
-
-    code: str
-    message: str
-    data: dict[str, Any]
-
-    def note(self) -> tuple[str, str, dict[str, Any]]:
-        """For `Observer.note`."""
-        return "warning", self.message, {"code": self.code, **self.data}
-
-
 def already_sparse(found: Sparsity, *, keep_zeros: bool) -> list[JobWarning]:
     """A model that came with many zeros. found: in all of its prunable matrices; keep_zeros: the job's."""
     if found.share < SPARSE:
@@ -52,7 +39,7 @@ def already_sparse(found: Sparsity, *, keep_zeros: bool) -> list[JobWarning]:
     message += "stay" if keep_zeros else "may get other values; sparsity.keep_zeros keeps them"
     pattern = None if found.pattern is None else str(found.pattern)
     figures = {"share": found.share, "pattern": pattern, "matrices": found.matrices, "of": found.of}
-    return [JobWarning("already_sparse", message, figures)]
+    return [JobWarning(code="already_sparse", message=message, data=figures)]
 
 
 def before_pruning(
@@ -77,17 +64,20 @@ def after_stage(stage: int, domain: str, records: Sequence[Record]) -> list[JobW
         (MASKS_UNCHANGED, masks_unchanged(stage, domain, mask_overlap(records))),
         (SPARSER_MESSAGE, _sparser_than_asked(stage, domain, records)),
     ]
-    return [JobWarning(data.pop("code"), message, data) for message, data in found if data is not None]
+    return [
+        JobWarning(code=data.pop("code"), message=message, data=data)
+        for message, data in found
+        if data is not None
+    ]
 
 
-def after_pruning(summary: Mapping[str, Any]) -> list[JobWarning]:
+def after_pruning(bwt: float | None, log_bwt: float | None) -> list[JobWarning]:
     """What the figures of the finished job say."""
-    log_bwt = summary["log_bwt"]
     if log_bwt is None or log_bwt <= FORGETTING:
         return []
     message = "perplexity on the earlier domains' texts has risen since they were pruned for"
-    figures = {"bwt": summary["bwt"], "log_bwt": log_bwt, "limit": FORGETTING}
-    return [JobWarning("forgetting", message, figures)]
+    figures = {"bwt": bwt, "log_bwt": log_bwt, "limit": FORGETTING}
+    return [JobWarning(code="forgetting", message=message, data=figures)]
 
 
 def _sparser_than_asked(stage: int, domain: str, records: Sequence[Record]) -> dict[str, Any] | None:
@@ -115,7 +105,7 @@ def _too_few_tokens(
         return None
     message = "too little calibration text: fewer of its tokens are solved on than the widest matrix has inputs"
     figures = {"domain": domain.name, "tokens": windows.covered, "inputs": widest.columns, "matrix": widest.name}
-    return JobWarning("too_few_tokens", message, figures)
+    return JobWarning(code="too_few_tokens", message=message, data=figures)
 
 
 def _judged_by_what_is_solved_on(
@@ -124,10 +114,12 @@ def _judged_by_what_is_solved_on(
     message = "held-out windows share tokens with those solved on, so held-out errors are too good: give more text"
     for domain, own in zip(domains, windows, strict=True):
         if own.overlap:
-            yield JobWarning("held_out_overlaps", message, {"domain": domain.name, "share": own.overlap})
+            yield JobWarning(
+                code="held_out_overlaps", message=message, data={"domain": domain.name, "share": own.overlap}
+            )
         elif own.judged_by < ALIKE * own.judging:
             figures = {"domain": domain.name, "tokens": own.judged_by, "of": own.judging}
-            yield JobWarning("held_out_alike", ALIKE_MESSAGE, figures)
+            yield JobWarning(code="held_out_alike", message=ALIKE_MESSAGE, data=figures)
 
 
 def _overlaps(
@@ -140,7 +132,7 @@ def _overlaps(
             if max(shared) > OVERLAP:
                 figures = {"calibration": domain.name, "evaluation": item.domain}
                 shares = {"share": shared.of_windows, "evaluation_share": shared.of_text}
-                yield JobWarning("texts_overlap", message, figures | shares)
+                yield JobWarning(code="texts_overlap", message=message, data=figures | shares)
 
 
 UNCHANGED_ABOVE: Final = 0.999

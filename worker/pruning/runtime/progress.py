@@ -4,7 +4,9 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from worker.pruning.events import Observer, Progress
+from secateur.spec.records.history import Phase
+from secateur.spec.records.pipe import Progress
+from worker.pruning.observer import Observer
 
 SECONDS_BETWEEN = 1.0
 
@@ -21,7 +23,7 @@ class Kind(StrEnum):
 class Where:
     """The part of the job that is running, as told to the observer."""
 
-    phase: str = "evaluating"
+    phase: Phase = Phase.evaluating
     stage: int | None = None
     domain: str | None = None
     block: int = 0
@@ -62,7 +64,7 @@ class Tracker:
         if now - self._told >= SECONDS_BETWEEN:
             self.tell()
 
-    def move(self, phase: str, stage: int | None, domain: str | None, block: int = 0) -> None:
+    def move(self, phase: Phase, stage: int | None, domain: str | None, block: int = 0) -> None:
         self.where = Where(phase, stage, domain, block)
         self.observer.check()
         self.tell()
@@ -70,16 +72,16 @@ class Tracker:
     def tell(self) -> None:
         self._told = time.monotonic()
         where = self.where
-        self.observer.progress(
+        self.observer.tell(
             Progress(
-                where.phase,
-                where.stage,
-                self.stages,
-                where.domain,
-                where.block,
-                self.blocks,
-                self.fraction(),
-                self.eta(),
+                phase=where.phase,
+                stage=where.stage,
+                stages=self.stages,
+                domain=where.domain,
+                block=where.block,
+                blocks=self.blocks,
+                fraction=self.fraction(),
+                eta_seconds=self.eta(),
             )
         )
 
@@ -105,4 +107,4 @@ class Tracker:
         self._fraction = 1.0
         for kind in Kind:
             self.done[kind] = self.planned[kind]
-        self.move("publishing", self.stages - 1, None, self.blocks)
+        self.move(Phase.publishing, self.stages - 1, None, self.blocks)

@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, device
 
 from secateur.spec.job import Domain
 from secateur.spec.method import Method, Mode
+from secateur.spec.records.pipe import Note
 from worker.pruning.allocation.result import Survey
 from worker.pruning.calibration.windows import CalibrationWindows
 from worker.pruning.evaluation.losses import precision
-from worker.pruning.events import Observer
 from worker.pruning.model.block_runner import BlockRunner, batches
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.graph import Block, PrunableWeight
+from worker.pruning.observer import Observer
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.activations import ActivationCache
 from worker.pruning.runtime.progress import Tracker
@@ -44,6 +46,9 @@ class RunContext:
     def folder_of(self, stage: int) -> StageFolder:
         """−1: of the job that this one continues."""
         return stage_folder(self.job, stage, len(self.blocks))
+
+    def warn(self, message: str, data: dict[str, Any]) -> None:
+        self.observer.tell(Note(level="warning", message=message, data=data))
 
     def hidden_states(self) -> ActivationCache:
         """An empty store."""

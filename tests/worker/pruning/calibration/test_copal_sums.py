@@ -93,7 +93,7 @@ def test_every_reading_runs_over_domains(
     method = {"name": "copal", "reading": reading.value, "mode": mode, "perturbation": perturbation}
     request = request_for(domains="ab", method=method | {"comparison_group": "matrix"})
     output = prune(request)
-    assert output.summary["zeros"] * 2 == output.summary["weights"]
+    assert output.summary.zeros * 2 == output.summary.weights
 
 
 @pytest.mark.parametrize("reading", [reading for reading in READINGS if reading is not Reading.sample])
@@ -102,7 +102,7 @@ def test_experts_take_every_reading_that_needs_no_windows(
 ) -> None:
     method = {"name": "copal", "reading": reading.value}
     output = prune(request_for(model=str(mixture), method=method, domains=[unheld(texts, n) for n in "ab"]))
-    assert output.summary["zeros"] == round(output.summary["weights"] / 2)
+    assert output.summary.zeros == round(output.summary.weights / 2)
 
 
 def test_samples_of_experts_are_refused_when_planned_and_when_run(
@@ -127,7 +127,7 @@ def test_samples_are_taken_of_a_mixture_whose_experts_have_another_method(
         sparsity={"target": 0.5, "allocation": "uniform", "overrides": overrides},
     )
     output = prune(request)
-    assert output.summary["zeros"] == round(output.summary["weights"] / 2)
+    assert output.summary.zeros == round(output.summary.weights / 2)
     state = load_file(Path(request["workspace"]) / "stage-00/state/block-0000.safetensors")
     sums = {name for name in state if name.endswith("/importance")}
     assert "model.layers.0.mlp.shared_expert.up_proj.weight/importance" in sums

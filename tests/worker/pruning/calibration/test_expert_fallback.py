@@ -169,7 +169,7 @@ def test_a_job_goes_through_experts_without_tokens(
     domains = [domain(texts, name, evaluation=None) for name in "ab"]
     recorder = Recorder()
     output = prune(request_for(model=str(starving), method=method, domains=domains), recorder)
-    assert output.summary["zeros"] == round(0.5 * output.summary["weights"])
+    assert output.summary.zeros == round(0.5 * output.summary.weights)
     for result in (result for result in recorder.blocks if result.block != 1):  # those with experts
         shares = [record.notes["expert"] for record in result.records if "expert" in record.notes]
         empty = [share for share in shares if share["tokens"] == 0]
@@ -177,7 +177,7 @@ def test_a_job_goes_through_experts_without_tokens(
         assert len(empty) == 2 * 3
         assert all(share["stand_ins"] == 1.0 for share in empty)
     said = [data for _, _, data in recorder.notes if data.get("code") == "expert_fallback"]
-    listed = [each["data"] for each in output.summary["warnings"] if each["code"] == "expert_fallback"]
+    listed = [each.data for each in output.summary.warnings if each.code == "expert_fallback"]
     assert [{"code": "expert_fallback", **data} for data in listed] == said
     assert [(each["stage"], each["domain"], each["of"]) for each in said] == [(0, "a", 24), (1, "b", 24)]
     for each in said:

@@ -45,7 +45,7 @@ def test_held_out_windows_reach_neither_the_weights_nor_the_state(
     """The same job with other held-out windows writes the same bytes, and another held-out error."""
     plain, other = Recorder(), Recorder()
     one = calibrated(request_for(method=ADMM, workspace="one"), samples=20)
-    digest = prune(one, plain).summary["weights_sha256"]
+    digest = prune(one, plain).summary.weights_sha256
 
     def replaced(*arguments: Any) -> CalibrationWindows:
         windows = calibration_windows(*arguments)
@@ -54,7 +54,7 @@ def test_held_out_windows_reach_neither_the_weights_nor_the_state(
     # By name, because the package has a function of the same name as this module.
     monkeypatch.setattr(importlib.import_module("worker.pruning.runner"), "calibration_windows", replaced)
     two = calibrated(request_for(method=ADMM, workspace="two"), samples=20)
-    assert prune(two, other).summary["weights_sha256"] == digest
+    assert prune(two, other).summary.weights_sha256 == digest
     for name, tensor in states(one).items():
         assert torch.equal(tensor, states(two)[name])
     records = [
@@ -155,7 +155,7 @@ def test_auto_records_what_it_chose_and_what_it_tried(request_for: Request, spar
     zeros = sum(record.zeros for record in records_of(recorder))
     assert zeros * 2 == sum(record.weights for record in records_of(recorder))
     again = request_for(domains="ab", method=AUTO, sparsity=sparsity, workspace="again")
-    assert prune(calibrated(again, samples=10)).summary["weights_sha256"] == first.summary["weights_sha256"]
+    assert prune(calibrated(again, samples=10)).summary.weights_sha256 == first.summary.weights_sha256
 
 
 @pytest.mark.parametrize("sparsity", SPARSITIES, ids=["error", "uniform", "2:4"])

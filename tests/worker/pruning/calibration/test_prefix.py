@@ -82,7 +82,7 @@ def test_report_plan_and_state_say_the_prefix(request_for: Request, llama: Path,
     assert report["evaluation"]["protocols"]["b"]["prefix"] == prefix
     assert report["evaluation"]["protocols"]["b"]["documents"] == "joined"
     assert recorder.evaluations[-1].tokens == 4 * (32 - len(prefix))
-    assert output.summary["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert output.summary.sparsity == pytest.approx(0.5, abs=1e-3)
 
 
 def test_what_is_learned_is_what_stands_behind_the_prefix(

@@ -207,9 +207,7 @@ def test_what_half_precision_costs_a_continued_job_is_small(request_for: Request
     one, two = (ran.report()["stages"][1] for ran in (half, whole))
     for kind in ("relative_error", "held_out_error"):
         assert one[kind] == pytest.approx(two[kind], rel=0.005)
-    assert half.output.summary["mean_perplexity"] == pytest.approx(
-        whole.output.summary["mean_perplexity"], rel=0.005
-    )
+    assert half.output.summary.mean_perplexity == pytest.approx(whole.output.summary.mean_perplexity, rel=0.005)
 
 
 @pytest.mark.parametrize("method", ["sparsegpt", "alps"])

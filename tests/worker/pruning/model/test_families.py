@@ -84,7 +84,7 @@ def test_pruned_saved_and_loaded_plainly(
     names = {matrix.name for matrix in graph.matrices}
     assert [name for name in old if name not in names and not torch.equal(old[name], new[name])] == []
     zeros = sum(int((new[name] == 0).sum()) for name in names)
-    assert zeros == output.summary["zeros"] == round(0.5 * output.summary["weights"])
+    assert zeros == output.summary.zeros == round(0.5 * output.summary.weights)
 
     model, info = loaded(folder)
     assert not info["missing_keys"]
@@ -161,7 +161,7 @@ def test_overrides_go_by_the_names_of_the_checkpoint(family: str, tmp_path: Path
     first = {"neox": "gpt_neox.layers.0.*", "gpt2-bare": "h.0.*"}[family]
     sparsity = {"target": 0.5, "overrides": [{"match": first, "skip": True}]}
     output = prune(request_for(model=str(folder), sparsity=sparsity))
-    assert output.summary["weights"] == sum(
+    assert output.summary.weights == sum(
         matrix.weights for block in opened(folder)[1].blocks[1:] for matrix in block.matrices
     )
 
@@ -193,7 +193,7 @@ def test_transposed_matrices_are_pruned_as_outputs_by_inputs(tmp_path: Path, req
     folder = make_tiny("gpt2", tmp_path / "gpt2")
     request = request_for(model=str(folder), method={"name": "admm"}, sparsity={"pattern": "2:4"})
     output = prune(request)
-    assert output.summary["sparsity"] == 0.5
+    assert output.summary.sparsity == 0.5
     written = Checkpoint.open(Path(request["workspace"]) / "stage-00/model")
     _, graph, _ = opened(folder)
     for matrix in graph.matrices:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from secateur.spec.records.pipe import Inspection
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Request, prune
 from worker.pruning import PruningJob, inspect, plan
@@ -40,13 +41,13 @@ def test_unneeded_tensors_are_copied_and_said(family: str, tmp_path: Path, reque
     path = folder / "model.safetensors"
     save_file(load_file(path) | UNUSED[family], path, {"format": "pt"})
 
-    assert inspect(folder) == {"unused": sorted(UNUSED[family]), "warnings": []}
+    assert inspect(folder) == Inspection(unused=sorted(UNUSED[family]), warnings=[])
     skipped = {entry["name"]: entry["reason"] for entry in plan(PruningJob.from_dict(request))["skipped"]}
     assert {skipped[name] for name in UNUSED[family]} == {"no part of the model (copied as it is)"}
 
     summary = prune(request).summary
-    for field in ("zeros", "weights", "masks_sha256", "weights_sha256", "evaluations"):
-        assert summary.get(field) == without.get(field), field
+    for field in ("zeros", "weights", "masks_sha256", "weights_sha256", "mean_perplexity"):
+        assert getattr(summary, field) == getattr(without, field), field
     pruned = Path(request["workspace"]) / "stage-00/model"
     checkpoint = Checkpoint.open(pruned)
     for name, tensor in checkpoint.read(UNUSED[family]).items():

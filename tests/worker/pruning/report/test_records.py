@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.records import matrix_record
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from tests.worker.pruning.lineages import chain
 from worker.pruning import MatrixRecord
@@ -17,10 +18,8 @@ from worker.pruning.report.warnings import UNCHANGED_ABOVE, masks_unchanged
 
 def record_of(written: torch.Tensor, name: str = "m") -> MatrixRecord:
     zeros, (rows, columns) = int((written == 0).sum()), written.shape
-    return MatrixRecord(
-        name, rows, columns, written.numel(), zeros, zeros / written.numel(), 0.5, "unstructured", 0.1, None, 1.0,
-        "wanda", "0" * 64, "0" * 64,
-    )  # fmt: skip
+    weights = written.numel()
+    return matrix_record(name, rows=rows, columns=columns, weights=weights, zeros=zeros, sparsity=zeros / weights)
 
 
 def compared(now: torch.Tensor, then: torch.Tensor, name: str = "m") -> MatrixRecord:

@@ -1,5 +1,4 @@
 import itertools
-from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -85,7 +84,7 @@ def summaries_of(request: dict[str, Any]) -> dict[tuple[Basis, int], Summaries]:
 
 
 def on(basis: Basis, summaries: Summaries) -> Summaries:
-    return {name: replace(summary, basis=basis) for name, summary in summaries.items()}
+    return {name: summary.model_copy(update={"basis": basis}) for name, summary in summaries.items()}
 
 
 def weighted(request: dict[str, Any], *weights: float) -> dict[str, Any]:

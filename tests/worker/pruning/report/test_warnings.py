@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from secateur.spec.records.pipe import Summary
 from tests.tiny import text
 from tests.worker.pruning.conftest import Recorder, Request, domain, prune
 from tests.worker.pruning.lineages import chain, continuing, run_job, with_own_texts
@@ -13,14 +14,14 @@ from worker.pruning.report.warnings import FORGETTING, after_pruning
 Warnings = dict[str, list[dict[str, Any]]]
 
 
-def said(recorder: Recorder, summary: dict[str, Any]) -> Warnings:
+def said(recorder: Recorder, summary: Summary) -> Warnings:
     """By code, what the summary has; the notes have the same."""
     notes = [(message, data) for level, message, data in recorder.notes if level == "warning" and "code" in data]
-    listed = [(each["message"], {"code": each["code"], **each["data"]}) for each in summary["warnings"]]
+    listed = [(each.message, {"code": each.code, **each.data}) for each in summary.warnings]
     assert sorted(map(repr, notes)) == sorted(map(repr, listed))
     found: Warnings = {}
-    for each in summary["warnings"]:
-        found.setdefault(each["code"], []).append(each["data"])
+    for each in summary.warnings:
+        found.setdefault(each.code, []).append(each.data)
     return found
 
 
@@ -124,7 +125,7 @@ def test_a_continued_job_looks_at_earlier_test_texts(request_for: Request, texts
 
 def test_forgetting_is_said_above_the_limit() -> None:
     for log_bwt, count in ((None, 0), (-1.0, 0), (FORGETTING, 0), (0.06, 1)):
-        found = after_pruning({"bwt": 3.0, "log_bwt": log_bwt})
+        found = after_pruning(3.0, log_bwt)
         assert [each.code for each in found] == ["forgetting"] * count
     assert found[0].data == {"bwt": 3.0, "log_bwt": 0.06, "limit": FORGETTING}
 
@@ -136,7 +137,7 @@ def test_forgetting_is_the_whole_lineage_s(request_for: Request) -> None:
         entry["perplexity"] /= 2
     child = run_job(continuing(parent, with_own_texts(request_for(domains="b", workspace="child"))))
     (found,) = said(child.recorder, child.output.summary)["forgetting"]
-    assert found["log_bwt"] == child.output.summary["log_bwt"] > 0.5
+    assert found["log_bwt"] == child.output.summary.log_bwt > 0.5
 
 
 def test_a_stage_that_changes_nothing_is_in_the_summary_too(request_for: Request) -> None:
@@ -155,5 +156,5 @@ def test_a_resumed_job_does_not_say_it_twice(request_for: Request, stages: int, 
     summary = prune(whole, recorder).summary
     assert len(said(recorder, summary)["too_few_tokens"]) == 2
     again = prune({**whole, "resume": {"stages": stages, "blocks": blocks, "evaluations": []}}, listener).summary
-    assert again["warnings"] == summary["warnings"]
+    assert again.warnings == summary.warnings
     assert not [data for _, _, data in listener.notes if data.get("code") in ("too_few_tokens", "texts_overlap")]
