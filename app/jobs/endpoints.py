@@ -1,12 +1,9 @@
 """/v1/jobs: submit, list, read. control_endpoints.py: what may be asked of a job; history.py: what it did."""
 
-import asyncio
 import json
-import time
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from app.auth.dependencies import JobsRead, JobsWrite
 from app.backend import Backend, BackendDep, UnitOfWork
@@ -21,6 +18,7 @@ from app.kit.conditions import IfNoneMatch, none_match
 from app.kit.fields import JobId
 from app.kit.json_body import StrictRoute, parse_json
 from app.kit.pagination import Page, Paging
+from app.kit.polling import poll
 from app.kit.problems import FieldError, Invalid, UnsupportedMediaType, problems
 from app.kit.replies import reply
 from app.lineage.continuation import LineageMismatch, NotContinuable
@@ -28,9 +26,6 @@ from app.tables.states import TERMINAL, State
 from secateur.spec.job import JobRequest, canonical_digest
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
-
-MAX_WAIT: Final = 60.0
-_LOOK_SECONDS: Final = 0.5
 
 
 async def _fingerprint(request: Request) -> str:
@@ -47,7 +42,6 @@ Labels = Annotated[
 
 @router.post(
     "",
-    operation_id="create_job",
     summary="Submit a job",
     status_code=201,
     response_model=JobRead,
@@ -80,7 +74,6 @@ def create_job(
 
 @router.get(
     "",
-    operation_id="list_jobs",
     summary="List jobs, newest first",
     response_model=Page[JobRead],
     responses=problems(),
@@ -108,7 +101,6 @@ def list_jobs(
 
 @router.get(
     "/{id}",
-    operation_id="get_job",
     summary="Read a job, or wait for its next change",
     response_model=JobRead,
     responses={304: {"description": "The caller's ETag is current"}, **problems(JobNotFound)},
@@ -130,13 +122,7 @@ async def get_job(
 ) -> Response:
     """`ETag` changes with everything in the answer; `Retry-After` says when to ask again. Neither is there any
     cost in asking often with `If-None-Match`, nor does a waiting call hold a connection to the database."""
-    deadline = time.monotonic() + min(wait, MAX_WAIT)
-    while True:
-        response, settled = await run_in_threadpool(_look, backend, auth.project, id, if_none_match)
-        left = deadline - time.monotonic()
-        if settled or left <= 0 or await request.is_disconnected():
-            return response
-        await asyncio.sleep(min(_LOOK_SECONDS, left))
+    return await poll(request, wait, lambda: _look(backend, auth.project, id, if_none_match))
 
 
 def _look(backend: Backend, project: str, id: str, if_none_match: str | None) -> tuple[Response, bool]:
