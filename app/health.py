@@ -35,7 +35,7 @@ class ReadyRead(BaseModel):
     checks: dict[str, Answer]
 
 
-@router.get("/livez", operation_id="livez", summary="Does the process answer", response_model=LiveRead)
+@router.get("/livez", summary="Does the process answer", response_model=LiveRead)
 async def livez() -> Response:
     """Always ok; a process that cannot say so should be started again."""
     return reply(LiveRead())
@@ -43,7 +43,6 @@ async def livez() -> Response:
 
 @router.get(
     "/readyz",
-    operation_id="readyz",
     summary="Can requests be served",
     response_model=ReadyRead,
     responses={503: {"model": ReadyRead, "description": "Not at the moment"}},

@@ -32,7 +32,6 @@ _FILE: Final[dict[int | str, dict[str, Any]]] = {
 
 @router.get(
     "",
-    operation_id="get_manifest",
     summary="The files of a finished job",
     response_model=ManifestRead,
     responses={304: {"description": "The caller's ETag is current"}, **problems(JobNotFound, NoArtifacts)},
@@ -49,7 +48,6 @@ def get_manifest(id: JobId, auth: JobsRead, session: UnitOfWork, if_none_match: 
 
 @router.post(
     "/verify",
-    operation_id="verify_artifact",
     summary="Hash the stored files again",
     response_model=VerificationRead,
     responses=problems(JobNotFound, NoArtifacts),
@@ -65,7 +63,6 @@ def verify_artifact(id: JobId, auth: JobsRead, backend: BackendDep) -> Response:
 
 @router.get(
     "/{path:path}",
-    operation_id="download_file",
     summary="Download a file",
     response_class=Response,
     responses={**_FILE, **problems(JobNotFound, NoArtifacts, FileNotInArtifact, RangeNotSatisfiable)},
@@ -94,7 +91,6 @@ def download_file(
 
 @router.head(
     "/{path:path}",
-    operation_id="describe_file",
     summary="A file's headers",
     response_class=Response,
     responses={

@@ -28,7 +28,6 @@ _ARCHIVE: Final[dict[int | str, dict[str, Any]]] = {
 
 @router.get(
     "",
-    operation_id="export_state",
     summary="The final state as one archive",
     response_class=Response,
     responses={**_ARCHIVE, **problems(JobNotFound, NoArtifacts, RangeNotSatisfiable)},

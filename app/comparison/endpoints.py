@@ -30,7 +30,6 @@ Stage = Annotated[
 
 @router.get(
     "/{other}",
-    operation_id="compare_jobs",
     summary="Two jobs side by side",
     response_model=ComparisonRead,
     responses=problems(JobNotFound, NotComparable),

@@ -44,7 +44,6 @@ _BODY: Final[dict[str, Any]] = {
 
 @router.post(
     "",
-    operation_id="create_dataset",
     summary="Upload a text, or have one fetched from the hub",
     status_code=201,
     response_model=DatasetRead,
@@ -83,7 +82,6 @@ async def create_dataset(
 
 @router.get(
     "",
-    operation_id="list_datasets",
     summary="List datasets, newest first",
     response_model=Page[DatasetRead],
     responses=problems(),
@@ -95,7 +93,6 @@ def list_datasets(auth: DataRead, session: UnitOfWork, page: Paging) -> Response
 
 @router.get(
     "/{id}",
-    operation_id="get_dataset",
     summary="Read a dataset",
     response_model=DatasetRead,
     responses=problems(DatasetNotFound),
@@ -107,7 +104,6 @@ def get_dataset(id: DatasetId, auth: DataRead, session: UnitOfWork) -> Response:
 
 @router.delete(
     "/{id}",
-    operation_id="delete_dataset",
     summary="Delete a dataset and its text",
     status_code=204,
     response_class=Response,

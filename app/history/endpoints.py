@@ -21,7 +21,6 @@ router = APIRouter(prefix="/v1/jobs/{id}", tags=["history"])
 
 @router.get(
     "/events",
-    operation_id="list_events",
     summary="A job's history",
     response_model=Page[EventRead],
     responses=problems(JobNotFound),
@@ -34,7 +33,6 @@ def list_events(id: JobId, auth: JobsRead, session: UnitOfWork, after: Position,
 
 @router.get(
     "/logs",
-    operation_id="list_logs",
     summary="What the engine printed",
     response_model=Page[LogRead],
     responses=problems(JobNotFound),
@@ -47,7 +45,6 @@ def list_logs(id: JobId, auth: JobsRead, session: UnitOfWork, after: Position, p
 
 @router.get(
     "/attempts",
-    operation_id="list_attempts",
     summary="Which workers tried",
     response_model=Page[AttemptRead],
     responses=problems(JobNotFound),
@@ -61,7 +58,6 @@ def list_attempts(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
 
 @router.get(
     "/stages",
-    operation_id="list_stages",
     summary="The domains' turns",
     response_model=Page[StageRead],
     responses=problems(JobNotFound),
@@ -80,7 +76,6 @@ def list_stages(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
 
 @router.get(
     "/evaluation",
-    operation_id="get_evaluation",
     summary="Perplexity of every domain after every stage",
     response_model=EvaluationRead,
     responses=problems(JobNotFound),
@@ -94,7 +89,6 @@ def get_evaluation(id: JobId, auth: JobsRead, session: UnitOfWork) -> Response:
 
 @router.get(
     "/matrices",
-    operation_id="list_matrices",
     summary="What happened to each matrix",
     response_model=Page[MatrixRead],
     responses=problems(JobNotFound),
@@ -127,7 +121,6 @@ def _columns(row: object) -> dict[str, object]:
 
 @router.get(
     "/logs/tail",
-    operation_id="list_last_logs",
     summary="What the engine printed last",
     response_model=Page[LogRead],
     responses=problems(JobNotFound),

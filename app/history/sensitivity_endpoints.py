@@ -50,7 +50,6 @@ Narrowed = Annotated[Filter, Depends(_filter)]
 
 @router.get(
     "",
-    operation_id="list_sensitivities",
     summary="How important each matrix's weights were to each domain",
     response_model=Page[SensitivityRead],
     responses=problems(JobNotFound),
@@ -66,7 +65,6 @@ def list_sensitivities(
 
 @router.get(
     "/blocks",
-    operation_id="list_block_sensitivities",
     summary="How each stage's sensitivity is spread over the blocks",
     response_model=Page[BlockSensitivityRead],
     responses=problems(JobNotFound),
@@ -87,7 +85,6 @@ def list_block_sensitivities(
 
 @router.get(
     ".parquet",
-    operation_id="export_history",
     summary="The history as a Parquet file",
     response_class=StreamingResponse,
     responses={**_FILE, **problems(JobNotFound)},

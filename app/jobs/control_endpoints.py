@@ -21,7 +21,6 @@ router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"], route_class=StrictRout
 
 @router.post(
     "/cancel",
-    operation_id="cancel_job",
     summary="Cancel a job",
     status_code=202,
     response_model=JobRead,
@@ -38,7 +37,6 @@ def cancel_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
 
 @router.post(
     "/pause",
-    operation_id="pause_job",
     summary="Pause a job",
     status_code=202,
     response_model=JobRead,
@@ -57,7 +55,6 @@ def pause_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
 
 @router.post(
     "/resume",
-    operation_id="resume_job",
     summary="Resume a paused job",
     status_code=202,
     response_model=JobRead,
@@ -74,7 +71,6 @@ def resume_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
 
 @router.post(
     "/retry",
-    operation_id="retry_job",
     summary="Go on with a failed or cancelled job",
     status_code=201,
     response_model=JobRead,
@@ -92,7 +88,6 @@ def retry_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
 
 @router.patch(
     "",
-    operation_id="change_job",
     summary="Change a job's labels, priority or limits",
     response_model=JobRead,
     responses=problems(JobNotFound, JobFinished, PreconditionFailed, UnsupportedMediaType),
@@ -107,7 +102,6 @@ def change_job(
 
 @router.delete(
     "",
-    operation_id="delete_job",
     summary="Delete a finished job and its files",
     status_code=204,
     response_class=Response,

@@ -17,7 +17,6 @@ router = APIRouter(prefix="/v1/jobs/{id}/lineage", tags=["history"])
 
 @router.get(
     "",
-    operation_id="get_lineage",
     summary="What a job continues, and what continues it",
     response_model=LineageRead,
     responses=problems(JobNotFound),

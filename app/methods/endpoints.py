@@ -40,7 +40,6 @@ class MethodRead(BaseModel):
 
 @router.get(
     "",
-    operation_id="list_methods",
     summary="Methods and their parameters",
     response_model=Page[MethodRead],
     responses=problems(),

@@ -18,7 +18,6 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute
 
 @router.post(
     "",
-    operation_id="create_model",
     summary="Register a model",
     status_code=202,
     response_model=ModelRead,
@@ -33,7 +32,6 @@ def create_model(body: ModelCreate, auth: DataWrite, session: UnitOfWork, backen
 
 @router.get(
     "",
-    operation_id="list_models",
     summary="List models, newest first",
     response_model=Page[ModelRead],
     responses=problems(),
@@ -45,7 +43,6 @@ def list_models(auth: DataRead, session: UnitOfWork, page: Paging) -> Response:
 
 @router.get(
     "/{id}",
-    operation_id="get_model",
     summary="Read a model",
     response_model=ModelRead,
     responses=problems(ModelNotFound),
@@ -57,7 +54,6 @@ def get_model(id: ModelId, auth: DataRead, session: UnitOfWork) -> Response:
 
 @router.delete(
     "/{id}",
-    operation_id="delete_model",
     summary="Delete a model",
     status_code=204,
     response_class=Response,
