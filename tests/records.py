@@ -6,7 +6,7 @@ from typing import Any
 from secateur.spec.metrics import Figures
 from secateur.spec.records.history import Basis, JobWarning, MatrixRecord, SensitivitySummary
 from secateur.spec.records.pipe import BlockResult, Engine, Evaluation, Hello, StageResult, Summary
-from secateur.spec.records.plan import SkippedTensor
+from secateur.spec.records.plan import PlanResult, SkippedTensor
 from worker.engine_format import ENGINE_FORMAT
 
 BLOCKS = 4
@@ -16,6 +16,24 @@ SKIPPED = [
     {"name": "embedding", "reason": "outside the decoder blocks (Embedding)", "weights": 100},
 ]
 DIGESTS = {"masks_sha256": "0" * 64, "weights_sha256": "0" * 64}
+ESTIMATE = {"total": 1.0, "parts": {"model": 1.0}, "how": "made up"}
+PLAN = PlanResult.model_validate(
+    {
+        "architecture": "Llama",
+        "blocks": BLOCKS,
+        "parameters": 100,
+        "pattern": "unstructured",
+        "allocation": "uniform",
+        "weights": 4,
+        "zeros": 2,
+        "sparsity": 0.5,
+        "matched": [],
+        "skipped": SKIPPED,
+        "overrides": [],
+        "overlaps": [],
+        "estimates": dict.fromkeys(("memory_bytes", "disk_bytes", "seconds"), ESTIMATE),
+    }
+)
 
 
 def hello(threads: int = 1, isolation: dict[str, bool] | None = None) -> Hello:

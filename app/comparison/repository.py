@@ -14,7 +14,10 @@ from app.tables.models import Model
 from app.tables.sensitivity import TABLES, JobDomainSensitivity
 from secateur.spec.records.history import Basis
 
-FIGURES = ("sparsity", "pattern", "solver", "relative_error", "held_out_error")
+FIGURES = (
+    *("sparsity", "pattern", "solver", "relative_error", "held_out_error"),
+    *("mask_sha256", "weights_sha256"),
+)
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,7 @@ def _records(side: Side, matrix: str | None, name: str, basis: Basis = Basis.dom
     )
     share = table.total / func.nullif(func.sum(table.total).over(), 0)
     figures = [getattr(JobMatrix, name) for name in ("block", "matrix", "weights", *FIGURES)]
-    digests = (JobMatrix.mask_sha256, JobMatrix.weights_sha256)
-    query = select(*figures, *digests, table.mean.label("mean"), share.label("share"))
+    query = select(*figures, table.mean.label("mean"), share.label("share"))
     query = query.outerjoin(table, summary)
     whole = query.where(JobMatrix.job_id == side.job, JobMatrix.stage == side.stage).subquery()
     if matrix is None:

@@ -30,7 +30,7 @@ from app.tables.sensitivity import TABLES
 from secateur.spec.records.history import Phase, StageFigures
 from secateur.spec.records.pipe import BlockResult, Evaluation, Hello, Note, Progress, StageResult
 
-STAGE_FIGURES: Final = frozenset(StageFigures.model_fields)
+STAGE_FIGURES: Final = set(StageFigures.model_fields)
 """Columns of a finished stage that the engine reports."""
 KEPT_ROLE: Final = "sensitivity"
 """Of a block's files that no resume needs, but that are kept from every stage for the artifact."""
@@ -195,13 +195,14 @@ def write_stage(session: Session, lease: Lease, stage: StageResult) -> None:
     _open_stage(session, lease, stage.stage)
     row.state = "done"
     row.finished_at = func.now()
-    for name in STAGE_FIGURES:
-        setattr(row, name, getattr(stage, name))
+    figures = stage.model_dump(include=STAGE_FIGURES)
+    for name, value in figures.items():
+        setattr(row, name, value)
     # A resume needs the last finished stage only; the sweep takes the rest, but not what the artifact will have.
     earlier = (JobBlock.job_id == lease.job_id, JobBlock.stage < row.stage)
     kept = func.jsonb_path_query_array(JobBlock.files, cast(_KEPT, JSONPATH))
     session.execute(update(JobBlock).where(*earlier).values(files=kept))
-    data = {"stage": row.stage, "domain": row.domain, "sparsity": row.sparsity, "seconds": row.seconds}
+    data = {"stage": row.stage, "domain": row.domain, "sparsity": stage.sparsity, "seconds": stage.seconds}
     append_event(session, session.get_one(Job, lease.job_id), EventType.stage_finished, data)
 
 

@@ -10,7 +10,7 @@ from app.delivery.endings import Failure, end_attempt
 from app.delivery.events import EventType, append_event, lock_job
 from app.delivery.lease import Lease, guard
 from app.delivery.transitions import transition
-from app.history.evaluation import figures_of
+from app.history.evaluation import evaluation_of
 from app.lineage.warnings import warnings_of
 from app.tables.jobs import Job, Outcome
 from app.tables.states import Reason, State
@@ -57,12 +57,12 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: S
         return State.cancelled
     size = {"bytes": manifest["bytes"], "files": len(manifest["files"])}
     job.manifest = manifest
-    figures = figures_of(session, job)
+    figures = evaluation_of(session, job).model_dump(include=set(Figures._fields))
     job.result = {
         "manifest_digest": manifest["digest"],
         **size,
         **summary.model_dump(include={"sparsity", "masks_sha256", "weights_sha256"}),
-        **figures._asdict(),
+        **figures,
         "warnings": [each.model_dump() for each in (*warnings_of(session, job), *summary.warnings)],
     }
     failure = _judge(job, figures)
@@ -76,9 +76,9 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: S
     return State(job.state)
 
 
-def _judge(job: Job, figures: Figures) -> dict[str, Any] | None:
+def _judge(job: Job, figures: dict[str, float | None]) -> dict[str, Any] | None:
     """Why the job has failed by its gate; None when it keeps it."""
-    missed = gate.missed(job.spec.get("gate"), figures._asdict(), job.first_stage + len(job.spec["domains"]))
+    missed = gate.missed(job.spec.get("gate"), figures, job.first_stage + len(job.spec["domains"]))
     if not missed:
         return None
     message = f"The result misses the gate: {'; '.join(missed.values())}. Its files are kept."

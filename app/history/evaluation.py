@@ -1,7 +1,6 @@
 """The matrix R and the figures that follow from it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -9,12 +8,7 @@ from app.jobs import repository
 from app.jobs.schemas import EvaluationRead, RowRead
 from app.lineage.stages import History, Stage, history_of
 from app.tables.jobs import Job, JobEvaluation
-from secateur.spec.metrics import Entries, Figures, figures
-
-
-def figures_of(session: Session, job: Job) -> Figures:
-    """What follows from R as far as it is known."""
-    return _measured(history_of(session, job), _values(repository.evaluations(session, job.id))).figures
+from secateur.spec.metrics import Entries, figures
 
 
 def evaluation_of(session: Session, job: Job) -> EvaluationRead:
@@ -23,9 +17,15 @@ def evaluation_of(session: Session, job: Job) -> EvaluationRead:
 
 
 def matrix_of(job: str, history: History, entries: Sequence[JobEvaluation]) -> EvaluationRead:
-    """R of a job's lineage, from what has been evaluated so far."""
-    values = _values(entries)
-    columns, lost, found = _measured(history, values)
+    """R of a job's lineage, from what has been evaluated so far.
+
+    Earlier domains whose texts are gone have no last row; the figures are over the others.
+    """
+    values = {(entry.row, entry.domain): entry.perplexity for entry in entries}
+    stages = history.domains
+    columns = [domain for domain in stages if any(entry.domain == domain for entry in entries)]
+    lost = [domain for domain in columns if domain in history.lost and (len(stages), domain) not in values]
+    found = figures(stages, {key: value for key, value in values.items() if key[1] not in lost})
     protocols = {
         entry.domain: {**entry.protocol, "windows": entry.windows, "tokens": entry.tokens} for entry in entries
     }
@@ -34,30 +34,9 @@ def matrix_of(job: str, history: History, entries: Sequence[JobEvaluation]) -> E
         domains=columns,
         not_measured=lost,
         rows=[_row(row, job, history.stages, columns, values) for row in sorted({row for row, _ in values})],
-        bwt=found.bwt,
-        log_bwt=found.log_bwt,
-        mean_perplexity=found.mean_perplexity,
         protocols=protocols,
+        **found._asdict(),
     )
-
-
-class _Measured(NamedTuple):
-    columns: list[str]
-    lost: list[str]
-    """Earlier domains whose texts are gone have no last row; the figures are over the others."""
-    figures: Figures
-
-
-def _measured(history: History, values: Entries) -> _Measured:
-    stages, known = history.domains, {domain for _, domain in values}
-    columns = [domain for domain in stages if domain in known]
-    lost = [domain for domain in columns if domain in history.lost and (len(stages), domain) not in values]
-    kept = {key: value for key, value in values.items() if key[1] not in lost}
-    return _Measured(columns, lost, figures(stages, kept))
-
-
-def _values(entries: Sequence[JobEvaluation]) -> Entries:
-    return {(entry.row, entry.domain): entry.perplexity for entry in entries}
 
 
 def _row(row: int, job: str, stages: Sequence[Stage], columns: Sequence[str], values: Entries) -> RowRead:

@@ -9,18 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from app.history.sensitivity_repository import Record
+from secateur.spec.records.history import QUANTILES, MatrixRecord, forms_of
 
-QUANTILES: Final = ("0.01", "0.05", "0.25", "0.5", "0.75", "0.95", "0.99")
+_TYPES: Final = {"integer": pa.int64(), "number": pa.float64(), "string": pa.string()}
 
-_RECORD: Final = (
-    *((name, pa.int64()) for name in ("rows", "columns", "weights", "zeros")),
-    *((name, pa.float64()) for name in ("sparsity", "target")),
-    *((name, pa.string()) for name in ("pattern", "solver")),
-    *((name, pa.float64()) for name in ("seconds", "relative_error", "held_out_error")),
-    *((name, pa.float64()) for name in ("mask_changed", "mask_overlap", "revived", "newly_pruned")),
-    ("domain_errors", pa.map_(pa.string(), pa.float64())),
-    *((name, pa.string()) for name in ("mask_sha256", "weights_sha256")),
-)
+
+def _type_of(form: dict[str, Any]) -> pa.DataType:
+    """Of objects of any shape: JSON text."""
+    if form["type"] == "object":
+        return pa.string() if form["additionalProperties"] is True else pa.map_(pa.string(), pa.float64())
+    return _TYPES[form["type"]]
+
+
+_RECORD: Final = {name: _type_of(form) for name, form, _ in forms_of(MatrixRecord) if name != "matrix"}
 SCHEMA: Final = pa.schema(
     [
         ("job", pa.string()),
@@ -29,8 +30,7 @@ SCHEMA: Final = pa.schema(
         ("domain", pa.string()),
         ("block", pa.int32()),
         ("matrix", pa.string()),
-        *_RECORD,
-        ("notes", pa.string()),
+        *_RECORD.items(),
         ("basis", pa.string()),
         ("sensitivity_mean", pa.float64()),
         ("sensitivity_total", pa.float64()),
@@ -81,11 +81,15 @@ def _flat(record: Record) -> dict[str, Any]:
         "sensitivity_mean": row.mean,
         "sensitivity_total": row.total,
         "sensitivity_share": record.share,
-        **{f"sensitivity_q{quantile}": row.quantiles.get(quantile) for quantile in QUANTILES},
+        **{f"sensitivity_q{quantile}": row.quantiles.get(str(quantile)) for quantile in QUANTILES},
         **{f"histogram_{name}": row.histogram.get(name) for name in ("scale", "edges", "counts")},
     }
     if (of_matrix := record.record) is not None:
-        found |= {name: getattr(of_matrix, name) for name, _ in _RECORD}
-        found["domain_errors"] = None if of_matrix.domain_errors is None else list(of_matrix.domain_errors.items())
-        found["notes"] = json.dumps(of_matrix.notes, sort_keys=True)
+        found |= {name: _cell(getattr(of_matrix, name), kind) for name, kind in _RECORD.items()}
     return found
+
+
+def _cell(value: Any, kind: pa.DataType) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return json.dumps(value, sort_keys=True) if kind == pa.string() else list(value.items())

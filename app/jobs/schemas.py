@@ -11,8 +11,11 @@ from app.tables.jobs import Job, JobProgress
 from app.tables.states import LEASED, TERMINAL, Cause, State
 from secateur.spec.job import Labels, Priority
 from secateur.spec.limits import Limits
-from secateur.spec.records.history import JobWarning, Phase
+from secateur.spec.records.history import JobWarning, MatrixRecord, Phase, Position, StageFigures
 from secateur.spec.strict import Strict
+
+OF_A_RECORD = ConfigDict(strict=False, from_attributes=True, json_schema_serialization_defaults_required=True)
+"""Of an answer that has a record's fields, read off a table's row."""
 
 
 class _Row(BaseModel):
@@ -21,16 +24,11 @@ class _Row(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
-class ProgressRead(_Row):
+class ProgressRead(Position):
     """How far the engine says it is."""
 
-    phase: Phase
-    stage: int | None
-    stages: int | None
-    domain: str | None
-    block: int | None
-    blocks: int | None
-    fraction: float = Field(description="Of the whole job, 0 to 1.")
+    model_config = OF_A_RECORD
+
     eta_at: datetime | None
     updated_at: datetime
 
@@ -217,8 +215,10 @@ class AttemptRead(_Row):
     )
 
 
-class StageRead(_Row):
+class StageRead(StageFigures):
     """One domain's turn."""
+
+    model_config = OF_A_RECORD
 
     stage: int = Field(description="In this job.")
     lineage_stage: int = Field(description="In the lineage.")
@@ -226,56 +226,24 @@ class StageRead(_Row):
     state: Literal["pending", "running", "done"]
     blocks_done: int
     blocks: int | None
-    sparsity: float | None
-    weights: int | None
-    zeros: int | None
-    calibration_tokens: int | None = Field(description="Of all windows drawn, also of those held out.")
-    relative_error: float | None = Field(description="Mean over the matrices, on the windows solved on.")
-    held_out_error: float | None = Field(description="Mean over the matrices, on the windows held out.")
-    mask_overlap: float | None = Field(
-        description="Of all kept weights with the stage before's, |A ∩ B| / |A ∪ B|; null in a first stage."
-    )
-    seconds: float | None
     started_at: datetime | None
     finished_at: datetime | None
 
 
-class MatrixRead(_Row):
-    """What happened to one matrix in one stage."""
+class PlaceRead(_Row):
+    """Which block of which stage."""
 
     job: str = Field(description="Whose stage it is: this job's, or one's that it continues.")
     stage: int = Field(description="In that job.")
     lineage_stage: int = Field(description="Counted over the whole lineage.")
     domain: str
     block: int
-    matrix: str = Field(description="Name in the checkpoint.")
-    rows: int
-    columns: int
-    weights: int
-    zeros: int
-    sparsity: float = Field(description="Counted.")
-    target: float
-    pattern: str
-    relative_error: float | None = Field(
-        description="‖X(W−W0)ᵀ‖² / ‖XW0ᵀ‖² on this stage's calibration inputs that were solved on."
-    )
-    held_out_error: float | None = Field(
-        description="The same on the calibration windows held out; null when there were none."
-    )
-    seconds: float
-    solver: str
-    notes: dict[str, Any]
-    mask_changed: float | None = Field(description="Share of the mask that differs from the stage before.")
-    mask_overlap: float | None = Field(
-        description="Jaccard index of the kept weights with the stage before's, |A ∩ B| / |A ∪ B|."
-    )
-    revived: float | None = Field(description="Share of the weights that were zero before and are kept now.")
-    newly_pruned: float | None = Field(description="Share of the weights that were kept before and are zero now.")
-    domain_errors: dict[str, float | None] | None = Field(
-        description="By domain, `relative_error` on that domain's own inputs; null unless the job keeps them."
-    )
-    mask_sha256: str | None = Field(description="Equal masks have equal digests.")
-    weights_sha256: str | None = Field(description="Of the matrix as written.")
+
+
+class MatrixRead(MatrixRecord, PlaceRead):
+    """What happened to one matrix in one stage."""
+
+    model_config = OF_A_RECORD
 
 
 class RowRead(BaseModel):
@@ -310,4 +278,5 @@ class EvaluationRead(BaseModel):
     )
     log_bwt: float | None = Field(description="The same of log-perplexities.")
     mean_perplexity: float | None = Field(description="Mean of the last row of R; null until the end.")
+    dense_mean_perplexity: float | None = Field(description="Mean of row 0 of R.")
     protocols: dict[str, dict[str, Any]] = Field(description="By domain; different ones do not compare.")

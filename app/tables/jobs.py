@@ -17,8 +17,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
-from app.db.columns import Created, Digest, Id, Json, JsonList, LongText, Moment, Updated
+from app.db.columns import Created, Digest, Id, Json, JsonList, LongText, Moment, Updated, columns_of
 from app.tables.states import State
+from secateur.spec.records.history import MatrixRecord, StageFigures
 
 _STATES = ", ".join(f"'{state}'" for state in State)
 _JOB = "jobs.id"
@@ -221,9 +222,10 @@ class JobLog(Base):
 
 
 class JobStage(Base):
-    """One domain's turn."""
+    """One domain's turn, with a column for each of the record's figures."""
 
     __tablename__ = "job_stages"
+    __table_args__ = columns_of(StageFigures)
 
     job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
     stage: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -231,15 +233,6 @@ class JobStage(Base):
     state: Mapped[str] = mapped_column(String(20))
     """pending, running or done."""
     blocks: Mapped[int | None]
-    sparsity: Mapped[float | None] = mapped_column(Double)
-    weights: Mapped[int | None] = mapped_column(BigInteger)
-    zeros: Mapped[int | None] = mapped_column(BigInteger)
-    calibration_tokens: Mapped[int | None] = mapped_column(BigInteger)
-    relative_error: Mapped[float | None] = mapped_column(Double)
-    held_out_error: Mapped[float | None] = mapped_column(Double)
-    mask_overlap: Mapped[float | None] = mapped_column(Double)
-    """Of all kept weights together with the stage before's (Jaccard index)."""
-    seconds: Mapped[float | None] = mapped_column(Double)
     started_at: Mapped[Moment | None]
     finished_at: Mapped[Moment | None]
 
@@ -261,34 +254,19 @@ class JobBlock(Base):
 
 
 class JobMatrix(Base):
-    """What happened to one matrix in one stage."""
+    """What happened to one matrix in one stage: a column for each field of the record. Those named here are asked
+    for in queries."""
 
     __tablename__ = "job_matrices"
+    __table_args__ = columns_of(MatrixRecord, but={"matrix", "columns", "weights", "notes"})
 
     job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
     stage: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     matrix: Mapped[str] = mapped_column(String(300), primary_key=True)
     block: Mapped[int]
-    rows: Mapped[int]
     columns: Mapped[int]
     weights: Mapped[int] = mapped_column(BigInteger)
-    zeros: Mapped[int] = mapped_column(BigInteger)
-    sparsity: Mapped[float] = mapped_column(Double)
-    target: Mapped[float] = mapped_column(Double)
-    pattern: Mapped[str] = mapped_column(String(20))
-    relative_error: Mapped[float | None] = mapped_column(Double)
-    held_out_error: Mapped[float | None] = mapped_column(Double)
-    seconds: Mapped[float] = mapped_column(Double)
-    solver: Mapped[str] = mapped_column(String(40))
     notes: Mapped[Json]
-    mask_changed: Mapped[float | None] = mapped_column(Double)
-    mask_overlap: Mapped[float | None] = mapped_column(Double)
-    revived: Mapped[float | None] = mapped_column(Double)
-    newly_pruned: Mapped[float | None] = mapped_column(Double)
-    domain_errors: Mapped[Json | None]
-    """Domain → relative error of the written weight under that domain's own Gram."""
-    mask_sha256: Mapped[Digest | None]
-    weights_sha256: Mapped[Digest | None]
 
 
 class JobEvaluation(Base):

@@ -50,6 +50,8 @@ def ask_engine(
                     raise EngineRefused(message.code, redact(message.message), message.field)
                 raise RuntimeError(f"the engine failed: {message.detail}")
         raise RuntimeError(f"the engine ended without an answer; it said: {list(said)}")
+    except ValueError as error:
+        raise RuntimeError(f"the engine has answered with {error}") from None
     finally:
         engine.kill()
         engine.finish(0)
@@ -57,17 +59,10 @@ def ask_engine(
 
 def _messages(engine: EngineProcess, check: Callable[[], None]) -> Iterator[Message]:
     deadline = time.monotonic() + LONGEST_SECONDS
-    while not isinstance(message := _hear(engine), Ended):
+    while not isinstance(message := engine.hear(0.2), Ended):
         check()
         if message is not None:
             deadline = time.monotonic() + LONGEST_SECONDS
             yield message
         if time.monotonic() > deadline:
             raise RuntimeError("the engine took too long to answer")
-
-
-def _hear(engine: EngineProcess) -> Message | Ended | None:
-    try:
-        return engine.hear(0.2)
-    except ValueError as error:
-        raise RuntimeError(f"the engine said what is {error}") from None

@@ -1,6 +1,7 @@
 """What a job did: its matrices, evaluations, stages, and how far it is."""
 
 import json
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, Final, TypeVar
 
@@ -35,6 +36,13 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Digest = Annotated[str, StringConstraints(min_length=64, max_length=64)]
 MatrixName = Annotated[str, StringConstraints(max_length=300)]
 DomainName = Annotated[str, StringConstraints(max_length=200)]
+
+
+def forms_of(record: type[BaseModel]) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """Each field's name, its JSON Schema, and whether it may be null."""
+    for name, schema in record.model_json_schema()["properties"].items():
+        options = schema.get("anyOf", [schema])
+        yield name, options[0], len(options) > 1
 
 
 class Phase(StrEnum):
@@ -116,20 +124,32 @@ class SensitivitySummary(Record):
     histogram: Data = Field(description="`scale` (log10), `edges`, `counts`.")
 
 
-class StageFigures(Record):
-    """What a stage came to."""
+class Position(Record):
+    """Where a job is."""
 
-    sparsity: float
-    weights: Count
-    zeros: Count
-    calibration_tokens: Count = Field(description="Of all windows drawn, also of those held out.")
+    phase: Phase
+    stage: Number | None = Field(default=None, description="Null while the dense model is evaluated.")
+    stages: Number | None = None
+    domain: DomainName | None = None
+    block: Number | None = None
+    blocks: Number | None = None
+    fraction: float = Field(description="Of the whole job, 0 to 1; it never falls.")
+
+
+class StageFigures(Record):
+    """What a stage came to; null until it is done."""
+
+    sparsity: float | None
+    weights: Count | None
+    zeros: Count | None
+    calibration_tokens: Count | None = Field(description="Of all windows drawn, also of those held out.")
     relative_error: float | None = Field(description="Mean over the matrices, on the windows solved on.")
     held_out_error: float | None = Field(description="Mean over the matrices, on the windows held out.")
     mask_overlap: float | None = Field(
         default=None,
         description="Of all kept weights with the stage before's, |A ∩ B| / |A ∪ B|; null in a first stage.",
     )
-    seconds: float
+    seconds: float | None
 
 
 class JobWarning(Record):

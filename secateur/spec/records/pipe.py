@@ -13,7 +13,7 @@ from secateur.spec.records.history import (
     List,
     MatrixRecord,
     Number,
-    Phase,
+    Position,
     Record,
     SensitivitySummary,
     StageFigures,
@@ -41,17 +41,10 @@ class Hello(Record):
     skipped: List[SkippedTensor]
 
 
-class Progress(Record):
+class Progress(Position):
     """How far a job is."""
 
     type: Literal["progress"] = "progress"
-    phase: Phase
-    stage: Number | None = Field(default=None, description="Null while the dense model is evaluated.")
-    stages: Number | None = None
-    domain: DomainName | None = None
-    block: Number | None = None
-    blocks: Number | None = None
-    fraction: float = Field(description="Of the whole job, 0 to 1; it never falls.")
     eta_seconds: float | None = None
 
 

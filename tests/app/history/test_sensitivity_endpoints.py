@@ -125,7 +125,7 @@ def test_pages_join_to_the_whole(api: httpx.Client, filled: str, part: str, coun
     ("query", "count"),
     [
         ({"matrix": "*.q_proj.*"}, 6),
-        ({"matrix": "model.matrices.?.q_proj.weight", "stage": 1}, 3),
+        ({"matrix": "model.layers.?.q_proj.weight", "stage": 1}, 3),
         ({"matrix": matrix_of(1, "q_proj")}, 2),
         ({"domain": "code", "block": 0}, 2),
         ({"domain": "none"}, 0),
