@@ -1,16 +1,17 @@
 """/v1/jobs/{id}/artifacts"""
 
+from functools import partial
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Path, Query, Response
-from starlette.responses import RedirectResponse, StreamingResponse
+from fastapi import APIRouter, Path, Query, Response
+from starlette.responses import RedirectResponse
 
 from app.artifacts import service
-from app.artifacts.ranges import Unsatisfiable, parse_range
+from app.artifacts.ranges import Range, RangeNotSatisfiable
 from app.artifacts.schemas import ManifestRead, VerificationRead
-from app.artifacts.service import FileNotInArtifact, NoArtifacts, RangeNotSatisfiable, StoredFile
+from app.artifacts.service import FileNotInArtifact, NoArtifacts
 from app.auth.dependencies import JobsRead
-from app.backend import Backend, BackendDep, UnitOfWork
+from app.backend import BackendDep, UnitOfWork
 from app.jobs.service import JobNotFound
 from app.kit.conditions import IfNoneMatch, none_match
 from app.kit.fields import JobId
@@ -72,9 +73,8 @@ def download_file(
     path: FilePath,
     auth: JobsRead,
     backend: BackendDep,
+    range: Range,
     if_none_match: IfNoneMatch = None,
-    range: Annotated[str | None, Header(description="One range of bytes.")] = None,
-    if_range: Annotated[str | None, Header(description="ETag for which the range is meant.")] = None,
     redirect: Annotated[bool, Query(description="Whether an answer may point to the store.")] = True,
 ) -> Response:
     """The whole file or one range of it, with its sha256 as `ETag` and `Repr-Digest`."""
@@ -85,8 +85,8 @@ def download_file(
     url = backend.store.presign(file.key, PRESIGNED_SECONDS) if redirect else None
     if url is not None:
         return RedirectResponse(url, 307, {"ETag": file.etag, "Cache-Control": "no-store"})
-    wanted = _range(range if if_range in (None, file.etag) else None, file)
-    return _stream(backend, file, wanted)
+    service.require(backend.store, [file])
+    return range.answer(partial(backend.store.stream, file.key), file.bytes, file.headers(), file.media_type)
 
 
 @router.head(
@@ -103,21 +103,3 @@ def describe_file(id: JobId, path: FilePath, auth: JobsRead, session: UnitOfWork
     file = service.find_file(session, auth.project, id, path)
     headers = {**file.headers(), "Content-Length": str(file.bytes), "Content-Type": file.media_type}
     return Response(headers=headers)
-
-
-def _range(header: str | None, file: StoredFile) -> tuple[int, int] | None:
-    try:
-        return parse_range(header, file.bytes)
-    except Unsatisfiable:
-        raise RangeNotSatisfiable(file.bytes) from None
-
-
-def _stream(backend: Backend, file: StoredFile, wanted: tuple[int, int] | None) -> Response:
-    """Through the service; the session is long closed when the last byte goes out."""
-    service.require(backend.store, [file])
-    start, end = wanted or (0, file.bytes)
-    headers = {**file.headers(), "Content-Length": str(end - start)}
-    if wanted is not None:
-        headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.bytes}"
-    content = backend.store.stream(file.key, start, end)
-    return StreamingResponse(content, 206 if wanted is not None else 200, headers, file.media_type)

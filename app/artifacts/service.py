@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.artifacts.schemas import CheckedFileRead
 from app.jobs import service as jobs
-from app.kit.problems import NotFound, Problem, Unavailable
+from app.kit.problems import NotFound, Unavailable
 from app.storage import ObjectMissing, ObjectStore
 
 VERIFICATIONS: Final = 2
@@ -27,13 +27,6 @@ class NoArtifacts(NotFound):
 
 class FileNotInArtifact(NotFound):
     code, title = "file_not_found", "The artifact has no such file"
-
-
-class RangeNotSatisfiable(Problem):
-    status, code, title = 416, "range_not_satisfiable", "The range lies outside the file"
-
-    def __init__(self, size: int = 0) -> None:
-        super().__init__(f"The file has {size} bytes.", headers={"Content-Range": f"bytes */{size}"})
 
 
 @dataclass(frozen=True)

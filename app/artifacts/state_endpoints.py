@@ -1,13 +1,12 @@
 """/v1/jobs/{id}/state"""
 
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from fastapi import APIRouter, Header, Response
-from starlette.responses import StreamingResponse
+from fastapi import APIRouter, Response
 
 from app.artifacts import service, state
-from app.artifacts.ranges import Unsatisfiable, parse_range
-from app.artifacts.service import NoArtifacts, RangeNotSatisfiable
+from app.artifacts.ranges import Range, RangeNotSatisfiable
+from app.artifacts.service import NoArtifacts
 from app.artifacts.state import MEDIA_TYPE
 from app.auth.dependencies import JobsRead
 from app.backend import BackendDep
@@ -36,9 +35,8 @@ def export_state(
     id: JobId,
     auth: JobsRead,
     backend: BackendDep,
+    range: Range,
     if_none_match: IfNoneMatch = None,
-    range: Annotated[str | None, Header(description="One range of bytes.")] = None,
-    if_range: Annotated[str | None, Header(description="ETag for which the range is meant.")] = None,
 ) -> Response:
     """A tar with `state.json` (the dense model's id and digest, the lineage, the spec, each file's sha256) and,
     one safetensors file a block each, every block's statistics (`state/`) and its pruned weights (`model/`): all
@@ -50,14 +48,4 @@ def export_state(
     if not none_match(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     service.require(backend.store, export.files)
-    archive = export.archive
-    try:
-        wanted = parse_range(range if if_range in (None, headers["ETag"]) else None, archive.size)
-    except Unsatisfiable:
-        raise RangeNotSatisfiable(archive.size) from None
-    start, end = wanted or (0, archive.size)
-    headers["Content-Length"] = str(end - start)
-    if wanted is not None:
-        headers["Content-Range"] = f"bytes {start}-{end - 1}/{archive.size}"
-    status = 206 if wanted is not None else 200
-    return StreamingResponse(archive.stream(start, end), status, headers, MEDIA_TYPE)
+    return range.answer(export.archive.stream, export.archive.size, headers, MEDIA_TYPE)

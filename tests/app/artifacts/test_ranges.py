@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.artifacts.ranges import Unsatisfiable, parse_range
+from app.artifacts.ranges import RangeNotSatisfiable, parse_range
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,12 @@ def test_ranges_of_ten_bytes(header: str | None, expected: tuple[int, int] | Non
 
 @pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-11", "bytes=-0"])
 def test_ranges_outside_the_file(header: str) -> None:
-    with pytest.raises(Unsatisfiable):
+    with pytest.raises(RangeNotSatisfiable):
         parse_range(header, 10)
 
 
 def test_an_empty_file_has_no_ranges() -> None:
-    with pytest.raises(Unsatisfiable):
+    with pytest.raises(RangeNotSatisfiable):
         parse_range("bytes=0-", 0)
 
 
@@ -43,6 +43,6 @@ def test_an_empty_file_has_no_ranges() -> None:
 def test_any_header_is_answered_within_the_file(header: str, size: int) -> None:
     try:
         found = parse_range(f"bytes={header}", size)
-    except Unsatisfiable:
+    except RangeNotSatisfiable:
         return
     assert found is None or 0 <= found[0] < found[1] <= size
