@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli import control, events, files, history, jobs, lineage, local, matrices, plans, resources
+from secateur.cli import control, events, files, history, jobs, lineage, local, plans, resources
 from secateur.cli.context import Connection, errors
 from secateur.cli.exits import Exit
 from secateur.errors import ProblemError, SecateurError
@@ -33,16 +33,16 @@ def connect(
     context.obj = Connection(url, key, state)
 
 
-jobs.register(app)
-lineage.register(app)
-plans.register(app)
-control.register(app)
-events.register(app)
-history.register(app)
-matrices.register(app)
-files.register(app)
-resources.register(app)
-local.register(app)
+for command in (
+    *(jobs.submit, jobs.watch, jobs.get, jobs.evaluation, lineage.lineage, plans.plan),
+    *(control.cancel, control.pause, control.resume, control.retry, control.change, control.rm),
+    *(events.events, events.attempts, events.logs, history.sensitivity, history.compare, history.matrices),
+    *(files.download, files.verify, files.state, resources.version, local.up, local.demo),
+):
+    app.command()(command)
+app.command("ls")(jobs.list_jobs)
+app.add_typer(resources.datasets, name="datasets")
+app.add_typer(resources.models, name="models")
 
 
 def main() -> None:

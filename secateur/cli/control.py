@@ -9,12 +9,6 @@ from secateur.cli.spec import parse_labels
 from secateur.transport import Json
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (cancel, pause, resume, retry, change, rm):
-        app.command()(command)
-
-
 def cancel(context: typer.Context, job: JobId) -> None:
     """Cancel a job."""
     with client_of(context) as client:

@@ -12,12 +12,6 @@ from secateur.client import Client
 from secateur.transport import Json
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (events, attempts, logs):
-        app.command()(command)
-
-
 def events(
     context: typer.Context,
     job: JobId,

@@ -12,13 +12,6 @@ from secateur.cli.exits import Exit
 Folder = Annotated[Path | None, typer.Argument(help="Default: a folder named after the job.", show_default=False)]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(download)
-    app.command()(verify)
-    app.command()(state)
-
-
 def download(context: typer.Context, job: JobId, folder: Folder = None) -> None:
     """Download a job's files and check each against the manifest; goes on where it was interrupted."""
     target = folder or Path(job)

@@ -1,4 +1,4 @@
-"""Commands about what jobs did to a model: sensitivity, compare."""
+"""Commands about what jobs did to a model: matrices, sensitivity, compare."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,13 +11,36 @@ from secateur.cli.context import AsJson, JobId, client_of, output, print_json
 from secateur.cli.show import number, percent, table
 from secateur.transport import Json
 
-PrunableWeight = Annotated[str | None, typer.Option(help="A matrix's name, or a glob such as '*.down_proj.*'.")]
+Stage = Annotated[int | None, typer.Option(help="One stage.", min=0)]
+Domain = Annotated[str | None, typer.Option(help="One domain.")]
+Block = Annotated[int | None, typer.Option(help="One block.", min=0)]
+MatrixName = Annotated[str | None, typer.Option(help="A matrix's name, or a glob such as '*.down_proj.*'.")]
+WholeLineage = Annotated[bool, typer.Option("--lineage", help="Also the stages of the jobs before.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(sensitivity)
-    app.command()(compare)
+def matrices(
+    context: typer.Context,
+    job: JobId,
+    stage: Stage = None,
+    domain: Domain = None,
+    block: Block = None,
+    matrix: MatrixName = None,
+    lineage: WholeLineage = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what happened to each matrix: sparsity, solver, errors, and how much of its mask stayed."""
+    filters = {"stage": stage, "domain": domain, "block": block, "matrix": matrix, "lineage": lineage or None}
+    with client_of(context) as client:
+        rows = list(client.matrices(job, **filters))
+    if as_json:
+        print_json(rows)
+        return
+    found = table(">stage", "domain", ">block", "matrix", ">sparsity", "solver", ">error", ">held out", ">overlap")
+    for row in rows:
+        place = (str(row["lineage_stage"]), row["domain"], str(row["block"]), row["matrix"])
+        errors = (number(row["relative_error"], 4), number(row["held_out_error"], 4))
+        found.add_row(*place, percent(row["sparsity"], 1), row["solver"], *errors, percent(row["mask_overlap"], 1))
+    output.print(found)
 
 
 def sensitivity(
@@ -26,11 +49,11 @@ def sensitivity(
     parquet: Annotated[
         Path | None, typer.Option(help="Write records and sensitivities into this Parquet file instead.")
     ] = None,
-    stage: Annotated[int | None, typer.Option(help="One stage.", min=0)] = None,
-    domain: Annotated[str | None, typer.Option(help="One domain.")] = None,
-    block: Annotated[int | None, typer.Option(help="One block.", min=0)] = None,
-    matrix: PrunableWeight = None,
-    lineage: Annotated[bool, typer.Option("--lineage", help="Also the stages of the jobs before.")] = False,
+    stage: Stage = None,
+    domain: Domain = None,
+    block: Block = None,
+    matrix: MatrixName = None,
+    lineage: WholeLineage = False,
     basis: Annotated[
         str | None,
         typer.Option(
@@ -65,7 +88,7 @@ def compare(
     part: Annotated[str | None, typer.Option(help="evaluation or history alone.")] = None,
     stage: Annotated[int | None, typer.Option(help="Stage of the first job; else its last.", min=0)] = None,
     other_stage: Annotated[int | None, typer.Option(help="Stage of the other; else its last.", min=0)] = None,
-    matrix: PrunableWeight = None,
+    matrix: MatrixName = None,
     as_json: AsJson = False,
 ) -> None:
     """Set two jobs side by side: perplexities under one protocol, and what became of each matrix."""

@@ -15,13 +15,6 @@ from secateur.client import Client
 from secateur.transport import Json
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (submit, watch, get, evaluation):
-        app.command()(command)
-    app.command("ls")(list_jobs)
-
-
 def submit(
     context: typer.Context,
     spec: Annotated[str | None, typer.Argument(help="JSON file with the whole spec, or - for stdin.")] = None,
@@ -67,29 +60,7 @@ def submit(
     """Start a job from a JSON spec or from options; prints its id."""
     if plan and (watch or idempotency_key is not None):
         raise typer.BadParameter("--plan starts no job; leave out --watch and --idempotency-key")
-    given = SpecOptions(
-        domains=domain or [],
-        model=model,
-        continues=continues,
-        method=method,
-        weight_update=weight_update,
-        mode=mode,
-        objective=objective,
-        sparsity=sparsity,
-        pattern=pattern,
-        samples=samples,
-        sequence_length=sequence_length,
-        seed=seed,
-        max_windows=max_windows,
-        priority=priority,
-        max_runtime=max_runtime,
-        max_pending=max_pending,
-        max_bwt=max_bwt,
-        max_log_bwt=max_log_bwt,
-        max_mean_perplexity=max_mean_perplexity,
-        labels=label or [],
-        text_field=text_field,
-    )
+    given = SpecOptions.of(context.params)
     with client_of(context) as client:
         body = _body(client, spec, given)
         if plan:
@@ -104,10 +75,10 @@ def submit(
 def _body(client: Client, spec: str | None, given: SpecOptions) -> Json:
     """The spec of a file, which `--continues` turns into a continuation, or the one that the options make."""
     if spec is not None:
-        if given != SpecOptions([], continues=given.continues):
+        if given != SpecOptions(continues=given.continues):
             raise typer.BadParameter("give either a JSON spec or --model and --domain; --continues goes with both")
         return read_spec(spec) | ({"continues": given.continues} if given.continues is not None else {})
-    if not given.domains or (given.model is None and given.continues is None):
+    if not given.domain or (given.model is None and given.continues is None):
         raise typer.BadParameter("--model (or --continues) and at least one --domain are needed, or a JSON spec")
     return build_spec(client, given.with_defaults())
 

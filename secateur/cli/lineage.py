@@ -10,11 +10,6 @@ from secateur.cli.context import AsJson, JobId, client_of, output, print_json
 from secateur.transport import Json
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(lineage)
-
-
 def lineage(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
     """Show the tree of jobs that continue one another; `*` marks the way to this job."""
     with client_of(context) as client:

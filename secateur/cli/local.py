@@ -13,12 +13,6 @@ from secateur.errors import SecateurError
 StateOption = Annotated[Path | None, typer.Option(help="State folder; survives restarts.", show_default=False)]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(up)
-    app.command()(demo)
-
-
 def up(
     context: typer.Context,
     state: StateOption = None,

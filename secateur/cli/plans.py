@@ -12,11 +12,6 @@ from secateur.cli.spec import read_spec
 from secateur.transport import Json
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(plan)
-
-
 def plan(
     context: typer.Context,
     spec: Annotated[str, typer.Argument(help="A job's JSON spec; `-` is standard input.")],

@@ -15,13 +15,6 @@ datasets = typer.Typer(help="Calibration and evaluation texts.", no_args_is_help
 models = typer.Typer(help="Models to prune.", no_args_is_help=True)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.add_typer(datasets, name="datasets")
-    app.add_typer(models, name="models")
-    app.command()(version)
-
-
 def version() -> None:
     """Print the version of this program."""
     output.print(secateur.__version__)

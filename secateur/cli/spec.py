@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class DomainOption:
 class SpecOptions:
     """The options of `submit` that make a spec; what is None is left to the server's defaults."""
 
-    domains: list[str]
+    domain: Sequence[str] = ()
     model: str | None = None
     continues: str | None = None
     method: str | None = None
@@ -56,8 +56,14 @@ class SpecOptions:
     max_bwt: float | None = None
     max_log_bwt: float | None = None
     max_mean_perplexity: float | None = None
-    labels: list[str] = field(default_factory=list)
+    label: Sequence[str] = ()
     text_field: str | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "SpecOptions":
+        """From the command's options by name, among others."""
+        given = {each.name: options[each.name] for each in fields(cls)}
+        return cls(**given | {name: tuple(given[name] or ()) for name in ("domain", "label")})
 
     def with_defaults(self) -> "SpecOptions":
         """For a new job a method and half of the weights; a continuation has its parent's."""
@@ -115,8 +121,8 @@ def _check(spec: Json) -> None:
 
 def _spec(options: SpecOptions, model: Callable[[str], str], dataset: Callable[[str, str], str]) -> Json:
     """model: its id, from a reference. dataset: its id, from a reference and a name for what is uploaded."""
-    domains = [DomainOption.parse(text) for text in options.domains]
-    labels = parse_labels(options.labels)
+    domains = [DomainOption.parse(text) for text in options.domain]
+    labels = parse_labels(options.label)
     calibration = _given(samples=options.samples, sequence_length=options.sequence_length, seed=options.seed)
     return {
         **_given(
@@ -175,7 +181,7 @@ def _dataset(client: Client, reference: str, name: str, text_field: str | None) 
     raise typer.BadParameter(f"{reference!r} is neither a file nor a dataset id")
 
 
-def parse_labels(texts: list[str]) -> dict[str, str]:
+def parse_labels(texts: Sequence[str]) -> dict[str, str]:
     """From `name=value` each."""
     return dict(_label(text) for text in texts)
 
