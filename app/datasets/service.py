@@ -10,7 +10,7 @@ from app.datasets import repository
 from app.datasets.schemas import DatasetCreate
 from app.datasets.text import TextScanner
 from app.kit.ids import Prefix, new_id
-from app.kit.problems import NotFound, Problem
+from app.kit.problems import NotFound, Problem, exists
 from app.tables.datasets import Dataset, IntakeState
 from app.tables.tasks import TaskKind
 from app.tasks.service import submit
@@ -82,18 +82,13 @@ def request_from_hub(session: Session, project: str, body: DatasetCreate) -> Dat
 
 def read(session: Session, project: str, id: str) -> Dataset:
     """Raises DatasetNotFound, also for another project's."""
-    dataset = repository.find(session, project, id)
-    if dataset is None:
-        raise DatasetNotFound
-    return dataset
+    return exists(repository.find(session, project, id), DatasetNotFound)
 
 
 def delete(backend: Backend, project: str, id: str) -> None:
     """Delete a dataset, and its text when no other dataset has the same. Raises DatasetNotFound, DatasetInUse."""
     with backend.sessions.begin() as session:
-        dataset = repository.find_for_deletion(session, project, id)
-        if dataset is None:
-            raise DatasetNotFound
+        dataset = exists(repository.find_for_deletion(session, project, id), DatasetNotFound)
         jobs = repository.unfinished_jobs(session, id)
         if jobs:
             raise DatasetInUse(f"Wait for or cancel: {', '.join(jobs)}.")

@@ -23,7 +23,6 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import Subquery
 
 from app.jobs.repository import HistoryFilter, Part
-from app.kit.globs import matches
 from app.kit.pagination import Listing
 from app.tables.jobs import JobMatrix, JobStage
 from app.tables.sensitivity import TABLES, MatrixSummary
@@ -110,18 +109,10 @@ class _View:
         return (total / func.nullif(self.sums.c.whole, 0)).label("share")
 
     def narrowed(self, query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
-        filter, place = self._filter, self.place
+        place = self.place
         same = and_(self.sums.c.job_id == place.job_id, self.sums.c.stage == place.stage)
         query = query.join(self._parts, self._parts.c.job_id == place.job_id).outerjoin(self.sums, same)
-        if filter.stage is not None:
-            query = query.where((self.lineage_stage if filter.lineage else place.stage) == filter.stage)
-        if filter.domain is not None:
-            query = query.where(place.domain == filter.domain)
-        if filter.block is not None:
-            query = query.where(place.block == filter.block)
-        if filter.matrix is not None:
-            query = query.where(matches(place.matrix, filter.matrix))
-        return query
+        return self._filter.narrowed(query, self.lineage_stage, place, place.domain)
 
     def listing(self, query: Select[*tuple[Any, ...]]) -> Listing:
         """By (stage in the lineage, block, matrix)."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, select
 from sqlalchemy.orm import Session, defer
@@ -24,6 +25,7 @@ from app.tables.jobs import (
 )
 
 Found = tuple[Job, JobProgress | None]
+Query = Select[*tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,16 @@ def listing(project: str, filter: Filter) -> Listing:
 
 
 def _narrowed(query: Select[Job, JobProgress], filter: Filter) -> Select[Job, JobProgress]:
+    wanted = ((Job.method, filter.method), (Job.model_id, filter.model), (Job.continues, filter.continues))
+    query = query.where(*(column == value for column, value in wanted if value is not None))
     if filter.states:
         query = query.where(Job.state.in_(filter.states))
-    if filter.method is not None:
-        query = query.where(Job.method == filter.method)
-    if filter.model is not None:
-        query = query.where(Job.model_id == filter.model)
     for key, value in filter.labels:
         query = query.where(Job.labels.contains({key: value}))
     if filter.created_after is not None:
         query = query.where(Job.created_at > filter.created_after)
     if filter.created_before is not None:
         query = query.where(Job.created_at < filter.created_before)
-    if filter.continues is not None:
-        query = query.where(Job.continues == filter.continues)
     if filter.lineage is not None:
         query = query.where(lineage.is_of(filter.lineage))
     return query
@@ -146,6 +144,14 @@ class HistoryFilter:
     """A name or a glob."""
     lineage: bool = False
 
+    def narrowed(self, query: Query, number: ColumnElement[int], place: Any, domain: Any) -> Query:
+        """The query of what this is about. number: the stage's in the lineage. place: has `stage`, `block`,
+        `matrix`."""
+        stage = number if self.lineage else place.stage
+        wanted = ((stage, self.stage), (domain, self.domain), (place.block, self.block))
+        query = query.where(*(column == value for column, value in wanted if value is not None))
+        return query if self.matrix is None else query.where(matches(place.matrix, self.matrix))
+
 
 def matrices(parts: Sequence[Part], filter: HistoryFilter) -> Listing:
     """(record, domain, stage in the lineage) of each matrix, by (stage in the lineage, block, matrix)."""
@@ -153,12 +159,5 @@ def matrices(parts: Sequence[Part], filter: HistoryFilter) -> Listing:
     number: ColumnElement[int] = (Job.first_stage + JobMatrix.stage).label("lineage_stage")
     query = select(JobMatrix, JobStage.domain, number).join(JobStage, same).join(Job, Job.id == JobMatrix.job_id)
     query = query.where(JobMatrix.job_id.in_([part.job for part in parts]))
-    if filter.stage is not None:
-        query = query.where((number if filter.lineage else JobMatrix.stage) == filter.stage)
-    if filter.domain is not None:
-        query = query.where(JobStage.domain == filter.domain)
-    if filter.block is not None:
-        query = query.where(JobMatrix.block == filter.block)
-    if filter.matrix is not None:
-        query = query.where(matches(JobMatrix.matrix, filter.matrix))
+    query = filter.narrowed(query, number, JobMatrix, JobStage.domain)
     return Listing(query, (number, JobMatrix.block, JobMatrix.matrix))

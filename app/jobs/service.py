@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 from app.datasets import repository as datasets
 from app.jobs import repository
 from app.jobs.repository import Found, Part
-from app.kit.problems import FieldError, Invalid, NotFound, Problem
+from app.kit.problems import FieldError, Invalid, NotFound, Problem, exists
 from app.lineage import stages as lineages
 from app.models import repository as models
 from app.tables.datasets import IntakeState
@@ -29,18 +29,12 @@ class InputRefused(Invalid):
 
 def read(session: Session, project: str, id: str) -> Found:
     """Raises JobNotFound, also for another project's."""
-    found = repository.find(session, project, id)
-    if found is None:
-        raise JobNotFound
-    return found
+    return exists(repository.find(session, project, id), JobNotFound)
 
 
 def read_locked(session: Session, project: str, id: str) -> Found:
     """The same, its row locked until the transaction ends. Raises JobNotFound, also if it was just deleted."""
-    found = repository.lock(session, project, id)
-    if found is None:
-        raise JobNotFound
-    return found
+    return exists(repository.lock(session, project, id), JobNotFound)
 
 
 def parts_of(session: Session, project: str, id: str, *, lineage: bool) -> list[Part]:

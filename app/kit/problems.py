@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 MEDIA_TYPE: Final = "application/problem+json"
+T = TypeVar("T")
 SCHEMA_REF: Final = {"$ref": "#/components/schemas/Problem"}
 
 
@@ -66,6 +67,13 @@ class Forbidden(Problem):
 
 class NotFound(Problem):
     status, code, title = 404, "not_found", "There is nothing here"
+
+
+def exists(value: T | None, problem: type[NotFound]) -> T:
+    """The value. Raises the problem when there is none."""
+    if value is None:
+        raise problem
+    return value
 
 
 class MethodNotAllowed(Problem):

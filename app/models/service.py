@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from app.kit.ids import Prefix, new_id
-from app.kit.problems import FieldError, Invalid, NotFound, Problem
+from app.kit.problems import FieldError, Invalid, NotFound, Problem, exists
 from app.models import repository
 from app.models.references import may_exist
 from app.models.schemas import HubSource, ModelCreate
@@ -45,10 +45,7 @@ def register(session: Session, project: str, body: ModelCreate, settings: Settin
 
 def read(session: Session, project: str, id: str) -> Model:
     """Raises ModelNotFound, also for another project's."""
-    model = repository.find(session, project, id)
-    if model is None:
-        raise ModelNotFound
-    return model
+    return exists(repository.find(session, project, id), ModelNotFound)
 
 
 def delete(session: Session, project: str, id: str) -> None:
@@ -56,9 +53,7 @@ def delete(session: Session, project: str, id: str) -> None:
 
     Raises ModelNotFound, ModelInUse.
     """
-    model = repository.find_for_deletion(session, project, id)
-    if model is None:
-        raise ModelNotFound
+    model = exists(repository.find_for_deletion(session, project, id), ModelNotFound)
     jobs = repository.some_jobs(session, id)
     if jobs:
         raise ModelInUse(f"Jobs refer to it, among them {', '.join(jobs)}.")

@@ -4,7 +4,7 @@ from sqlalchemy.orm import Session
 
 from app.jobs.service import check_inputs
 from app.kit.ids import Prefix, new_id
-from app.kit.problems import NotFound
+from app.kit.problems import NotFound, exists
 from app.lineage.continuation import complete
 from app.plans import repository
 from app.tables.datasets import IntakeState
@@ -38,7 +38,4 @@ def ask(session: Session, project: str, body: JobCreate | JobContinue) -> Plan:
 
 def read(session: Session, project: str, id: str) -> Plan:
     """Raises PlanNotFound, also for another project's."""
-    plan = repository.find(session, project, id)
-    if plan is None:
-        raise PlanNotFound
-    return plan
+    return exists(repository.find(session, project, id), PlanNotFound)
