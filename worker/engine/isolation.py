@@ -8,14 +8,13 @@ import contextlib
 import ctypes
 import os
 import resource
-import signal
 import sys
 from pathlib import Path
 from typing import Final
 
 from worker.engine import landlock
+from worker.parent_death import die_with
 
-PR_SET_PDEATHSIG: Final = 1
 CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWNET: Final = 0x40000000
 OPEN_FILES: Final = 8_192
@@ -31,10 +30,7 @@ def isolate(parent: int) -> dict[str, bool]:
         return {"tied": False, "network": True, "landlock": False}
     no_network = _cut_network()
     enclosed = landlock.enter()
-    # After the change of namespaces, which may clear it; then look, because the parent may have died before.
-    tied = ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
-    if os.getppid() != parent:
-        os._exit(1)
+    tied = die_with(parent)  # after the change of namespaces
     _limit()
     return {"tied": tied, "network": not no_network, "landlock": enclosed}
 

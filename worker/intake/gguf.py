@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from worker.attempt.engine_process import environment
 from worker.intake.context import Context
 from worker.model_files.errors import IntakeError
 
@@ -60,7 +61,7 @@ def _run_child(request: dict[str, Any], context: Context) -> dict[str, Any]:
             stdout=subprocess.PIPE,
             stderr=errors,
             cwd=context.scratch,
-            env=_environment(context),
+            env=environment(context.scratch, context.settings.threads),
             start_new_session=True,
         )
     with child:
@@ -87,21 +88,6 @@ def _converse(child: "subprocess.Popen[bytes]", request: bytes, context: Context
         except subprocess.TimeoutExpired:
             data = None
             context.check()
-
-
-def _environment(context: Context) -> dict[str, str]:
-    """All that the child sees: no key, token or address of the service, and no hub."""
-    home = str(context.scratch)
-    return {
-        "PATH": os.defpath,
-        "LANG": "C.UTF-8",
-        "HOME": home,
-        "HF_HOME": home,
-        "TMPDIR": home,
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "OMP_NUM_THREADS": str(context.settings.threads),
-    }
 
 
 def _tail(log: Path) -> str:

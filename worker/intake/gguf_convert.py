@@ -6,11 +6,9 @@ One JSON object on stdin (`source`, `file`, `target`, `dtype`, `threads`, `room`
 Nothing is invented and nothing lost: each key of the architecture and each tensor is used, or the file is refused.
 """
 
-import ctypes
 import json
 import os
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -24,11 +22,11 @@ from worker.intake.gguf_keys import CODE, WAY_OUT, settle
 from worker.intake.gguf_rope import FACTORS, settle_rope
 from worker.intake.gguf_tokenizer import check_ids, check_tokenizer, doubts, settle_tokenizer
 from worker.model_files.errors import IntakeError, no_room
+from worker.parent_death import die_with
 
 BYTES: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Of one weight, once it is converted."""
 
-_PR_SET_PDEATHSIG: Final = 1
 _SYSTEM_ERRORS: Final = (MemoryError, ImportError, OSError)
 _UNNEEDED: Final = re.compile(r"blk\.\d+\.attn_rot_embd\.weight")
 """Constants of old files, which llama.cpp skips too."""
@@ -40,7 +38,7 @@ def main() -> None:
     answers = os.dup(1)
     os.dup2(2, 1)
     request = json.loads(sys.stdin.buffer.read())
-    _die_with(int(request["parent"]))
+    die_with(int(request["parent"]))
     answer: dict[str, Any] = {}
     try:
         answer["warnings"] = convert_file(request)
@@ -61,14 +59,6 @@ def _reason(error: Exception) -> str:
     """What a library said, in one line, without paths."""
     text = _PATH.sub("…", " ".join(str(error).split()))
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
-def _die_with(parent: int) -> None:
-    """Be killed when the process that started us ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit("the parent is gone")
 
 
 def convert_file(request: Mapping[str, Any]) -> list[dict[str, Any]]:
