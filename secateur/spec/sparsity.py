@@ -20,12 +20,10 @@ from pydantic import (
 )
 
 from secateur.spec.method import MethodName
+from secateur.spec.regexes import regular
 from secateur.spec.strict import ABSENT, Choice, Refusal, Strict, at_field, refuse
 
 _FORM: Final = re.compile(r"([1-9][0-9]{0,2}):([1-9][0-9]{0,2})")
-_COSTLY: Final = re.compile(r"\\[pPQ]|\)\{|\{[^}]*[0-9]{2}")
-"""Of what RE2 takes, all that makes a program far longer than its expression: big counts, counted groups (also
-behind an empty quotation) and Unicode's classes. Without them 300 characters compile in milliseconds."""
 _SLACK: Final = 1e-9
 """A target that differs from a pattern's by no more is the pattern's."""
 
@@ -81,28 +79,6 @@ PatternText = Annotated[
 def usual_allocation(pattern: Pattern) -> Allocation:
     """What a job that names none gets: n:m fixes every rate, so that there is nothing to share out."""
     return Allocation.error if pattern.sparsity is None else Allocation.uniform
-
-
-def regular(expression: str) -> str:
-    """Refuse what RE2 does not take, and what may take it long to compile. Raises ValueError.
-
-    RE2 is reached by way of Arrow, as in the engine. Python's own `re` takes seconds for some short classes, and
-    requests are read where nothing else goes on.
-    """
-    if _COSTLY.search(expression):
-        raise ValueError(
-            r"must not count above 9, count a group or use \p or \Q; repeat with * or +, spell the characters out"
-        )
-    try:
-        import pyarrow  # only for those who ask: its import takes time and memory
-        from pyarrow import compute
-    except ImportError:  # the bare install sends, and leaves this to who receives
-        return expression
-    try:
-        compute.match_substring_regex(pyarrow.array([""]), pattern=expression)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"is not a regular expression: {error} (RE2 syntax)") from None
-    return expression
 
 
 _Matcher = StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")

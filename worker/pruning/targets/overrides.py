@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import compress
 
+from secateur.spec import regexes
 from secateur.spec.method import MethodName
 from secateur.spec.sparsity import Override, Pattern, Sparsity
 from worker.pruning.errors import UserError
@@ -107,19 +109,10 @@ def settle(matrices: list[PrunableWeight], sparsity: Sparsity) -> dict[str, Reso
 
 
 def matching(override: Override, names: list[str]) -> list[str]:
-    """Those of `names` that the override's glob or regular expression matches as a whole.
-
-    Regular expressions are the caller's, so they run in RE2 (by way of Arrow), which takes time linear in the
-    name whatever the expression is and bounds its memory; it knows no backreferences and no lookaround.
-    """
+    """Those of `names` that the override's glob or regular expression matches as a whole."""
     if override.regex is None:
         return [name for name in names if fnmatchcase(name, override.match or "")]
-    import pyarrow  # only where it is needed: this is the one use of Arrow here, and its import takes memory
-    from pyarrow import compute
-
-    column = pyarrow.array(names, pyarrow.string())
-    found = compute.match_substring_regex(column, pattern=rf"\A(?:{override.regex})\z").to_pylist()
-    return [name for name, hit in zip(names, found, strict=True) if hit]
+    return list(compress(names, regexes.matches(override.regex, regexes.column_of(names))))
 
 
 def overlaps(resolved: dict[str, ResolvedOverride]) -> list[Overlap]:
