@@ -103,6 +103,14 @@ class Child:
         self.wait(self.grace)
         self.kill()
 
+    def complete(self, seconds: float) -> bool:
+        """Run to the end, within this time; whether that was well."""
+        self.start()
+        try:
+            return self.wait(seconds) and self.exit_code == 0
+        finally:
+            self.kill()
+
     def tail(self, lines: int = 15) -> str:
         """The end of the log, for error messages."""
         try:

@@ -189,12 +189,8 @@ class _Demo:
             self.stack.state.logs / "demo-model.log",
             environment=python_environment() | {"OMP_WAIT_POLICY": "PASSIVE"},
         )
-        child.start()
-        try:
-            if not child.wait(300) or child.exit_code != 0:
-                raise SecateurError(f"the checkpoint could not be used:\n{child.tail()}")
-        finally:
-            child.kill()
+        if not child.complete(300):
+            raise SecateurError(f"the checkpoint could not be used:\n{child.tail()}")
         return dict(json.loads(answer.read_text()))
 
 

@@ -16,32 +16,11 @@ CALIBRATION_CHARACTERS: Final = 400_000
 EVALUATION_CHARACTERS: Final = 60_000
 
 MODULES: Final = (
-    *("argparse", "ast", "bdb", "calendar", "codecs", "configparser", "contextlib", "csv", "dataclasses", "dis"),
-    *(
-        "doctest",
-        "enum",
-        "fractions",
-        "ftplib",
-        "functools",
-        "heapq",
-        "imaplib",
-        "inspect",
-        "ipaddress",
-        "mailbox",
-    ),
-    *(
-        "optparse",
-        "pdb",
-        "pickle",
-        "random",
-        "shutil",
-        "statistics",
-        "subprocess",
-        "tarfile",
-        "tempfile",
-        "threading",
-    ),
-)
+    "argparse", "ast", "bdb", "calendar", "codecs", "configparser", "contextlib", "csv", "dataclasses", "dis",
+    "doctest", "enum", "fractions", "ftplib", "functools", "heapq", "imaplib", "inspect", "ipaddress", "mailbox",
+    "optparse", "pdb", "pickle", "random", "shutil", "statistics", "subprocess", "tarfile", "tempfile",
+    "threading",
+)  # fmt: skip
 """Modules of the standard library that are single files in every supported Python."""
 
 

@@ -110,11 +110,9 @@ class PostgresServer(Server):
             identity=self.child.identity,
             inherit=self.child.inherit,
         )
-        initdb.start()
-        finished = initdb.wait(120)
-        initdb.kill()
+        well = initdb.complete(120)
         secret.unlink()
-        if not finished or initdb.exit_code != 0:
+        if not well:
             raise StartError(f"initdb failed:\n{initdb.tail()}")
 
     def _bind(self) -> None:

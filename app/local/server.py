@@ -2,6 +2,7 @@
 
 import os
 import sysconfig
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -10,8 +11,9 @@ from typing import Final, Self
 
 from app.local.children import Child
 from app.local.errors import StartError
-from app.local.ready import wait_until_ready
+from secateur.backoff import Backoff
 
+BACKOFF: Final = Backoff(0.02, longest=0.25)
 ATTEMPTS: Final = 3
 """A free port can be taken between our look and the server's bind; so often we try."""
 
@@ -48,13 +50,24 @@ def start_on_free_port(child: Child, bind: Callable[[], None], answers: Callable
         bind()
         child.start()
         try:
-            wait_until_ready(child, answers, 60)
+            _wait_until_ready(child, answers, 60)
         except BaseException as error:
             child.kill()
             if attempt == ATTEMPTS or not isinstance(error, StartError):
                 raise
         else:
             return
+
+
+def _wait_until_ready(child: Child, serves: Callable[[], bool], seconds: float) -> None:
+    """Return when `serves()` is true; raise StartError when the child ends or the time is over."""
+    deadline = time.monotonic() + seconds
+    pauses = BACKOFF.pauses()
+    while not serves():
+        if child.wait(next(pauses)):
+            raise StartError(f"{child.name} ended with code {child.exit_code} at start:\n{child.tail()}")
+        if time.monotonic() > deadline:
+            raise StartError(f"{child.name} did not answer within {seconds:.0f} s:\n{child.tail()}")
 
 
 def package_folder(name: str) -> Path:

@@ -95,7 +95,9 @@ class Stack:
         postgres, valkey = self._start_servers(memory)
         environment = service_environment(self.state, memory, postgres, valkey, self._model_roots, self._extra)
         services = Services(self.state, environment)
-        _run_once(services.bootstrap())
+        bootstrap = services.bootstrap()
+        if not bootstrap.complete(120):
+            raise StartError(f"bootstrap failed:\n{bootstrap.tail()}")
         self.supervisor.add(self._start_api(services, memory))
         self.supervisor.add(services.dispatcher())
         self.supervisor.add(services.worker("gpu"), services.worker("cpu"))
@@ -160,15 +162,3 @@ def link_demo_model(target: Path) -> bool:
         shutil.copyfile(source, beside)
         beside.replace(target)
     return True
-
-
-def _run_once(child: Child) -> None:
-    """Run a child to its end. Raises StartError when it fails."""
-    child.start()
-    try:
-        if not child.wait(120):
-            raise StartError(f"{child.name} did not finish:\n{child.tail()}")
-        if child.exit_code != 0:
-            raise StartError(f"{child.name} failed:\n{child.tail()}")
-    finally:
-        child.kill()
