@@ -54,7 +54,7 @@ def load(session: Session, job_id: str) -> Checkpoint:
     blocks = _prefix({row.block for row in rows if row.stage == stages})
     files = {
         stage: tuple(
-            SourceFile(file["path"], file["sha256"], file["bytes"], file["key"])
+            SourceFile.of(file)
             for row in rows
             if row.stage == stage and (stage < stages or row.block < blocks)
             for file in row.files

@@ -2,7 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from sqlalchemy import func, text
 from sqlalchemy.orm import Session
@@ -48,13 +48,17 @@ _BEST = text(f"""
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One object that an attempt reads."""
+    """One object that an attempt reads; `of` takes it from a list of files as the database has them."""
 
     path: str
     """Where the engine expects it, relative."""
     sha256: str
     bytes: int
     key: str
+
+    @classmethod
+    def of(cls, file: dict[str, Any]) -> Self:
+        return cls(file["path"], file["sha256"], file["bytes"], file["key"])
 
 
 @dataclass(frozen=True)
@@ -150,9 +154,7 @@ def _describe(session: Session, job: Job, lease: Lease) -> Claim:
         project_id=job.project_id,
         model_id=model.id,
         model_digest=model.digest or "",
-        model_files=tuple(
-            SourceFile(file["path"], file["sha256"], file["bytes"], file["key"]) for file in model.files or []
-        ),
+        model_files=tuple(map(SourceFile.of, model.files or [])),
         datasets={dataset.id: _text(dataset) for dataset in datasets},
         spec=job.spec,
         spec_digest=job.spec_digest,
@@ -170,11 +172,7 @@ def _base(session: Session, job: Job) -> Base | None:
     earlier = history.stages[: job.first_stage]
     return Base(
         manifest_digest=manifest["digest"],
-        files=tuple(
-            SourceFile(file["path"], file["sha256"], file["bytes"], file["key"])
-            for file in manifest["files"]
-            if is_state(file["path"])
-        ),
+        files=tuple(SourceFile.of(file) for file in manifest["files"] if is_state(file["path"])),
         domains=tuple(stage.domain for stage in earlier),
         evaluations=tuple(
             (stage.domain, stage.evaluation)

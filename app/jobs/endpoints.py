@@ -142,6 +142,5 @@ def _look(backend: Backend, project: str, id: str, if_none_match: str | None) ->
 def _labels(given: list[str] | None) -> list[tuple[str, str]]:
     pairs = [text.partition("=") for text in given or ()]
     if any(not separator or not key for key, separator, _ in pairs):
-        message = "must look like key=value"
-        raise Invalid(f"label: {message}", errors=[FieldError(message, parameter="label")])
+        raise Invalid(errors=[FieldError("must look like key=value", parameter="label")])
     return [(key, value) for key, _, value in pairs]

@@ -59,8 +59,7 @@ def check_inputs(session: Session, project: str, model_id: str, wanted: dict[str
         if id not in found or found[id].state == IntakeState.failed:
             errors.append(FieldError(_reason("dataset", id not in found), pointer=pointer))
     if errors:
-        detail = "; ".join(f"{error.pointer}: {error.detail}" for error in errors[:3])
-        raise InputRefused(detail, errors=errors)
+        raise InputRefused(errors=errors)
 
 
 def _reason(what: str, missing: bool) -> str:

@@ -108,9 +108,7 @@ async def _on_store(request: Request, error: Exception) -> Response:
 
 
 def _invalid(errors: list[ErrorDetails] | list[dict[str, Any]], body: Any) -> Invalid:
-    found = [_field_error(each, body) for each in errors[:_MAX_ERRORS]]
-    detail = "; ".join(f"{each.pointer or each.parameter or 'body'}: {each.detail}" for each in found[:3])
-    return Invalid(detail, errors=found)
+    return Invalid(errors=[_field_error(each, body) for each in errors[:_MAX_ERRORS]])
 
 
 def _field_error(error: Any, body: Any) -> FieldError:

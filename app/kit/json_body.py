@@ -99,7 +99,7 @@ def _check_text(text: str, path: list[str | int]) -> None:
 
 def _refuse(path: list[str | int], detail: str) -> Invalid:
     pointer = "".join(f"/{_part(str(part))}" for part in path)
-    return Invalid(f"{pointer or 'body'}: {detail}", errors=[FieldError(detail, pointer=pointer)])
+    return Invalid(errors=[FieldError(detail, pointer=pointer)])
 
 
 def _part(key: str) -> str:

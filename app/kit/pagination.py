@@ -103,8 +103,7 @@ def decode_cursor(text: str | None, *types: type) -> list[Any] | None:
             raise ValueError
         return [_typed(value, type) for value, type in zip(values, types, strict=True)]
     except (ValueError, binascii.Error, RecursionError):
-        message = "is not a cursor of this list"
-        raise Invalid(f"cursor: {message}", errors=[FieldError(message, parameter="cursor")]) from None
+        raise Invalid(errors=[FieldError("is not a cursor of this list", parameter="cursor")]) from None
 
 
 def _typed(value: Any, type: type) -> Any:

@@ -24,4 +24,4 @@ async def refuse_unknown_parameters(request: Request) -> None:
     unknown = sorted(set(request.query_params) - set(known))[:MOST]
     errors = [FieldError(text, parameter=name) for name in unknown]
     if errors:
-        raise Invalid("; ".join(f"{error.parameter}: {error.detail}" for error in errors[:3]), errors=errors)
+        raise Invalid(errors=errors)

@@ -66,8 +66,7 @@ def complete(session: Session, project: str, body: JobCreate | JobContinue) -> C
     else:
         found = repository.lock(session, project, body.continues)
         if found is None:
-            missing = FieldError(f"there is no job {body.continues}", pointer="/continues")
-            raise JobNotFound(f"/continues: {missing.detail}.", errors=[missing])
+            raise JobNotFound(errors=[FieldError(f"there is no job {body.continues}", pointer="/continues")])
         parent = found[0]
         _refuse(parent)
         path = lineage.path_of(session, parent)
@@ -121,8 +120,7 @@ def _merge(
         *lacking([each.spec for each in path], asked.resolved(), matrices),
     ]
     if errors:
-        detail = "; ".join(f"{error.pointer}: {error.detail}" for error in errors[:3])
-        raise LineageMismatch(detail, errors=errors)
+        raise LineageMismatch(errors=errors)
     return asked
 
 
@@ -179,4 +177,4 @@ def _check_gate(completed: Completed) -> None:
     found = unmeasurable(completed.asked.gate, texts, inherited=completed.inherits_gate)
     errors = [FieldError(message, pointer=f"/gate/{limit}") for limit, message in found.items()]
     if errors:
-        raise Invalid("; ".join(f"{error.pointer}: {error.detail}" for error in errors), errors=errors)
+        raise Invalid(errors=errors)
