@@ -25,6 +25,7 @@ from worker.attempt.engine_question import EngineRefused, ask_engine
 from worker.attempt.redaction import Redactor
 from worker.attempt.staging import base_of, computed, safe_join
 from worker.intake.runner import Check, Guard, scratch_folder
+from worker.model_files.errors import IntakeError
 from worker.model_files.safetensors_header import LENGTH_BYTES, header_end
 
 LOOK_AGAIN_SECONDS: Final = 2.0
@@ -35,14 +36,6 @@ SPARSE: Final = "already_sparse"
 
 class TooEarly(Exception):
     """The model is not ready yet."""
-
-
-class PlanRefused(Exception):
-    """The job could not run, by its owner's doing."""
-
-    def __init__(self, code: str, message: str, field: str | None) -> None:
-        super().__init__(message)
-        self.error = {"code": code, "message": message, "field": field}
 
 
 def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
@@ -65,14 +58,14 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
         raise TooEarly
     try:
         if model.state != IntakeState.ready:
-            raise PlanRefused("model_failed", "The model's intake has failed; see its `error`.", "/model")
+            raise IntakeError("model_failed", "The model's intake has failed; see its `error`.", "/model")
         if parent is None and "continues" in plan.spec:
-            raise PlanRefused("job_not_found", "The job to continue was deleted.", "/continues")
+            raise IntakeError("job_not_found", "The job to continue was deleted.", "/continues")
         result = _make(plan.spec, stages, model.files or [], check, settings)
         warnings += [*result["warnings"], *(said for said in model.warnings if said["code"] == SPARSE)]
         values = {"state": IntakeState.ready, "result": result | {"warnings": warnings}}
-    except PlanRefused as error:
-        values = {"state": IntakeState.failed, "error": error.error}
+    except IntakeError as error:
+        values = {"state": IntakeState.failed, "error": error.as_json()}
     with transaction() as session:
         guard(session)
         session.execute(update(Plan).where(Plan.id == plan_id, Plan.state == IntakeState.pending).values(**values))
@@ -103,7 +96,7 @@ def _make(
         try:
             return ask_engine(request, workspace, check, redact, Planned).plan.model_dump(mode="json")
         except EngineRefused as error:
-            raise PlanRefused(error.code, error.message, error.field) from None
+            raise IntakeError(error.code, error.message, error.field) from None
 
 
 def _asked(spec: dict[str, Any], stages: list[Stage]) -> dict[str, Any]:

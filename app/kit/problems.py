@@ -38,7 +38,7 @@ class Problem(HTTPException):
         headers: Mapping[str, str] | None = None,
         extensions: Mapping[str, str] | None = None,
     ) -> None:
-        """detail: by default the first errors. extensions: further members of the document (RFC 9457, section 3.2)."""
+        """detail: by default the first errors. extensions: further members of the document (RFC 9457, 3.2)."""
         said = "; ".join(f"{each.pointer or each.parameter or 'body'}: {each.detail}" for each in errors[:3])
         super().__init__(self.status, detail or said or self.title, dict(headers or {}))
         self.errors = tuple(errors)
