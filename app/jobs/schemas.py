@@ -127,35 +127,18 @@ class JobRead(BaseModel):
 
     @classmethod
     def of(cls, job: Job, progress: JobProgress | None) -> "JobRead":
-        """From its rows."""
-        return cls(
-            id=job.id,
-            state=State(job.state),
-            phase=Phase(job.phase) if job.phase is not None else None,
-            method=job.method,
-            model=job.model_id,
-            spec=job.spec,
-            spec_digest=job.spec_digest,
-            labels=job.labels,
-            priority=job.priority,
-            limits=limits_of(job),
-            retry_of=job.retry_of,
-            continues=job.continues,
-            lineage=job.lineage,
-            first_stage=job.first_stage,
-            attempts=job.attempts,
-            losses=LossesRead.model_validate(job),
-            runtime_seconds=round(job.runtime_seconds, 3),
-            progress=ProgressRead.model_validate(progress) if progress is not None else None,
-            failure=FailureRead.model_validate(job.failure) if job.failure is not None else None,
-            result=ResultRead.model_validate(job.result) if job.result is not None else None,
-            cancel_requested=job.cancel_requested_at is not None,
-            pause_requested=job.pause_requested_at is not None,
-            created_at=job.created_at,
-            updated_at=job.updated_at,
-            started_at=job.started_at,
-            finished_at=job.finished_at,
-        )
+        """From its rows: what the job's has under the same name, and what is made of the others."""
+        made = {
+            "model": job.model_id,
+            "limits": limits_of(job),
+            "losses": job,
+            "runtime_seconds": round(job.runtime_seconds, 3),
+            "progress": progress,
+            "cancel_requested": job.cancel_requested_at is not None,
+            "pause_requested": job.pause_requested_at is not None,
+        }
+        own = {name: getattr(job, name) for name in cls.model_fields.keys() - {"object", *made}}
+        return cls.model_validate(own | made)
 
 
 def etag(job: Job, progress: JobProgress | None) -> str:
