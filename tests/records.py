@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from secateur.spec.metrics import Figures
 from secateur.spec.records.history import Basis, JobWarning, MatrixRecord, SensitivitySummary
 from secateur.spec.records.pipe import BlockResult, Engine, Evaluation, Hello, StageResult, Summary
 from secateur.spec.records.plan import PlanResult, SkippedTensor
@@ -69,5 +68,4 @@ def stage_result(stage: int, domain: str) -> StageResult:
 
 
 def summary(*warnings: JobWarning) -> Summary:
-    r = dict.fromkeys(Figures._fields)
-    return Summary(weights=100, zeros=50, sparsity=0.5, **DIGESTS, **r, warnings=list(warnings))
+    return Summary(weights=100, zeros=50, sparsity=0.5, **DIGESTS, warnings=list(warnings))

@@ -39,19 +39,6 @@ class Pair(NamedTuple):
     other: dict[str, Any]
 
 
-class Totals(NamedTuple):
-    """Over all matrices of both sides."""
-
-    matrices: int
-    only_one: int
-    only_other: int
-    same_masks: int
-    same_weights: int
-    unknown: int
-    weights: int
-    weights_under_same_masks: int
-
-
 def last_stage(session: Session, job: str, stage: int | None) -> Side | None:
     """That stage of a job, or its last one; None unless it is finished."""
     query = select(JobStage).where(JobStage.job_id == job, JobStage.state == "done")
@@ -97,23 +84,24 @@ def list_pairs(
     return found, following
 
 
-def totals(session: Session, one: Side, other: Side, matrix: str | None) -> Totals:
-    """What the pairs have in common."""
+def totals(session: Session, one: Side, other: Side, matrix: str | None) -> dict[str, int]:
+    """What the pairs have in common, by the names of `AgreementRead`."""
     a, b = _records(one, matrix, "one"), _records(other, matrix, "other")
     both = and_(a.c.matrix.is_not(None), b.c.matrix.is_not(None))
     same_mask = a.c.mask_sha256 == b.c.mask_sha256
     weights = cast(func.coalesce(a.c.weights, b.c.weights), BigInteger)
-    query = select(
-        _count(both),
-        _count(b.c.matrix.is_(None)),
-        _count(a.c.matrix.is_(None)),
-        _count(same_mask),
-        _count(a.c.weights_sha256 == b.c.weights_sha256),
-        _count(and_(both, same_mask.is_(None))),
-        _sum(weights, both),
-        _sum(weights, same_mask),
-    ).select_from(_joined(a, b))
-    return Totals(*session.execute(query).one())
+    sums = {
+        "matrices": _count(both),
+        "only_job": _count(b.c.matrix.is_(None)),
+        "only_other": _count(a.c.matrix.is_(None)),
+        "same_masks": _count(same_mask),
+        "same_weights": _count(a.c.weights_sha256 == b.c.weights_sha256),
+        "unknown": _count(and_(both, same_mask.is_(None))),
+        "weights": _sum(weights, both),
+        "weights_under_same_masks": _sum(weights, same_mask),
+    }
+    found = session.execute(select(*sums.values()).select_from(_joined(a, b))).one()
+    return dict(zip(sums, found, strict=True))
 
 
 def _records(side: Side, matrix: str | None, name: str, basis: Basis = Basis.domain) -> Subquery:

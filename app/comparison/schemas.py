@@ -1,10 +1,10 @@
 """Two jobs side by side, as callers see them. Differences are the other's figure minus this one's."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.comparison.repository import Pair, Totals
+from app.comparison.repository import Pair
 from app.kit.pagination import Page
 from secateur.spec.records.history import Basis
 
@@ -100,12 +100,6 @@ class AgreementRead(BaseModel):
     unknown: int = Field(description="So many have a side without a record of its mask.")
     weights: int
     weights_under_same_masks: int
-
-    @classmethod
-    def of(cls, totals: Totals) -> "AgreementRead":
-        """From the sums."""
-        fields: dict[str, Any] = totals._asdict()
-        return cls(only_job=fields.pop("only_one"), only_other=fields.pop("only_other"), **fields)
 
 
 class ComparedStageRead(BaseModel):

@@ -74,7 +74,7 @@ def compare_histories(session: Session, job: Job, other: Job, wanted: Wanted) ->
         job=one,
         other=two,
         sensitivity_basis=basis,
-        agreement=AgreementRead.of(repository.totals(session, *sides, wanted.matrix)),
+        agreement=AgreementRead(**repository.totals(session, *sides, wanted.matrix)),
         matrices=Page[ComparedMatrixRead](data=data, next_cursor=following),
     )
 

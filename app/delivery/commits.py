@@ -5,7 +5,7 @@ unknown outcome: it writes the same rows and no second event (a note may appear 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from sqlalchemy import cast, exists, func, literal_column, select, update
@@ -129,16 +129,7 @@ def next_log_seq(session: Session, job_id: str) -> int:
 
 def write_log(session: Session, lease: Lease, lines: Iterable[LogLine]) -> None:
     """Lines that the engine printed or noted."""
-    rows = [
-        {
-            "job_id": lease.job_id,
-            "attempt": lease.attempt,
-            "seq": line.seq,
-            "level": line.level,
-            "message": line.message,
-        }
-        for line in lines
-    ]
+    rows = [{"job_id": lease.job_id, "attempt": lease.attempt, **asdict(line)} for line in lines]
     if rows:
         session.execute(insert(JobLog).values(rows).on_conflict_do_nothing())
 

@@ -57,7 +57,7 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: S
         return State.cancelled
     size = {"bytes": manifest["bytes"], "files": len(manifest["files"])}
     job.manifest = manifest
-    figures = evaluation_of(session, job).model_dump(include=set(Figures._fields))
+    figures = evaluation_of(session, job).model_dump(include=set(Figures.model_fields))
     job.result = {
         "manifest_digest": manifest["digest"],
         **size,

@@ -35,7 +35,7 @@ def matrix_of(job: str, history: History, entries: Sequence[JobEvaluation]) -> E
         not_measured=lost,
         rows=[_row(row, job, history.stages, columns, values) for row in sorted({row for row, _ in values})],
         protocols=protocols,
-        **found._asdict(),
+        **found.model_dump(),
     )
 
 

@@ -11,6 +11,7 @@ from app.tables.jobs import Job, JobProgress
 from app.tables.states import LEASED, TERMINAL, Cause, State
 from secateur.spec.job import Labels, Priority
 from secateur.spec.limits import Limits
+from secateur.spec.metrics import Figures
 from secateur.spec.records.history import JobWarning, MatrixRecord, Phase, Position, StageFigures
 from secateur.spec.strict import Strict
 
@@ -42,18 +43,13 @@ class FailureRead(BaseModel):
     field: str | None = Field(default=None, description="JSON pointer into the spec.")
 
 
-class ResultRead(BaseModel):
+class ResultRead(Figures):
     """What a job came to that has published its files: one that succeeded, or failed by its gate alone."""
 
     manifest_digest: str
     bytes: int
     files: int
     sparsity: float | None = None
-    mean_perplexity: float | None = Field(default=None, description="Mean of the last row of R.")
-    dense_mean_perplexity: float | None = Field(default=None, description="Mean of row 0 of R.")
-    bwt: float | None = Field(
-        default=None, description="Over the whole lineage; positive means forgetting, null for one stage."
-    )
     masks_sha256: str | None = Field(
         default=None, description="Of all masks: equal where a job with the same settings was run twice."
     )
@@ -243,11 +239,11 @@ class RowRead(BaseModel):
     )
 
 
-class EvaluationRead(BaseModel):
+class EvaluationRead(Figures):
     """The matrix R of the lineage up to this job, and what follows from it. A BWT is not to be read without R:
     0 can also mean that nothing changed."""
 
-    model_config = ConfigDict(title="EvaluationMatrix")
+    model_config = ConfigDict(title="EvaluationMatrix", json_schema_serialization_defaults_required=True)
 
     object: Literal["evaluation"] = "evaluation"
     job: str
@@ -256,10 +252,4 @@ class EvaluationRead(BaseModel):
         description="Earlier domains whose evaluation text was deleted: the figures below leave them out."
     )
     rows: list[RowRead]
-    bwt: float | None = Field(
-        description="Mean over i < T of R[T,i] − R[i,i]; null until the end, and for one stage."
-    )
-    log_bwt: float | None = Field(description="The same of log-perplexities.")
-    mean_perplexity: float | None = Field(description="Mean of the last row of R; null until the end.")
-    dense_mean_perplexity: float | None = Field(description="Mean of row 0 of R.")
     protocols: dict[str, dict[str, Any]] = Field(description="By domain; different ones do not compare.")

@@ -30,14 +30,5 @@ class PlanRead(BaseModel):
     @classmethod
     def of(cls, plan: Plan, hours: float) -> "PlanRead":
         """From its row; hours: how long plans are kept."""
-        return cls(
-            id=plan.id,
-            state=IntakeState(plan.state),
-            model=plan.model_id,
-            spec=plan.spec,
-            result=PlanResult.model_validate(plan.result) if plan.result is not None else None,
-            error=InputError.model_validate(plan.error) if plan.error is not None else None,
-            created_at=plan.created_at,
-            updated_at=plan.updated_at,
-            expires_at=plan.created_at + timedelta(hours=hours),
-        )
+        own = {name: getattr(plan, name) for name in cls.model_fields if hasattr(plan, name)}
+        return cls(**own | {"model": plan.model_id, "expires_at": plan.created_at + timedelta(hours=hours)})

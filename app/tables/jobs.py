@@ -19,7 +19,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.db.base import Base
 from app.db.columns import Created, Digest, Id, Json, JsonList, LongText, Moment, Updated, columns_of
 from app.tables.states import State
-from secateur.spec.records.history import MatrixRecord, StageFigures
+from secateur.spec.records.history import MatrixRecord, Position, StageFigures
 
 _STATES = ", ".join(f"'{state}'" for state in State)
 _JOB = "jobs.id"
@@ -155,18 +155,13 @@ class JobLease(Base):
 
 
 class JobProgress(Base):
-    """How far a job is, as the engine last said; kept after the end."""
+    """How far a job is, as the engine last said: a column for each field of the record; kept after the end."""
 
     __tablename__ = "job_progress"
+    __table_args__ = columns_of(Position, but={"phase"})
 
     job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
     phase: Mapped[str] = mapped_column(String(20))
-    stage: Mapped[int | None]
-    stages: Mapped[int | None]
-    domain: Mapped[str | None] = mapped_column(String(200))
-    block: Mapped[int | None]
-    blocks: Mapped[int | None]
-    fraction: Mapped[float] = mapped_column(Double)
     eta_at: Mapped[Moment | None]
     updated_at: Mapped[Created]
 

@@ -2,25 +2,30 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+
+from pydantic import BaseModel, Field
 
 Entries = Mapping[tuple[int, str], float]
 """R: (row, domain) → perplexity. Row 0 is the dense model, row t + 1 comes after stage t; a column is there where
 any row has an entry."""
 
 
-class Figures(NamedTuple):
-    """Each is None where an entry that it needs is missing."""
+class Figures(BaseModel, frozen=True):
+    """What follows from R; each is null where an entry that it needs is missing.
 
-    mean_perplexity: float | None
-    """Of the last row."""
-    dense_mean_perplexity: float | None
-    """Of row 0, over the domains that it knows."""
-    bwt: float | None
-    """Backward transfer on perplexity: mean over the evaluated domains before the last of R[T, i] − R[i, i].
-    Positive means forgetting; zero may mean that nothing changed, so read it with R. None for a single stage."""
-    log_bwt: float | None
-    """The same on log-perplexity."""
+    No change of masks leaves BWT at zero beside a bad later column, so it is never to be read without R.
+    """
+
+    mean_perplexity: float | None = Field(default=None, description="Mean of the last row of R.")
+    dense_mean_perplexity: float | None = Field(
+        default=None, description="Mean of row 0 of R, over the domains that it knows."
+    )
+    bwt: float | None = Field(
+        default=None,
+        description="Backward transfer on perplexity, over the whole lineage: mean over the evaluated domains "
+        "before the last of R[T,i] − R[i,i]. Positive means forgetting; null until the end, and for one stage.",
+    )
+    log_bwt: float | None = Field(default=None, description="The same of log-perplexities.")
 
 
 def figures(stages: Sequence[str], entries: Entries) -> Figures:

@@ -5,8 +5,6 @@
 
 from secateur.spec.job import Documents
 from secateur.spec.job import Evaluation as EvaluationSpec
-from secateur.spec.records.history import Basis, MatrixRecord, SensitivitySummary
-from secateur.spec.records.pipe import BlockResult, Evaluation, Note, Output, OutputFile, Progress, StageResult
 from secateur.spec.request import Format, Text
 from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.errors import IllConditioned, PruningError, SpecError, Stopped, UserError
@@ -18,25 +16,15 @@ from worker.pruning.runner import run
 
 __all__ = [
     "ENGINE_FORMAT",
-    "Basis",
-    "BlockResult",
     "Documents",
-    "Evaluation",
     "EvaluationSpec",
     "Format",
     "IllConditioned",
-    "MatrixRecord",
-    "Note",
     "Observer",
-    "Output",
-    "OutputFile",
-    "Progress",
     "PruningError",
     "PruningJob",
-    "SensitivitySummary",
     "Silent",
     "SpecError",
-    "StageResult",
     "Stopped",
     "Text",
     "UserError",

@@ -4,13 +4,13 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from secateur.spec.job import Precision
+from secateur.spec.records.plan import Estimate, Estimates
 from secateur.spec.sparsity import Allocation
 from worker.pruning.allocation.survey import COPIES as SURVEYED_COPIES
 from worker.pruning.cost import planned_work, survey_tokens
@@ -49,19 +49,8 @@ class Subject:
     shares: dict[str, WeightTarget]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """One figure, the parts it is the sum of, and how it was made."""
-
-    total: float
-    parts: dict[str, float]
-    how: str
-
-
-def estimates(subject: Subject) -> dict[str, Any]:
-    """`memory_bytes`, `disk_bytes` and `seconds`, each with parts and how they were made."""
-    made = {"memory_bytes": memory(subject), "disk_bytes": disk(subject), "seconds": seconds(subject)}
-    return {name: asdict(estimate) for name, estimate in made.items()}
+def estimates(subject: Subject) -> Estimates:
+    return Estimates(memory_bytes=memory(subject), disk_bytes=disk(subject), seconds=seconds(subject))
 
 
 def memory(subject: Subject) -> Estimate:
@@ -88,7 +77,7 @@ def memory(subject: Subject) -> Estimate:
         "states of all windows up to hidden_bytes, one batch's activations and logits, and what the planning "
         "process holds. Evaluation counts max_windows also where texts are shorter."
     )
-    return Estimate(sum(parts.values()), parts, how)
+    return Estimate(total=sum(parts.values()), parts=parts, how=how)
 
 
 def disk(subject: Subject) -> Estimate:
@@ -113,7 +102,7 @@ def disk(subject: Subject) -> Estimate:
         f"Then, where scores are kept, {UNCOMMITTED} blocks' in float32; hidden states beyond hidden_bytes, or "
         "the inputs of all blocks that a survey keeps."
     )
-    return Estimate(sum(parts.values()), parts, how)
+    return Estimate(total=sum(parts.values()), parts=parts, how=how)
 
 
 def seconds(subject: Subject) -> Estimate:
@@ -133,7 +122,7 @@ def seconds(subject: Subject) -> Estimate:
         f"passes, {careful / 1e9:.0f} GFLOP/s for solving. Reading, writing and attention are left out; another "
         "machine has other rates; a running job's eta_at is better."
     )
-    return Estimate(sum(parts.values()), parts, how)
+    return Estimate(total=sum(parts.values()), parts=parts, how=how)
 
 
 def probe(device: torch.device, dtype: torch.dtype) -> float:

@@ -35,12 +35,24 @@ def plan(job: PruningJob) -> dict[str, Any]:
     subject = look(job)
     tokenizer = Tokenizer(job.model)
     check_prefix(job, tokenizer)
-    said = [each.model_dump() for each in tokens_beyond_rows(subject.graph, tokenizer)]
+    sparsity, shares, checkpoint = job.sparsity, subject.shares, subject.checkpoint
+    matched = [_matched(job, share, shares) for share in shares.values() if share.zeros is not None]
+    weights, zeros = (sum(entry[name] for entry in matched) for name in ("weights", "zeros"))
     return {
-        **describe(subject),
+        "architecture": type(subject.graph.model).__name__,
+        "blocks": len(subject.graph.blocks),
+        "parameters": sum(_count(checkpoint, name) for name in checkpoint.tensors),
         "prefix": list(tokenizer.prefix),
-        "estimates": estimates(subject),
-        "warnings": said,
+        "pattern": str(sparsity.pattern),
+        "allocation": sparsity.allocation.value,
+        "weights": weights,
+        "zeros": zeros,
+        "sparsity": zeros / weights,
+        "matched": matched,
+        "skipped": [each.model_dump() for each in skipped(subject.graph, checkpoint, shares)],
+        **_overrides(subject),
+        "estimates": estimates(subject).model_dump(),
+        "warnings": [each.model_dump() for each in tokens_beyond_rows(subject.graph, tokenizer)],
     }
 
 
@@ -93,27 +105,6 @@ def _lengths(job: PruningJob) -> dict[str, int]:
     if job.evaluated:
         lengths["/evaluation/sequence_length"] = job.evaluation.sequence_length
     return lengths
-
-
-def describe(subject: Subject) -> dict[str, Any]:
-    """The plan without its estimates."""
-    job, shares = subject.job, subject.shares
-    matched = [_matched(job, share, shares) for share in shares.values() if share.zeros is not None]
-    weights = sum(entry["weights"] for entry in matched)
-    zeros = sum(entry["zeros"] for entry in matched)
-    return {
-        "architecture": type(subject.graph.model).__name__,
-        "blocks": len(subject.graph.blocks),
-        "parameters": sum(_count(subject.checkpoint, name) for name in subject.checkpoint.tensors),
-        "pattern": str(job.sparsity.pattern),
-        "allocation": job.sparsity.allocation.value,
-        "weights": weights,
-        "zeros": zeros,
-        "sparsity": zeros / weights,
-        "matched": matched,
-        "skipped": [each.model_dump() for each in skipped(subject.graph, subject.checkpoint, shares)],
-        **_overrides(subject),
-    }
 
 
 def _matched(job: PruningJob, share: WeightTarget, shares: dict[str, WeightTarget]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from secateur.spec.metrics import Figures
 from secateur.spec.records.history import (
     Count,
     Data,
@@ -104,18 +105,14 @@ class OutputFile(Record):
     local: str
 
 
-class Summary(Record):
-    """What a job came to. R's figures are those of `metrics.Figures`."""
+class Summary(Record, Figures):
+    """What a job came to."""
 
     weights: Count
     zeros: Count
     sparsity: float
     masks_sha256: Digest
     weights_sha256: Digest
-    mean_perplexity: float | None
-    dense_mean_perplexity: float | None
-    bwt: float | None
-    log_bwt: float | None
     warnings: List[JobWarning]
 
 

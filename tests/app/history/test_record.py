@@ -6,12 +6,11 @@ from pydantic import BaseModel
 from app.db.base import Base
 from app.history.parquet import SCHEMA
 from app.history.sensitivity_schemas import SensitivityRead
-from app.jobs.schemas import EvaluationRead, MatrixRead, ProgressRead, ResultRead, StageRead
+from app.jobs.schemas import MatrixRead, ProgressRead, StageRead
 from app.tables.jobs import JobEvaluation, JobMatrix, JobProgress, JobStage
 from app.tables.sensitivity import JobDomainSensitivity, JobSensitivity
-from secateur.spec.metrics import Figures
 from secateur.spec.records.history import MatrixRecord, Position, Record, SensitivitySummary, StageFigures
-from secateur.spec.records.pipe import Evaluation, Summary
+from secateur.spec.records.pipe import Evaluation
 
 STORED: dict[type[Base], type[Record]] = {
     JobMatrix: MatrixRecord,
@@ -47,9 +46,3 @@ def test_every_figure_is_exported() -> None:
     assert set(SCHEMA.names) >= set(MatrixRecord.model_fields)
     assert {*SensitivitySummary.model_fields} - {"matrix", "basis", "quantiles", "histogram"} == {"mean", "total"}
     assert {"sensitivity_mean", "sensitivity_total", "sensitivity_q0.5", "histogram_counts"} <= set(SCHEMA.names)
-
-
-def test_every_figure_of_r_is_answered() -> None:
-    assert set(Figures._fields) <= EvaluationRead.model_fields.keys()
-    assert set(Figures._fields) <= Summary.model_fields.keys()
-    assert ResultRead.model_fields.keys() & Summary.model_fields.keys() >= {"bwt", "mean_perplexity", "sparsity"}

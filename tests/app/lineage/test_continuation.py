@@ -16,10 +16,12 @@ from app.delivery.lease import guard
 from app.lineage import stages as lineage
 from app.lineage.warnings import foreseen
 from app.tables.jobs import Job, JobDataset, JobEvaluation, JobStage
+from secateur.spec.records.history import JobWarning
 from tests.app.conftest import Inputs
 from tests.app.jobs.test_control import events, put
 from tests.app.lineage.lineages import SPARSITY, continued, domain, evaluate, publish, submit
 from tests.jobs import make_dataset
+from tests.records import summary
 
 
 def test_what_is_left_out_is_the_parents(api: httpx.Client, parent: str, third: str) -> None:
@@ -85,12 +87,12 @@ def test_what_was_said_at_first_is_in_the_result_too(
 ) -> None:
     assert api.delete(f"/v1/datasets/{inputs.second}").status_code == 204
     job = continued(api, parent, third, method={"name": "wanda"})["id"]
-    unchanged = {"code": "masks_unchanged", "message": "nothing moved", "data": {"stage": 0}}
+    unchanged = JobWarning(code="masks_unchanged", message="nothing moved", data={"stage": 0})
     with transaction() as session:
         taken = claim(session, "w", 60)
     assert taken is not None
     with transaction() as session:
-        delivery.publish(session, taken.lease, delivery.make_manifest([], {}), {"warnings": [unchanged]})
+        delivery.publish(session, taken.lease, delivery.make_manifest([], {}), summary(unchanged))
     warnings = api.get(f"/v1/jobs/{job}").json()["result"]["warnings"]
     said = [
         {"level": "warning", "message": each["message"], "code": each["code"]} | each["data"] for each in warnings
@@ -98,7 +100,7 @@ def test_what_was_said_at_first_is_in_the_result_too(
     assert said[:2] == notes(api, job)
     assert [each["code"] for each in warnings] == ["evaluation_lost", "statistics_dropped", "masks_unchanged"]
     assert (warnings[0]["data"], warnings[1]["data"]["kinds"]) == ({"domains": ["law"]}, ["gram"])
-    assert warnings[2] == unchanged
+    assert warnings[2] == unchanged.model_dump()
 
 
 def test_a_test_text_that_an_earlier_job_was_calibrated_on_is_said(

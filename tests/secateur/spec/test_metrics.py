@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.spec.metrics import Entries, figures, mean
+from secateur.spec.metrics import Entries, Figures, figures, mean
 
 STAGES = ("a", "b", "c")
 DENSE = [9.0, 40.0, 40.0]
@@ -25,13 +25,17 @@ def test_bwt_is_the_mean_rise_since_each_domain_was_learned() -> None:
 
 
 def test_one_stage_has_no_bwt_and_nothing_has_no_figures() -> None:
-    assert figures("a", entries([[8.0], [10.0]], ("a",))) == (10.0, 8.0, None, None)
-    assert figures("ab", {}) == figures("", {}) == (None, None, None, None)
+    assert figures("a", entries([[8.0], [10.0]], ("a",))) == Figures(
+        mean_perplexity=10.0, dense_mean_perplexity=8.0
+    )
+    assert figures("ab", {}) == figures("", {}) == Figures()
 
 
 def test_domains_without_a_column_are_left_out() -> None:
     rows = [[9.0, 4.0], [10.0, 5.0], [12.0, 5.0], [13.0, 6.0]]
-    assert figures(STAGES, entries(rows, ("a", "c"))) == (9.5, 6.5, 3.0, pytest.approx(math.log(1.3)))
+    found = figures(STAGES, entries(rows, ("a", "c")))
+    assert (found.mean_perplexity, found.dense_mean_perplexity, found.bwt) == (9.5, 6.5, 3.0)
+    assert found.log_bwt == pytest.approx(math.log(1.3))
 
 
 @pytest.mark.parametrize("missing", [(3, "a"), (3, "b"), (1, "a"), (2, "b"), (3, "c")])
@@ -44,7 +48,8 @@ def test_a_missing_entry_leaves_out_what_needs_it(missing: tuple[int, str]) -> N
 @given(st.lists(st.floats(1, 1e6), min_size=2, max_size=6))
 def test_masks_that_do_not_move_neither_forget_nor_learn(perplexities: list[float]) -> None:
     names = tuple(f"d{index}" for index in range(len(perplexities)))
-    assert figures(names, entries([perplexities] * (len(names) + 1), names))[2:] == (0, 0)
+    found = figures(names, entries([perplexities] * (len(names) + 1), names))
+    assert (found.bwt, found.log_bwt) == (0, 0)
 
 
 def test_a_mean_is_over_what_is_known_and_of_infinities_no_number() -> None:

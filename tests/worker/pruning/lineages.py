@@ -9,8 +9,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from secateur.spec.records.pipe import Output
 from tests.worker.pruning.conftest import Recorder, Request, known_again, prune
-from worker.pruning import Output
 from worker.pruning.report.records import HISTORY
 from worker.pruning.state.file import read_document
 

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from secateur.spec.records.pipe import Output
 from tests.tiny import make_tiny_llama
 from tests.worker.pruning.conftest import Recorder, Request, known_again, prune
-from worker.pruning import EvaluationSpec, Output, PruningJob, Stopped, Text, UserError, perplexities, plan
+from worker.pruning import EvaluationSpec, PruningJob, Stopped, Text, UserError, perplexities, plan
 
 pytestmark = pytest.mark.slow
 

@@ -57,7 +57,7 @@ def final_report(done: Finished) -> tuple[dict[str, Any], Summary]:
     found = figures(done.job.lineage, entries)
     summary = Summary(
         **{name: last[name] for name in ("weights", "zeros", "sparsity", "masks_sha256", "weights_sha256")},
-        **found._asdict(),
+        **found.model_dump(),
         warnings=[*done.warnings, *_after_stages(done), *after_pruning(found.bwt, found.log_bwt)],
     )
     report = {

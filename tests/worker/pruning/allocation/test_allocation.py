@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from secateur.spec.records.history import MatrixRecord
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from tests.worker.pruning.test_runner import contents, copy_committed
-from worker.pruning import MatrixRecord
 
 pytestmark = pytest.mark.slow
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from secateur.spec.records.history import MatrixRecord
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request
 from tests.worker.pruning.lineages import chain, continuing, run_job, with_own_texts
-from worker.pruning import MatrixRecord
 from worker.pruning.calibration.domain_grams import KEY, Packed, domain_errors, read_own_grams
 from worker.pruning.state.moments import relative_error
 

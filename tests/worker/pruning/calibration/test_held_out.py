@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from secateur.spec.records.history import MatrixRecord
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, prune
-from worker.pruning import MatrixRecord, PruningJob, SpecError
+from worker.pruning import PruningJob, SpecError
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.windows import CalibrationWindows, calibration_windows
 from worker.pruning.methods.candidates import CANDIDATES

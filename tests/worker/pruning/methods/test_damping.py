@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from secateur.spec.records.history import MatrixRecord
 from tests.tiny import make_tiny_llama
 from tests.worker.pruning.conftest import Recorder, Request, prune
-from worker.pruning import IllConditioned, MatrixRecord
+from worker.pruning import IllConditioned
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 METHODS = ["wanda", "admm", "wanda+admm"]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from secateur.spec.records.history import MatrixRecord
 from tests.records import matrix_record
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from tests.worker.pruning.lineages import chain
-from worker.pruning import MatrixRecord
 from worker.pruning.report.records import compare_masks, mask_overlap, read_history, timeless
 from worker.pruning.report.warnings import UNCHANGED_ABOVE, masks_unchanged
 

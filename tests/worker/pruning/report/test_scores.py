@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from secateur.spec.records.history import Basis
 from tests.worker.pruning.conftest import Recorder, Request, known_again, prune
-from worker.pruning import Basis, PruningJob, plan
+from worker.pruning import PruningJob, plan
 from worker.pruning.report.sensitivity import keepable
 
 

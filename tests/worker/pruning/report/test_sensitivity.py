@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from secateur.spec.method import SparseGptSettings
+from secateur.spec.records.history import Basis, SensitivitySummary
 from tests.worker.pruning.conftest import Recorder, Request, prune
-from worker.pruning import Basis, SensitivitySummary
 from worker.pruning.methods import sparsegpt
 from worker.pruning.report.sensitivity import summarise
 

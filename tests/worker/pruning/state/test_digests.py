@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from secateur.spec.records.pipe import Output
 from tests.worker.pruning.conftest import Recorder, Request, prune
-from worker.pruning import Output
 from worker.pruning.state.digests import mask_sha256, total, weights_sha256
 
 
