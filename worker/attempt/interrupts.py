@@ -43,12 +43,14 @@ class AttemptFailed(Exception):
 class Interrupts:
     """Flags that any thread may raise; only a pause may be withdrawn."""
 
-    def __init__(self, store_patience: float = STORE_PATIENCE_SECONDS) -> None:
-        """store_patience: for so many seconds a store that cannot be used is tried again."""
+    def __init__(
+        self, store_patience: float = STORE_PATIENCE_SECONDS, stopping: threading.Event | None = None
+    ) -> None:
+        """store_patience: for so many seconds a store that cannot be used is tried again. stopping: see below."""
         self.store_patience = store_patience
         self.lost = threading.Event()
         """The lease may be somebody else's: write nothing."""
-        self.stopping = threading.Event()
+        self.stopping = stopping or threading.Event()
         """The worker shuts down."""
         self.cancelled = threading.Event()
         self.stalled = threading.Event()
@@ -56,9 +58,19 @@ class Interrupts:
         self.paused = threading.Event()
         self.in_block = False
         """The engine is at work on something that would be lost, so a pause waits for a while."""
-        self.runtime_ends = math.inf
-        """`time.monotonic()` at which the job will have run for longer than its owner allows."""
+        self.kill: Callable[[], None] = lambda: None
+        """Ends the attempt's engine, once there is one."""
+        self._runtime_ends = math.inf
         self._pause_ends = math.inf
+
+    def lose(self) -> None:
+        """The lease may be somebody else's, whose engine must not run beside ours."""
+        self.lost.set()
+        self.kill()
+
+    def limit_runtime(self, since: float, left: float | None) -> None:
+        """left: seconds from `since`, a `time.monotonic()`, that the job's owner allows; None: without end."""
+        self._runtime_ends = math.inf if left is None else since + left
 
     def order_pause(self, wanted: bool, patience: float) -> None:
         """The owner wants the job paused, or no longer does. patience: seconds that a block may still take."""
@@ -69,7 +81,7 @@ class Interrupts:
             self.paused.set()
 
     def is_overtime(self) -> bool:
-        return time.monotonic() >= self.runtime_ends
+        return time.monotonic() >= self._runtime_ends
 
     def is_interrupted(self) -> bool:
         """Whether the attempt must stop now."""

@@ -1,12 +1,13 @@
 """Staging: a claim's model, texts and checkpoint become files in the scratch folder, and its spec a request."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from app.delivery.checkpoint import Checkpoint
-from app.delivery.claim import Claim, SourceFile, SourceText
+from app.delivery.claim import Claim, SourceText
 from app.delivery.endings import Failure
 from app.settings import Settings
 from app.storage import ObjectMissing, ObjectStore
@@ -22,42 +23,40 @@ OPERATORS_FIELDS: Final = frozenset({"/workspace", "/device", "/threads", "/hidd
 """Of the request, what the worker's settings say and no owner of a job can mend."""
 
 
-class Staging:
-    """Brings files in. Every wait and every piece of a download looks at the situation."""
+def bring(
+    claim: Claim,
+    checkpoint: Checkpoint,
+    scratch: Scratch,
+    settings: Settings,
+    store: ObjectStore,
+    interrupts: Interrupts,
+) -> None:
+    """Every file that the engine will read. Every wait and every piece of a download looks at the interrupts."""
 
-    def __init__(self, settings: Settings, store: ObjectStore, interrupts: Interrupts, scratch: Scratch) -> None:
-        self._store = store
-        self._situation = interrupts
-        self._scratch = scratch
-        self._cache = Cache(settings.work_dir, settings.cache_bytes, self._download, interrupts.pause)
+    def download(key: str, path: Path) -> None:
+        store.download(key, path, interrupts.check)
 
-    def bring(self, claim: Claim, checkpoint: Checkpoint) -> None:
-        """Everything that the engine will read."""
-        for file in claim.model_files:
-            self._link(file, self._scratch.model)
-        for text in claim.datasets.values():
-            self._link(text.file, self._scratch.data)
-        for file in claim.base.files if claim.base is not None else ():
-            self._link(file, self._scratch.workspace / BASE)
-        for file in checkpoint.files:
-            # Copies of their own: the engine may write where they lie.
-            target = safe_join(self._scratch.workspace, file.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._bring(lambda f=file, t=target: fetch_checked(f, t, self._download))
-
-    def _link(self, file: SourceFile, folder: Path) -> None:
-        target = safe_join(folder, file.path)
-        self._bring(lambda: self._cache.link(file, target))
-
-    def _bring(self, action: Any) -> None:
+    def fetch(action: Callable[[], None]) -> None:
         try:
-            persist(self._situation, action)
+            persist(interrupts, action)
         except ObjectMissing as error:
             message = "An object that the job needs is no longer in the store."
             raise AttemptFailed(Failure(Reason.store_failed, message)) from error
 
-    def _download(self, key: str, path: Path) -> None:
-        self._store.download(key, path, self._situation.check)
+    cache = Cache(settings.work_dir, settings.cache_bytes, download, interrupts.pause)
+    base = claim.base.files if claim.base is not None else ()
+    linked = [
+        *((file, scratch.model) for file in claim.model_files),
+        *((text.file, scratch.data) for text in claim.datasets.values()),
+        *((file, scratch.workspace / BASE) for file in base),
+    ]
+    for file, folder in linked:
+        fetch(partial(cache.link, file, safe_join(folder, file.path)))
+    for file in checkpoint.files:
+        # Copies of their own: the engine may write where they lie.
+        target = safe_join(scratch.workspace, file.path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fetch(partial(fetch_checked, file, target, download))
 
 
 def safe_join(folder: Path, relative: str) -> Path:

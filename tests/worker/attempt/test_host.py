@@ -64,7 +64,7 @@ def test_a_full_disk_has_one_name_whoever_wrote(
         raise OSError(errno.ENOSPC, "full", "/a/path")
 
     watch = Watch(session, jobs.make())
-    monkeypatch.setattr("worker.attempt.attempt.Staging.bring", bring)
+    monkeypatch.setattr("worker.attempt.attempt.bring", bring)
     run()
     assert watch.state is State.queued
     assert attempts(session, watch.id) == ["disk_full"]
