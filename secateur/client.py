@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from secateur import download, upload
 from secateur.transport import Json, Transport
-from secateur.waiting import FINISHED, READY, OnUpdate, Waiting
+from secateur.waiting import FINISHED, READY, OnUpdate, wait_for
 
 if TYPE_CHECKING:
     from secateur.spec.job import JobContinue, JobCreate
@@ -190,7 +190,8 @@ class Client:
         with the job at each change, and now and then without one. A server that is away for a while (five
         minutes) is waited for.
         """
-        return Waiting(self._transport, _path("jobs", id), FINISHED, every=every).run(timeout, on_update)
+        path = _path("jobs", id)
+        return wait_for(self._transport, path, FINISHED, every=every, timeout=timeout, on_update=on_update)
 
     # Plans
 
@@ -200,7 +201,7 @@ class Client:
         Raises WaitTimeout.
         """
         asked = self._transport.call("POST", "/v1/plans", json=_json(spec))
-        return Waiting(self._transport, _path("plans", asked["id"]), READY, every=0.5).run(timeout, None)
+        return wait_for(self._transport, _path("plans", asked["id"]), READY, every=0.5, timeout=timeout)
 
     def read_plan(self, id: str) -> Json:
         return self._transport.call("GET", _path("plans", id))
@@ -258,8 +259,7 @@ class Client:
 
     def wait_for_dataset(self, id: str, *, timeout: float | None = None) -> Json:
         """The dataset once it is ready or failed."""
-        waiting = Waiting(self._transport, _path("datasets", id), READY, every=0.5, hold=False)
-        return waiting.run(timeout, None)
+        return wait_for(self._transport, _path("datasets", id), READY, every=0.5, hold=False, timeout=timeout)
 
     def delete_dataset(self, id: str) -> None:
         """Refused while an unfinished job needs it."""
@@ -280,8 +280,7 @@ class Client:
 
     def wait_for_model(self, id: str, *, timeout: float | None = None) -> Json:
         """The model once it is ready or failed."""
-        waiting = Waiting(self._transport, _path("models", id), READY, every=0.5, hold=False)
-        return waiting.run(timeout, None)
+        return wait_for(self._transport, _path("models", id), READY, every=0.5, hold=False, timeout=timeout)
 
     def delete_model(self, id: str) -> None:
         """Refused while any job refers to it, finished or not."""

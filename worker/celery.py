@@ -13,8 +13,7 @@ import os
 os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
 import logging
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from billiard.common import REMAP_SIGTERM
 from celery import Celery, Task
@@ -24,9 +23,6 @@ from app.db.engine import get_engine
 from app.dispatch.broker import TASKS, WORKER_TRANSPORT, queues
 from app.outbox import Queue
 from app.settings import get_settings
-
-if TYPE_CHECKING:
-    from worker.attempt import ClaimBackoff
 
 app = Celery("secateur", broker=get_settings().broker_url.get_secret_value(), set_as_current=True)
 app.conf.update(
@@ -71,17 +67,10 @@ def _after_fork(**_: Any) -> None:
 @app.task(name=TASKS[Queue.gpu], bind=True)  # type: ignore[untyped-decorator]
 def run_jobs(self: "Task[Any, Any]", hint: str = "") -> None:
     """Run jobs until none is left."""
+    from worker.attempt import PROCESS_BACKOFF
     from worker.attempt import run_jobs as run
 
-    run(get_settings(), self.request.hostname or "worker", backoff=_backoff())
-
-
-@cache
-def _backoff() -> "ClaimBackoff":
-    """The child process's own, from one message to the next."""
-    from worker.attempt import ClaimBackoff
-
-    return ClaimBackoff()
+    run(get_settings(), self.request.hostname or "worker", backoff=PROCESS_BACKOFF)
 
 
 @app.task(name=TASKS[Queue.cpu], bind=True)  # type: ignore[untyped-decorator]

@@ -5,7 +5,7 @@ raises SystemExit in it at any moment and must never tear a commit. The runner c
 attempts. The heartbeat renews the lease, and kills the engine by its own clock when that fails for too long.
 """
 
-from worker.attempt.claim_backoff import ClaimBackoff
+from worker.attempt.claim_backoff import PROCESS_BACKOFF, ClaimBackoff
 from worker.attempt.runner import run_jobs
 
-__all__ = ["ClaimBackoff", "run_jobs"]
+__all__ = ["PROCESS_BACKOFF", "ClaimBackoff", "run_jobs"]

@@ -32,3 +32,7 @@ class ClaimBackoff:
     def wait(self, stopping: threading.Event) -> None:
         """Until a claim may be made, or the worker must stop."""
         stopping.wait(max(0.0, self._until - time.monotonic()))
+
+
+PROCESS_BACKOFF: Final = ClaimBackoff()
+"""The process's own, from one message of the queue to the next."""
