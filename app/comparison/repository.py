@@ -15,8 +15,13 @@ from app.tables.sensitivity import TABLES, JobDomainSensitivity
 from secateur.spec.records.history import Basis
 
 FIGURES = (
-    *("sparsity", "pattern", "solver", "relative_error", "held_out_error"),
-    *("mask_sha256", "weights_sha256"),
+    "sparsity",
+    "pattern",
+    "solver",
+    "relative_error",
+    "held_out_error",
+    "mask_sha256",
+    "weights_sha256",
 )
 
 

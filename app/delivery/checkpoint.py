@@ -17,8 +17,11 @@ from app.tables.jobs import Job, JobBlock, JobEvaluation, JobMatrix, JobStage
 from app.tables.sensitivity import JobDomainSensitivity, JobSensitivity
 
 RECORDS: Final[tuple[type[Base], ...]] = (
-    *(JobBlock, JobMatrix, JobEvaluation),
-    *(JobSensitivity, JobDomainSensitivity),
+    JobBlock,
+    JobMatrix,
+    JobEvaluation,
+    JobSensitivity,
+    JobDomainSensitivity,
 )
 """Tables with what was computed, all by `job_id`; with the stages they are the whole checkpoint."""
 

@@ -46,8 +46,14 @@ Labels = Annotated[
     status_code=201,
     response_model=JobRead,
     responses=problems(
-        *(InputRefused, KeyInFlight, KeyReused, UnsupportedMediaType),
-        *(JobNotFound, JobUnfinished, NotContinuable, LineageMismatch),
+        InputRefused,
+        KeyInFlight,
+        KeyReused,
+        UnsupportedMediaType,
+        JobNotFound,
+        JobUnfinished,
+        NotContinuable,
+        LineageMismatch,
     ),
 )
 def create_job(

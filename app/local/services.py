@@ -28,20 +28,18 @@ class Services:
         return self._python("bootstrap", "app.local.bootstrap", str(self.state.key_file))
 
     def api(self, host: str, port: int) -> Child:
-        return self._python(
-            *("api", "uvicorn", "app.main:create_app", "--factory", "--host", host, "--port", str(port)),
-            *("--no-server-header", "--timeout-graceful-shutdown", "5"),
-        )
+        where = ("--host", host, "--port", str(port))
+        options = ("--factory", "--no-server-header", "--timeout-graceful-shutdown", "5")
+        return self._python("api", "uvicorn", "app.main:create_app", *where, *options)
 
     def dispatcher(self) -> Child:
         return self._python("dispatcher", "app.dispatch")
 
     def worker(self, queue: str) -> Child:
         """One Celery worker; it takes one job at a time."""
-        child = self._python(
-            *(f"worker-{queue}", "celery", "-A", "worker.celery", "worker", "-Q", queue, "-c", "1"),
-            *("-n", f"{queue}0@%h", "--loglevel", "INFO", "--without-gossip", "--without-mingle"),
-        )
+        who = ("-Q", queue, "-n", f"{queue}0@%h", "-c", "1")
+        options = ("--loglevel", "INFO", "--without-gossip", "--without-mingle")
+        child = self._python(f"worker-{queue}", "celery", "-A", "worker.celery", "worker", *who, *options)
         # With this Celery takes SIGTERM as its soft shutdown: the running job is given back at once.
         child.environment = {**child.environment, "REMAP_SIGTERM": "SIGQUIT"}
         child.grace = 20

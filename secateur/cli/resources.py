@@ -111,10 +111,8 @@ def list_models(context: typer.Context, as_json: AsJson = False) -> None:
     table = show.table("model", "state", "type", "dtype", ">parameters", ">size", "name")
     for each in found:
         parameters = "–" if each["parameters"] is None else f"{each['parameters'] / 1e6:.1f} M"
-        table.add_row(
-            *(each["id"], each["state"], each["model_type"] or "–", each["dtype"] or "–", parameters),
-            *(show.size(each["bytes"]), each["name"]),
-        )
+        kind, dtype, size = each["model_type"] or "–", each["dtype"] or "–", show.size(each["bytes"])
+        table.add_row(each["id"], each["state"], kind, dtype, parameters, size, each["name"])
     output.print(table)
 
 

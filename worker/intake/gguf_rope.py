@@ -19,10 +19,20 @@ FACTORS: Final = (FREQUENCIES, LONG, SHORT)
 
 KNOWN: Final = frozenset(
     {
-        *("dimension_count", "freq_base", "freq_base_swa", "scale_linear", "scaling.type", "scaling.factor"),
-        *("scaling.original_context_length", "scaling.attn_factor", "scaling.yarn_ext_factor"),
-        *("scaling.yarn_attn_factor", "scaling.yarn_beta_fast", "scaling.yarn_beta_slow"),
-        *("scaling.yarn_log_multiplier", "scaling.finetuned"),
+        "dimension_count",
+        "freq_base",
+        "freq_base_swa",
+        "scale_linear",
+        "scaling.type",
+        "scaling.factor",
+        "scaling.original_context_length",
+        "scaling.attn_factor",
+        "scaling.yarn_ext_factor",
+        "scaling.yarn_attn_factor",
+        "scaling.yarn_beta_fast",
+        "scaling.yarn_beta_slow",
+        "scaling.yarn_log_multiplier",
+        "scaling.finetuned",
     }
 )
 """Keys of the rotary embedding that are read here; `finetuned` tells of the model's past and changes nothing."""

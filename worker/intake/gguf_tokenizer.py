@@ -13,8 +13,16 @@ PIECES: Final = "llama"
 BEGUN_MODELS: Final = frozenset({PIECES, "gemma4"})
 BEGUN_SPLITS: Final = frozenset(
     {
-        *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
-        *("jina-v5-nano", "tekken"),
+        "llama3",
+        "llama-v3",
+        "llama-bpe",
+        "falcon3",
+        "falcon-h1",
+        "pixtral",
+        "midm-2.0",
+        "lfm2",
+        "jina-v5-nano",
+        "tekken",
     }
 )
 """Models and splits (`tokenizer.ggml.pre`) with which llama.cpp puts BOS before a text if the file is silent."""

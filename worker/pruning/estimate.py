@@ -3,13 +3,13 @@
 import math
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from secateur.spec.job import Precision
+from secateur.spec.method import Method
 from secateur.spec.records.plan import Estimate, Estimates
 from secateur.spec.sparsity import Allocation
 from worker.pruning.allocation.survey import COPIES as SURVEYED_COPIES
@@ -48,6 +48,11 @@ class Subject:
     checkpoint: Checkpoint
     shares: dict[str, WeightTarget]
 
+    def pruned(self, block: Block) -> dict[PrunableWeight, Method]:
+        """The block's matrices that no override skips, with the method of each."""
+        shares = (self.shares[matrix.name] for matrix in block.matrices)
+        return {each.matrix: self.job.method.named(each.method) for each in shares if each.zeros is not None}
+
 
 def estimates(subject: Subject) -> Estimates:
     return Estimates(memory_bytes=memory(subject), disk_bytes=disk(subject), seconds=seconds(subject))
@@ -65,7 +70,7 @@ def memory(subject: Subject) -> Estimate:
         "statistics": float(max(_statistics_bytes(subject, block) for block in graph.blocks)),
         "state": float(max(_state_bytes(subject, block, len(job.lineage)) for block in graph.blocks)),
         "sensitivities": float(_sensitivity_bytes(subject)),
-        "solver": float(max((_solver_bytes(job, share) for share in _pruned(subject)), default=0)),
+        "solver": float(max(_solver_bytes(subject, block) for block in graph.blocks)),
         "hidden_states": float(min(_hidden_bytes(subject), job.hidden_bytes)),
         "activations": float(_activation_bytes(subject)),
     }
@@ -189,33 +194,21 @@ def _block_bytes(subject: Subject, block: Block) -> int:
     return sum(FLOAT * _numbers(subject, name) + subject.checkpoint.tensors[name].bytes for name in block.tensors)
 
 
-def _pruned(subject: Subject) -> Iterator[WeightTarget]:
-    return (share for share in subject.shares.values() if share.zeros is not None)
-
-
-def _pruned_in(subject: Subject, block: Block) -> list[PrunableWeight]:
-    return [matrix for matrix in block.matrices if subject.shares[matrix.name].zeros is not None]
-
-
 def _sensitivity_bytes(subject: Subject) -> int:
     """Of the largest block's scores where they are kept, none of which may fit float16."""
     if not subject.job.output.keep_sensitivities:
         return 0
-    blocks = (_pruned_in(subject, block) for block in subject.graph.blocks)
+    blocks = map(subject.pruned, subject.graph.blocks)
     return FLOAT * max(sum(matrix.weights for matrix in block) for block in blocks)
 
 
 def _keeps_grams(subject: Subject, block: Block) -> bool:
-    method = subject.job.method
-    shares = (subject.shares[matrix.name] for matrix in block.matrices)
-    return any(method.named(share.method).updates_weights for share in shares if share.zeros is not None)
+    return any(method.updates_weights for method in subject.pruned(block).values())
 
 
 def _importance_numbers(subject: Subject, block: Block) -> int:
     """Weights of the block whose scores come from sums of their own size."""
-    method = subject.job.method
-    shares = (subject.shares[matrix.name] for matrix in _pruned_in(subject, block))
-    return sum(share.matrix.weights for share in shares if method.named(share.method).importance)
+    return sum(matrix.weights for matrix, method in subject.pruned(block).items() if method.importance)
 
 
 def _statistics_bytes(subject: Subject, block: Block) -> int:
@@ -225,23 +218,21 @@ def _statistics_bytes(subject: Subject, block: Block) -> int:
     kept = _keeps_grams(subject, block)
     held_out = any(domain.calibration.held_out > 0 for domain in domains)
     grams = 1 + held_out + kept + (kept and len(subject.job.lineage) > 1)
-    widths = input_widths(_pruned_in(subject, block))
+    pruned = subject.pruned(block)
+    widths = input_widths(list(pruned))
     # Errors under the own Grams of earlier domains unpack one at a time, when nothing is factorised.
-    solving = FACTOR_COPIES + OPTION_COPIES * _chooses(subject, block)
+    solving = FACTOR_COPIES + OPTION_COPIES * any(method.chooses for method in pruned.values())
     copies = solving if kept else int(subject.job.output.keep_domain_statistics)
     factor = copies * max(widths, default=0) ** 2
     importance = (3 + (len(subject.job.lineage) > 1)) * _importance_numbers(subject, block)
     return FLOAT * (grams * sum(side**2 for side in widths) + factor + importance)
 
 
-def _chooses(subject: Subject, block: Block) -> bool:
-    shares = (subject.shares[matrix.name] for matrix in block.matrices)
-    return any(subject.job.method.named(share.method).chooses for share in shares)
-
-
-def _solver_bytes(job: PruningJob, share: WeightTarget) -> int:
-    chooses = job.method.named(share.method).chooses
-    return FLOAT * (SOLVER_COPIES + OPTION_COPIES * chooses) * share.matrix.weights
+def _solver_bytes(subject: Subject, block: Block) -> int:
+    """For the largest matrix."""
+    pruned = subject.pruned(block).items()
+    copies = (matrix.weights * (SOLVER_COPIES + OPTION_COPIES * method.chooses) for matrix, method in pruned)
+    return FLOAT * max(copies, default=0)
 
 
 def _whole_state_bytes(subject: Subject, stages: int) -> float:
@@ -256,7 +247,7 @@ def _state_bytes(subject: Subject, block: Block, stages: int) -> int:
     own = stages if output.keep_domain_statistics else 0
     moments = sum(
         (kept + own * 2) * side * (side + 1) // 2 + (4 + own) * FLOAT * side
-        for side in input_widths(_pruned_in(subject, block))
+        for side in input_widths(list(subject.pruned(block)))
     )
     return moments + FLOAT * _importance_numbers(subject, block)
 

@@ -11,7 +11,8 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from worker.pruning.errors import UserError
 from worker.pruning.methods.masks import follows
 from worker.pruning.model import graph as graphs
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import PrunableWeight
 from worker.pruning.report.report import REPORT
 from worker.pruning.state.digests import FINGERPRINTS, mask_sha256, total, weights_sha256
 from worker.pruning.targets.budget import exact
@@ -52,6 +52,10 @@ class Difference:
     expected: str
     found: str
 
+    @classmethod
+    def of(cls, matrix: str | None, what: str, expected: object, found: object) -> "list[Difference]":
+        return [] if expected == found else [cls(matrix, what, str(expected), str(found))]
+
     def __str__(self) -> str:
         return f"{self.matrix or 'checkpoint'}: {self.what}: expected {self.expected}, found {self.found}"
 
@@ -72,78 +76,59 @@ def verify_report(folder: Path, report: dict[str, Any]) -> Verification:
     Tensors are read one at a time. Raises UserError for what is neither a checkpoint nor a report.
     """
     expected, summary = _expectations(report)
-    found = _Check(folder, expected)
-    found.run()
-    for name, value in found.totals().items():
-        found.compare(None, name, summary[name], value)
-    return found.result()
+    found, totals = _check(folder, expected)
+    wrong = (Difference.of(None, name, summary[name], value) for name, value in totals.items())
+    return replace(found, differences=(*found.differences, *chain.from_iterable(wrong)))
 
 
 def verify_pattern(folder: Path, pattern: Pattern, target: float | None = None) -> Verification:
     """Hold every prunable matrix against one pattern, and the zeros of all of them together against a target."""
+    matrices = graphs.build(folder, Checkpoint.open(folder)).matrices
+    expected = {matrix.name: Expected((matrix.rows, matrix.columns), pattern) for matrix in matrices}
+    found, _ = _check(folder, expected)
+    if target is None:
+        return found
+    wrong = Difference.of(None, "zeros", round(exact(target) * found.weights), found.zeros)
+    return replace(found, differences=(*found.differences, *wrong))
+
+
+def _check(folder: Path, expected: Mapping[str, Expected]) -> tuple[Verification, dict[str, object]]:
+    """One pass over the matrices of a folder, and their totals as in a report's summary."""
     checkpoint = Checkpoint.open(folder)
-    matrices = graphs.build(folder, checkpoint).matrices
-    found = _Check(folder, {matrix.name: Expected((matrix.rows, matrix.columns), pattern) for matrix in matrices})
-    found.run()
-    if target is not None:
-        found.compare(None, "zeros", round(exact(target) * found.weights), found.zeros)
-    return found.result()
+    # The graph knows which matrices are stored as (in, out); their groups run along the inputs all the same.
+    known = {matrix.name: matrix for matrix in graphs.build(folder, checkpoint).matrices}
+    weights = zeros = 0
+    digests: list[dict[str, str]] = []
+    differences: list[Difference] = []
+    for name, wanted in sorted(expected.items()):
+        if (matrix := known.get(name)) is None:
+            differences.append(Difference(name, "tensor", "a matrix inside a decoder block", "none"))
+            continue
+        stored = checkpoint.read_slice(matrix.tensor, matrix.slice)
+        digests.append(
+            {"matrix": name, "mask_sha256": mask_sha256(stored), "weights_sha256": weights_sha256(stored)}
+        )
+        zero = stored.numel() - int(torch.count_nonzero(stored))
+        weights, zeros = weights + stored.numel(), zeros + zero
+        weight = stored.T if matrix.transposed else stored
+        differences += _differences(name, wanted, weight, {**digests[-1], "zeros": zero})
+    found = Verification(len(expected), weights, zeros, tuple(differences))
+    return found, dict(
+        zip(TOTALS, (weights, zeros, *(total(digests, kind) for kind in FINGERPRINTS)), strict=True)
+    )
 
 
-class _Check:
-    """One pass over the matrices of a folder."""
-
-    def __init__(self, folder: Path, expected: dict[str, Expected]) -> None:
-        self._checkpoint = Checkpoint.open(folder)
-        # The module graph knows which matrices are stored as (in, out); their groups run along the inputs all
-        # the same.
-        graph = graphs.build(folder, self._checkpoint)
-        self._known: dict[str, PrunableWeight] = {matrix.name: matrix for matrix in graph.matrices}
-        self._expected = expected
-        self._differences: list[Difference] = []
-        self._fingerprints: list[dict[str, str]] = []
-        self.weights = self.zeros = 0
-
-    def run(self) -> None:
-        for name, expected in sorted(self._expected.items()):
-            matrix = self._known.get(name)
-            if matrix is None:
-                self._differences.append(Difference(name, "tensor", "a matrix inside a decoder block", "none"))
-                continue
-            stored = self._checkpoint.read_slice(matrix.tensor, matrix.slice)
-            self._digest(name, stored, expected)
-            self._matrix(name, stored.T if matrix.transposed else stored, expected)
-
-    def _digest(self, name: str, stored: Tensor, expected: Expected) -> None:
-        found = {"mask_sha256": mask_sha256(stored), "weights_sha256": weights_sha256(stored)}
-        self._fingerprints.append({"matrix": name, **found})
-        for kind, fingerprint in expected.fingerprints.items():
-            self.compare(name, kind, fingerprint, found[kind])
-
-    def _matrix(self, name: str, weight: Tensor, expected: Expected) -> None:
-        """weight: (out, in)."""
-        zeros = weight.numel() - int(torch.count_nonzero(weight))
-        self.weights, self.zeros = self.weights + weight.numel(), self.zeros + zeros
-        self.compare(name, "shape (out, in)", expected.shape, tuple(weight.shape))
-        if not bool(torch.isfinite(weight).all()):
-            self._differences.append(Difference(name, "values", "finite numbers", "NaN or infinity"))
-        if expected.zeros is not None:
-            self.compare(name, "zeros", expected.zeros, zeros)
-        if not follows(weight, expected.pattern):
-            broken = _violations(weight, expected.pattern)
-            self._differences.append(Difference(name, "pattern", str(expected.pattern), broken))
-
-    def totals(self) -> dict[str, object]:
-        """As in a report's summary."""
-        digests = [total(self._fingerprints, kind) for kind in FINGERPRINTS]
-        return dict(zip(TOTALS, (self.weights, self.zeros, *digests), strict=True))
-
-    def compare(self, matrix: str | None, what: str, expected: object, found: object) -> None:
-        if expected != found:
-            self._differences.append(Difference(matrix, what, str(expected), str(found)))
-
-    def result(self) -> Verification:
-        return Verification(len(self._expected), self.weights, self.zeros, tuple(self._differences))
+def _differences(name: str, wanted: Expected, weight: Tensor, found: Mapping[str, object]) -> Iterator[Difference]:
+    """weight: (out, in)."""
+    for kind, digest in wanted.fingerprints.items():
+        yield from Difference.of(name, kind, digest, found[kind])
+    yield from Difference.of(name, "shape (out, in)", wanted.shape, tuple(weight.shape))
+    if not bool(torch.isfinite(weight).all()):
+        yield Difference(name, "values", "finite numbers", "NaN or infinity")
+    if wanted.zeros is not None:
+        yield from Difference.of(name, "zeros", wanted.zeros, found["zeros"])
+    if not follows(weight, wanted.pattern):
+        yield Difference(name, "pattern", str(wanted.pattern), _violations(weight, wanted.pattern))
 
 
 def _violations(weight: Tensor, pattern: Pattern) -> str:

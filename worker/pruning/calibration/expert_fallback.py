@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from secateur.spec.method import Reading
+from secateur.spec.records.history import JobWarning
 from worker.pruning.calibration.copal_sums import CopalSums
 from worker.pruning.calibration.hooks import dense_weight
 from worker.pruning.methods.copal import response_power
@@ -92,14 +93,20 @@ def feed(
     return result, fed
 
 
-def expert_fallback(stage: int, domain: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What the warning says, None where none is due. records: of the whole stage."""
+def expert_fallback(stage: int, domain: str, records: Iterable[Mapping[str, Any]]) -> JobWarning | None:
+    """records: of the whole stage."""
     fed = [record["notes"]["expert"] for record in records if "expert" in record["notes"]]
     modules = Counter(each["module"] for each in fed if each["stand_ins"])
     if not modules:
         return None
-    figures = {"matrices": modules.total(), "of": len(fed), "modules": dict(modules)}
-    return {"code": "expert_fallback", "stage": stage, "domain": domain, **figures}
+    data = {
+        "stage": stage,
+        "domain": domain,
+        "matrices": modules.total(),
+        "of": len(fed),
+        "modules": dict(modules),
+    }
+    return JobWarning(code="expert_fallback", message=MESSAGE, data=data)
 
 
 def _fed(matrix: PrunableWeight, measured: Measured, before: Accumulated | None) -> ExpertTokens:

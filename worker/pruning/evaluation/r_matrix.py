@@ -35,7 +35,7 @@ def evaluate_row(context: RunContext, row: int, checkpoint: Checkpoint, sets: Se
         context.tracker.skip(Kind.evaluate, _work(context, item) if same else 0.0)
 
     def advance(block: int, tokens: int) -> None:
-        context.tracker.where.block = block
+        context.tracker.at_block(block)
         head = block == len(context.blocks)
         work = _head_work(context) if head else token_work(context.blocks[block])
         context.tracker.advance(Kind.evaluate, work * tokens)

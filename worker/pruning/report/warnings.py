@@ -1,11 +1,10 @@
 """What a user should know about a result unasked: said while the job runs, and kept in its summary."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from secateur.spec.job import Domain
 from secateur.spec.records.history import JobWarning
-from worker.pruning.calibration.expert_fallback import MESSAGE as STARVED
 from worker.pruning.calibration.expert_fallback import expert_fallback
 from worker.pruning.calibration.overlap import shared_shares
 from worker.pruning.calibration.windows import CalibrationWindows
@@ -28,7 +27,6 @@ ALIKE_MESSAGE: Final = (
 
 SPARSER: Final = 0.001
 """Zeros beyond the target, as a share of all weights, above which it is said."""
-SPARSER_MESSAGE: Final = "matrices have more zeros than their part of the target, because they came with them"
 
 
 def already_sparse(found: Sparsity, *, keep_zeros: bool) -> list[JobWarning]:
@@ -59,16 +57,12 @@ def before_pruning(
 
 def after_stage(stage: int, domain: str, records: Sequence[Record]) -> list[JobWarning]:
     """What a finished stage's records say."""
-    found = [
-        (STARVED, expert_fallback(stage, domain, records)),
-        (MASKS_UNCHANGED, masks_unchanged(stage, domain, mask_overlap(records))),
-        (SPARSER_MESSAGE, _sparser_than_asked(stage, domain, records)),
-    ]
-    return [
-        JobWarning(code=data.pop("code"), message=message, data=data)
-        for message, data in found
-        if data is not None
-    ]
+    found = (
+        expert_fallback(stage, domain, records),
+        masks_unchanged(stage, domain, mask_overlap(records)),
+        _sparser_than_asked(stage, domain, records),
+    )
+    return [warning for warning in found if warning is not None]
 
 
 def after_pruning(bwt: float | None, log_bwt: float | None) -> list[JobWarning]:
@@ -80,16 +74,17 @@ def after_pruning(bwt: float | None, log_bwt: float | None) -> list[JobWarning]:
     return [JobWarning(code="forgetting", message=message, data=figures)]
 
 
-def _sparser_than_asked(stage: int, domain: str, records: Sequence[Record]) -> dict[str, Any] | None:
+def _sparser_than_asked(stage: int, domain: str, records: Sequence[Record]) -> JobWarning | None:
     """Matrices that had more zeros than their part of the target."""
     weights, zeros = (sum(record[name] for record in records) for name in ("weights", "zeros"))
     parts = [(record["zeros"], round(record["target"] * record["weights"])) for record in records]
     wanted = sum(part for _, part in parts)
     if zeros - wanted <= SPARSER * weights:
         return None
-    figures = {"sparsity": zeros / weights, "target": wanted / weights}
-    more = sum(found > part for found, part in parts)
-    return {"code": "sparser_than_asked", "stage": stage, "domain": domain, **figures, "matrices": more}
+    message = "matrices have more zeros than their part of the target, because they came with them"
+    data = {"stage": stage, "domain": domain, "sparsity": zeros / weights, "target": wanted / weights}
+    data["matrices"] = sum(found > part for found, part in parts)
+    return JobWarning(code="sparser_than_asked", message=message, data=data)
 
 
 def _too_few_tokens(
@@ -137,12 +132,12 @@ def _overlaps(
 
 UNCHANGED_ABOVE: Final = 0.999
 """Overlap of a stage's masks with the stage before's above which it is said."""
-MASKS_UNCHANGED: Final = "the masks are nearly those of the stage before: this domain has changed next to nothing"
 
 
-def masks_unchanged(stage: int, domain: str, overlap: float | None) -> dict[str, Any] | None:
-    """What the warning says, None where none is due. overlap: of the whole stage, None in a first one."""
+def masks_unchanged(stage: int, domain: str, overlap: float | None) -> JobWarning | None:
+    """overlap: of the whole stage, None in a first one."""
     if overlap is None or overlap <= UNCHANGED_ABOVE:
         return None
-    figures = {"mask_overlap": overlap, "limit": UNCHANGED_ABOVE}
-    return {"code": "masks_unchanged", "stage": stage, "domain": domain, **figures}
+    message = "the masks are nearly those of the stage before: this domain has changed next to nothing"
+    data = {"stage": stage, "domain": domain, "mask_overlap": overlap, "limit": UNCHANGED_ABOVE}
+    return JobWarning(code="masks_unchanged", message=message, data=data)

@@ -1,7 +1,7 @@
 """How far a job is and how long it will still take, from the arithmetic each part costs."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from secateur.spec.records.history import Phase
@@ -19,9 +19,9 @@ class Kind(StrEnum):
     solve = "solve"
 
 
-@dataclass
-class Where:
-    """The part of the job that is running, as told to the observer."""
+@dataclass(frozen=True)
+class _Where:
+    """The part of the job that is running."""
 
     phase: Phase = Phase.evaluating
     stage: int | None = None
@@ -37,10 +37,10 @@ class Tracker:
     stages: int
     blocks: int
     planned: dict[Kind, float]
-    where: Where = field(default_factory=Where)
     done: dict[Kind, float] = field(default_factory=lambda: dict.fromkeys(Kind, 0.0))
     _measured: dict[Kind, float] = field(default_factory=lambda: dict.fromkeys(Kind, 0.0))
     _seconds: dict[Kind, float] = field(default_factory=lambda: dict.fromkeys(Kind, 0.0))
+    _where: _Where = _Where()
     _mark: float = field(default_factory=time.monotonic)
     _told: float = 0.0
     _fraction: float = 0.0
@@ -65,20 +65,20 @@ class Tracker:
             self.tell()
 
     def move(self, phase: Phase, stage: int | None, domain: str | None, block: int = 0) -> None:
-        self.where = Where(phase, stage, domain, block)
+        self._where = _Where(phase, stage, domain, block)
         self.observer.check()
         self.tell()
 
+    def at_block(self, block: int) -> None:
+        """As `move` to another block of the same part, which is not worth a message of its own."""
+        self._where = replace(self._where, block=block)
+
     def tell(self) -> None:
         self._told = time.monotonic()
-        where = self.where
         self.observer.tell(
             Progress(
-                phase=where.phase,
-                stage=where.stage,
+                **vars(self._where),
                 stages=self.stages,
-                domain=where.domain,
-                block=where.block,
                 blocks=self.blocks,
                 fraction=self.fraction(),
                 eta_seconds=self.eta(),
