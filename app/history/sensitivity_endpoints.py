@@ -9,7 +9,7 @@ from app.auth.dependencies import JobsRead
 from app.backend import BackendDep, UnitOfWork
 from app.history import export, sensitivity_repository
 from app.history.query import DomainName, MatrixName, Number, Records, StageNumber, WholeLineage
-from app.history.sensitivity_repository import BlockSummary, Filter
+from app.history.sensitivity_repository import Filter
 from app.history.sensitivity_schemas import BlockSensitivityRead, SensitivityRead
 from app.jobs import service as jobs
 from app.jobs.service import JobNotFound
@@ -78,7 +78,7 @@ def list_block_sensitivities(
     listing = sensitivity_repository.blocks(parts, filter)
 
     def show(*row: Any) -> BlockSensitivityRead:
-        return BlockSensitivityRead.of(BlockSummary._make((*row, filter.basis)))
+        return BlockSensitivityRead.of(filter.basis, *row)
 
     return reply(page.page(session, listing, show))
 

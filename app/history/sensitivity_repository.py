@@ -38,21 +38,6 @@ class Filter(HistoryFilter):
     basis: Basis = Basis.domain
 
 
-class BlockSummary(NamedTuple):
-    """One block of one stage."""
-
-    job_id: str
-    stage: int
-    lineage_stage: int
-    domain: str
-    block: int
-    matrices: int
-    weights: int | None
-    total: float
-    share: float | None
-    basis: Basis
-
-
 class Record(NamedTuple):
     """A row of the history with what happened to its matrix; where there is no summary of that, `row` has only its
     place."""
@@ -158,7 +143,7 @@ def list_records(
 
 
 def blocks(parts: Sequence[Part], filter: Filter) -> Listing:
-    """The fields of BlockSummary but the basis, by (stage in the lineage, block)."""
+    """What `BlockSensitivityRead.of` takes, by (stage in the lineage, block)."""
     view = _View(parts, filter)
     total = func.sum(view.table.total)
     place = (view.table.job_id, view.table.stage, view.lineage_stage)

@@ -1,8 +1,9 @@
 """Summaries of sensitivities as callers see them."""
 
+from typing import Any
+
 from pydantic import BaseModel, Field
 
-from app.history.sensitivity_repository import BlockSummary
 from app.jobs.schemas import OF_A_RECORD, PlaceRead
 from app.tables.sensitivity import MatrixSummary
 from secateur.spec.records.history import Basis, SensitivitySummary
@@ -36,8 +37,9 @@ class BlockSensitivityRead(_Share, PlaceRead):
     total: float
 
     @classmethod
-    def of(cls, summary: BlockSummary) -> "BlockSensitivityRead":
+    def of(cls, basis: Basis, *row: Any) -> "BlockSensitivityRead":
         """From its row."""
-        fields = summary._asdict()
-        mean = summary.total / summary.weights if summary.weights else None
-        return cls(job=fields.pop("job_id"), mean=mean, **fields)
+        place = ("job", "stage", "lineage_stage", "domain", "block")
+        found = dict(zip((*place, "matrices", "weights", "total", "share"), row, strict=True))
+        mean = found["total"] / found["weights"] if found["weights"] else None
+        return cls(basis=basis, mean=mean, **found)

@@ -1,7 +1,7 @@
 """What the owner of a continuation should know unasked; the engine's own warnings come beside these."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,10 +13,6 @@ from app.lineage.required_statistics import dropped, names_methods
 from app.tables.datasets import Dataset
 from app.tables.jobs import Job
 from secateur.spec.records.history import JobWarning
-
-EVALUATION_LOST: Final = "evaluation_lost"
-STATISTICS_DROPPED: Final = "statistics_dropped"
-TEXTS_OVERLAP: Final = "texts_overlap"
 
 
 def warnings_of(session: Session, job: Job) -> list[JobWarning]:
@@ -57,7 +53,7 @@ def _lost(domains: list[str], *, gated: bool) -> list[JobWarning]:
     """Rows of R of such domains stay as they are: what this job does to them, nobody will know."""
     message = "the evaluation texts of earlier domains were deleted; these are not measured any more"
     message += ", and the gate looks at the others alone" * gated
-    return [JobWarning(code=EVALUATION_LOST, message=message, data={"domains": domains})] if domains else []
+    return [JobWarning(code="evaluation_lost", message=message, data={"domains": domains})] if domains else []
 
 
 def _dropped(session: Session, parent: Job, spec: dict[str, Any]) -> list[JobWarning]:
@@ -69,7 +65,7 @@ def _dropped(session: Session, parent: Job, spec: dict[str, Any]) -> list[JobWar
         f"the state of this job will not have all that its parent's has ({', '.join(kinds)}): what needs it can "
         "continue the parent, not this job or any after it"
     )
-    return [JobWarning(code=STATISTICS_DROPPED, message=message, data={"kinds": kinds, "parent": parent.id})]
+    return [JobWarning(code="statistics_dropped", message=message, data={"kinds": kinds, "parent": parent.id})]
 
 
 def _calibrated_on(session: Session, path: Sequence[Job], spec: dict[str, Any]) -> list[JobWarning]:
@@ -81,7 +77,7 @@ def _calibrated_on(session: Session, path: Sequence[Job], spec: dict[str, Any]) 
     message = "the evaluation text is the file that an earlier domain was calibrated on: not that of unseen text"
     return [
         JobWarning(
-            code=TEXTS_OVERLAP,
+            code="texts_overlap",
             message=message,
             data={"calibration": earlier, "evaluation": name, "same_file": True},
         )

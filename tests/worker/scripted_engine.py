@@ -4,8 +4,9 @@ It speaks the real protocol through the real reporter, isolates itself like the 
 real one would need to resume, and computes contents that depend on nothing but the request and those files.
 `how` is a list of words: `slow` (a pause in each block), `hang` (for ever in the third one), `fail`, `user`,
 `device` (the operator's fault), `memory`, `disk`, `deaf` (ignores the order to stop), `spawn` (leaves a child of
-its own), `outside` (reports a file that is not in the workspace), `nonsense`, `online` (says that it has kept its
-network), `scores` (each block has a file for keeping, of which no more than the unacknowledged ones lie about).
+its own), `outside` (reports a file that is not in the workspace), `nonsense`, `beyond` and `after` (a block and
+the end of a stage that the job has not), `plan` (answers no question), `online` (says that it has its network),
+`scores` (each block has a file for keeping, of which no more than the unacknowledged ones lie about).
 """
 
 import argparse
@@ -20,8 +21,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from secateur.spec.records.history import JobWarning, Phase
-from secateur.spec.records.pipe import Failed, Output, OutputFile, Progress
-from tests.records import BLOCKS, block_result, evaluation, hello, stage_result, summary
+from secateur.spec.records.pipe import Failed, Output, OutputFile, Planned, Progress
+from tests.records import BLOCKS, PLAN, block_result, evaluation, hello, stage_result, summary
 from worker.engine.isolation import isolate
 from worker.engine.reporter import UNACKNOWLEDGED_BLOCKS, Reporter
 
@@ -184,6 +185,12 @@ def misbehave(how: set[str], reporter: Reporter) -> None:
     if "nonsense" in how:
         reporter._reports.write('{"type": "progress", "phase": "dancing", "fraction": 0.0}\n')
         reporter._reports.flush()
+    if "beyond" in how:
+        reporter.tell(block_result(99, 0))
+    if "after" in how:
+        reporter.tell(stage_result(99, "none"))
+    if "plan" in how:
+        reporter.tell(Planned(plan=PLAN))
 
 
 if __name__ == "__main__":

@@ -157,6 +157,9 @@ def test_one_call_runs_all_that_is_queued(jobs: JobMaker, session: Session, run:
         ("disk", "disk_full", "system", State.queued),
         ("outside", "engine_failed", "system", State.queued),
         ("nonsense", "engine_failed", "system", State.queued),
+        ("beyond", "engine_failed", "system", State.queued),
+        ("after", "engine_failed", "system", State.queued),
+        ("plan", "engine_failed", "system", State.queued),
     ],
 )
 def test_a_failing_engine_names_the_cause(
