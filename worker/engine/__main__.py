@@ -79,7 +79,7 @@ def _run(line: bytes, reporter: Reporter, isolation: dict[str, bool]) -> None:
     found = look(job)
     left = skipped(found.graph, found.checkpoint, found.shares)
     reporter.tell(Hello(engine=engine, blocks=len(found.graph.blocks), skipped=left))
-    reporter.tell(run(job, reporter))
+    reporter.tell(run(job, reporter, found))
 
 
 def _describe(error: BaseException) -> Failed:

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import IO, Any, Final
 
 from sqlalchemy.orm import Session
@@ -34,27 +34,29 @@ def fetch_dataset(hub: dict[str, Any], context: Context) -> dict[str, Any]:
     if sum(file.bytes for file in split.files.values()) > limit:
         raise too_large(limit)
     target = context.scratch / TEXT
-    with target.open("wb") as written:
-        writer = JsonlWriter(written, limit, context.check)
+    field = str(hub.get("text_field") or "text")
+
+    def texts() -> Iterator[str | None]:
         for path, file in split.files.items():
             local = repo.download(split.commit, path, file, context.scratch / "hub")
-            text_field = str(hub.get("text_field") or "text")
-            for text in TextFile(local, path, text_field, limit, context.check).texts():
-                writer.write(text)
+            yield from TextFile(local, path, field, limit, context.check).texts()
             local.unlink()
-    if writer.blank:
+
+    with target.open("wb") as file:
+        written = _write_lines(texts(), file, limit, context.check)
+    if written.blank:
         raise IntakeError("dataset_empty", "The split holds no text.", "/hub/split")
-    key = repository.object_key(context.project_id, writer.sha256)
+    key = repository.object_key(context.project_id, written.sha256)
     context.check()
     context.store.put_file(key, target)
     return {
         "format": "jsonl",
         "text_field": "text",
-        "hub": {**hub, **split.record, "null_rows": writer.nulls},
-        "bytes": writer.bytes,
-        "documents": writer.documents,
-        "characters": writer.characters,
-        "sha256": writer.sha256,
+        "hub": {**hub, **split.record, "null_rows": written.nulls},
+        "bytes": written.bytes,
+        "documents": written.documents,
+        "characters": written.characters,
+        "sha256": written.sha256,
         "object_key": key,
     }
 
@@ -99,56 +101,49 @@ class _Split:
         return cls(copy, {path: tree[path] for path in paths}, {"commit": commit, "parquet_commit": copy})
 
 
-@dataclass
-class JsonlWriter:
-    """Writes canonical lines `{"text": …}` and counts; stops at `limit` bytes."""
+@dataclass(frozen=True)
+class _Written:
+    """nulls: rows without a text, which are left out. blank: no row had a character that is not white space."""
 
-    file: IO[bytes]
-    limit: int
-    check: Callable[[], None]
-    bytes: int = 0
-    documents: int = 0
-    characters: int = 0
-    nulls: int = 0
-    """Rows without a text; they are left out."""
-    blank: bool = True
-    """No row had a character that is not white space."""
-    _digest: Any = field(default_factory=hashlib.sha256)
+    bytes: int
+    documents: int
+    characters: int
+    nulls: int
+    blank: bool
+    sha256: str
 
-    @property
-    def sha256(self) -> str:
-        return str(self._digest.hexdigest())
 
-    def write(self, text: str | None) -> None:
-        """Add a row. Raises IntakeError for text that could not be stored or read back as it is."""
-        if (self.documents + self.nulls) % CHECK_EVERY == 0:
-            self.check()
-        if text is None:
-            self.nulls += 1
-            self._bound()
-            return
-        row = f"Row {self.documents + self.nulls}"
-        if "\0" in text:
-            raise IntakeError("text_nul", f"{row} holds a NUL character.", "/hub/text_field")
-        try:
-            line = json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
-        except UnicodeEncodeError as error:
-            raise IntakeError(
-                "invalid_unicode", f"{row} holds half a surrogate pair.", "/hub/text_field"
-            ) from error
-        if len(line) > MAX_LINE_BYTES:
-            raise IntakeError("line_too_long", f"{row} is longer than {MAX_LINE_BYTES} bytes.", "/hub/text_field")
-        self.bytes += len(line)
-        self._bound()
-        self.file.write(line)
-        self._digest.update(line)
-        self.documents += 1
-        self.characters += len(text)
-        self.blank = self.blank and not text.strip()
+def _write_lines(texts: Iterable[str | None], file: IO[bytes], limit: int, check: Callable[[], None]) -> _Written:
+    """Canonical lines `{"text": …}`. Raises IntakeError for a text that could not be stored or read back as it is,
+    and for more than `limit` bytes."""
+    size = documents = characters = nulls = 0
+    blank, digest = True, hashlib.sha256()
+    for number, text in enumerate(texts):
+        if number % CHECK_EVERY == 0:
+            check()
+        line = b"" if text is None else _line(text, f"Row {number}")
+        size += len(line)
+        nulls += text is None
+        if size + NULL_BYTES * nulls > limit:
+            raise too_large(limit)
+        if text is not None:
+            file.write(line)
+            digest.update(line)
+            documents, characters = documents + 1, characters + len(text)
+            blank = blank and not text.strip()
+    return _Written(size, documents, characters, nulls, blank, digest.hexdigest())
 
-    def _bound(self) -> None:
-        if self.bytes + NULL_BYTES * self.nulls > self.limit:
-            raise too_large(self.limit)
+
+def _line(text: str, row: str) -> bytes:
+    if "\0" in text:
+        raise IntakeError("text_nul", f"{row} holds a NUL character.", "/hub/text_field")
+    try:
+        line = json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError as error:
+        raise IntakeError("invalid_unicode", f"{row} holds half a surrogate pair.", "/hub/text_field") from error
+    if len(line) > MAX_LINE_BYTES:
+        raise IntakeError("line_too_long", f"{row} is longer than {MAX_LINE_BYTES} bytes.", "/hub/text_field")
+    return line
 
 
 def _cards(repo: HubRepo, commit: str, tree: dict[str, HubFile]) -> list[CardConfig]:

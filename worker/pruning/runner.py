@@ -10,21 +10,20 @@ from secateur.digests import file_sha256
 from secateur.spec.records.history import JobWarning, Phase
 from secateur.spec.records.pipe import Output, OutputFile, StageResult
 from worker.pruning.allocation.allocate import allocate, comparison_group
-from worker.pruning.calibration.copal_sums import check_reading
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.vocabulary import check_ids, tokens_beyond_rows
 from worker.pruning.calibration.windows import CalibrationWindows, calibration_windows
 from worker.pruning.continuation import check_holdings, settle_dtype
 from worker.pruning.cost import block_work, planned_work, stage_work, token_work
+from worker.pruning.estimate import Subject
 from worker.pruning.evaluation.losses import TestSet, precision
 from worker.pruning.evaluation.perplexity import test_set
 from worker.pruning.evaluation.r_matrix import Entries, evaluate_row, missing
-from worker.pruning.model import graph as graphs
 from worker.pruning.model.block_runner import BATCH_TOKENS, BlockRunner, batches
 from worker.pruning.model.checkpoint import Checkpoint, read_file
 from worker.pruning.model.inspection import inspect
 from worker.pruning.observer import Observer
-from worker.pruning.plan import check_lengths, check_prefix, skipped
+from worker.pruning.plan import check_prefix, look, skipped
 from worker.pruning.prune_block import advance_through, prune_block, read_block
 from worker.pruning.report.records import read_history
 from worker.pruning.report.report import REPORT, Finished, final_report, stage_figures
@@ -36,17 +35,18 @@ from worker.pruning.runtime.progress import Kind, Tracker
 from worker.pruning.state.atomic import write_json
 from worker.pruning.state.context import RunContext, StageContext
 from worker.pruning.state.stage_folder import stage_folder
-from worker.pruning.targets.budget import WeightTarget, assign
+from worker.pruning.targets.budget import WeightTarget
 
 
-def run(job: PruningJob, observer: Observer) -> Output:
+def run(job: PruningJob, observer: Observer, subject: Subject | None = None) -> Output:
     """Do the whole job in job.workspace, or what is left of it (job.resume), and say which files are its result.
 
-    The same job, threads and device give the same bytes, interrupted or not. Raises UserError for what the user
+    subject: what `plan.look` has found of the job, if it was asked; to be used once. The same job, threads and
+    device give the same bytes, interrupted or not. Raises UserError for what the user
     can mend, Stopped when the observer asks, anything else when the system is at fault.
     """
     with torch_settings(job.threads, job.numerics):
-        prepared = _prepare(job, observer)
+        prepared = _prepare(job, observer, subject)
         if not job.resume.stages + job.resume.blocks:  # else an earlier run has said so
             _say(prepared, prepared.warnings)
         entries = {(each.row, each.domain): each.perplexity for each in job.resume.evaluations}
@@ -76,14 +76,11 @@ class _Prepared(RunContext):
     warnings: list[JobWarning]
 
 
-def _prepare(job: PruningJob, observer: Observer) -> _Prepared:
+def _prepare(job: PruningJob, observer: Observer, subject: Subject | None) -> _Prepared:
     """Read everything but weights, and refuse what cannot be done; what is quick to refuse comes first."""
     device = pick_device(job.device)
-    source = Checkpoint.open(job.model)
-    graph = graphs.build(job.model, source)
-    check_lengths(job, graph)
-    targets = assign(graph.matrices, job.sparsity)
-    check_reading(job.method, targets)
+    found = subject or look(job)
+    source, graph, targets = found.checkpoint, found.graph, found.shares
     tokenizer = Tokenizer(job.model)
     check_prefix(job, tokenizer)
     beyond = tokens_beyond_rows(graph, tokenizer)

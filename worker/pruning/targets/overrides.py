@@ -1,8 +1,10 @@
 """What the overrides say about each matrix: the later one wins, field by field, and nothing is lost in silence."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import compress
+from typing import Any
 
 from secateur.spec import regexes
 from secateur.spec.method import MethodName
@@ -14,65 +16,55 @@ OVERRIDES = "/sparsity/overrides"
 FIELDS = ("skip", "target", "pattern", "method")
 
 
-@dataclass
+@dataclass(frozen=True)
 class ResolvedOverride:
-    """What the overrides decide about one matrix. winners: field → number of the override that decides it.
+    """What the overrides decide about one matrix. matched: their numbers. winners: field → number of the override
+    that decides it."""
 
-    `skip`, `target` and `pattern` together say how much is removed: a later target or pattern ends a skip, a skip
-    ends both, and an n:m pattern, which is a target of its own, ends a target. `method` stands by itself.
-    """
-
-    matched: list[int] = field(default_factory=list)
-    winners: dict[str, int] = field(default_factory=dict)
+    matched: tuple[int, ...] = ()
+    winners: Mapping[str, int] = field(default_factory=dict)
     skip: bool = False
     target: float | None = None
     pattern: Pattern | None = None
     method: MethodName | None = None
-
-    def apply(self, number: int, override: Override, matrix: str) -> None:
-        """Apply one more override. Raises UserError when it sets a target beside an earlier n:m pattern."""
-        self.matched.append(number)
-        if override.skip:
-            self.skip, self.target, self.pattern = True, None, None
-            self._decide(number, skip=True, target=False, pattern=False)
-        elif override.target is not None or override.pattern is not None:
-            self._set_amount(number, override, matrix)
-        if override.method is not None:
-            self.method = override.method
-            self._decide(number, method=True)
 
     @property
     def deciding(self) -> dict[str, int]:
         """`winners` without what changes nothing: a method says nothing about a matrix that is skipped."""
         return {name: number for name, number in self.winners.items() if name != "method" or not self.skip}
 
-    def _set_amount(self, number: int, override: Override, matrix: str) -> None:
-        self.skip = False
-        self._decide(number, skip=False)
-        if override.pattern is not None:
-            self.pattern = override.pattern
-            self._decide(number, pattern=True)
-            if override.pattern.sparsity is not None:
-                self.target = None
-                self._decide(number, target=False)
-                return
-        if override.target is None:
-            return
-        if self.pattern is not None and self.pattern.sparsity is not None:
-            message = (
-                f"sets a target for {matrix}, whose pattern {self.pattern} comes from override "
-                f'{self.winners["pattern"]}; add "pattern": "unstructured" here, or leave the target out'
-            )
-            raise UserError("conflicting_overrides", message, f"{OVERRIDES}/{number}/target")
-        self.target = override.target
-        self._decide(number, target=True)
 
-    def _decide(self, number: int, **fields: bool) -> None:
-        for name, decided in fields.items():
-            if decided:
-                self.winners[name] = number
-            else:
-                self.winners.pop(name, None)
+def _resolve(matrix: str, matching: Mapping[int, Override]) -> ResolvedOverride:
+    """matching: overrides by their numbers, in order.
+
+    `skip`, `target` and `pattern` together say how much is removed: a later target or pattern ends a skip, a skip
+    ends both, and an n:m pattern, which is a target of its own, ends a target. `method` stands by itself. Raises
+    UserError for a target beside an earlier n:m pattern.
+    """
+    decided: dict[str, tuple[int, Any]] = {}
+    for number, override in matching.items():
+        if override.skip:
+            decided = {name: found for name, found in decided.items() if name == "method"}
+            decided["skip"] = number, True
+        elif override.target is not None or override.pattern is not None:
+            decided.pop("skip", None)
+        if override.pattern is not None:
+            decided["pattern"] = number, override.pattern
+        if override.pattern is not None and override.pattern.sparsity is not None:
+            decided.pop("target", None)
+        elif override.target is not None:
+            origin, pattern = decided.get("pattern", (number, Pattern()))
+            if pattern.sparsity is not None:
+                message = (
+                    f"sets a target for {matrix}, whose pattern {pattern} comes from override {origin}; add "
+                    '"pattern": "unstructured" here, or leave the target out'
+                )
+                raise UserError("conflicting_overrides", message, f"{OVERRIDES}/{number}/target")
+            decided["target"] = number, override.target
+        if override.method is not None:
+            decided["method"] = number, override.method
+    winners = {name: number for name, (number, _) in decided.items()}
+    return ResolvedOverride(tuple(matching), winners, **{name: value for name, (_, value) in decided.items()})
 
 
 @dataclass(frozen=True)
@@ -89,15 +81,16 @@ def settle(matrices: list[PrunableWeight], sparsity: Sparsity) -> dict[str, Reso
 
     Raises UserError for an override that matches nothing, decides nothing, or contradicts an earlier one.
     """
-    resolved = {matrix.name: ResolvedOverride() for matrix in matrices}
+    matched: dict[str, dict[int, Override]] = {matrix.name: {} for matrix in matrices}
     for number, override in enumerate(sparsity.overrides):
-        matched = matching(override, list(resolved))
-        if not matched:
+        names = matching(override, list(matched))
+        if not names:
             example = f", such as {matrices[0].name}" if matrices else ""
             message = f"{override.says!r} matches no prunable matrix{example}"
             raise UserError("unmatched_override", message, f"{OVERRIDES}/{number}/{override.matcher}")
-        for name in matched:
-            resolved[name].apply(number, override, name)
+        for name in names:
+            matched[name][number] = override
+    resolved = {name: _resolve(name, overrides) for name, overrides in matched.items()}
     decisive = {number for one in resolved.values() for number in one.deciding.values()}
     for number, override in enumerate(sparsity.overrides):
         if number not in decisive:
@@ -122,6 +115,6 @@ def overlaps(resolved: dict[str, ResolvedOverride]) -> list[Overlap]:
         if len(one.matched) < 2:
             continue
         winners = {each: one.deciding[each] for each in FIELDS if each in one.deciding}
-        key = (tuple(one.matched), tuple(winners.items()))
+        key = (one.matched, tuple(winners.items()))
         found.setdefault(key, Overlap(key[0], winners, [])).matrices.append(name)
     return [found[key] for key in sorted(found)]
