@@ -113,7 +113,8 @@ class Transport:
             except httpx.TransportError as error:
                 if may_repeat(error, again) and retries.pause():
                     continue
-                raise self._not_reachable(error) from error
+                reason = str(error) or type(error).__name__
+                raise NotReachable(f"{self.url} does not answer: {reason}") from error
             if should_repeat(response, again) and retries.pause(requested_pause(response)):
                 continue
             return response
@@ -151,10 +152,6 @@ class Transport:
             "GET", path, headers=wanted, params=_present(params), follow_redirects=True
         ) as response:
             yield response
-
-    def _not_reachable(self, error: httpx.TransportError) -> NotReachable:
-        reason = str(error) or type(error).__name__
-        return NotReachable(f"{self.url} does not answer: {reason}")
 
 
 def _present(params: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -1,10 +1,9 @@
 """What the database says about objects: which are referred to, and where somebody may still write."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, or_, select, text, update
+from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
@@ -57,7 +56,8 @@ def chain(session: Session, root: str) -> Chain:
     """Look at a chain. List its objects before, or an upload in between would look like garbage."""
     # The writers first: once a place is closed nothing more can come to be referred to, so the references that
     # are read after it are complete.
-    states = session.execute(select(Job.id, Job.state, Job.fence).where(_of_chain(root))).all()
+    jobs = select(Job.id, Job.state, Job.fence).where(or_(Job.id == root, Job.root_id == root))
+    states = session.execute(jobs).all()
     unfinished = {row.id: row for row in states if State(row.state) not in TERMINAL}
     of_them = JobStage.job_id.in_(list(unfinished))
     stages = select(JobStage.job_id, JobStage.stage).where(of_them, JobStage.state == "done")
@@ -66,7 +66,7 @@ def chain(session: Session, root: str) -> Chain:
         id: Writer(row.fence, State(row.state) in LEASED, frozenset(stage for job, stage in done if job == id))
         for id, row in unfinished.items()
     }
-    return Chain(bool(states), writers, frozenset(_references(session, root)))
+    return Chain(bool(states), writers, frozenset(session.scalars(_REFERENCES, {"root": root})))
 
 
 _REFERENCES: Final = text("""
@@ -80,14 +80,6 @@ _REFERENCES: Final = text("""
     SELECT j.manifest ->> 'key' FROM jobs j
     WHERE (j.id = :root OR j.root_id = :root) AND j.manifest ->> 'key' IS NOT NULL
 """)
-
-
-def _references(session: Session, root: str) -> Sequence[str]:
-    return session.scalars(_REFERENCES, {"root": root}).all()
-
-
-def _of_chain(root: str) -> ColumnElement[bool]:
-    return or_(Job.id == root, Job.root_id == root)
 
 
 def drop_checkpoints(session: Session, keep_seconds: float, limit: int = 100) -> int:

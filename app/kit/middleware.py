@@ -43,7 +43,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        id = _take_id(Headers(scope=scope).get("x-request-id"))
+        given = Headers(scope=scope).get("x-request-id", "")
+        id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=id)
@@ -121,10 +122,6 @@ def _refusal(scope: Scope, limit: int) -> Problem | None:
     if announced is not None and announced.isdecimal() and int(announced[:20]) > limit:
         return TooLarge(limit)
     return None
-
-
-def _take_id(given: str | None) -> str:
-    return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _log_end(scope: Scope, status: int | None, seconds: float) -> None:

@@ -84,7 +84,7 @@ def _books() -> Pieces:
 
 def _write(folder: Path, name: str, pieces: Pieces, write: Callable[[Path, list[Document]], Path]) -> Domain:
     calibration = list(_cut(pieces[::2], CALIBRATION_CHARACTERS))
-    seen = {paragraph for document in calibration for paragraph in _paragraphs(document.text)}
+    seen = {part.strip() for document in calibration for part in document.text.split("\n\n")}
     unseen = [[_without(document, seen) for document in piece] for piece in pieces[1::2]]
     evaluation = list(_cut(unseen, EVALUATION_CHARACTERS))
     return Domain(
@@ -92,10 +92,6 @@ def _write(folder: Path, name: str, pieces: Pieces, write: Callable[[Path, list[
         write(folder / f"{name}-calibration", calibration),
         write(folder / f"{name}-evaluation", evaluation),
     )
-
-
-def _paragraphs(text: str) -> list[str]:
-    return [paragraph.strip() for paragraph in text.split("\n\n")]
 
 
 def _without(document: Document, seen: set[str]) -> Document:

@@ -56,7 +56,9 @@ class Supervisor:
 
     def stop(self) -> None:
         """Stop every child, newest group first; each group has the longest grace of its members."""
-        self._end_watch()
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
         for group in reversed(self._groups):
             self._stop_together([watched.child for watched in group])
         self._groups.clear()
@@ -64,11 +66,6 @@ class Supervisor:
     def hurry(self) -> None:
         """Make a running `stop()` kill instead of wait; may be called from a signal handler."""
         self._hurried = True
-
-    def _end_watch(self) -> None:
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def _watch(self) -> None:
         while not self._stopping.wait(LOOK_EVERY):

@@ -46,16 +46,12 @@ class MethodRead(BaseModel):
 )
 def list_methods(auth: JobsRead) -> Response:
     """What `method` of a job may be, with every parameter's meaning and default."""
-    return reply(Page[MethodRead](data=[_describe(method) for method in METHODS.values()], next_cursor=None))
+    return reply(Page[MethodRead](data=[_describe(*each) for each in METHODS.items()], next_cursor=None))
 
 
-def _describe(method: type[Strict]) -> MethodRead:
+def _describe(name: str, method: type[Strict]) -> MethodRead:
     text = " ".join((method.__doc__ or "").split())
-    return MethodRead(name=_name(method), description=text, parameters=list(_parameters(method, "")))
-
-
-def _name(method: type[Strict]) -> str:
-    return str(get_args(method.model_fields["name"].annotation)[0])
+    return MethodRead(name=name, description=text, parameters=list(_parameters(method, "")))
 
 
 def _parameters(model: type[BaseModel], prefix: str) -> Iterator[ParameterRead]:
@@ -63,7 +59,8 @@ def _parameters(model: type[BaseModel], prefix: str) -> Iterator[ParameterRead]:
     for name, field in model.model_fields.items():
         if name == "name":
             continue
-        nested = [each for each in (field.annotation, *get_args(field.annotation)) if _is_model(each)]
+        kinds = (each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type))
+        nested = [each for each in kinds if issubclass(each, BaseModel)]
         if nested:
             yield from _parameters(nested[0], f"{prefix}{name}.")
             continue
@@ -73,7 +70,3 @@ def _parameters(model: type[BaseModel], prefix: str) -> Iterator[ParameterRead]:
         yield ParameterRead(
             name=f"{prefix}{name}", description=field.description or "", default=field.default, json_schema=schema
         )
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

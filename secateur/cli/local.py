@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.context import Connection
 from secateur.errors import SecateurError
 
 StateOption = Annotated[Path | None, typer.Option(help="State folder; survives restarts.", show_default=False)]
@@ -26,7 +25,7 @@ def up(
 ) -> None:
     """Start the whole service on this machine; Ctrl-C stops it."""
     module = _local("app.local.up")
-    raise typer.Exit(module.run(state or _shared_state(context), host, port, model_root or []))
+    raise typer.Exit(module.run(state or context.obj.state, host, port, model_root or []))
 
 
 def demo(
@@ -38,12 +37,7 @@ def demo(
 ) -> None:
     """Prune a small model over three domains with a stack of its own and show what came out."""
     module = _local("app.local.demo")
-    raise typer.Exit(module.run(state or _shared_state(context)))
-
-
-def _shared_state(context: typer.Context) -> Path | None:
-    connection: Connection = context.obj
-    return connection.state
+    raise typer.Exit(module.run(state or context.obj.state))
 
 
 def _local(name: str) -> ModuleType:

@@ -42,7 +42,7 @@ def run(kind: str, subject_id: str, guard: Guard, check: Check, settings: Settin
         row = cast(Model | Dataset | None, session.get(table, subject_id))
         if row is None or row.state != IntakeState.pending:
             return
-        request = _request(row)
+        request = dict(row.source) if isinstance(row, Model) else dict(row.hub or {})
     with scratch_folder(settings) as folder:
         in_time = _in_time(check, settings.intake_seconds)
         context = Context(row.project_id, folder, open_store(settings), settings, in_time)
@@ -68,10 +68,6 @@ def _in_time(check: Check, seconds: float) -> Check:
             )
 
     return act
-
-
-def _request(row: Model | Dataset) -> dict[str, Any]:
-    return dict(row.source) if isinstance(row, Model) else dict(row.hub or {})
 
 
 def _write(table: Table, subject_id: str, values: dict[str, Any], guard: Guard, context: Context) -> None:
