@@ -28,7 +28,7 @@ def run_tasks(settings: Settings, worker: str) -> int:
     """Run tasks until there is none; how many. Call it in the main thread, which only waits."""
     stopping, seconds = threading.Event(), settings.lease_seconds
 
-    def work(_spawn: object) -> int:
+    def work() -> int:
         sweep(settings.work_dir)
         count = 0
         while claimed := claim_when_possible(

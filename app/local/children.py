@@ -2,13 +2,11 @@
 
 import json
 import os
-import queue
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,9 @@ from typing import Final
 from app.local.identity import Identity
 
 LAUNCHER: Final = Path(__file__).with_name("launch.py")
+_SPAWNER: Final = ThreadPoolExecutor(1, thread_name_prefix="spawner")
+"""The kernel sends the parent-death signal when the *thread* that forked ends, so one thread, which lives as long
+as the process, makes all forks."""
 LOG_BYTES: Final = 16 * 2**20
 """A log larger than this is moved aside (once) before its child starts again."""
 
@@ -68,9 +69,7 @@ class Child:
         self._close_life_line()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         _rotate(self.log)
-        # The kernel sends the parent-death signal when the *thread* that forked ends, so all forks
-        # are made by one thread that lives as long as the process.
-        self._process = _on_spawner(self._spawn)
+        self._process = _SPAWNER.submit(self._spawn).result()
 
     def ask_to_stop(self) -> None:
         """Send the stop signal and return."""
@@ -160,29 +159,3 @@ def _rotate(log: Path) -> None:
     with suppress(FileNotFoundError):
         if log.stat().st_size > LOG_BYTES:
             log.replace(log.with_name(log.name + ".1"))
-
-
-Spawn = Callable[[], "subprocess.Popen[bytes]"]
-_requests: "queue.SimpleQueue[tuple[Spawn, Future[subprocess.Popen[bytes]]]]" = queue.SimpleQueue()
-_spawner_lock = threading.Lock()
-_spawner: threading.Thread | None = None
-
-
-def _on_spawner(spawn: Spawn) -> "subprocess.Popen[bytes]":
-    global _spawner
-    with _spawner_lock:
-        if _spawner is None or not _spawner.is_alive():
-            _spawner = threading.Thread(target=_serve_spawns, name="spawner", daemon=True)
-            _spawner.start()
-    answer: Future[subprocess.Popen[bytes]] = Future()
-    _requests.put((spawn, answer))
-    return answer.result()
-
-
-def _serve_spawns() -> None:
-    while True:
-        spawn, answer = _requests.get()
-        try:
-            answer.set_result(spawn())
-        except BaseException as error:
-            answer.set_exception(error)

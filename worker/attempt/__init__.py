@@ -1,8 +1,8 @@
 """The worker's side of a job, in the Celery child: everything but the mathematics.
 
-Three kinds of threads. The main thread starts engine processes and otherwise only waits, because Celery's shutdown
-raises SystemExit in it at any moment and must never tear a commit. The runner claims, stages, commits and ends
-attempts. The heartbeat renews the lease, and kills the engine by its own clock when that fails for too long.
+Three kinds of threads. The main thread only waits, because Celery's shutdown raises SystemExit in it at any moment
+and must never tear a commit. The runner claims, stages, starts engines, commits and ends attempts. The heartbeat
+renews the lease, and kills the engine by its own clock when that fails for too long.
 """
 
 from worker.attempt.claim_backoff import PROCESS_BACKOFF, ClaimBackoff

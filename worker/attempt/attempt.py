@@ -26,7 +26,6 @@ from worker.attempt.lease_heartbeat import LeaseHeartbeat
 from worker.attempt.oom import oom_kills
 from worker.attempt.scratch import Scratch
 from worker.attempt.staging import bring, make_request
-from worker.attempt.supervise import Spawn
 from worker.engine_format import ENGINE_FORMAT
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,6 @@ def run_attempt(
     settings: Settings,
     store: ObjectStore,
     interrupts: Interrupts,
-    spawn: Spawn,
     command: Sequence[str],
 ) -> bool | None:
     """Work until the job has another state, or the lease is lost. Raises nothing but what the database says.
@@ -71,7 +69,7 @@ def run_attempt(
     log.info("%s: attempt %d begins", lease.job_id, lease.attempt)
     with heartbeat:
         try:
-            ending = _run_to_end(AttemptContext(claim, settings, store, interrupts, heartbeat), spawn, command)
+            ending = _run_to_end(AttemptContext(claim, settings, store, interrupts, heartbeat), command)
         except CommitsLost as lost:
             log.error("%s: the database has lost %s: this attempt is over", lease.job_id, lost)
         except LeaseLost:
@@ -82,11 +80,11 @@ def run_attempt(
     return None
 
 
-def _run_to_end(context: AttemptContext, spawn: Spawn, command: Sequence[str]) -> Ending:
+def _run_to_end(context: AttemptContext, command: Sequence[str]) -> Ending:
     job, fence = context.lease.job_id, context.lease.fence
     try:
         with Scratch(context.settings.work_dir, f"{job}-{fence}") as scratch:
-            found = _perform(context, scratch, spawn, command)
+            found = _perform(context, scratch, command)
     except Interrupted:
         return _end_as_ordered(context)
     except AttemptFailed as error:
@@ -103,7 +101,7 @@ def _run_to_end(context: AttemptContext, spawn: Spawn, command: Sequence[str]) -
     return found if isinstance(found, Ending) else _fail(context, found)
 
 
-def _perform(context: AttemptContext, scratch: Scratch, spawn: Spawn, command: Sequence[str]) -> Ending | Failure:
+def _perform(context: AttemptContext, scratch: Scratch, command: Sequence[str]) -> Ending | Failure:
     """Stage, start the engine, hear it; published, or the reason why not."""
     interrupts = context.interrupts
     checkpoint, next_line = _look_back(context)
@@ -111,7 +109,7 @@ def _perform(context: AttemptContext, scratch: Scratch, spawn: Spawn, command: S
     request = make_request(context.claim, checkpoint, scratch, context.settings)
     killed_before = oom_kills()
     interrupts.check()
-    engine = spawn(lambda: EngineProcess(scratch.workspace, request["threads"], command))
+    engine = EngineProcess(scratch.workspace, request["threads"], command)
     interrupts.kill = engine.kill
     try:
         engine.say(request)

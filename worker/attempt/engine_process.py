@@ -50,7 +50,7 @@ def environment(workspace: Path, threads: int) -> dict[str, str]:
 
 
 class EngineProcess:
-    """Start it in the main thread: the kernel ties the engine's life to the thread that started it."""
+    """The kernel ties the engine's life to the thread that starts it, which must outlive it."""
 
     def __init__(self, workspace: Path, threads: int, command: Sequence[str] = COMMAND) -> None:
         reports, theirs = os.pipe()

@@ -14,7 +14,7 @@ from worker.attempt.claim_loop import claim_when_possible
 from worker.attempt.engine_process import COMMAND
 from worker.attempt.interrupts import Interrupts
 from worker.attempt.scratch import sweep
-from worker.attempt.supervise import Spawn, supervise
+from worker.attempt.supervise import supervise
 
 
 def run_jobs(
@@ -27,7 +27,7 @@ def run_jobs(
     """
     stopping, caution, seconds = threading.Event(), backoff or ClaimBackoff(), settings.lease_seconds
 
-    def work(spawn: Spawn) -> int:
+    def work() -> int:
         sweep(settings.work_dir)
         sweep_partial(settings.work_dir)
         store = open_store(settings)
@@ -42,7 +42,7 @@ def run_jobs(
             if claimed is None:
                 return count
             interrupts = Interrupts(settings.store_patience_seconds, stopping)
-            sound = run_attempt(*claimed, settings, store, interrupts, spawn, command)
+            sound = run_attempt(*claimed, settings, store, interrupts, command)
             caution.heed(sound, settings.caution_seconds)
             count += 1
 
