@@ -7,11 +7,10 @@ from sqlalchemy import delete, null, select, update
 from sqlalchemy.orm import Session
 
 from app.db.base import Base
-from app.delivery.claim import SourceFile
 from app.delivery.commits import KEPT_ROLE, STAGE_FIGURES
 from app.delivery.events import EventType, append_event
 from app.delivery.lease import Lease
-from app.delivery.publish import StoredFile
+from app.delivery.object_keys import StoredFile
 from app.lineage import stages as lineage
 from app.tables.jobs import Job, JobBlock, JobEvaluation, JobMatrix, JobStage
 from app.tables.sensitivity import JobDomainSensitivity, JobSensitivity
@@ -34,14 +33,14 @@ class Checkpoint:
     """Finished stages."""
     blocks: int = 0
     """Committed blocks of the stage after them, without a gap."""
-    files_of: dict[int, tuple[SourceFile, ...]] = field(default_factory=dict)
+    files_of: dict[int, tuple[StoredFile, ...]] = field(default_factory=dict)
     """By stage: those of the last finished one and of those blocks; paths are the engine's."""
     evaluations: tuple[dict[str, Any], ...] = ()
     threads: int | None = None
     """Threads of the attempt that made it; another number could give other bits."""
 
     @property
-    def files(self) -> tuple[SourceFile, ...]:
+    def files(self) -> tuple[StoredFile, ...]:
         return tuple(file for _, files in sorted(self.files_of.items()) for file in files)
 
 
@@ -57,7 +56,7 @@ def load(session: Session, job_id: str) -> Checkpoint:
     blocks = _prefix({row.block for row in rows if row.stage == stages})
     files = {
         stage: tuple(
-            SourceFile.of(file)
+            StoredFile.of(file)
             for row in rows
             if row.stage == stage and (stage < stages or row.block < blocks)
             for file in row.files
@@ -71,8 +70,7 @@ def load(session: Session, job_id: str) -> Checkpoint:
 def kept_files(session: Session, job_id: str) -> list[StoredFile]:
     """Files of all committed blocks that the artifact has beside the engine's output, by their names there."""
     rows = session.scalars(select(JobBlock.files).where(JobBlock.job_id == job_id)).all()
-    files = (file for files in rows for file in files if file["role"] == KEPT_ROLE)
-    return [StoredFile(file["path"], file["sha256"], file["bytes"], file["key"]) for file in files]
+    return [StoredFile.of(file) for files in rows for file in files if file["role"] == KEPT_ROLE]
 
 
 def engine_formats(session: Session, job_id: str) -> set[int]:

@@ -2,7 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from sqlalchemy import func, text
 from sqlalchemy.orm import Session
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.db.clock import from_now
 from app.delivery.events import EventType, append_event
 from app.delivery.lease import Lease
-from app.delivery.object_keys import is_state
+from app.delivery.object_keys import StoredFile, is_state
 from app.delivery.transitions import transition
 from app.lineage import stages
 from app.tables.datasets import Dataset
@@ -47,25 +47,10 @@ _BEST = text(f"""
 
 
 @dataclass(frozen=True)
-class SourceFile:
-    """One object that an attempt reads; `of` takes it from a list of files as the database has them."""
-
-    path: str
-    """Where the engine expects it, relative."""
-    sha256: str
-    bytes: int
-    key: str
-
-    @classmethod
-    def of(cls, file: dict[str, Any]) -> Self:
-        return cls(file["path"], file["sha256"], file["bytes"], file["key"])
-
-
-@dataclass(frozen=True)
 class SourceText:
     """One dataset that an attempt reads."""
 
-    file: SourceFile
+    file: StoredFile
     format: str
     text_field: str | None
 
@@ -75,7 +60,7 @@ class Base:
     """The job that an attempt's job continues."""
 
     manifest_digest: str
-    files: tuple[SourceFile, ...]
+    files: tuple[StoredFile, ...]
     """Of its final state: what the blocks' weights became, and their statistics; paths are the artifact's."""
     domains: tuple[str, ...]
     """Of all stages before, in their order."""
@@ -93,7 +78,7 @@ class Claim:
     project_id: str
     model_id: str
     model_digest: str
-    model_files: tuple[SourceFile, ...]
+    model_files: tuple[StoredFile, ...]
     datasets: dict[str, SourceText]
     """By dataset id."""
     spec: dict[str, Any]
@@ -154,7 +139,7 @@ def _describe(session: Session, job: Job, lease: Lease) -> Claim:
         project_id=job.project_id,
         model_id=model.id,
         model_digest=model.digest or "",
-        model_files=tuple(map(SourceFile.of, model.files or [])),
+        model_files=tuple(map(StoredFile.of, model.files or [])),
         datasets={dataset.id: _text(dataset) for dataset in datasets},
         spec=job.spec,
         spec_digest=job.spec_digest,
@@ -172,7 +157,7 @@ def _base(session: Session, job: Job) -> Base | None:
     earlier = history.stages[: job.first_stage]
     return Base(
         manifest_digest=manifest["digest"],
-        files=tuple(SourceFile.of(file) for file in manifest["files"] if is_state(file["path"])),
+        files=tuple(StoredFile.of(file) for file in manifest["files"] if is_state(file["path"])),
         domains=tuple(stage.domain for stage in earlier),
         evaluations=tuple(
             (stage.domain, stage.evaluation)
@@ -184,7 +169,7 @@ def _base(session: Session, job: Job) -> Base | None:
 
 def _text(dataset: Dataset) -> SourceText:
     """A ready dataset has its object; its constraints are those of intake."""
-    file = SourceFile(
+    file = StoredFile(
         f"{dataset.id}.{dataset.format}", dataset.sha256 or "", dataset.bytes or 0, dataset.object_key or ""
     )
     return SourceText(file, dataset.format, dataset.text_field)

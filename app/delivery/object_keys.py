@@ -7,13 +7,28 @@ uploads can therefore neither replace nor keep alive what another attempt refers
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Self
 
 JOBS: Final = "jobs"
 OUTPUT: Final = "output"
 """The part of what is uploaded when the job is published."""
 
 _KEY: Final = re.compile(r"jobs/(?P<root>[^/]+)/(?P<job>[^/]+)-(?P<fence>[0-9]+)/(?P<part>[^/]+)/[^/]+")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file and the object that holds it. path: relative, where its reader expects it."""
+
+    path: str
+    sha256: str
+    bytes: int
+    key: str
+
+    @classmethod
+    def of(cls, file: dict[str, Any]) -> Self:
+        """From a list of files as the database has them."""
+        return cls(file["path"], file["sha256"], file["bytes"], file["key"])
 
 
 @dataclass(frozen=True)

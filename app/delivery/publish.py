@@ -1,6 +1,6 @@
 """Publishing: one guarded update makes a finished job's files its artifact."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from app.delivery.endings import Failure, end_attempt
 from app.delivery.events import EventType, append_event, lock_job
 from app.delivery.lease import Lease, guard
+from app.delivery.object_keys import StoredFile
 from app.delivery.transitions import transition
 from app.history.evaluation import evaluation_of
 from app.lineage.warnings import warnings_of
@@ -20,16 +21,6 @@ from secateur.spec.metrics import Figures
 from secateur.spec.records.pipe import Summary
 
 MEDIA_TYPES: Final = {".json": "application/json", ".txt": "text/plain; charset=utf-8", ".md": "text/markdown"}
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """One file of an artifact, already in the store."""
-
-    path: str
-    sha256: str
-    bytes: int
-    key: str
 
 
 def make_manifest(files: list[StoredFile], provenance: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from app.delivery.claim import SourceFile
+from app.delivery.object_keys import StoredFile
 from app.storage import StoreError
 from secateur.digests import file_sha256
 
@@ -31,7 +31,7 @@ class Cache:
         for name in ("objects", "partial", "locks"):
             (self._folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def link(self, source: SourceFile, target: Path) -> None:
+    def link(self, source: StoredFile, target: Path) -> None:
         """Make `target` a read-only copy of the object, from the cache or from the store."""
         entry = self._entry(source.sha256)
         with _lock(self._folder, source.sha256, self._pause):
@@ -59,7 +59,7 @@ class Cache:
     def _entry(self, sha256: str) -> Path:
         return self._folder / "objects" / sha256[:2] / sha256
 
-    def _fetch(self, source: SourceFile, entry: Path) -> None:
+    def _fetch(self, source: StoredFile, entry: Path) -> None:
         partial = self._folder / "partial" / source.sha256
         try:
             fetch_checked(source, partial, self._download)
@@ -82,7 +82,7 @@ def sweep_partial(work_dir: Path) -> int:
     return count
 
 
-def fetch_checked(source: SourceFile, target: Path, download: Callable[[str, Path], None]) -> None:
+def fetch_checked(source: StoredFile, target: Path, download: Callable[[str, Path], None]) -> None:
     """Download an object and compare its digest. Raises CorruptObject."""
     download(source.key, target)
     if file_sha256(target) != source.sha256:
@@ -118,6 +118,6 @@ def _flock(descriptor: int) -> bool:
     return True
 
 
-def _is_whole(entry: Path, source: SourceFile) -> bool:
+def _is_whole(entry: Path, source: StoredFile) -> bool:
     """An entry was checked when it came; here only that nobody truncated it."""
     return entry.is_file() and entry.stat().st_size == source.bytes

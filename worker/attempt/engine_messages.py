@@ -15,8 +15,8 @@ from app.delivery import commits
 from app.delivery.checkpoint import Checkpoint
 from app.delivery.claim import Claim
 from app.delivery.endings import Failure
-from app.delivery.object_keys import attempt_folder
-from app.delivery.publish import StoredFile, make_manifest, publish
+from app.delivery.object_keys import StoredFile, attempt_folder
+from app.delivery.publish import make_manifest, publish
 from app.tables.states import Reason
 from secateur.spec.records.history import JobWarning
 from secateur.spec.records.pipe import (
@@ -137,7 +137,7 @@ def _listen(
         redact=redact,
         job_log=job_log,
         news=News(context, job_log),
-        last_stage={file.path: StoredFile(**vars(file)) for file in last_stage},
+        last_stage={file.path: file for file in last_stage},
     )
 
 

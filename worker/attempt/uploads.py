@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from app.delivery.object_keys import OUTPUT
-from app.delivery.publish import StoredFile
+from app.delivery.object_keys import OUTPUT, StoredFile
 from app.storage import ObjectStore
 from secateur.digests import file_sha256
 from worker.attempt.interrupts import Interrupts, persist

@@ -15,8 +15,8 @@ from app.delivery import checkpoint, commits, endings, input_digests
 from app.delivery.claim import Claim, claim
 from app.delivery.endings import Failure
 from app.delivery.lease import Lease, LeaseLost, guard, renew
-from app.delivery.object_keys import attempt_folder
-from app.delivery.publish import StoredFile, make_manifest, publish
+from app.delivery.object_keys import StoredFile, attempt_folder
+from app.delivery.publish import make_manifest, publish
 from app.delivery.reaper import reap_one
 from app.garbage.sweep import Sweep
 from app.storage import ObjectStore

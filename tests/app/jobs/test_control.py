@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from app.db.engine import transaction
 from app.delivery.claim import claim
 from app.delivery.lease import LeaseLost
-from app.delivery.publish import StoredFile, make_manifest, publish
+from app.delivery.object_keys import StoredFile
+from app.delivery.publish import make_manifest, publish
 from app.tables.jobs import Job
 from app.tables.outbox import OutboxMessage
 from app.tables.states import TERMINAL, State

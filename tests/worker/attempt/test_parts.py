@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app.delivery.claim import SourceFile
 from app.delivery.lease import LeaseLost, OwnerRequests
+from app.delivery.object_keys import StoredFile
 from app.settings import Settings
 from app.storage import ObjectStore, StoreError
 from worker.attempt.cache import Cache, CorruptObject, sweep_partial
@@ -26,16 +26,16 @@ from worker.attempt.staging import safe_join
 from worker.attempt.uploads import Uploads
 
 
-def source(data: bytes) -> SourceFile:
+def source(data: bytes) -> StoredFile:
     digest = hashlib.sha256(data).hexdigest()
-    return SourceFile("file", digest, len(data), digest)
+    return StoredFile("file", digest, len(data), digest)
 
 
 @pytest.fixture
-def fill(store: ObjectStore) -> Callable[[bytes], SourceFile]:
+def fill(store: ObjectStore) -> Callable[[bytes], StoredFile]:
     """Put bytes into the store under their digest."""
 
-    def act(data: bytes) -> SourceFile:
+    def act(data: bytes) -> StoredFile:
         found = source(data)
         store.put_bytes(found.key, data)
         return found
@@ -47,7 +47,7 @@ def make_cache(store: ObjectStore, folder: Path, bound: int = 10**6) -> Cache:
     return Cache(folder, bound, store.download, time.sleep)
 
 
-def test_the_cache_downloads_once(store: ObjectStore, fill: Callable[[bytes], SourceFile], tmp_path: Path) -> None:
+def test_the_cache_downloads_once(store: ObjectStore, fill: Callable[[bytes], StoredFile], tmp_path: Path) -> None:
     file = fill(b"model")
     cache = make_cache(store, tmp_path / "w")
     cache.link(file, tmp_path / "a" / "file")
@@ -65,7 +65,7 @@ def test_the_cache_refuses_what_is_not_the_content(store: ObjectStore, tmp_path:
 
 
 def test_a_truncated_entry_is_fetched_anew(
-    store: ObjectStore, fill: Callable[[bytes], SourceFile], tmp_path: Path
+    store: ObjectStore, fill: Callable[[bytes], StoredFile], tmp_path: Path
 ) -> None:
     file = fill(b"model")
     cache = make_cache(store, tmp_path / "w")
@@ -78,7 +78,7 @@ def test_a_truncated_entry_is_fetched_anew(
 
 
 def test_the_oldest_entries_make_room_but_not_those_in_use(
-    store: ObjectStore, fill: Callable[[bytes], SourceFile], tmp_path: Path
+    store: ObjectStore, fill: Callable[[bytes], StoredFile], tmp_path: Path
 ) -> None:
     cache = make_cache(store, tmp_path / "w", bound=25)
     entries = tmp_path / "w" / "cache" / "objects"
@@ -94,7 +94,7 @@ def test_the_oldest_entries_make_room_but_not_those_in_use(
 
 
 def test_what_another_worker_evicts_meanwhile_is_passed_over(
-    store: ObjectStore, fill: Callable[[bytes], SourceFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, fill: Callable[[bytes], StoredFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = make_cache(store, tmp_path / "w", bound=15)
     files = [fill(letter * 10) for letter in (b"a", b"b")]
