@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from secateur.spec.job import Calibration
+from secateur.spec.job import Calibration, Documents
 from worker.pruning import EvaluationSpec, Format, Text, perplexities
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.windows import calibration_windows
@@ -37,10 +37,17 @@ class Protocol:
     window_length: int = 1024
     """Tokens of an evaluation window."""
     seed: int = 0
+    documents: Documents = Documents.joined
+    """Of the calibration text."""
+
+    @property
+    def calibration(self) -> Calibration:
+        names = ("samples", "sequence_length", "seed", "documents")
+        return Calibration(**{name: getattr(self, name) for name in names})
 
     def request(self, model: Path, workspace: Path, method: Any, sparsity: Any) -> dict[str, Any]:
         """An engine request that prunes for one domain and leaves the evaluation to us."""
-        windows = {"samples": self.samples, "sequence_length": self.sequence_length, "seed": self.seed}
+        windows = self.calibration.model_dump(mode="json")
         return {
             "workspace": str(workspace),
             "model": str(model),
@@ -54,9 +61,7 @@ class Protocol:
     def write_windows(self, model: Path, path: Path) -> None:
         """All of the protocol's windows, also the held-out, (samples, sequence_length), int64, as a .npy file."""
         text = Text(path=self.data / CALIBRATION, format=Format.jsonl)
-        drawn = Calibration(
-            samples=self.samples, sequence_length=self.sequence_length, seed=self.seed, held_out=0.0
-        )
+        drawn = self.calibration.model_copy(update={"held_out": 0.0})
         numpy.save(path, calibration_windows(Tokenizer(model), text, drawn, "/calibration").solved_on.numpy())
 
     def perplexity(self, model: Path) -> dict[str, float]:
@@ -92,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--windows", type=int, default=Protocol.windows)
     parser.add_argument("--window-length", type=int, default=Protocol.window_length)
     parser.add_argument("--seed", type=int, default=Protocol.seed)
+    parser.add_argument("--documents", type=Documents, default=Protocol.documents, choices=list(Documents))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
 
 
@@ -109,4 +115,5 @@ def read_arguments(options: argparse.Namespace) -> Protocol:
         windows=options.windows,
         window_length=options.window_length,
         seed=options.seed,
+        documents=options.documents,
     )

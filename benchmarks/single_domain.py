@@ -11,13 +11,16 @@ import json
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bfloat16 import amx
 from benchmarks.model import smollm2
 from benchmarks.output import add_out
 from benchmarks.protocol import TESTS, Protocol, add_arguments, read_arguments
 from benchmarks.rows import METHODS
+from secateur.spec.job import Numerics
 from secateur.spec.records.pipe import Message, Progress
 from worker.pruning import PruningJob, Silent, run
 from worker.pruning.state.atomic import write_json
@@ -33,12 +36,13 @@ class Shown(Silent):
             print(f"\r  {where} {eta}   ", end="", file=sys.stderr, flush=True)
 
 
-def measure(model: Path, method: Any, sparsity: Any, protocol: Protocol, cache: Path) -> dict[str, Any]:
-    """Prune in a folder that is removed afterwards, and evaluate."""
-    with tempfile.TemporaryDirectory(dir=cache) as workspace:
+def measure(model: Path, asked: dict[str, Any], protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
+    """Prune in a folder that is removed afterwards, and evaluate. asked: method and sparsity."""
+    with tempfile.TemporaryDirectory(dir=options.cache) as workspace:
         began = time.monotonic()
-        request = protocol.request(model, Path(workspace), method, sparsity)
-        output = run(PruningJob.from_dict(request), Shown())
+        request = protocol.request(model, Path(workspace), **asked) | {"numerics": options.numerics}
+        with amx() if options.amx else nullcontext():
+            output = run(PruningJob.from_dict(request), Shown())
         seconds = time.monotonic() - began
         figures = protocol.perplexity(Path(workspace) / "stage-00/model")
     return {"perplexity": figures, "sparsity": output.summary.sparsity, "pruning_seconds": round(seconds, 1)}
@@ -57,6 +61,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sparsity", type=float, default=0.5)
     parser.add_argument("--pattern", default="unstructured")
     parser.add_argument("--allocation", help="uniform, owl or error; default: the engine's own choice")
+    parser.add_argument("--numerics", type=Numerics, default=Numerics.fast, choices=list(Numerics))
+    parser.add_argument("--amx", action="store_true", help="round fast products as a processor with AMX does")
     parser.add_argument("--no-dense", action="store_true")
     add_out(parser, "single_domain")
     return parser.parse_args()
@@ -77,9 +83,10 @@ def main() -> None:
         show("dense", rows["dense"])
     for name in options.methods.split(","):
         method = METHODS[name] | ({"admm": settings} if settings else {})
-        rows[name] = measure(model, method, sparsity, protocol, options.cache)
+        rows[name] = measure(model, {"method": method, "sparsity": sparsity}, protocol, options)
         show(name, rows[name])
-    document = {"rows": rows, "settings": settings, **sparsity, "protocol": protocol.identity()}
+    products = {"numerics": options.numerics, "amx": options.amx}
+    document = {"rows": rows, "settings": settings, **sparsity, **products, "protocol": protocol.identity()}
     write_json(options.out, document)
 
 

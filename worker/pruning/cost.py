@@ -17,8 +17,8 @@ from worker.pruning.targets.budget import WeightTarget
 
 SELECTION = 200
 """Operations a weight that scoring, selecting and summarising cost beside any products."""
-SURVEY_TOKENS = (2048, 8192)
-"""Fewest and most calibration tokens at which a survey looks."""
+SURVEY_TOKENS = 8192
+"""At how many calibration tokens a survey looks at most: of more it learns little."""
 
 
 def token_work(block: Block) -> float:
@@ -97,10 +97,8 @@ def stage_work(
 
 
 def survey_tokens(calibration: int) -> int:
-    """At how many of a domain's tokens a survey looks, from the first window on: a quarter, so that it takes about
-    as long as one of the passes that prune, and of a long text no more than it learns from."""
-    fewest, most = SURVEY_TOKENS
-    return min(calibration, max(fewest, min(most, calibration // 4)))
+    """At how many of a domain's tokens a survey looks, from the first window on."""
+    return min(calibration, SURVEY_TOKENS)
 
 
 def survey_work(job: PruningJob, graph: ModelGraph, tokens: int) -> float:
