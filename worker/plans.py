@@ -21,7 +21,7 @@ from app.tables.models import Model
 from app.tables.plans import Plan
 from secateur.spec.job import dataset_pointers
 from secateur.spec.records.pipe import Planned
-from worker.attempt.engine_question import EngineRefused, ask_engine
+from worker.attempt.engine_question import ask_engine
 from worker.attempt.redaction import Redactor
 from worker.attempt.staging import base_of, computed, safe_join
 from worker.intake.runner import Check, Guard, scratch_folder
@@ -93,10 +93,7 @@ def _make(
             "hidden_bytes": settings.hidden_bytes,
         }
         redact = Redactor({"<workspace>": workspace, "<model>": model, "<work>": settings.work_dir})
-        try:
-            return ask_engine(request, workspace, check, redact, Planned).plan.model_dump(mode="json")
-        except EngineRefused as error:
-            raise IntakeError(error.code, error.message, error.field) from None
+        return ask_engine(request, workspace, check, redact, Planned).plan.model_dump(mode="json")
 
 
 def _asked(spec: dict[str, Any], stages: list[Stage]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.delivery.events import EventType
 from app.jobs.limits import limits_of, set_limits
+from app.kit.refs import InputError
 from app.tables.jobs import Job, JobProgress
 from app.tables.states import LEASED, TERMINAL, Cause, State
 from secateur.spec.job import Labels, Priority
@@ -34,13 +35,10 @@ class ProgressRead(Position):
     updated_at: datetime
 
 
-class FailureRead(BaseModel):
-    """Why a job failed."""
+class FailureRead(InputError):
+    """Why a job failed; `field` points into the spec."""
 
-    code: str
     cause: Cause = Field(description="Who has to act: `user` (change the request) or `system` (ours).")
-    message: str
-    field: str | None = Field(default=None, description="JSON pointer into the spec.")
 
 
 class ResultRead(Figures):

@@ -8,21 +8,12 @@ from typing import Any, Final, TypeVar
 
 from secateur.spec.records.pipe import Ended, Failed, Inspection, Message, Planned
 from worker.attempt.engine_process import COMMAND, EngineProcess
+from worker.model_files.errors import IntakeError
 
 Answer = TypeVar("Answer", Inspection, Planned)
 
 LONGEST_SECONDS: Final = 600.0
 """No graph takes so long to build, and no tensor to read; a child that is silent for longer is stuck."""
-
-
-class EngineRefused(Exception):
-    """The engine's refusal, by the user's doing. field: JSON pointer into the engine's request."""
-
-    def __init__(self, code: str, message: str, field: str | None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.field = field
 
 
 def ask_engine(
@@ -35,7 +26,7 @@ def ask_engine(
     """The engine's message of the type `answer`.
 
     check: called often; raises when the work must stop. redact: takes paths out of a refusal's message.
-    Raises EngineRefused, RuntimeError when the engine is at fault.
+    Raises IntakeError for a refusal (its field points into the request), RuntimeError when the engine is at fault.
     """
     engine = EngineProcess(workspace, request["threads"], COMMAND)
     said: deque[str] = deque(maxlen=20)
@@ -47,7 +38,7 @@ def ask_engine(
                 return message
             if isinstance(message, Failed):
                 if message.cause == "user":
-                    raise EngineRefused(message.code, redact(message.message), message.field)
+                    raise IntakeError(message.code, redact(message.message), message.field)
                 raise RuntimeError(f"the engine failed: {message.detail}")
         raise RuntimeError(f"the engine ended without an answer; it said: {list(said)}")
     except ValueError as error:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from secateur.spec.records.pipe import Inspection
-from worker.attempt.engine_question import EngineRefused, ask_engine
+from worker.attempt.engine_question import ask_engine
 from worker.attempt.redaction import Redactor
 from worker.intake.context import Context
 from worker.intake.scan import SHOWN
@@ -29,7 +29,7 @@ def check_fit(files: Mapping[str, Path], context: Context) -> frozenset[str]:
     redact = Redactor({"<model>": model, "<work>": context.settings.work_dir})
     try:
         answer = ask_engine(request, workspace, context.check, redact, Inspection)
-    except EngineRefused as error:
+    except IntakeError as error:  # whose field is none of the model's request
         raise IntakeError(error.code, error.message) from None
     for said in answer.warnings:
         context.warn(said.code, said.message, **said.data)
