@@ -1,6 +1,5 @@
 """Steps of the continual benchmark: what waits for what, several at a time, and runs that are broken off."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,11 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks import continual
+from benchmarks import continual, continual_stages
 from benchmarks.child import ChildFailed
 from benchmarks.continual_rows import Row, Stage
 from benchmarks.continual_stages import Stages
-from tests.benchmarks.conftest import LETTERS, command, folders, row
+from tests.benchmarks.conftest import LETTERS, command, folders, prune_here, row
 
 pytestmark = pytest.mark.slow
 
@@ -51,24 +50,26 @@ def test_what_goes_on_from_a_failed_stage_is_not_tried(stages: Stages, made: lis
 
 
 @dataclass(frozen=True)
-class Dying(Stages):
-    """Its process is killed where a lineage is this one."""
+class Pooled(Stages):
+    """Each of its processes, which are new ones, prunes by itself, or is killed where a lineage is `dies`."""
 
-    at: str = ""
+    dies: str = ""
 
     def figures(self, stage: Stage) -> dict[str, Any]:
-        if "".join(LETTERS[domain] for domain in stage.domains) == self.at:
+        continual_stages.run_child = prune_here
+        if "".join(LETTERS[domain] for domain in stage.domains) == self.dies:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().figures(stage)
 
 
-def test_a_killed_process_fails_its_steps_and_the_others_go_on(stages: Stages) -> None:
-    dying = replace(Dying(**vars(stages), at="w"), jobs=2)
+def test_a_killed_process_fails_its_steps_and_the_others_go_on(stages: Stages, made: list[str]) -> None:
+    dying = Pooled(**vars(replace(stages, jobs=2)), dies="w")
     found, failed = continual.fill(dying, [row("wanda/wpc"), row("wanda:restart/wcp")], keep=False)
     assert found == {}
     assert set(failed.values()) == {"a process that made stages was killed"}
-    again = replace(dying, at="")
+    again = replace(dying, dies="", jobs=1)
     assert set(continual.fill(again, [row("wanda:restart/wcp")], keep=False)[0]) == {"wanda:restart/wcp"}
+    assert made == []  # here
 
 
 def test_a_terminated_run_ends_at_once_with_all_its_processes(stages: Stages, tmp_path: Path) -> None:
@@ -104,17 +105,14 @@ def test_no_number_of_jobs_below_one_is_taken(capsys: pytest.CaptureFixture[str]
     assert "--jobs: at least 1" in capsys.readouterr().err
 
 
-def test_several_at_a_time_give_what_one_at_a_time_gives(stages: Stages, made: list[str], tmp_path: Path) -> None:
-    outs = [tmp_path / "one.json", tmp_path / "two.json"]
-    chosen = ("--rows", "wanda/wpc,wanda:restart/wpc")
-    assert continual.main(command(stages, outs[0], *chosen)) == 0
-    other = replace(stages, cache=stages.cache / "other")
+def test_several_at_a_time_give_what_one_at_a_time_gives(stages: Stages, made: list[str]) -> None:
+    rows = [row("wanda/wpc"), row("wanda:restart/wpc")]
+    other = Pooled(**vars(replace(stages, cache=stages.cache / "other", jobs=2)))
     other.cache.mkdir()
-    assert continual.main(command(other, outs[1], *chosen, "--jobs", "2")) == 0
-    one, two = (json.loads(out.read_text())["rows"] for out in outs)
-    assert list(one) == list(two) == ["wanda/wpc", "wanda:restart/wpc"]
+    (one, _), (two, failed) = (continual.fill(each, rows, keep=False) for each in (stages, other))
+    assert failed == {}
+    assert one.keys() == two.keys() == {"wanda/wpc", "wanda:restart/wpc"}
     for name, each in one.items():
         assert two[name]["final"] == pytest.approx(each["final"])
-        assert two[name]["seconds"] != each["seconds"]  # real ones, of the processes
     assert made == ["w", "wp", "wpc", "p", "c"]  # the second run's are made elsewhere
     assert folders(other) == []

@@ -12,6 +12,7 @@ import pytest
 from app.settings import Settings
 from tests import command_line
 from tests.app.conftest import MakeKey, running
+from tests.pairs import pairs
 
 LIMIT: Final = 5 * 2**20
 SHORT: Final = 10_000
@@ -83,9 +84,9 @@ REFUSALS: Final = {
 }
 
 
-@pytest.mark.parametrize("sending", ["length", "chunked"])
-@pytest.mark.parametrize("closing", ["keep-alive", "close"])
-@pytest.mark.parametrize("size", [SHORT, LONG])
+@pytest.mark.parametrize(
+    ("sending", "closing", "size"), pairs(["length", "chunked"], ["keep-alive", "close"], [SHORT, LONG])
+)
 def test_every_refusal_arrives(service: str, make_key: MakeKey, sending: str, closing: str, size: int) -> None:
     """Nothing, a part or all of the body has been read when the upload is refused."""
     keys = {"no key": None, "no scope": make_key(scopes=["data:read"])}

@@ -103,6 +103,11 @@ def test_a_malformed_override_is_pointed_at(override: dict[str, Any], pattern: s
         ({"method": {"name": "admm", "admm": {"damping": float("nan")}}}, "/method/admm/damping"),
         ({"method": {"name": "wanda", "recency": 4.5}}, "/method/recency"),
         ({"method": {"name": "wanda", "objective": "most"}}, "/method/objective"),
+        ({"method": {"name": "wanda", "mode": "restart", "recency": 1.0}}, "/method/recency"),
+        (
+            {"method": {"name": "wanda", "mode": "sequential", "objective": "least_forgetting"}},
+            "/method/objective",
+        ),
         ({"sparsity": {}}, "/sparsity/target"),
         ({"sparsity": {"target": 1}}, "/sparsity/target"),
         ({"sparsity": {"target": True}}, "/sparsity/target"),

@@ -15,10 +15,13 @@ from app.tables.auth import Project
 from app.tables.datasets import Dataset
 from app.tables.models import Model
 from app.tables.tasks import TaskKind
+from secateur.spec.records.pipe import Inspection
 from tests.tiny import make_tiny_llama
 from tests.worker.intake.hub_server import Hub, run_hub
+from worker.attempt.engine_question import EngineRefused
 from worker.intake.context import Context
 from worker.intake.runner import run
+from worker.pruning import UserError, inspect
 
 
 @pytest.fixture(scope="session")
@@ -63,8 +66,29 @@ def context(hub: Hub, tmp_path: Path) -> Context:
 Intake = Callable[..., Any]
 
 
+def look_here(
+    request: dict[str, Any],
+    _workspace: Path,
+    check: Callable[[], None],
+    redact: Callable[[str], str],
+    _answer: type[Inspection],
+) -> Inspection:
+    """What the engine's child process would answer, without the seconds that it takes to begin."""
+    try:
+        return inspect(Path(request["inspect"]), check)
+    except UserError as error:
+        raise EngineRefused(error.code, redact(error.message), error.field) from None
+
+
 @pytest.fixture
-def intake(session: Session, settings: Settings, hub: Hub) -> Intake:
+def intake(whole_intake: Intake, monkeypatch: pytest.MonkeyPatch) -> Intake:
+    """`whole_intake` with the engine in this process."""
+    monkeypatch.setattr("worker.intake.fit.ask_engine", look_here)
+    return whole_intake
+
+
+@pytest.fixture
+def whole_intake(session: Session, settings: Settings, hub: Hub) -> Intake:
     """Make a pending model or dataset of a new project, run its task, return the row."""
 
     def act(row: Model | Dataset, check: Callable[[], None] = lambda: None, **more: Any) -> Model | Dataset:

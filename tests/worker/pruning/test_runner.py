@@ -30,13 +30,23 @@ def weights(request: dict[str, Any], stage: int) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("method", [COPAL_ADMM, {"name": "admm"}, {"name": "alps"}], ids=lambda m: m["name"])
-def test_interrupted_job_ends_in_the_same_bytes(request_for: Request, method: dict[str, str]) -> None:
+STOPS = list(itertools.product((0, 1), (0, 1, 2)))
+"""After that many stages and blocks of the next."""
+
+
+@pytest.mark.parametrize(
+    ("method", "stops"),
+    [(COPAL_ADMM, STOPS), ({"name": "admm"}, [(0, 1), (1, 1)]), ({"name": "alps"}, [(0, 1), (1, 1)])],
+    ids=["copal+admm", "admm", "alps"],
+)
+def test_interrupted_job_ends_in_the_same_bytes(
+    request_for: Request, method: dict[str, str], stops: list[tuple[int, int]]
+) -> None:
     """Whatever block the run was stopped after, the resumed one gives bit-identical files."""
     whole = request_for(domains="ab", method=method)
     recorder = Recorder()
     expected = contents(whole, prune(whole, recorder))
-    for stages, blocks in itertools.product((0, 1), (0, 1, 2)):
+    for stages, blocks in stops:
         again = request_for(domains="ab", method=method, workspace=f"again-{stages}-{blocks}")
         copy_committed(Path(whole["workspace"]), Path(again["workspace"]), stages, blocks)
         reported = known_again(e for e in recorder.evaluations if e.row <= stages)
@@ -87,12 +97,11 @@ def test_report_has_no_path_and_no_clock(request_for: Request, tmp_path: Path) -
 def test_sequential_pruning_stands_still(request_for: Request, method: dict[str, Any], allocation: str) -> None:
     """Masks stay exactly: what is zero goes again, at no cost, so there is nothing to make up for either."""
     sparsity = {"target": 0.5, "allocation": allocation}
-    request = request_for(domains="abc", method={**method, "mode": "sequential"}, sparsity=sparsity)
+    request = request_for(domains="ab", method={**method, "mode": "sequential"}, sparsity=sparsity)
     recorder = Recorder()
     prune(request, recorder)
-    stages = [weights(request, stage) for stage in range(3)]
-    for later in stages[1:]:
-        assert all(torch.equal(first, later[key]) for key, first in stages[0].items())
+    later = weights(request, 1)
+    assert all(torch.equal(first, later[key]) for key, first in weights(request, 0).items())
     changed = {record.mask_changed for b in recorder.blocks if b.stage for record in b.records}
     assert changed == {0.0}
     assert len({record.mask_sha256 for b in recorder.blocks for record in b.records}) == 14

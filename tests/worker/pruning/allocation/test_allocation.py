@@ -1,6 +1,5 @@
 """Allocations through a whole job on a tiny model."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ def test_interrupted_job_shares_out_the_same(request_for: Request, allocation: s
     whole = request_for(domains="ab", method=method, sparsity=sparsity(allocation))
     recorder = Recorder()
     expected = contents(whole, prune(whole, recorder))
-    for stages, blocks in itertools.product((0, 1), (0, 1, 2)):
+    for stages, blocks in ((0, 1), (0, 2), (1, 1)):
         again = request_for(
             domains="ab", method=method, sparsity=sparsity(allocation), workspace=f"again-{stages}-{blocks}"
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from secateur.spec.method import Reading
+from tests.pairs import pairs
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Request, domain, prune
 from worker.pruning import PruningJob, SpecError, UserError, plan
@@ -84,9 +85,10 @@ def test_a_job_measures_whole_windows_also_where_a_block_flattens_them(
     torch.testing.assert_close(found, expected / inputs[..., 0].numel(), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["accumulated", "restart", "sequential"])
-@pytest.mark.parametrize("perturbation", ["relative", "domain_shift"])
-@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize(
+    ("reading", "mode", "perturbation"),
+    pairs(READINGS, ["accumulated", "restart", "sequential"], ["relative", "domain_shift"]),
+)
 def test_every_reading_runs_over_domains(
     request_for: Request, reading: Reading, mode: str, perturbation: str
 ) -> None:
