@@ -18,9 +18,9 @@ from app.tables.tasks import TaskKind
 from secateur.spec.records.pipe import Inspection
 from tests.tiny import make_tiny_llama
 from tests.worker.intake.hub_server import Hub, run_hub
-from worker.attempt.engine_question import EngineRefused
 from worker.intake.context import Context
 from worker.intake.runner import run
+from worker.model_files.errors import IntakeError
 from worker.pruning import UserError, inspect
 
 
@@ -77,7 +77,7 @@ def look_here(
     try:
         return inspect(Path(request["inspect"]), check)
     except UserError as error:
-        raise EngineRefused(error.code, redact(error.message), error.field) from None
+        raise IntakeError(error.code, redact(error.message), error.field) from None
 
 
 @pytest.fixture
