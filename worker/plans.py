@@ -112,7 +112,11 @@ def bring_outline(store: ObjectStore, file: dict[str, Any], target: Path, check:
     if target.suffix != ".safetensors":
         store.download(file["key"], target, check)
         return
-    end = header_end(b"".join(store.stream(file["key"], 0, LENGTH_BYTES)), file["bytes"], target.name)
+    prefix = b"".join(store.stream(file["key"], 0, LENGTH_BYTES))
+    try:
+        end = header_end(prefix, file["bytes"], target.name)
+    except IntakeError as error:  # it was taken in once, so it is the store's fault
+        raise ValueError(error.message) from None
     with target.open("wb") as output:
         for piece in store.stream(file["key"], 0, end):
             check()

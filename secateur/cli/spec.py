@@ -121,45 +121,38 @@ def _check(spec: Json) -> None:
 
 def _spec(options: SpecOptions, model: Callable[[str], str], dataset: Callable[[str, str], str]) -> Json:
     """model: its id, from a reference. dataset: its id, from a reference and a name for what is uploaded."""
-    domains = [DomainOption.parse(text) for text in options.domain]
-    labels = parse_labels(options.label)
+    found = model(options.model) if options.model is not None else None  # before anything is uploaded
     calibration = _given(samples=options.samples, sequence_length=options.sequence_length, seed=options.seed)
-    return {
-        **_given(
-            continues=options.continues,
-            model=model(options.model) if options.model is not None else None,
-            method=_given(
-                name=options.method,
-                weight_update=options.weight_update,
-                mode=options.mode,
-                objective=options.objective,
-            )
-            or None,
-            sparsity=_given(target=options.sparsity, pattern=options.pattern) or None,
+    domains = [
+        _given(
+            name=domain.name,
+            dataset=dataset(domain.calibration, domain.name),
+            calibration=calibration,
+            evaluation=dataset(domain.evaluation, f"{domain.name} evaluation") if domain.evaluation else None,
+        )
+        for domain in map(DomainOption.parse, options.domain)
+    ]
+    return _given(
+        continues=options.continues,
+        model=found,
+        method=_given(
+            name=options.method,
+            weight_update=options.weight_update,
+            mode=options.mode,
+            objective=options.objective,
         ),
-        "domains": [
-            {"name": domain.name, "dataset": dataset(domain.calibration, domain.name)}
-            | ({"calibration": calibration} if calibration else {})
-            | (
-                {"evaluation": dataset(domain.evaluation, f"{domain.name} evaluation")}
-                if domain.evaluation
-                else {}
-            )
-            for domain in domains
-        ],
-        **_given(
-            evaluation=_given(sequence_length=options.sequence_length, max_windows=options.max_windows) or None,
-            priority=options.priority,
-            limits=_given(max_runtime=options.max_runtime, max_pending=options.max_pending) or None,
-            labels=labels or None,
-            gate=_given(
-                max_bwt=options.max_bwt,
-                max_log_bwt=options.max_log_bwt,
-                max_mean_perplexity=options.max_mean_perplexity,
-            )
-            or None,
+        sparsity=_given(target=options.sparsity, pattern=options.pattern),
+        domains=domains,
+        evaluation=_given(sequence_length=options.sequence_length, max_windows=options.max_windows),
+        priority=options.priority,
+        limits=_given(max_runtime=options.max_runtime, max_pending=options.max_pending),
+        labels=parse_labels(options.label),
+        gate=_given(
+            max_bwt=options.max_bwt,
+            max_log_bwt=options.max_log_bwt,
+            max_mean_perplexity=options.max_mean_perplexity,
         ),
-    }
+    )
 
 
 def find_model(client: Client, reference: str) -> str:
@@ -194,5 +187,5 @@ def _label(text: str) -> tuple[str, str]:
 
 
 def _given(**values: Any) -> Json:
-    """Without the values that are None."""
-    return {name: value for name, value in values.items() if value is not None}
+    """Without the values that are None, and without empty objects."""
+    return {name: value for name, value in values.items() if value is not None and value != {}}
