@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     """How long a block may still go on after its job was asked to pause; then its engine is killed."""
     stall_seconds: float = Field(default=1800, gt=0)
     """An engine that reports nothing for so long is killed, unless its reports were ever nearly as rare."""
-    store_patience_seconds: float = Field(default=600, gt=0)
+    store_retry_seconds: float = Field(default=600, gt=0)
     """A worker tries again for so long before an object store that it cannot use fails the attempt."""
     health_dir: Path | None = None
     """Where a dispatcher notes each turn of its loops, for `python -m app.dispatch.health`."""

@@ -24,12 +24,12 @@ class Client:
         client.wait(job["id"])
         client.download(job["id"], Path("pruned"))
 
-    Connection errors, 502, 503 and 429 are tried again for `patience` seconds where that is harmless. Methods
+    Connection errors, 502, 503 and 429 are tried again for `retry_seconds` where that is harmless. Methods
     raise ProblemError when the server refuses, NotReachable when it does not answer.
     """
 
-    def __init__(self, url: str, key: str, *, timeout: float = 60, patience: float = 30) -> None:
-        self._transport = Transport(url, key, timeout=timeout, patience=patience)
+    def __init__(self, url: str, key: str, *, timeout: float = 60, retry_seconds: float = 30) -> None:
+        self._transport = Transport(url, key, timeout=timeout, retry_seconds=retry_seconds)
 
     @property
     def url(self) -> str:

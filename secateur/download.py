@@ -66,7 +66,7 @@ def fetch_made(transport: Transport, path: str, params: Mapping[str, Any], targe
 
     Raises ProblemError, DownloadError.
     """
-    retries = Retries(transport.patience)
+    retries = Retries(transport.retry_seconds)
     part = target.with_name(f".{target.name}.part")
     while True:
         try:
@@ -142,7 +142,7 @@ class _Download:
         self.target = target
         self.report = report
         self.part = target.with_name(f".{target.name}.{file.sha256[:16]}.part")
-        self.retries = Retries(transport.patience)
+        self.retries = Retries(transport.retry_seconds)
 
     def run(self) -> None:
         if self._is_there():

@@ -32,7 +32,7 @@ class Look:
 class Transport:
     """Requests to one server with one key."""
 
-    def __init__(self, url: str, key: str, *, timeout: float, patience: float) -> None:
+    def __init__(self, url: str, key: str, *, timeout: float, retry_seconds: float) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SecateurError(f"{url!r} is not the URL of a server (http://host or https://host)")
@@ -40,7 +40,7 @@ class Transport:
             raise SecateurError("the API key has characters that no key has")
         self.url = url.rstrip("/")
         self.timeout = timeout
-        self.patience = patience
+        self.retry_seconds = retry_seconds
         self._client = httpx.Client(
             base_url=self.url,
             headers={
@@ -105,8 +105,8 @@ class Transport:
         return httpx.Timeout(self.timeout + held, connect=CONNECT_SECONDS)
 
     def _send(self, ask: Callable[[], httpx.Response], again: bool) -> httpx.Response:
-        """The answer, after as many tries as patience allows. again: whether asking twice does no harm."""
-        retries = Retries(self.patience)
+        """The answer, after as many tries as there is time for. again: whether asking twice does no harm."""
+        retries = Retries(self.retry_seconds)
         while True:
             try:
                 response = ask()

@@ -11,7 +11,7 @@ from typing import Final
 from app.settings import get_settings
 
 LOOPS: Final = ("dispatcher", "reaper")
-PATIENCE: Final = 60.0
+SILENCE_SECONDS: Final = 60.0
 """Seconds without a good turn, beyond the loop's own pause, after which a loop counts as stuck."""
 
 
@@ -23,7 +23,7 @@ def note_turn(folder: Path | None, loop: str) -> None:
 
 def stuck_loops(folder: Path, pause: float) -> list[str]:
     """Loops without a good turn within the time."""
-    oldest = time.time() - PATIENCE - pause
+    oldest = time.time() - SILENCE_SECONDS - pause
     marks = {loop: _mark(folder, loop) for loop in LOOPS}
     return [loop for loop, mark in marks.items() if not mark.exists() or mark.stat().st_mtime < oldest]
 

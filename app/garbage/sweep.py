@@ -108,7 +108,7 @@ class Sweep:
 
 
 def run(subject: str, check: Callable[[], None], settings: Settings, store: ObjectStore) -> None:
-    """A task of the kind `garbage`: one chain at once, or the whole store with patience. Raises StoreError."""
+    """A task of the kind `garbage`: one chain at once, or the whole store, step by step. Raises StoreError."""
     age = timedelta(seconds=settings.garbage_seconds if subject == WHOLE_STORE else 0)
     sweep = Sweep(store, check, age)
     if subject == WHOLE_STORE:

@@ -19,7 +19,7 @@ from typing import Final
 
 from app.local.errors import StateError
 
-LOCK_PATIENCE: Final = 20.0
+LOCK_SECONDS: Final = 20.0
 """Seconds to wait for the children of a supervisor that was killed; they are on their way out."""
 
 
@@ -69,7 +69,7 @@ class StateFolder:
         for folder in (self.path, self.models, self.logs, self.path / "store", self.path / "work"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + LOCK_PATIENCE
+        deadline = time.monotonic() + LOCK_SECONDS
         try:
             while not _try_lock(handle):
                 self._refuse_if_held(handle, deadline)

@@ -159,7 +159,7 @@ def test_a_slow_store_is_only_slow(house: House, proxy: Proxy) -> None:
 
 def test_a_store_that_stays_away_fails_the_attempt_and_not_the_job(house: House, proxy: Proxy) -> None:
     with proxy.misbehaving(upward=refuse):
-        house.run(store_patience_seconds=0.1)
+        house.run(store_retry_seconds=0.1)
     house.check_failed_attempt("The object store could not be read or written.")
     house.let_it_start_again()
     house.run()
@@ -201,7 +201,7 @@ def local(small_disk: Path, session: Session, settings: Settings, store: ObjectS
 def test_a_full_disk_is_named_and_leaves_nothing(local: House, small_disk: Path) -> None:
     before = files_of(small_disk)
     filler = fill(small_disk)
-    local.run(store_patience_seconds=0.1)
+    local.run(store_retry_seconds=0.1)
     local.check_failed_attempt("The object store has no space left.")
     filler.unlink()
     assert files_of(small_disk) == before, "no half of a file stays"

@@ -23,7 +23,7 @@ PROBLEM = {
 
 @pytest.fixture
 def client(scripted: ScriptedServer) -> Client:
-    return Client(scripted.url, "sctr_key", patience=5)
+    return Client(scripted.url, "sctr_key", retry_seconds=5)
 
 
 def test_key_goes_into_the_header(client: Client, scripted: ScriptedServer) -> None:
@@ -94,7 +94,7 @@ def test_bad_gateway_of_an_unrepeatable_call_is_reported(client: Client, scripte
 def test_patience_ends(scripted: ScriptedServer) -> None:
     scripted.answer = lambda _: Reply.json({}, 503, Retry_After="60")
     with pytest.raises(ProblemError) as caught:
-        Client(scripted.url, "sctr_key", patience=5).job("job_1")
+        Client(scripted.url, "sctr_key", retry_seconds=5).job("job_1")
     assert caught.value.status == 503
     assert len(scripted.requests) == 1
 
@@ -103,7 +103,7 @@ def test_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     with pytest.raises(NotReachable, match=f"127.0.0.1:{port} does not answer"):
-        Client(f"http://127.0.0.1:{port}", "sctr_key", patience=0).job("job_1")
+        Client(f"http://127.0.0.1:{port}", "sctr_key", retry_seconds=0).job("job_1")
 
 
 def test_lists_are_read_page_by_page(client: Client, scripted: ScriptedServer) -> None:

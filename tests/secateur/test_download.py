@@ -55,7 +55,7 @@ class Artifacts:
 
 @pytest.fixture
 def client(scripted: ScriptedServer) -> Client:
-    return Client(scripted.url, "sctr_key", patience=5)
+    return Client(scripted.url, "sctr_key", retry_seconds=5)
 
 
 def test_every_file_arrives_and_nothing_else(client: Client, scripted: ScriptedServer, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_interrupted_download_is_resumed_by_a_later_call(
     server = Artifacts({"a": CONTENT}, breaks=1, break_at=700_000)
     scripted.answer = server
     with pytest.raises(DownloadError, match="connection broke"):
-        Client(scripted.url, "sctr_key", patience=0).download("job_1", tmp_path)
+        Client(scripted.url, "sctr_key", retry_seconds=0).download("job_1", tmp_path)
     assert not (tmp_path / "a").exists()
     client.download("job_1", tmp_path)
     assert server.downloads[-1].headers["range"] == "bytes=700000-"

@@ -15,7 +15,7 @@ ROW = {**PLACE, "matrix": "q_proj", "mean": 0.25, "total": 2.0, "share": 0.125, 
 
 @pytest.fixture
 def client(scripted: ScriptedServer) -> Client:
-    return Client(scripted.url, "sctr_key", patience=2)
+    return Client(scripted.url, "sctr_key", retry_seconds=2)
 
 
 def query(scripted: ScriptedServer, index: int = -1) -> dict[str, list[str]]:
@@ -84,7 +84,7 @@ def test_a_failed_export_leaves_what_was_there(client: Client, scripted: Scripte
         client.export_history("job_1", target)
     scripted.answer = lambda _: Reply(body=b"x" * 50, cut=10)
     with pytest.raises(DownloadError, match="broke"):
-        Client(scripted.url, "sctr_key", patience=0).export_history("job_1", target)
+        Client(scripted.url, "sctr_key", retry_seconds=0).export_history("job_1", target)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"earlier"]
 
 

@@ -126,7 +126,7 @@ def test_a_method_sends_what_is_documented(
     operation: str, operations: dict[str, Any], scripted: ScriptedServer, tmp_path: Path
 ) -> None:
     scripted.answer = answer
-    with Client(scripted.url, "sctr_key", patience=0) as client:
+    with Client(scripted.url, "sctr_key", retry_seconds=0) as client:
         CALLS[operation](client, tmp_path)
     method, template, described = operations[operation]
     pattern = re.sub(r"\{path\}", ".+", re.sub(r"\{(?!path\})\w+\}", "[^/]+", template))

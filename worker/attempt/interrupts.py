@@ -25,7 +25,7 @@ DATABASE_DOWN: Final = (OperationalError, InterfaceError, PoolTimeout)
 """Errors that pass: a restart, a lock that was not granted, no free connection."""
 DATABASE_BACKOFF: Final = Backoff(0.1, longest=5.0)
 STORE_BACKOFF: Final = Backoff(0.5, longest=10.0)
-STORE_PATIENCE_SECONDS: Final = 600.0
+STORE_RETRY_SECONDS: Final = 600.0
 
 
 class Interrupted(Exception):
@@ -44,10 +44,10 @@ class Interrupts:
     """Flags that any thread may raise; only a pause may be withdrawn."""
 
     def __init__(
-        self, store_patience: float = STORE_PATIENCE_SECONDS, stopping: threading.Event | None = None
+        self, store_retry_seconds: float = STORE_RETRY_SECONDS, stopping: threading.Event | None = None
     ) -> None:
-        """store_patience: for so many seconds a store that cannot be used is tried again. stopping: see below."""
-        self.store_patience = store_patience
+        """store_retry_seconds: for so long a store that cannot be used is tried again. stopping: see below."""
+        self.store_retry_seconds = store_retry_seconds
         self.lost = threading.Event()
         """The lease may be somebody else's: write nothing."""
         self.stopping = stopping or threading.Event()
@@ -72,12 +72,12 @@ class Interrupts:
         """left: seconds from `since`, a `time.monotonic()`, that the job's owner allows; None: without end."""
         self._runtime_ends = math.inf if left is None else since + left
 
-    def order_pause(self, wanted: bool, patience: float) -> None:
-        """The owner wants the job paused, or no longer does. patience: seconds that a block may still take."""
+    def order_pause(self, wanted: bool, seconds: float) -> None:
+        """The owner wants the job paused, or no longer does. seconds: how long a block may still take."""
         if not wanted:
             self.paused.clear()
         elif not self.paused.is_set():
-            self._pause_ends = time.monotonic() + patience
+            self._pause_ends = time.monotonic() + seconds
             self.paused.set()
 
     def is_overtime(self) -> bool:
@@ -127,7 +127,7 @@ def transact(
 
 def persist(interrupts: Interrupts, action: Callable[[], Result]) -> Result:
     """Do something with the store, again and again if need be. Raises StoreError when it stays unusable."""
-    deadline = time.monotonic() + interrupts.store_patience
+    deadline = time.monotonic() + interrupts.store_retry_seconds
     for pause in STORE_BACKOFF.pauses():
         interrupts.check()
         if time.monotonic() >= deadline:

@@ -41,7 +41,7 @@ def run_jobs(
             )
             if claimed is None:
                 return count
-            interrupts = Interrupts(settings.store_patience_seconds, stopping)
+            interrupts = Interrupts(settings.store_retry_seconds, stopping)
             sound = run_attempt(*claimed, settings, store, interrupts, command)
             caution.heed(sound, settings.caution_seconds)
             count += 1

@@ -29,7 +29,7 @@ Document = Mapping[str, Any]
 """The JSON of a state file."""
 
 
-def holdings(
+def held_statistics(
     job: PruningJob,
     stage: int,
     sums: Mapping[str, Accumulated],
@@ -173,7 +173,7 @@ class _Check:
             yield f"has the survey of {matrix.name} for weights that {kind}, which these do not"
 
 
-def check_holdings(
+def check_statistics(
     job: PruningJob,
     blocks: Sequence[Block],
     shares: Mapping[str, WeightTarget],

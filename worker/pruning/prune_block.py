@@ -13,10 +13,10 @@ from secateur.spec.records.pipe import BlockResult
 from worker.pruning.allocation.allocate import stored_survey
 from worker.pruning.allocation.curves import output_weights
 from worker.pruning.calibration.collect import Collected, Group, collect
-from worker.pruning.calibration.domain_grams import Packed, domain_errors, stored_own_grams
+from worker.pruning.calibration.domain_grams import Packed, domain_errors, stored_domain_grams
 from worker.pruning.calibration.hooks import dense_weight
 from worker.pruning.continuation import KEY as HOLDS
-from worker.pruning.continuation import MEMBERS, PREFIX, holdings
+from worker.pruning.continuation import MEMBERS, PREFIX, held_statistics
 from worker.pruning.cost import pass_work, solve_work
 from worker.pruning.errors import IllConditioned, about
 from worker.pruning.methods import registry as methods
@@ -270,13 +270,13 @@ def _state(context: StageContext, block: Block, collected: Collected, records: l
     sums = {name: each.sums for name, each in collected.inputs.items()}
     survey = stored_survey(context.survey, block)
     surveyed = [context.targets[m.name] for m in block.matrices if m.name in context.survey.curves]
-    own, kept = stored_own_grams(collected.domain_grams)
+    own, kept = stored_domain_grams(collected.domain_grams)
     others = [kind for kind, held in (("survey", survey), ("domain_grams", own)) if held]
     document = {
         "forward_dtype": context.dtype,
         PREFIX: list(context.windows.prefix),
         MEMBERS: {group[0].name: [matrix.name for matrix in group] for group in collected.groups},
-        HOLDS: holdings(context.job, context.stage, sums, others, before, surveyed),
+        HOLDS: held_statistics(context.job, context.stage, sums, others, before, surveyed),
         **kept,
     }
     tensors = survey | own | stored_history(history, records)

@@ -13,7 +13,7 @@ from worker.pruning.allocation.allocate import allocate, comparison_group
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.vocabulary import check_ids, tokens_beyond_rows
 from worker.pruning.calibration.windows import CalibrationWindows, calibration_windows
-from worker.pruning.continuation import check_holdings, settle_dtype
+from worker.pruning.continuation import check_statistics, settle_dtype
 from worker.pruning.cost import block_work, planned_work, stage_work, token_work
 from worker.pruning.estimate import Subject
 from worker.pruning.evaluation.losses import TestSet, precision
@@ -86,7 +86,7 @@ def _prepare(job: PruningJob, observer: Observer, subject: Subject | None) -> _P
     beyond = tokens_beyond_rows(graph, tokenizer)
     if job.first_stage + job.resume.stages:
         before = stage_folder(job, job.resume.stages - 1, len(graph.blocks))
-        check_holdings(job, graph.blocks, targets, before, tokenizer.prefix)
+        check_statistics(job, graph.blocks, targets, before, tokenizer.prefix)
     dtype = settle_dtype(job, device)
     observer.check()
     windows = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.dispatch.health import LOOPS, PATIENCE, note_turn, stuck_loops
+from app.dispatch.health import LOOPS, SILENCE_SECONDS, note_turn, stuck_loops
 
 
 def test_loops_that_never_turned_are_stuck(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_a_good_turn_counts_for_a_while(tmp_path: Path) -> None:
     for loop in LOOPS:
         note_turn(tmp_path, loop)
     assert stuck_loops(tmp_path, 1) == []
-    long_ago = time.time() - PATIENCE - 10
+    long_ago = time.time() - SILENCE_SECONDS - 10
     os.utime(tmp_path / "secateur-reaper-turn", (long_ago, long_ago))
     assert stuck_loops(tmp_path, 1) == ["reaper"]
 

@@ -56,10 +56,10 @@ def test_state_is_free_only_when_the_last_child_is_gone(tmp_path: Path, monkeypa
     child = int(owner.stdout.readline())
     owner.kill()
     owner.wait()
-    monkeypatch.setattr("app.local.state.LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr("app.local.state.LOCK_SECONDS", 0.1)
     with pytest.raises(StateError, match="earlier stack"):
         StateFolder(tmp_path).lock()
-    monkeypatch.setattr("app.local.state.LOCK_PATIENCE", 20)
+    monkeypatch.setattr("app.local.state.LOCK_SECONDS", 20)
     _kill(child)
     state = StateFolder(tmp_path)
     state.lock()

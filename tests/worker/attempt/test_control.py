@@ -145,36 +145,36 @@ def test_a_silent_engine_is_killed_and_counts_as_a_loss(
 
 def test_patience_grows_with_the_engines_own_pace() -> None:
     now = 0.0
-    patience = StallWatchdog(10, lambda: now)
+    watchdog = StallWatchdog(10, lambda: now)
 
     def hear(after: float, message: Message, handling: float = 0) -> None:
         nonlocal now
         now += after
-        patience.hear(message)
+        watchdog.hear(message)
         now += handling
-        patience.listen(message)
+        watchdog.listen(message)
 
     hear(4, Progress(phase=Phase.pruning, fraction=0.0), handling=1000)
-    assert patience.silence() == 0, "what we take to store a report is not the engine's silence"
+    assert watchdog.silence() == 0, "what we take to store a report is not the engine's silence"
     now += 4 * SCALE
-    assert not patience.is_over()
+    assert not watchdog.is_over()
     hear(0, Note(level="info", message="waiting"))
     now += 1
-    assert patience.is_over(), "a note is no progress"
+    assert watchdog.is_over(), "a note is no progress"
 
 
 def test_an_attempt_may_rest_only_where_nothing_is_lost() -> None:
     interrupts = Interrupts()
     interrupts.in_block = True
-    interrupts.order_pause(True, patience=math.inf)
+    interrupts.order_pause(True, seconds=math.inf)
     interrupts.check()
     interrupts.in_block = False
     with pytest.raises(Interrupted):
         interrupts.check()
-    interrupts.order_pause(False, patience=0)
+    interrupts.order_pause(False, seconds=0)
     interrupts.check()
     interrupts.in_block = True
-    interrupts.order_pause(True, patience=0)
+    interrupts.order_pause(True, seconds=0)
     with pytest.raises(Interrupted):
         interrupts.check()
 

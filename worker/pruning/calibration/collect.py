@@ -8,8 +8,8 @@ from typing import Final
 
 from torch import Tensor
 
-from worker.pruning.calibration.copal_sums import CopalSums, complete, find_sensing
-from worker.pruning.calibration.domain_grams import OwnGrams, with_own_grams
+from worker.pruning.calibration.copal_sums import CopalSums, complete, find_copal_sums
+from worker.pruning.calibration.domain_grams import DomainGrams, with_domain_grams
 from worker.pruning.calibration.expert_fallback import ExpertTokens, feed
 from worker.pruning.calibration.hooks import AllHeard, dense_weight, find_groups, measure
 from worker.pruning.continuation import check_moments, factors
@@ -37,7 +37,7 @@ class Collected:
     groups: list[Group] = field(default_factory=list)
     inputs: Mapping[str, Inputs] = field(default_factory=dict)
     experts: Mapping[str, ExpertTokens] = field(default_factory=dict)
-    domain_grams: OwnGrams = field(default_factory=dict)
+    domain_grams: DomainGrams = field(default_factory=dict)
 
 
 def collect(context: StageContext, block: Block) -> Collected:
@@ -52,7 +52,7 @@ def collect(context: StageContext, block: Block) -> Collected:
     groups = find_groups(block, matrices, lambda: context.forward(block, solved_on[0][:1]))
     if context.accumulates and context.previous is not None:
         check_moments(groups, before)
-    copal_sums = find_sensing(groups, context.method_of, before, solved_on[0].shape[1], context.device)
+    copal_sums = find_copal_sums(groups, context.method_of, before, solved_on[0].shape[1], context.device)
     measured = _measure(context, block, groups, solved_on, copal_sums)
     measured, experts = feed(block, groups, measured, copal_sums, before)
     measured = complete(groups, measured, copal_sums, lambda matrix: dense_weight(block, matrix))
@@ -102,11 +102,11 @@ def _needs_gram(context: StageContext, group: Group) -> bool:
     return any(context.method_of(matrix).statistics for matrix in group)
 
 
-def _domain_grams(context: StageContext, block: Block, measured: Mapping[str, Measured]) -> OwnGrams:
+def _domain_grams(context: StageContext, block: Block, measured: Mapping[str, Measured]) -> DomainGrams:
     if not context.job.output.keep_domain_statistics:
         return {}
     grams = {name: each.gram for name, each in measured.items()}
-    return with_own_grams(context.state_before(block), context.domain.name, grams)
+    return with_domain_grams(context.state_before(block), context.domain.name, grams)
 
 
 def _summed(

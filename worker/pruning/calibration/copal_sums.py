@@ -53,7 +53,7 @@ class CopalSums:
         return inputs.reshape(-1, self.length, matrix.columns)
 
 
-def find_sensing(
+def find_copal_sums(
     groups: Sequence[Sequence[PrunableWeight]],
     method: Callable[[PrunableWeight], Method],
     before: Mapping[str, Accumulated],
@@ -61,7 +61,7 @@ def find_sensing(
     device: torch.device,
 ) -> dict[str, CopalSums]:
     """By matrix, for those whose method needs it. before: by group, the earlier domains' sums; empty in the first
-    domain and where earlier ones do not count. length: see Sensing."""
+    domain and where earlier ones do not count. length: see CopalSums."""
     found: dict[str, CopalSums] = {}
     for group in groups:
         sums = before.get(group[0].name)

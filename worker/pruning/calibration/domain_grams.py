@@ -33,11 +33,11 @@ class Packed:
         return unpack(self.triangle.to(device), self.diagonal.to(device))
 
 
-OwnGrams = dict[str, dict[str, Packed]]
+DomainGrams = dict[str, dict[str, Packed]]
 """By group, then by domain in the order of the stages."""
 
 
-def read_own_grams(path: Path) -> OwnGrams:
+def read_domain_grams(path: Path) -> DomainGrams:
     """Those of a state file; empty when the job that wrote it kept none."""
     kept: dict[str, list[str]] = read_document(path).get(KEY, {})
     names = {name for group, domains in kept.items() for domain in domains for name in _names(group, domain)}
@@ -48,16 +48,16 @@ def read_own_grams(path: Path) -> OwnGrams:
     }
 
 
-def with_own_grams(earlier: Path | None, domain: str, grams: Mapping[str, Tensor]) -> OwnGrams:
+def with_domain_grams(earlier: Path | None, domain: str, grams: Mapping[str, Tensor]) -> DomainGrams:
     """The own Grams of one more domain behind those in an earlier state file, which may have none.
 
     grams: of the new domain by group, per token, (in, in), float32.
     """
-    before = {} if earlier is None else read_own_grams(earlier)
+    before = {} if earlier is None else read_domain_grams(earlier)
     return {group: {**before.get(group, {}), domain: Packed.of(gram)} for group, gram in grams.items()}
 
 
-def stored_own_grams(grams: OwnGrams) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def stored_domain_grams(grams: DomainGrams) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and part of the document for a state file."""
     tensors: dict[str, Tensor] = {}
     for group, domains in grams.items():

@@ -60,10 +60,10 @@ def feed(
 ) -> tuple[dict[str, Measured], dict[str, ExpertTokens]]:
     """The statistics with those of starved experts mixed, and how every expert's matrix (by its name) fared.
 
-    block: loaded with its dense weights. measured: by group; groups without an expert are handed on. sensing: by
-    matrix, for those with an importance. before: by group, the earlier domains' sums.
+    block: loaded with its dense weights. measured: by group; groups without an expert are handed on. copal_sums:
+    by matrix, for those with an importance. before: by group, the earlier domains' sums.
     """
-    fed: dict[str, ExpertTokens] = {}
+    experts: dict[str, ExpertTokens] = {}
     result = dict(measured)
     kinds: dict[tuple[str, bool], list[Sequence[PrunableWeight]]] = defaultdict(list)
     for group in groups:
@@ -71,39 +71,39 @@ def feed(
             kinds[group[0].module, group[0].expert.activated].append(group)
             name = group[0].name
             share = _fed(group[0], measured[name], (before or {}).get(name))
-            fed |= {matrix.name: share for matrix in group}
+            experts |= {matrix.name: share for matrix in group}
             if not share.stand_ins and share.tokens < share.threshold:
                 result[name] = replace(measured[name], share=share.tokens / share.threshold)
     for (_, activated), members in kinds.items():
-        starved = [group for group in members if fed[group[0].name].stand_ins]
+        starved = [group for group in members if experts[group[0].name].stand_ins]
         if not starved:
             continue
         pooled = _pooled([measured[group[0].name] for group in members])
         for group in starved:
             name, own = group[0].name, measured[group[0].name]
             shared = _isotropic(own, pooled) if activated else pooled
-            result[name] = _mixed(own, shared, fed[name].stand_ins)
+            result[name] = _mixed(own, shared, experts[name].stand_ins)
             importance = {}
             for matrix in group:
                 if (sensed := (copal_sums or {}).get(matrix.name)) and sensed.by_token:
                     unseen = _importance(dense_weight(block, matrix), shared, sensed)
                     seen = own.importance.get(matrix.name, unseen)  # an expert without tokens has none
-                    importance[matrix.name] = torch.lerp(seen, unseen, fed[name].stand_ins)
+                    importance[matrix.name] = torch.lerp(seen, unseen, experts[name].stand_ins)
             result[name] = replace(result[name], importance=importance)
-    return result, fed
+    return result, experts
 
 
 def expert_fallback(stage: int, domain: str, records: Iterable[Mapping[str, Any]]) -> JobWarning | None:
     """records: of the whole stage."""
-    fed = [record["notes"]["expert"] for record in records if "expert" in record["notes"]]
-    modules = Counter(each["module"] for each in fed if each["stand_ins"])
+    experts = [record["notes"]["expert"] for record in records if "expert" in record["notes"]]
+    modules = Counter(each["module"] for each in experts if each["stand_ins"])
     if not modules:
         return None
     data = {
         "stage": stage,
         "domain": domain,
         "matrices": modules.total(),
-        "of": len(fed),
+        "of": len(experts),
         "modules": dict(modules),
     }
     return JobWarning(code="expert_fallback", message=MESSAGE, data=data)

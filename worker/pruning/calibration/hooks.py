@@ -76,7 +76,7 @@ def measure(
 ) -> dict[str, Measured]:
     """Statistics of every group while `run` sends all calibration windows through the loaded block.
 
-    sensing: by matrix, for those that need more than the inputs' moments. hear: told every matrix's outputs as
+    copal_sums: by matrix, for those that need more than the inputs' moments. hear: told every matrix's outputs as
     well. stop_early: forwards after the first may end in AllHeard, which saves what comes behind the last input.
     gram_tokens: by group, for those whose Gram need not be of all tokens. A group goes by the name of its first
     matrix.

@@ -152,10 +152,10 @@ def _experts(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Module → calibration tokens of each expert, and the matrices which are starved."""
     modules: dict[str, dict[str, Any]] = {}
     for record in records:
-        if (fed := record["notes"].get("expert")) is None:
+        if (expert := record["notes"].get("expert")) is None:
             continue
-        module = modules.setdefault(fed["module"], {"tokens": {}, "fallback": []})
-        module["tokens"][str(fed["index"])] = fed["tokens"]
-        if fed["stand_ins"]:
+        module = modules.setdefault(expert["module"], {"tokens": {}, "fallback": []})
+        module["tokens"][str(expert["index"])] = expert["tokens"]
+        if expert["stand_ins"]:
             module["fallback"].append(record["matrix"])
     return modules

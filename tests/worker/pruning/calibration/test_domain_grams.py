@@ -10,7 +10,7 @@ from secateur.spec.records.history import MatrixRecord
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request
 from tests.worker.pruning.lineages import chain, continuing, run_job, with_own_texts
-from worker.pruning.calibration.domain_grams import KEY, Packed, domain_errors, read_own_grams
+from worker.pruning.calibration.domain_grams import KEY, Packed, domain_errors, read_domain_grams
 from worker.pruning.state.moments import relative_error
 
 pytestmark = pytest.mark.slow
@@ -75,7 +75,7 @@ def test_what_is_kept_is_handed_on_through_a_lineage_unchanged(request_for: Requ
     model = str(make_tiny("gpt2", tmp_path / "model"))
     first, second = chain(request_for, "a", "b", model=model, output=KEPT)
     path = "state/block-0001.safetensors"
-    before, after = (read_own_grams(ran.artifact(path)) for ran in (first, second))
+    before, after = (read_domain_grams(ran.artifact(path)) for ran in (first, second))
     assert before
     for group, domains in before.items():
         assert list(after[group]) == ["a", "b"]
@@ -100,7 +100,7 @@ def test_a_block_that_is_left_as_it_is_keeps_nothing(request_for: Request) -> No
     overrides = [{"match": "model.layers.1.*", "skip": True}]
     sparsity = {"target": 0.5, "allocation": "uniform", "overrides": overrides}
     (ran,) = chain(request_for, "ab", sparsity=sparsity, output=KEPT)
-    assert read_own_grams(ran.artifact("state/block-0001.safetensors")) == {}
+    assert read_domain_grams(ran.artifact("state/block-0001.safetensors")) == {}
 
 
 def test_error_of_dense_weights_is_zero_under_any_gram() -> None:

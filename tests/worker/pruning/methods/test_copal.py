@@ -9,7 +9,7 @@ from torch import Tensor
 from secateur.spec.method import Method, MethodName, Perturbation, Reading, Scope
 from secateur.spec.sparsity import Pattern
 from tests.specs import make_method
-from worker.pruning.calibration.copal_sums import complete, find_sensing
+from worker.pruning.calibration.copal_sums import complete, find_copal_sums
 from worker.pruning.methods.copal import GRADIENT_SUMS, response, response_power
 from worker.pruning.methods.masks import Selection
 from worker.pruning.methods.registry import Group, prepare, prepare_alone, scores, scores_alone, solve
@@ -46,7 +46,7 @@ def gathered(
     sums: Accumulated | None = None
     for windows in domains:
         before = {"w": sums} if sums is not None else {}
-        copal_sums = find_sensing(groups, lambda _: method, before, windows.shape[1], CPU)
+        copal_sums = find_copal_sums(groups, lambda _: method, before, windows.shape[1], CPU)
         accumulator = Accumulator(COLUMNS, CPU)
         for batch in windows.split(2):
             accumulator.add(batch.reshape(-1, COLUMNS))
