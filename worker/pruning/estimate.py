@@ -1,6 +1,5 @@
 """What a job will need, from shapes alone: memory, disk and time. Rough figures; each says how it is made."""
 
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ def memory(subject: Subject) -> Estimate:
     stored = (sum(subject.checkpoint.tensors[name].bytes for name in block.tensors) for block in graph.blocks)
     parts = {
         "process": float(_resident_bytes()),
-        "outer_weights": float(FLOAT * sum(_numbers(subject, name) for name in graph.outer)),
+        "outer_weights": float(FLOAT * sum(subject.checkpoint.tensors[name].numbers for name in graph.outer)),
         "block_weights": float(max(_block_bytes(subject, block) for block in graph.blocks)),
         "read_ahead": float(max(stored)),
         "statistics": float(max(_statistics_bytes(subject, block) for block in graph.blocks)),
@@ -185,13 +184,10 @@ def _survey_bytes(subject: Subject) -> int:
     return FLOAT * width(subject.graph) * tokens * len(subject.graph.blocks)
 
 
-def _numbers(subject: Subject, name: str) -> int:
-    return math.prod(subject.checkpoint.tensors[name].shape)
-
-
 def _block_bytes(subject: Subject, block: Block) -> int:
     """In float32 inside its module, and as stored."""
-    return sum(FLOAT * _numbers(subject, name) + subject.checkpoint.tensors[name].bytes for name in block.tensors)
+    stored = (subject.checkpoint.tensors[name] for name in block.tensors)
+    return sum(FLOAT * each.numbers + each.bytes for each in stored)
 
 
 def _sensitivity_bytes(subject: Subject) -> int:

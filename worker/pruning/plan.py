@@ -41,7 +41,7 @@ def plan(job: PruningJob) -> dict[str, Any]:
     return {
         "architecture": type(subject.graph.model).__name__,
         "blocks": len(subject.graph.blocks),
-        "parameters": sum(_count(checkpoint, name) for name in checkpoint.tensors),
+        "parameters": sum(each.numbers for each in checkpoint.tensors.values()),
         "prefix": list(tokenizer.prefix),
         "pattern": str(sparsity.pattern),
         "allocation": sparsity.allocation.value,
@@ -128,7 +128,7 @@ def _matched(job: PruningJob, share: WeightTarget, shares: dict[str, WeightTarge
 def skipped(graph: ModelGraph, checkpoint: Checkpoint, shares: dict[str, WeightTarget]) -> list[SkippedTensor]:
     """Tensors that stay as they are."""
     found = [
-        SkippedTensor(name=name, reason=reason, weights=_count(checkpoint, name))
+        SkippedTensor(name=name, reason=reason, weights=checkpoint.tensors[name].numbers)
         for name, reason in graph.skipped.items()
     ]
     for share in shares.values():
@@ -156,10 +156,3 @@ def _overrides(subject: Subject) -> dict[str, Any]:
         for each in overlaps(resolved)
     ]
     return {"overrides": counted, "overlaps": met}
-
-
-def _count(checkpoint: Checkpoint, name: str) -> int:
-    count = 1
-    for side in checkpoint.tensors[name].shape:
-        count *= side
-    return count

@@ -2,40 +2,38 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from secateur.digests import file_sha256
 from secateur.spec.records.history import JobWarning, Phase
 from secateur.spec.records.pipe import Output, OutputFile, StageResult
-from worker.pruning.allocation.allocate import allocate, comparison_group
+from worker.pruning.allocation.allocate import allocate
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.vocabulary import check_ids, tokens_beyond_rows
-from worker.pruning.calibration.windows import CalibrationWindows, calibration_windows
+from worker.pruning.calibration.windows import calibration_windows
 from worker.pruning.continuation import check_statistics, settle_dtype
 from worker.pruning.cost import block_work, planned_work, stage_work, token_work
 from worker.pruning.estimate import Subject
-from worker.pruning.evaluation.losses import TestSet, precision
+from worker.pruning.evaluation.losses import precision
 from worker.pruning.evaluation.perplexity import test_set
 from worker.pruning.evaluation.r_matrix import Entries, evaluate_row, missing
-from worker.pruning.model.block_runner import BATCH_TOKENS, BlockRunner, batches
+from worker.pruning.model.block_runner import BlockRunner, batches
 from worker.pruning.model.checkpoint import Checkpoint, read_file
 from worker.pruning.model.inspection import inspect
 from worker.pruning.observer import Observer
-from worker.pruning.plan import check_prefix, look, skipped
+from worker.pruning.plan import check_prefix, look
 from worker.pruning.prune_block import advance_through, prune_block, read_block
 from worker.pruning.report.records import read_history
-from worker.pruning.report.report import REPORT, Finished, final_report, stage_figures
+from worker.pruning.report.report import REPORT, final_report, stage_figures
 from worker.pruning.report.warnings import after_pruning, after_stage, already_sparse, before_pruning
 from worker.pruning.request import PruningJob
-from worker.pruning.runtime.numerics import pick_device, pinned, torch_settings
+from worker.pruning.runtime.numerics import pick_device, torch_settings
 from worker.pruning.runtime.prefetch import read_ahead
 from worker.pruning.runtime.progress import Kind, Tracker
 from worker.pruning.state.atomic import write_json
-from worker.pruning.state.context import RunContext, StageContext
+from worker.pruning.state.context import PreparedRun, RunContext, StageContext
 from worker.pruning.state.stage_folder import stage_folder
-from worker.pruning.targets.budget import WeightTarget
 
 
 def run(job: PruningJob, observer: Observer, subject: Subject | None = None) -> Output:
@@ -64,19 +62,7 @@ def run(job: PruningJob, observer: Observer, subject: Subject | None = None) -> 
         return _publish(prepared, entries)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Prepared(RunContext):
-    """targets: by matrix, of a uniform allocation. windows, digests: of each domain's calibration text. sets: of
-    the lineage's test texts. warnings: what model and texts alone say."""
-
-    targets: dict[str, WeightTarget]
-    windows: list[CalibrationWindows]
-    digests: list[str]
-    sets: list[TestSet]
-    warnings: list[JobWarning]
-
-
-def _prepare(job: PruningJob, observer: Observer, subject: Subject | None) -> _Prepared:
+def _prepare(job: PruningJob, observer: Observer, subject: Subject | None) -> PreparedRun:
     """Read everything but weights, and refuse what cannot be done; what is quick to refuse comes first."""
     device = pick_device(job.device)
     found = subject or look(job)
@@ -104,7 +90,7 @@ def _prepare(job: PruningJob, observer: Observer, subject: Subject | None) -> _P
     warnings += [*beyond, *before_pruning(job, targets, windows, sets)]
     runner = BlockRunner(graph, source, device)
     planned = planned_work(job, graph, targets, runner.vocabulary, sum(item.windows.numel() for item in sets))
-    return _Prepared(
+    return PreparedRun(
         job=job,
         source=source,
         runner=runner,
@@ -124,7 +110,7 @@ def _say(context: RunContext, warnings: Iterable[JobWarning]) -> None:
         context.warn(warning.message, {"code": warning.code, **warning.data})
 
 
-def _evaluate(prepared: _Prepared, stage: int | None, known: Entries) -> Entries:
+def _evaluate(prepared: PreparedRun, stage: int | None, known: Entries) -> Entries:
     """What is missing in the row of R after a stage, or of the dense model."""
     row = 0 if stage is None else prepared.job.first_stage + stage + 1
     if not (sets := missing(prepared, row, prepared.sets, known)):
@@ -138,7 +124,7 @@ def _evaluate(prepared: _Prepared, stage: int | None, known: Entries) -> Entries
     return evaluate_row(prepared, row, checkpoint, sets)
 
 
-def _skip_stage(prepared: _Prepared, stage: int) -> None:
+def _skip_stage(prepared: PreparedRun, stage: int) -> None:
     """Count as done what an earlier run has done."""
     tokens = prepared.job.domains[stage].calibration.tokens
     forward, solve = stage_work(prepared.job, prepared.runner.graph, prepared.targets, tokens)
@@ -146,7 +132,7 @@ def _skip_stage(prepared: _Prepared, stage: int) -> None:
     prepared.tracker.skip(Kind.solve, solve)
 
 
-def _prune_stage(prepared: _Prepared, stage: int) -> None:
+def _prune_stage(prepared: PreparedRun, stage: int) -> None:
     """Prune the blocks that are left, after passing those that an earlier run has committed."""
     job, domain = prepared.job, prepared.job.domains[stage]
     committed = job.resume.blocks if stage == job.resume.stages else 0
@@ -196,7 +182,7 @@ def _enter(context: StageContext) -> None:
                 context.hidden.append(context.runner.enter(part[rows]))
 
 
-def _tell_stage(prepared: _Prepared, stage: int, seconds: float) -> None:
+def _tell_stage(prepared: PreparedRun, stage: int, seconds: float) -> None:
     domain = prepared.job.domains[stage]
     records = _records(prepared, stage)[stage]
     _say(prepared, after_stage(stage, domain.name, records))
@@ -216,27 +202,11 @@ def _records(context: RunContext, last: int) -> list[list[dict[str, Any]]]:
     ]
 
 
-def _publish(prepared: _Prepared, entries: Entries) -> Output:
+def _publish(prepared: PreparedRun, entries: Entries) -> Output:
     job, graph, last = prepared.job, prepared.runner.graph, len(prepared.job.domains) - 1
     folder = prepared.folder_of(last)
     files = folder.complete(prepared.source, graph)
-    # A lineage's earlier models were not run on the text of a later domain.
-    rows = [[entries.get((row, item.domain)) for item in prepared.sets] for row in range(len(job.lineage) + 1)]
-    report, summary = final_report(
-        Finished(
-            job=job,
-            graph=graph,
-            sets=prepared.sets,
-            rows=rows,
-            records=_records(prepared, last),
-            calibration=prepared.digests,
-            settings=pinned(job.threads, BATCH_TOKENS, prepared.device, prepared.dtype, job.numerics),
-            warnings=prepared.warnings,
-            skipped=skipped(graph, prepared.source, prepared.targets),
-            prefix=prepared.windows[-1].prefix,
-            scope=comparison_group(job, job.method, prepared.targets),
-        )
-    )
+    report, summary = final_report(prepared, entries, _records(prepared, last))
     _say(prepared, after_pruning(summary.bwt, summary.log_bwt))
     write_json(job.workspace / REPORT, report)
     states = [folder.state(block.index) for block in graph.blocks]

@@ -167,11 +167,13 @@ def _listening(
         for matrix in matrices:
             if matrix.expert is None:
                 module = block.module.get_submodule(matrix.module)
-                stack.callback(module.register_forward_pre_hook(_before(matrix, listen)).remove)
+                hook = module.register_forward_pre_hook(lambda _, args, matrix=matrix: listen(matrix, args[0]))
+                stack.callback(hook.remove)
         for matrix in writers.get(None, []):
             if hear is not None:
                 module = block.module.get_submodule(matrix.module)
-                stack.callback(module.register_forward_hook(_after(matrix, hear)).remove)
+                hook = module.register_forward_hook(lambda _, args, out, matrix=matrix: hear(matrix, out, 0))
+                stack.callback(hook.remove)
         paths = {place[0] for place in (*readers, *writers) if place is not None}
         stack.enter_context(listening({path: block.module.get_submodule(path) for path in paths}, expert))
         yield
@@ -180,17 +182,3 @@ def _listening(
 def _place(matrix: PrunableWeight) -> tuple[str, str, int] | None:
     """Where an expert's matrix is: module, parameter and expert; None for a matrix that is a module of its own."""
     return None if matrix.expert is None else (matrix.module, matrix.expert.parameter, matrix.expert.index)
-
-
-def _before(matrix: PrunableWeight, listen: Callable[[PrunableWeight, Tensor], None]) -> Callable[..., None]:
-    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        listen(matrix, args[0])
-
-    return hook
-
-
-def _after(matrix: PrunableWeight, hear: HearOutput) -> Callable[..., None]:
-    def hook(_module: nn.Module, _args: object, output: Tensor) -> None:
-        hear(matrix, output, 0)
-
-    return hook

@@ -88,7 +88,7 @@ def window_losses(
     Batches never mix sets, so that one domain's figures do not depend on which others are evaluated.
     hidden: an empty store. advance(block, tokens) is called after every batch; the head counts as one block more.
     """
-    parts = [(number, part) for number, item in enumerate(sets) for part in batches(*_shape(item))]
+    parts = [(number, part) for number, item in enumerate(sets) for part in batches(*item.windows.shape)]
     with precision(runner.device, dtype):
         for number, part in parts:
             hidden.append(runner.enter(sets[number].windows[part]))
@@ -125,10 +125,6 @@ def pieces(ids: Tensor, vocabulary: int, copies: int = 1, context: int = 1) -> l
     windows, length = ids.shape
     size = max(1, max(FEWEST, LOGITS // (copies * vocabulary)) // windows)
     return [slice(start, min(start + size, length - 1)) for start in range(context - 1, length - 1, size)]
-
-
-def _shape(item: TestSet) -> tuple[int, int]:
-    return item.windows.shape[0], item.windows.shape[1]
 
 
 def _losses(

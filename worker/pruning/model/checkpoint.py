@@ -1,6 +1,7 @@
 """A Hugging Face checkpoint on disk: which tensors, in which files, read a few at a time."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -47,6 +48,10 @@ class TensorInfo:
     start: int
     """Where in the file its bytes begin."""
     bytes: int
+
+    @property
+    def numbers(self) -> int:
+        return math.prod(self.shape)
 
 
 class Checkpoint:

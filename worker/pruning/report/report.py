@@ -1,82 +1,64 @@
 """Figures of a finished job: R, backward transfer, digests. No clock, no path: equal jobs give equal reports."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from secateur.spec.job import Domain
 from secateur.spec.method import Mask, Mode, Scope, WeightUpdate
 from secateur.spec.metrics import figures, mean
-from secateur.spec.records.history import JobWarning
 from secateur.spec.records.pipe import Summary
-from secateur.spec.records.plan import SkippedTensor
 from worker.engine_format import ENGINE_FORMAT
+from worker.pruning.allocation.allocate import comparison_group
 from worker.pruning.calibration.windows import held_out_indices
-from worker.pruning.evaluation.losses import TestSet
+from worker.pruning.evaluation.r_matrix import Entries
 from worker.pruning.methods.registry import SOLVERS
-from worker.pruning.model.graph import ModelGraph
+from worker.pruning.model.block_runner import BATCH_TOKENS
+from worker.pruning.plan import skipped
 from worker.pruning.report.records import mask_overlap
 from worker.pruning.report.warnings import after_pruning, after_stage
 from worker.pruning.request import PruningJob
+from worker.pruning.runtime.numerics import pinned
+from worker.pruning.state.context import PreparedRun
 from worker.pruning.state.digests import total
 
 REPORT = "report.json"
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What the report is made of. rows: the lineage's R with the dense row first, a column for each evaluated
-    domain. records: per stage of this job, the matrices' records. calibration: sha256 of each of its domains'
-    calibration text. settings: what the bytes depend on beside the job. warnings: what the texts alone say.
-    skipped: tensors that stay as they are, and why. prefix: what every window begins with.
-    scope: among which weights scores competed."""
+def final_report(
+    run: PreparedRun, entries: Entries, records: Sequence[list[dict[str, Any]]]
+) -> tuple[dict[str, Any], Summary]:
+    """The report and its summary. Zeros and digests were taken from the tensors as they were written.
 
-    job: PruningJob
-    graph: ModelGraph
-    sets: list[TestSet]
-    rows: list[list[float | None]]
-    records: list[list[dict[str, Any]]]
-    calibration: list[str]
-    settings: dict[str, Any]
-    warnings: list[JobWarning]
-    skipped: list[SkippedTensor]
-    prefix: tuple[int, ...]
-    scope: Scope
-
-
-def final_report(done: Finished) -> tuple[dict[str, Any], Summary]:
-    """The report and its summary. Zeros and digests were taken from the tensors as they were written."""
-    columns = [item.domain for item in done.sets]
-    entries = {
-        (row, domain): value
-        for row, values in enumerate(done.rows)
-        for domain, value in zip(columns, values, strict=True)
-        if value is not None
-    }
-    last = stage_figures(done.records[-1])
-    found = figures(done.job.lineage, entries)
+    records: per stage of this job, the matrices' records.
+    """
+    job, graph, domains = run.job, run.runner.graph, run.job.domains
+    columns = {item.domain for item in run.sets}
+    found = figures(job.lineage, {place: value for place, value in entries.items() if place[1] in columns})
+    stages = [stage_figures(each) for each in records]
+    after = [after_stage(stage, domain.name, records[stage]) for stage, domain in enumerate(domains)]
     summary = Summary(
-        **{name: last[name] for name in ("weights", "zeros", "sparsity", "masks_sha256", "weights_sha256")},
+        **{name: stages[-1][name] for name in ("weights", "zeros", "sparsity", "masks_sha256", "weights_sha256")},
         **found.model_dump(),
-        warnings=[*done.warnings, *_after_stages(done), *after_pruning(found.bwt, found.log_bwt)],
+        warnings=[*run.warnings, *chain.from_iterable(after), *after_pruning(found.bwt, found.log_bwt)],
     )
     report = {
         "engine_format": ENGINE_FORMAT,
-        "settings": done.settings,
+        "settings": pinned(job.threads, BATCH_TOKENS, run.device, run.dtype, job.numerics),
         "model": {
-            "architecture": type(done.graph.model).__name__,
-            "blocks": len(done.graph.blocks),
-            "prefix": list(done.prefix),
+            "architecture": type(graph.model).__name__,
+            "blocks": len(graph.blocks),
+            "prefix": list(run.windows[-1].prefix),
         },
-        "method": _method(done.job, done.scope),
-        "sparsity": done.job.sparsity.model_dump(mode="json"),
-        "output": done.job.output.model_dump(mode="json"),
-        "lineage": {"first_stage": done.job.first_stage, "domains": list(done.job.lineage)},
-        "domains": [_domain(d, sha) for d, sha in zip(done.job.domains, done.calibration, strict=True)],
-        "evaluation": _evaluation(done, columns),
-        "stages": [_stage(done, stage) for stage in range(len(done.job.domains))],
-        "matrices": done.records,
-        "skipped": [each.model_dump() for each in done.skipped],
+        "method": _method(job, comparison_group(job, job.method, run.targets)),
+        "sparsity": job.sparsity.model_dump(mode="json"),
+        "output": job.output.model_dump(mode="json"),
+        "lineage": {"first_stage": job.first_stage, "domains": list(job.lineage)},
+        "domains": [_domain(domain, digest) for domain, digest in zip(domains, run.digests, strict=True)],
+        "evaluation": _evaluation(run, entries),
+        "stages": [_stage(run, stage, stages[stage], records[stage]) for stage in range(len(domains))],
+        "matrices": records,
+        "skipped": [each.model_dump() for each in skipped(graph, run.source, run.targets)],
         "summary": summary.model_dump(),
     }
     return report, summary
@@ -113,13 +95,25 @@ def _domain(domain: Domain, digest: str) -> dict[str, Any]:
     }
 
 
-def _evaluation(done: Finished, columns: list[str]) -> dict[str, Any]:
-    after = [None, *done.job.lineage]
+def _evaluation(run: PreparedRun, entries: Entries) -> dict[str, Any]:
+    """A lineage's earlier models were not run on the text of a later domain."""
+    columns = [item.domain for item in run.sets]
     rows = [
-        {"row": row, "after": after[row], "perplexity": dict(zip(columns, values, strict=True))}
-        for row, values in enumerate(done.rows)
+        {"row": row, "after": after, "perplexity": {name: entries.get((row, name)) for name in columns}}
+        for row, after in enumerate([None, *run.job.lineage])
     ]
-    return {"domains": columns, "rows": rows, "protocols": {item.domain: item.protocol for item in done.sets}}
+    return {"domains": columns, "rows": rows, "protocols": {item.domain: item.protocol for item in run.sets}}
+
+
+def _stage(run: PreparedRun, stage: int, figures: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
+    domain = run.job.domains[stage]
+    return {
+        "stage": stage,
+        "domain": domain.name,
+        **figures,
+        "calibration_tokens": domain.calibration.tokens,
+        "experts": _experts(records),
+    }
 
 
 def stage_figures(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -130,22 +124,6 @@ def stage_figures(records: list[dict[str, Any]]) -> dict[str, Any]:
     digests = {"masks_sha256": total(records, "mask_sha256"), "weights_sha256": total(records, "weights_sha256")}
     masks = {**digests, "mask_overlap": mask_overlap(records)}
     return {"weights": weights, "zeros": zeros, "sparsity": zeros / weights, **errors, **masks}
-
-
-def _stage(done: Finished, stage: int) -> dict[str, Any]:
-    domain = done.job.domains[stage]
-    return {
-        "stage": stage,
-        "domain": domain.name,
-        **stage_figures(done.records[stage]),
-        "calibration_tokens": domain.calibration.tokens,
-        "experts": _experts(done.records[stage]),
-    }
-
-
-def _after_stages(done: Finished) -> Iterator[JobWarning]:
-    for stage, domain in enumerate(done.job.domains):
-        yield from after_stage(stage, domain.name, done.records[stage])
 
 
 def _experts(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -9,10 +9,11 @@ from torch import Tensor, device
 
 from secateur.spec.job import Domain
 from secateur.spec.method import Method, Mode
+from secateur.spec.records.history import JobWarning
 from secateur.spec.records.pipe import Note
 from worker.pruning.allocation.result import Survey
 from worker.pruning.calibration.windows import CalibrationWindows
-from worker.pruning.evaluation.losses import precision
+from worker.pruning.evaluation.losses import TestSet, precision
 from worker.pruning.model.block_runner import BlockRunner, batches
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.graph import Block, PrunableWeight
@@ -53,6 +54,21 @@ class RunContext:
     def hidden_states(self) -> ActivationCache:
         """An empty store."""
         return ActivationCache(self.job.workspace, self.job.hidden_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRun(RunContext):
+    """All that is known before the first weight is pruned.
+
+    targets: by matrix, of a uniform allocation. windows, digests: of each domain's calibration text. sets: of the
+    lineage's test texts, a column of R each. warnings: what model and texts alone say.
+    """
+
+    targets: dict[str, WeightTarget]
+    windows: list[CalibrationWindows]
+    digests: list[str]
+    sets: list[TestSet]
+    warnings: list[JobWarning]
 
 
 @dataclass(frozen=True, kw_only=True)
