@@ -364,6 +364,8 @@ def test_gemmas_tokenizer_puts_no_space_and_bos_before_a_text(convert: Convert) 
     tokenizer = AutoTokenizer.from_pretrained(convert(**made))
     ids = tokenizer("the")["input_ids"]
     assert (ids[0], tokenizer.convert_ids_to_tokens(ids[1])) == (1, "th")
+    runs = tokenizer.convert_ids_to_tokens(tokenizer("a  a")["input_ids"][1:])
+    assert runs == ["a", "▁▁", "a"], "a run of spaces is one token"
 
 
 def test_qwen_with_biases_and_its_own_heads(convert: Convert) -> None:

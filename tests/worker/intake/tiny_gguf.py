@@ -85,13 +85,13 @@ def _add_tokenizer(writer: GGUFWriter) -> int:
 
 
 def _add_pieces(writer: GGUFWriter) -> int:
-    """As SentencePiece has it: control tokens, bytes, pieces with their scores."""
+    """As SentencePiece has it: control tokens, bytes, pieces with their scores, and a user's own run of spaces."""
     special = ["<unk>", "<s>", "</s>"]
     octets = [f"<0x{byte:02X}>" for byte in range(256)]
     letters = ["▁", *map(chr, range(97, 123)), "th", "▁th", "▁the"]
-    tokens = [*special, *octets, *letters]
+    tokens = [*special, *octets, *letters, "  "]
     kinds = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL]
-    kinds += [TokenType.BYTE] * len(octets) + [TokenType.NORMAL] * len(letters)
+    kinds += [TokenType.BYTE] * len(octets) + [TokenType.NORMAL] * len(letters) + [TokenType.USER_DEFINED]
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     writer.add_token_scores([-float(i) for i in range(len(tokens))])
