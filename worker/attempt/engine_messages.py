@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -57,8 +57,7 @@ Said = TypeVar("Said", Note, JobWarning)
 
 @dataclass(frozen=True)
 class _Hearing:
-    """What hearing an engine takes. last_stage: files of the last stage's committed blocks by their local names,
-    which the artifact is made of."""
+    """What hearing an engine takes."""
 
     context: AttemptContext
     engine: EngineProcess
@@ -66,7 +65,6 @@ class _Hearing:
     redact: Redactor
     job_log: JobLog
     news: News
-    last_stage: dict[str, StoredFile]
 
     @property
     def domains(self) -> list[str]:
@@ -85,7 +83,9 @@ def hear_engine(
 
     next_line: number of the job's next line of log. Raises Interrupted, and AttemptFailed for what cannot be used.
     """
-    hearing = _listen(context, engine, scratch, checkpoint, next_line)
+    hearing = _listen(context, engine, scratch, next_line)
+    # The artifact is made of the last stage's, by their local names.
+    committed = {file.path: file for file in checkpoint.files_of.get(len(hearing.domains) - 1, ())}
     watchdog, interrupts = StallWatchdog(context.settings.stall_seconds), context.interrupts
     about: Engine | None = None
     failure: Failure | None = None
@@ -101,13 +101,13 @@ def hear_engine(
                     hearing.news.write()
                     return failure
                 case Output():
-                    return _publish(hearing, _introduced(about), message)
+                    return _publish(hearing, _introduced(about), message, committed)
                 case Hello():
                     about = _greet(hearing, message)
                 case Failed():
                     failure = _failure(hearing, message)
                 case BlockResult():
-                    _keep_block(hearing, _introduced(about), message)
+                    committed |= _keep_block(hearing, _introduced(about), message)
                 case None:
                     pass
                 case _:
@@ -120,16 +120,13 @@ def hear_engine(
         hearing.news.write_when_due()
 
 
-def _listen(
-    context: AttemptContext, engine: EngineProcess, scratch: Scratch, checkpoint: Checkpoint, next_line: int
-) -> _Hearing:
+def _listen(context: AttemptContext, engine: EngineProcess, scratch: Scratch, next_line: int) -> _Hearing:
     settings, lease, claim = context.settings, context.lease, context.claim
     folders = {"<workspace>": scratch.workspace, "<model>": scratch.model, "<data>": scratch.data}
     redact = Redactor({**folders, "<work>": settings.work_dir})
     job_log = JobLog(next_line, settings.log_lines, redact)
     engine.listen(lambda line: job_log.add("info", line))
     folder = attempt_folder(claim.root, lease.job_id, lease.fence)
-    last_stage = checkpoint.files_of.get(len(claim.spec["domains"]) - 1, ())
     return _Hearing(
         context=context,
         engine=engine,
@@ -137,7 +134,6 @@ def _listen(
         redact=redact,
         job_log=job_log,
         news=News(context, job_log),
-        last_stage={file.path: file for file in last_stage},
     )
 
 
@@ -196,14 +192,11 @@ def _keep(hearing: _Hearing, message: Message) -> None:
             raise ValueError(f"a {message.type}, which is no part of a job")
 
 
-def _keep_block(hearing: _Hearing, about: Engine, message: BlockResult) -> None:
-    """Upload, commit, and only then acknowledge."""
-    context, stage, files = hearing.context, message.stage, []
-    for role, path in message.files:
-        stored = hearing.uploads.put_block(path, stage)
-        files.append({"role": role, **asdict(stored)})
-        if stage == len(hearing.domains) - 1:
-            hearing.last_stage[stored.path] = stored
+def _keep_block(hearing: _Hearing, about: Engine, message: BlockResult) -> dict[str, StoredFile]:
+    """Upload, commit, and only then acknowledge. The files by their local names."""
+    context, stage = hearing.context, message.stage
+    stored = {path: hearing.uploads.put_block(path, stage) for _, path in message.files}
+    files = [{"role": role, **asdict(stored[path])} for role, path in message.files]
     block = commits.Block(
         result=message, domain=hearing.domains[stage], engine_format=about.engine_format, files=files
     )
@@ -213,6 +206,7 @@ def _keep_block(hearing: _Hearing, about: Engine, message: BlockResult) -> None:
             # Nobody here needs it again, and every stage has some: the workspace must not grow with them.
             hearing.uploads.drop(path)
     hearing.engine.say({"type": "ack", "stage": stage, "block": message.block})
+    return stored
 
 
 def _failure(hearing: _Hearing, message: Failed) -> Failure:
@@ -227,14 +221,14 @@ def _failure(hearing: _Hearing, message: Failed) -> Failure:
     return Failure(Reason.engine_failed, text, fingerprint=message.fingerprint)
 
 
-def _publish(hearing: _Hearing, about: Engine, message: Output) -> Ending:
+def _publish(hearing: _Hearing, about: Engine, message: Output, committed: Mapping[str, StoredFile]) -> Ending:
     """Upload what is not there yet, then one guarded update."""
     context, lease = hearing.context, hearing.context.lease
     hearing.news.tell_publishing()
     files: list[StoredFile] = []
     for file in message.files:
         context.interrupts.check()
-        files.append(hearing.uploads.put_output(file.local, file.path, hearing.last_stage))
+        files.append(hearing.uploads.put_output(file.local, file.path, committed))
     files += context.commit(lambda session: checkpoints.kept_files(session, lease.job_id))
     manifest = make_manifest(files, _provenance(context.claim, about))
     text = json.dumps(manifest, sort_keys=True).encode()
