@@ -9,8 +9,6 @@ from benchmarks.continual import line, matrices
 from benchmarks.continual_figures import COLUMNS, goals, summarise
 from benchmarks.continual_rows import ORDERS, choose
 
-pytestmark = pytest.mark.slow
-
 MADE = {"sparsity": 0.5, "seconds": 10.0, "state_bytes": 3 << 20, "peak_rss_bytes": 1}
 
 

@@ -14,8 +14,6 @@ from worker.pruning import Format, Text
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.windows import calibration_windows
 
-pytestmark = pytest.mark.slow
-
 SAMPLES, LENGTH = 3, 16
 
 

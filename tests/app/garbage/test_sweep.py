@@ -293,6 +293,7 @@ def sweeping(act: Callable[[], object]) -> Iterator[None]:
     assert errors == []
 
 
+@pytest.mark.slow
 def test_a_job_that_is_swept_all_the_time_loses_nothing(
     session: Session, store: ObjectStore, settings: Settings, environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -38,47 +38,42 @@ def jobs(session: Session, store: ObjectStore, tmp_path: Path) -> JobMaker:
     return make_tiny_jobs(session, store, model)
 
 
-@pytest.mark.parametrize("end", ["killed", "retried"])
 def test_another_worker_goes_on_to_the_same_bytes(
-    jobs: JobMaker,
-    session: Session,
-    settings: Settings,
-    environment: dict[str, str],
-    tmp_path: Path,
-    end: str,
+    jobs: JobMaker, session: Session, settings: Settings, environment: dict[str, str], tmp_path: Path
 ) -> None:
+    """After a killed worker, and after a retry of what was cancelled."""
     reference = Watch(session, jobs.make(method=SLOW))
     assert run_jobs(settings, "first") == 1
-    watch = Watch(session, jobs.make(method=SLOW))
-    driver = [COMMAND[0], "-m", "tests.worker.driver", *COMMAND]
-    with process(driver, environment, tmp_path / "log") as worker:
-        watch.wait_for_blocks(BLOCKS // 2)
+    for end in ("killed", "retried"):
+        watch = Watch(session, jobs.make(method=SLOW))
+        driver = [COMMAND[0], "-m", "tests.worker.driver", *COMMAND]
+        with process(driver, environment, tmp_path / "log") as worker:
+            watch.wait_for_blocks(BLOCKS // 2)
+            if end == "killed":
+                worker.kill()
+            else:
+                with transaction() as other:
+                    control.cancel(other, jobs.project, watch.id)
+                assert watch.wait_for_end() is State.cancelled
+        before = watch.blocks()
+        assert 0 < before < 2 * BLOCKS, "it was disturbed in the middle"
         if end == "killed":
-            worker.kill()
+            wait_until(lambda: reap_jobs(settings) > 0)
+            session.execute(update(Job).values(available_at=func.now()))
+            session.commit()
+            followed = watch
         else:
             with transaction() as other:
-                control.cancel(other, jobs.project, watch.id)
-            assert watch.wait_for_end() is State.cancelled
-    before = watch.blocks()
-    assert 0 < before < 2 * BLOCKS, "it was disturbed in the middle"
-    if end == "killed":
-        wait_until(lambda: reap_jobs(settings) > 0)
-        session.execute(update(Job).values(available_at=func.now()))
-        session.commit()
-        followed = watch
-    else:
-        with transaction() as other:
-            (job, _), _ = retries.retry(other, jobs.project, watch.id)
-        followed = Watch(session, job.id)
-    another = {"work_dir": tmp_path / "another host", "threads": settings.threads + 1}
-    elsewhere = settings.model_copy(update=another)
-    assert run_jobs(elsewhere, "second") == 1
-    assert digest(followed) == digest(reference)
-    assert followed.blocks() == 2 * BLOCKS
-    again = session.query(JobBlock).filter_by(job_id=followed.id, attempt=followed.row.attempts).count()
-    assert again == 2 * BLOCKS - before, "no block was solved twice"
-    records = [session.query(JobMatrix).filter_by(job_id=each.id).count() for each in (followed, reference)]
-    assert records[0] == records[1] > 0
+                (job, _), _ = retries.retry(other, jobs.project, watch.id)
+            followed = Watch(session, job.id)
+        another = {"work_dir": tmp_path / f"another host, {end}", "threads": settings.threads + 1}
+        assert run_jobs(settings.model_copy(update=another), "second") == 1
+        assert digest(followed) == digest(reference)
+        assert followed.blocks() == 2 * BLOCKS
+        again = session.query(JobBlock).filter_by(job_id=followed.id, attempt=followed.row.attempts).count()
+        assert again == 2 * BLOCKS - before, "no block was solved twice"
+        records = [session.query(JobMatrix).filter_by(job_id=each.id).count() for each in (followed, reference)]
+        assert records[0] == records[1] > 0
 
 
 def test_a_retry_from_another_format_starts_anew_and_says_so(

@@ -1,7 +1,8 @@
 """A tiny model, tiny texts, and a recorder of everything a job says."""
 
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,14 @@ class Recorder(Silent):
 
     def check(self) -> None:
         self.checks += 1
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_synced() -> Iterator[None]:
+    """A test fears no power cut, and waiting for the disk takes a fifth of a tiny job."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -148,7 +148,9 @@ def test_the_report_is_looked_for_in_the_folder_and_beside_it(pruned: Path, tmp_
     assert locate(pruned, tmp_path / "other.json")[1] == tmp_path / "other.json"
 
 
+@pytest.mark.slow
 def test_it_is_a_command(pruned: Path) -> None:
+    """Which nothing but its process shows."""
     command = [sys.executable, "-m", "worker.pruning.verify", str(pruned), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["differences"] == []

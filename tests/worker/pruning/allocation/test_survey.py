@@ -29,8 +29,6 @@ from worker.pruning.runtime.progress import Kind, Tracker
 from worker.pruning.state.context import StageContext
 from worker.pruning.targets.budget import assign
 
-pytestmark = pytest.mark.slow
-
 
 def _stage(
     folder: Path,

@@ -17,8 +17,6 @@ from worker.pruning.methods.masks import Selection
 from worker.pruning.methods.registry import Group
 from worker.pruning.state.moments import Accumulator, Inputs, Measured, accumulate, relative_error
 
-pytestmark = pytest.mark.slow
-
 AUTO = make_method(MethodName.auto)
 WEAK = Candidate("weak", MethodName.admm, {"admm": AdmmSettings(damping=0.001)})
 STRONG = Candidate("strong", MethodName.admm, {"admm": AdmmSettings(damping=1.0)})

@@ -197,6 +197,7 @@ def test_experts_in_one_tensor_are_matrices_of_their_own(family: str, tmp_path: 
         torch.testing.assert_close(dense_weight(block, matrix), stored.T if matrix.transposed else stored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["accumulated", "sequential"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_experts_in_one_tensor_over_two_domains(

@@ -68,19 +68,13 @@ print(faults(nullcontext), faults(memory.reusing))
 """
 
 
-def said(program: str) -> list[int]:
-    """By a process of its own: what it asks of the library is for good."""
+@pytest.mark.slow
+def test_large_tensors_leave_no_holes_and_passes_reuse_their_places() -> None:
+    """In a process of its own: what it asks of the library is for good."""
+    program = GROWING + FAULTING
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return [int(word) for word in done.stdout.split()]
-
-
-def test_large_tensors_leave_no_holes() -> None:
-    (grown,) = said(GROWING)
+    grown, mapped, reused = map(int, done.stdout.split())
     assert grown < 20
-
-
-def test_passes_reuse_their_places() -> None:
-    mapped, reused = said(FAULTING)
     assert reused < mapped / 5
 
 
