@@ -1,4 +1,7 @@
-"""A refused upload is answered with its refusal, however much of it was read and however it was sent."""
+"""A refused upload is answered with its refusal, however much of it was read and however it was sent.
+
+Only bodies that are longer than the sockets hold show it.
+"""
 
 import socket
 from collections.abc import Iterator
@@ -13,6 +16,8 @@ from app.settings import Settings
 from tests import command_line
 from tests.app.conftest import MakeKey, running
 from tests.pairs import pairs
+
+pytestmark = pytest.mark.slow
 
 LIMIT: Final = 5 * 2**20
 SHORT: Final = 10_000

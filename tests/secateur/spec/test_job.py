@@ -240,6 +240,7 @@ def test_other_patterns_do_not_exist(pattern: str) -> None:
         Pattern.parse(pattern)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [

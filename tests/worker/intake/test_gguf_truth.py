@@ -18,6 +18,8 @@ from tests.worker.intake.tiny_gguf import HEADS, HIDDEN, INNER, tiny_tensors, wr
 from worker.intake.gguf_convert import convert_file
 from worker.model_files.errors import IntakeError
 
+pytestmark = pytest.mark.slow
+
 Convert = Callable[..., Path]
 HEAD = HIDDEN // HEADS
 FREQUENCIES = 10_000.0 ** (-np.arange(0, HEAD, 2) / HEAD)

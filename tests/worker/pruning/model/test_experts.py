@@ -177,6 +177,7 @@ FUSED = {"gpt_oss": "gate_up_proj", "granitemoe": "input_linear.weight", "qwen3-
 """With biases and (experts, in, out); under a name of its own; as the library has it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FUSED)
 def test_experts_in_one_tensor_are_matrices_of_their_own(family: str, tmp_path: Path) -> None:
     folder = fused(family, tmp_path / "model")

@@ -93,6 +93,7 @@ def weighted(request: dict[str, Any], *weights: float) -> dict[str, Any]:
     return request
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: "-".join(method.values()))
 def test_a_domain_alone_is_what_a_job_without_memory_makes_of_it(
     request_for: Request, method: dict[str, Any]
