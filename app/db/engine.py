@@ -12,8 +12,6 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
-# Foreign keys name tables of other features: all must be known before the first statement.
-import app.tables  # noqa: F401
 from app.settings import Settings, get_settings
 
 

@@ -1,9 +1,8 @@
-"""Every table, in one import: what Alembic compares and what tests create."""
+"""Every table: who imports one has them all, because foreign keys name tables of other features."""
 
 from app.db.base import Base
-from app.tables import auth, datasets, jobs, models, plans, sensitivity, tasks
-from app.tables import outbox as dispatch
+from app.tables import auth, datasets, jobs, models, outbox, plans, sensitivity, tasks
 
 METADATA = Base.metadata
 
-__all__ = ["METADATA", "auth", "datasets", "dispatch", "jobs", "models", "plans", "sensitivity", "tasks"]
+__all__ = ["METADATA", "auth", "datasets", "jobs", "models", "outbox", "plans", "sensitivity", "tasks"]
