@@ -181,7 +181,7 @@ def test_every_row_is_listed_once_and_headlines_in_every_order(capsys: pytest.Ca
     assert len(set(names)) == len(names)
     for name in ("wanda", "copal", "admm", "copal+admm"):
         assert {f"{name}/{order}" for order in (*ORDERS, "joint")} <= set(names)
-    assert {"copal:sample:relative/wpc", "copal:fisher:domain_shift:layer@uniform/wpc", "admm@2:4/wpc"} <= set(
+    assert {"copal:sample:relative/wpc", "copal:fisher:domain_shift:matrix@uniform/wpc", "admm@2:4/wpc"} <= set(
         names
     )
     assert {"admm:sequential/wpc", "wanda:restart/cpw", "auto/wpc"} <= set(names)
