@@ -1,4 +1,7 @@
-"""Measured children: answers, failures, memory."""
+"""Measured children: answers, failures, memory.
+
+Slow: memory and exit codes are those of a process of its own.
+"""
 
 import os
 import signal

@@ -1,4 +1,7 @@
-"""The comparison on a tiny model: rows of ours, their cache, what makes them stale."""
+"""The comparison on a tiny model: rows of ours, their cache, what makes them stale.
+
+Slow: a row is only stale or fresh once it was pruned.
+"""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,7 @@
-"""The continual benchmark on a tiny model: shared stages, their cache, what R and the joint ceiling are."""
+"""The continual benchmark on a tiny model: shared stages, their cache, what R and the joint ceiling are.
+
+Slow: that stages are shared shows only in stages that were made.
+"""
 
 import json
 import math

@@ -1,4 +1,7 @@
-"""Steps of the continual benchmark: what waits for what, several at a time, and runs that are broken off."""
+"""Steps of the continual benchmark: what waits for what, several at a time, and runs that are broken off.
+
+Slow: an order of several processes shows only while they run.
+"""
 
 import os
 import signal

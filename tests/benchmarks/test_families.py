@@ -1,4 +1,7 @@
-"""The list of families is the documented one, and a few of every kind are what it says."""
+"""The list of families is the documented one, and a few of every kind are what it says.
+
+Slow: each family is made, pruned and held against transformers.
+"""
 
 from pathlib import Path
 

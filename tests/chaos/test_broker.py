@@ -1,4 +1,7 @@
-"""The broker is killed, flushed, frozen, half-open, or comes back empty: every queued job still runs, once."""
+"""The broker is killed, flushed, frozen, half-open, or comes back empty: every queued job still runs, once.
+
+Slow: what outlives a broker shows only with a broker that dies.
+"""
 
 import json
 import secrets

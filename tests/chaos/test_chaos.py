@@ -1,4 +1,7 @@
-"""A service whose parts are killed, frozen and stopped at random keeps its promises. For longer: __main__.py."""
+"""A service whose parts are killed, frozen and stopped at random keeps its promises. For longer: __main__.py.
+
+Slow: no single fault shows what two at a time do.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""PostgreSQL is restarted, away for longer than a lease, full, or loses a commit: the work is done once."""
+"""PostgreSQL is restarted, away for longer than a lease, full, or loses a commit: the work is done once.
+
+Slow: a lost commit needs a database that loses one.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,7 @@
-"""The object store refuses, is slow, hangs, cuts uploads or is full: it is waited for, or the attempt says why."""
+"""The object store refuses, is slow, hangs, cuts uploads or is full: it is waited for, or the attempt says why.
+
+Slow: an upload that is cut needs a store that cuts it.
+"""
 
 import subprocess
 from collections.abc import Callable, Iterator

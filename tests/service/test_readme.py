@@ -1,4 +1,7 @@
-"""The README's HTTP examples do what they say, line by line, on the real model, if on a part of the text."""
+"""The README's HTTP examples do what they say, line by line, on the real model, if on a part of the text.
+
+Slow: only the commands themselves show that a reader can follow them.
+"""
 
 import json
 import os

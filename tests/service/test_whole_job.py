@@ -1,4 +1,7 @@
-"""A job through the whole house: HTTP, PostgreSQL, Valkey, Celery workers, engine, object store, download."""
+"""A job through the whole house: HTTP, PostgreSQL, Valkey, Celery workers, engine, object store, download.
+
+Slow: no part alone shows that the parts agree, from the request to the bytes of the download.
+"""
 
 import json
 import os

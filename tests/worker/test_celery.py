@@ -1,4 +1,7 @@
-"""The whole delivery: outbox, dispatcher, broker, Celery worker, the real engine on a tiny model."""
+"""The whole delivery: outbox, dispatcher, broker, Celery worker, the real engine on a tiny model.
+
+Slow: a message is lost or repeated only by a real broker and worker.
+"""
 
 import os
 import shutil

@@ -1,4 +1,7 @@
-"""The demo's look at a downloaded checkpoint, beside the GGUF file that the dense model is."""
+"""The demo's look at a downloaded checkpoint, beside the GGUF file that the dense model is.
+
+Slow: it needs a GGUF file and what is made of it.
+"""
 
 import json
 import subprocess

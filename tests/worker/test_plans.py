@@ -1,4 +1,7 @@
-"""Plan tasks: what is fetched, and what becomes of plans that cannot be made."""
+"""Plan tasks: what is fetched, and what becomes of plans that cannot be made.
+
+Slow: a plan is made by the task that reads the model's files from the store.
+"""
 
 import json
 from pathlib import Path

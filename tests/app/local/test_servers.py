@@ -1,4 +1,7 @@
-"""The embedded servers, for real."""
+"""The embedded servers, for real.
+
+Slow: only real servers show how they start, refuse and leave nothing behind.
+"""
 
 import os
 import shutil

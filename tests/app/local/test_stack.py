@@ -1,4 +1,7 @@
-"""The whole stack, as `secateur up` starts it, with a job on a tiny model; killed, started again, stopped."""
+"""The whole stack, as `secateur up` starts it, with a job on a tiny model; killed, started again, stopped.
+
+Slow: only all processes together show what is left when one of them is killed.
+"""
 
 import os
 import signal

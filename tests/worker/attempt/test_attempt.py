@@ -1,4 +1,7 @@
-"""One attempt, whatever happens to it. The engine is a script with the real protocol; everything else is real."""
+"""One attempt, whatever happens to it. The engine is a script with the real protocol; everything else is real.
+
+Slow: leases, uploads and an engine's death are real only with processes and servers.
+"""
 
 import os
 import signal

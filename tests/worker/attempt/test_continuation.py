@@ -1,4 +1,7 @@
-"""The real engine: two domains, and later one more, are the same to the bit as three domains in one job."""
+"""The real engine: two domains, and later one more, are the same to the bit as three domains in one job.
+
+Slow: that bytes are equal shows only when the real engine has written them.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,7 @@
-"""Pauses, limits, stalls and changed inputs, seen from the worker; the engine is a script, the rest is real."""
+"""Pauses, limits, stalls and changed inputs, seen from the worker; the engine is a script, the rest is real.
+
+Slow: a pause is one only between a real claim and a real commit.
+"""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""What a worker's machine does to its jobs: secrets, network, disk, and a worker that is sick itself."""
+"""What a worker's machine does to its jobs: secrets, network, disk, and a worker that is sick itself.
+
+Slow: what a kernel allows an engine shows only in an engine's process.
+"""
 
 import errno
 import os

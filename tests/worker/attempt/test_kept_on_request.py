@@ -1,4 +1,7 @@
-"""What the real engine keeps on request, from the job's spec to artifact and records."""
+"""What the real engine keeps on request, from the job's spec to artifact and records.
+
+Slow: a script would write the files that it was told to.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Jobs that continue other jobs, through the real supervisor; the engine is a script with the real protocol."""
+"""Jobs that continue other jobs, through the real supervisor; the engine is a script with the real protocol.
+
+Slow: what a job inherits goes through claim, staging and publication.
+"""
 
 from collections.abc import Callable
 from datetime import timedelta

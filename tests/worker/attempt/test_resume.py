@@ -1,4 +1,7 @@
-"""The real engine, disturbed: what another worker makes of its checkpoint is the same to the bit."""
+"""The real engine, disturbed: what another worker makes of its checkpoint is the same to the bit.
+
+Slow: a script has no bits that could differ.
+"""
 
 from pathlib import Path
 

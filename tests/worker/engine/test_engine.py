@@ -1,4 +1,7 @@
-"""The engine's process, spoken to as the supervisor does."""
+"""The engine's process, spoken to as the supervisor does.
+
+Slow: isolation, exit codes and the pipe are those of a process.
+"""
 
 import errno
 import json

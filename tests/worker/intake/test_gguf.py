@@ -1,4 +1,7 @@
-"""GGUF files become plain safetensors folders."""
+"""GGUF files become plain safetensors folders.
+
+Slow: the converter is a process with transformers in it.
+"""
 
 import json
 import os

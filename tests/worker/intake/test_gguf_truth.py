@@ -1,4 +1,7 @@
-"""A converted GGUF file is the model that llama.cpp would run: nothing invented, nothing lost, or refused."""
+"""A converted GGUF file is the model that llama.cpp would run: nothing invented, nothing lost, or refused.
+
+Slow: each file is converted by the library that may invent or lose something, and loaded.
+"""
 
 import math
 import os

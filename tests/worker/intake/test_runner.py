@@ -1,4 +1,7 @@
-"""Whole tasks: from a pending row to a ready or failed one, with objects in the store."""
+"""Whole tasks: from a pending row to a ready or failed one, with objects in the store.
+
+Slow: a task's end is rows and objects together, in real servers.
+"""
 
 import io
 import json

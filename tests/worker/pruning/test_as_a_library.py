@@ -1,4 +1,7 @@
-"""README's example of the engine alone does what it says."""
+"""README's example of the engine alone does what it says.
+
+Slow: only the printed code shows that it runs.
+"""
 
 import re
 import subprocess

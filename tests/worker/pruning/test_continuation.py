@@ -1,4 +1,7 @@
-"""A state that lacks what a job needs is refused by name, before any text is pruned for."""
+"""A state that lacks what a job needs is refused by name, before any text is pruned for.
+
+Slow: a lacking state is one that a job has left.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""A job that continues another ends where one job over all the domains would have ended."""
+"""A job that continues another ends where one job over all the domains would have ended.
+
+Slow: the oracle is another whole job.
+"""
 
 import shutil
 from pathlib import Path

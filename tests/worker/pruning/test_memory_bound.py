@@ -1,4 +1,7 @@
-"""Nothing grows with the number of blocks, and what runs beside the computing changes no byte."""
+"""Nothing grows with the number of blocks, and what runs beside the computing changes no byte.
+
+Slow: growth shows only over many blocks.
+"""
 
 import gc
 import json

@@ -1,3 +1,8 @@
+"""Whole jobs on tiny models, by the files they leave.
+
+Slow: every method, mode and pattern goes through the files that it writes.
+"""
+
 import itertools
 import json
 import shutil

@@ -1,4 +1,7 @@
-"""A model that is sparse already: it is said, and its zeros stay where the job asks for that."""
+"""A model that is sparse already: it is said, and its zeros stay where the job asks for that.
+
+Slow: zeros that must stay are counted in what was written.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,7 @@
-"""What is wrong with a model or a text is its owner's to mend: one error that names it, never one of ours."""
+"""What is wrong with a model or a text is its owner's to mend: one error that names it, never one of ours.
+
+Slow: each fault lies in a file that intake, plan and job read by themselves.
+"""
 
 import json
 from collections.abc import Callable

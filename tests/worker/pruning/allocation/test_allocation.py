@@ -1,4 +1,7 @@
-"""Allocations through a whole job on a tiny model."""
+"""Allocations through a whole job on a tiny model.
+
+Slow: that rates add up to the target shows in what was written.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,7 @@
-"""Each domain's own Gram beside the sums, and the errors of later weights under it."""
+"""Each domain's own Gram beside the sums, and the errors of later weights under it.
+
+Slow: errors of later weights need later stages.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,7 @@
-"""Windows that nothing is solved on, through whole jobs."""
+"""Windows that nothing is solved on, through whole jobs.
+
+Slow: that nothing was solved on a window shows when the same job is solved on others.
+"""
 
 import importlib
 import json

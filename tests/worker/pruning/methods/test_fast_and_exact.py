@@ -2,6 +2,8 @@
 
 A limit only takes away: a processor without AMX multiplies in float32 under all of them. So there is one more,
 under which products are rounded as AMX rounds them.
+
+Slow: oneDNN reads its limit once, so each limit takes a process.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""Block by block must be what the whole model computes, for every family that works from the graph."""
+"""Block by block must be what the whole model computes, for every family that works from the graph.
+
+Slow: each family's own code is run whole, and block by block.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,7 @@
-"""Models that see images: what reads text is pruned, the rest goes through as it is."""
+"""Models that see images: what reads text is pruned, the rest goes through as it is.
+
+Slow: the towers that must stay are those of written checkpoints.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""A job's numerics: exact is the same on every processor; what fast costs; one for a whole lineage."""
+"""A job's numerics: exact is the same on every processor; what fast costs; one for a whole lineage.
+
+Slow: what products cost shows in whole jobs.
+"""
 
 import json
 from pathlib import Path
