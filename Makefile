@@ -34,8 +34,12 @@ up: setup
 test: setup
 	$(BIN)/python -m pytest
 
+# Two halves side by side; the second one's output comes at the end.
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow"
+	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	$(BIN)/python -m pytest -p no:cacheprovider -m "not slow" tests/worker tests/benchmarks > "$$log" 2>&1 & second=$$!; \
+	$(BIN)/python -m pytest -m "not slow" --ignore=tests/worker --ignore=tests/benchmarks; status=$$?; \
+	wait $$second || status=$$?; cat "$$log"; exit $$status
 
 lint: setup
 	$(BIN)/ruff format --check .
