@@ -17,10 +17,9 @@ from tests.tiny import text
 from worker.pruning import PruningJob, Silent, UserError, plan, run
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.windows import calibration_windows, evaluation_windows
-from worker.pruning.model import graph as graphs
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.experts import is_experts
-from worker.pruning.model.graph import Block, PrunableWeight
+from worker.pruning.model.graph import Block, PrunableWeight, build_graph
 
 TOLERANCE = 1e-4
 """How far our loss may be from transformers', relative to it."""
@@ -157,7 +156,7 @@ def compare_masks(before: Path, after: Path, job: PruningJob) -> tuple[int, list
     """
     dense, pruned = loaded(before)[0], loaded(after)[0]
     checkpoint = Checkpoint.open(before)
-    graph = graphs.build(before, checkpoint)
+    graph = build_graph(before, checkpoint)
     windows = calibration_windows(Tokenizer(before), job.texts["a"], job.domains[0].calibration, "").solved_on
     count, wrong = 0, []
     for block in graph.blocks:

@@ -17,8 +17,8 @@ from secateur.spec.sparsity import Pattern
 from worker.pruning.calibration import windows
 from worker.pruning.evaluation import losses, perplexity
 from worker.pruning.methods.masks import follows
-from worker.pruning.model import graph as graphs
 from worker.pruning.model.checkpoint import Checkpoint
+from worker.pruning.model.graph import build_graph
 
 EVALUATOR = tuple(Path(str(module.__file__)) for module in (losses, perplexity, windows))
 """What turns a peer's model into figures; the rest of the engine may change without measuring it again."""
@@ -114,7 +114,7 @@ def written(folder: Path, pattern: str) -> dict[str, Any]:
     checkpoint = Checkpoint.open(folder)
     wanted = Pattern.parse(pattern)
     weights = zeros = broken = 0
-    for matrix in graphs.build(folder, checkpoint).matrices:
+    for matrix in build_graph(folder, checkpoint).matrices:
         tensor = checkpoint.read_slice(matrix.tensor, matrix.slice)
         tensor = tensor.T if matrix.transposed else tensor
         weights, zeros = weights + tensor.numel(), zeros + int((tensor == 0).sum())

@@ -70,8 +70,11 @@ def check_tokenizer(tokenizer: Any, metadata: Mapping[str, Any]) -> None:
         raise _untrue(f"{len(tokenizer)} tokens where the file has {len(tokens)}")
     types: Sequence[int] = metadata.get(f"{KEY}token_type") or ()
     for number, (token, kind) in enumerate(zip(tokens, types, strict=False)):
-        if kind in WHOLE and number not in (known := _ids_of(tokenizer, token)) and tokens[known[0]] != token:
-            raise _untrue(f"the token {token[:40]!r} as {known[0]}, not as {number}")
+        if kind in WHOLE and number not in (known := _ids_of(tokenizer, token)):
+            if not known:
+                raise _untrue(f"no token {token[:40]!r}")
+            if known[0] >= len(tokens) or tokens[known[0]] != token:  # else the file has it twice
+                raise _untrue(f"the token {token[:40]!r} as {known[0]}, not as {number}")
     _check_ends(tokenizer, metadata)
     _check_space(tokenizer, metadata)
     template = metadata.get("tokenizer.chat_template")

@@ -13,9 +13,8 @@ from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.vocabulary import tokens_beyond_rows
 from worker.pruning.errors import SpecError
 from worker.pruning.estimate import Subject, estimates
-from worker.pruning.model import graph as graphs
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import ModelGraph
+from worker.pruning.model.graph import ModelGraph, build_graph
 from worker.pruning.model.inspection import inspect as read_all
 from worker.pruning.report.warnings import already_sparse
 from worker.pruning.request import PruningJob
@@ -63,7 +62,7 @@ def inspect(folder: Path, check: Callable[[], None] = lambda: None) -> Inspectio
     whatever the job.
     """
     checkpoint = Checkpoint.open(folder)
-    graph = graphs.build(folder, checkpoint)
+    graph = build_graph(folder, checkpoint)
     tokenizer = Tokenizer(folder)
     found = read_all(checkpoint, graph, check)
     said = [*already_sparse(found, keep_zeros=False), *tokens_beyond_rows(graph, tokenizer)]
@@ -73,7 +72,7 @@ def inspect(folder: Path, check: Callable[[], None] = lambda: None) -> Inspectio
 def look(job: PruningJob) -> Subject:
     """The model's graph and the shares of its matrices. Raises UserError when the job cannot run."""
     checkpoint = Checkpoint.open(job.model)
-    graph = graphs.build(job.model, checkpoint)
+    graph = build_graph(job.model, checkpoint)
     check_lengths(job, graph)
     shares = assign(graph.matrices, job.sparsity)
     check_reading(job.method, shares)

@@ -22,8 +22,8 @@ from torch import Tensor
 from secateur.spec.sparsity import Pattern
 from worker.pruning.errors import UserError
 from worker.pruning.methods.masks import follows
-from worker.pruning.model import graph as graphs
 from worker.pruning.model.checkpoint import Checkpoint
+from worker.pruning.model.graph import build_graph
 from worker.pruning.report.report import REPORT
 from worker.pruning.state.digests import FINGERPRINTS, mask_sha256, total, weights_sha256
 from worker.pruning.targets.budget import exact
@@ -83,7 +83,7 @@ def verify_report(folder: Path, report: dict[str, Any]) -> Verification:
 
 def verify_pattern(folder: Path, pattern: Pattern, target: float | None = None) -> Verification:
     """Hold every prunable matrix against one pattern, and the zeros of all of them together against a target."""
-    matrices = graphs.build(folder, Checkpoint.open(folder)).matrices
+    matrices = build_graph(folder, Checkpoint.open(folder)).matrices
     expected = {matrix.name: Expected((matrix.rows, matrix.columns), pattern) for matrix in matrices}
     found, _ = _check(folder, expected)
     if target is None:
@@ -96,7 +96,7 @@ def _check(folder: Path, expected: Mapping[str, Expected]) -> tuple[Verification
     """One pass over the matrices of a folder, and their totals as in a report's summary."""
     checkpoint = Checkpoint.open(folder)
     # The graph knows which matrices are stored as (in, out); their groups run along the inputs all the same.
-    known = {matrix.name: matrix for matrix in graphs.build(folder, checkpoint).matrices}
+    known = {matrix.name: matrix for matrix in build_graph(folder, checkpoint).matrices}
     weights = zeros = 0
     digests: list[dict[str, str]] = []
     differences: list[Difference] = []

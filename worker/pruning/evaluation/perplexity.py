@@ -14,9 +14,9 @@ from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.vocabulary import check_ids
 from worker.pruning.calibration.windows import evaluation_windows
 from worker.pruning.evaluation.losses import TestSet, forward_dtype, mean_loss, window_losses
-from worker.pruning.model import graph as graphs
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
+from worker.pruning.model.graph import build_graph
 from worker.pruning.model.inspection import inspect
 from worker.pruning.observer import Observer, Silent
 from worker.pruning.runtime.activations import ActivationCache
@@ -75,7 +75,7 @@ def perplexities(
     with torch_settings(threads, numerics):
         where = pick_device(device)
         source = Checkpoint.open(folder)
-        graph = graphs.build(folder, source)
+        graph = build_graph(folder, source)
         inspect(source, graph, listener.check)
         runner = BlockRunner(graph, source, where)
         tokenizer, dtype = Tokenizer(folder), forward_dtype(where, numerics)

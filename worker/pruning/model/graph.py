@@ -95,7 +95,7 @@ class ModelGraph:
         return [matrix for block in self.blocks for matrix in block.matrices]
 
 
-def build(folder: Path, checkpoint: Checkpoint) -> ModelGraph:
+def build_graph(folder: Path, checkpoint: Checkpoint) -> ModelGraph:
     """The graph of the model in `folder`. Raises UserError when it cannot be pruned block by block."""
     model = _model(folder)
     model.eval().requires_grad_(False)

@@ -17,10 +17,10 @@ from worker.pruning.allocation.survey import DAMPING, _add_squares, curvature, s
 from worker.pruning.calibration.windows import CalibrationWindows
 from worker.pruning.cost import survey_tokens
 from worker.pruning.errors import IllConditioned
-from worker.pruning.model import graph as graphs
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.experts import is_experts, run_experts
+from worker.pruning.model.graph import build_graph
 from worker.pruning.observer import Silent
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.activations import ActivationCache
@@ -52,7 +52,7 @@ def _stage(
         }
     )
     source = Checkpoint.open(folder)
-    graph = graphs.build(folder, source)
+    graph = build_graph(folder, source)
     return StageContext(
         job=job,
         source=source,

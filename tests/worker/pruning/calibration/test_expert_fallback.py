@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, domain, prune
 from worker.pruning.calibration.expert_fallback import feed
-from worker.pruning.model import graph as graphs
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import Block, PrunableWeight
+from worker.pruning.model.graph import Block, Expert, PrunableWeight
 from worker.pruning.state.file import read_state
 from worker.pruning.state.moments import Accumulated, Measured, accumulate, alone
 
@@ -28,9 +27,7 @@ def group(index: int, *, down: bool) -> list[PrunableWeight]:
     kinds = ["down_proj"] if down else ["gate_proj", "up_proj"]
     parameter = "down_proj" if down else "gate_up_proj"
     return [
-        PrunableWeight(
-            f"layer.experts.{index}.{kind}", "experts", 4, WIDTH, expert=graphs.Expert(parameter, index, 0)
-        )
+        PrunableWeight(f"layer.experts.{index}.{kind}", "experts", 4, WIDTH, expert=Expert(parameter, index, 0))
         for kind in kinds
     ]
 

@@ -11,10 +11,9 @@ from tests.tiny import FAMILIES, WINDOW, make_tiny
 from worker.pruning.calibration.copal_sums import CopalSums
 from worker.pruning.calibration.hooks import AllHeard, dense_weight, find_groups, measure
 from worker.pruning.evaluation.losses import precision
-from worker.pruning.model import graph as graphs
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import Block
+from worker.pruning.model.graph import Block, build_graph
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -22,7 +21,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder: Path = make_tiny(request.param, tmp_path_factory.mktemp("family") / request.param)
     checkpoint = Checkpoint.open(folder)
     with torch.no_grad():
-        runner = BlockRunner(graphs.build(folder, checkpoint), checkpoint, torch.device("cpu"))
+        runner = BlockRunner(build_graph(folder, checkpoint), checkpoint, torch.device("cpu"))
     block = runner.graph.blocks[-1]
     runner.load_block(block, checkpoint.read(block.tensors))
     return runner, block
@@ -77,7 +76,7 @@ def test_statistics_are_float32_under_autocast(tmp_path: Path) -> None:
     token."""
     folder = make_tiny("llama", tmp_path / "llama")
     checkpoint = Checkpoint.open(folder)
-    runner = BlockRunner(graphs.build(folder, checkpoint), checkpoint, torch.device("cpu"))
+    runner = BlockRunner(build_graph(folder, checkpoint), checkpoint, torch.device("cpu"))
     block = runner.graph.blocks[0]
     runner.load_block(block, checkpoint.read(block.tensors))
     heard: dict[str, torch.Tensor] = {}

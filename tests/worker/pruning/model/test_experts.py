@@ -16,11 +16,10 @@ from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, domain, prune
 from worker.pruning import PruningJob, plan
 from worker.pruning.calibration.hooks import dense_weight, find_groups, measure
-from worker.pruning.model import graph as graphs
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.experts import is_experts, run_experts
-from worker.pruning.model.graph import Block
+from worker.pruning.model.graph import Block, build_graph
 from worker.pruning.verify import verify_report
 
 MIXTURES = ["mixtral", "qwen3-moe", "qwen2-moe"]
@@ -32,7 +31,7 @@ def opened(
 ) -> tuple[Checkpoint, BlockRunner, Block]:
     """A mixture with its first block loaded."""
     checkpoint = Checkpoint.open(make_tiny(request.param, tmp_path_factory.mktemp("mixture")))
-    graph = graphs.build(checkpoint.folder, checkpoint)
+    graph = build_graph(checkpoint.folder, checkpoint)
     with torch.no_grad():
         runner = BlockRunner(graph, checkpoint, torch.device("cpu"))
     block = graph.blocks[0]
@@ -184,7 +183,7 @@ def test_experts_in_one_tensor_are_matrices_of_their_own(family: str, tmp_path: 
     found = check(folder, tmp_path / "checked")
     assert (found.supported, found.reason) == (True, "")
     checkpoint = Checkpoint.open(folder)
-    graph = graphs.build(folder, checkpoint)
+    graph = build_graph(folder, checkpoint)
     with torch.no_grad():
         runner = BlockRunner(graph, checkpoint, torch.device("cpu"))
     block = graph.blocks[0]

@@ -16,10 +16,9 @@ from tests.tiny import FAMILIES, WINDOW, make_tiny
 from tests.worker.pruning.conftest import Request, domain, prune
 from worker.pruning import UserError
 from worker.pruning.calibration.hooks import find_groups
-from worker.pruning.model import graph as graphs
 from worker.pruning.model.block_runner import BlockRunner, unload
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import ModelGraph, find_blocks
+from worker.pruning.model.graph import ModelGraph, build_graph, find_blocks
 from worker.pruning.model.tracing import LENGTH as LENGTH_LOOKED_AT
 from worker.pruning.model.tracing import TUPLES, attempt, check_blocks, difference, outside, stand_ins
 
@@ -30,7 +29,7 @@ LENGTH = 3 * WINDOW
 
 def opened(folder: Path) -> tuple[Checkpoint, ModelGraph, BlockRunner]:
     checkpoint = Checkpoint.open(folder)
-    graph = graphs.build(folder, checkpoint)
+    graph = build_graph(folder, checkpoint)
     with torch.no_grad():
         return checkpoint, graph, BlockRunner(graph, checkpoint, torch.device("cpu"))
 
@@ -99,7 +98,7 @@ def test_pruned_saved_and_loaded_plainly(model_folder: Path, request_for: Reques
 def test_a_plan_finds_the_calls_that_the_real_weights_give(model_folder: Path) -> None:
     """And leaves the graph without weights, as it was."""
     checkpoint = Checkpoint.open(model_folder)
-    graph = graphs.build(model_folder, checkpoint)
+    graph = build_graph(model_folder, checkpoint)
     check_blocks(graph)
     assert {parameter.device.type for parameter in graph.model.parameters()} == {"meta"}
     runner = opened(model_folder)[2]

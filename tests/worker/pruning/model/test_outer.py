@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.tiny import FAMILIES, make_tiny
 from tests.worker.pruning.conftest import Request, prune
 from worker.pruning import PruningJob, UserError, plan
-from worker.pruning.model import graph as graphs
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
+from worker.pruning.model.graph import build_graph
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def state(model: Any) -> dict[str, torch.Tensor]:
 def check_outer(folder: Path) -> Any:
     """The shell's tensors equal the library's; returns the library's model."""
     checkpoint = Checkpoint.open(folder)
-    graph = graphs.build(folder, checkpoint)
+    graph = build_graph(folder, checkpoint)
     runner = BlockRunner(graph, checkpoint, torch.device("cpu"))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     prefix = graph.blocks[0].prefix.rpartition(".")[0]

@@ -14,9 +14,9 @@ from benchmarks.family_models import make_model
 from tests.tiny import make_tiny, make_tokenizer
 from tests.worker.pruning.conftest import Request
 from worker.pruning import PruningJob, UserError, plan
-from worker.pruning.model import graph as graphs
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
+from worker.pruning.model.graph import build_graph
 from worker.pruning.model.tracing import stand_in
 
 SHAPE: dict[str, Any] = {"vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -77,7 +77,7 @@ def test_the_real_weights_are_asked_too(changes: dict[str, Any], message: str, t
     folder = gemma4(tmp_path / "model", **changes)
     checkpoint = Checkpoint.open(folder)
     with pytest.raises(UserError, match=message) as caught:
-        BlockRunner(graphs.build(folder, checkpoint), checkpoint, torch.device("cpu"))
+        BlockRunner(build_graph(folder, checkpoint), checkpoint, torch.device("cpu"))
     assert (caught.value.code, caught.value.field) == ("unsupported_model", "/model")
 
 

@@ -13,9 +13,9 @@ from benchmarks.family_check import check
 from benchmarks.family_models import make_model
 from tests.worker.pruning.conftest import Request
 from worker.pruning import PruningJob, plan
-from worker.pruning.model import graph as graphs
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
+from worker.pruning.model.graph import build_graph
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def test_what_sees_images_is_skipped_and_said(gemma: Path, request_for: Request)
 
 def test_what_sees_images_is_never_loaded(gemma: Path) -> None:
     checkpoint = Checkpoint.open(gemma)
-    graph = graphs.build(gemma, checkpoint)
+    graph = build_graph(gemma, checkpoint)
     with torch.no_grad():
         model = BlockRunner(graph, checkpoint, torch.device("cpu")).graph.model
     assert len(graph.towers) == 1

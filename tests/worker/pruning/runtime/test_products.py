@@ -18,7 +18,7 @@ from tests.worker.pruning.lineages import chain, continuing, run_job
 from worker.pruning import UserError
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import build
+from worker.pruning.model.graph import build_graph
 from worker.pruning.runtime.numerics import search_products, torch_settings
 
 pytestmark = pytest.mark.slow
@@ -71,7 +71,7 @@ def test_a_forward_pass_in_float32_is_never_rounded(family: str, tmp_path: Path)
     folder = make_tiny(family, tmp_path / "model")
     with torch_settings(1, Numerics.fast), MediumInBfloat16() as rounding:
         checkpoint = Checkpoint.open(folder)
-        runner = BlockRunner(build(folder, checkpoint), checkpoint, torch.device("cpu"))
+        runner = BlockRunner(build_graph(folder, checkpoint), checkpoint, torch.device("cpu"))
         block = runner.graph.blocks[0]
         runner.load_block(block, checkpoint.read(block.tensors))
         runner.forward(block, runner.enter(torch.randint(0, 320, (2, 300))))
