@@ -157,10 +157,9 @@ def _gaps(starts: Sequence[int], length: int, places: Sequence[range]) -> list[r
 
 
 def _around(gap: range, start: int, length: int) -> list[range]:
-    """What is left of a gap when a window begins at `start`."""
-    if start not in gap:
-        return [gap]
-    return [part for part in (range(gap.start, start - length + 1), range(start + length, gap.stop)) if part]
+    """What is left of a gap when a window begins at `start`, in it or near it."""
+    before = range(gap.start, min(gap.stop, start - length + 1))
+    return [part for part in (before, range(max(gap.start, start + length), gap.stop)) if part]
 
 
 def _picked(places: Sequence[range], count: int, draw: random.Random) -> list[int]:

@@ -91,6 +91,13 @@ def test_held_out_windows_keep_apart(data: st.DataObject) -> None:
         before.append(now)
 
 
+def test_held_out_windows_keep_apart_across_places() -> None:
+    """A start of one place is too near to that of a window in the next one."""
+    for seed in range(20):
+        found, _ = apart([0], [0, 0], 3, [range(11), range(12, 13)], seed)
+        assert abs(found[0] - found[1]) >= 3
+
+
 def within(place: int, starts: list[int], length: int) -> bool:
     return any(start <= place < start + length for start in starts)
 
