@@ -8,10 +8,11 @@ from sqlalchemy.orm import Session
 
 from app.db.base import Base
 from app.delivery.commits import KEPT_ROLE, STAGE_FIGURES
-from app.delivery.events import EventType, append_event
+from app.delivery.events import append_event
 from app.delivery.lease import Lease
 from app.delivery.object_keys import StoredFile
 from app.lineage import stages as lineage
+from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobBlock, JobEvaluation, JobMatrix, JobStage
 from app.tables.sensitivity import JobDomainSensitivity, JobSensitivity
 

@@ -8,12 +8,13 @@ from sqlalchemy import func, text
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
-from app.delivery.events import EventType, append_event
+from app.delivery.events import append_event
 from app.delivery.lease import Lease
 from app.delivery.object_keys import StoredFile, is_state
 from app.delivery.transitions import transition
 from app.lineage import stages
 from app.tables.datasets import Dataset
+from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobAttempt, JobDataset, JobLease
 from app.tables.models import Model
 from app.tables.states import LOSSES, State

@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 
 from app.db.base import Base
 from app.db.clock import from_now
-from app.delivery.events import EventType, append_event
+from app.delivery.events import append_event
 from app.delivery.lease import Lease, LeaseLost
+from app.tables.event_types import EventType
 from app.tables.jobs import (
     Job,
     JobAttempt,

@@ -8,11 +8,12 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
-from app.delivery.events import EventType, append_event, lock_job
+from app.delivery.events import append_event, lock_job
 from app.delivery.lease import Lease, guard
 from app.delivery.transitions import transition
 from app.outbox import Queue, notify
 from app.settings import Settings
+from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobAttempt, JobBlock, JobLease, Outcome
 from app.tables.states import ENDINGS, Reason, Retry, State
 from secateur.backoff import Backoff

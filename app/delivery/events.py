@@ -1,48 +1,11 @@
 """A job's history: typed events, numbered without gaps."""
 
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobEvent
-
-
-class EventType(StrEnum):
-    """What an event tells; its `data` has the fields named here."""
-
-    created = "created"
-    """`state`"""
-    transition = "transition"
-    """`from`, `to`, `reason` (a code), `message`"""
-    cancel_requested = "cancel_requested"
-    """nothing"""
-    changed = "changed"
-    """`fields`: which of labels, priority and limits its owner has changed"""
-    retried = "retried"
-    """`job`: the job that continues this one"""
-    taken_over = "taken_over"
-    """`job`: the one whose checkpoint this one begins with; `blocks`: how many were finished"""
-    phase = "phase"
-    """`phase`, `attempt`"""
-    attempt_started = "attempt_started"
-    """`attempt`, `worker`"""
-    attempt_ended = "attempt_ended"
-    """`attempt`, `outcome`, `message`"""
-    stage_started = "stage_started"
-    """`stage`, `domain`"""
-    stage_finished = "stage_finished"
-    """`stage`, `domain`, `sparsity`, `seconds`"""
-    evaluated = "evaluated"
-    """`row`, `domain`, `perplexity`"""
-    checkpoint_dropped = "checkpoint_dropped"
-    """nothing: its time to be retried from there is over"""
-    restarted = "restarted"
-    """The checkpoints could not be used: `reason`"""
-    published = "published"
-    """`manifest_digest`, `bytes`, `files`"""
-    note = "note"
-    """`level`, `message`, and what belongs to it: a damping, a warning, `skipped` (what stays, by reason)"""
 
 
 def lock_job(session: Session, job: Job) -> None:

@@ -7,12 +7,13 @@ from typing import Any, Final
 from sqlalchemy.orm import Session
 
 from app.delivery.endings import Failure, end_attempt
-from app.delivery.events import EventType, append_event, lock_job
+from app.delivery.events import append_event, lock_job
 from app.delivery.lease import Lease, guard
 from app.delivery.object_keys import StoredFile
 from app.delivery.transitions import transition
 from app.history.evaluation import evaluation_of
 from app.lineage.warnings import warnings_of
+from app.tables.event_types import EventType
 from app.tables.jobs import Job, Outcome
 from app.tables.states import Reason, State
 from secateur.digests import tree_digest

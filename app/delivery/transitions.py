@@ -3,7 +3,8 @@
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
-from app.delivery.events import EventType, append_event, lock_job
+from app.delivery.events import append_event, lock_job
+from app.tables.event_types import EventType
 from app.tables.jobs import Job
 from app.tables.states import LEASED, TERMINAL, Reason, State, may_become
 

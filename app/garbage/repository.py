@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
 from app.delivery import object_keys
-from app.delivery.events import EventType, append_event, lock_job
+from app.delivery.events import append_event, lock_job
+from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobBlock, JobStage
 from app.tables.states import LEASED, TERMINAL, State
 

@@ -11,7 +11,7 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
-from app.delivery.events import EventType, append_event
+from app.delivery.events import append_event
 from app.delivery.transitions import transition
 from app.jobs.repository import Found
 from app.jobs.schemas import JobPatch, version_tag
@@ -20,6 +20,7 @@ from app.kit.conditions import matches
 from app.kit.problems import FieldError, PreconditionFailed, Problem
 from app.lineage import stages
 from app.outbox import Queue, notify
+from app.tables.event_types import EventType
 from app.tables.jobs import Job
 from app.tables.states import TERMINAL, State
 from app.tasks.service import order_sweep

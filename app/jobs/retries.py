@@ -14,7 +14,7 @@ from app.datasets import repository as datasets
 from app.db.base import Base
 from app.delivery import input_digests
 from app.delivery.checkpoint import RECORDS
-from app.delivery.events import EventType, append_event
+from app.delivery.events import append_event
 from app.jobs.copies import copy_rows
 from app.jobs.repository import Found
 from app.jobs.service import JobUnfinished, check_inputs, read, read_locked
@@ -23,6 +23,7 @@ from app.kit.problems import FieldError, Problem
 from app.lineage import stages
 from app.lineage.warnings import note_warnings
 from app.outbox import Queue, notify
+from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobBlock, JobDataset, JobStage
 from app.tables.states import TERMINAL, Reason, State
 from secateur.spec.job import dataset_pointers

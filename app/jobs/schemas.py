@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.delivery.events import EventType
 from app.jobs.limits import limits_of, set_limits
 from app.kit.refs import InputError
+from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobProgress
 from app.tables.states import LEASED, TERMINAL, Cause, State
 from secateur.spec.job import Labels, Priority

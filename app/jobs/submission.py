@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.delivery.events import EventType, append_event
+from app.delivery.events import append_event
 from app.jobs import idempotency
 from app.jobs.limits import set_limits
 from app.jobs.schemas import JobRead
@@ -15,6 +15,7 @@ from app.lineage import stages
 from app.lineage.continuation import Completed, complete
 from app.lineage.warnings import note_warnings
 from app.outbox import Queue, notify
+from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobDataset, JobStage
 from app.tables.states import State
 from secateur.spec.job import JobContinue, JobCreate, canonical_digest

@@ -6,11 +6,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.delivery.events import EventType, append_event
+from app.delivery.events import append_event
 from app.jobs import repository
 from app.lineage import stages as lineage
 from app.lineage.required_statistics import dropped, names_methods
 from app.tables.datasets import Dataset
+from app.tables.event_types import EventType
 from app.tables.jobs import Job
 from secateur.spec.records.history import JobWarning
 

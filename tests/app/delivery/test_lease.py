@@ -11,12 +11,12 @@ from app.db.engine import transaction
 from app.delivery import checkpoint, commits, endings
 from app.delivery.claim import claim
 from app.delivery.endings import Failure
-from app.delivery.events import EventType
 from app.delivery.lease import Lease, LeaseLost, guard, renew
 from app.delivery.object_keys import StoredFile
 from app.delivery.publish import make_manifest, publish
 from app.delivery.reaper import fail_overdue, fail_unusable, notify_again, notify_all, reap_one
 from app.delivery.transitions import transition
+from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobAttempt, JobBlock, JobEvent, JobLease, Outcome
 from app.tables.models import Model
 from app.tables.states import Reason, State

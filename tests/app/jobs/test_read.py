@@ -7,8 +7,9 @@ import httpx
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app.delivery.events import EventType, append_event
+from app.delivery.events import append_event
 from app.delivery.transitions import transition
+from app.tables.event_types import EventType
 from app.tables.jobs import (
     Job,
     JobAttempt,
