@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     """Hidden states that an engine holds in memory; the rest goes to a scratch file below `work_dir`."""
 
     hf_endpoint: str = "https://huggingface.co"
+    """Its host may have an internal address; what it redirects to must be public, or among `hf_hosts`."""
+    hf_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Internal hosts to which the hub may redirect, as `name` or `name:port` with commas between."""
     hf_token: SecretStr | None = None
     """The service's own token of the hub; of use only with `hf_token_repos`."""
     hf_token_repos: Annotated[tuple[str, ...], NoDecode] = ()
@@ -113,10 +116,10 @@ class Settings(BaseSettings):
             return tuple(Path(part) for part in value.split(os.pathsep) if part)
         return value
 
-    @field_validator("hf_token_repos", mode="before")
+    @field_validator("hf_token_repos", "hf_hosts", mode="before")
     @classmethod
-    def _split_globs(cls, value: object) -> object:
-        """`a/*, b/c` becomes two globs; empty parts are dropped."""
+    def _split_list(cls, value: object) -> object:
+        """`a/*, b/c` becomes two entries; empty parts are dropped."""
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import _http as hub_http
 
+from app.kit.addresses import AddressRefused, Trusted, checked
 from app.settings import Settings
 from secateur.digests import file_sha256
 from worker.intake.context import Context
@@ -113,6 +114,13 @@ class HubRepo:
             yield
         except (IntakeError, HubUnavailable):
             raise
+        except AddressRefused as error:
+            raise IntakeError(
+                "hub_address_refused",
+                "The hub sends the service to an address that is not public, which it does not follow. Use "
+                "another repository, or ask the service's operator to name that host in `hf_hosts`.",
+                f"{self.pointer}/id",
+            ) from error
         except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, EntryNotFoundError) as error:
             raise self._explain(error) from error
         except (HTTPError, OSError) as error:
@@ -179,7 +187,7 @@ def open_repo(kind: str, repo_id: object, pointer: str, context: Context) -> Hub
     """The repository with this id on the configured hub; nothing is asked yet."""
     if not isinstance(repo_id, str) or not _ID.fullmatch(repo_id) or ".." in repo_id:
         raise IntakeError("hub_id_invalid", "A hub id has the form owner/name.", f"{pointer}/id")
-    _set_up_client()
+    _set_up_client(context.settings.hf_endpoint, context.settings.hf_hosts)
     api = HfApi(endpoint=context.settings.hf_endpoint, token=_token_for(repo_id, context.settings))
     return HubRepo(kind, repo_id, pointer, context, api)
 
@@ -192,19 +200,22 @@ def _token_for(repo_id: str, settings: Settings) -> str | Literal[False]:
     return settings.hf_token.get_secret_value()
 
 
-@cache
-def _set_up_client() -> None:
-    """Every request gets a time limit, and no transfer runs in native threads that cannot be stopped."""
+@lru_cache(maxsize=1)
+def _set_up_client(endpoint: str, hosts: tuple[str, ...]) -> None:
+    """Every request gets a time limit and goes to a public address or a host of the operator's, at each hop of its
+    redirects; and no transfer runs in native threads that cannot be stopped."""
     constants.HF_HUB_DISABLE_XET = True
     constants.HF_HUB_DISABLE_TELEMETRY = True
     constants.DOWNLOAD_CHUNK_SIZE = CHUNK_BYTES
-    set_client_factory(_make_client)
+    trusted = Trusted(hosts, urls=[endpoint])
 
+    def make_client() -> Any:
+        client = hub_http.default_client_factory()
+        client.timeout = TIMEOUT_SECONDS
+        checked(client._transport, trusted)  # a proxy of the environment stays: what it reaches is its operator's
+        return client
 
-def _make_client() -> Any:
-    client = hub_http.default_client_factory()
-    client.timeout = TIMEOUT_SECONDS
-    return client
+    set_client_factory(make_client)
 
 
 def _watch(check: Callable[[], None], limit: int) -> type:

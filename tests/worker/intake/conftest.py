@@ -53,6 +53,7 @@ def context(hub: Hub, tmp_path: Path) -> Context:
             "secret": "s" * 32,
             "store_url": (tmp_path / "store").as_uri(),
             "hf_endpoint": hub.url,
+            "hf_hosts": "localhost",
             "hf_token": "hf_secret",
             "hf_token_repos": "team/*",
             "max_upload_bytes": 100_000,
@@ -100,7 +101,7 @@ def whole_intake(session: Session, settings: Settings, hub: Hub) -> Intake:
         session.add(row)
         session.commit()
         kind = TaskKind.model_intake if isinstance(row, Model) else TaskKind.dataset_fetch
-        mine = settings.model_copy(update={"hf_endpoint": hub.url, **more})
+        mine = settings.model_copy(update={"hf_endpoint": hub.url, "hf_hosts": ("localhost",), **more})
         run(kind, row.id, lambda session: None, check, mine)
         session.refresh(row)
         return row

@@ -202,3 +202,17 @@ def test_a_file_larger_than_the_disk_is_refused_before_the_transfer(
         repo.download("0" * 40, "a.txt", HubFile(2**60), Path(context.scratch))
     assert caught.value.code == "too_large"
     assert hub.requests == []
+
+
+def test_a_redirect_to_an_internal_address_is_the_users_error_and_is_not_followed(
+    hub: Hub, context: Context
+) -> None:
+    hub.add("model", "team/model", {"config.json": b"{}"})
+    stranger = replace(context, settings=context.settings.model_copy(update={"hf_hosts": ()}))
+    repo = open_repo("model", "team/model", "/source", stranger)
+    commit = repo.resolve(None)
+    with pytest.raises(IntakeError) as caught:
+        repo.download(commit, "config.json", HubFile(2), context.scratch / "files")
+    assert (caught.value.code, caught.value.field) == ("hub_address_refused", "/source/id")
+    assert hub.downloads() == []
+    assert "localhost" not in caught.value.message
