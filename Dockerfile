@@ -31,7 +31,7 @@ USER 10001
 FROM runtime AS api
 COPY --from=build-api /opt/secateur /opt/secateur
 EXPOSE 8000
-CMD ["uvicorn", "--factory", "app.main:create_app", "--host", "0.0.0.0", "--port", "8000", "--no-server-header", "--no-access-log", "--timeout-graceful-shutdown", "8"]
+CMD ["python", "-m", "app.serve", "--host", "0.0.0.0", "--port", "8000"]
 
 FROM runtime AS worker
 # Read by Celery before it loads any module: SIGTERM then gives the job back at once.

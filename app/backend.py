@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db.engine import make_engine
+from app.kit.waiting import Watcher
 from app.settings import Settings
 from app.storage import ObjectStore, open_store
 
@@ -21,12 +22,19 @@ class Backend:
     engine: Engine
     sessions: sessionmaker[Session]
     store: ObjectStore
+    watcher: Watcher
+
+    def close(self) -> None:
+        """Give up all connections to the database."""
+        self.watcher.close()
+        self.engine.dispose()
 
 
 def open_backend(settings: Settings) -> Backend:
     """Connect lazily: nothing is contacted before the first request."""
     engine = make_engine(settings)
-    return Backend(settings, engine, sessionmaker(engine, expire_on_commit=False), open_store(settings))
+    watcher = Watcher(make_engine(settings, connections=1), settings.held_waits)
+    return Backend(settings, engine, sessionmaker(engine, expire_on_commit=False), open_store(settings), watcher)
 
 
 def get_backend(request: Request) -> Backend:

@@ -1,4 +1,4 @@
-"""The HTTP service: `uvicorn --factory app.main:create_app`."""
+"""The HTTP service; app.serve runs it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ from app.history import sensitivity_endpoints as sensitivity
 from app.jobs import control_endpoints as control
 from app.jobs import endpoints as jobs
 from app.kit.handlers import install_handlers
-from app.kit.lingering import LingeringClose
+from app.kit.lingering import LingeringClose, Receiving
 from app.kit.logs import configure_logs
 from app.kit.middleware import RequestContext, RequestLimits
 from app.kit.parameters import refuse_unknown_parameters
@@ -39,8 +39,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        backend.engine.dispose()
+        backend.close()
 
+    receiving = Receiving()
     uploads = {"/v1/datasets": settings.max_upload_bytes}
     app = FastAPI(
         title="Secateur",
@@ -52,12 +53,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         dependencies=[Depends(refuse_unknown_parameters)],
         # Also bounds bodies whose length nobody announced, which FastAPI's own limit answers in plain text.
         middleware=[
-            Middleware(LingeringClose),
+            Middleware(LingeringClose, receiving=receiving),
             Middleware(RequestContext),
             Middleware(RequestLimits, default=settings.max_body_bytes, larger=uploads),
         ],
     )
     app.state.backend = backend
+    app.state.receiving = receiving
     install_handlers(app)
     install_openapi(app)
     for part in (

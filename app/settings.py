@@ -22,6 +22,10 @@ class Settings(BaseSettings):
     """PostgreSQL, as `postgresql+psycopg://user:password@host:port/name`."""
     database_pool: int = Field(default=10, ge=1)
     """Connections one process keeps at the most."""
+    held_waits: int = Field(default=2000, ge=1)
+    """Waiting calls (`?wait=`, streams) that one API key may hold open in one process of the API."""
+    stop_seconds: int = Field(default=8, ge=1)
+    """How long the API, asked to stop, lets requests under way go on; waiting calls are answered at once."""
     broker_url: SecretStr
     """Redis or Valkey, as `redis://:password@host:port/0`."""
     secret: SecretStr = Field(min_length=32)

@@ -15,11 +15,14 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.settings import Settings, get_settings
 
 
-def make_engine(settings: Settings) -> Engine:
-    """An engine whose connections are checked before use and give up connecting after five seconds."""
+def make_engine(settings: Settings, connections: int | None = None) -> Engine:
+    """An engine whose connections are checked before use and give up connecting after five seconds.
+
+    connections: at the most; by default as the settings say.
+    """
     return create_engine(
         settings.database_url.get_secret_value(),
-        pool_size=settings.database_pool,
+        pool_size=connections or settings.database_pool,
         max_overflow=0,
         pool_timeout=10,
         pool_pre_ping=True,

@@ -1,16 +1,20 @@
 """/v1/jobs: submit, list, read. control_endpoints.py: what may be asked of a job; history.py: what it did."""
 
 import json
-from typing import Annotated
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from app.auth.dependencies import JobsRead, JobsWrite
 from app.backend import Backend, BackendDep, UnitOfWork
 from app.jobs import repository, service, submission
 from app.jobs.idempotency import KeyHeader, KeyInFlight, KeyReused
 from app.jobs.repository import Filter
-from app.jobs.schemas import JobRead, etag, retry_after
+from app.jobs.schemas import JobRead, etag, retry_after, states_of
 from app.jobs.service import InputRefused, JobNotFound, JobUnfinished
 from app.jobs.submission import Submission
 from app.kit.clock import Instant
@@ -18,9 +22,9 @@ from app.kit.conditions import IfNoneMatch, none_match
 from app.kit.fields import JobId
 from app.kit.json_body import StrictRoute, parse_json
 from app.kit.pagination import Page, Paging
-from app.kit.polling import poll
 from app.kit.problems import FieldError, Invalid, UnsupportedMediaType, problems
 from app.kit.replies import reply
+from app.kit.waiting import Hold, Mark, TooManyWaits, Wanted
 from app.lineage.continuation import LineageMismatch, NotContinuable
 from app.tables.states import TERMINAL, State
 from secateur.spec.job import JobRequest, canonical_digest
@@ -38,6 +42,14 @@ Labels = Annotated[
     list[str] | None,
     Query(alias="label", max_length=16, description="`key=value`; may be repeated, then all must hold."),
 ]
+
+
+class Awaited(StrEnum):
+    """What a waiting call waits for."""
+
+    change = "change"
+    state = "state"
+    end = "end"
 
 
 @router.post(
@@ -109,7 +121,7 @@ def list_jobs(
     "/{id}",
     summary="Read a job, or wait for its next change",
     response_model=JobRead,
-    responses={304: {"description": "The caller's ETag is current"}, **problems(JobNotFound)},
+    responses={304: {"description": "The caller's ETag is current"}, **problems(JobNotFound, TooManyWaits)},
 )
 async def get_job(
     id: JobId,
@@ -119,30 +131,57 @@ async def get_job(
     if_none_match: IfNoneMatch = None,
     wait: Annotated[
         float,
-        Query(
-            ge=0,
-            le=3600,
-            description="Seconds to wait, at most 60: with If-None-Match for a change, without it for the end.",
-        ),
+        Query(ge=0, le=3600, description="Seconds to wait, at most 60, for what `for` says."),
     ] = 0,
+    until: Annotated[
+        Awaited | None,
+        Query(
+            alias="for",
+            description="What to wait for: a `change` of anything in the answer, of the `state` alone, or the "
+            "`end`. With If-None-Match a change since that tag, else since now. By default a change with "
+            "If-None-Match, and the end without it.",
+        ),
+    ] = None,
 ) -> Response:
     """`ETag` changes with everything in the answer; `Retry-After` says when to ask again. Neither is there any
     cost in asking often with `If-None-Match`, nor does a waiting call hold a connection to the database."""
-    return await poll(request, wait, lambda: _look(backend, auth.project, id, if_none_match))
+    awaited = until or (Awaited.end if if_none_match is None else Awaited.change)
+    look = partial(run_in_threadpool, _look, backend, auth.project, id, if_none_match, awaited)
+    return await Hold(backend.watcher, request, auth.key, wait).answer(repository.PROBE, id, look)
 
 
-def _look(backend: Backend, project: str, id: str, if_none_match: str | None) -> tuple[Response, bool]:
-    """The answer as of now, and whether it is what a waiting caller waits for."""
+def _look(
+    backend: Backend, project: str, id: str, if_none_match: str | None, awaited: Awaited
+) -> tuple[Response, Wanted | None]:
+    """The answer as of now, and what a caller still waits for."""
     with backend.sessions.begin() as session:
         job, progress = service.read(session, project, id)
         body = JobRead.of(job, progress)
-    tag, pause = etag(job, progress), retry_after(job)
+    tag, pause, known = (
+        etag(job, progress),
+        retry_after(job),
+        (job.version, progress.version if progress else None),
+    )
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if pause is not None:
         headers["Retry-After"] = str(pause)
-    if not none_match(if_none_match, tag):
-        return Response(status_code=304, headers=headers), pause is None
-    return reply(body, headers=headers), if_none_match is not None or State(job.state) in TERMINAL
+    changed = none_match(if_none_match, tag)
+    answer = reply(body, headers=headers) if changed else Response(status_code=304, headers=headers)
+    if pause is None or (if_none_match is not None and _is_news(awaited, changed, job.state, if_none_match)):
+        return answer, None
+    return answer, _WANTED[awaited](known, job.state)
+
+
+def _is_news(awaited: Awaited, changed: bool, state: str, header: str) -> bool:
+    """Whether the caller, who knows what his tags say, has already been waiting for this."""
+    return {Awaited.change: changed, Awaited.state: state not in states_of(header), Awaited.end: False}[awaited]
+
+
+_WANTED: Final[dict[Awaited, Callable[[Mark, str], Wanted]]] = {
+    Awaited.change: lambda known, _: lambda mark: mark is None or mark[:2] != known,
+    Awaited.state: lambda _, state: lambda mark: mark is None or mark[2] != state,
+    Awaited.end: lambda *_: lambda mark: mark is None or mark[2] in TERMINAL,
+}
 
 
 def _labels(given: list[str] | None) -> list[tuple[str, str]]:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, and_, func, select
+from sqlalchemy import ARRAY, ColumnElement, Select, String, and_, any_, bindparam, func, select
 from sqlalchemy.orm import Session, defer
 
 from app.kit.globs import matches
 from app.kit.pagination import Listing
+from app.kit.waiting import Probe
 from app.lineage import stages as lineage
 from app.lineage.required_statistics import MatrixMethod, overriding
 from app.tables.jobs import (
@@ -62,6 +63,15 @@ def lock(session: Session, project: str, id: str) -> Found | None:
     query = _owned(project).where(Job.id == id).with_for_update(of=Job, key_share=True)
     row = session.execute(query.execution_options(populate_existing=True)).one_or_none()
     return (row[0], row[1]) if row is not None else None
+
+
+PROBE: Final = Probe(
+    "jobs",
+    select(Job.id, Job.version, JobProgress.version, Job.state, Job.last_event)
+    .outerjoin(JobProgress, JobProgress.job_id == Job.id)
+    .where(Job.id == any_(bindparam("ids", type_=ARRAY(String)))),
+)
+"""A job's mark: its version, its progress's, its state, the number of its newest event."""
 
 
 def listing(project: str, filter: Filter) -> Listing:

@@ -136,9 +136,13 @@ class JobRead(BaseModel):
 
 
 def etag(job: Job, progress: JobProgress | None) -> str:
-    """Strong: equal exactly when the answer is. The version grows with every event, progress has its own time."""
-    moment = int(progress.updated_at.timestamp() * 1_000_000) if progress is not None else 0
-    return f'"{version_tag(job)}-{moment:x}"'
+    """Strong: two answers have the same one only if they are the same."""
+    return f'"{version_tag(job)}-{progress.version if progress is not None else 0}-{job.state}"'
+
+
+def states_of(header: str | None) -> list[str]:
+    """The states that a caller's tags are of."""
+    return [tag.strip().strip('"').rpartition("-")[2] for tag in (header or "").split(",")]
 
 
 def version_tag(job: Job) -> str:

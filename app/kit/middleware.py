@@ -1,5 +1,6 @@
 """Around every request: its id, one line in the log, limits, safe headers, and an answer whatever happens."""
 
+import asyncio
 import re
 import time
 import uuid
@@ -13,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.kit.handlers import problem_response
-from app.kit.problems import Malformed, Problem, TooLarge
+from app.kit.problems import Malformed, Problem, TooLarge, Unavailable
 
 log = structlog.get_logger("app.http")
 
@@ -52,6 +53,10 @@ class RequestContext:
         started = time.monotonic()
         try:
             await self._app(scope, receive, reply.send)
+        except asyncio.CancelledError:  # the server stops, and does not wait any longer
+            if reply.status is not None:
+                raise
+            await problem_response(Unavailable("The service is being restarted."), id)(scope, receive, reply.send)
         except ClientDisconnect:
             log.info("client_gone", path=scope["path"])
         except Exception:

@@ -29,8 +29,7 @@ class Services:
 
     def api(self, host: str, port: int) -> Child:
         where = ("--host", host, "--port", str(port))
-        options = ("--factory", "--no-server-header", "--timeout-graceful-shutdown", "5")
-        return self._python("api", "uvicorn", "app.main:create_app", *where, *options)
+        return self._python("api", "app.serve", *where)
 
     def dispatcher(self) -> Child:
         return self._python("dispatcher", "app.dispatch")

@@ -1,19 +1,21 @@
 """/v1/plans"""
 
+from functools import partial
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.auth.dependencies import JobsRead, JobsWrite
+from app.auth.service import Principal
 from app.backend import Backend, BackendDep
 from app.jobs.service import InputRefused, JobNotFound, JobUnfinished
 from app.kit.json_body import StrictRoute
-from app.kit.polling import poll
 from app.kit.problems import UnsupportedMediaType, problems
 from app.kit.replies import reply
+from app.kit.waiting import Hold, Mark, TooManyWaits, Wanted
 from app.lineage.continuation import LineageMismatch, NotContinuable
-from app.plans import service
+from app.plans import repository, service
 from app.plans.schemas import PlanRead
 from app.plans.service import PlanNotFound
 from app.tables.datasets import IntakeState
@@ -35,7 +37,13 @@ Wait = Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for th
     responses={
         200: {"model": PlanRead, "description": "It was made, or failed, while the call waited"},
         **problems(
-            InputRefused, UnsupportedMediaType, JobNotFound, JobUnfinished, NotContinuable, LineageMismatch
+            InputRefused,
+            UnsupportedMediaType,
+            JobNotFound,
+            JobUnfinished,
+            NotContinuable,
+            LineageMismatch,
+            TooManyWaits,
         ),
     },
 )
@@ -47,7 +55,7 @@ async def create_plan(
     could not run becomes a `failed` plan with the `error` that it would have met. Plans are kept for a day."""
     id = await run_in_threadpool(_ask, backend, auth.project, body)
     location = {"Location": f"/v1/plans/{id}"}
-    plan = await poll(request, wait, lambda: _look(backend, auth.project, id))
+    plan = await _poll(backend, request, auth, id, wait)
     if plan.state is IntakeState.pending:
         return reply(plan, 202, location | _RETRY_AFTER)
     return reply(plan, 200, location)
@@ -57,11 +65,11 @@ async def create_plan(
     "/{id}",
     summary="Read a plan, or wait for it",
     response_model=PlanRead,
-    responses=problems(PlanNotFound),
+    responses=problems(PlanNotFound, TooManyWaits),
 )
 async def get_plan(id: PlanId, request: Request, auth: JobsRead, backend: BackendDep, wait: Wait = 0) -> Response:
     """`state` is pending until the CPU queue has made it; a failed one says why in `error`."""
-    plan = await poll(request, wait, lambda: _look(backend, auth.project, id))
+    plan = await _poll(backend, request, auth, id, wait)
     return reply(plan, headers=_RETRY_AFTER if plan.state is IntakeState.pending else None)
 
 
@@ -70,8 +78,18 @@ def _ask(backend: Backend, project: str, body: JobCreate | JobContinue) -> str:
         return service.ask(session, project, body).id
 
 
-def _look(backend: Backend, project: str, id: str) -> tuple[PlanRead, bool]:
-    """The plan, and whether it is no longer pending."""
+async def _poll(backend: Backend, request: Request, auth: Principal, id: str, wait: float) -> PlanRead:
+    """The plan, waited for until it is no longer pending."""
+    look = partial(run_in_threadpool, _look, backend, auth.project, id)
+    return await Hold(backend.watcher, request, auth.key, wait).answer(repository.PROBE, id, look)
+
+
+def _look(backend: Backend, project: str, id: str) -> tuple[PlanRead, Wanted | None]:
+    """The plan, and what is waited for while it is pending."""
     with backend.sessions.begin() as session:
         plan = PlanRead.of(service.read(session, project, id), backend.settings.plan_hours)
-    return plan, plan.state is not IntakeState.pending
+    return plan, _no_longer_pending if plan.state is IntakeState.pending else None
+
+
+def _no_longer_pending(mark: Mark | None) -> bool:
+    return mark is None or mark[0] != IntakeState.pending

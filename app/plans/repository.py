@@ -1,9 +1,12 @@
 """SQL of plans; `_owned` is the one place where the tenant comes in."""
 
-from sqlalchemy import Select, delete, select
+from typing import Final
+
+from sqlalchemy import ARRAY, Select, String, any_, bindparam, delete, select
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
+from app.kit.waiting import Probe
 from app.tables.plans import Plan
 from app.tables.tasks import Task
 
@@ -15,6 +18,12 @@ def _owned(project: str) -> Select[Plan]:
 def find(session: Session, project: str, id: str) -> Plan | None:
     """The project's plan of that id."""
     return session.scalars(_owned(project).where(Plan.id == id)).one_or_none()
+
+
+PROBE: Final = Probe(
+    "plans", select(Plan.id, Plan.state).where(Plan.id == any_(bindparam("ids", type_=ARRAY(String))))
+)
+"""A plan's mark: its state."""
 
 
 def forget(session: Session, hours: float) -> int:

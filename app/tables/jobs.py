@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Double,
+    FetchedValue,
     ForeignKey,
     Identity,
     Index,
@@ -17,7 +18,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
-from app.db.columns import Created, Digest, Id, Json, JsonList, LongText, Moment, Updated, columns_of
+from app.db.columns import Created, Digest, Id, Json, JsonList, LongText, Moment, columns_of
 from app.tables.states import State
 from secateur.spec.records.history import MatrixRecord, Position, StageFigures
 
@@ -26,7 +27,7 @@ _JOB = "jobs.id"
 
 
 class Job(Base):
-    """One pruning job. `version` grows with every visible change and is its ETag."""
+    """One pruning job. `version` is in its ETag."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -58,7 +59,8 @@ class Job(Base):
     spec_digest: Mapped[Digest]
     labels: Mapped[Json] = mapped_column(default=dict)
     priority: Mapped[int] = mapped_column(default=0)
-    version: Mapped[int] = mapped_column(default=1)
+    version: Mapped[int] = mapped_column(default=1, server_onupdate=FetchedValue())
+    """Rises with every change of what the owner is shown: a trigger of the table sees to it."""
     last_event: Mapped[int] = mapped_column(default=0)
     """Number of the newest event; taken under this row's lock."""
 
@@ -107,7 +109,8 @@ class Job(Base):
     manifest: Mapped[Json | None]
     """`digest`, `bytes`, `files`, `provenance`; set once, by the publishing worker."""
     created_at: Mapped[Created]
-    updated_at: Mapped[Updated]
+    updated_at: Mapped[Created] = mapped_column(server_onupdate=FetchedValue())
+    """When the version last rose."""
     started_at: Mapped[Moment | None]
     finished_at: Mapped[Moment | None]
 
@@ -164,6 +167,8 @@ class JobProgress(Base):
     phase: Mapped[str] = mapped_column(String(20))
     eta_at: Mapped[Moment | None]
     updated_at: Mapped[Created]
+    version: Mapped[int] = mapped_column(BigInteger, server_default="0", server_onupdate=FetchedValue())
+    """Another one after every write: a trigger of the table sees to it."""
 
 
 class Outcome(StrEnum):

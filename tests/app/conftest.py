@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import hypothesis
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.orm import Session
 
@@ -19,6 +18,7 @@ from app.auth.service import create_key
 from app.backend import open_backend
 from app.db.engine import transaction
 from app.main import create_app
+from app.serve import Server
 from app.settings import Settings
 from tests.app.contract import check_documented
 from tests.jobs import make_dataset, make_model
@@ -32,11 +32,11 @@ TLS = httpx.create_ssl_context()
 """One for all callers: each reads the machine's certificates otherwise."""
 
 
-class Server(uvicorn.Server):
+class ListeningServer(Server):
     """Says when it is listening."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(app, "127.0.0.1", 0)
         self.listening = threading.Event()
 
     async def startup(self, sockets: Any = None) -> None:
@@ -51,8 +51,7 @@ class Server(uvicorn.Server):
 @contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
     """URL of the application's server, stopped at the end."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False)
-    server = Server(config)
+    server = ListeningServer(app)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     assert server.listening.wait(30)
@@ -85,7 +84,7 @@ def service(application: tuple[FastAPI, str], settings: Settings) -> Iterator[st
     app, url = application
     app.state.backend = backend = open_backend(settings)
     yield url
-    backend.engine.dispose()
+    backend.close()
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ class House:
         return key
 
     def _children(self) -> list[Child]:
-        serve = ("uvicorn", "app.main:create_app", "--factory", "--host", LOOPBACK, "--port", str(self.port))
+        serve = ("app.serve", "--host", LOOPBACK, "--port", str(self.port))
         work = ("celery", "-A", "tests.chaos.workers", "worker", "-Q", "gpu", "-c", "1", "--loglevel", "INFO")
         lean = ("--without-gossip", "--without-mingle")
         workers = [self._child(name, *work, *lean, "-n", f"{name}@chaos") for name in WORKERS]

@@ -166,7 +166,7 @@ def test_stack_prunes_and_stops_on_a_signal(up: Up, root: Path) -> None:
     assert client.evaluation(job["id"])["rows"][-1]["perplexity"]["garden"] > 1
 
     # A crashed part comes back.
-    api = next(process for process in up.family() if "uvicorn" in " ".join(process.cmdline()))
+    api = next(process for process in up.family() if "app.serve" in " ".join(process.cmdline()))
     api.kill()
     assert client.job(job["id"])["state"] == "succeeded"
 

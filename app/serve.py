@@ -1,0 +1,56 @@
+"""The API's process: `python -m app.serve --host 127.0.0.1 --port 8000`."""
+
+import argparse
+import asyncio
+import socket
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.main import create_app
+
+UPLOAD_SHARE: Final = 0.6
+"""Of the time to stop: what has not arrived by then is refused, so that the answer still reaches its caller."""
+
+
+class Server(uvicorn.Server):
+    """Stops without a lost request: those that wait are answered at once with what there is, uploads that cannot
+    end in time get a 503, downloads go on for as long as the settings say."""
+
+    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+        self._app = app
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=app.state.backend.settings.stop_seconds,
+        )
+        super().__init__(config)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As soon as a signal has asked for the end."""
+        state = self._app.state
+        state.backend.watcher.stop()
+        seconds = UPLOAD_SHARE * state.backend.settings.stop_seconds
+        asyncio.get_running_loop().call_later(seconds, state.receiving.end)
+        await super().shutdown(sockets)
+
+
+def main() -> None:
+    """Serve until a signal."""
+    parser = argparse.ArgumentParser(prog="python -m app.serve", description="The HTTP service.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    given = parser.parse_args()
+    Server(create_app(), given.host, given.port).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""A server that is asked to stop loses no request: polls are answered, uploads refused or finished, downloads go on.
+
+Slow: a real process gets a real signal; only that shows what the server does with open connections.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy.orm import Session
+
+from tests.app.conftest import Inputs, MakeKey, client_of
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+STOP_SECONDS = 5
+"""Of which an upload may use three."""
+
+
+class Api:
+    """The API as a process of its own."""
+
+    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / "api.log"
+        command = [sys.executable, "-m", "app.serve", "--port", str(self.port)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.url}/readyz", trust_env=False).is_success:
+                    return
+            except httpx.TransportError:
+                assert self.process.poll() is None, self.log.read_text()
+        raise AssertionError(self.log.read_text())
+
+
+@contextmanager
+def api_process(environment: dict[str, str], folder: Path) -> Iterator[Api]:
+    api = Api(environment, folder)
+    try:
+        api.wait_until_ready()
+        yield api
+    finally:
+        api.process.kill()
+        api.process.wait()
+
+
+@pytest.fixture
+def api_of(environment: dict[str, str], tmp_path: Path) -> Iterator[Api]:
+    own = {**os.environ, **environment, "SECATEUR_STOP_SECONDS": str(STOP_SECONDS)}
+    with api_process(own, tmp_path) as api:
+        yield api
+
+
+def held(url: str, key: str, path: str, tag: str | None) -> httpx.Response:
+    with client_of(url, key) as client:
+        return client.get(path, params={"wait": 60}, headers={} if tag is None else {"If-None-Match": tag})
+
+
+def test_a_restart_answers_whoever_waits(api_of: Api, make_key: MakeKey, inputs: Inputs, session: Session) -> None:
+    key = make_key()
+    with client_of(api_of.url, key) as client, ThreadPoolExecutor(20) as pool:
+        made = client.post("/v1/jobs", json=inputs.body())
+        path, tag = f"/v1/jobs/{made.json()['id']}", made.headers.get("etag") or ""
+        tag = client.get(path).headers["etag"]
+        plan = f"/v1/plans/{client.post('/v1/plans', json=inputs.body()).json()['id']}"
+        for_change = [pool.submit(held, api_of.url, key, path, tag) for _ in range(5)]
+        for_end = [pool.submit(held, api_of.url, key, path, None) for _ in range(5)]
+        for_plan = pool.submit(held, api_of.url, key, plan, None)
+        time.sleep(1)  # nothing says from outside that a call is held
+        asked = time.monotonic()
+        api_of.process.send_signal(signal.SIGTERM)
+        assert {each.result().status_code for each in for_change} == {304}
+        assert {each.result().json()["state"] for each in for_end} == {"queued"}
+        assert for_plan.result().json()["state"] == "pending"
+        assert time.monotonic() - asked < STOP_SECONDS
+    assert api_of.process.wait(STOP_SECONDS + 10) == -signal.SIGTERM
+    assert "Traceback" not in api_of.log.read_text()
+
+
+def send_head(port: int, key: str, length: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port))
+    head = (
+        "POST /v1/datasets?name=late&format=txt HTTP/1.1\r\nHost: api\r\n"
+        f"Authorization: Bearer {key}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + b"words ")
+    return connection
+
+
+def answer(connection: socket.socket) -> bytes:
+    connection.settimeout(30)
+    received = b""
+    while piece := connection.recv(65536):
+        received += piece
+    return received
+
+
+def test_uploads_end_in_time_or_are_told_to_come_again(api_of: Api, make_key: MakeKey, project: str) -> None:
+    key = make_key()
+    with send_head(api_of.port, key, 12) as quick, send_head(api_of.port, key, 10**6) as slow:
+        time.sleep(1)  # until both heads have been read
+        api_of.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        quick.sendall(b"words ")
+        taken, refused = answer(quick), answer(slow)
+    assert taken.startswith(b"HTTP/1.1 201"), taken
+    assert refused.startswith(b"HTTP/1.1 503"), refused
+    assert b"application/problem+json" in refused
+    assert b"\r\nretry-after: " in refused.lower()
+    assert api_of.process.wait(STOP_SECONDS + 10) == -signal.SIGTERM
+    assert "Traceback" not in api_of.log.read_text()
