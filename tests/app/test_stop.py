@@ -1,4 +1,4 @@
-"""A server that is asked to stop loses no request: polls are answered, uploads refused or finished, downloads go on.
+"""A server that is asked to stop loses no call: polls are answered, uploads end or are refused, downloads go on.
 
 Slow: a real process gets a real signal; only that shows what the server does with open connections.
 """
