@@ -76,6 +76,13 @@ class Settings(BaseSettings):
     """A worker tries again for so long before an object store that it cannot use fails the attempt."""
     health_dir: Path | None = None
     """Where a dispatcher notes each turn of its loops, for `python -m app.dispatch.health`."""
+    fair_share_half_life_hours: float = Field(default=24, gt=0)
+    """What a project has had of the workers counts half after this time; several times the longest job."""
+    priority_across_projects: bool = False
+    """Let a job of higher priority go before other projects' jobs, whatever these have had. Only where all
+    projects are one house's: anybody may ask for the highest."""
+    quota_running_jobs: int | None = Field(default=None, ge=1)
+    """Jobs of one project that may run at once; a project's own quota goes before this one."""
     idempotency_hours: float = Field(default=24, gt=0)
     plan_hours: float = Field(default=24, gt=0)
     """Plans (dry runs of jobs) are dropped after this time."""

@@ -11,6 +11,7 @@ from app.db.clock import from_now
 from app.delivery.events import append_event
 from app.delivery.lease import Lease
 from app.delivery.object_keys import StoredFile, is_state
+from app.delivery.queue_order import CLAIMABLE, STANDINGS, WITHIN_PROJECT, parameters
 from app.delivery.transitions import transition
 from app.lineage import stages
 from app.tables.datasets import Dataset
@@ -20,31 +21,34 @@ from app.tables.models import Model
 from app.tables.states import LOSSES, State
 from secateur.spec.records.history import Phase
 
-CLAIMABLE: Final = """
-    j.state = 'queued' AND j.available_at <= now()
-    AND EXISTS (SELECT FROM models m WHERE m.id = j.model_id AND m.state = 'ready')
-    AND NOT EXISTS (SELECT FROM job_datasets jd JOIN datasets d ON d.id = jd.dataset_id
-                    WHERE jd.job_id = j.id AND d.state <> 'ready')
-"""
-"""Condition on `jobs j`: a worker may start it now."""
-
 LOST_LATELY_SECONDS: Final = 300.0
 """For so long a worker takes any other job before the one whose last attempt it lost."""
 
-# After the row is locked PostgreSQL checks the condition again, so two workers never get the same job.
-_BEST = text(f"""
-    WITH busy AS (
-        SELECT r.project_id, count(*) AS running FROM job_leases l JOIN jobs r ON r.id = l.job_id
-        GROUP BY r.project_id
-    )
-    SELECT j.id FROM jobs j LEFT JOIN busy USING (project_id)
-    WHERE {CLAIMABLE}
-    ORDER BY EXISTS (SELECT FROM job_attempts a
-                     WHERE a.job_id = j.id AND a.number = j.attempts AND a.worker = :worker
-                       AND a.outcome = ANY(:losses) AND a.ended_at > now() - make_interval(secs => :lately)),
-             j.priority DESC, coalesce(busy.running, 0), j.available_at, j.created_at, j.id
-    LIMIT 1 FOR NO KEY UPDATE OF j SKIP LOCKED
+_NOT_LOST_LATELY: Final = """
+    (:again OR NOT EXISTS (
+        SELECT FROM job_attempts a WHERE a.job_id = j.id AND a.number = j.attempts AND a.worker = :worker
+        AND a.outcome = ANY(:losses) AND a.ended_at > now() - make_interval(secs => :lately)))
+"""
+_NEXT_PROJECT: Final = text(f"""
+    WITH RECURSIVE {STANDINGS}
+    SELECT s.project_id, s.most FROM standings s CROSS JOIN LATERAL (
+        SELECT j.priority, j.available_at, j.created_at, j.id FROM jobs j
+        WHERE j.project_id = s.project_id AND {CLAIMABLE} AND {_NOT_LOST_LATELY}
+        ORDER BY {WITHIN_PROJECT} LIMIT 1
+    ) j
+    WHERE coalesce(s.room, 1) > 0 AND s.project_id <> ALL(:tried)
+    ORDER BY CASE WHEN :across THEN -j.priority ELSE 0 END, s.used / s.share, j.available_at, j.created_at, j.id
+    LIMIT 1
 """)  # noqa: S608 - constants only
+# After the row is locked PostgreSQL checks the condition again, so two workers never get the same job.
+_BEST_OF_PROJECT: Final = text(f"""
+    SELECT j.id FROM jobs j WHERE j.project_id = :project AND {CLAIMABLE} AND {_NOT_LOST_LATELY}
+    ORDER BY {WITHIN_PROJECT} LIMIT 1 FOR NO KEY UPDATE OF j SKIP LOCKED
+""")  # noqa: S608 - constants only
+_LOCK_PROJECT: Final = text("SELECT FROM projects WHERE id = :project FOR NO KEY UPDATE")
+_RUNNING: Final = text(
+    "SELECT count(*) FROM job_leases l JOIN jobs r ON r.id = l.job_id WHERE r.project_id = :project"
+)
 
 
 @dataclass(frozen=True)
@@ -91,13 +95,12 @@ class Claim:
 
 
 def claim(session: Session, worker: str, lease_seconds: float) -> Claim | None:
-    """Take the best queued job: priority, then the project with the fewest running jobs, then age.
+    """Take the next job of `queue_order`.
 
     A job that this worker has just lost comes after all others: a sick worker must not fail it alone.
     The job is running, its attempt and lease exist when the caller commits. None when there is nothing to do.
     """
-    own = {"worker": worker, "losses": [reason.value for reason in LOSSES], "lately": LOST_LATELY_SECONDS}
-    job_id = session.scalar(_BEST, own)
+    job_id = _find(session, worker, again=False) or _find(session, worker, again=True)
     if job_id is None:
         return None
     job = session.get_one(Job, job_id)
@@ -113,6 +116,27 @@ def claim(session: Session, worker: str, lease_seconds: float) -> Claim | None:
     append_event(session, job, EventType.attempt_started, {"attempt": lease.attempt, "worker": worker})
     session.flush()
     return _describe(session, job, lease)
+
+
+def _find(session: Session, worker: str, *, again: bool) -> str | None:
+    """The next job's id, its row locked. again: also of those that this worker has just lost."""
+    losses = [reason.value for reason in LOSSES]
+    own = {"worker": worker, "losses": losses, "lately": LOST_LATELY_SECONDS, "again": again}
+    given, tried = parameters() | own, list[str]()
+    while row := session.execute(_NEXT_PROJECT, given | {"tried": tried}).one_or_none():
+        project, most = row
+        if most is None or _may_run(session, project, most):
+            job_id: str | None = session.scalar(_BEST_OF_PROJECT, own | {"project": project})
+            if job_id is not None:
+                return job_id
+        tried.append(project)  # other workers are about to take all that it has
+    return None
+
+
+def _may_run(session: Session, project: str, most: int) -> bool:
+    """Whether the project runs fewer than it may, counted again now that nobody else can claim for it."""
+    session.execute(_LOCK_PROJECT, {"project": project})
+    return (session.scalar(_RUNNING, {"project": project}) or 0) < most
 
 
 def _write_lease(session: Session, lease: Lease, worker: str, seconds: float) -> None:

@@ -13,6 +13,7 @@ from app.delivery.lease import Lease, guard
 from app.delivery.transitions import transition
 from app.outbox import Queue, notify
 from app.settings import Settings
+from app.shares import charge
 from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobAttempt, JobBlock, JobLease, Outcome
 from app.tables.states import ENDINGS, Reason, Retry, State
@@ -137,7 +138,7 @@ def has_progressed(session: Session, job_id: str, attempt: int) -> bool:
 def end_attempt(
     session: Session, row: JobLease, job: Job, outcome: Outcome | Reason, error: dict[str, Any] | None
 ) -> None:
-    """Remove the lease and close its attempt, with an event."""
+    """Remove the lease and close its attempt, charged to its project, with an event."""
     attempt = session.get_one(JobAttempt, (row.job_id, row.attempt))
     # Of a lost worker nothing is known after its last heartbeat.
     last_seen = JobLease.heartbeat_at if outcome is Reason.worker_lost else func.now()
@@ -149,6 +150,8 @@ def end_attempt(
         .scalar_subquery()
     )
     job.runtime_seconds = Job.runtime_seconds + func.greatest(spent, 0.0)
+    lost_at = row.heartbeat_at if outcome is Reason.worker_lost else None
+    charge(session, job.project_id, Queue.gpu, attempt.started_at, lost_at)
     attempt.ended_at = func.now()
     attempt.outcome = outcome
     attempt.error = error

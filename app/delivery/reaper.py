@@ -9,8 +9,8 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
-from app.delivery.claim import CLAIMABLE
 from app.delivery.endings import Budgets, Failure, close
+from app.delivery.queue_order import CLAIMABLE
 from app.delivery.transitions import transition
 from app.tables.jobs import Job, JobLease
 from app.tables.states import Reason, State

@@ -35,9 +35,12 @@ class Job(Base):
         Index("ix_jobs_list", "project_id", "created_at", "id"),
         Index("ix_jobs_state", "project_id", "state", "created_at", "id"),
         Index(
-            "ix_jobs_claim",
+            "ix_jobs_queue",
+            "project_id",
             text("priority DESC"),
             "available_at",
+            "created_at",
+            "id",
             postgresql_where=text("state = 'queued'"),
         ),
         Index("ix_jobs_labels", "labels", postgresql_using="gin"),
