@@ -14,11 +14,13 @@ from sqlalchemy.orm import Session
 from app.settings import Settings, get_settings
 from app.shares import DECAYED, ELAPSED
 
+# Bare scalar subqueries: they are evaluated job by job in the index's order, up to the first job that will do.
+# PostgreSQL turns EXISTS into joins over all that wait, and takes comparisons for so rare that it sorts first.
 CLAIMABLE: Final = """
     j.state = 'queued' AND j.available_at <= now()
-    AND EXISTS (SELECT FROM models m WHERE m.id = j.model_id AND m.state = 'ready')
-    AND NOT EXISTS (SELECT FROM job_datasets jd JOIN datasets d ON d.id = jd.dataset_id
-                    WHERE jd.job_id = j.id AND d.state <> 'ready')
+    AND (SELECT m.state = 'ready' FROM models m WHERE m.id = j.model_id)
+    AND (SELECT bool_and(d.state = 'ready') FROM job_datasets jd JOIN datasets d ON d.id = jd.dataset_id
+         WHERE jd.job_id = j.id) IS NOT FALSE
 """
 """Condition on `jobs j`: a worker may start it now."""
 
@@ -31,10 +33,10 @@ ADVANCE_SECONDS: Final = 600.0
 STANDINGS: Final = f"""
     -- Each project with a queued job, by one look into the index for each.
     waiting AS (
-        (SELECT j.project_id FROM jobs j WHERE j.state = 'queued' ORDER BY j.project_id LIMIT 1)
+        (SELECT j.project_id FROM jobs j WHERE j.state = 'queued' ORDER BY j.project_id, {WITHIN_PROJECT} LIMIT 1)
         UNION ALL
         SELECT (SELECT j.project_id FROM jobs j WHERE j.state = 'queued' AND j.project_id > w.project_id
-                ORDER BY j.project_id LIMIT 1)
+                ORDER BY j.project_id, {WITHIN_PROJECT} LIMIT 1)
         FROM waiting w WHERE w.project_id IS NOT NULL
     ),
     running AS (
