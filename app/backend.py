@@ -48,9 +48,13 @@ BackendDep = Annotated[Backend, Depends(get_backend)]
 
 
 def unit_of_work(backend: BackendDep) -> Iterator[Session]:
-    """One transaction: committed after the endpoint returns and BEFORE the answer is sent, or rolled back."""
-    with backend.sessions.begin() as session:
+    """One transaction: committed after the endpoint returns and BEFORE the answer is sent, or rolled back.
+
+    Whoever must wait in between ends it and lets another one begin.
+    """
+    with backend.sessions() as session:
         yield session
+        session.commit()
 
 
 # With FastAPI's default scope the commit would come after the answer, and a 201 could be a lie.

@@ -1,7 +1,6 @@
 """The client: a method for each call of the API (tests/secateur/test_operations.py: which, and the exceptions)."""
 
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -24,7 +23,8 @@ class Client:
         client.wait(job["id"])
         client.download(job["id"], Path("pruned"))
 
-    Connection errors, 502, 503 and 429 are tried again for `retry_seconds` where that is harmless. Methods
+    Connection errors, time-outs, 502, 503, 504 and 429 are tried again for `retry_seconds` where that is harmless;
+    what makes something names its request by an Idempotency-Key, so that it always is. Methods
     raise ProblemError when the server refuses, NotReachable when it does not answer.
     """
 
@@ -51,8 +51,7 @@ class Client:
 
         Sent again with the same key and spec, it returns the same job.
         """
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        return self._transport.call("POST", "/v1/jobs", json=_json(spec), headers=headers, repeatable=True)
+        return self._transport.create("/v1/jobs", key=idempotency_key, json=_json(spec))
 
     def job(self, id: str) -> Json:
         return self._transport.call("GET", _path("jobs", id))
@@ -84,7 +83,7 @@ class Client:
 
     def retry(self, id: str) -> Json:
         """The new job that goes on where a failed or cancelled one stopped; the same one when called again."""
-        return self._transport.call("POST", _path("jobs", id, "retry"), repeatable=True)
+        return self._transport.create(_path("jobs", id, "retry"))
 
     def change(self, id: str, *, if_match: str | None = None, **fields: Any) -> Json:
         """Change a job. fields: labels, priority, limits ({"max_runtime": "12h", "max_pending": …}).
@@ -200,7 +199,7 @@ class Client:
 
         Raises WaitTimeout.
         """
-        asked = self._transport.call("POST", "/v1/plans", json=_json(spec))
+        asked = self._transport.create("/v1/plans", json=_json(spec))
         return wait_for(self._transport, _path("plans", asked["id"]), READY, every=0.5, timeout=timeout)
 
     def read_plan(self, id: str) -> Json:
@@ -249,7 +248,7 @@ class Client:
 
     def add_hub_dataset(self, name: str, **hub: Any) -> Json:
         """Refer to a dataset on a hub. hub: id, config, split, revision, text_field."""
-        return self._transport.call("POST", "/v1/datasets", json={"name": name, "hub": hub})
+        return self._transport.create("/v1/datasets", json={"name": name, "hub": hub})
 
     def dataset(self, id: str) -> Json:
         return self._transport.call("GET", _path("datasets", id))
@@ -270,7 +269,7 @@ class Client:
     def add_model(self, name: str, source: Json) -> Json:
         """Register a model: `{"type": "folder", "path": …}`, `{"type": "hub", "id": …, "revision": …}` or
         `{"type": "gguf", "path": …, "dtype": "bfloat16"}`."""
-        return self._transport.call("POST", "/v1/models", json={"name": name, "source": source})
+        return self._transport.create("/v1/models", json={"name": name, "source": source})
 
     def model(self, id: str) -> Json:
         return self._transport.call("GET", _path("models", id))

@@ -89,6 +89,12 @@ class ProblemError(SecateurError):
         return "\n".join(lines)
 
 
+def problem_code(response: httpx.Response) -> str | None:
+    """The stable code of a refusal; None of what is not a problem document."""
+    code = _json_object(response).get("code")
+    return code if isinstance(code, str) else None
+
+
 def _json_object(response: httpx.Response) -> dict[str, Any]:
     if "json" not in response.headers.get("content-type", ""):
         return {}

@@ -11,6 +11,7 @@ from typing import Final
 import httpx
 
 from secateur.backoff import Backoff
+from secateur.errors import problem_code
 
 BACKOFF: Final = Backoff(0.25, longest=10.0)
 LONGEST_REQUESTED: Final = 120.0
@@ -19,6 +20,9 @@ NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """The server has not seen the request, so anything may be tried again."""
 REFUSED: Final = {429, 503}
 """The server has done nothing, so anything may be tried again."""
+
+IN_FLIGHT: Final = "idempotency_key_in_flight"
+"""An earlier try of the same request is still being worked on."""
 
 
 @dataclass
@@ -58,9 +62,11 @@ def may_repeat(error: httpx.TransportError, repeatable: bool) -> bool:
 
 
 def should_repeat(response: httpx.Response, repeatable: bool) -> bool:
-    """Whether an answer asks for another try."""
+    """Whether an answer asks for another try. The response's body has been read."""
     status = response.status_code
-    return status in REFUSED or (repeatable and status in (502, 504))
+    if status in REFUSED:
+        return True
+    return repeatable and (status in (502, 504) or (status == 409 and problem_code(response) == IN_FLIGHT))
 
 
 def requested_pause(response: httpx.Response) -> float | None:

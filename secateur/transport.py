@@ -1,6 +1,7 @@
 """HTTP: the key in the header, problems as exceptions, retries."""
 
 import platform
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +89,23 @@ class Transport:
             )
 
         return _object(self._send(ask, again))
+
+    def create(
+        self,
+        path: str,
+        *,
+        key: str | None = None,
+        json: Any = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        content: Content | None = None,
+    ) -> Json:
+        """A POST that makes something, once, however often it must be sent.
+
+        key: names the request; one of its own by default. Raises ProblemError and NotReachable.
+        """
+        named = {**(headers or {}), "Idempotency-Key": key or str(uuid.uuid4())}
+        return self.call("POST", path, json=json, params=params, headers=named, content=content, repeatable=True)
 
     def look(self, path: str, *, held: float, etag: str | None) -> Look:
         """A GET that the server may hold for `held` seconds: with an ETag until the resource is another, without

@@ -27,8 +27,7 @@ def upload_dataset(
             while piece := file.read(CHUNK_BYTES):
                 yield piece
 
-    return transport.call(
-        "POST",
+    return transport.create(
         "/v1/datasets",
         params={"name": name or path.stem, "format": kind, "text_field": text_field if kind == "jsonl" else None},
         headers={"Content-Type": MEDIA_TYPES[kind], "Content-Length": str(path.stat().st_size)},

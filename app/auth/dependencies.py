@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import structlog
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.auth.scopes import Scope
@@ -39,10 +39,13 @@ class Require:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
-    async def __call__(self, principal: Annotated[Principal, Depends(get_principal)]) -> Principal:
+    async def __call__(
+        self, request: Request, principal: Annotated[Principal, Depends(get_principal)]
+    ) -> Principal:
         structlog.contextvars.bind_contextvars(project=principal.project, key=principal.key)
         if not principal.may(self._scope):
             raise Forbidden(self._scope)
+        request.scope["state"]["principal"] = principal
         return principal
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.auth.dependencies import DataRead, DataWrite
@@ -13,12 +14,15 @@ from app.datasets.schemas import DatasetCreate, DatasetRead, Format, TextField
 from app.datasets.service import DatasetInUse, DatasetNotFound, Upload
 from app.datasets.text import TextScanner
 from app.datasets.upload import DatasetRefused, receive_text
+from app.idempotency.once import ONCE, Once
 from app.kit.fields import DatasetId, Name
 from app.kit.handlers import validation_problem
 from app.kit.json_body import StrictRoute, is_json, parse_json
 from app.kit.pagination import Page, Paging
 from app.kit.problems import FieldError, Invalid, TooLarge, UnsupportedMediaType, problems
 from app.kit.replies import reply
+from app.tables.datasets import Dataset
+from secateur.spec.job import canonical_digest
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=StrictRoute)
 
@@ -49,14 +53,16 @@ _BODY: Final[dict[str, Any]] = {
     response_model=DatasetRead,
     responses={
         202: {"model": DatasetRead, "description": "It will be fetched from the hub"},
-        **problems(DatasetRefused, UnsupportedMediaType),
+        **problems(DatasetRefused, UnsupportedMediaType, *ONCE),
     },
     openapi_extra={"requestBody": _BODY},
 )
 async def create_dataset(
     request: Request,
     auth: DataWrite,
+    session: UnitOfWork,
     backend: BackendDep,
+    once: Once,
     name: Annotated[Name | None, Query(description="Required with an upload.")] = None,
     format: Annotated[
         Format | None,
@@ -68,7 +74,9 @@ async def create_dataset(
     dataset of the hub. A text is checked while it arrives: UTF-8, no NUL, and for jsonl one object a line with
     a string under `text_field`."""
     if is_json(request.headers.get("content-type")) and format is None:
-        return await run_in_threadpool(_from_hub, backend, auth.project, await _small_body(request, backend))
+        value = await _small_body(request, backend)
+        digest = await run_in_threadpool(canonical_digest, value)
+        return await once.run(lambda: _from_hub(session, auth.project, value), digest)
     format = _upload_format(request, format)
     if name is None:
         raise Invalid("name is missing", errors=[FieldError("is missing", parameter="name")])
@@ -76,8 +84,11 @@ async def create_dataset(
     scan = TextScanner(format, field)
     async with receive_text(request, backend.settings.work_dir / "uploads", scan) as path:
         upload = Upload(name, format, field, path, scan)
-        dataset = await run_in_threadpool(service.add_upload, backend, auth.project, upload)
-    return reply(DatasetRead.model_validate(dataset), 201, {"Location": f"/v1/datasets/{dataset.id}"})
+        await once.look(scan.sha256)
+        await run_in_threadpool(service.store_upload, backend, auth.project, upload)
+        return await once.run(
+            lambda: _made(service.add_upload(session, backend, auth.project, upload), 201), scan.sha256
+        )
 
 
 @router.get(
@@ -115,24 +126,26 @@ def delete_dataset(id: DatasetId, auth: DataWrite, backend: BackendDep) -> Respo
     return Response(status_code=204)
 
 
-async def _small_body(request: Request, backend: Backend) -> DatasetCreate:
+async def _small_body(request: Request, backend: Backend) -> Any:
     """The JSON body, under the limit for JSON although the address takes large bodies."""
     limit, data = backend.settings.max_body_bytes, bytearray()
     async for chunk in request.stream():
         data += chunk
         if len(data) > limit:
             raise TooLarge(limit)
-    value = parse_json(bytes(data))
+    return parse_json(bytes(data))
+
+
+def _from_hub(session: Session, project: str, value: Any) -> Response:
     try:
-        return DatasetCreate.model_validate(value)
+        body = DatasetCreate.model_validate(value)
     except ValidationError as error:
         raise validation_problem(error, value) from None
+    return _made(service.request_from_hub(session, project, body), 202)
 
 
-def _from_hub(backend: Backend, project: str, body: DatasetCreate) -> Response:
-    with backend.sessions.begin() as session:
-        dataset = service.request_from_hub(session, project, body)
-    return reply(DatasetRead.model_validate(dataset), 202, {"Location": f"/v1/datasets/{dataset.id}"})
+def _made(dataset: Dataset, status: int) -> Response:
+    return reply(DatasetRead.model_validate(dataset), status, {"Location": f"/v1/datasets/{dataset.id}"})
 
 
 def _upload_format(request: Request, format: Format | None) -> Format:

@@ -35,30 +35,34 @@ class Upload:
     scan: TextScanner
 
 
-def add_upload(backend: Backend, project: str, upload: Upload) -> Dataset:
-    """Store the text, then make the dataset in one transaction."""
+def store_upload(backend: Backend, project: str, upload: Upload) -> None:
+    """Bring the text into the store, before the transaction that refers to it."""
+    backend.store.put_file(repository.object_key(project, upload.scan.sha256), upload.path)
+
+
+def add_upload(session: Session, backend: Backend, project: str, upload: Upload) -> Dataset:
+    """The dataset of a text that was stored."""
     key = repository.object_key(project, upload.scan.sha256)
-    backend.store.put_file(key, upload.path)
-    with backend.sessions.begin() as session:
-        repository.lock_object(session, key)
-        if backend.store.head(key) is None:
-            # The last dataset with this text was deleted in between.
-            backend.store.put_file(key, upload.path)
-        dataset = Dataset(
-            id=new_id(Prefix.dataset),
-            project_id=project,
-            name=upload.name,
-            state=IntakeState.ready,
-            source="upload",
-            format=upload.format,
-            text_field=upload.text_field,
-            bytes=upload.scan.bytes,
-            documents=upload.scan.documents,
-            characters=upload.scan.characters,
-            sha256=upload.scan.sha256,
-            object_key=key,
-        )
-        session.add(dataset)
+    repository.lock_object(session, key)
+    if backend.store.head(key) is None:
+        # The last dataset with this text was deleted in between.
+        backend.store.put_file(key, upload.path)
+    dataset = Dataset(
+        id=new_id(Prefix.dataset),
+        project_id=project,
+        name=upload.name,
+        state=IntakeState.ready,
+        source="upload",
+        format=upload.format,
+        text_field=upload.text_field,
+        bytes=upload.scan.bytes,
+        documents=upload.scan.documents,
+        characters=upload.scan.characters,
+        sha256=upload.scan.sha256,
+        object_key=key,
+    )
+    session.add(dataset)
+    session.flush()
     return dataset
 
 

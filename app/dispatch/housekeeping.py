@@ -3,15 +3,13 @@
 import logging
 from typing import Final
 
-from sqlalchemy import delete, func
-
 from app.db.engine import transaction
 from app.delivery import reaper
 from app.delivery.endings import budgets
 from app.dispatch import repository
+from app.idempotency import repository as idempotency
 from app.plans import repository as plans
 from app.settings import Settings
-from app.tables.jobs import IdempotencyKey
 from app.tasks import repository as task_repository
 from app.tasks import service as tasks
 
@@ -70,8 +68,7 @@ def forget(settings: Settings) -> int:
     with transaction() as session:
         count = repository.forget_published(session) + plans.forget(session, settings.plan_hours)
         count += tasks.forget_sweeps(session, SWEEPS_KEPT_SECONDS)
-        expired = delete(IdempotencyKey).where(IdempotencyKey.expires_at < func.now())
-        return count + len(session.scalars(expired.returning(IdempotencyKey.id)).all())
+        return count + idempotency.forget(session)
 
 
 def order_sweep(settings: Settings) -> bool:

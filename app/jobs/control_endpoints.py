@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 
 from app.auth.dependencies import JobsWrite
 from app.backend import UnitOfWork
+from app.idempotency.once import ONCE, Once
 from app.jobs import control, retries
 from app.jobs.control import JobCancelling, LineageAlive
 from app.jobs.repository import Found
@@ -76,14 +77,13 @@ def resume_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
     response_model=JobRead,
     responses={
         200: {"model": JobRead, "description": "It was retried already; this is the job that was made then"},
-        **problems(JobNotFound, JobUnfinished, JobSucceeded, GateMissed, InputRefused, InputsChanged),
+        **problems(JobNotFound, JobUnfinished, JobSucceeded, GateMissed, InputRefused, InputsChanged, *ONCE),
     },
 )
-def retry_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
+async def retry_job(id: JobId, auth: JobsWrite, session: UnitOfWork, once: Once) -> Response:
     """Makes a new job (`retry_of`) with the same spec, which starts behind the last finished block of this one.
     A job is retried once: asked again, the answer is the same new job; to try once more, retry that."""
-    found, made = retries.retry(session, auth.project, id)
-    return _reply(found, 201 if made else 200, {"Location": f"/v1/jobs/{found[0].id}"})
+    return await once.run(lambda: _retried(*retries.retry(session, auth.project, id)))
 
 
 @router.patch(
@@ -112,6 +112,10 @@ def delete_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
     taken over stays with the retry. A job that another one continues cannot be deleted before that one."""
     control.delete(session, auth.project, id)
     return Response(status_code=204)
+
+
+def _retried(found: Found, made: bool) -> Response:
+    return _reply(found, 201 if made else 200, {"Location": f"/v1/jobs/{found[0].id}"})
 
 
 def _reply(found: Found, status: int, headers: dict[str, str] | None = None) -> Response:

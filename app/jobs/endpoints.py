@@ -1,43 +1,36 @@
 """/v1/jobs: submit, list, read. control_endpoints.py: what may be asked of a job; history.py: what it did."""
 
-import json
 from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.auth.dependencies import JobsRead, JobsWrite
 from app.backend import Backend, BackendDep, UnitOfWork
+from app.idempotency.once import ONCE, Once
 from app.jobs import repository, service, submission
-from app.jobs.idempotency import KeyHeader, KeyInFlight, KeyReused
 from app.jobs.repository import Filter
 from app.jobs.schemas import JobRead, etag, retry_after, states_of
 from app.jobs.service import InputRefused, JobNotFound, JobUnfinished
-from app.jobs.submission import Submission
 from app.kit.clock import Instant
 from app.kit.conditions import IfNoneMatch, none_match
 from app.kit.fields import JobId
-from app.kit.json_body import StrictRoute, parse_json
+from app.kit.json_body import StrictRoute
 from app.kit.pagination import Page, Paging
 from app.kit.problems import FieldError, Invalid, UnsupportedMediaType, problems
 from app.kit.replies import reply
 from app.kit.waiting import Hold, Mark, TooManyWaits, Wanted
 from app.lineage.continuation import LineageMismatch, NotContinuable
+from app.tables.jobs import Job
 from app.tables.states import TERMINAL, State
-from secateur.spec.job import JobRequest, canonical_digest
+from secateur.spec.job import JobRequest
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
 
-async def _fingerprint(request: Request) -> str:
-    """Names the body as sent, before defaults; spelling (blanks, order of keys) does not count."""
-    return canonical_digest(parse_json(await request.body()))
-
-
-Fingerprint = Annotated[str, Depends(_fingerprint)]
 Labels = Annotated[
     list[str] | None,
     Query(alias="label", max_length=16, description="`key=value`; may be repeated, then all must hold."),
@@ -59,8 +52,7 @@ class Awaited(StrEnum):
     response_model=JobRead,
     responses=problems(
         InputRefused,
-        KeyInFlight,
-        KeyReused,
+        *ONCE,
         UnsupportedMediaType,
         JobNotFound,
         JobUnfinished,
@@ -68,26 +60,12 @@ class Awaited(StrEnum):
         LineageMismatch,
     ),
 )
-def create_job(
-    body: JobRequest,
-    auth: JobsWrite,
-    session: UnitOfWork,
-    backend: BackendDep,
-    fingerprint: Fingerprint,
-    key: KeyHeader = None,
-) -> Response:
-    """The job starts when its model and datasets are ready and a worker is free. With an `Idempotency-Key` the
-    request may be repeated without making a second job: the first answer comes again, marked
-    `Idempotency-Replayed: true`. With `continues` it takes up another job's final state: only `domains`
-    (new ones) is needed, and what is left out of model, method, sparsity, evaluation, output and gate is that
-    job's; limits, priority, labels and each domain's calibration are not inherited."""
-    asked = Submission(auth.project, body, key, fingerprint, backend.settings.idempotency_hours)
-    submitted = submission.submit(session, asked)
-    headers = {"Location": f"/v1/jobs/{submitted.body['id']}"}
-    if submitted.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    # As it was then: a newer release's answers may have more in them.
-    return Response(json.dumps(submitted.body), 201, headers, "application/json")
+async def create_job(body: JobRequest, auth: JobsWrite, session: UnitOfWork, once: Once) -> Response:
+    """The job starts when its model and datasets are ready and a worker is free. With `continues` it takes up
+    another job's final state: only `domains` (new ones) is needed, and what is left out of model, method,
+    sparsity, evaluation, output and gate is that job's; limits, priority, labels and each domain's calibration
+    are not inherited."""
+    return await once.run(lambda: _made(submission.submit(session, auth.project, body)))
 
 
 @router.get(
@@ -148,6 +126,10 @@ async def get_job(
     awaited = until or (Awaited.end if if_none_match is None else Awaited.change)
     look = partial(run_in_threadpool, _look, backend, auth.project, id, if_none_match, awaited)
     return await Hold(backend.watcher, request, auth.key, wait).answer(repository.PROBE, id, look)
+
+
+def _made(job: Job) -> Response:
+    return reply(JobRead.of(job, None), 201, {"Location": f"/v1/jobs/{job.id}"})
 
 
 def _look(

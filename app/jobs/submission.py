@@ -1,14 +1,9 @@
 """Submitting a job: everything in one transaction, or nothing."""
 
-from dataclasses import dataclass
-from typing import Any
-
 from sqlalchemy.orm import Session
 
 from app.delivery.events import append_event
-from app.jobs import idempotency
 from app.jobs.limits import set_limits
-from app.jobs.schemas import JobRead
 from app.jobs.service import check_inputs
 from app.kit.ids import Prefix, new_id
 from app.lineage import stages
@@ -21,44 +16,14 @@ from app.tables.states import State
 from secateur.spec.job import JobContinue, JobCreate, canonical_digest
 
 
-@dataclass(frozen=True)
-class Submission:
-    """A request for a job, with what makes it repeatable."""
-
-    project: str
-    body: JobCreate | JobContinue
-    key: str | None
-    fingerprint: str
-    keep_hours: float
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """The answer to a submission, new or replayed."""
-
-    body: dict[str, Any]
-    replayed: bool
-
-
-def submit(session: Session, submission: Submission) -> Submitted:
+def submit(session: Session, project: str, body: JobCreate | JobContinue) -> Job:
     """Make a job with its stages, first event and notification, all in the caller's transaction.
 
-    Raises InputRefused, KeyInFlight, KeyReused, and what `continuation.complete` raises.
+    Raises InputRefused, and what `continuation.complete` raises.
     """
-    project, key = submission.project, submission.key
-    if key is not None:
-        replay = idempotency.find_replay(session, project, key, submission.fingerprint)
-        if replay is not None:
-            return Submitted(replay, replayed=True)
-    completed = complete(session, project, submission.body)
+    completed = complete(session, project, body)
     check_inputs(session, project, completed.asked.model, completed.asked.datasets())
-    job = make(session, project, completed)
-    response = JobRead.of(job, None).model_dump(mode="json")
-    if key is not None:
-        idempotency.remember(
-            session, project, key, submission.fingerprint, job.id, response, submission.keep_hours
-        )
-    return Submitted(response, replayed=False)
+    return make(session, project, completed)
 
 
 def make(session: Session, project: str, completed: Completed) -> Job:

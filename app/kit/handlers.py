@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
+from app.kit.answers import Answered
 from app.kit.problems import (
     MEDIA_TYPE,
     FieldError,
@@ -45,6 +46,7 @@ _MAX_ERRORS: Final = 50
 
 def install_handlers(app: FastAPI) -> None:
     """Register the handlers; what they do not know is answered by the outermost middleware."""
+    app.add_exception_handler(Answered, _on_answered)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(DBAPIError, _on_database)
@@ -65,6 +67,11 @@ def problem_response(problem: Problem, id: str) -> Response:
 def validation_problem(error: ValidationError, body: Any) -> Invalid:
     """The problem for a body that a pydantic model refused."""
     return _invalid([{**each, "loc": ("body", *each["loc"])} for each in error.errors()], body)
+
+
+async def _on_answered(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Answered)  # noqa: S101 - for the type checker
+    return error.response
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

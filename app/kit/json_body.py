@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from anyio import CapacityLimiter, to_thread
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.kit.answers import has_hooks, run_hooks
 from app.kit.problems import FieldError, Invalid, Malformed, UnsupportedMediaType
 from secateur import strict_json
 
@@ -49,7 +51,8 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that refuses bodies which are not (strict) JSON before anything else looks at them."""
+    """A route that refuses bodies which are not (strict) JSON before anything else looks at them, and lets what
+    waits for the answer see it before the commit."""
 
     def get_route_handler(self) -> _Handler:
         handle = super().get_route_handler()
@@ -58,7 +61,11 @@ class StrictRoute(APIRoute):
         async def strict(request: Request) -> Response:
             if takes_body and not is_json(request.headers.get("content-type")):
                 raise UnsupportedMediaType("Send the body as application/json.")
-            return await handle(StrictRequest(request.scope, request.receive))
+            response = await handle(StrictRequest(request.scope, request.receive))
+            if has_hooks(request):
+                # A token of its own: what holds a connection never waits for threads that wait for connections.
+                await to_thread.run_sync(run_hooks, request, response, limiter=CapacityLimiter(1))
+            return response
 
         return strict
 

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 
 from app.auth.dependencies import DataRead, DataWrite
 from app.backend import BackendDep, UnitOfWork
+from app.idempotency.once import ONCE, Once
 from app.kit.fields import ModelId
 from app.kit.json_body import StrictRoute
 from app.kit.pagination import Page, Paging
@@ -12,6 +13,7 @@ from app.kit.replies import reply
 from app.models import repository, service
 from app.models.schemas import ModelCreate, ModelRead
 from app.models.service import ModelInUse, ModelNotFound, SourceRefused
+from app.tables.models import Model
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute)
 
@@ -21,13 +23,14 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute
     summary="Register a model",
     status_code=202,
     response_model=ModelRead,
-    responses=problems(SourceRefused, UnsupportedMediaType),
+    responses=problems(SourceRefused, UnsupportedMediaType, *ONCE),
 )
-def create_model(body: ModelCreate, auth: DataWrite, session: UnitOfWork, backend: BackendDep) -> Response:
+async def create_model(
+    body: ModelCreate, auth: DataWrite, session: UnitOfWork, backend: BackendDep, once: Once
+) -> Response:
     """A folder or GGUF file below one of the service's model roots, or a repository of the hub. The CPU queue
     scans it (safetensors only, no code, known architecture), converts a GGUF, and stores its files."""
-    model = service.register(session, auth.project, body, backend.settings)
-    return reply(ModelRead.model_validate(model), 202, {"Location": f"/v1/models/{model.id}"})
+    return await once.run(lambda: _pending(service.register(session, auth.project, body, backend.settings)))
 
 
 @router.get(
@@ -63,3 +66,7 @@ def delete_model(id: ModelId, auth: DataWrite, session: UnitOfWork) -> Response:
     """Refused while any job refers to it, finished or not."""
     service.delete(session, auth.project, id)
     return Response(status_code=204)
+
+
+def _pending(model: Model) -> Response:
+    return reply(ModelRead.model_validate(model), 202, {"Location": f"/v1/models/{model.id}"})

@@ -1,19 +1,22 @@
 """/v1/plans"""
 
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.auth.dependencies import JobsRead, JobsWrite
 from app.auth.service import Principal
-from app.backend import Backend, BackendDep
+from app.backend import Backend, BackendDep, UnitOfWork
+from app.idempotency.once import ONCE, Once
 from app.jobs.service import InputRefused, JobNotFound, JobUnfinished
 from app.kit.json_body import StrictRoute
 from app.kit.problems import UnsupportedMediaType, problems
 from app.kit.replies import reply
-from app.kit.waiting import Hold, Mark, TooManyWaits, Wanted
+from app.kit.waiting import MAX_WAIT, Hold, Mark, TooManyWaits, Wanted
 from app.lineage.continuation import LineageMismatch, NotContinuable
 from app.plans import repository, service
 from app.plans.schemas import PlanRead
@@ -37,28 +40,31 @@ Wait = Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for th
     responses={
         200: {"model": PlanRead, "description": "It was made, or failed, while the call waited"},
         **problems(
-            InputRefused,
-            UnsupportedMediaType,
-            JobNotFound,
-            JobUnfinished,
-            NotContinuable,
-            LineageMismatch,
-            TooManyWaits,
+            InputRefused, UnsupportedMediaType, JobNotFound, JobUnfinished, NotContinuable, LineageMismatch, *ONCE
         ),
     },
 )
 async def create_plan(
-    body: JobRequest, request: Request, auth: JobsWrite, backend: BackendDep, wait: Wait = 0
+    body: JobRequest,
+    request: Request,
+    auth: JobsWrite,
+    session: UnitOfWork,
+    backend: BackendDep,
+    once: Once,
+    wait: Wait = 0,
 ) -> Response:
     """The body is a job's. The CPU queue looks at the model's graph, never at weights or text, and says what
     would be pruned how, what stays and why, the exact budget, and estimates of memory, disk and time. A job that
     could not run becomes a `failed` plan with the `error` that it would have met. Plans are kept for a day."""
-    id = await run_in_threadpool(_ask, backend, auth.project, body)
-    location = {"Location": f"/v1/plans/{id}"}
-    plan = await _poll(backend, request, auth, id, wait)
-    if plan.state is IntakeState.pending:
-        return reply(plan, 202, location | _RETRY_AFTER)
-    return reply(plan, 200, location)
+    if wait > 0:
+        once.stay_open(min(wait, MAX_WAIT))
+    asked: list[PlanRead] = []
+    answer = await once.run(lambda: _ask(session, auth.project, body, backend.settings.plan_hours, asked))
+    if wait > 0 and asked:
+        with suppress(TooManyWaits):  # it is made, and whoever may not wait for it can ask for it
+            answer = _made(await _poll(backend, request, auth, asked[0].id, wait))
+        await run_in_threadpool(once.close, answer)
+    return answer
 
 
 @router.get(
@@ -73,9 +79,20 @@ async def get_plan(id: PlanId, request: Request, auth: JobsRead, backend: Backen
     return reply(plan, headers=_RETRY_AFTER if plan.state is IntakeState.pending else None)
 
 
-def _ask(backend: Backend, project: str, body: JobCreate | JobContinue) -> str:
-    with backend.sessions.begin() as session:
-        return service.ask(session, project, body).id
+def _ask(
+    session: Session, project: str, body: JobCreate | JobContinue, hours: float, asked: list[PlanRead]
+) -> Response:
+    """asked: takes the plan, when this was not a repetition."""
+    plan = PlanRead.of(service.ask(session, project, body), hours)
+    asked.append(plan)
+    return _made(plan)
+
+
+def _made(plan: PlanRead) -> Response:
+    location = {"Location": f"/v1/plans/{plan.id}"}
+    if plan.state is IntakeState.pending:
+        return reply(plan, 202, location | _RETRY_AFTER)
+    return reply(plan, 200, location)
 
 
 async def _poll(backend: Backend, request: Request, auth: Principal, id: str, wait: float) -> PlanRead:

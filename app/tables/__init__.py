@@ -1,8 +1,31 @@
 """Every table: who imports one has them all, because foreign keys name tables of other features."""
 
 from app.db.base import Base
-from app.tables import accounts, auth, datasets, jobs, models, outbox, plans, sensitivity, tasks
+from app.tables import (
+    accounts,
+    auth,
+    datasets,
+    idempotency,
+    jobs,
+    models,
+    outbox,
+    plans,
+    sensitivity,
+    tasks,
+)
 
 METADATA = Base.metadata
 
-__all__ = ["METADATA", "accounts", "auth", "datasets", "jobs", "models", "outbox", "plans", "sensitivity", "tasks"]
+__all__ = [
+    "METADATA",
+    "accounts",
+    "auth",
+    "datasets",
+    "idempotency",
+    "jobs",
+    "models",
+    "outbox",
+    "plans",
+    "sensitivity",
+    "tasks",
+]

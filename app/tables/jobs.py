@@ -8,10 +8,8 @@ from sqlalchemy import (
     Double,
     FetchedValue,
     ForeignKey,
-    Identity,
     Index,
     String,
-    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -287,24 +285,3 @@ class JobEvaluation(Base):
     window_losses: Mapped[list[float]] = mapped_column(ARRAY(Double))
     protocol: Mapped[Json]
     at: Mapped[Created]
-
-
-class IdempotencyKey(Base):
-    """A caller's key for one request, written in the transaction of what the request made."""
-
-    __tablename__ = "idempotency_keys"
-    __table_args__ = (
-        UniqueConstraint("project_id", "key"),
-        Index("ix_idempotency_keys_expires_at", "expires_at"),
-    )
-
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
-    key: Mapped[str] = mapped_column(String(255))
-    fingerprint: Mapped[Digest]
-    job_id: Mapped[str | None] = mapped_column(ForeignKey(_JOB, ondelete="SET NULL"))
-    """None once the job was deleted: a late repetition of the request must not run it again."""
-    response: Mapped[Json]
-    """The body that was sent, replayed as it was."""
-    created_at: Mapped[Created]
-    expires_at: Mapped[Moment]

@@ -2,7 +2,9 @@
 
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,16 @@ PROBLEM = {
     "code": "invalid_request",
     "request_id": "01abc",
     "errors": [{"pointer": "/sparsity/target", "parameter": None, "detail": "must be below 1"}],
+}
+
+
+CREATING: dict[str, Callable[[Client, Path], dict[str, Any]]] = {
+    "submit": lambda client, _: client.submit({}),
+    "retry": lambda client, _: client.retry("job_1"),
+    "plan": lambda client, _: client.plan({}),
+    "add_model": lambda client, _: client.add_model("name", {}),
+    "add_hub_dataset": lambda client, _: client.add_hub_dataset("name", id="a/b"),
+    "upload_dataset": lambda client, text: client.upload_dataset(text),
 }
 
 
@@ -79,16 +91,33 @@ def test_broken_answer_is_tried_again_only_when_harmless(client: Client, scripte
     scripted.script = [Reply.json({"id": "job_1"})]
     scripted.script.insert(0, Reply(200, b'{"id": "job_1"}', cut=3))
     assert client.job("job_1")["id"] == "job_1"
-    scripted.script = [Reply(201, b'{"id": "mdl_1"}', cut=3), Reply.json({})]
+    scripted.script = [Reply(200, b'{"id": "job_1"}', cut=3), Reply.json({})]
     with pytest.raises(NotReachable):
-        client.add_model("name", {})
+        client.change("job_1", if_match='"1-0"', priority=3)
     assert len(scripted.script) == 1
 
 
-def test_bad_gateway_of_an_unrepeatable_call_is_reported(client: Client, scripted: ScriptedServer) -> None:
-    scripted.script = [Reply.json({}, 502), Reply.json({})]
+@pytest.mark.parametrize("make", CREATING)
+def test_what_makes_something_is_sent_until_it_is_answered(
+    client: Client, scripted: ScriptedServer, make: str, tmp_path: Path
+) -> None:
+    """An answer that is lost, a bad gateway, and then the first try itself, which is still being worked on."""
+    text = tmp_path / "a.txt"
+    text.write_text("A text.")
+    busy = Reply.json({**PROBLEM, "code": "idempotency_key_in_flight"}, 409, Retry_After="0")
+    scripted.script = [Reply(201, b'{"id": "it"}', cut=3), Reply.json({}, 502), busy, busy]
+    scripted.script.append(Reply.json({"id": "it", "state": "ready"}, 201))
+    scripted.answer = lambda _: Reply.json({"id": "it", "state": "ready"})
+    assert CREATING[make](client, text)["id"] == "it"
+    tries = [each for each in scripted.requests if each.method == "POST"]
+    assert len({(each.path, each.body, each.headers["idempotency-key"]) for each in tries}) == 1
+
+
+def test_other_conflicts_are_reported_at_once(client: Client, scripted: ScriptedServer) -> None:
+    scripted.script = [Reply.json({**PROBLEM, "code": "job_unfinished", "status": 409}, 409), Reply.json({})]
     with pytest.raises(ProblemError):
-        client.add_model("name", {})
+        client.retry("job_1")
+    assert len(scripted.script) == 1
 
 
 def test_patience_ends(scripted: ScriptedServer) -> None:

@@ -1,0 +1,88 @@
+"""Every call that makes something, ready to be sent."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+from sqlalchemy import Select, func, select, update
+from sqlalchemy.orm import Session
+
+from app.tables.datasets import Dataset
+from app.tables.jobs import Job
+from app.tables.models import Model
+from app.tables.plans import Plan
+from tests.app.conftest import Inputs
+
+
+@dataclass(frozen=True)
+class Creation:
+    """A call that makes one row. other: the same call with another body, None where it has no body."""
+
+    path: str
+    rows: Select[Any]
+    call: dict[str, Any] = field(default_factory=dict)
+    other: dict[str, Any] | None = None
+
+    def send(self, api: httpx.Client, key: str, **changes: Any) -> httpx.Response:
+        call = {**self.call, **changes}
+        return api.post(self.path, **{**call, "headers": {**call.get("headers", {}), "Idempotency-Key": key}})
+
+    def count(self, session: Session) -> int:
+        session.rollback()
+        return int(session.scalar(self.rows) or 0)
+
+
+Make = Callable[[Inputs, Session], Creation]
+
+
+def _count(table: Any, *conditions: Any) -> Select[Any]:
+    return select(func.count()).select_from(table).where(*conditions)
+
+
+def _job(inputs: Inputs, _: Session) -> Creation:
+    return Creation("/v1/jobs", _count(Job), {"json": inputs.body()}, {"json": inputs.body(priority=3)})
+
+
+def _retry(inputs: Inputs, session: Session) -> Creation:
+    job = session.scalars(select(Job.id)).first()
+    session.execute(update(Job).values(state="cancelled"))
+    session.commit()
+    return Creation(f"/v1/jobs/{job}/retry", _count(Job, Job.retry_of == job))
+
+
+def _plan(inputs: Inputs, _: Session) -> Creation:
+    return Creation("/v1/plans", _count(Plan), {"json": inputs.body()}, {"json": inputs.body(priority=3)})
+
+
+def _model(_: Inputs, __: Session) -> Creation:
+    body = {"name": "new", "source": {"type": "hub", "id": "team/model"}}
+    return Creation(
+        "/v1/models", _count(Model, Model.name == "new"), {"json": body}, {"json": {**body, "name": "n"}}
+    )
+
+
+def _hub_dataset(_: Inputs, __: Session) -> Creation:
+    body = {"name": "new", "hub": {"id": "team/text"}}
+    rows = _count(Dataset, Dataset.name == "new")
+    return Creation("/v1/datasets", rows, {"json": body}, {"json": {**body, "name": "n"}})
+
+
+def _upload(_: Inputs, __: Session) -> Creation:
+    rows = _count(Dataset, Dataset.name == "new")
+    call = {"params": {"name": "new"}, "headers": {"Content-Type": "text/plain"}}
+    return Creation("/v1/datasets", rows, {**call, "content": b"A text."}, {"content": b"Another text."})
+
+
+CREATIONS: Final[dict[str, tuple[str, Make]]] = {
+    "job": ("create_job", _job),
+    "retry": ("retry_job", _retry),
+    "plan": ("create_plan", _plan),
+    "model": ("create_model", _model),
+    "dataset of the hub": ("create_dataset", _hub_dataset),
+    "uploaded dataset": ("create_dataset", _upload),
+}
+"""By what is made: the call's operation, and how it is sent."""
+
+MAKE_NOTHING: Final = {"cancel_job", "pause_job", "resume_job", "verify_artifact"}
+"""POSTs that may be repeated as they are."""
