@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Final
 
 from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
@@ -29,6 +30,9 @@ from app.openapi import install_openapi
 from app.plans import endpoints as plans
 from app.settings import Settings, get_settings
 
+SMALL_BODY: Final = 2**16
+"""Bytes of a body that is no job's spec and no upload."""
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application; contacts nothing before the first request."""
@@ -42,7 +46,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         backend.close()
 
     receiving = Receiving()
-    uploads = {"/v1/datasets": settings.max_upload_bytes}
+    specs = dict.fromkeys(("/v1/jobs", "/v1/plans"), settings.max_body_bytes)
+    larger = {**specs, "/v1/datasets": settings.max_upload_bytes}
     app = FastAPI(
         title="Secateur",
         version=version("secateur"),
@@ -55,7 +60,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         middleware=[
             Middleware(LingeringClose, receiving=receiving),
             Middleware(RequestContext),
-            Middleware(RequestLimits, default=settings.max_body_bytes, larger=uploads),
+            Middleware(
+                RequestLimits,
+                default=min(SMALL_BODY, settings.max_body_bytes),
+                larger=larger,
+                hosts=settings.allowed_hosts,
+            ),
         ],
     )
     app.state.backend = backend

@@ -95,7 +95,11 @@ class Settings(BaseSettings):
     """For so long a failed or cancelled job can be retried from its checkpoint."""
 
     max_upload_bytes: int = Field(default=2 * 2**30, ge=1)
-    max_body_bytes: int = Field(default=2**20, ge=1)
+    max_body_bytes: int = Field(default=2**18, ge=1)
+    """Of a job's or a plan's spec; other JSON bodies may have 64 KiB at the most."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names or addresses that a request's Host header may have, with commas between; none for any. `/livez` and
+    `/readyz` answer under every name."""
     intake_seconds: float = Field(default=21_600, gt=0)
     """How long taking in a model or a hub dataset may take, its download with it; then it fails as the user's."""
     log_lines: int = Field(default=20_000, ge=1)
@@ -127,7 +131,7 @@ class Settings(BaseSettings):
             return tuple(Path(part) for part in value.split(os.pathsep) if part)
         return value
 
-    @field_validator("hf_token_repos", "hf_hosts", mode="before")
+    @field_validator("hf_token_repos", "hf_hosts", "allowed_hosts", mode="before")
     @classmethod
     def _split_list(cls, value: object) -> object:
         """`a/*, b/c` becomes two entries; empty parts are dropped."""

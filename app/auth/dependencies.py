@@ -1,6 +1,6 @@
 """Who is asking, as annotated types for endpoints: `auth: JobsRead`."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import structlog
 from fastapi import Depends, Request
@@ -20,9 +20,14 @@ _BEARER = HTTPBearer(
 
 
 def get_principal(
-    backend: BackendDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
+    request: Request,
+    backend: BackendDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
 ) -> Principal:
     """Look the key up in a transaction of its own, which is over before the endpoint takes a connection."""
+    known = request.scope["state"].get("principal")
+    if isinstance(known, Principal):
+        return known
     if credentials is None or credentials.scheme.lower() != "bearer":
         raise Unauthorized
     secret = backend.settings.secret.get_secret_value()
@@ -35,6 +40,8 @@ def get_principal(
 
 class Require:
     """A dependency that lets only keys with one scope pass."""
+
+    before_body: ClassVar = True
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope

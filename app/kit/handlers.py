@@ -24,6 +24,7 @@ from app.kit.problems import (
     NotFound,
     Problem,
     TooLarge,
+    TooSlow,
     Unavailable,
     UnsupportedMediaType,
     document,
@@ -37,6 +38,7 @@ _BY_STATUS: Final[dict[int, type[Problem]]] = {
     400: Malformed,
     404: NotFound,
     405: MethodNotAllowed,
+    408: TooSlow,
     415: UnsupportedMediaType,
     422: Invalid,
 }

@@ -4,17 +4,18 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.kit.handlers import problem_response
-from app.kit.problems import Malformed, Problem, TooLarge, Unavailable
+from app.kit.problems import Malformed, Problem, TooLarge, TooSlow, Unavailable
 
 log = structlog.get_logger("app.http")
 
@@ -32,6 +33,11 @@ _DOCS_POLICY: Final = (
 )
 """FastAPI's page loads its script from there."""
 _QUIET: Final = frozenset({"/livez", "/readyz"})
+_PATH_SHOWN: Final = 200
+BODY_IDLE_SECONDS: Final = 20.0
+"""Longest wait for the next bytes of a body."""
+BODY_RATE: Final = 1024
+"""Bytes a second that a body comes at on the average, or it is not waited for."""
 
 
 class RequestContext:
@@ -58,9 +64,9 @@ class RequestContext:
                 raise
             await problem_response(Unavailable("The service is being restarted."), id)(scope, receive, reply.send)
         except ClientDisconnect:
-            log.info("client_gone", path=scope["path"])
+            log.info("client_gone", path=scope["path"][:_PATH_SHOWN])
         except Exception:
-            log.exception("unforeseen_error", path=scope["path"])
+            log.exception("unforeseen_error", path=scope["path"][:_PATH_SHOWN])
             if reply.status is not None:
                 raise
             await problem_response(Problem(), id)(scope, receive, reply.send)
@@ -90,43 +96,73 @@ class _Reply:
 
 
 class RequestLimits:
-    """Refuses bodies above the address's limit (announced or streamed) and addresses with a NUL in them."""
+    """Refuses bodies above the address's limit (announced or streamed) or that arrive too slowly, hosts that are
+    not ours, and addresses with a NUL in them."""
 
-    def __init__(self, app: ASGIApp, default: int, larger: Mapping[str, int]) -> None:
-        """default: bytes. larger: paths that take more."""
+    def __init__(self, app: ASGIApp, default: int, larger: Mapping[str, int], hosts: Collection[str] = ()) -> None:
+        """default: bytes. larger: paths that take more; `{…}` stands for one part. hosts: names that requests may
+        be for, in small letters; none for any."""
         self._app = app
         self._default = default
-        self._larger = larger
+        self._larger = [(compile_path(path)[0], limit) for path, limit in larger.items()]
+        self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._larger.get(scope["path"], self._default)
-        refusal = _refusal(scope, limit)
+        limit = self._limit(scope["path"])
+        refusal = self._refusal(scope, limit)
         if refusal is not None:
             await problem_response(refusal, scope["state"]["request_id"])(scope, receive, send)
             return
-        seen = 0
+        await self._app(scope, _Body(receive, limit).receive, send)
 
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b"")) if message["type"] == "http.request" else 0
-            if seen > limit:
-                raise TooLarge(limit)
-            return message
+    def _limit(self, path: str) -> int:
+        return next((limit for pattern, limit in self._larger if pattern.match(path)), self._default)
 
-        await self._app(scope, counted, send)
+    def _refusal(self, scope: Scope, limit: int) -> Problem | None:
+        headers = Headers(scope=scope)
+        if "\0" in scope["path"] or b"\0" in unquote_to_bytes(scope["query_string"]):
+            return Malformed("The address contains a NUL character.")
+        host = headers.get("host", "").lower().rpartition("@")[2]
+        name = host if host.endswith("]") else re.sub(r":\d*$", "", host)
+        if self._hosts and name not in self._hosts and scope["path"] not in _QUIET:
+            return Malformed("The Host header does not name this service.")
+        announced = headers.get("content-length")
+        if announced is not None and announced.isdecimal() and int(announced[:20]) > limit:
+            return TooLarge(limit)
+        return None
 
 
-def _refusal(scope: Scope, limit: int) -> Problem | None:
-    if "\0" in scope["path"] or b"\0" in unquote_to_bytes(scope["query_string"]):
-        return Malformed("The address contains a NUL character.")
-    announced = Headers(scope=scope).get("content-length")
-    if announced is not None and announced.isdecimal() and int(announced[:20]) > limit:
-        return TooLarge(limit)
-    return None
+class _Body:
+    """One request's body as it arrives."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._bytes = 0
+        self._waited = 0.0
+        self._whole = False
+
+    async def receive(self) -> Message:
+        """Raises TooLarge, TooSlow. Only the time counts in which nothing was there to be read."""
+        if self._whole:
+            return await self._receive()
+        asked = time.monotonic()
+        try:
+            async with asyncio.timeout(BODY_IDLE_SECONDS):
+                message = await self._receive()
+        except TimeoutError:
+            raise TooSlow(f"Nothing of the body has come for {BODY_IDLE_SECONDS:g} seconds.") from None
+        self._waited += time.monotonic() - asked
+        self._bytes += len(message.get("body", b""))
+        self._whole = not message.get("more_body", False)
+        if self._bytes > self._limit:
+            raise TooLarge(self._limit)
+        if not self._whole and self._bytes < BODY_RATE * (self._waited - BODY_IDLE_SECONDS):
+            raise TooSlow(f"The body comes at less than {BODY_RATE} bytes a second.")
+        return message
 
 
 def _log_end(scope: Scope, status: int | None, seconds: float) -> None:
@@ -139,7 +175,7 @@ def _log_end(scope: Scope, status: int | None, seconds: float) -> None:
         "request",
         method=scope["method"],
         route=getattr(route, "path", None),
-        path=scope["path"],
+        path=scope["path"][:_PATH_SHOWN],
         status=status,
         milliseconds=round(seconds * 1000, 1),
         client=client[0] if client else None,

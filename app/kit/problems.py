@@ -81,6 +81,10 @@ class MethodNotAllowed(Problem):
     status, code, title = 405, "method_not_allowed", "This address does not take that method"
 
 
+class TooSlow(Problem):
+    status, code, title = 408, "request_timeout", "The request takes too long to arrive"
+
+
 class PreconditionFailed(Problem):
     status, code, title = 412, "precondition_failed", "It is not what the caller's If-Match says"
 
@@ -146,7 +150,7 @@ def document(problem: Problem, request_id: str) -> dict[str, Any]:
     }
 
 
-OPEN: Final = (Malformed, TooLarge, Invalid, Problem, Unavailable)
+OPEN: Final = (Malformed, TooSlow, TooLarge, Invalid, Problem, Unavailable)
 """What any call can answer."""
 KEYED: Final = (Unauthorized, Forbidden)
 
