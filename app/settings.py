@@ -109,6 +109,14 @@ class Settings(BaseSettings):
     """`auto`, `cpu`, `cuda` or `cuda:0`; where the engine computes."""
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=MOST_THREADS)
     """Threads of the engine; part of what makes a result reproducible."""
+    engine_memory_bytes: int | None = Field(default=None, ge=2**28)
+    """Memory that a job's engine may hold; then its attempt ends as out of memory. Without it: nine tenths of the
+    machine's, or of what the worker's control group has."""
+    child_memory_bytes: int = Field(default=2 * 2**30, ge=2**28)
+    """Memory of a child that reads a model or a text before any job does, beside what the size of its files
+    explains; a file that takes more is refused."""
+    child_seconds: float = Field(default=300, ge=1)
+    """How long such a child may compute, or be silent, beside what the size of its files explains."""
     hidden_bytes: int = Field(default=2 * 2**30, ge=0)
     """Hidden states that an engine holds in memory; the rest goes to a scratch file below `work_dir`."""
 

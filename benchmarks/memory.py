@@ -25,7 +25,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from benchmarks.output import add_out
-from worker.attempt.engine_process import END, EngineProcess
+from worker.attempt.engine_process import EngineProcess
+from worker.isolation.child import END
 from worker.model_files.choose import INDEX
 from worker.pruning.state.atomic import write_json, write_tensors
 

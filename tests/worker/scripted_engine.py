@@ -23,8 +23,9 @@ from typing import Any, NoReturn
 from secateur.spec.records.history import JobWarning, Phase
 from secateur.spec.records.pipe import Failed, Output, OutputFile, Planned, Progress
 from tests.records import BLOCKS, PLAN, block_result, evaluation, hello, stage_result, summary
-from worker.engine.isolation import isolate
 from worker.engine.reporter import UNACKNOWLEDGED_BLOCKS, Reporter
+from worker.isolation.enclosure import isolate
+from worker.isolation.limits import Confinement
 
 
 class Stopped(Exception):
@@ -36,8 +37,9 @@ def main() -> int:
     parser.add_argument("how", nargs="*")
     parser.add_argument("--report-fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--confinement", type=Confinement.load, default=Confinement())
     arguments = parser.parse_args()
-    isolation = isolate(arguments.parent)
+    isolation = isolate(arguments.parent, arguments.confinement)
     request = json.loads(sys.stdin.buffer.readline())
     with os.fdopen(arguments.report_fd, "w") as reports:
         reporter = Reporter(reports, Stopped)

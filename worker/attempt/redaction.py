@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import worker
+from worker.isolation.environment import SOURCE_ROOT
 
 LINE_LENGTH: Final = 2_000
-SOURCE_ROOT: Final = Path(worker.__file__).resolve().parents[1]
-"""The folder that holds our packages."""
 
 _ESCAPES: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")

@@ -3,7 +3,7 @@ at a model), then the end.
 
 The first line of standard input is the request; the lines after it are acknowledgements and the order to stop.
 Reports leave through the given descriptor; what is printed is the job's log. The process has no key, no longer a
-life than its parent, and, where the kernel lets it give that up, no network (`worker.engine.isolation`); its first
+life than its parent, and, where the kernel lets it give that up, no network (`worker.isolation`); its first
 report says how that went.
 """
 
@@ -18,8 +18,10 @@ from functools import partial
 
 from secateur.spec.records.pipe import Engine, Failed, Hello, Planned, Reading
 from secateur.spec.records.plan import PlanResult
-from worker.engine.isolation import isolate
 from worker.engine.reporter import Reporter
+from worker.isolation.enclosure import isolate
+from worker.isolation.limits import Confinement
+from worker.model_files.errors import is_out_of_memory
 
 
 def main() -> int:
@@ -27,8 +29,9 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--report-fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--confinement", type=Confinement.load, default=Confinement())
     arguments = parser.parse_args()
-    isolation = isolate(arguments.parent)
+    isolation = isolate(arguments.parent, arguments.confinement)
     os.set_inheritable(arguments.report_fd, False)
     line = sys.stdin.buffer.readline()
     # Large tensors get pages of their own (`heap.map_large`): huge ones, where the system has them, cost less.
@@ -85,7 +88,6 @@ def _run(line: bytes, reporter: Reporter, isolation: dict[str, bool]) -> None:
 def _describe(error: BaseException) -> Failed:
     """A failure for its owner; `detail` is for the operator's log only."""
     from worker.pruning import IllConditioned, UserError
-    from worker.pruning.errors import is_out_of_memory
 
     detail = "".join(traceback.format_exception(error))
     if isinstance(error, UserError):

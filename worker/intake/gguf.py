@@ -1,20 +1,21 @@
-"""Starts the conversion of a GGUF file in a child process, so that torch never enters this one."""
+"""Lets a GGUF file be converted in an isolated child process, so that torch never enters this one."""
 
-import json
-import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Final
 
-from worker.attempt.engine_process import environment
 from worker.intake.context import Context
-from worker.model_files.errors import IntakeError
+from worker.intake.gguf_header import GgufHeader, read_gguf_header
+from worker.isolation import Limits, run_isolated
 
-CONVERTER: Final = Path(__file__).with_name("gguf_convert.py")
-
-_log = logging.getLogger(__name__)
+CONVERTER: Final = "worker.intake.gguf_convert"
+WEIGHT_BYTES: Final = 12
+"""Of each weight, while all are converted: in float32 as read, in float32 in the model, in the dtype asked for."""
+ENTRY_BYTES: Final = 1_500
+"""Of each key and element in the library's hands."""
+WEIGHTS_A_SECOND: Final = 1_000_000
+"""What a slow machine converts at least."""
+WHAT: Final = "the GGUF file"
+FIELD: Final = "/source/path"
 
 
 def convert(path: Path, dtype: str, context: Context) -> Path:
@@ -22,10 +23,11 @@ def convert(path: Path, dtype: str, context: Context) -> Path:
 
     Raises IntakeError when the file cannot be converted, RuntimeError when the child died otherwise.
     """
-    _check_magic(path)
+    header = read_gguf_header(path)
     # The converter sees the file alone: no configuration or tokenizer that lies beside it is picked up.
-    source, target = context.scratch / "gguf", context.scratch / "converted"
-    source.mkdir()
+    workspace = context.scratch / "conversion"
+    source, target = workspace / "gguf", workspace / "converted"
+    source.mkdir(parents=True)
     (source / "model.gguf").symlink_to(path)
     request = {
         "source": str(source),
@@ -34,61 +36,26 @@ def convert(path: Path, dtype: str, context: Context) -> Path:
         "dtype": dtype,
         "threads": context.settings.threads,
         "room": context.room(),
-        "parent": os.getpid(),
     }
-    answer = _run_child(request, context)
-    if error := answer.get("error"):
-        raise IntakeError(error["code"], error["message"], "/source/path")
+    answer: dict[str, Any] = run_isolated(
+        CONVERTER,
+        request,
+        what=WHAT,
+        workspace=workspace,
+        readable=[path],
+        limits=_limits(header, context),
+        threads=context.settings.threads,
+        field=FIELD,
+        check=context.check,
+    )
     for warning in answer["warnings"]:
         context.warn(warning["code"], warning["message"], **warning["data"])
     return target
 
 
-def _check_magic(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(8)
-    if head[:4] != b"GGUF" or int.from_bytes(head[4:], "little") not in (2, 3):
-        raise IntakeError("gguf_unreadable", "This is not a GGUF file of version 2 or 3.", "/source/path")
-
-
-def _run_child(request: dict[str, Any], context: Context) -> dict[str, Any]:
-    log = context.scratch / "convert.log"
-    with log.open("wb") as errors:
-        child = subprocess.Popen(
-            # By path and isolated: the child imports nothing from its folder.
-            [sys.executable, "-I", str(CONVERTER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            cwd=context.scratch,
-            env=environment(context.scratch, context.settings.threads),
-            start_new_session=True,
-        )
-    with child:
-        try:
-            answer = _converse(child, json.dumps(request).encode(), context)
-        except BaseException:
-            child.kill()
-            raise
-    if child.returncode != 0:
-        _log.error("GGUF conversion ended with %s: %s", child.returncode, _tail(log))
-        raise RuntimeError(f"the conversion process ended with {child.returncode}")
-    result: dict[str, Any] = json.loads(answer)
-    if "error" in result:
-        _log.info("GGUF conversion refused: %s", _tail(log))
-    return result
-
-
-def _converse(child: "subprocess.Popen[bytes]", request: bytes, context: Context) -> bytes:
-    """Send the request and wait for the answer, looking twice a second whether to stop."""
-    data: bytes | None = request
-    while True:
-        try:
-            return child.communicate(data, timeout=0.5)[0]
-        except subprocess.TimeoutExpired:
-            data = None
-            context.check()
-
-
-def _tail(log: Path) -> str:
-    return log.read_bytes()[-2000:].decode(errors="replace")
+def _limits(header: GgufHeader, context: Context) -> Limits:
+    settings = context.settings
+    explained = header.weights * WEIGHT_BYTES + header.entries * ENTRY_BYTES
+    seconds = settings.child_seconds + header.weights / WEIGHTS_A_SECOND
+    memory = settings.child_memory_bytes + explained
+    return Limits.of_reader(memory, seconds, settings.threads, max(context.room(), 1))

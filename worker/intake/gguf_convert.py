@@ -1,28 +1,20 @@
-"""Child process that turns a GGUF file into a safetensors folder. Of ours it imports what looks at GGUF files.
-
-One JSON object on stdin (`source`, `file`, `target`, `dtype`, `threads`, `room`, `parent`), one on stdout:
-`warnings` or `{"error": {"code", "message"}}`. Everything that libraries print goes to stderr.
+"""Turns a GGUF file into a safetensors folder, in a child process (`worker.isolation`).
 
 Nothing is invented and nothing lost: each key of the architecture and each tensor is used, or the file is refused.
 """
 
-import json
 import os
 import re
-import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # run by path and isolated
-
 from worker.intake.gguf_keys import CODE, WAY_OUT, settle
 from worker.intake.gguf_rope import FACTORS, settle_rope
 from worker.intake.gguf_tokenizer import check_ids, check_tokenizer, doubts, settle_tokenizer
-from worker.model_files.errors import IntakeError, no_room
-from worker.parent_death import die_with
+from worker.model_files.errors import IntakeError, is_out_of_memory, no_room
 
 BYTES: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Of one weight, once it is converted."""
@@ -33,26 +25,23 @@ _UNNEEDED: Final = re.compile(r"blk\.\d+\.attn_rot_embd\.weight")
 _PATH: Final = re.compile(r"(?:/[^\s/'\"]+){2,}")
 
 
-def main() -> None:
-    """Read the request, convert, answer. A system error is an exit code other than 0."""
-    answers = os.dup(1)
-    os.dup2(2, 1)
-    request = json.loads(sys.stdin.buffer.read())
-    die_with(int(request["parent"]))
-    answer: dict[str, Any] = {}
+def answer(request: Mapping[str, Any], _tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """The `warnings` of the converted model. request: `source`, `file`, `target`, `dtype`, `threads`, `room`.
+
+    Raises IntakeError, and what is no fault of the file.
+    """
     try:
-        answer["warnings"] = convert_file(request)
-    except IntakeError as error:
-        answer["error"] = {"code": error.code, "message": error.message}
-    except _SYSTEM_ERRORS:
+        return {"warnings": convert_file(request)}
+    except (IntakeError, *_SYSTEM_ERRORS):
         raise
     except Exception as error:  # transformers and gguf raise whatever comes when they do not know a file
+        if is_out_of_memory(error):
+            raise
         traceback.print_exc()
-        answer["error"] = {
-            "code": CODE,
-            "message": f"The installed transformers cannot convert this GGUF file ({_reason(error)}); {WAY_OUT}.",
-        }
-    os.write(answers, json.dumps(answer).encode())
+        raise IntakeError(
+            CODE,
+            f"The installed transformers cannot convert this GGUF file ({_reason(error)}); {WAY_OUT}.",
+        ) from None
 
 
 def _reason(error: Exception) -> str:
@@ -276,7 +265,3 @@ def _forget_quantisation(model: Any) -> None:
         quantizer.remove_quantization_config(model)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-
-
-if __name__ == "__main__":
-    main()

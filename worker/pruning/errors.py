@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from worker.model_files.errors import IntakeError
+from worker.model_files.errors import IntakeError, is_out_of_memory
 
 MACHINE: Final = frozenset(
     {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
@@ -52,13 +52,6 @@ def about(name: str) -> Iterator[None]:
 
 class Stopped(PruningError):
     """The observer asked the job to stop."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch has an exception for CUDA only; the CPU's allocator says it in words."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 @contextmanager

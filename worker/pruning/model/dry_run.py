@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.pytorch_utils import Conv1D
 
-from worker.pruning.errors import UserError, is_out_of_memory
+from worker.model_files.errors import is_out_of_memory
+from worker.pruning.errors import UserError
 from worker.pruning.model.experts import (
     count_experts,
     expert_weight,

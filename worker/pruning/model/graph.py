@@ -18,7 +18,8 @@ from transformers.pytorch_utils import Conv1D
 
 from worker.model_files.architectures import causal_models
 from worker.model_files.config import read_config
-from worker.pruning.errors import UserError, blaming, is_out_of_memory
+from worker.model_files.errors import is_out_of_memory
+from worker.pruning.errors import UserError, blaming
 from worker.pruning.model.checkpoint import DTYPES, UNQUANTISED, Checkpoint
 from worker.pruning.model.dry_run import called_layers
 from worker.pruning.model.experts import Expert, StoredExpert, count_experts, find_experts, fused, is_experts

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from worker.pruning.errors import UserError, is_out_of_memory
+from worker.model_files.errors import is_out_of_memory
+from worker.pruning.errors import UserError
 
 LENGTH = 4
 """Tokens of a text that is only looked at for how the blocks are called."""

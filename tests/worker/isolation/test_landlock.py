@@ -16,7 +16,7 @@ CAPABILITIES = 41
 TRIES = textwrap.dedent(
     """
     import json, os, socket, sys
-    from worker.engine.landlock import enter
+    from worker.isolation.landlock import enter
 
     def tried(call):
         try:
@@ -25,7 +25,7 @@ TRIES = textwrap.dedent(
             return "denied"
         return "done"
 
-    entered = sys.argv[1] == "enter" and enter()
+    entered = sys.argv[1] == "enter" and enter() >= 4
     outside, port = int(sys.argv[2]), int(sys.argv[3])
     print(json.dumps({
         "entered": entered,
