@@ -28,6 +28,7 @@ from app.methods import endpoints as methods
 from app.models import endpoints as models
 from app.openapi import install_openapi
 from app.plans import endpoints as plans
+from app.rates.middleware import RateLimits, Rates
 from app.settings import Settings, get_settings
 
 SMALL_BODY: Final = 2**16
@@ -43,9 +44,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        await rates.close()
         backend.close()
 
     receiving = Receiving()
+    rates = Rates(settings)
     specs = dict.fromkeys(("/v1/jobs", "/v1/plans"), settings.max_body_bytes)
     larger = {**specs, "/v1/datasets": settings.max_upload_bytes}
     app = FastAPI(
@@ -60,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         middleware=[
             Middleware(LingeringClose, receiving=receiving),
             Middleware(RequestContext),
+            Middleware(RateLimits, rates=rates),
             Middleware(
                 RequestLimits,
                 default=min(SMALL_BODY, settings.max_body_bytes),

@@ -94,6 +94,18 @@ class Settings(BaseSettings):
     checkpoint_days: float = Field(default=7, ge=0)
     """For so long a failed or cancelled job can be retried from its checkpoint."""
 
+    rate_limits: bool = True
+    """Whether calls are counted at all; a proxy in front may do it instead."""
+    rate_reads: int = Field(default=18_000, ge=0)
+    """Reading calls of one key a minute, counted by each process of the API; 0 is any number."""
+    rate_writes: int = Field(default=300, ge=0)
+    """Calls of one key a minute that make, change or delete something, counted over all processes while the broker
+    answers; 0 is any number."""
+    rate_uploads: int = Field(default=600, ge=0)
+    """Calls of one key a minute that carry a file or a part of one; as `rate_writes`."""
+    rate_anonymous: int = Field(default=600, ge=0)
+    """Calls of one address a minute without a key that has worked lately, counted by each process; 0 is any
+    number."""
     max_upload_bytes: int = Field(default=2 * 2**30, ge=1)
     max_body_bytes: int = Field(default=2**18, ge=1)
     """Of a job's or a plan's spec; other JSON bodies may have 64 KiB at the most."""

@@ -104,6 +104,15 @@ class Invalid(Problem):
     status, code, title = 422, "invalid_request", "The request is well-formed but cannot be accepted"
 
 
+class RateLimited(Problem):
+    status, code, title = 429, "rate_limited", "Too many calls within a minute"
+
+    def __init__(self, quota: int = 300, retry_after: int = 1) -> None:
+        """quota: calls a minute. retry_after: seconds until there is another one."""
+        detail = f"At most {quota} such calls a minute; the next one in {retry_after} s."
+        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
 class Unavailable(Problem):
     """A part that the service needs does not answer; the caller should try again."""
 
@@ -150,7 +159,7 @@ def document(problem: Problem, request_id: str) -> dict[str, Any]:
     }
 
 
-OPEN: Final = (Malformed, TooSlow, TooLarge, Invalid, Problem, Unavailable)
+OPEN: Final = (Malformed, TooSlow, TooLarge, Invalid, RateLimited, Problem, Unavailable)
 """What any call can answer."""
 KEYED: Final = (Unauthorized, Forbidden)
 

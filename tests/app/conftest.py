@@ -73,7 +73,8 @@ def running(settings: Settings) -> Iterator[str]:
 def application() -> Iterator[tuple[FastAPI, str]]:
     """The application and its URL, once for all tests: FastAPI builds its routes at the first request."""
     places = {"database_url": "postgresql+psycopg://nowhere/none", "broker_url": "redis://nowhere"}
-    app = create_app(Settings.model_validate(places | {"secret": "-" * 32, "store_url": "file:///nowhere"}))
+    others = {"secret": "-" * 32, "store_url": "file:///nowhere", "rate_limits": False}
+    app = create_app(Settings.model_validate(places | others))
     with serving(app) as url:
         yield app, url
 

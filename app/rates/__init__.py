@@ -1,0 +1,1 @@
+"""How often one key or one address may call: refused before any work is done for the call."""
