@@ -3,11 +3,13 @@
 import argparse
 import asyncio
 import socket
+from functools import partial
 from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
 
+from app.connections import Connection, Gate, Patience, raise_file_limit
 from app.main import create_app
 
 UPLOAD_SHARE: Final = 0.6
@@ -18,19 +20,22 @@ class Server(uvicorn.Server):
     """Stops without a lost request: those that wait are answered at once with what there is, uploads that cannot
     end in time get a 503, downloads go on for as long as the settings say."""
 
-    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+    def __init__(self, app: FastAPI, host: str, port: int, patience: Patience | None = None) -> None:
         self._app = app
+        patience, settings = patience or Patience(), app.state.backend.settings
+        self.gate = Gate(settings.connections, settings.connections_per_address, patience)
         config = uvicorn.Config(
             app,
             host=host,
             port=port,
             loop="uvloop",
-            http="httptools",
+            http=partial(Connection, self.gate),  # type: ignore[arg-type]
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=app.state.backend.settings.stop_seconds,
+            timeout_keep_alive=patience.keep_alive,  # type: ignore[arg-type]
+            timeout_graceful_shutdown=settings.stop_seconds,
         )
         super().__init__(config)
 
@@ -49,6 +54,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     given = parser.parse_args()
+    raise_file_limit()
     Server(create_app(), given.host, given.port).run()
 
 

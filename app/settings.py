@@ -22,6 +22,10 @@ class Settings(BaseSettings):
     """PostgreSQL, as `postgresql+psycopg://user:password@host:port/name`."""
     database_pool: int = Field(default=10, ge=1)
     """Connections one process keeps at the most."""
+    connections: int = Field(default=5000, ge=1)
+    """Connections that one process of the API holds at the most; fewer where it may not open so many files."""
+    connections_per_address: int = Field(default=2500, ge=1)
+    """Of them, those of one address; behind a proxy all are of the proxy's."""
     held_waits: int = Field(default=2000, ge=1)
     """Waiting calls (`?wait=`, streams) that one API key may hold open in one process of the API."""
     stop_seconds: int = Field(default=8, ge=1)

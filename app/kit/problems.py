@@ -85,6 +85,10 @@ class TooSlow(Problem):
     status, code, title = 408, "request_timeout", "The request takes too long to arrive"
 
 
+class HeadTooLarge(Problem):
+    status, code, title = 431, "head_too_large", "The address or the headers of the request are too long"
+
+
 class PreconditionFailed(Problem):
     status, code, title = 412, "precondition_failed", "It is not what the caller's If-Match says"
 

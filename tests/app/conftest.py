@@ -16,6 +16,7 @@ from app.auth.repository import ensure_project
 from app.auth.scopes import ORDINARY
 from app.auth.service import create_key
 from app.backend import open_backend
+from app.connections import Patience
 from app.db.engine import transaction
 from app.main import create_app
 from app.serve import Server
@@ -35,8 +36,8 @@ TLS = httpx.create_ssl_context()
 class ListeningServer(Server):
     """Says when it is listening."""
 
-    def __init__(self, app: FastAPI) -> None:
-        super().__init__(app, "127.0.0.1", 0)
+    def __init__(self, app: FastAPI, patience: Patience | None = None) -> None:
+        super().__init__(app, "127.0.0.1", 0, patience)
         self.listening = threading.Event()
 
     async def startup(self, sockets: Any = None) -> None:
@@ -51,12 +52,19 @@ class ListeningServer(Server):
 @contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
     """URL of the application's server, stopped at the end."""
-    server = ListeningServer(app)
+    with listening(app) as server:
+        yield server.url
+
+
+@contextmanager
+def listening(app: FastAPI, patience: Patience | None = None) -> Iterator[ListeningServer]:
+    """The application's server, stopped at the end."""
+    server = ListeningServer(app, patience)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     assert server.listening.wait(30)
     try:
-        yield server.url
+        yield server
     finally:
         server.should_exit = True
         thread.join(30)
