@@ -30,6 +30,7 @@ from app.openapi import install_openapi
 from app.plans import endpoints as plans
 from app.rates.middleware import RateLimits, Rates
 from app.settings import Settings, get_settings
+from app.webhooks import endpoints as webhooks
 
 SMALL_BODY: Final = 2**16
 """Bytes of a body that is no job's spec and no upload."""
@@ -89,7 +90,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         artifacts,
         state,
         methods,
+        webhooks,
         health,
     ):
         app.include_router(part.router)
+    app.webhooks.include_router(webhooks.messages)
     return app

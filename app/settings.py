@@ -2,6 +2,7 @@
 
 import os
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -88,6 +89,16 @@ class Settings(BaseSettings):
     quota_running_jobs: int | None = Field(default=None, ge=1)
     """Jobs of one project that may run at once; a project's own quota goes before this one."""
     idempotency_hours: float = Field(default=24, gt=0)
+    webhook_http: bool = False
+    """Whether webhooks may have `http://` addresses: for receivers in the operator's own network."""
+    webhook_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    """Networks that webhooks may reach beside the public internet, with commas between: `10.1.0.0/16,::1/128`."""
+    webhook_concurrency: int = Field(default=128, ge=1)
+    """Deliveries that one sending process has under way at once; one project has at most a quarter of them."""
+    webhook_failing_hours: float = Field(default=72, gt=0)
+    """A webhook that has failed for so long, without a good attempt, is disabled."""
+    webhook_kept_days: float = Field(default=7, gt=0)
+    """For so long finished deliveries stay in the log."""
     plan_hours: float = Field(default=24, gt=0)
     """Plans (dry runs of jobs) are dropped after this time."""
 
@@ -155,7 +166,7 @@ class Settings(BaseSettings):
             return tuple(Path(part) for part in value.split(os.pathsep) if part)
         return value
 
-    @field_validator("hf_token_repos", "hf_hosts", "allowed_hosts", mode="before")
+    @field_validator("hf_token_repos", "hf_hosts", "allowed_hosts", "webhook_networks", mode="before")
     @classmethod
     def _split_list(cls, value: object) -> object:
         """`a/*, b/c` becomes two entries; empty parts are dropped."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.delivery.announcements import announce
 from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobEvent
 
@@ -16,7 +17,7 @@ def lock_job(session: Session, job: Job) -> None:
 
 
 def append_event(session: Session, job: Job, type: EventType, data: dict[str, Any]) -> JobEvent:
-    """Add an event and make the job's change visible (its ETag grows with `version`).
+    """Add an event, tell the webhooks, and make the job's change visible (its ETag grows with `version`).
 
     The number is taken under the job row's lock, so that whoever has read up to n never misses an event.
     """
@@ -25,4 +26,5 @@ def append_event(session: Session, job: Job, type: EventType, data: dict[str, An
     job.version += 1
     event = JobEvent(job_id=job.id, seq=job.last_event, type=type, data=data)
     session.add(event)
+    announce(session, job, event)
     return event

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 
 from app.dispatch.dispatcher import Dispatcher
-from app.dispatch.health import note_turn
 from app.dispatch.housekeeping import clean_round
+from app.kit.turns import note_turn
 from app.settings import get_settings
 
 log = logging.getLogger("app.dispatch")

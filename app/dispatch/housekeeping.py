@@ -12,6 +12,7 @@ from app.plans import repository as plans
 from app.settings import Settings
 from app.tasks import repository as task_repository
 from app.tasks import service as tasks
+from app.webhooks import repository as webhooks
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +65,11 @@ def notify_again(settings: Settings) -> int:
 
 
 def forget(settings: Settings) -> int:
-    """Drop messages, idempotency keys and plans that have had their time; how many."""
+    """Drop messages, idempotency keys, plans and deliveries that have had their time; how many."""
     with transaction() as session:
         count = repository.forget_published(session) + plans.forget(session, settings.plan_hours)
         count += tasks.forget_sweeps(session, SWEEPS_KEPT_SECONDS)
+        count += webhooks.forget(session, settings.webhook_kept_days)
         return count + idempotency.forget(session)
 
 

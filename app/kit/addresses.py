@@ -6,17 +6,36 @@ else a moment later gains nothing. Each connection is checked, so each hop of a 
 
 import socket
 from collections.abc import Collection, Iterable
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from anyio import to_thread
 
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
 _PORTS: Final = {"http": 80, "https": 443}
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 """Its last four bytes are an IPv4 address."""
-_NOT_PUBLIC: Final = tuple(map(IPv6Network, ("fec0::/10", "3fff::/20", "2001::/23", "2001:db8::/32")))
-"""Global to Python, and nobody's public server: site-local, documentation, protocol assignments."""
+_ISATAP: Final = {0x00005EFE, 0x02005EFE}
+_LOW: Final = 0xFFFF_FFFF
+_NOT_PUBLIC: Final[tuple[Network, ...]] = tuple(
+    ip_network(each)
+    for each in (
+        "168.63.129.16/32",  # a cloud's own services, on a public address
+        "192.0.0.0/24",  # protocol assignments; another cloud's metadata
+        "192.88.99.0/24",  # relays of 6to4
+        "::/96",  # IPv4-compatible, loopback, unspecified
+        "64:ff9b:1::/48",  # NAT64 with a network's own prefix
+        "2001::/23",  # protocol assignments; in Teredo's both ends are inside of the address
+        "2001:db8::/32",  # for documents
+        "3fff::/20",
+        "5f00::/16",  # segment routing within one network
+        "fec0::/10",  # site-local
+    )
+)
+"""Global to some Python, and nobody's public server."""
 
 
 class AddressRefused(Exception):
@@ -26,19 +45,39 @@ class AddressRefused(Exception):
         super().__init__("the address is not a public one")
 
 
-def is_public(address: str) -> bool:
-    """Whether a literal IP address is one of the public internet, also when it wraps an IPv4 address."""
+def is_public(address: str | Address, allowed: Collection[Network] = ()) -> bool:
+    """Whether a literal IP address is one of the public internet, or of a network that an operator allows.
+
+    An IPv6 address that stands for an IPv4 one (mapped, NAT64, 6to4, ISATAP) is judged by that one.
+    """
     try:
-        found = ip_address(address.partition("%")[0])
+        found = ip_address(address.partition("%")[0]) if isinstance(address, str) else address
     except ValueError:
         return False
-    if isinstance(found, IPv6Address):
-        inner = _wrapped(found)
-        if inner is not None:
-            return is_public(str(inner))
-        if any(found in network for network in _NOT_PUBLIC):
-            return False
-    return found.is_global and not (found.is_multicast or found.is_reserved)
+    inner = _wrapped(found) if isinstance(found, IPv6Address) else None
+    if inner is not None:
+        return is_public(inner, allowed)
+    if _within(found, allowed):
+        return True
+    return found.is_global and not (found.is_multicast or found.is_reserved or _within(found, _NOT_PUBLIC))
+
+
+def literal(host: str) -> Address | None:
+    """The address that a host of a URL spells, also in the forms that only resolvers know: `2130706433`,
+    `0x7f.1`, `0177.0.0.1`. None for a name."""
+    try:
+        return ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        pass
+    parts = host.rstrip(".").split(".")
+    try:
+        numbers = [_number(part) for part in parts]
+    except ValueError:
+        return None
+    if not 1 <= len(numbers) <= 4 or any(number > 255 for number in numbers[:-1]):
+        return None
+    value = sum(number << 8 * (3 - index) for index, number in enumerate(numbers[:-1])) + numbers[-1]
+    return IPv4Address(value) if numbers[-1] < 256 ** (5 - len(numbers)) else None
 
 
 def public_addresses(host: str, port: int) -> list[str]:
@@ -134,6 +173,20 @@ def checked(transport: Any, trusted: Trusted) -> Any:
 
 def _wrapped(address: IPv6Address) -> IPv4Address | None:
     """The IPv4 address that an IPv6 address leads to."""
-    if address in _NAT64:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
+    number = int(address)
+    if address in _NAT64 or (number >> 32) & _LOW in _ISATAP:
+        return IPv4Address(number & _LOW)
     return address.ipv4_mapped or address.sixtofour
+
+
+def _within(address: Address, networks: Collection[Network]) -> bool:
+    return any(address in network for network in networks if network.version == address.version)
+
+
+def _number(part: str) -> int:
+    """As C reads it: 0x… hexadecimal, 0… octal. Raises ValueError."""
+    if not part.isascii() or not part.isalnum():
+        raise ValueError
+    if part[:2] in ("0x", "0X"):
+        return int(part[2:] or "0", 16)
+    return int(part, 8 if len(part) > 1 and part[0] == "0" else 10)

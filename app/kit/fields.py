@@ -34,3 +34,5 @@ Revision = Annotated[
 DatasetId = Annotated[str, Path(description="`ds_…`", max_length=100)]
 ModelId = Annotated[str, Path(description="`mdl_…`", max_length=100)]
 JobId = Annotated[str, Path(description="`job_…`", max_length=100)]
+WebhookId = Annotated[str, Path(description="`whk_…`", max_length=100)]
+DeliveryId = Annotated[str, Path(description="`msg_…`", max_length=100)]

@@ -16,6 +16,8 @@ class Prefix(StrEnum):
     job = "job"
     task = "tsk"
     plan = "pln"
+    webhook = "whk"
+    delivery = "msg"
 
 
 def new_id(prefix: Prefix) -> str:

@@ -12,6 +12,7 @@ from app.tables import (
     plans,
     sensitivity,
     tasks,
+    webhooks,
 )
 
 METADATA = Base.metadata
@@ -28,4 +29,5 @@ __all__ = [
     "plans",
     "sensitivity",
     "tasks",
+    "webhooks",
 ]

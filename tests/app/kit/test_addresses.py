@@ -4,17 +4,19 @@ import http.server
 import socket
 import threading
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import httpx
 import pytest
 
-from app.kit.addresses import AddressRefused, Trusted, checked, is_public, public_addresses
+from app.kit.addresses import AddressRefused, Trusted, checked, is_public, literal, public_addresses
 
 INTERNAL = """
 127.0.0.1 127.8.8.8 0.0.0.0 10.0.0.1 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 192.0.0.1 198.18.0.1
-203.0.113.1 224.0.0.1 240.0.0.1 255.255.255.255
+203.0.113.1 224.0.0.1 240.0.0.1 255.255.255.255 192.0.0.192 168.63.129.16
 :: ::1 fe80::1 fe80::1%eth0 fc00::1 fd00:ec2::254 fec0::1 ff02::1 2001:db8::1 3fff::1 2001:0:7f00:1::
+ff0e::1 5f00::1 64:ff9b:1::808:808 2002:a9fe:a9fe:: 2606:4700::5efe:7f00:1 2606:4700::200:5efe:a00:1
 ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::127.0.0.1 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 2002:7f00:1:: 2002:a00:1::
 localhost example.com 1 0x7f.1
 """
@@ -29,6 +31,32 @@ def test_an_internal_address_is_no_public_one(address: str) -> None:
 @pytest.mark.parametrize("address", PUBLIC)
 def test_a_public_address_is_one(address: str) -> None:
     assert is_public(address)
+
+
+def test_an_operator_allows_networks_of_his_own() -> None:
+    allowed = (ip_network("10.1.0.0/16"), ip_network("fd00::/64"))
+    for text in ("10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::a01:203", "fd00::5"):
+        assert is_public(text, allowed), text
+    for text in ("10.2.0.1", "::ffff:10.2.0.1", "fd00:1::5", "127.0.0.1"):
+        assert not is_public(text, allowed), text
+    # Every IPv6 network at once does not open the way to IPv4 in disguise.
+    assert not is_public("::ffff:127.0.0.1", (ip_network("::/0"),))
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        *((host, "127.0.0.1") for host in ("127.0.0.1", "127.1", "2130706433", "0x7f.1", "0x7F000001")),
+        *((host, "127.0.0.1") for host in ("0177.0.0.1", "017700000001", "127.0.0.1.", "127.0.1")),
+        ("1.2.3", "1.2.0.3"),
+        ("[::1]", "::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        *((host, None) for host in ("localhost", "example.com", "1.2.3.4.5", "256.1.1.1", "0x.example", "")),
+        *((host, None) for host in ("99999999999", "08.0.0.1", "a.b", "0xzz", "\u0661.1", "1_0.1")),
+    ],
+)
+def test_hosts_that_spell_an_address_in_any_way(host: str, address: str | None) -> None:
+    assert literal(host) == (ip_address(address) if address is not None else None)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.1", "2130706433", "0x7f000001", "017700000001", "::1", "0"])

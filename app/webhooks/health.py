@@ -1,0 +1,14 @@
+"""Whether a sender on this machine works: `python -m app.webhooks.health` ends with 0 or 1."""
+
+import sys
+from typing import Final
+
+from app.kit.turns import complaint
+from app.settings import get_settings
+
+LOOPS: Final = ("webhooks",)
+
+
+if __name__ == "__main__":
+    settings = get_settings()
+    sys.exit(complaint(settings.health_dir, LOOPS, settings.dispatch_seconds))
