@@ -10,6 +10,7 @@ from urllib.parse import quote
 from secateur import download, upload
 from secateur.transport import Json, Transport
 from secateur.waiting import FINISHED, READY, OnUpdate, wait_for
+from secateur.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from secateur.spec.job import JobContinue, JobCreate
@@ -34,6 +35,10 @@ class Client:
     @property
     def url(self) -> str:
         return self._transport.url
+
+    @property
+    def webhooks(self) -> Webhooks:
+        return Webhooks(self._transport)
 
     def close(self) -> None:
         self._transport.close()

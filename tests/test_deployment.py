@@ -38,9 +38,19 @@ def compose_client() -> list[str] | None:
 
 def test_every_part_is_there_and_waits_for_what_it_needs(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    parts = {"postgres", "valkey", "seaweedfs", "migrate", "api", "dispatcher", "worker-cpu", "worker-gpu"}
+    parts = {
+        "postgres",
+        "valkey",
+        "seaweedfs",
+        "migrate",
+        "api",
+        "dispatcher",
+        "webhooks",
+        "worker-cpu",
+        "worker-gpu",
+    }
     assert set(services) == parts
-    for name in ("api", "dispatcher", "worker-cpu", "worker-gpu"):
+    for name in ("api", "dispatcher", "webhooks", "worker-cpu", "worker-gpu"):
         assert services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
     for name in parts - {"migrate"}:
         assert services[name]["healthcheck"]["test"], name
@@ -83,13 +93,14 @@ def test_the_parts_agree_on_names_places_and_settings(compose: dict[str, Any]) -
         given = [key for key in service.get("environment", {}) if key.startswith("SECATEUR_")]
         assert {key.removeprefix("SECATEUR_").lower() for key in given} <= set(Settings.model_fields), name
     ours = [service for service in services.values() if "build" in service]
-    assert len(ours) == 5
+    assert len(ours) == 6
     for service in ours:
         environment = service["environment"]
         assert "@postgres:5432/" in environment["SECATEUR_DATABASE_URL"]
         assert "@valkey:6379/" in environment["SECATEUR_BROKER_URL"]
         assert environment["SECATEUR_S3_ENDPOINT"] == "http://seaweedfs:8333"
-    assert "SECATEUR_HEALTH_DIR" in services["dispatcher"]["environment"], "its health check reads there"
+    for name in ("dispatcher", "webhooks"):
+        assert "SECATEUR_HEALTH_DIR" in services[name]["environment"], "its health check reads there"
 
 
 @pytest.mark.skipif(compose_client() is None, reason="there is no compose client here")

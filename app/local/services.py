@@ -34,6 +34,12 @@ class Services:
     def dispatcher(self) -> Child:
         return self._python("dispatcher", "app.dispatch")
 
+    def webhooks(self) -> Child:
+        child = self._python("webhooks", "app.webhooks")
+        # It lets what is under way end.
+        child.grace = 20
+        return child
+
     def worker(self, queue: str) -> Child:
         """One Celery worker; it takes one job at a time."""
         who = ("-Q", queue, "-n", f"{queue}0@%h", "-c", "1")

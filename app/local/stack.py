@@ -29,7 +29,7 @@ log = logging.getLogger("secateur.local")
 
 
 class Stack:
-    """PostgreSQL, Valkey, API, dispatcher and two workers, all children of this process.
+    """PostgreSQL, Valkey, API, dispatcher, sender of webhooks and two workers, all children of this process.
 
     with Stack(state=folder) as stack:
         Client(stack.url, stack.key)
@@ -99,7 +99,7 @@ class Stack:
         if not bootstrap.complete(120):
             raise StartError(f"bootstrap failed:\n{bootstrap.tail()}")
         self.supervisor.add(self._start_api(services, memory))
-        self.supervisor.add(services.dispatcher())
+        self.supervisor.add(services.dispatcher(), services.webhooks())
         self.supervisor.add(services.worker("gpu"), services.worker("cpu"))
         memory.ports = {"postgres": postgres.port, "valkey": valkey.port, "api": self.port}
         self.state.save(memory)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli import control, events, files, history, jobs, lineage, local, plans, resources
+from secateur.cli import control, events, files, history, jobs, lineage, local, plans, resources, webhooks
 from secateur.cli.context import Connection, errors
 from secateur.cli.exits import Exit
 from secateur.errors import ProblemError, SecateurError
@@ -43,6 +43,7 @@ for command in (
 app.command("ls")(jobs.list_jobs)
 app.add_typer(resources.datasets, name="datasets")
 app.add_typer(resources.models, name="models")
+app.add_typer(webhooks.webhooks, name="webhooks")
 
 
 def main() -> None:

@@ -80,6 +80,16 @@ CALLS: dict[str, Callable[[Client, Path], Any]] = {
     "download_file": lambda c, at: c.download("job_1", at / "pruned"),
     "export_state": lambda c, at: c.export_state("job_1", at / "state.tar"),
     "list_methods": lambda c, at: c.methods(),
+    "create_webhook": lambda c, at: c.webhooks.add("https://hooks.example.com/", events=["transition"]),
+    "list_webhooks": lambda c, at: list(c.webhooks.list(limit=10)),
+    "get_webhook": lambda c, at: c.webhooks.read("whk_1"),
+    "change_webhook": lambda c, at: c.webhooks.change("whk_1", enabled=False),
+    "delete_webhook": lambda c, at: c.webhooks.delete("whk_1"),
+    "rotate_webhook_secret": lambda c, at: c.webhooks.rotate("whk_1", keep_hours=0),
+    "ping_webhook": lambda c, at: c.webhooks.test("whk_1"),
+    "list_deliveries": lambda c, at: list(c.webhooks.deliveries("whk_1", state="failed", limit=10)),
+    "get_delivery": lambda c, at: c.webhooks.delivery("whk_1", "msg_1"),
+    "redeliver": lambda c, at: c.webhooks.redeliver("whk_1", "msg_1"),
 }
 """What a caller of each operation writes."""
 
