@@ -1,17 +1,21 @@
 """What one API process holds on to: settings, connections, store; and the unit of work of a request."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db.engine import make_engine
+from app.kit.batches import Batches
 from app.kit.waiting import Watcher
 from app.settings import Settings
 from app.storage import ObjectStore, open_store
+
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,20 @@ class Backend:
     sessions: sessionmaker[Session]
     store: ObjectStore
     watcher: Watcher
+    _batches: dict[Any, Batches[Any, Any]] = field(default_factory=dict)
+
+    def batches(self, look: Callable[[Connection, Sequence[Q]], Sequence[A]]) -> Batches[Q, A]:
+        """Where the process asks this kind of question."""
+        found = self._batches.get(look)
+        if found is None:
+            found = self._batches[look] = Batches(make_engine(self.settings, connections=1), look)
+        return found
 
     def close(self) -> None:
         """Give up all connections to the database."""
         self.watcher.close()
+        for batches in self._batches.values():
+            batches.close()
         self.engine.dispose()
 
 

@@ -1,8 +1,9 @@
 """SQL of projects and keys. Expiry is judged by the database's clock."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any, Final
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import ARRAY, Connection, LargeBinary, Row, any_, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -19,29 +20,23 @@ def ensure_project(session: Session, name: str) -> Project:
     return session.scalars(select(Project).where(Project.name == name)).one()
 
 
-def find_live_key(session: Session, digest: bytes) -> ApiKey | None:
-    """The key with that digest unless revoked or expired."""
-    query = select(ApiKey).where(
-        ApiKey.digest == digest,
-        ApiKey.revoked_at.is_(None),
-        ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.now()),
-    )
-    return session.scalars(query).one_or_none()
+ALIVE: Final = (ApiKey.revoked_at.is_(None), ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.now()))
+"""Conditions on a key that works."""
+_UNUSED: Final = ApiKey.last_used_at.is_(None) | (ApiKey.last_used_at < _A_MINUTE_AGO)
+KEY: Final = (ApiKey.digest, ApiKey.project_id, ApiKey.id, ApiKey.scopes, _UNUSED)
+"""What is asked of a key, last of all whether its use was not written down lately."""
+_FIND: Final = select(*KEY).where(ApiKey.digest == any_(bindparam("digests", type_=ARRAY(LargeBinary))), *ALIVE)
 
 
-def touch_key(session: Session, id: str) -> None:
+def find_live_keys(connection: Connection, digests: Sequence[bytes]) -> Sequence[Row[*tuple[Any, ...]]]:
+    """KEY of the keys with those digests, but for revoked and expired ones."""
+    return connection.execute(_FIND, {"digests": list(digests)}).all()
+
+
+def touch_keys(connection: Connection, ids: Collection[str]) -> None:
     """Remember the use, at most once a minute; concurrent uses do not wait for each other."""
-    stale = (
-        select(ApiKey.id)
-        .where(ApiKey.id == id, ApiKey.last_used_at.is_(None) | (ApiKey.last_used_at < _A_MINUTE_AGO))
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    session.execute(
-        update(ApiKey)
-        .where(ApiKey.id.in_(stale))
-        .values(last_used_at=func.now())
-        .execution_options(synchronize_session=False)
-    )
+    stale = select(ApiKey.id).where(ApiKey.id.in_(ids), _UNUSED).with_for_update(skip_locked=True, key_share=True)
+    connection.execute(update(ApiKey).where(ApiKey.id.in_(stale)).values(last_used_at=func.now()))
 
 
 def revoke_key(session: Session, id: str) -> bool:

@@ -1,14 +1,16 @@
 """Making and checking API keys."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from app.auth import repository
 from app.auth.scopes import ORDINARY, Scope
-from app.auth.tokens import HINT, is_token, new_token, token_digest
+from app.auth.tokens import HINT, new_token, token_digest
 from app.kit.ids import Prefix, new_id
 from app.settings import get_settings
 from app.tables.auth import ApiKey
@@ -64,13 +66,22 @@ def create_key(
     return token
 
 
-def authenticate(session: Session, token: str, secret: str) -> Principal | None:
-    """Whose key it is; None when it is malformed, unknown, revoked or expired."""
-    if not is_token(token):
-        return None
-    key = repository.find_live_key(session, token_digest(token, secret))
-    if key is None:
-        return None
-    if key.last_used_at is None or key.last_used_at < datetime.now(UTC) - timedelta(minutes=1):
-        repository.touch_key(session, key.id)
-    return Principal(key.project_id, key.id, frozenset(key.scopes))
+def authenticate(connection: Connection, digests: Sequence[bytes]) -> list[Principal | None]:
+    """Whose keys these are, by their digests; None for one that is unknown, revoked or expired."""
+    rows = repository.find_live_keys(connection, digests)
+    found = {row[0]: principal_of(row) for row in rows}
+    note_use(connection, rows)
+    return [found.get(digest) for digest in digests]
+
+
+def principal_of(row: Sequence[Any]) -> Principal:
+    """From the columns `repository.KEY`."""
+    _, project, id, scopes, _ = row
+    return Principal(project, id, frozenset(scopes))
+
+
+def note_use(connection: Connection, rows: Iterable[Sequence[Any]]) -> None:
+    """Remember that the keys were used. rows: their `repository.KEY`."""
+    unused = {row[2] for row in rows if row[4]}
+    if unused:
+        repository.touch_keys(connection, unused)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
+from pydantic_core import from_json
 from sqlalchemy import create_engine
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session, sessionmaker
@@ -28,6 +29,7 @@ def make_engine(settings: Settings, connections: int | None = None) -> Engine:
         pool_pre_ping=True,
         # Errors go to the log, and what a statement carried is the caller's business.
         hide_parameters=True,
+        json_deserializer=from_json,
         connect_args={
             "connect_timeout": 5,
             "options": "-c timezone=UTC -c lock_timeout=15s -c idle_in_transaction_session_timeout=60s",

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.delivery.events import append_event
 from app.delivery.transitions import transition
 from app.jobs.repository import Found
-from app.jobs.schemas import JobPatch, version_tag
+from app.jobs.schemas import JobPatch
 from app.jobs.service import JobFinished, JobUnfinished, read_locked
 from app.kit.conditions import matches
 from app.kit.problems import FieldError, PreconditionFailed, Problem
@@ -92,7 +92,7 @@ def resume(session: Session, project: str, id: str) -> tuple[Found, bool]:
 def change(session: Session, project: str, id: str, patch: JobPatch, if_match: str | None) -> Found:
     """Change what may still change. Raises JobNotFound, PreconditionFailed, JobFinished."""
     job, progress = read_locked(session, project, id)
-    if not matches(if_match, version_tag(job)):
+    if not matches(if_match, str(job.version)):
         raise PreconditionFailed("The job has changed since; read it again.")
     state = State(job.state)
     late = sorted(patch.model_fields_set & {"priority", "limits"})

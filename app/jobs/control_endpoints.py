@@ -7,15 +7,15 @@ from app.backend import UnitOfWork
 from app.idempotency.once import ONCE, Once
 from app.jobs import control, retries
 from app.jobs.control import JobCancelling, LineageAlive
+from app.jobs.documents import Snapshot, job_reply
 from app.jobs.repository import Found
 from app.jobs.retries import GateMissed, InputsChanged, JobSucceeded
-from app.jobs.schemas import JobPatch, JobRead, etag
+from app.jobs.schemas import JobPatch, JobRead
 from app.jobs.service import InputRefused, JobFinished, JobNotFound, JobUnfinished
 from app.kit.conditions import IfMatch
 from app.kit.fields import JobId
 from app.kit.json_body import StrictRoute
 from app.kit.problems import PreconditionFailed, UnsupportedMediaType, problems
-from app.kit.replies import reply
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"], route_class=StrictRoute)
 
@@ -119,4 +119,4 @@ def _retried(found: Found, made: bool) -> Response:
 
 
 def _reply(found: Found, status: int, headers: dict[str, str] | None = None) -> Response:
-    return reply(JobRead.of(*found), status, {"ETag": etag(*found), **(headers or {})})
+    return job_reply(Snapshot.of_rows(*found), status, headers)

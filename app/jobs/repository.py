@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import ARRAY, ColumnElement, Select, String, and_, any_, bindparam, func, select
 from sqlalchemy.orm import Session, defer
 
+from app.jobs.documents import COLUMNS
 from app.kit.globs import matches
 from app.kit.pagination import Listing
 from app.kit.waiting import Probe
@@ -75,11 +76,14 @@ PROBE: Final = Probe(
 
 
 def listing(project: str, filter: Filter) -> Listing:
-    """The project's jobs, each with its progress, newest first."""
-    return Listing(_narrowed(_owned(project), filter), (Job.created_at, Job.id), newest_first=True)
+    """The project's jobs, newest first: of each the COLUMNS of its answer."""
+    columns = (
+        select(*COLUMNS).outerjoin(JobProgress, JobProgress.job_id == Job.id).where(Job.project_id == project)
+    )
+    return Listing(_narrowed(columns, filter), (Job.created_at, Job.id), newest_first=True)
 
 
-def _narrowed(query: Select[Job, JobProgress], filter: Filter) -> Select[Job, JobProgress]:
+def _narrowed(query: Query, filter: Filter) -> Query:
     wanted = ((Job.method, filter.method), (Job.model_id, filter.model), (Job.continues, filter.continues))
     query = query.where(*(column == value for column, value in wanted if value is not None))
     if filter.states:

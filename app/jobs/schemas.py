@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.jobs.limits import limits_of, set_limits
 from app.kit.refs import InputError
 from app.tables.event_types import EventType
-from app.tables.jobs import Job, JobProgress
-from app.tables.states import LEASED, TERMINAL, Cause, State
+from app.tables.jobs import Job
+from app.tables.states import Cause, State
 from secateur.spec.job import Labels, Priority
 from secateur.spec.limits import Limits
 from secateur.spec.metrics import Figures
@@ -118,46 +118,6 @@ class JobRead(BaseModel):
     updated_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-
-    @classmethod
-    def of(cls, job: Job, progress: JobProgress | None) -> "JobRead":
-        """From its rows: what the job's has under the same name, and what is made of the others."""
-        made = {
-            "model": job.model_id,
-            "limits": limits_of(job),
-            "losses": job,
-            "runtime_seconds": round(job.runtime_seconds, 3),
-            "progress": progress,
-            "cancel_requested": job.cancel_requested_at is not None,
-            "pause_requested": job.pause_requested_at is not None,
-        }
-        own = {name: getattr(job, name) for name in cls.model_fields.keys() - {"object", *made}}
-        return cls.model_validate(own | made)
-
-
-def etag(job: Job, progress: JobProgress | None) -> str:
-    """Strong: two answers have the same one only if they are the same."""
-    return f'"{version_tag(job)}-{progress.version if progress is not None else 0}-{job.state}"'
-
-
-def states_of(header: str | None) -> list[str]:
-    """The states that a caller's tags are of."""
-    return [tag.strip().strip('"').rpartition("-")[2] for tag in (header or "").split(",")]
-
-
-def version_tag(job: Job) -> str:
-    """How the job's ETag begins: all of it but the progress, which no change can overwrite."""
-    return str(job.version)
-
-
-def retry_after(job: Job) -> int | None:
-    """Seconds after which it is worth asking again; None when nothing will change any more."""
-    state = State(job.state)
-    if state in TERMINAL:
-        return None
-    if state in LEASED and state is not State.running:
-        return 2
-    return {Phase.pruning.value: 5, Phase.evaluating.value: 5}.get(job.phase or "", 2)
 
 
 class EventRead(_Row):

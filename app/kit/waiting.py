@@ -168,23 +168,31 @@ class Hold:
     key: str
     seconds: float
 
-    async def answer(self, probe: Probe, id: str, look: Callable[[], Awaitable[tuple[T, Wanted | None]]]) -> T:
+    async def answer(
+        self,
+        probe: Probe,
+        id: str,
+        look: Callable[[], Awaitable[tuple[T, Wanted | None]]],
+        wanted: Wanted | None = None,
+    ) -> T:
         """What `look` finds once it wants no more, or as it is when the time is over or the server
         stops. look: the answer, and the mark to wait for when it is not the one that is waited for.
+        wanted: what the caller's own look has left to wait for.
 
         Raises TooManyWaits, ClientDisconnect.
         """
         deadline = time.monotonic() + min(self.seconds, MAX_WAIT)
-        found, wanted = await look()
-        if wanted is None or self.seconds <= 0:
-            return found
+        if wanted is None:
+            found, wanted = await look()
+            if wanted is None or self.seconds <= 0:
+                return found
         with self.watcher.holding(self.key):
-            while wanted is not None:
+            while True:
                 left = deadline - time.monotonic()
-                if not await self.watcher.until(probe, id, wanted, left, self.request):
-                    return (await look())[0]
+                over = not await self.watcher.until(probe, id, wanted, left, self.request)
                 found, wanted = await look()
-        return found
+                if over or wanted is None:
+                    return found
 
 
 async def _listen(request: Request, waiter: _Waiter) -> None:

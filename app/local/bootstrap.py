@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app.auth import service
 from app.auth.scopes import ORDINARY
+from app.auth.tokens import token_digest
 from app.db.engine import transaction
 from app.db.migrate import upgrade
 from app.local.state import write_private
@@ -23,7 +24,8 @@ def main(key_file: Path) -> None:
     upgrade(settings.database_url.get_secret_value())
     with transaction() as session:
         kept = key_file.read_text().strip() if key_file.exists() else ""
-        if service.authenticate(session, kept, settings.secret.get_secret_value()) is not None:
+        digest = token_digest(kept, settings.secret.get_secret_value())
+        if service.authenticate(session.connection(), [digest])[0] is not None:
             return
         key = service.create_key(session, PROJECT, KEY_NAME, ORDINARY)
     write_private(key_file, key + "\n")

@@ -1,15 +1,17 @@
 """/v1/methods: what can be asked for, read off the job spec itself."""
 
+import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.auth.dependencies import JobsRead
+from app.kit.conditions import IfNoneMatch, none_match
 from app.kit.pagination import Page
 from app.kit.problems import problems
-from app.kit.replies import reply
 from secateur.spec.method import METHODS
 from secateur.spec.strict import Strict
 
@@ -42,11 +44,23 @@ class MethodRead(BaseModel):
     "",
     summary="Methods and their parameters",
     response_model=Page[MethodRead],
-    responses=problems(),
+    responses={304: {"description": "The caller's ETag is current"}, **problems()},
 )
-def list_methods(auth: JobsRead) -> Response:
-    """What `method` of a job may be, with every parameter's meaning and default."""
-    return reply(Page[MethodRead](data=[_describe(*each) for each in METHODS.items()], next_cursor=None))
+async def list_methods(auth: JobsRead, if_none_match: IfNoneMatch = None) -> Response:
+    """What `method` of a job may be, with every parameter's meaning and default. It changes with the release."""
+    content, tag = _content()
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    if not none_match(if_none_match, tag):
+        return Response(status_code=304, headers=headers)
+    return Response(content, 200, headers, "application/json")
+
+
+@lru_cache
+def _content() -> tuple[bytes, str]:
+    """The answer and its tag, made once."""
+    page = Page[MethodRead](data=[_describe(*each) for each in METHODS.items()], next_cursor=None)
+    content = page.model_dump_json().encode()
+    return content, f'"{hashlib.sha256(content).hexdigest()}"'
 
 
 def _describe(name: str, method: type[Strict]) -> MethodRead:

@@ -1,0 +1,152 @@
+"""A job's answer, made straight from its columns: pages are long, and polls are many.
+
+What is in it is said by `JobRead`; a test holds the two against each other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastapi import Response
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined, to_json
+
+from app.jobs.schemas import FailureRead, LossesRead, ProgressRead, ResultRead
+from app.tables.jobs import Job, JobProgress
+from app.tables.states import LEASED, TERMINAL, State
+from secateur.spec.durations import format_duration
+from secateur.spec.records.history import JobWarning, Phase
+
+Document = dict[str, Any]
+
+_SAME: Final = (
+    *("id", "state", "phase", "method", "spec", "spec_digest", "labels", "priority", "retry_of", "continues"),
+    *("first_stage", "attempts", "created_at", "updated_at", "started_at", "finished_at"),
+)
+"""Columns that are shown as they are."""
+_MADE: Final = (
+    *("version", "model_id", "max_runtime_seconds", "max_pending_seconds", "lineage_id", "runtime_seconds"),
+    *("cancel_requested_at", "pause_requested_at", *LossesRead.model_fields, "failure", "result"),
+)
+_JOB: Final = (*_SAME, *_MADE)
+_PROGRESS: Final = (*ProgressRead.model_fields, "version")
+COLUMNS: Final = (
+    *(getattr(Job, name) for name in _JOB),
+    *(getattr(JobProgress, name) for name in _PROGRESS),
+)
+"""What a statement selects for `Snapshot.of`, from jobs with their progress if they have any."""
+_JOBS: Final = len(_JOB)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A job and its progress as one statement read them."""
+
+    job: Mapping[str, Any]
+    progress: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> "Snapshot":
+        """From the values of COLUMNS."""
+        progress = dict(zip(_PROGRESS, row[_JOBS:], strict=True)) if row[-1] is not None else None
+        return cls(dict(zip(_JOB, row, strict=False)), progress)
+
+    @classmethod
+    def of_rows(cls, job: Job, progress: JobProgress | None) -> "Snapshot":
+        """From whole rows."""
+        known = None if progress is None else {name: getattr(progress, name) for name in _PROGRESS}
+        return cls({name: getattr(job, name) for name in _JOB}, known)
+
+    @property
+    def etag(self) -> str:
+        return etag(self.job["version"], self.progress["version"] if self.progress else None, self.job["state"])
+
+    @property
+    def retry_after(self) -> int | None:
+        return retry_after(self.job["state"], self.job["phase"])
+
+    def document(self) -> Document:
+        """As `JobRead` says."""
+        job, progress = self.job, self.progress
+        return {
+            **{name: job[name] for name in _SAME},
+            "object": "job",
+            "model": job["model_id"],
+            "lineage": job["lineage_id"] or job["id"],
+            "limits": {
+                "max_runtime": _duration(job["max_runtime_seconds"]),
+                "max_pending": _duration(job["max_pending_seconds"]),
+            },
+            "losses": {name: job[name] for name in LossesRead.model_fields},
+            "runtime_seconds": round(job["runtime_seconds"], 3),
+            "progress": None if progress is None else {name: progress[name] for name in ProgressRead.model_fields},
+            "failure": _shown(FailureRead, job["failure"]),
+            "result": _result(job["result"]),
+            "cancel_requested": job["cancel_requested_at"] is not None,
+            "pause_requested": job["pause_requested_at"] is not None,
+        }
+
+
+def etag(version: int, progress: int | None, state: str) -> str:
+    """Strong: two answers have the same one only if they are the same. It begins with what `If-Match` is about,
+    and ends with the state, so that a waiting call knows which one its caller has seen."""
+    return f'"{version}-{progress or 0}-{state}"'
+
+
+def states_of(header: str) -> list[str]:
+    """The states that a caller's tags are of."""
+    return [tag.strip().strip('"').rpartition("-")[2] for tag in header.split(",")]
+
+
+def retry_after(state: str, phase: str | None) -> int | None:
+    """Seconds after which it is worth asking again; None when nothing will change any more."""
+    if state in TERMINAL:
+        return None
+    if state in LEASED and state != State.running:
+        return 2
+    return 5 if phase in (Phase.pruning, Phase.evaluating) else 2
+
+
+def job_reply(snapshot: Snapshot, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """The job as an answer, with its tag and when to ask again."""
+    return Response(
+        body(snapshot.document()), status, {**poll_headers(snapshot), **(headers or {})}, "application/json"
+    )
+
+
+def poll_headers(snapshot: Snapshot) -> dict[str, str]:
+    """`ETag`, and `Retry-After` while anything can change."""
+    pause = snapshot.retry_after
+    return {"ETag": snapshot.etag} | ({} if pause is None else {"Retry-After": str(pause)})
+
+
+def body(document: Document) -> bytes:
+    """As it is sent."""
+    return to_json(document, inf_nan_mode="null")
+
+
+def _duration(seconds: int | None) -> str | None:
+    return None if seconds is None else format_duration(seconds)
+
+
+def _result(stored: Mapping[str, Any] | None) -> Document | None:
+    shown = _shown(ResultRead, stored)
+    if shown is not None:
+        shown["warnings"] = [_shown(JobWarning, each) for each in shown["warnings"]]
+    return shown
+
+
+def _shown(model: type[BaseModel], stored: Mapping[str, Any] | None) -> Document | None:
+    """A stored object's fields that are shown; what an older release did not write has its default."""
+    if stored is None:
+        return None
+    return {name: stored.get(name, default) for name, default in _DEFAULTS[model]}
+
+
+_DEFAULTS: Final[dict[type[BaseModel], list[tuple[str, Any]]]] = {
+    model: [
+        (name, None if field.default is PydanticUndefined else field.default)
+        for name, field in model.model_fields.items()
+    ]
+    for model in (FailureRead, ResultRead, JobWarning)
+}

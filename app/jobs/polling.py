@@ -1,0 +1,115 @@
+"""Reading one job, again and again: nothing is made of it that the caller has already, and nobody is kept waiting
+for what he did not ask for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from fastapi import Request, Response
+
+from app.auth.dependencies import admit
+from app.auth.scopes import Scope
+from app.auth.service import Principal
+from app.backend import Backend
+from app.jobs import repository
+from app.jobs.documents import body, states_of
+from app.jobs.lookup import Asked, Looked, Standing, look, look_whole
+from app.jobs.service import JobNotFound
+from app.kit.conditions import none_match
+from app.kit.problems import Unauthorized, exists
+from app.kit.waiting import Hold, Mark, Wanted
+from app.tables.states import TERMINAL
+
+
+class Awaited(StrEnum):
+    """What a waiting call waits for."""
+
+    change = "change"
+    state = "state"
+    end = "end"
+
+
+@dataclass(frozen=True)
+class Poll:
+    """One call that reads a job, whose key is not yet known to be good."""
+
+    backend: Backend
+    request: Request
+    digest: bytes
+    job: str
+    if_none_match: str | None
+    awaited: Awaited | None
+    """By default a change for those who have a tag, and the end for others."""
+
+    async def answer(self, wait: float) -> Response:
+        """At once, or when what is awaited has come, or when the time is over.
+
+        Raises Unauthorized, Forbidden, JobNotFound, TooManyWaits.
+        """
+        principal, standing = await self._look()
+        found, wanted = self._answer(standing)
+        if wanted is None or wait <= 0:
+            return found
+        hold = Hold(self.backend.watcher, self.request, principal.key, wait)
+        return await hold.answer(repository.PROBE, self.job, self._look_again, wanted)
+
+    async def _look_again(self) -> tuple[Response, Wanted | None]:
+        return self._answer((await self._look())[1])
+
+    async def _look(self) -> tuple[Principal, Standing]:
+        """Who asks, and how the job stands: whole, if the caller does not have it as it is."""
+        asked = Asked(self.digest, self.job)
+        if self.if_none_match is None:
+            return self._let_in(await self.backend.batches(look_whole).ask(asked))
+        principal, standing = self._let_in(await self.backend.batches(look).ask(asked))
+        if not none_match(self.if_none_match, standing.etag):
+            return principal, standing
+        return self._let_in(await self.backend.batches(look_whole).ask(asked))
+
+    def _let_in(self, looked: Looked) -> tuple[Principal, Standing]:
+        principal, standing = looked
+        if principal is None:
+            raise Unauthorized
+        admit(self.request, principal, Scope.jobs_read)
+        return principal, exists(standing, JobNotFound)
+
+    def _answer(self, standing: Standing) -> tuple[Response, Wanted | None]:
+        """As of now, and what the caller still waits for."""
+        headers = {"ETag": standing.etag, "Cache-Control": "private, no-cache"}
+        if standing.retry_after is not None:
+            headers["Retry-After"] = str(standing.retry_after)
+        changed = none_match(self.if_none_match, standing.etag)
+        if changed and standing.snapshot is not None:
+            found = Response(body(standing.snapshot.document()), 200, headers, "application/json")
+        else:
+            found = Response(status_code=304, headers=headers)
+        awaited = self.awaited or (Awaited.end if self.if_none_match is None else Awaited.change)
+        if standing.retry_after is None or self._is_news(awaited, changed, standing.state):
+            return found, None
+        return found, _WANTED[awaited](standing)
+
+    def _is_news(self, awaited: Awaited, changed: bool, state: str) -> bool:
+        """Whether a caller, who knows what his tags say, has already been waiting for this."""
+        if self.if_none_match is None or awaited is Awaited.end:
+            return False
+        return changed if awaited is Awaited.change else state not in states_of(self.if_none_match)
+
+
+def _otherwise(part: slice | int, known: object) -> Wanted:
+    def differs(mark: Mark | None) -> bool:
+        return mark is None or mark[part] != known
+
+    return differs
+
+
+def _ended(mark: Mark | None) -> bool:
+    return mark is None or mark[2] in TERMINAL
+
+
+_WANTED: Final[dict[Awaited, Callable[[Standing], Wanted]]] = {
+    Awaited.change: lambda standing: _otherwise(slice(0, 2), (standing.version, standing.progress)),
+    Awaited.state: lambda standing: _otherwise(2, standing.state),
+    Awaited.end: lambda _: _ended,
+}
+"""By what is awaited: see `repository.PROBE` for what a mark has."""
