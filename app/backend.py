@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, sessionmaker
+from starlette.concurrency import run_in_threadpool
 
 from app.db.engine import make_engine
 from app.kit.batches import Batches
@@ -16,6 +17,7 @@ from app.storage import ObjectStore, open_store
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Backend:
     settings: Settings
     engine: Engine
     sessions: sessionmaker[Session]
+    reads: sessionmaker[Session]
+    """Without transactions."""
     store: ObjectStore
     watcher: Watcher
     _batches: dict[Any, Batches[Any, Any]] = field(default_factory=dict)
@@ -48,7 +52,9 @@ def open_backend(settings: Settings) -> Backend:
     """Connect lazily: nothing is contacted before the first request."""
     engine = make_engine(settings)
     watcher = Watcher(make_engine(settings, connections=1), settings.held_waits)
-    return Backend(settings, engine, sessionmaker(engine, expire_on_commit=False), open_store(settings), watcher)
+    plain = engine.execution_options(isolation_level="AUTOCOMMIT")
+    sessions, reads = (sessionmaker(each, expire_on_commit=False) for each in (engine, plain))
+    return Backend(settings, engine, sessions, reads, open_store(settings), watcher)
 
 
 def get_backend(request: Request) -> Backend:
@@ -73,3 +79,14 @@ def unit_of_work(backend: BackendDep) -> Iterator[Session]:
 
 # With FastAPI's default scope the commit would come after the answer, and a 201 could be a lie.
 UnitOfWork = Annotated[Session, Depends(unit_of_work, scope="function")]
+
+
+async def read_alone(backend: Backend, read: Callable[[Session], T]) -> T:
+    """What `read` finds in the database, in one thread and without a transaction: for what one statement answers.
+    It costs a third of a transaction's round trips."""
+
+    def run() -> T:
+        with backend.reads() as session:
+            return read(session)
+
+    return await run_in_threadpool(run)

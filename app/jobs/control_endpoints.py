@@ -1,13 +1,14 @@
 """/v1/jobs/{id}: cancel, pause, resume, retry, change, delete."""
 
 from fastapi import APIRouter, Response
+from sqlalchemy.orm import Session
 
 from app.auth.dependencies import JobsWrite
 from app.backend import UnitOfWork
 from app.idempotency.once import ONCE, Once
-from app.jobs import control, retries
+from app.jobs import control, repository, retries
 from app.jobs.control import JobCancelling, LineageAlive
-from app.jobs.documents import Snapshot, job_reply
+from app.jobs.documents import job_reply
 from app.jobs.repository import Found
 from app.jobs.retries import GateMissed, InputsChanged, JobSucceeded
 from app.jobs.schemas import JobPatch, JobRead
@@ -33,7 +34,7 @@ router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"], route_class=StrictRout
 def cancel_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
     """A waiting job ends at once; a running one is `cancelling` until its worker has stopped. May be repeated."""
     found, pending = control.cancel(session, auth.project, id)
-    return _reply(found, 202 if pending else 200)
+    return _reply(session, found, 202 if pending else 200)
 
 
 @router.post(
@@ -51,7 +52,7 @@ def pause_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
     or until the service's deadline for that, after which what was not finished is dropped. A paused job holds no
     worker and its time does not count. May be repeated."""
     found, pending = control.pause(session, auth.project, id)
-    return _reply(found, 202 if pending else 200)
+    return _reply(session, found, 202 if pending else 200)
 
 
 @router.post(
@@ -67,7 +68,7 @@ def pause_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
 def resume_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
     """The job is queued at its old place and goes on behind its last finished block. May be repeated."""
     found, pending = control.resume(session, auth.project, id)
-    return _reply(found, 202 if pending else 200)
+    return _reply(session, found, 202 if pending else 200)
 
 
 @router.post(
@@ -83,7 +84,7 @@ def resume_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
 async def retry_job(id: JobId, auth: JobsWrite, session: UnitOfWork, once: Once) -> Response:
     """Makes a new job (`retry_of`) with the same spec, which starts behind the last finished block of this one.
     A job is retried once: asked again, the answer is the same new job; to try once more, retry that."""
-    return await once.run(lambda: _retried(*retries.retry(session, auth.project, id)))
+    return await once.run(lambda: _retried(session, *retries.retry(session, auth.project, id)))
 
 
 @router.patch(
@@ -97,7 +98,7 @@ def change_job(
 ) -> Response:
     """Labels can always be changed; priority and limits until the job has finished. With `If-Match` nothing is
     changed that the caller has not seen (mere progress does not count)."""
-    return _reply(control.change(session, auth.project, id, body, if_match), 200)
+    return _reply(session, control.change(session, auth.project, id, body, if_match), 200)
 
 
 @router.delete(
@@ -114,9 +115,9 @@ def delete_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
     return Response(status_code=204)
 
 
-def _retried(found: Found, made: bool) -> Response:
-    return _reply(found, 201 if made else 200, {"Location": f"/v1/jobs/{found[0].id}"})
+def _retried(session: Session, found: Found, made: bool) -> Response:
+    return _reply(session, found, 201 if made else 200, {"Location": f"/v1/jobs/{found[0].id}"})
 
 
-def _reply(found: Found, status: int, headers: dict[str, str] | None = None) -> Response:
-    return job_reply(Snapshot.of_rows(*found), status, headers)
+def _reply(session: Session, found: Found, status: int, headers: dict[str, str] | None = None) -> Response:
+    return job_reply(repository.snapshot(session, found[0].id), status, headers)

@@ -3,13 +3,14 @@
 What is in it is said by `JobRead`; a test holds the two against each other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from fastapi import Response
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_json
+from sqlalchemy import Text, cast
 
 from app.jobs.schemas import FailureRead, LossesRead, ProgressRead, ResultRead
 from app.tables.jobs import Job, JobProgress
@@ -19,8 +20,9 @@ from secateur.spec.records.history import JobWarning, Phase
 
 Document = dict[str, Any]
 
+JSON: Final = "application/json"
 _SAME: Final = (
-    *("id", "state", "phase", "method", "spec", "spec_digest", "labels", "priority", "retry_of", "continues"),
+    *("id", "state", "phase", "method", "spec_digest", "labels", "priority", "retry_of", "continues"),
     *("first_stage", "attempts", "created_at", "updated_at", "started_at", "finished_at"),
 )
 """Columns that are shown as they are."""
@@ -32,10 +34,11 @@ _JOB: Final = (*_SAME, *_MADE)
 _PROGRESS: Final = (*ProgressRead.model_fields, "version")
 COLUMNS: Final = (
     *(getattr(Job, name) for name in _JOB),
+    cast(Job.spec, Text),
     *(getattr(JobProgress, name) for name in _PROGRESS),
 )
 """What a statement selects for `Snapshot.of`, from jobs with their progress if they have any."""
-_JOBS: Final = len(_JOB)
+_JOBS: Final = len(_JOB) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +46,15 @@ class Snapshot:
     """A job and its progress as one statement read them."""
 
     job: Mapping[str, Any]
+    spec: str
+    """The column's text: a spec is large, and is sent as it lies there."""
     progress: Mapping[str, Any] | None
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> "Snapshot":
         """From the values of COLUMNS."""
         progress = dict(zip(_PROGRESS, row[_JOBS:], strict=True)) if row[-1] is not None else None
-        return cls(dict(zip(_JOB, row, strict=False)), progress)
-
-    @classmethod
-    def of_rows(cls, job: Job, progress: JobProgress | None) -> "Snapshot":
-        """From whole rows."""
-        known = None if progress is None else {name: getattr(progress, name) for name in _PROGRESS}
-        return cls({name: getattr(job, name) for name in _JOB}, known)
+        return cls(dict(zip(_JOB, row, strict=False)), row[_JOBS - 1], progress)
 
     @property
     def etag(self) -> str:
@@ -65,8 +64,11 @@ class Snapshot:
     def retry_after(self) -> int | None:
         return retry_after(self.job["state"], self.job["phase"])
 
-    def document(self) -> Document:
-        """As `JobRead` says."""
+    def body(self) -> bytes:
+        """As `JobRead` says, as it is sent."""
+        return b'{"spec":%b,%b' % (self.spec.encode(), to_json(self._document(), inf_nan_mode="null")[1:])
+
+    def _document(self) -> Document:
         job, progress = self.job, self.progress
         return {
             **{name: job[name] for name in _SAME},
@@ -109,9 +111,7 @@ def retry_after(state: str, phase: str | None) -> int | None:
 
 def job_reply(snapshot: Snapshot, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """The job as an answer, with its tag and when to ask again."""
-    return Response(
-        body(snapshot.document()), status, {**poll_headers(snapshot), **(headers or {})}, "application/json"
-    )
+    return Response(snapshot.body(), status, {**poll_headers(snapshot), **(headers or {})}, JSON)
 
 
 def poll_headers(snapshot: Snapshot) -> dict[str, str]:
@@ -120,9 +120,10 @@ def poll_headers(snapshot: Snapshot) -> dict[str, str]:
     return {"ETag": snapshot.etag} | ({} if pause is None else {"Retry-After": str(pause)})
 
 
-def body(document: Document) -> bytes:
-    """As it is sent."""
-    return to_json(document, inf_nan_mode="null")
+def page_body(snapshots: Iterable[Snapshot], following: str | None) -> bytes:
+    """A page of jobs as it is sent. following: the next one's cursor."""
+    data = b",".join(each.body() for each in snapshots)
+    return b'{"object":"list","data":[%b],"next_cursor":%b}' % (data, to_json(following))
 
 
 def _duration(seconds: int | None) -> str | None:

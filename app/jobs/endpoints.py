@@ -1,14 +1,16 @@
 """/v1/jobs: submit, list, read. control_endpoints.py: what may be asked of a job; history.py: what it did."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
 
 from app.auth.dependencies import JobsRead, JobsWrite, KeyDigest
-from app.backend import BackendDep, UnitOfWork
+from app.backend import BackendDep, UnitOfWork, read_alone
 from app.idempotency.once import ONCE, Once
 from app.jobs import repository, submission
-from app.jobs.documents import Snapshot, body, job_reply
+from app.jobs.documents import JSON, Snapshot, job_reply, page_body
 from app.jobs.polling import Awaited, Poll
 from app.jobs.repository import Filter
 from app.jobs.schemas import JobRead
@@ -17,7 +19,7 @@ from app.kit.clock import Instant
 from app.kit.conditions import IfNoneMatch
 from app.kit.fields import JobId
 from app.kit.json_body import StrictRoute
-from app.kit.pagination import Page, Paging
+from app.kit.pagination import Page, PageRequest, Paging
 from app.kit.problems import FieldError, Invalid, UnsupportedMediaType, problems
 from app.kit.waiting import TooManyWaits
 from app.lineage.continuation import LineageMismatch, NotContinuable
@@ -54,7 +56,7 @@ async def create_job(body: JobRequest, auth: JobsWrite, session: UnitOfWork, onc
     another job's final state: only `domains` (new ones) is needed, and what is left out of model, method,
     sparsity, evaluation, output and gate is that job's; limits, priority, labels and each domain's calibration
     are not inherited."""
-    return await once.run(lambda: _made(submission.submit(session, auth.project, body)))
+    return await once.run(lambda: _made(session, submission.submit(session, auth.project, body)))
 
 
 @router.get(
@@ -63,9 +65,9 @@ async def create_job(body: JobRequest, auth: JobsWrite, session: UnitOfWork, onc
     response_model=Page[JobRead],
     responses=problems(),
 )
-def list_jobs(
+async def list_jobs(
     auth: JobsRead,
-    session: UnitOfWork,
+    backend: BackendDep,
     page: Paging,
     state: Annotated[list[State] | None, Query(description="May be repeated.")] = None,
     method: Annotated[str | None, Query(max_length=40)] = None,
@@ -81,11 +83,7 @@ def list_jobs(
 ) -> Response:
     """One page of the project's jobs; all filters must hold."""
     filter = Filter(state or (), method, model, _labels(label), created_after, created_before, continues, lineage)
-    rows, following = page.rows(session, repository.listing(auth.project, filter))
-    data = [Snapshot.of(row).document() for row in rows]
-    return Response(
-        body({"object": "list", "data": data, "next_cursor": following}), media_type="application/json"
-    )
+    return Response(await read_alone(backend, partial(_page, page, auth.project, filter)), media_type=JSON)
 
 
 @router.get(
@@ -119,8 +117,13 @@ async def get_job(
     return await Poll(backend, request, digest, id, if_none_match, until).answer(wait)
 
 
-def _made(job: Job) -> Response:
-    return job_reply(Snapshot.of_rows(job, None), 201, {"Location": f"/v1/jobs/{job.id}"})
+def _page(page: PageRequest, project: str, filter: Filter, session: Session) -> bytes:
+    rows, following = page.rows(session, repository.listing(project, filter))
+    return page_body([Snapshot.of(row) for row in rows], following)
+
+
+def _made(session: Session, job: Job) -> Response:
+    return job_reply(repository.snapshot(session, job.id), 201, {"Location": f"/v1/jobs/{job.id}"})
 
 
 def _labels(given: list[str] | None) -> list[tuple[str, str]]:

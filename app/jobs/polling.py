@@ -13,7 +13,7 @@ from app.auth.scopes import Scope
 from app.auth.service import Principal
 from app.backend import Backend
 from app.jobs import repository
-from app.jobs.documents import body, states_of
+from app.jobs.documents import JSON, states_of
 from app.jobs.lookup import Asked, Looked, Standing, look, look_whole
 from app.jobs.service import JobNotFound
 from app.kit.conditions import none_match
@@ -81,7 +81,7 @@ class Poll:
             headers["Retry-After"] = str(standing.retry_after)
         changed = none_match(self.if_none_match, standing.etag)
         if changed and standing.snapshot is not None:
-            found = Response(body(standing.snapshot.document()), 200, headers, "application/json")
+            found = Response(standing.snapshot.body(), 200, headers, JSON)
         else:
             found = Response(status_code=304, headers=headers)
         awaited = self.awaited or (Awaited.end if self.if_none_match is None else Awaited.change)

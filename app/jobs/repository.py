@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import ARRAY, ColumnElement, Select, String, and_, any_, bindparam, func, select
 from sqlalchemy.orm import Session, defer
 
-from app.jobs.documents import COLUMNS
+from app.jobs.documents import COLUMNS, Snapshot
 from app.kit.globs import matches
 from app.kit.pagination import Listing
 from app.kit.waiting import Probe
@@ -66,6 +66,13 @@ def lock(session: Session, project: str, id: str) -> Found | None:
     return (row[0], row[1]) if row is not None else None
 
 
+def snapshot(session: Session, id: str) -> Snapshot:
+    """A job that is there, as its answer shows it; what the session has changed is written first."""
+    session.flush()
+    return Snapshot.of(session.execute(_SHOWN.where(Job.id == id)).one())
+
+
+_SHOWN: Final = select(*COLUMNS).outerjoin(JobProgress, JobProgress.job_id == Job.id)
 PROBE: Final = Probe(
     "jobs",
     select(Job.id, Job.version, JobProgress.version, Job.state, Job.last_event)
@@ -77,10 +84,9 @@ PROBE: Final = Probe(
 
 def listing(project: str, filter: Filter) -> Listing:
     """The project's jobs, newest first: of each the COLUMNS of its answer."""
-    columns = (
-        select(*COLUMNS).outerjoin(JobProgress, JobProgress.job_id == Job.id).where(Job.project_id == project)
+    return Listing(
+        _narrowed(_SHOWN.where(Job.project_id == project), filter), (Job.created_at, Job.id), newest_first=True
     )
-    return Listing(_narrowed(columns, filter), (Job.created_at, Job.id), newest_first=True)
 
 
 def _narrowed(query: Query, filter: Filter) -> Query:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from sqlalchemy.orm import Session
 
@@ -48,6 +49,17 @@ class Api:
             except httpx.TransportError:
                 assert self.process.poll() is None, self.log.read_text()
         raise AssertionError(self.log.read_text())
+
+    def wait_for_callers(self, count: int) -> None:
+        """Until so many are accepted, and a second more, because nothing says that their heads have been read."""
+        deadline, server = time.monotonic() + 60, psutil.Process(self.process.pid)
+        while (
+            sum(each.status == "ESTABLISHED" and each.laddr.port == self.port for each in server.net_connections())
+            < count
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(1)
 
 
 @contextmanager
@@ -83,7 +95,7 @@ def test_a_restart_answers_whoever_waits(api_of: Api, make_key: MakeKey, inputs:
         for_change = [pool.submit(held, api_of.url, key, path, tag) for _ in range(5)]
         for_end = [pool.submit(held, api_of.url, key, path, None) for _ in range(5)]
         for_plan = pool.submit(held, api_of.url, key, plan, None)
-        time.sleep(1)  # nothing says from outside that a call is held
+        api_of.wait_for_callers(12)
         asked = time.monotonic()
         api_of.process.send_signal(signal.SIGTERM)
         assert {each.result().status_code for each in for_change} == {304}
@@ -115,7 +127,7 @@ def answer(connection: socket.socket) -> bytes:
 def test_uploads_end_in_time_or_are_told_to_come_again(api_of: Api, make_key: MakeKey, project: str) -> None:
     key = make_key()
     with send_head(api_of.port, key, 12) as quick, send_head(api_of.port, key, 10**6) as slow:
-        time.sleep(1)  # until both heads have been read
+        api_of.wait_for_callers(2)
         api_of.process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         quick.sendall(b"words ")
