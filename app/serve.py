@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import socket
 from functools import partial
 from typing import Final
@@ -55,7 +56,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     given = parser.parse_args()
     raise_file_limit()
-    Server(create_app(), given.host, given.port).run()
+    app = create_app()
+    gc.collect()
+    gc.freeze()  # modules and routes are not looked through again and again while callers wait
+    Server(app, given.host, given.port).run()
 
 
 if __name__ == "__main__":
