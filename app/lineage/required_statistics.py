@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from app.kit.problems import FieldError
-from secateur.spec.method import Copal, Method, MethodName, Mode, Reading, read_method
+from secateur.spec.method import Copal, Method, MethodName, Mode, Reading, Target, read_method
 from secateur.spec.sparsity import Allocation
 
 
@@ -32,7 +32,7 @@ def lacking(
     methods = [read_method(each["method"]) for each in path]
     gram = _gram_of_matrices(methods[-1], mine, matrices) if names_methods(spec) else _gram(methods, mine)
     solving = gram or _survey(methods, mine, spec["sparsity"]["allocation"])
-    return [*solving, *_importance(methods, mine)]
+    return [*solving, *_cross(methods, mine), *_importance(methods, mine)]
 
 
 def dropped(before: dict[str, Any], spec: dict[str, Any], matrices: Sequence[MatrixMethod] = ()) -> list[str]:
@@ -120,6 +120,19 @@ def _survey(methods: Sequence[Method], mine: Method, allocation: str) -> list[Fi
         "new lineage"
     )
     return [FieldError(message, pointer=f"/method/{field}")]
+
+
+def _cross(methods: Sequence[Method], mine: Method) -> list[FieldError]:
+    """What compares inputs with those behind the dense prefix is kept where weights are solved towards it."""
+    without = next((each for each in methods if not each.follows_dense), None)
+    if without is None or not mine.follows_dense:
+        return []
+    message = (
+        f"{Target.prefix!r} needs how inputs differ from those behind the dense prefix in all domains, and the "
+        f"lineage's {without.name!r} towards {Target.dense!r} kept none; choose {Target.dense!r}, or begin a new "
+        "lineage"
+    )
+    return [FieldError(message, pointer="/method/target")]
 
 
 def _importance(methods: Sequence[Method], mine: Method) -> list[FieldError]:

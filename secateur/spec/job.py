@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Discriminator, Field, StringConstraints, Tag, m
 
 from secateur.spec.gate import Gate
 from secateur.spec.limits import Limits
-from secateur.spec.method import METHODS, AnyMethod, MethodName, Mode
+from secateur.spec.method import METHODS, AnyMethod, Mode
 from secateur.spec.partial import MethodPart, SparsityPart
 from secateur.spec.sparsity import Sparsity
 from secateur.spec.strict import Choice, Refusal, Strict, refuse
@@ -197,17 +197,20 @@ class Pruning(Stages):
     def _held_out_for_a_choice(self) -> Self:
         """A method that chooses does so by windows held out, so every domain needs some."""
         named = [self.method.name, *(each.method for each in self.sparsity.overrides if each.method is not None)]
-        for name in (each for each in dict.fromkeys(named) if METHODS[each].chooses):
-            refuse(self, self._nothing_held_out(name))
+        for name in dict.fromkeys(named):
+            if METHODS[name].chooses:
+                refuse(self, self._nothing_held_out(f"the method `{name}` chooses by the error"))
+            if self.method.named(name).follows_dense:
+                refuse(self, self._nothing_held_out("the target `prefix` is chosen by what is gained"))
         return self
 
-    def _nothing_held_out(self, method: MethodName) -> Iterator[Refusal]:
+    def _nothing_held_out(self, reason: str) -> Iterator[Refusal]:
         for number, domain in enumerate(self.domains):
             calibration = domain.calibration
             wrong = "held_out" if calibration.held_out == 0 else "samples" if calibration.samples < 2 else None
             if wrong is not None:
                 least = "more than 0" if wrong == "held_out" else "at least 2"
-                message = f"must be {least}: the method `{method}` chooses by the error on the windows held out"
+                message = f"must be {least}: {reason} on the windows held out"
                 place = ("domains", number, "calibration", wrong)
                 yield Refusal(place, message, getattr(calibration, wrong))
 

@@ -60,6 +60,13 @@ class Mask(Choice):
     searched = "searched"
 
 
+class Target(Choice):
+    """What a matrix is solved towards: its dense weights, or its outputs behind the dense blocks before it."""
+
+    dense = "dense"
+    prefix = "prefix"
+
+
 class Reading(Choice):
     """Where COPAL's gradient is taken in absolute value."""
 
@@ -147,6 +154,17 @@ DomainMode = Annotated[
 ComparisonGroup = Annotated[
     Scope,
     Field(description="Weights compete in their output row or the whole matrix; under `error` always the latter."),
+]
+
+
+SolvingTarget = Annotated[
+    Target,
+    Field(
+        description="What weights are solved towards. `dense`: what the dense matrix gives for its inputs behind "
+        "the pruned blocks; `prefix`: as far as these inputs tell it, what it gives behind the dense blocks, so "
+        "that it makes up for what was lost before it. How far is chosen for each group of matrices by the "
+        "windows held out, of which every domain needs some. Costs one more forward pass."
+    ),
 ]
 
 
@@ -242,9 +260,18 @@ class Method(Strict):
         return self.solves or self.update is not None
 
     @property
+    def follows_dense(self) -> bool:
+        """Whether its weights are solved towards the outputs behind the dense prefix."""
+        return False
+
+    @property
     def statistics(self) -> frozenset[str]:
         """What it needs of all domains beside moments, and what its state holds for a continuation."""
-        needed = {"gram": self.updates_weights, "importance": self.importance is not None}
+        needed = {
+            "gram": self.updates_weights,
+            "importance": self.importance is not None,
+            "cross": self.follows_dense,
+        }
         return frozenset(kind for kind, needs in needed.items() if needs)
 
     @property
@@ -268,6 +295,8 @@ class Method(Strict):
             kept.pop("weight_update", None)
             if issubclass(named, Selecting):
                 kept.pop("admm", None)
+        if not named.solves and "weight_update" not in kept:
+            kept.pop("target", None)
         return named(name=name, **kept)
 
 
@@ -314,9 +343,25 @@ class Scoring(Selecting):
             raise ValueError("has no effect without weight_update: admm; leave it out")
         return Mask.selected if update is WeightUpdate.admm and value is None else value
 
+    target: SolvingTarget | None = Field(
+        default=None, validate_default=True, description="Only with `weight_update: admm`. Default: `dense`."
+    )
+
+    @field_validator("target")
+    @classmethod
+    def _only_of_a_solver(cls, value: Target | None, info: ValidationInfo) -> Target | None:
+        update = info.data.get("weight_update")
+        if value is not None and update is WeightUpdate.none:
+            raise ValueError("has no effect without weight_update: admm; leave it out")
+        return Target.dense if update is WeightUpdate.admm and value is None else value
+
     @property
     def searches(self) -> bool:
         return self.mask is Mask.searched
+
+    @property
+    def follows_dense(self) -> bool:
+        return self.target is Target.prefix
 
 
 class Magnitude(Scoring):
@@ -376,6 +421,11 @@ class SparseGpt(Selecting):
     name: Literal[MethodName.sparsegpt]
     comparison_group: ComparisonGroup = Scope.matrix
     sparsegpt: SparseGptSettings = SparseGptSettings()
+    target: SolvingTarget = Target.dense
+
+    @property
+    def follows_dense(self) -> bool:
+        return self.target is Target.prefix
 
     @property
     def formula(self) -> tuple[Any, ...]:
@@ -391,6 +441,11 @@ class Alps(Selecting):
     name: Literal[MethodName.alps]
     comparison_group: ComparisonGroup = Scope.matrix
     alps: AlpsSettings = AlpsSettings()
+    target: SolvingTarget = Target.dense
+
+    @property
+    def follows_dense(self) -> bool:
+        return self.target is Target.prefix
 
     @property
     def formula(self) -> tuple[Any, ...]:
@@ -406,6 +461,11 @@ class Admm(Method):
     weight_update: Literal[WeightUpdate.admm] = Field(default=WeightUpdate.admm, description="Implied.")
     comparison_group: ComparisonGroup = Scope.matrix
     admm: AdmmSettings = AdmmSettings()
+    target: SolvingTarget = Target.dense
+
+    @property
+    def follows_dense(self) -> bool:
+        return self.target is Target.prefix
 
     @property
     def formula(self) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, JsonValue
 
 from secateur.spec.method import (
+    METHODS,
     ComparisonGroup,
     DomainMode,
     Mask,
@@ -12,6 +13,7 @@ from secateur.spec.method import (
     Objective,
     Perturbation,
     Reading,
+    Target,
     WeightUpdate,
 )
 from secateur.spec.sparsity import Allocation, Override, PatternText
@@ -36,9 +38,10 @@ class MethodPart(Strict):
         description="Takes the place of the parent's `objective`; null: what the objective implies.",
     )
     weight_update: WeightUpdate | None = Field(
-        default=None, description="With `none` the parent's `admm` and `mask` do not count."
+        default=None, description="With `none` the parent's `admm`, `mask` and `target` do not count."
     )
     mask: Mask | None = None
+    target: Target | None = None
     comparison_group: ComparisonGroup | None = None
     reading: Reading | None = None
     perturbation: Perturbation | None = None
@@ -63,7 +66,7 @@ def merge_method(theirs: dict[str, Any], given: dict[str, Any]) -> dict[str, Any
     given = {name: _said(value) for name, value in given.items() if value is not None or name == "recency"}
     if given.get("name") not in (None, theirs["name"]):
         return given | mode
-    kept = {name: value for name, value in theirs.items() if name not in _displaced(given)}
+    kept = {name: value for name, value in theirs.items() if name not in _displaced(theirs, given)}
     inner = {name: kept.get(name, {}) | value for name, value in given.items() if isinstance(value, dict)}
     return kept | given | inner | mode | {"name": theirs["name"]}
 
@@ -73,7 +76,7 @@ def _said(value: Any) -> Any:
     return {name: own for name, own in value.items() if own is not None} if isinstance(value, dict) else value
 
 
-def _displaced(given: dict[str, Any]) -> set[str]:
+def _displaced(theirs: dict[str, Any], given: dict[str, Any]) -> set[str]:
     """The parent's fields that would contradict what is given, or mean nothing beside it."""
     found: set[str] = set()
     if given.get("recency") is not None:
@@ -81,5 +84,5 @@ def _displaced(given: dict[str, Any]) -> set[str]:
     if given.get("objective") is not None:
         found.add("recency")
     if given.get("weight_update") == "none":
-        found |= {"admm", "mask"}
+        found |= {"admm", "mask"} | (set() if METHODS[theirs["name"]].solves else {"target"})
     return found

@@ -1,13 +1,13 @@
 """What a state file says that it holds, and whether a job can continue it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from secateur.spec.job import Numerics
-from secateur.spec.method import Mode
+from secateur.spec.method import Method, Mode
 from secateur.spec.sparsity import Allocation
 from worker.pruning.errors import UserError
 from worker.pruning.evaluation.losses import forward_dtype
@@ -21,6 +21,9 @@ from worker.pruning.targets.budget import WeightTarget
 KEY = "holds"
 MEMBERS = "members"
 """In the document: group → its matrices."""
+FOLLOWING = "following"
+"""In the document: the groups with a matrix that is solved towards the dense prefix. One that has no `cross` is
+left out of the comparison (see `dense_prefix`)."""
 PREFIX = "prefix"
 """In the document: what every window began with."""
 FIELD = "/continues"
@@ -44,7 +47,8 @@ def held_statistics(
     """
     grams = any(each.gram is not None for each in sums.values())
     importance = any(each.importance for each in sums.values())
-    kinds = {"moments": bool(sums), "gram": grams, "importance": importance}
+    cross = any(each.cross is not None for each in sums.values())
+    kinds = {"moments": bool(sums), "gram": grams, "importance": importance, "cross": cross}
     earlier = (before or {}).get(KEY, {})
     found: dict[str, Any] = {
         "kinds": sorted([*(kind for kind, held in kinds.items() if held), *others]),
@@ -62,6 +66,13 @@ def held_statistics(
         adapts = _adapting(job, surveyed) if carried is None else carried
         found |= {"allocation": job.sparsity.allocation, "adapts": adapts}
     return found
+
+
+def following_groups(
+    groups: Sequence[Sequence[PrunableWeight]], method: Callable[[PrunableWeight], Method]
+) -> list[str]:
+    """Those with a matrix that is solved towards the dense prefix."""
+    return [group[0].name for group in groups if any(method(matrix).follows_dense for matrix in group)]
 
 
 def _adapts(job: PruningJob, share: WeightTarget) -> bool:
@@ -133,7 +144,12 @@ class _Check:
         groups, members = self.document["groups"], self.document.get(MEMBERS)
         # An older engine named a group's first matrix only.
         listed = members if members is not None else {name: [name] for name in groups}
-        places = {matrix: groups[name] for name, matrices in listed.items() for matrix in matrices}
+        following = self.document.get(FOLLOWING, ())
+        places = {
+            matrix: {**groups[name], FOLLOWING: name in following}
+            for name, matrices in listed.items()
+            for matrix in matrices
+        }
         for matrix in self.matrices:
             if matrix.name in places:
                 yield from self._kinds(matrix, places[matrix.name])
@@ -146,6 +162,8 @@ class _Check:
         method = self.job.method.named(self.shares[matrix.name].method)
         if method.updates_weights and not group["gram"]:
             yield f"has no gram of {matrix.name}, which {method.solver} solves with: continue with a selection"
+        if method.follows_dense and not group[FOLLOWING]:
+            yield f"has no cross of {matrix.name}, which the target prefix needs: continue with the target dense"
         if (needed := method.importance) is None:
             return
         if matrix.name not in group["importance"]:

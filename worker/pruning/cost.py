@@ -13,10 +13,12 @@ from worker.pruning.methods.registry import SOLVERS, admm_work
 from worker.pruning.model.graph import Block, ModelGraph, PrunableWeight
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.progress import Kind
-from worker.pruning.targets.budget import WeightTarget
+from worker.pruning.targets.budget import WeightTarget, follows_dense
 
 SELECTION = 200
 """Operations a weight that scoring, selecting and summarising cost beside any products."""
+PREFIX_PRODUCTS = 7.0
+"""Of a matrix with one of a Gram's shape, to find a target behind the dense prefix and to measure by it."""
 SURVEY_TOKENS = 8192
 """At how many calibration tokens a survey looks at most: of more it learns little."""
 
@@ -47,6 +49,8 @@ def solve_work(method: Method, matrix: PrunableWeight) -> float:
         return _choice_work([each.method(method) for each in candidates], matrix)
     own = SOLVERS[method.name].work(method)
     steps, masks = 2.0 + own.products, own.masks
+    if method.follows_dense:
+        steps += PREFIX_PRODUCTS
     if method.update is not None:
         searched = admm_work(method.update)
         steps += searched.products if method.searches else method.update.iterations
@@ -112,5 +116,6 @@ def block_work(job: PruningJob, block: Block, shares: dict[str, WeightTarget], t
     widths = {share.matrix.columns for share in pruned}
     asked = [(job.method.named(share.method), share.matrix) for share in pruned]
     importance = sum(importance_work(method, matrix) for method, matrix in asked)
-    forward = tokens * (2 * token_work(block) + 2.0 * sum(width**2 for width in widths) + importance)
+    passes, grams = (3, 2) if follows_dense(job.method, shares) else (2, 1)
+    forward = tokens * (passes * token_work(block) + grams * 2.0 * sum(width**2 for width in widths) + importance)
     return forward, sum(solve_work(method, matrix) for method, matrix in asked)

@@ -20,7 +20,7 @@ from worker.pruning.model.graph import Block, ModelGraph, PrunableWeight
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.numerics import pick_device
 from worker.pruning.runtime.progress import Kind
-from worker.pruning.targets.budget import WeightTarget
+from worker.pruning.targets.budget import WeightTarget, follows_dense
 
 FLOAT = 4
 PROBE_SIDE = 768
@@ -33,6 +33,9 @@ FACTOR_COPIES = 4
 """Matrices of a Gram's shape while one is factorised: itself, normalised, its factor, its inverse."""
 EVALUATED_COPIES = 3
 """Of logits, while their losses are computed: as they come, in float32, as logarithms of probabilities."""
+PREFIX_COPIES = 4
+"""Of a Gram's shape, where a target is behind the dense prefix: how the gap goes with the inputs, in the windows
+solved on, summed, and held out, and the gap itself there."""
 OPTION_COPIES = 4
 """What `auto` holds beside these. Of a weight's shape: one whole solution while another is made. Of a Gram's: the
 factors of the default and of the best so far, two matrices each."""
@@ -75,7 +78,8 @@ def memory(subject: Subject) -> Estimate:
     }
     how = (
         "Sum of what is held at once, from shapes: weights outside the blocks and the largest block in float32 "
-        "(and once as stored), the next block as stored, Gram matrices of that block by the widths of its inputs, "
+        "(and once as stored), the next block as stored, Gram matrices of that block by the widths of its inputs "
+        "(and what compares them with those behind the dense prefix, where weights are solved towards it), "
         "its state as it will be stored (with every domain's own Gram matrices where they are kept), its scores "
         "in float32 where they are kept, a solver's and a factorisation's copies of the largest matrix, hidden "
         "states of all windows up to hidden_bytes, one batch's activations and logits, and what the planning "
@@ -100,9 +104,10 @@ def disk(subject: Subject) -> Estimate:
     how = (
         f"The model as stored, and for each of {stages} stages its weights (as large as the model) and its state: "
         f"per input the triangle of its Gram matrix in {subject.job.output.state_precision} where a solver needs "
-        "it, four float32 vectors and, where each domain's own statistics are kept, a triangle in float16 and a "
-        "vector for every domain of the lineage so far; per weight a float32 where a reading of COPAL sums over "
-        "tokens. A job that continues another has that one's beside it. "
+        "it (and twice as much where weights are solved towards the dense prefix), four float32 vectors and, "
+        "where each domain's own statistics are kept, a triangle in float16 and a vector for every domain of the "
+        "lineage so far; per weight a float32 where a reading of COPAL sums over tokens. A job that continues "
+        "another has that one's beside it. "
         f"Then, where scores are kept, {UNCOMMITTED} blocks' in float32; hidden states beyond hidden_bytes, or "
         "the inputs of all blocks that a survey keeps."
     )
@@ -172,7 +177,8 @@ def evaluation_tokens(job: PruningJob) -> int:
 def _hidden_bytes(subject: Subject) -> int:
     """Hidden states of the windows that pass through the blocks together."""
     calibration = max(domain.calibration.tokens for domain in subject.job.domains)
-    return FLOAT * width(subject.graph) * max(calibration, evaluation_tokens(subject.job))
+    streams = 1 + follows_dense(subject.job.method, subject.shares)
+    return FLOAT * width(subject.graph) * max(streams * calibration, evaluation_tokens(subject.job))
 
 
 def _survey_bytes(subject: Subject) -> int:
@@ -214,6 +220,8 @@ def _statistics_bytes(subject: Subject, block: Block) -> int:
     kept = _keeps_grams(subject, block)
     held_out = any(domain.calibration.held_out > 0 for domain in domains)
     grams = 1 + held_out + kept + (kept and len(subject.job.lineage) > 1)
+    if follows_dense(subject.job.method, subject.shares):
+        grams += PREFIX_COPIES + (len(subject.job.lineage) > 1)
     pruned = subject.pruned(block)
     widths = input_widths(list(pruned))
     # Errors under the own Grams of earlier domains unpack one at a time, when nothing is factorised.
@@ -240,9 +248,10 @@ def _state_bytes(subject: Subject, block: Block, stages: int) -> int:
     output = subject.job.output
     size = {Precision.float16: 2, Precision.float32: FLOAT}[output.state_precision]
     kept = _keeps_grams(subject, block) * size
+    cross = 2 * size * follows_dense(subject.job.method, subject.shares)
     own = stages if output.keep_domain_statistics else 0
     moments = sum(
-        (kept + own * 2) * side * (side + 1) // 2 + (4 + own) * FLOAT * side
+        (kept + cross + own * 2) * side * (side + 1) // 2 + (4 + own) * FLOAT * side
         for side in input_widths(list(subject.pruned(block)))
     )
     return moments + FLOAT * _importance_numbers(subject, block)

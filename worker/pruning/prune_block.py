@@ -15,13 +15,14 @@ from worker.pruning.allocation.curves import output_weights
 from worker.pruning.calibration.collect import Collected, Group, collect
 from worker.pruning.calibration.domain_grams import Packed, domain_errors, stored_domain_grams
 from worker.pruning.calibration.hooks import dense_weight
+from worker.pruning.continuation import FOLLOWING, MEMBERS, PREFIX, following_groups, held_statistics
 from worker.pruning.continuation import KEY as HOLDS
-from worker.pruning.continuation import MEMBERS, PREFIX, held_statistics
 from worker.pruning.cost import pass_work, solve_work
 from worker.pruning.errors import IllConditioned, about
 from worker.pruning.methods import registry as methods
 from worker.pruning.methods.auto import Choice, Member, Option, best, choice_of
 from worker.pruning.methods.masks import Selection, Solution
+from worker.pruning.methods.prefix_target import PrefixTarget, prefix_target
 from worker.pruning.model.block_runner import unload
 from worker.pruning.model.checkpoint import DTYPES, read_file
 from worker.pruning.model.graph import Block, PrunableWeight
@@ -89,7 +90,8 @@ def advance_through(context: StageContext, block: Block, tensors: dict[str, Tens
     The last block's outputs are nobody's inputs.
     """
     if block is context.blocks[-1]:
-        context.hidden.clear()
+        for states in context.both:
+            states.clear()
     else:
         context.runner.load_block(block, tensors)
     for index, state in enumerate(context.hidden):
@@ -140,6 +142,7 @@ def _prune_group(context: StageContext, block: Block, group: Group, collected: C
     inputs = collected.inputs[name]
     asked = dict.fromkeys(map(context.method_of, group))
     choices = {method: _choose(context, block, method, group, inputs) for method in asked}
+    target = _prefix_target(context, block, group, inputs)
 
     @cache
     def own_domain(method: Method) -> methods.Group | None:
@@ -152,7 +155,9 @@ def _prune_group(context: StageContext, block: Block, group: Group, collected: C
         dense = dense_weight(block, matrix).contiguous()
         original = _original(context, block, matrix)
         with about(matrix.name):
-            solved = _solve(context, matrix, dense, original, choices[context.method_of(matrix)], inputs)
+            method = context.method_of(matrix)
+            towards = target if method.follows_dense else None
+            solved = _solve(context, matrix, dense, original, choices[method], inputs, towards)
             own = own_domain(solved.method)
             summaries = summaries_of(solved.method, matrix.name, dense, solved.scores, own)
         dead, expert = int(inputs.sums.dead.sum()), collected.experts.get(matrix.name)
@@ -164,6 +169,13 @@ def _prune_group(context: StageContext, block: Block, group: Group, collected: C
     if name not in collected.domain_grams:
         return pruned
     return _on_every_domain(context, block, group, pruned, collected.domain_grams[name])
+
+
+def _prefix_target(context: StageContext, block: Block, group: Group, inputs: Inputs) -> PrefixTarget | None:
+    """What those of the group are solved towards that follow the dense prefix; None: their dense weights."""
+    asking = [matrix for matrix in group if context.method_of(matrix).follows_dense]
+    with about(group[0].name):
+        return prefix_target(inputs.sums, inputs.held_out, [dense_weight(block, each) for each in asking])
 
 
 def _kept_scores(context: StageContext, matrix: PrunableWeight, solved: Solved) -> Tensor | None:
@@ -218,24 +230,41 @@ def _choose(context: StageContext, block: Block, method: Method, group: Group, i
 
 
 def _solve(
-    context: StageContext, matrix: PrunableWeight, dense: Tensor, original: Tensor, choice: Choice, inputs: Inputs
+    context: StageContext,
+    matrix: PrunableWeight,
+    dense: Tensor,
+    original: Tensor,
+    choice: Choice,
+    inputs: Inputs,
+    target: PrefixTarget | None,
 ) -> Solved:
     """The matrix by the best of its options. dense: what it is solved from; original: what its errors are measured
     against; (out, in) both."""
     began = time.monotonic() - choice.seconds
-    _, solved, notes = best(choice, lambda option: _solve_by(context, matrix, dense, original, option, inputs))
+    towards = None if target is None else target.of(dense)
+    _, solved, notes = best(
+        choice, lambda option: _solve_by(context, matrix, dense, original, option, inputs, towards)
+    )
+    if target is not None:
+        notes["target"] = target.notes(original, _as_solved(context, matrix, solved.written))
     solution = replace(solved.solution, notes=solved.solution.notes | notes)
     return replace(solved, solution=solution, seconds=time.monotonic() - began)
 
 
 def _solve_by(
-    context: StageContext, matrix: PrunableWeight, dense: Tensor, original: Tensor, option: Option, inputs: Inputs
+    context: StageContext,
+    matrix: PrunableWeight,
+    dense: Tensor,
+    original: Tensor,
+    option: Option,
+    inputs: Inputs,
+    towards: Tensor | None,
 ) -> Solved:
     """By one option; its errors are those as written, on the windows solved on and on those held out."""
     method, group, check = option.method, option.group, context.observer.check
     selection = _selection(context, matrix, original, method)
     scores = methods.scores(method, matrix.name, dense, group)
-    solution = methods.solve(method, matrix.name, dense, scores, group, selection, check)
+    solution = methods.solve(method, matrix.name, dense, scores, group, selection, check, towards)
     written = _cast(context, matrix, solution)
     grams = [each.gram for each in (inputs.measured, inputs.held_out) if each is not None]
     errors = [*relative_errors(_as_solved(context, matrix, written), original, grams), None]
@@ -272,10 +301,12 @@ def _state(context: StageContext, block: Block, collected: Collected, records: l
     surveyed = [context.targets[m.name] for m in block.matrices if m.name in context.survey.curves]
     own, kept = stored_domain_grams(collected.domain_grams)
     others = [kind for kind, held in (("survey", survey), ("domain_grams", own)) if held]
+    following = [] if context.dense is None else following_groups(collected.groups, context.method_of)
     document = {
         "forward_dtype": context.dtype,
         PREFIX: list(context.windows.prefix),
         MEMBERS: {group[0].name: [matrix.name for matrix in group] for group in collected.groups},
+        **({FOLLOWING: following} if following else {}),
         HOLDS: held_statistics(context.job, context.stage, sums, others, before, surveyed),
         **kept,
     }

@@ -2,13 +2,19 @@
 
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from secateur.digests import file_sha256
+from secateur.spec.method import Mode
 from secateur.spec.records.history import JobWarning, Phase
 from secateur.spec.records.pipe import Output, OutputFile, StageResult
 from worker.pruning.allocation.allocate import allocate
+from worker.pruning.calibration.collect import pass_dense
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.vocabulary import check_ids, tokens_beyond_rows
 from worker.pruning.calibration.windows import calibration_windows
@@ -20,6 +26,7 @@ from worker.pruning.evaluation.perplexity import test_set
 from worker.pruning.evaluation.r_matrix import Entries, evaluate_row, missing
 from worker.pruning.model.block_runner import BlockRunner, batches
 from worker.pruning.model.checkpoint import Checkpoint, read_file
+from worker.pruning.model.graph import Block
 from worker.pruning.model.inspection import inspect
 from worker.pruning.observer import Observer
 from worker.pruning.plan import check_prefix, look
@@ -34,6 +41,10 @@ from worker.pruning.runtime.progress import Kind, Tracker
 from worker.pruning.state.atomic import write_json
 from worker.pruning.state.context import PreparedRun, RunContext, StageContext
 from worker.pruning.state.stage_folder import stage_folder
+from worker.pruning.targets.budget import follows_dense
+
+Tensors = dict[str, Tensor]
+"""A block's, by the checkpoint's names."""
 
 
 def run(job: PruningJob, observer: Observer, subject: Subject | None = None) -> Output:
@@ -141,33 +152,54 @@ def _prune_stage(prepared: PreparedRun, stage: int) -> None:
     for block in prepared.blocks[:committed]:
         forward, solve = block_work(job, block, prepared.targets, domain.calibration.tokens)
         prepared.tracker.skip(Kind.solve, solve)
-        prepared.tracker.skip(Kind.forward, forward - token_work(block) * domain.calibration.tokens)
+        passes = 1 + follows_dense(job.method, prepared.targets)
+        prepared.tracker.skip(Kind.forward, forward - passes * token_work(block) * domain.calibration.tokens)
     if committed == len(prepared.blocks):
         return
-    with prepared.hidden_states() as hidden:
-        context = allocate(
-            StageContext(
-                job=job,
-                source=prepared.source,
-                runner=prepared.runner,
-                dtype=prepared.dtype,
-                tracker=prepared.tracker,
-                observer=prepared.observer,
-                stage=stage,
-                windows=prepared.windows[stage],
-                targets=prepared.targets,
-                hidden=hidden,
-            )
-        )
+    with ExitStack() as stack:
+        context = allocate(_stage_context(prepared, stage, stack))
         _enter(context)
-        folder = context.folder
-        passed = read_ahead(lambda b: read_file(folder.path(folder.shard(b.index))), context.blocks[:committed])
-        for block, tensors in passed:
+        for block, (written, dense) in read_ahead(partial(_as_committed, context), context.blocks[:committed]):
             context.tracker.move(Phase.pruning, stage, domain.name, block.index)
-            advance_through(context, block, tensors)
-        for block, tensors in read_ahead(lambda b: read_block(context, b), context.blocks[committed:]):
+            _pass_committed(context, block, written, dense)
+        for block, tensors in read_ahead(partial(read_block, context), context.blocks[committed:]):
             context.tracker.move(Phase.pruning, stage, domain.name, block.index)
             context.observer.tell(prune_block(context, block, tensors))
+
+
+def _stage_context(prepared: PreparedRun, stage: int, stack: ExitStack) -> StageContext:
+    """With empty stores of hidden states, which `stack` closes."""
+    sequential = prepared.job.method.mode is Mode.sequential and prepared.job.first_stage + stage > 0
+    # What the stage before has pruned has no dense prefix.
+    follows = follows_dense(prepared.job.method, prepared.targets) and not sequential
+    stores = [stack.enter_context(prepared.hidden_states(1 + follows)) for _ in range(1 + follows)]
+    return StageContext(
+        job=prepared.job,
+        source=prepared.source,
+        runner=prepared.runner,
+        dtype=prepared.dtype,
+        tracker=prepared.tracker,
+        observer=prepared.observer,
+        stage=stage,
+        windows=prepared.windows[stage],
+        targets=prepared.targets,
+        hidden=stores[0],
+        dense=stores[1] if follows else None,
+    )
+
+
+def _as_committed(context: StageContext, block: Block) -> tuple[Tensors, Tensors]:
+    """A block as an earlier run has written it, and as the dense model has it where that is passed, too."""
+    folder = context.folder
+    dense = {} if context.dense is None else context.source.read(block.tensors)
+    return read_file(folder.path(folder.shard(block.index))), dense
+
+
+def _pass_committed(context: StageContext, block: Block, written: Tensors, dense: Tensors) -> None:
+    if context.dense is not None and block is not context.blocks[-1]:
+        context.runner.load_block(block, dense)
+        pass_dense(context, block)
+    advance_through(context, block, written)
 
 
 def _enter(context: StageContext) -> None:
@@ -179,7 +211,9 @@ def _enter(context: StageContext) -> None:
     with precision(context.device, context.dtype):
         for part in (windows.solved_on, windows.held_out):
             for rows in batches(*part.shape):
-                context.hidden.append(context.runner.enter(part[rows]))
+                entered = context.runner.enter(part[rows])
+                for states in context.both:
+                    states.append(entered)
 
 
 def _tell_stage(prepared: PreparedRun, stage: int, seconds: float) -> None:

@@ -75,7 +75,7 @@ def test_what_is_given_ends_what_it_contradicts(
     api: httpx.Client, solved: str, inputs: Inputs, session: Session
 ) -> None:
     plain = continued(api, solved, inputs.first, method={"weight_update": "none"})["spec"]["method"]
-    assert not {"admm", "mask"} & set(plain)
+    assert not {"admm", "mask", "target"} & set(plain)
     careful = continued(api, solved, inputs.first, method={"objective": "least_forgetting"})["id"]
     publish(session, careful)
     body: dict[str, Any] = {"continues": careful, "domains": [domain("hr", inputs.first)]}

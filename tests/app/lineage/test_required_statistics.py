@@ -48,6 +48,16 @@ def test_a_survey_is_of_weights_that_are_solved_for_or_of_weights_that_stay() ->
     assert len(lacking([spec("wanda", "error")], spec("admm", "error"))) == 1, "one reason is enough"
 
 
+def test_a_target_behind_the_dense_prefix_goes_on_from_such_ones_alone() -> None:
+    prefix, dense = spec("admm", target="prefix"), spec("admm")
+    updated = spec("wanda", weight_update="admm", target="prefix")
+    assert lacking([prefix, updated], spec("alps", target="prefix")) == []
+    for path in ([dense], [prefix, dense], [dense, prefix]):
+        assert [error.pointer for error in lacking(path, updated)] == ["/method/target"]
+    assert lacking([prefix], dense) == []
+    assert dropped(prefix, dense) == ["cross"]
+
+
 def test_without_sums_nothing_is_missed() -> None:
     sequential = {"method": {"name": "admm", "mode": "sequential"}}
     assert lacking([{"method": {"name": "wanda", "mode": "sequential"}}], sequential) == []

@@ -225,6 +225,15 @@ def test_auto_is_refused_where_nothing_is_held_out(overridden: bool, field: tupl
     assert [error["loc"] for error in caught.value.errors()] == [("domains", 1, "calibration", field[0])]
 
 
+def test_a_target_behind_the_dense_prefix_is_refused_where_nothing_is_held_out() -> None:
+    starved = [{"name": "a", "dataset": "ds_a", "calibration": {"held_out": 0}}]
+    sparsity = {"target": 0.5}
+    assert job(method={"name": "sparsegpt"}, sparsity=sparsity, domains=starved)
+    with pytest.raises(ValidationError, match="the target `prefix` is chosen by what is gained") as caught:
+        job(method={"name": "sparsegpt", "target": "prefix"}, sparsity=sparsity, domains=starved)
+    assert {error["loc"] for error in caught.value.errors()} == {("domains", 0, "calibration", "held_out")}
+
+
 @given(st.integers(1, 999), st.integers(1, 999))
 def test_n_of_m_are_kept(kept: int, group: int) -> None:
     if kept < group:

@@ -25,6 +25,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
 }
 UPDATED = {"copal", "alps", "sparsegpt", "wanda", "magnitude"}
 SCORING = {"copal", "wanda", "magnitude"}
+SOLVING = {"admm", "alps", "sparsegpt"}
 TAKEN_BY: dict[str, set[str]] = {
     "mode": set(MethodName),
     "comparison_group": set(MethodName),
@@ -34,6 +35,7 @@ TAKEN_BY: dict[str, set[str]] = {
     "perturbation": {"copal"},
     "weight_update": UPDATED,
     "mask": SCORING,
+    "target": SCORING | SOLVING,
     "admm": UPDATED | {"admm"},
     "alps": {"alps"},
     "sparsegpt": {"sparsegpt"},
@@ -92,6 +94,7 @@ def test_a_method_takes_only_its_own_parameters(name: MethodName) -> None:
         "mode": "restart",
         "weight_update": "none",
         "mask": "searched",
+        "target": "prefix",
         "recency": 0.5,
         "objective": "least_forgetting",
         "admm": {},
@@ -101,6 +104,7 @@ def test_a_method_takes_only_its_own_parameters(name: MethodName) -> None:
     }
     for key, value in values.items():
         plain = name in TAKEN_BY[key] and key != "mask" and (key != "admm" or name == "admm")
+        plain = plain and (key != "target" or name in SOLVING)
         assert is_taken({"name": name, key: value}) is plain, key
         if name in UPDATED and key != "weight_update":
             assert is_taken({"name": name, "weight_update": "admm", key: value}) is (name in TAKEN_BY[key]), key
@@ -199,3 +203,13 @@ def test_every_method_can_be_named_beside_every_other(name: MethodName) -> None:
             own = make_method(job, update, mask)
             assert own.named(name).name is name
             assert own.named(name).mode is own.mode
+
+
+@pytest.mark.parametrize("name", MethodName)
+def test_a_target_goes_to_every_named_method_that_solves(name: MethodName) -> None:
+    for job in ({"name": "admm"}, {"name": "sparsegpt"}, {"name": "copal", "weight_update": "admm"}):
+        own = read_method({**job, "target": "prefix"})
+        follows = name in SOLVING or (job["name"] == "copal" and name in SCORING)
+        assert own.named(name).follows_dense is follows
+        assert ("cross" in own.named(name).statistics) is follows
+        assert not read_method(job).named(name).follows_dense

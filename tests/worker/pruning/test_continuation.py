@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 FIRST = "model.layers.0.self_attn.q_proj.weight"
 WANDA: dict[str, Any] = {"name": "wanda"}
 ADMM: dict[str, Any] = {"name": "admm"}
+PREFIX: dict[str, Any] = {"name": "admm", "target": "prefix"}
 TOKEN: dict[str, Any] = {"name": "copal", "reading": "token"}
 UNIFORM: dict[str, Any] = {"target": 0.5, "allocation": "uniform"}
 ZEROS = {"keep_zeros": True}
@@ -45,6 +46,7 @@ def refusal(request_for: Request, parent: dict[str, Any], child: dict[str, Any])
             {"name": "copal", "weight_update": "admm"},
             f"has no gram of {FIRST}, which copal+admm solves with",
         ),
+        (ADMM, PREFIX, f"has no cross of {FIRST}, which the target prefix needs: continue with the target dense"),
         (ADMM, TOKEN, f"has no importance of {FIRST} by the reading token"),
         (
             TOKEN,
@@ -124,6 +126,7 @@ def test_a_lineage_keeps_the_zeros_of_its_model(request_for: Request, mode: str)
     [
         (ADMM, WANDA),
         (TOKEN, WANDA),
+        (PREFIX, ADMM),
         ({"name": "copal", "perturbation": "relative"}, {"name": "copal"}),
         (ADMM, {"name": "copal", "weight_update": "admm"}),
     ],
@@ -221,6 +224,9 @@ def test_kinds_are_the_tensors_in_the_file(request_for: Request) -> None:
     assert kinds(ran) == (["importance", "moments"], {"second", "shift", "mean", "importance"})
     (ran,) = chain(request_for, "a", name="other", method=ADMM, sparsity=UNIFORM)
     assert kinds(ran) == (["gram", "moments"], {"second", "shift", "mean", "gram"})
+    (ran,) = chain(request_for, "a", name="prefix", method=PREFIX, sparsity=UNIFORM)
+    sums = {"second", "shift", "mean", "gram", "cross", "cross_rows"}
+    assert kinds(ran) == (["cross", "gram", "moments"], sums)
 
 
 def kinds(ran: Ran) -> tuple[list[str], set[str]]:

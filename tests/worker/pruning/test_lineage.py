@@ -36,7 +36,11 @@ def same_end(whole: Ran, last: Ran) -> None:
 
 @pytest.mark.parametrize(
     ("method", "allocation", "mode"),
-    pairs([{"name": "wanda"}, UPDATED, TOKEN, ADMM], ["uniform", "error"], ["accumulated", "sequential"]),
+    pairs(
+        [{"name": "wanda"}, UPDATED, TOKEN, ADMM, ADMM | {"target": "prefix"}],
+        ["uniform", "error"],
+        ["accumulated", "sequential"],
+    ),
     ids=lambda value: value if isinstance(value, str) else "+".join(value.values()),
 )
 def test_going_on_is_the_same_as_never_having_stopped(

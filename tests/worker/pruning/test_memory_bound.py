@@ -24,6 +24,8 @@ from worker.pruning.state.context import StageContext
 
 pytestmark = pytest.mark.slow
 
+PREFIX = {"name": "admm", "target": "prefix"}
+
 
 class Weigher(Recorder):
     """Notes the most bytes of tensors alive at any of the job's looks at whether to stop."""
@@ -57,7 +59,7 @@ def frozen() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("frozen")
-@pytest.mark.parametrize("method", [{"name": "wanda"}, {"name": "admm"}], ids=["wanda", "admm"])
+@pytest.mark.parametrize("method", [{"name": "wanda"}, {"name": "admm"}, PREFIX], ids=["wanda", "admm", "prefix"])
 def test_live_tensors_do_not_grow_with_the_blocks(
     request_for: Request, tmp_path: Path, method: dict[str, str]
 ) -> None:
@@ -77,7 +79,7 @@ def test_live_tensors_do_not_grow_with_the_blocks(
 
 @pytest.mark.parametrize("mode", ["accumulated", "sequential"])
 def test_hidden_states_on_disk_give_the_same_bytes(request_for: Request, mode: str) -> None:
-    method = {"name": "copal", "weight_update": "admm", "mode": mode}
+    method = {"name": "copal", "weight_update": "admm", "mode": mode, "target": "prefix"}
     one = prune(request_for(domains="ab", method=method, workspace="one"))
     two = prune(request_for(domains="ab", method=method, workspace="two", hidden_bytes=0))
     assert one.summary == two.summary

@@ -22,6 +22,7 @@ from worker.pruning import EvaluationSpec, PruningJob, Stopped, Text, UserError,
 pytestmark = pytest.mark.slow
 
 COPAL_ADMM = {"name": "copal", "weight_update": "admm"}
+TOWARDS_PREFIX = {"name": "admm", "target": "prefix"}
 
 
 def contents(request: dict[str, Any], output: Output) -> dict[str, bytes]:
@@ -41,8 +42,13 @@ STOPS = list(itertools.product((0, 1), (0, 1, 2)))
 
 @pytest.mark.parametrize(
     ("method", "stops"),
-    [(COPAL_ADMM, STOPS), ({"name": "admm"}, [(0, 1), (1, 1)]), ({"name": "alps"}, [(0, 1), (1, 1)])],
-    ids=["copal+admm", "admm", "alps"],
+    [
+        (COPAL_ADMM, STOPS),
+        ({"name": "admm"}, [(0, 1), (1, 1)]),
+        ({"name": "alps"}, [(0, 1), (1, 1)]),
+        (TOWARDS_PREFIX, STOPS),
+    ],
+    ids=["copal+admm", "admm", "alps", "prefix"],
 )
 def test_interrupted_job_ends_in_the_same_bytes(
     request_for: Request, method: dict[str, str], stops: list[tuple[int, int]]
@@ -75,8 +81,9 @@ def copy_committed(source: Path, target: Path, stages: int, blocks: int) -> None
                 shutil.copy(source / name, target / name)
 
 
-def test_same_job_gives_the_same_bytes(request_for: Request) -> None:
-    one, two = request_for(method=COPAL_ADMM, workspace="one"), request_for(method=COPAL_ADMM, workspace="two")
+@pytest.mark.parametrize("method", [COPAL_ADMM, TOWARDS_PREFIX], ids=["copal+admm", "prefix"])
+def test_same_job_gives_the_same_bytes(request_for: Request, method: dict[str, str]) -> None:
+    one, two = request_for(method=method, workspace="one"), request_for(method=method, workspace="two")
     assert contents(one, prune(one)) == contents(two, prune(two))
 
 
@@ -118,6 +125,51 @@ def test_sequential_pruning_by_a_pattern_stands_still(request_for: Request, name
     prune(request)
     first, second = weights(request, 0), weights(request, 1)
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "admm"},
+        {"name": "alps"},
+        {"name": "sparsegpt"},
+        {"name": "sparsegpt", "weight_update": "admm"},
+        {"name": "wanda", "weight_update": "admm"},
+        {"name": "copal", "weight_update": "admm", "mask": "searched"},
+    ],
+    ids=lambda method: "+".join(method.values()),
+)
+@pytest.mark.parametrize("allocation", ["uniform", "error"])
+def test_every_solver_goes_towards_the_dense_prefix(
+    request_for: Request, method: dict[str, str], allocation: str
+) -> None:
+    """The first block has no gap before it; behind it the records say what was taken, and down is left out."""
+    sparsity = {"target": 0.7, "allocation": allocation}
+    first: list[torch.Tensor] = []
+    for target in ("dense", "prefix"):
+        recorder = Recorder()
+        request = request_for(method=method | {"target": target}, sparsity=sparsity, workspace=target)
+        prune(request, recorder)
+        first.append(weights(request, 0)["model.layers.0.mlp.gate_proj.weight"])
+    assert torch.equal(*first)
+    notes = {record.matrix: record.notes for block in recorder.blocks for record in block.records}
+    assert all(("target" in own) is ("down_proj" not in name) for name, own in notes.items())
+    shares = {name: own["target"]["share"] for name, own in notes.items() if "target" in own}
+    assert all(share == 0 for name, share in shares.items() if ".0." in name)
+    assert any(shares.values())
+    taken = [own["target"] for own in notes.values() if "target" in own and own["target"]["share"]]
+    assert all(own["gap"] > 0 and own["error"] > 0 for own in taken)
+
+
+def test_an_override_that_only_selects_is_left_out_of_the_dense_prefix(request_for: Request) -> None:
+    overrides = [{"match": "*.mlp.*", "method": "wanda"}, {"match": "*.v_proj.weight", "method": "sparsegpt"}]
+    sparsity = {"target": 0.7, "allocation": "uniform", "overrides": overrides}
+    recorder = Recorder()
+    prune(request_for(method=TOWARDS_PREFIX, sparsity=sparsity), recorder)
+    notes = {record.matrix: record.notes for block in recorder.blocks for record in block.records}
+    assert {name.rpartition(".self_attn.")[2] for name, own in notes.items() if "target" in own} == {
+        f"{part}_proj.weight" for part in "qkvo"
+    }
 
 
 def test_restart_forgets_the_first_domain(request_for: Request) -> None:

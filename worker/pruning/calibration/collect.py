@@ -1,14 +1,13 @@
 """What a block's inputs look like on one domain's text: groups, statistics, sums, and who got too few tokens."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from torch import Tensor
-
 from worker.pruning.calibration.copal_sums import CopalSums, complete, find_copal_sums
+from worker.pruning.calibration.dense_prefix import PROBE_TOKENS, PrefixGap, comparable_groups
 from worker.pruning.calibration.domain_grams import DomainGrams, with_domain_grams
 from worker.pruning.calibration.expert_fallback import ExpertTokens, feed
 from worker.pruning.calibration.hooks import AllHeard, dense_weight, find_groups, measure
@@ -46,6 +45,7 @@ def collect(context: StageContext, block: Block) -> Collected:
     Raises IllConditioned for inputs that are not finite, UserError for a state to continue that lacks a group.
     """
     if not (matrices := context.pruned(block)):
+        pass_dense(context, block)
         return Collected()
     solved_on = context.solved_on
     before = _carried(context, block)
@@ -53,11 +53,14 @@ def collect(context: StageContext, block: Block) -> Collected:
     if context.accumulates and context.previous is not None:
         check_moments(groups, before)
     copal_sums = find_copal_sums(groups, context.method_of, before, solved_on[0].shape[1], context.device)
-    measured = _measure(context, block, groups, solved_on, copal_sums)
+    compared = _compared(context, block, groups)
+    measured = _measure(context, block, groups, 0, _gap(context, compared, judges=False), copal_sums)
     measured, experts = feed(block, groups, measured, copal_sums, before)
     measured = complete(groups, measured, copal_sums, lambda matrix: dense_weight(block, matrix))
     domain_grams = _domain_grams(context, block, measured)
-    judged = _measure(context, block, groups, context.held_out) if context.held_out else {}
+    judged = {}
+    if context.held_out:
+        judged = _measure(context, block, groups, len(solved_on), _gap(context, compared, judges=True))
     for name, statistics in measured.items():
         if statistics.tokens == 0:
             context.warn("no calibration token reached this input", {"matrix": name})
@@ -74,24 +77,62 @@ def _carried(context: StageContext, block: Block) -> dict[str, Accumulated]:
     return {} if path is None or not context.accumulates else read_state(path, context.device)
 
 
+def _compared(context: StageContext, block: Block, groups: list[Group]) -> list[Group]:
+    """The groups that have a matrix to solve towards the dense prefix, and inputs that are compared with its."""
+    if context.dense is None:
+        return []
+    asking = [group for group in groups if any(context.method_of(matrix).follows_dense for matrix in group)]
+    state = context.solved_on[0][:1, :PROBE_TOKENS]
+    return comparable_groups(block, asking, lambda given: context.forward(block, given), state)
+
+
+def _gap(context: StageContext, groups: list[Group], *, judges: bool) -> PrefixGap | None:
+    """None where no dense prefix is followed. judges: of windows held out."""
+    if context.dense is None:
+        return None
+    return PrefixGap({group[0].name: group[0].columns for group in groups}, context.device, judges=judges)
+
+
+def pass_dense(context: StageContext, block: Block) -> None:
+    """What is behind the dense prefix through the loaded block, which is dense; nothing where none is followed."""
+    for index in range(len(context.dense or ())):
+        _pass_batch(context, block, index)
+
+
+def _pass_batch(context: StageContext, block: Block, index: int) -> None:
+    assert context.dense is not None  # noqa: S101 - for the type checker
+    state = context.dense[index]
+    with memory.reusing():
+        context.dense[index] = context.forward(block, state)
+    context.tracker.advance(Kind.forward, pass_work(block, state))
+
+
 def _measure(
     context: StageContext,
     block: Block,
     groups: list[Group],
-    batches: Sequence[Tensor],
+    first: int,
+    gap: PrefixGap | None,
     copal_sums: Mapping[str, CopalSums] | None = None,
 ) -> dict[str, Measured]:
+    """first: the batch that the windows to measure begin with, those to solve on or those held out."""
+    batches = context.held_out if first else context.solved_on
     importance = sum(importance_work(context.method_of(matrix), matrix) for group in groups for matrix in group)
 
     def run() -> None:
-        for state in batches:
+        for index, state in enumerate(batches, first):
             with suppress(AllHeard), memory.reusing():
                 context.forward(block, state)
+            if gap is not None:
+                with gap.dense_pass():
+                    _pass_batch(context, block, index)
             measuring = gram_work(block, state) + importance * math.prod(state.shape[:2])
             context.tracker.advance(Kind.forward, pass_work(block, state) + measuring)
 
     limits = {group[0].name: ERROR_TOKENS for group in groups if not _needs_gram(context, group)}
-    return measure(block, groups, run, context.device, copal_sums, stop_early=True, gram_tokens=limits)
+    return measure(
+        block, groups, run, context.device, copal_sums, stop_early=True, gram_tokens=limits, prefix_gap=gap
+    )
 
 
 def _needs_gram(context: StageContext, group: Group) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.pruning.calibration.copal_sums import CopalSums
+from worker.pruning.calibration.dense_prefix import PrefixGap
 from worker.pruning.model.experts import expert_weight, listening
 from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.model.tracing import unsupported
@@ -73,13 +74,14 @@ def measure(
     hear: HearOutput | None = None,
     stop_early: bool = False,
     gram_tokens: Mapping[str, int] | None = None,
+    prefix_gap: PrefixGap | None = None,
 ) -> dict[str, Measured]:
     """Statistics of every group while `run` sends all calibration windows through the loaded block.
 
     copal_sums: by matrix, for those that need more than the inputs' moments. hear: told every matrix's outputs as
     well. stop_early: forwards after the first may end in AllHeard, which saves what comes behind the last input.
-    gram_tokens: by group, for those whose Gram need not be of all tokens. A group goes by the name of its first
-    matrix.
+    gram_tokens: by group, for those whose Gram need not be of all tokens. prefix_gap: told every group's inputs as
+    well, and alone during its dense passes, which never end early. A group goes by the name of its first matrix.
     """
     limits = gram_tokens or {}
     sums = {group[0].name: Accumulator(group[0].columns, device, limits.get(group[0].name)) for group in groups}
@@ -88,6 +90,11 @@ def measure(
     def listen(matrix: PrunableWeight, inputs: Tensor) -> None:
         read = as_read(inputs.detach())
         inputs = read.float()
+        if prefix_gap is not None:
+            with torch.autocast(device.type, enabled=False):
+                prefix_gap.add(matrix.name, inputs.reshape(-1, matrix.columns))
+            if prefix_gap.in_dense:
+                return
         # Statistics are float32, whatever the pass around them computes in.
         with torch.autocast(device.type, enabled=False):
             with products_of(read.dtype):
@@ -102,9 +109,10 @@ def measure(
     experts = any(matrix.expert is not None for matrix in firsts)  # who is reached depends on the tokens
     with _listening(block, firsts, listen, every if hear is not None else (), hear), ExitStack() as stack:
         if stop_early and not experts:
-            stack.enter_context(_stopping(block, firsts))
+            stack.enter_context(_stopping(block, firsts, prefix_gap))
         run()
-    return {name: accumulator.measured() for name, accumulator in sums.items()}
+    measured = {name: accumulator.measured() for name, accumulator in sums.items()}
+    return measured if prefix_gap is None else prefix_gap.put_into(measured)
 
 
 def as_read(inputs: Tensor) -> Tensor:
@@ -115,18 +123,23 @@ def as_read(inputs: Tensor) -> Tensor:
 
 
 @contextmanager
-def _stopping(block: Block, matrices: tuple[PrunableWeight, ...]) -> Iterator[None]:
-    """Raise AllHeard in every forward but the first as soon as the modules were called as often as in that one."""
+def _stopping(block: Block, matrices: tuple[PrunableWeight, ...], prefix_gap: PrefixGap | None) -> Iterator[None]:
+    """Raise AllHeard in every forward but the first as soon as the modules were called as often as in that one.
+    A dense pass goes to its end, because its outputs are wanted."""
     calls = 0
     wanted: int | None = None
 
     def enter(_module: nn.Module, _args: object) -> None:
         nonlocal calls, wanted
+        if prefix_gap is not None and prefix_gap.in_dense:
+            return
         wanted = calls or None if wanted is None else wanted
         calls = 0
 
     def count(_module: nn.Module, _args: object) -> None:
         nonlocal calls
+        if prefix_gap is not None and prefix_gap.in_dense:
+            return
         calls += 1
         if calls == wanted:
             calls = 0

@@ -186,11 +186,14 @@ def solve(
     group: Group,
     selection: Selection,
     check: Check = lambda: None,
+    target: Tensor | None = None,
 ) -> Solution:
-    """Mask and weights of one matrix. dense: (out, in), float32; sensitivity: its `scores`.
+    """Mask and weights of one matrix. dense: (out, in), float32; sensitivity: its `scores`. target: what weights
+    are solved towards, (out, in), float32; None: `dense`.
 
     Raises IllConditioned.
     """
+    towards = dense if target is None else target
     if not all_finite(sensitivity):
         raise IllConditioned("the sensitivities are not finite")
     if selection.zeros == 0:
@@ -201,11 +204,11 @@ def solve(
         return Solution(dense, dense != 0, {})
     if method.searches and method.update is not None and group.update is not None:
         found = partial(_scores_of, method, matrix, dense, group)
-        searched = solve_admm(dense, group.update, selection, method.update, check=check, scores=found)
+        searched = solve_admm(towards, group.update, selection, method.update, check=check, scores=found)
         return replace(searched, notes=group.notes)
     own = SOLVERS[method.name].solve
     if own is not None:
-        solution = own(method, dense, group, selection, check)
+        solution = own(method, towards, group, selection, check)
     else:
         sensitivity = sensitivity.masked_fill(group.sums.dead, -1.0)
         if method.mode is Mode.sequential:
@@ -215,7 +218,7 @@ def solve(
         solution = Solution(torch.where(mask, dense, 0.0), mask)
     if method.update is None or group.update is None:
         return solution
-    updated = solve_admm(dense, group.update, selection, method.update, solution.mask, check)
+    updated = solve_admm(towards, group.update, selection, method.update, solution.mask, check)
     return replace(updated, notes=solution.notes | group.notes)
 
 

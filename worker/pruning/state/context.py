@@ -51,9 +51,9 @@ class RunContext:
     def warn(self, message: str, data: dict[str, Any]) -> None:
         self.observer.tell(Note(level="warning", message=message, data=data))
 
-    def hidden_states(self) -> ActivationCache:
-        """An empty store."""
-        return ActivationCache(self.job.workspace, self.job.hidden_bytes)
+    def hidden_states(self, stores: int = 1) -> ActivationCache:
+        """An empty store, one of so many that share the memory which hidden states may take."""
+        return ActivationCache(self.job.workspace, self.job.hidden_bytes // stores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +76,21 @@ class StageContext(RunContext):
     """One domain's stage. targets: by matrix. survey: what they follow from, empty where every rate is the same.
 
     hidden: inputs of the next block, one tensor a batch, on the CPU, replaced as blocks are passed; first those of
-    the windows that are solved on, then those held out.
+    the windows that are solved on, then those held out. dense: the same in the dense model, where a matrix is
+    solved towards it; else None.
     """
 
     stage: int
     windows: CalibrationWindows
     targets: dict[str, WeightTarget]
     hidden: ActivationCache
+    dense: ActivationCache | None = None
     survey: Survey = field(default_factory=Survey)
+
+    @property
+    def both(self) -> tuple[ActivationCache, ...]:
+        """What is there of hidden states."""
+        return (self.hidden,) if self.dense is None else (self.hidden, self.dense)
 
     @property
     def domain(self) -> Domain:

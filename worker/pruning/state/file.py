@@ -37,11 +37,14 @@ def state_content(
             "tokens": sums.tokens,
             "gram": sums.gram is not None,
             "importance": sorted(sums.importance),
-        }
+        } | ({} if sums.cross is None else {"cross": True})
         for part in ("second", "shift", "mean"):
             tensors[f"{name}/{part}"] = getattr(sums, part).cpu()
         if sums.gram is not None:
             tensors[f"{name}/gram"] = pack(sums.gram, sums.second, precision).cpu()
+        if sums.cross is not None:
+            for part, value in pack_cross(sums.cross, sums.second, precision).items():
+                tensors[f"{name}/{part}"] = value.cpu()
         for matrix, value in sums.importance.items():
             tensors[f"{matrix}/importance"] = value.cpu()
     text = json.dumps({"groups": counts, **document}, sort_keys=True, allow_nan=False)
@@ -72,6 +75,9 @@ def read_state(path: Path, device: torch.device) -> dict[str, Accumulated]:
         )
         if counts["gram"]:
             sums = replace(sums, gram=_solvable(tensors[f"{name}/gram"], sums.second))
+        if counts.get("cross"):
+            rows, packed = tensors[f"{name}/cross_rows"], tensors[f"{name}/cross"]
+            sums = replace(sums, cross=unpack_cross(packed, rows, sums.second))
         groups[name] = sums
     return groups
 
@@ -91,6 +97,7 @@ def _solvable(packed: Tensor, diagonal: Tensor) -> Tensor:
 def _tensors(group: str, counts: dict[str, Any]) -> list[str]:
     """The names of a group's sums in a state file."""
     parts = ["second", "shift", "mean", *(["gram"] if counts["gram"] else [])]
+    parts += ["cross", "cross_rows"] if counts.get("cross") else []
     importance = [f"{matrix}/importance" for matrix in counts["importance"]]
     return [*(f"{group}/{part}" for part in parts), *importance]
 
@@ -109,6 +116,26 @@ def pack(gram: Tensor, diagonal: Tensor, precision: Precision = Precision.float1
             strip = (strip * scale * scale[start : start + ROWS, None]).half()
         packed.append(torch.cat([row[start + index :] for index, row in enumerate(strip)]))
     return torch.cat(packed)
+
+
+def pack_cross(cross: Tensor, diagonal: Tensor, precision: Precision = Precision.float16) -> dict[str, Tensor]:
+    """(Y − X)ᵀX as `cross`, (in, in), and what its rows are multiplied by, `cross_rows`, (in,), float32.
+
+    diagonal: the Gram's. float32: itself, bit for bit, and ones. float16: divided by the inputs' norms along its
+    rows, and each row by its largest entry, next to which each is within half a thousandth of itself or 3·10⁻⁸.
+    """
+    if precision is Precision.float32:
+        return {"cross": cross, "cross_rows": torch.ones_like(diagonal)}
+    normal = cross * diagonal.rsqrt().masked_fill_(diagonal == 0, 0.0)
+    rows = normal.abs().amax(dim=1)
+    return {"cross": normal.div_(rows.masked_fill(rows == 0, 1.0).unsqueeze(1)).half(), "cross_rows": rows}
+
+
+def unpack_cross(packed: Tensor, rows: Tensor, diagonal: Tensor) -> Tensor:
+    """What `pack_cross` stored, (in, in), float32; its dtype says how."""
+    if packed.dtype == torch.float32:
+        return packed
+    return packed.float().mul_(rows.unsqueeze(1)).mul_(diagonal.sqrt())
 
 
 def unpack(packed: Tensor, diagonal: Tensor) -> Tensor:

@@ -25,7 +25,9 @@ class Measured:
     gram: XᵀX / tokens, (in, in), float32; of the first tokens only, where nothing is solved with it. mean: (in,),
     float32. importance: per matrix (out, in), what a reading of COPAL sums up, / tokens (see `methods.copal`);
     none where the scores come from the moments. squares: E x² of all tokens, (in,), where the Gram is of a part.
-    share: how much of a domain they count as, below 1 for few tokens of an expert (see `expert_fallback`).
+    share: how much of a domain they count as, below 1 for few tokens of an expert (see `expert_fallback`). cross,
+    gap: (Y − X)ᵀX and (Y − X)ᵀ(Y − X) / tokens, (in, in), Y being the inputs of the same tokens behind the dense
+    prefix; None where these are not compared (see `dense_prefix`).
     """
 
     gram: Tensor
@@ -34,6 +36,8 @@ class Measured:
     importance: dict[str, Tensor]
     squares: Tensor | None = None
     share: float = 1
+    cross: Tensor | None = None
+    gap: Tensor | None = None
 
     @property
     def second(self) -> Tensor:
@@ -42,7 +46,8 @@ class Measured:
 
     @property
     def finite(self) -> bool:
-        return all_finite(self.gram) and all_finite(self.second)
+        parts = (self.gram, self.second, self.cross, self.gap)
+        return all(all_finite(part) for part in parts if part is not None)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Inputs:
 class Accumulated:
     """Σ over domains. gram is None for methods that never solve with it; shift is Σ E dx², with dx = x − the
     unweighted mean of the earlier domains' mean inputs, and dx = x in the first domain. mean and domains count a
-    domain by its `Measured.share`."""
+    domain by its `Measured.share`. cross: of the inputs that are compared with those behind the dense prefix."""
 
     gram: Tensor | None
     second: Tensor
@@ -72,6 +77,7 @@ class Accumulated:
     domains: float
     tokens: int
     importance: dict[str, Tensor]
+    cross: Tensor | None = None
 
     @property
     def dead(self) -> Tensor:
@@ -119,11 +125,14 @@ def accumulate(
     second = measured.second
     shift = _shift(previous, measured)
     gram = measured.gram * weight if keep_gram else None
+    cross = None if measured.cross is None else measured.cross * weight
     own = measured.importance
     if weight != 1:  # matrices of the weights' size: no copy without need
         own = {name: value * weight for name, value in own.items()}
     if previous is None:
-        return Accumulated(gram, second * weight, shift * weight, measured.mean, 1, measured.tokens, own)
+        return Accumulated(gram, second * weight, shift * weight, measured.mean, 1, measured.tokens, own, cross)
+    if cross is not None and previous.cross is not None:
+        cross += previous.cross * keeps
     if gram is not None and previous.gram is not None:
         gram += previous.gram if keeps == 1 else previous.gram * keeps
     return Accumulated(
@@ -134,6 +143,7 @@ def accumulate(
         domains=previous.domains + measured.share,
         tokens=previous.tokens + measured.tokens,
         importance={name: value + previous.importance[name] * keeps for name, value in own.items()},
+        cross=cross,
     )
 
 

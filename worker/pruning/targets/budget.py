@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from secateur.spec.method import MethodName
+from secateur.spec.method import Method, MethodName
 from secateur.spec.sparsity import Pattern, Sparsity
 from worker.pruning.errors import UserError
 from worker.pruning.model.graph import PrunableWeight
@@ -29,6 +29,11 @@ class WeightTarget:
     @property
     def target(self) -> float:
         return 0.0 if self.zeros is None else self.zeros / self.matrix.weights
+
+
+def follows_dense(method: Method, targets: Mapping[str, WeightTarget]) -> bool:
+    """Whether any matrix is solved towards the dense prefix. method: the job's."""
+    return any(method.named(each.method).follows_dense for each in targets.values() if each.zeros is not None)
 
 
 @dataclass(frozen=True)
