@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from secateur import download, upload
+from secateur.errors import NotReachable, ProblemError
 from secateur.transport import Json, Transport
-from secateur.waiting import FINISHED, READY, OnUpdate, wait_for
+from secateur.waiting import FINISHED, READY, Absence, OnUpdate, wait_for
 from secateur.webhooks import Webhooks
 
 if TYPE_CHECKING:
@@ -118,15 +119,22 @@ class Client:
         return list(islice(newest, count))[::-1]
 
     def follow_logs(self, id: str, after: int = 0, *, every: float = 2.0) -> Iterator[Json]:
-        """Lines above `after` as they come, until the job is finished."""
+        """Lines above `after` as they come, until the job is finished. A server that is away for a while is waited
+        for as in `wait`."""
+        absence = Absence()
         while True:
-            # Looked at before the lines: what a finished job has printed is all there.
-            finished = self.job(id)["state"] in FINISHED
-            for line in self.logs(id, after):
-                after = line["seq"]
-                yield line
-            if finished:
-                return
+            try:
+                # Looked at before the lines: what a finished job has printed is all there.
+                finished = self.job(id)["state"] in FINISHED
+                for line in self.logs(id, after):
+                    after = line["seq"]
+                    yield line
+            except (NotReachable, ProblemError) as error:
+                absence.forgive(error)
+            else:
+                absence.answered()
+                if finished:
+                    return
             time.sleep(every)
 
     def attempts(self, id: str) -> Iterator[Json]:

@@ -1,8 +1,8 @@
-"""Downloading a job's files: resumed, checked, and never outside the folder."""
+"""Downloading a job's files: resumed, checked, never outside the folder, through no link and into no dotfile."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +10,7 @@ import httpx
 
 from secateur.digests import file_sha256, tree_digest
 from secateur.errors import DownloadError, ProblemError, UnsafePath
+from secateur.parts import open_part, refuse_links
 from secateur.retries import Retries, may_repeat, requested_pause, should_repeat
 from secateur.transport import Json, Transport
 
@@ -31,17 +32,17 @@ def download_all(
     """Every file of the manifest below `folder`; see Client.download."""
     files = manifest_files(manifest)
     folder.mkdir(parents=True, exist_ok=True)
-    targets = [_target(folder, file.path) for file in files]
+    targets = [refuse_links(folder, file.path) for file in files]
     total = sum(file.bytes for file in files)
     done = 0
-    for file, target in zip(files, targets, strict=True):
+    for file in files:
         before = done
 
         def report(bytes_of_file: int, before: int = before) -> None:
             if on_bytes is not None:
                 on_bytes(before + bytes_of_file, total)
 
-        _Download(transport, job, file, target, report).run()
+        _Download(transport, job, file, folder, report).run()
         done += file.bytes
         report(file.bytes)
     return targets
@@ -51,7 +52,7 @@ def verify_folder(manifest: Json, folder: Path) -> list[str]:
     """Compare a folder's files with the manifest; one line a difference."""
     problems = []
     for file in manifest_files(manifest):
-        target = _target(folder, file.path)
+        target = refuse_links(folder, file.path)
         if not target.is_file():
             problems.append(f"{file.path}: missing")
         elif target.stat().st_size != file.bytes:
@@ -90,7 +91,8 @@ def _fetch_whole(transport: Transport, path: str, params: Mapping[str, Any], par
         if response.is_error:
             response.read()
             raise ProblemError.of(response)
-        with part.open("wb") as file:
+        with open_part(part) as file:
+            file.truncate()
             for piece in response.iter_raw():
                 file.write(piece)
     return True
@@ -110,19 +112,10 @@ def manifest_files(manifest: Json) -> list[ManifestFile]:
 
 
 def _check_path(path: str) -> None:
-    """Refuse what could mean a place outside the folder, on any system."""
-    parts = path.split("/")
-    bad = any(part in ("", ".", "..") or part.startswith("~") for part in parts)
+    """Refuse what could mean a place outside the folder, on any system, or a file that programs read unasked."""
+    bad = any(part == "" or part.startswith((".", "~")) for part in path.split("/"))
     if bad or any(sign in path for sign in "\\:\0\n\r"):
         raise UnsafePath(f"the manifest names an unsafe path: {path!r}")
-
-
-def _target(folder: Path, path: str) -> Path:
-    """Where a file goes; also a symbolic link that is there already must not lead out."""
-    target = folder.joinpath(*PurePosixPath(path).parts)
-    if not target.parent.resolve().is_relative_to(folder.resolve()) or target.is_symlink():
-        raise UnsafePath(f"a symbolic link leads {path!r} out of {folder}")
-    return target
 
 
 class _Download:
@@ -133,21 +126,23 @@ class _Download:
         transport: Transport,
         job: str,
         file: ManifestFile,
-        target: Path,
+        folder: Path,
         report: Callable[[int], None],
     ) -> None:
         self.transport = transport
         self.url = f"/v1/jobs/{quote(job, safe='')}/artifacts/{quote(file.path)}"
         self.file = file
-        self.target = target
+        self.folder = folder
+        self.target = refuse_links(folder, file.path)
         self.report = report
-        self.part = target.with_name(f".{target.name}.{file.sha256[:16]}.part")
+        self.part = self.target.with_name(f".{self.target.name}.{file.sha256[:16]}.part")
         self.retries = Retries(transport.retry_seconds)
 
     def run(self) -> None:
         if self._is_there():
             return
         self.target.parent.mkdir(parents=True, exist_ok=True)
+        refuse_links(self.folder, self.file.path)
         resumed = self.part.exists()
         self._fetch()
         if file_sha256(self.part) != self.file.sha256:
@@ -167,10 +162,10 @@ class _Download:
 
     def _fetch(self) -> None:
         """Fill the part file to its full size, going on after breaks."""
-        self.part.touch()
+        open_part(self.part).close()
         while (have := self.part.stat().st_size) != self.file.bytes:
             if have > self.file.bytes:
-                self.part.write_bytes(b"")
+                self._empty()
                 have = 0
             try:
                 self._fetch_rest(have)
@@ -188,15 +183,19 @@ class _Download:
             if should_repeat(response, repeatable=True) and self.retries.pause(requested_pause(response)):
                 return
             if have and response.status_code == 416:
-                self.part.write_bytes(b"")
+                self._empty()
                 return
             if response.is_error:
                 response.read()
                 raise ProblemError.of(response)
             self._append(response, have if response.status_code == 206 else 0)
 
+    def _empty(self) -> None:
+        with open_part(self.part) as file:
+            file.truncate()
+
     def _append(self, response: httpx.Response, have: int) -> None:
-        with self.part.open("r+b") as file:
+        with open_part(self.part) as file:
             file.seek(have)
             file.truncate()
             for piece in response.iter_raw():

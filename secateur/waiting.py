@@ -17,6 +17,24 @@ AWAY: Final = 300.0
 OnUpdate = Callable[[Json], None]
 
 
+class Absence:
+    """How long a server has been away from somebody who waits; it is forgiven AWAY seconds of it."""
+
+    def __init__(self) -> None:
+        self.answered()
+
+    def answered(self) -> None:
+        """It is there."""
+        self._since = time.monotonic()
+
+    def forgive(self, error: NotReachable | ProblemError) -> None:
+        """Raises the error again when it is a refusal, or when the server has been away for too long."""
+        # A server that stops answers what it holds with a 5xx, or not at all.
+        refused = isinstance(error, ProblemError) and error.status < 500
+        if refused or time.monotonic() - self._since > AWAY:
+            raise error
+
+
 def wait_for(
     transport: Transport,
     path: str,
@@ -32,7 +50,7 @@ def wait_for(
     every: the least time between two looks. hold: whether the server can hold a request until there is news.
     Raises WaitTimeout.
     """
-    started = answered = time.monotonic()
+    started, absence = time.monotonic(), Absence()
     last: Json | None = None
     etag: str | None = None
     while True:
@@ -44,12 +62,10 @@ def wait_for(
         try:
             found = transport.look(path, held=held, etag=etag if on_update is not None else None)
         except (NotReachable, ProblemError) as error:
-            # A server that stops answers what it holds with a 500, or not at all.
-            refused = isinstance(error, ProblemError) and error.status < 500
-            if refused or time.monotonic() - answered > AWAY:
-                raise
+            absence.forgive(error)
         else:
-            answered, requested, etag, last = time.monotonic(), found.pause, found.etag, found.body or last
+            absence.answered()
+            requested, etag, last = found.pause, found.etag, found.body or last
             if on_update is not None and last is not None:
                 on_update(last)
             if last is not None and last["state"] in ends:

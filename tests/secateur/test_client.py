@@ -218,6 +218,34 @@ def test_wait_outlasts_a_restart_of_the_server(client: Client, scripted: Scripte
         client.wait("job_1", every=0.01)
 
 
+def test_followed_logs_outlast_a_restart_of_the_server(client: Client, scripted: ScriptedServer) -> None:
+    running, done = (Reply.json({"id": "job_1", "state": state}) for state in ("running", "succeeded"))
+    away = [Reply(500, b"Internal Server Error"), Reply(200, b"{}", cut=0), Reply.json({}, 504)]
+
+    def lines(*numbers: int) -> Reply:
+        return Reply.json({"data": [{"seq": number} for number in numbers], "next_cursor": None})
+
+    scripted.script = [*away[:2], running, lines(1, 2), running, *away[:1], done, lines(3), away[2]]
+    assert [line["seq"] for line in client.follow_logs("job_1", every=0.01)] == [1, 2, 3]
+    assert len(scripted.script) == 1
+    scripted.script = [Reply.json({"status": 404, "code": "job_not_found", "detail": "no"}, 404)]
+    with pytest.raises(ProblemError):
+        next(client.follow_logs("job_1", every=0.01))
+
+
+@pytest.mark.parametrize(
+    "follow", [lambda client: client.wait("job_1"), lambda client: next(client.follow_logs("job_1"))]
+)
+def test_a_server_that_stays_away_is_given_up(
+    follow: Any, client: Client, scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secateur.waiting.AWAY", -1)
+    scripted.answer = lambda _: Reply(500, b"Internal Server Error")
+    with pytest.raises(ProblemError):
+        follow(client)
+    assert len(scripted.requests) == 1
+
+
 def test_what_cannot_be_held_is_looked_at_when_the_server_says(client: Client, scripted: ScriptedServer) -> None:
     states = ("pending", "ready")
     scripted.script = [Reply.json({"id": "mdl_1", "state": state}, Retry_After="0") for state in states]

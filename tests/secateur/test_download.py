@@ -1,6 +1,8 @@
 """Downloads: resumed, checked, never outside the folder."""
 
+import contextlib
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +151,24 @@ def test_manifest_with_a_wrong_digest_is_refused(client: Client, scripted: Scrip
 
 
 @pytest.mark.parametrize(
-    "path", ["../a", "/a", "a/../../b", "a//b", "./a", "", "..", "a\\..\\b", "C:/a", "a\0b", "~root/a", "a/"]
+    "path",
+    [
+        "../a",
+        "/a",
+        "a/../../b",
+        "a//b",
+        "./a",
+        "",
+        "..",
+        "a\\..\\b",
+        "C:/a",
+        "a\0b",
+        "~root/a",
+        "a/",
+        ".bashrc",
+        ".ssh/authorized_keys",
+        "a/.git/config",
+    ],
 )
 def test_path_outside_the_folder_is_refused_before_the_first_byte(
     client: Client, scripted: ScriptedServer, tmp_path: Path, path: str
@@ -170,6 +189,49 @@ def test_symbolic_link_that_leads_out_is_refused(client: Client, scripted: Scrip
     with pytest.raises(UnsafePath):
         client.download("job_1", folder)
     assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["symbolic", "hard", "dangling", "inside", "folder", "pipe"])
+@pytest.mark.parametrize("place", ["target", "part"])
+def test_nothing_is_written_through_what_somebody_prepared(
+    kind: str, place: str, client: Client, scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    """Whatever has the name of the file or of its piece: what it leads to stays as it is."""
+    folder, precious = tmp_path / "folder", tmp_path / "precious"
+    folder.mkdir()
+    precious.write_bytes(b"precious")
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    prepared = folder / ("a" if place == "target" else f".a.{digest[:16]}.part")
+    if kind == "hard":
+        os.link(precious, prepared)
+    elif kind == "pipe":
+        os.mkfifo(prepared)
+    elif kind == "folder":
+        prepared.mkdir()
+    else:
+        inside = folder / "b"
+        inside.write_bytes(b"precious")
+        prepared.symlink_to({"symbolic": precious, "dangling": tmp_path / "none", "inside": inside}[kind])
+    scripted.answer = Artifacts({"a": CONTENT})
+    with contextlib.suppress(DownloadError, OSError):
+        client.download("job_1", folder)
+    assert precious.read_bytes() == b"precious"
+    assert not (tmp_path / "none").exists()
+    assert not (folder / "b").exists() or (folder / "b").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("kind", ["symbolic", "hard"])
+def test_an_export_is_not_written_through_a_prepared_name(
+    kind: str, client: Client, scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    precious, target = tmp_path / "precious", tmp_path / "state.tar"
+    precious.write_bytes(b"precious")
+    part = tmp_path / ".state.tar.part"
+    os.link(precious, part) if kind == "hard" else part.symlink_to(precious)
+    scripted.answer = lambda _: Reply(200, CONTENT)
+    with pytest.raises(UnsafePath):
+        client.export_state("job_1", target)
+    assert precious.read_bytes() == b"precious"
 
 
 def test_verify_names_every_difference(client: Client, scripted: ScriptedServer, tmp_path: Path) -> None:
