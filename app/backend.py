@@ -12,8 +12,10 @@ from starlette.concurrency import run_in_threadpool
 from app.db.engine import make_engine
 from app.kit.batches import Batches
 from app.kit.waiting import Watcher
+from app.quotas.uploads import UploadsUnderWay
 from app.settings import Settings
 from app.storage import ObjectStore, open_store
+from app.storage.disk import Watermark
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -31,6 +33,7 @@ class Backend:
     """Without transactions."""
     store: ObjectStore
     watcher: Watcher
+    uploads: UploadsUnderWay
     _batches: dict[Any, Batches[Any, Any]] = field(default_factory=dict)
 
     def batches(self, look: Callable[[Connection, Sequence[Q]], Sequence[A]]) -> Batches[Q, A]:
@@ -54,7 +57,8 @@ def open_backend(settings: Settings) -> Backend:
     watcher = Watcher(make_engine(settings, connections=1), settings.held_waits)
     plain = engine.execution_options(isolation_level="AUTOCOMMIT")
     sessions, reads = (sessionmaker(each, expire_on_commit=False) for each in (engine, plain))
-    return Backend(settings, engine, sessions, reads, open_store(settings), watcher)
+    uploads = UploadsUnderWay(Watermark(settings))
+    return Backend(settings, engine, sessions, reads, open_store(settings), watcher, uploads)
 
 
 def get_backend(request: Request) -> Backend:

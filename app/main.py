@@ -30,6 +30,7 @@ from app.openapi import install_openapi
 from app.plans import endpoints as plans
 from app.rates.middleware import RateLimits, Rates
 from app.settings import Settings, get_settings
+from app.usage import endpoints as usage
 from app.webhooks import endpoints as webhooks
 
 SMALL_BODY: Final = 2**16
@@ -91,6 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         state,
         methods,
         webhooks,
+        usage,
         health,
     ):
         app.include_router(part.router)

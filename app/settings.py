@@ -86,8 +86,19 @@ class Settings(BaseSettings):
     priority_across_projects: bool = False
     """Let a job of higher priority go before other projects' jobs, whatever these have had. Only where all
     projects are one house's: anybody may ask for the highest."""
+    quota_queued_jobs: int | None = Field(default=500, ge=0)
+    """Jobs of one project that may wait, queued or paused. Of this quota and the next ones: a project's own, which
+    an operator sets, goes before the setting; the empty text is no limit."""
     quota_running_jobs: int | None = Field(default=None, ge=1)
-    """Jobs of one project that may run at once; a project's own quota goes before this one."""
+    """Jobs of one project that may run at once."""
+    quota_pending_tasks: int | None = Field(default=100, ge=0)
+    """Models and datasets of one project being taken in, and plans being made."""
+    quota_stored_bytes: int | None = Field(default=2**40, ge=0)
+    """Of one project's models, datasets, artifacts and checkpoints. A job that was accepted may pass it."""
+    quota_uploads: int | None = Field(default=8, ge=0)
+    """Uploads of one project that one process of the API receives at once."""
+    quota_upload_bytes: int | None = Field(default=16 * 2**30, ge=0)
+    """Their bytes, as announced; without an announcement, as they come."""
     idempotency_hours: float = Field(default=24, gt=0)
     webhook_http: bool = False
     """Whether webhooks may have `http://` addresses: for receivers in the operator's own network."""
@@ -129,6 +140,11 @@ class Settings(BaseSettings):
     `/readyz` answer under every name."""
     intake_seconds: float = Field(default=21_600, gt=0)
     """How long taking in a model or a hub dataset may take, its download with it; then it fails as the user's."""
+    disk_reserve_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """Part of each disk of ours (work folder, folder store) that must stay free: uploads that would go into it are
+    refused, and a worker claims nothing. Or `disk_reserve_bytes`, whichever is less."""
+    disk_reserve_bytes: int = Field(default=10 * 2**30, ge=0)
+    """0 switches both off."""
     log_lines: int = Field(default=20_000, ge=1)
     """Lines of engine log kept per job."""
 
@@ -157,6 +173,19 @@ class Settings(BaseSettings):
     """Repositories for which the token is sent, as globs with commas between them: `meta-llama/*,google/gemma-*`.
     Whatever they match, every project of the service may read; never name an owner whose private ones it should
     not."""
+
+    @field_validator(
+        "quota_queued_jobs",
+        "quota_running_jobs",
+        "quota_pending_tasks",
+        "quota_stored_bytes",
+        "quota_uploads",
+        "quota_upload_bytes",
+        mode="before",
+    )
+    @classmethod
+    def _empty_is_no_limit(cls, value: object) -> object:
+        return None if value == "" else value
 
     @field_validator("model_roots", mode="before")
     @classmethod

@@ -302,6 +302,10 @@ class Client:
         """All methods with their parameters."""
         return self._transport.call("GET", "/v1/methods")
 
+    def usage(self) -> Json:
+        """The project's quotas: what is used of each, and what the limit is."""
+        return self._transport.call("GET", "/v1/usage")
+
 
 def _json(spec: "Json | JobCreate | JobContinue") -> Json:
     """As it is sent: what was not said is the server's to fill in."""

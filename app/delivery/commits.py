@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from sqlalchemy import cast, exists, func, literal_column, select, update
-from sqlalchemy.dialects.postgresql import JSONPATH, Insert, insert
+from sqlalchemy import BigInteger, ScalarSelect, cast, exists, func, literal, literal_column, select, update
+from sqlalchemy.dialects.postgresql import JSONB, JSONPATH, Insert, insert
 from sqlalchemy.orm import Session
 
 from app.db.base import Base
@@ -162,7 +162,16 @@ def write_block(session: Session, lease: Lease, block: Block) -> None:
         values = summary.model_dump(exclude={"matrix", "basis"}) | {"block": result.block, "domain": block.domain}
         session.execute(_upsert(TABLES[summary.basis], stage | {"matrix": summary.matrix}, values))
     # The job's visible state has changed, so its ETag must.
-    session.execute(update(Job).where(Job.id == lease.job_id).values(version=Job.version + 1))
+    values = {"version": Job.version + 1, "stored_bytes": _stored_bytes(lease.job_id)}
+    session.execute(update(Job).where(Job.id == lease.job_id).values(values))
+
+
+def _stored_bytes(job_id: str) -> ScalarSelect[int]:
+    """Of the files that a job's blocks refer to now, without those that a retry has taken over."""
+    files = func.jsonb_array_elements(JobBlock.files).table_valued("value", name="file")
+    size = cast(cast(files.c.value, JSONB)["bytes"].astext, BigInteger)
+    own = select(func.coalesce(func.sum(size), 0)).select_from(JobBlock).join(files, literal(True))
+    return own.where(JobBlock.job_id == job_id, JobBlock.attempt > 0).scalar_subquery()
 
 
 def _check_before(session: Session, lease: Lease, block: BlockResult) -> None:

@@ -49,6 +49,7 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: S
         return State.cancelled
     size = {"bytes": manifest["bytes"], "files": len(manifest["files"])}
     job.manifest = manifest
+    job.stored_bytes = manifest["bytes"]
     figures = evaluation_of(session, job).model_dump(include=set(Figures.model_fields))
     job.result = {
         "manifest_digest": manifest["digest"],

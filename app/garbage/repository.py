@@ -97,6 +97,7 @@ def drop_checkpoints(session: Session, keep_seconds: float, limit: int = 100) ->
         lock_job(session, job)
         job.checkpoint_dropped_at = func.now()
         if job.manifest is None:
+            job.stored_bytes = 0
             append_event(session, job, EventType.checkpoint_dropped, {})
     return len(jobs)
 

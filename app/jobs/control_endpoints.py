@@ -17,6 +17,7 @@ from app.kit.conditions import IfMatch
 from app.kit.fields import JobId
 from app.kit.json_body import StrictRoute
 from app.kit.problems import PreconditionFailed, UnsupportedMediaType, problems
+from app.quotas.catalogue import MAKING
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"], route_class=StrictRoute)
 
@@ -78,7 +79,16 @@ def resume_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
     response_model=JobRead,
     responses={
         200: {"model": JobRead, "description": "It was retried already; this is the job that was made then"},
-        **problems(JobNotFound, JobUnfinished, JobSucceeded, GateMissed, InputRefused, InputsChanged, *ONCE),
+        **problems(
+            JobNotFound,
+            JobUnfinished,
+            JobSucceeded,
+            GateMissed,
+            InputRefused,
+            InputsChanged,
+            *ONCE,
+            *MAKING,
+        ),
     },
 )
 async def retry_job(id: JobId, auth: JobsWrite, session: UnitOfWork, once: Once) -> Response:

@@ -23,6 +23,7 @@ from app.kit.pagination import Page, PageRequest, Paging
 from app.kit.problems import FieldError, Invalid, UnsupportedMediaType, problems
 from app.kit.waiting import TooManyWaits
 from app.lineage.continuation import LineageMismatch, NotContinuable
+from app.quotas.catalogue import MAKING
 from app.tables.jobs import Job
 from app.tables.states import State
 from secateur.spec.job import JobRequest
@@ -44,6 +45,7 @@ Labels = Annotated[
     responses=problems(
         InputRefused,
         *ONCE,
+        *MAKING,
         UnsupportedMediaType,
         JobNotFound,
         JobUnfinished,

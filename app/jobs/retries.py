@@ -23,6 +23,8 @@ from app.kit.problems import FieldError, Problem
 from app.lineage import stages
 from app.lineage.warnings import note_warnings
 from app.outbox import Queue, notify
+from app.quotas.catalogue import Quota
+from app.quotas.service import reserve
 from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobBlock, JobDataset, JobStage
 from app.tables.states import TERMINAL, Reason, State
@@ -53,7 +55,8 @@ def retry(session: Session, project: str, id: str) -> tuple[Found, bool]:
     """The job that goes on where this one stopped, and whether it was made just now.
 
     A job has one retry: asked again, this answers with the same one; to try once more, retry that.
-    Raises JobNotFound, JobUnfinished, JobSucceeded, GateMissed, InputRefused, InputsChanged.
+    Raises JobNotFound, JobUnfinished, JobSucceeded, GateMissed, InputRefused, InputsChanged,
+    QuotaExceeded, StorageQuotaExceeded.
     """
     old, _ = read_locked(session, project, id)
     _refuse(old)
@@ -63,6 +66,7 @@ def retry(session: Session, project: str, id: str) -> tuple[Found, bool]:
     read_by_old = session.scalars(select(JobDataset.dataset_id).where(JobDataset.job_id == old.id)).all()
     texts = datasets.find_for_use(session, project, read_by_old)
     _check_unchanged(session, project, old)
+    reserve(session, project, Quota.queued_jobs, Quota.stored_bytes)
     new = _insert(session, old, sorted(texts))
     _take_over(session, old, new)
     note_warnings(session, new)

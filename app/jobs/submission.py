@@ -10,6 +10,8 @@ from app.lineage import stages
 from app.lineage.continuation import Completed, complete
 from app.lineage.warnings import note_warnings
 from app.outbox import Queue, notify
+from app.quotas.catalogue import Quota
+from app.quotas.service import reserve
 from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobDataset, JobStage
 from app.tables.states import State
@@ -27,8 +29,12 @@ def submit(session: Session, project: str, body: JobCreate | JobContinue) -> Job
 
 
 def make(session: Session, project: str, completed: Completed) -> Job:
-    """The job's rows and its notification. Its inputs are checked, and its parent's row is locked."""
+    """The job's rows and its notification. Its inputs are checked, and its parent's row is locked.
+
+    Raises QuotaExceeded, StorageQuotaExceeded.
+    """
     asked, spec = completed.asked, completed.spec
+    reserve(session, project, Quota.queued_jobs, Quota.stored_bytes)
     job = Job(
         id=new_id(Prefix.job),
         project_id=project,

@@ -36,7 +36,7 @@ class Problem(HTTPException):
         *,
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
-        extensions: Mapping[str, str] | None = None,
+        extensions: Mapping[str, str | int] | None = None,
     ) -> None:
         """detail: by default the first errors. extensions: further members of the document (RFC 9457, 3.2)."""
         said = "; ".join(f"{each.pointer or each.parameter or 'body'}: {each.detail}" for each in errors[:3])
@@ -147,6 +147,9 @@ class ProblemRead(BaseModel):
     request_id: str
     errors: list[ProblemField] = []
     state: str | None = Field(default=None, description="Of the job that cannot do what was asked, with a 409.")
+    quota: str | None = Field(default=None, description="Name of the quota that is used up, with a 429 or 507.")
+    limit: int | None = Field(default=None, description="What the quota is.")
+    used: int | None = Field(default=None, description="What the project has of it.")
 
 
 def document(problem: Problem, request_id: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from app.kit.replies import reply
 from app.models import repository, service
 from app.models.schemas import ModelCreate, ModelRead
 from app.models.service import ModelInUse, ModelNotFound, SourceRefused
+from app.quotas.catalogue import MAKING
 from app.tables.models import Model
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute)
@@ -23,7 +24,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute
     summary="Register a model",
     status_code=202,
     response_model=ModelRead,
-    responses=problems(SourceRefused, UnsupportedMediaType, *ONCE),
+    responses=problems(SourceRefused, UnsupportedMediaType, *ONCE, *MAKING),
 )
 async def create_model(
     body: ModelCreate, auth: DataWrite, session: UnitOfWork, backend: BackendDep, once: Once

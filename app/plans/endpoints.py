@@ -21,6 +21,7 @@ from app.lineage.continuation import LineageMismatch, NotContinuable
 from app.plans import repository, service
 from app.plans.schemas import PlanRead
 from app.plans.service import PlanNotFound
+from app.quotas.catalogue import MAKING
 from app.tables.datasets import IntakeState
 from secateur.spec.job import JobContinue, JobCreate, JobRequest
 
@@ -40,7 +41,14 @@ Wait = Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for th
     responses={
         200: {"model": PlanRead, "description": "It was made, or failed, while the call waited"},
         **problems(
-            InputRefused, UnsupportedMediaType, JobNotFound, JobUnfinished, NotContinuable, LineageMismatch, *ONCE
+            InputRefused,
+            UnsupportedMediaType,
+            JobNotFound,
+            JobUnfinished,
+            NotContinuable,
+            LineageMismatch,
+            *ONCE,
+            *MAKING,
         ),
     },
 )

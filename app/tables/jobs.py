@@ -41,6 +41,12 @@ class Job(Base):
             "id",
             postgresql_where=text("state = 'queued'"),
         ),
+        Index(
+            "ix_jobs_stored",
+            "project_id",
+            postgresql_include=["stored_bytes"],
+            postgresql_where=text("stored_bytes > 0"),
+        ),
         Index("ix_jobs_labels", "labels", postgresql_using="gin"),
         Index("ix_jobs_root_id", "root_id"),
         Index("ix_jobs_retry_of", "retry_of", unique=True),
@@ -109,6 +115,8 @@ class Job(Base):
     `warnings`."""
     manifest: Mapped[Json | None]
     """`digest`, `bytes`, `files`, `provenance`; set once, by the publishing worker."""
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Of its artifact, or before that of its checkpoint; what a retry has taken over counts with the first job."""
     created_at: Mapped[Created]
     updated_at: Mapped[Created] = mapped_column(server_onupdate=FetchedValue())
     """When the version last rose."""

@@ -36,6 +36,11 @@ class Task(Base):
         CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed')", name="state"),
         Index("ix_tasks_claim", "available_at", postgresql_where=text("state = 'queued'")),
         Index("ix_tasks_lease", "lease_expires_at", postgresql_where=text("state = 'running'")),
+        Index(
+            "ix_tasks_pending",
+            "project_id",
+            postgresql_where=text("state IN ('queued', 'running')"),
+        ),
         # One sweep of a subject at a time; whoever asks for it again while it waits is answered by it.
         Index(
             "ix_tasks_garbage",
@@ -55,6 +60,8 @@ class Task(Base):
     fence: Mapped[int] = mapped_column(default=0)
     lease_token: Mapped[str | None] = mapped_column(String(36))
     lease_expires_at: Mapped[Moment | None]
+    started_at: Mapped[Moment | None]
+    """When it was last claimed."""
     worker: Mapped[str | None] = mapped_column(String(200))
     available_at: Mapped[Created]
     error: Mapped[Json | None]

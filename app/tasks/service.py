@@ -11,6 +11,8 @@ from sqlalchemy.orm import Session
 from app.db.clock import from_now
 from app.kit.ids import Prefix, new_id
 from app.outbox import Queue, notify
+from app.quotas.catalogue import Quota
+from app.quotas.service import reserve
 from app.tables.datasets import Dataset, IntakeState
 from app.tables.models import Model
 from app.tables.plans import Plan
@@ -48,7 +50,12 @@ _SUBJECTS: Final[dict[str, type[Model] | type[Dataset] | type[Plan]]] = {
 
 
 def submit(session: Session, project_id: str, kind: TaskKind, subject_id: str) -> Task:
-    """Queue work for a model, a dataset or a plan, in the transaction that made it."""
+    """Queue work for a model, a dataset or a plan, in the transaction that made it.
+
+    Raises QuotaExceeded, StorageQuotaExceeded.
+    """
+    stores = () if kind is TaskKind.plan else (Quota.stored_bytes,)
+    reserve(session, project_id, Quota.pending_tasks, *stores)
     task = Task(id=new_id(Prefix.task), project_id=project_id, kind=kind, subject_id=subject_id)
     session.add(task)
     notify(session, Queue.cpu, task.id)

@@ -45,6 +45,7 @@ LISTED: dict[str, Any] = {
 
 CALLS: dict[str, Callable[[Client, Path], Any]] = {
     "create_dataset": lambda c, at: c.upload_dataset(_file(at / "a.jsonl"), name="a", text_field="body"),
+    "get_usage": lambda c, at: c.usage(),
     "list_datasets": lambda c, at: list(c.datasets(limit=10)),
     "get_dataset": lambda c, at: c.dataset("ds_1"),
     "delete_dataset": lambda c, at: c.delete_dataset("ds_1"),
