@@ -1,46 +1,100 @@
 """/v1/jobs/{id}/…: what a job did, for reading only."""
 
-from fastapi import APIRouter, Response
+from typing import Any, Final
 
-from app.auth.dependencies import JobsRead
-from app.backend import UnitOfWork
+from fastapi import APIRouter, Request, Response
+
+from app.auth.dependencies import JobsRead, KeyDigest
+from app.backend import BackendDep, UnitOfWork
 from app.history.evaluation import evaluation_of
-from app.history.query import DomainName, Lines, MatrixName, Number, Position, Records, StageNumber, WholeLineage
+from app.history.feeds import EVENTS, LOGS, Reader
+from app.history.query import (
+    DomainName,
+    Lines,
+    MatrixName,
+    Number,
+    Position,
+    Records,
+    StageNumber,
+    Wait,
+    WholeLineage,
+)
+from app.history.streaming import MEDIA_TYPE, LastEventId, position, wants_stream
 from app.jobs import repository, service
 from app.jobs.repository import HistoryFilter
 from app.jobs.schemas import AttemptRead, EvaluationRead, EventRead, LogRead, MatrixRead, StageRead
 from app.jobs.service import JobNotFound
 from app.kit.fields import JobId
-from app.kit.pagination import Page
-from app.kit.problems import problems
+from app.kit.pagination import Page, PageRequest
+from app.kit.problems import FieldError, Invalid, problems
 from app.kit.replies import reply
+from app.kit.waiting import TooManyWaits
 from app.tables.jobs import JobMatrix
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["history"])
 
 
+_STREAMED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "description": "A page, or a stream"},
+    204: {"description": "Of a stream: the job has ended, and the caller has read all of it"},
+    **problems(JobNotFound, TooManyWaits),
+}
+
+
 @router.get(
     "/events",
-    summary="A job's history",
+    summary="A job's history, as pages or as a stream",
     response_model=Page[EventRead],
-    responses=problems(JobNotFound),
+    responses=_STREAMED,
 )
-def list_events(id: JobId, auth: JobsRead, session: UnitOfWork, after: Position, page: Lines) -> Response:
-    """Numbered without gaps: whoever has read up to n asks for `after=n` and misses nothing."""
-    service.read(session, auth.project, id)
-    return reply(page.page(session, repository.events(id, after), EventRead.model_validate))
+async def list_events(
+    id: JobId,
+    request: Request,
+    auth: JobsRead,
+    digest: KeyDigest,
+    backend: BackendDep,
+    after: Position,
+    page: Lines,
+    wait: Wait = 0,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Numbered without gaps: whoever has read up to n asks for `after=n` and misses nothing. With `wait` an empty
+    page waits for the next event while the job goes on.
+
+    With `Accept: text/event-stream` the same as server-sent events: `id` is the number, `event` the type, `data`
+    the event as in a page. The stream ends after the last event of a finished job; asked again behind that
+    (`Last-Event-ID`, or `after`), the answer is 204."""
+    return await _read(Reader(backend, request, EVENTS, id, auth.key, digest), after, page, wait, last_event_id)
 
 
 @router.get(
     "/logs",
-    summary="What the engine printed",
+    summary="What the engine printed, as pages or as a stream",
     response_model=Page[LogRead],
-    responses=problems(JobNotFound),
+    responses=_STREAMED,
 )
-def list_logs(id: JobId, auth: JobsRead, session: UnitOfWork, after: Position, page: Lines) -> Response:
-    """Lines of all attempts, oldest first; paths of the worker are hidden."""
-    service.read(session, auth.project, id)
-    return reply(page.page(session, repository.logs(id, after), LogRead.model_validate))
+async def list_logs(
+    id: JobId,
+    request: Request,
+    auth: JobsRead,
+    digest: KeyDigest,
+    backend: BackendDep,
+    after: Position,
+    page: Lines,
+    wait: Wait = 0,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Lines of all attempts, oldest first; paths of the worker are hidden. `wait` and `Accept: text/event-stream`
+    are as for events; every message's `event` is `log`."""
+    return await _read(Reader(backend, request, LOGS, id, auth.key, digest), after, page, wait, last_event_id)
+
+
+async def _read(reader: Reader, after: int, page: PageRequest, wait: float, last_event_id: str | None) -> Response:
+    if not wants_stream(reader.request):
+        return await reader.page(after, page, wait)
+    if page.cursor is not None:
+        raise Invalid(errors=[FieldError("is of pages; a stream begins behind `after`", parameter="cursor")])
+    return await reader.stream(position(last_event_id, after), page.limit)
 
 
 @router.get(

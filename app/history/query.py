@@ -18,6 +18,10 @@ async def _position(
     return after if page.cursor is None else 0
 
 
+Wait = Annotated[
+    float,
+    Query(ge=0, le=3600, description="Seconds, at most 60, that an empty page waits for the job's next row."),
+]
 Position = Annotated[int, Depends(_position)]
 MatrixName = Annotated[
     str | None, Query(max_length=300, description="Name in the checkpoint, or a glob with `*` and `?`.")

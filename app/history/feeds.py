@@ -1,0 +1,156 @@
+"""A job's events and log lines as they come: pages that wait for the next row, and streams of server-sent events.
+
+Both read committed rows by their number, in bounded batches, so that a reader who comes back goes on where he was.
+While they wait they hold neither a connection to the database nor a thread; what ends them is looked at after each
+wait: the job's end, its deletion, the key's end, the server's stop.
+"""
+
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from fastapi import Request, Response
+from sqlalchemy import ARRAY, Select, String, any_, bindparam, func, select
+from sqlalchemy.orm import Session
+from sse_starlette import ServerSentEvent
+
+from app.auth.scopes import Scope
+from app.backend import Backend, read_alone
+from app.history.streaming import PING_SECONDS, Stream
+from app.jobs import repository
+from app.jobs.lookup import Asked, look
+from app.jobs.schemas import EventRead, LogRead
+from app.jobs.service import JobNotFound
+from app.kit.pagination import Listing, PageRequest
+from app.kit.problems import FieldError, Invalid, Unauthorized
+from app.kit.replies import reply
+from app.kit.waiting import Hold, Mark, Probe, Wanted
+from app.tables.jobs import Job, JobLog
+from app.tables.states import TERMINAL
+
+RETRY_MILLISECONDS: Final = 2000
+"""After so long a reader whose connection broke should come back."""
+SPREAD_MILLISECONDS: Final = (1000, 5000)
+"""The same after the server's stop: not all at once."""
+_ESCAPED: Final = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
+"""Ends of lines to some readers, though not to the protocol."""
+VARY: Final = {"Vary": "Accept"}
+
+
+def _probe(name: str, number: Any) -> Probe:
+    ids = bindparam("ids", type_=ARRAY(String))
+    query: Select[Any] = select(Job.id, Job.state, number).where(Job.id == any_(ids))
+    return Probe(name, query)
+
+
+_NEWEST_LINE: Final = select(func.max(JobLog.seq)).where(JobLog.job_id == Job.id).scalar_subquery()
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One kind of numbered rows of a job."""
+
+    probe: Probe
+    """Its marks: the job's state, and the number of the newest row."""
+    rows: Callable[[str, int], Listing]
+    show: type[EventRead] | type[LogRead]
+    event: Callable[[Any], str]
+    """The type of a row's message."""
+
+
+EVENTS: Final = Feed(_probe("events", Job.last_event), repository.events, EventRead, lambda row: str(row.type))
+LOGS: Final = Feed(_probe("logs", func.coalesce(_NEWEST_LINE, 0)), repository.logs, LogRead, lambda row: "log")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Who reads a feed of which job. digest: the key's, which may end meanwhile."""
+
+    backend: Backend
+    request: Request
+    feed: Feed
+    job: str
+    key: str
+    digest: bytes
+
+    async def page(self, after: int, page: PageRequest, wait: float) -> Response:
+        """A page, which may wait for its first row while the job goes on.
+
+        Raises JobNotFound, Unauthorized, TooManyWaits.
+        """
+
+        async def look() -> tuple[Response, Wanted | None]:
+            await self._check()
+            return await read_alone(self.backend, lambda session: self._page(session, after, page))
+
+        hold = Hold(self.backend.watcher, self.request, self.key, wait)
+        return await hold.answer(self.feed.probe, self.job, look)
+
+    async def stream(self, after: int, batch: int) -> Response:
+        """Messages numbered above `after` until the job's end; 204 when they have all been read.
+
+        batch: rows that are read at once. Raises JobNotFound, Unauthorized, Invalid, TooManyWaits.
+        """
+        await self._check()
+        state, newest = await read_alone(self.backend, self._mark)
+        if after > newest:
+            raise Invalid(errors=[FieldError("is above the newest number there is", parameter="Last-Event-ID")])
+        if state in TERMINAL and after == newest:
+            return Response(status_code=204, headers=VARY)
+        return Stream(self._messages(after, batch), self.backend.watcher, self.key, VARY)
+
+    async def _messages(self, after: int, batch: int) -> AsyncIterator[ServerSentEvent]:
+        yield ServerSentEvent(retry=RETRY_MILLISECONDS)
+        watcher = self.backend.watcher
+        while await self._may_go_on():
+            mark, rows = await read_alone(self.backend, partial(self._batch, after=after, most=batch))
+            for row in rows:
+                after = row.seq
+                data = self.feed.show.model_validate(row).model_dump_json().translate(_ESCAPED)
+                yield ServerSentEvent(data, event=self.feed.event(row), id=str(row.seq))
+            if watcher.stopping.is_set():
+                # In no need of secrecy.
+                pause = random.randint(*SPREAD_MILLISECONDS)  # noqa: S311
+                yield ServerSentEvent(retry=pause, comment="the server stops; come back")
+                return
+            if len(rows) == batch:
+                continue
+            if mark[0] in TERMINAL:
+                return
+            await watcher.changed(self.feed.probe, self.job, mark, PING_SECONDS)
+
+    async def _check(self) -> None:
+        """The key works, and the job is its project's. Raises Unauthorized, JobNotFound."""
+        principal, standing = await self.backend.batches(look).ask(Asked(self.digest, self.job))
+        if principal is None or not principal.may(Scope.jobs_read):
+            raise Unauthorized
+        if standing is None:
+            raise JobNotFound
+
+    async def _may_go_on(self) -> bool:
+        try:
+            await self._check()
+        except (Unauthorized, JobNotFound):
+            return False
+        return True
+
+    def _mark(self, session: Session) -> Mark:
+        """State and newest number. Raises JobNotFound."""
+        row = session.execute(self.feed.probe.statement, {"ids": [self.job]}).one_or_none()
+        if row is None:
+            raise JobNotFound
+        return tuple(row)[1:]
+
+    def _batch(self, session: Session, after: int, most: int) -> tuple[Mark, list[Any]]:
+        """The mark is read first: what a finished job has said is then all there."""
+        mark = self._mark(session)
+        found = self.feed.rows(self.job, after).read(session, None, most)
+        return mark, [row[0] for row, _ in found]
+
+    def _page(self, session: Session, after: int, page: PageRequest) -> tuple[Response, Wanted | None]:
+        mark = self._mark(session)
+        found = page.page(session, self.feed.rows(self.job, after), self.feed.show.model_validate)
+        settled = bool(found.data) or mark[0] in TERMINAL
+        return reply(found, headers=VARY), None if settled else lambda now: now != mark
