@@ -21,15 +21,17 @@ from app.tables.models import Model
 from app.tables.plans import Plan
 from secateur.spec.job import dataset_pointers
 from secateur.spec.records.pipe import Planned
-from worker.attempt.engine_question import ask_engine
+from worker.attempt.engine_question import MODULE_BYTES, ask_engine
 from worker.attempt.redaction import Redactor
 from worker.attempt.staging import base_of, computed, safe_join
 from worker.intake.runner import Check, Guard, scratch_folder
+from worker.isolation import Limits
 from worker.model_files.errors import IntakeError
 from worker.model_files.safetensors_header import LENGTH_BYTES, header_end
 
 LOOK_AGAIN_SECONDS: Final = 2.0
 """A plan whose model is still being taken in comes back after so long."""
+ENTRY_BYTES: Final = 80
 SPARSE: Final = "already_sparse"
 """What the model's intake has read in its weights and its jobs will say again; a plan reads none."""
 
@@ -79,9 +81,10 @@ def _make(
         workspace, model = folder / "workspace", folder / "model"
         for each in (workspace, model):
             each.mkdir(mode=0o700)
+        headers = 0
         for file in files:
             check()
-            bring_outline(store, file, safe_join(model, file["path"]), check)
+            headers += bring_outline(store, file, safe_join(model, file["path"]), check)
         request = {
             **_asked(spec, stages),
             "dry_run": True,
@@ -93,7 +96,14 @@ def _make(
             "hidden_bytes": settings.hidden_bytes,
         }
         redact = Redactor({"<workspace>": workspace, "<model>": model, "<work>": settings.work_dir})
-        return ask_engine(request, workspace, check, redact, Planned).plan.model_dump(mode="json")
+        limits = _limits(headers, settings)
+        return ask_engine(request, workspace, limits, check, redact, Planned).plan.model_dump(mode="json")
+
+
+def _limits(headers: int, settings: Settings) -> Limits:
+    """It makes a module of each tensor. headers: bytes of all, of which a tensor takes ENTRY_BYTES at least."""
+    memory = settings.child_memory_bytes + headers // ENTRY_BYTES * MODULE_BYTES
+    return Limits.of_reader(memory, settings.child_seconds, settings.threads)
 
 
 def _asked(spec: dict[str, Any], stages: list[Stage]) -> dict[str, Any]:
@@ -106,12 +116,13 @@ def _asked(spec: dict[str, Any], stages: list[Stage]) -> dict[str, Any]:
     return request
 
 
-def bring_outline(store: ObjectStore, file: dict[str, Any], target: Path, check: Check) -> None:
-    """A model's file as far as a plan reads it: of safetensors the header, then a hole in the place of weights."""
+def bring_outline(store: ObjectStore, file: dict[str, Any], target: Path, check: Check) -> int:
+    """A model's file as far as a plan reads it: of safetensors the header, then a hole in the place of weights.
+    Bytes of the header."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix != ".safetensors":
         store.download(file["key"], target, check)
-        return
+        return 0
     prefix = b"".join(store.stream(file["key"], 0, LENGTH_BYTES))
     try:
         end = header_end(prefix, file["bytes"], target.name)
@@ -122,3 +133,4 @@ def bring_outline(store: ObjectStore, file: dict[str, Any], target: Path, check:
             check()
             output.write(piece)
         output.truncate(file["bytes"])
+    return end

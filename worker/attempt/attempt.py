@@ -20,7 +20,7 @@ from app.tables.jobs import Outcome
 from app.tables.states import ENDINGS, LOSSES, Reason
 from worker.attempt.context import AttemptContext, Ending
 from worker.attempt.engine_messages import hear_engine
-from worker.attempt.engine_process import EngineProcess
+from worker.attempt.engine_process import EngineProcess, confinement, engine_limits
 from worker.attempt.interrupts import AttemptFailed, Interrupted, Interrupts
 from worker.attempt.lease_heartbeat import LeaseHeartbeat
 from worker.attempt.oom import oom_kills
@@ -109,7 +109,9 @@ def _perform(context: AttemptContext, scratch: Scratch, command: Sequence[str]) 
     request = make_request(context.claim, checkpoint, scratch, context.settings)
     killed_before = oom_kills()
     interrupts.check()
-    engine = EngineProcess(scratch.workspace, request["threads"], command)
+    limits = engine_limits(context.settings)
+    confined = confinement(request, scratch.workspace, limits)
+    engine = EngineProcess(scratch.workspace, request["threads"], command, confined)
     interrupts.kill = engine.kill
     try:
         engine.say(request)
@@ -130,6 +132,11 @@ def _perform(context: AttemptContext, scratch: Scratch, command: Sequence[str]) 
     if found is not None:
         return found
     log.error("%s: the engine ended with %d and no report", context.lease.job_id, code)
+    if engine.outgrown:
+        text = (
+            f"The engine took more than the {(limits.memory_bytes or 0) / 1e9:.1f} GB of memory that it may hold."
+        )
+        return Failure(Reason.out_of_memory, text)
     if code >= 0:
         return Failure(Reason.engine_failed, f"The engine ended with exit code {code}.")
     return Failure(Reason.out_of_memory if oom_kills() > killed_before else Reason.engine_killed)

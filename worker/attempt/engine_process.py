@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from app.settings import Settings
 from secateur.spec.records.pipe import Ended, Message, read_message
 from worker.isolation.child import END, Child
-from worker.isolation.limits import Confinement, Limits
+from worker.isolation.limits import Confinement, Limits, host_memory_bytes
 
+ENGINE_SHARE: Final = 0.9
+"""Of the machine's memory."""
 # -P: the working folder, where the engine writes, is not searched for modules.
 COMMAND: Final = (sys.executable, "-P", "-m", "worker.engine")
 
@@ -36,9 +39,14 @@ class EngineProcess(Child):
         return Ended() if line == END else read_message(line)
 
 
-def confinement(request: dict[str, Any], limits: Limits) -> Confinement:
+def confinement(request: dict[str, Any], workspace: Path, limits: Limits) -> Confinement:
     """Of an engine with that request: it reads the files that the request names, and writes its workspace."""
     texts = (text["path"] for text in request.get("texts", {}).values())
     named = (request.get("model"), request.get("inspect"), *texts)
     readable = tuple(path for path in named if isinstance(path, str) and path.startswith("/"))
-    return Confinement(readable, (request["workspace"],), limits)
+    return Confinement(readable, (str(workspace),), limits)
+
+
+def engine_limits(settings: Settings) -> Limits:
+    """Of a job's engine, which may fill the machine but not bring it down: only its memory."""
+    return Limits(memory_bytes=settings.engine_memory_bytes or int(ENGINE_SHARE * host_memory_bytes()))

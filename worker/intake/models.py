@@ -16,7 +16,8 @@ from worker.intake.fit import check_fit
 from worker.intake.gguf import convert
 from worker.intake.hub import HubFile, HubRepo, open_repo
 from worker.intake.roots import resolve, root_of
-from worker.intake.scan import SHOWN, scan_small_files, scan_weights
+from worker.intake.scan import SHOWN
+from worker.intake.scanning import small_files_of, weights_of
 from worker.intake.sources import FolderSource, Source, stamp
 from worker.model_files.choose import INDEX, small_files, weight_files, weights_left
 from worker.model_files.errors import IntakeError
@@ -105,14 +106,14 @@ def _take(source: Source, context: Context) -> dict[str, Any]:
     """Scan the small files before any weight is fetched, then the weights, then store all of them."""
     listing = source.listing()
     files = source.fetch(small_files(listing))
-    description = scan_small_files(files)
+    description = small_files_of(files, context)
     files |= source.fetch(weight_files(listing, files.get(INDEX, Path(INDEX))))
     if left := weights_left(listing, files):
         message = "the folder has other weights, which were not taken, nor merged: " + ", ".join(left[:SHOWN])
         context.warn("weights_not_taken", message, files=left[:SHOWN])
     before = {name: stamp(path) for name, path in files.items()}
-    weights = scan_weights(files, context.check, context.warn)
-    unused = check_fit(files, context)
+    weights = weights_of(files, context)
+    unused = check_fit(files, weights, context)
     dtype = weights.dtype(unused)
     stored = _store(files, context)
     if any(stamp(path) != before[name] for name, path in files.items()):

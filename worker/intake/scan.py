@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -20,16 +20,34 @@ from worker.model_files.config import Description, read_config, refuse_code
 from worker.model_files.errors import IntakeError
 from worker.model_files.safetensors_header import Entry, read_header
 from worker.model_files.strict_json import read_object
+from worker.model_files.tokenizer import check_growth
 
 DTYPES: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 INDICES: Final = {"BOOL", "I16", "I32", "I64", "U16", "U32", "U64"}
 UNIFORM: Final = 0.9
 """Share of the weight matrices that must have the model's dtype (routers and norms may differ)."""
 MAX_NAME: Final = 300
+MAX_TENSORS: Final = 200_000
+"""The largest mixtures of experts have a quarter of them."""
 SHOWN: Final = 20
 """Names that a warning has at most."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]*", re.ASCII)
+
+
+def answer(request: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """The scan as a child's work (`worker.isolation`). request: `step`, small or weights; `files`, name → path."""
+    files = {name: Path(path) for name, path in request["files"].items()}
+    if request["step"] == "small":
+        return {"description": asdict(scan_small_files(files))}
+    warnings: list[dict[str, Any]] = []
+
+    def warn(code: str, message: str, **data: Any) -> None:
+        warnings.append({"code": code, "message": message, "data": data})
+
+    weights = scan_weights(files, lambda: tell({}), warn)
+    tensors = {name: (each.dtype, each.shape, each.start, each.bytes) for name, each in weights.tensors.items()}
+    return {"tensors": tensors, "warnings": warnings}
 
 
 class Warn(Protocol):
@@ -82,6 +100,8 @@ def scan_weights(files: Mapping[str, Path], check: Callable[[], None], warn: War
                     f"{tensor} is in both {homes[tensor]} and {name}; save the model again with save_pretrained.",
                 )
             homes[tensor], tensors[tensor] = name, entry
+        if len(tensors) > MAX_TENSORS:
+            raise IntakeError("too_many_tensors", f"The files hold more than {MAX_TENSORS} tensors.")
     if INDEX in files:
         _compare_index(files[INDEX], homes, tensors, warn)
     return Weights(tensors)
@@ -93,7 +113,7 @@ def _check_tokenizer(files: Mapping[str, Path]) -> None:
         if name in files:
             refuse_code(read_object(files[name], name, SMALL_FILE_BYTES), name)
     if "tokenizer.json" in files:
-        read_object(files["tokenizer.json"], "tokenizer.json", SMALL_FILE_BYTES)
+        check_growth(read_object(files["tokenizer.json"], "tokenizer.json", SMALL_FILE_BYTES))
     elif not {"vocab.json", "merges.txt"} <= files.keys():
         raise IntakeError(
             "tokenizer_missing",

@@ -20,6 +20,7 @@ from tests.tiny import make_tiny_llama
 from tests.worker.intake.hub_server import Hub, run_hub
 from worker.intake.context import Context
 from worker.intake.runner import run
+from worker.isolation import Limits
 from worker.model_files.errors import IntakeError
 from worker.pruning import UserError, inspect
 
@@ -70,6 +71,7 @@ Intake = Callable[..., Any]
 def look_here(
     request: dict[str, Any],
     _workspace: Path,
+    _limits: Limits,
     check: Callable[[], None],
     redact: Callable[[str], str],
     _answer: type[Inspection],

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from secateur.spec.request import Text
+from worker.model_files.choose import SMALL_FILE_BYTES
+from worker.model_files.strict_json import read_object
+from worker.model_files.tokenizer import check_growth
 from worker.pruning.calibration.texts import documents, joined
 from worker.pruning.errors import SpecError, UserError, blaming
 
@@ -23,6 +26,7 @@ CHARACTERS: Final = 6
 """Of most texts a token has fewer, so that one piece is enough where only some tokens are wanted."""
 SAMPLE: Final = "The cat, 1 dog."
 """Shows what a tokenizer puts around a text."""
+RULES: Final = "tokenizer.json"
 TOKENIZER_FILES: Final = (
     "tokenizer.json",
     "tokenizer.model",
@@ -46,6 +50,8 @@ class Tokenizer:
 
     def __init__(self, folder: Path) -> None:
         with blaming("unsupported_model", "the tokenizer cannot be read", "/model"):
+            if (folder / RULES).is_file():
+                check_growth(read_object(folder / RULES, RULES, SMALL_FILE_BYTES))
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )

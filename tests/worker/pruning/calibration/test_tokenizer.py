@@ -244,3 +244,18 @@ def test_text_that_is_not_utf8_is_refused(tiny_llama: Path, tmp_path: Path) -> N
     path.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(UserError, match="UTF-8"):
         Tokenizer(tiny_llama).tokens(Text(path=path), "/x")
+
+
+def test_a_regex_without_end_and_rules_that_multiply_are_the_users(tmp_path: Path) -> None:
+    """The library gives the regex up by itself, as a panic; the rules it would run."""
+    path = make_tokenizer(tmp_path) / "tokenizer.json"
+    whole = json.loads(path.read_text())
+    endless = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    path.write_text(json.dumps(whole | {"pre_tokenizer": endless}))
+    with pytest.raises(UserError) as caught:
+        Tokenizer(tmp_path).tokens(written(tmp_path, "a" * 2_000 + "b"), "/x")
+    assert caught.value.code == "unsupported_model"
+    double = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    path.write_text(json.dumps(whole | {"normalizer": {"type": "Sequence", "normalizers": [double] * 40}}))
+    with pytest.raises(UserError, match="characters of one"):
+        Tokenizer(tmp_path)
