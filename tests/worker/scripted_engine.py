@@ -3,10 +3,11 @@
 It speaks the real protocol through the real reporter, isolates itself like the real engine, needs the files that a
 real one would need to resume, and computes contents that depend on nothing but the request and those files.
 `how` is a list of words: `slow` (a pause in each block), `hang` (for ever in the third one), `fail`, `user`,
-`device` (the operator's fault), `memory`, `disk`, `deaf` (ignores the order to stop), `spawn` (leaves a child of
-its own), `outside` (reports a file that is not in the workspace), `nonsense`, `beyond` and `after` (a block and
-the end of a stage that the job has not), `plan` (answers no question), `online` (says that it has its network),
-`scores` (each block has a file for keeping, of which no more than the unacknowledged ones lie about).
+`device` (the operator's fault), `memory`, `greedy` (takes all there is), `disk`, `deaf` (ignores the order to
+stop), `spawn` (leaves a child of its own), `outside` (reports a file that is not in the workspace), `nonsense`,
+`beyond` and `after` (a block and the end of a stage that the job has not), `plan` (answers no question), `online`
+(says that it has its network), `scores` (each block has a file for keeping, of which no more than the
+unacknowledged ones lie about).
 """
 
 import argparse
@@ -180,6 +181,9 @@ def misbehave(how: set[str], reporter: Reporter) -> None:
         fail_the_same(reporter)
     if "memory" in how:
         fail(reporter, "out_of_memory", "")
+    held = []
+    while "greedy" in how:
+        held.append(bytearray(2**20))
     if "disk" in how:
         fail(reporter, "disk_full", f"no room in {os.getcwd()}")
     if "outside" in how:

@@ -308,6 +308,18 @@ def test_killed_engine(
     assert attempts(session, watch.id) == ["engine_killed", "succeeded"]
 
 
+def test_an_engine_that_holds_too_much_runs_out_of_memory(
+    jobs: JobMaker, session: Session, run: Callable[..., int]
+) -> None:
+    watch = Watch(session, jobs.make())
+    run("greedy", max_memory_attempts=1, engine_memory_bytes=2**28)
+    assert watch.state is State.failed
+    assert attempts(session, watch.id) == ["out_of_memory"]
+    failure = watch.row.failure
+    assert failure is not None
+    assert "0.3 GB of memory" in failure["message"]
+
+
 @pytest.mark.parametrize("how", [["slow"], ["slow", "deaf", "spawn"]])
 def test_cancel_while_running(
     jobs: JobMaker, session: Session, environment: dict[str, str], tmp_path: Path, how: list[str]
