@@ -27,6 +27,7 @@ from app.quotas.catalogue import MAKING
 from app.tables.jobs import Job
 from app.tables.states import State
 from secateur.spec.job import JobRequest
+from secateur.spec.method import MethodName
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
@@ -72,7 +73,7 @@ async def list_jobs(
     backend: BackendDep,
     page: Paging,
     state: Annotated[list[State] | None, Query(description="May be repeated.")] = None,
-    method: Annotated[str | None, Query(max_length=40)] = None,
+    method: MethodName | None = None,
     model: Annotated[str | None, Query(max_length=100, description="`mdl_…`")] = None,
     label: Labels = None,
     created_after: Instant | None = None,

@@ -1,14 +1,15 @@
-"""Keyset pagination: a page ends with an opaque cursor that names its last row."""
+"""Keyset pagination: a page ends with an opaque cursor that names its last row, and the list that it is of."""
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
-from fastapi import Depends, Query
+from fastapi import Depends, Query, Request
 from pydantic import BaseModel, Field
 from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import Session
@@ -17,6 +18,9 @@ from app.kit.clock import in_utc
 from app.kit.problems import FieldError, Invalid
 
 _INT4: Final = 2**31
+_NO_FILTERS: Final = frozenset({"cursor", "limit", "part", "wait"})
+"""Parameters that change from page to page without making another list."""
+_OTHER_LIST: Final = "is of another list or of other filters; leave it out to begin anew"
 T = TypeVar("T")
 
 
@@ -55,13 +59,15 @@ class PageRequest:
 
     limit: int
     cursor: str | None
+    of: str = ""
+    """Names the list with its filters."""
 
     def rows(self, session: Session, listing: Listing) -> tuple[list[tuple[Any, ...]], str | None]:
         """What the query selects of each row, and the next page's cursor. Raises Invalid for another list's."""
-        after = decode_cursor(self.cursor, *(column.type.python_type for column in listing.key))
+        after = decode_cursor(self.of, self.cursor, *(column.type.python_type for column in listing.key))
         found = listing.read(session, after, self.limit + 1)
         page = found[: self.limit]
-        return [row for row, _ in page], encode_cursor(*page[-1][1]) if len(found) > len(page) else None
+        return [row for row, _ in page], encode_cursor(self.of, *page[-1][1]) if len(found) > len(page) else None
 
     def page(self, session: Session, listing: Listing, show: Callable[..., T]) -> Page[T]:
         """The same as an answer. show: makes a row's answer from what the query selects."""
@@ -72,38 +78,50 @@ class PageRequest:
 def paged(most: int, default: int) -> Callable[..., Awaitable[PageRequest]]:
     """The query parameters of a list whose pages have at the most `most` rows."""
 
-    async def request(
+    async def wanted(
+        request: Request,
         limit: Annotated[int, Query(ge=1, le=most, description="Rows a page has at the most.")] = default,
         cursor: Annotated[
             str | None, Query(max_length=1000, description="`next_cursor` of the page before; opaque.")
         ] = None,
     ) -> PageRequest:
-        return PageRequest(limit, cursor)
+        return PageRequest(limit, cursor, _list_of(request))
 
-    return request
+    return wanted
 
 
 Paging = Annotated[PageRequest, Depends(paged(200, 50))]
 
 
-def encode_cursor(*values: str | int | datetime) -> str:
-    """An opaque text that names a row by its sort key."""
-    plain = [value.isoformat() if isinstance(value, datetime) else value for value in values]
+def _list_of(request: Request) -> str:
+    filters = sorted(pair for pair in request.query_params.multi_items() if pair[0] not in _NO_FILTERS)
+    return hashlib.sha256(json.dumps([request.url.path, filters]).encode()).hexdigest()[:16]
+
+
+def encode_cursor(of: str, *values: str | int | datetime) -> str:
+    """An opaque text that names a row of a list by its sort key."""
+    plain = [of, *(value.isoformat() if isinstance(value, datetime) else value for value in values)]
     return base64.urlsafe_b64encode(json.dumps(plain).encode()).decode().rstrip("=")
 
 
-def decode_cursor(text: str | None, *types: type) -> list[Any] | None:
-    """The sort key of a cursor with exactly these types; None without one. Raises Invalid for any other text."""
+def decode_cursor(of: str, text: str | None, *types: type) -> list[Any] | None:
+    """The sort key of a list's cursor with exactly these types; None without one. Raises Invalid for any other
+    text, and for another list's cursor."""
     if text is None:
         return None
     try:
         padded = text.encode("ascii") + b"=" * (-len(text) % 4)
         values = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        if not isinstance(values, list) or len(values) != len(types):
-            raise ValueError
-        return [_typed(value, type) for value, type in zip(values, types, strict=True)]
+        named, *key = values if isinstance(values, list) and values else [None]
+        if named == of:
+            return [_typed(value, type) for value, type in zip(key, types, strict=True)]
     except (ValueError, binascii.Error, RecursionError):
-        raise Invalid(errors=[FieldError("is not a cursor of this list", parameter="cursor")]) from None
+        raise _refused("is not a cursor; pass `next_cursor` of the page before as it is") from None
+    raise _refused(_OTHER_LIST)
+
+
+def _refused(detail: str) -> Invalid:
+    return Invalid(errors=[FieldError(detail, parameter="cursor")])
 
 
 def _typed(value: Any, type: type) -> Any:

@@ -1,5 +1,6 @@
 """Query parameters that a call does not know: refused, because a mistyped filter would answer another question."""
 
+from collections import Counter
 from typing import Any, Final
 
 from fastapi import Request
@@ -23,5 +24,12 @@ async def refuse_unknown_parameters(request: Request) -> None:
     text = f"is not a parameter of this call; it takes {', '.join(known) or 'none'}"
     unknown = sorted(set(request.query_params) - set(known))[:MOST]
     errors = [FieldError(text, parameter=name) for name in unknown]
+    once = {each["name"] for each in operation.get("parameters", ()) if not _may_repeat(each["schema"])}
+    times = Counter(name for name, _ in request.query_params.multi_items() if name in once)
+    errors += [FieldError("is given more than once", parameter=name) for name, count in times.items() if count > 1]
     if errors:
         raise Invalid(errors=errors)
+
+
+def _may_repeat(schema: Any) -> bool:
+    return any(each.get("type") == "array" for each in (schema, *schema.get("anyOf", ())))

@@ -15,15 +15,25 @@ MOMENTS = st.datetimes(timezones=st.just(UTC))
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 
 
+def spelt(key: object) -> str:
+    """A cursor of the list `it` with that key."""
+    values = ["it", *key] if isinstance(key, list) else key
+    return base64.urlsafe_b64encode(json.dumps(values).encode()).decode()
+
+
 @given(MOMENTS, TEXTS, st.integers(-(2**31) + 1, 2**31 - 1))
 def test_a_cursor_comes_back(moment: datetime, text: str, number: int) -> None:
-    assert decode_cursor(encode_cursor(moment, text, number), datetime, str, int) == [moment, text, number]
+    assert decode_cursor("it", encode_cursor("it", moment, text, number), datetime, str, int) == [
+        moment,
+        text,
+        number,
+    ]
 
 
 @given(st.text() | st.binary().map(lambda data: base64.urlsafe_b64encode(data).decode()))
 def test_noise_is_refused(text: str) -> None:
     with pytest.raises(Invalid):
-        decode_cursor(text, datetime, str)
+        decode_cursor("it", text, datetime, str)
 
 
 @pytest.mark.parametrize(
@@ -41,12 +51,13 @@ def test_noise_is_refused(text: str) -> None:
 )
 def test_forged_cursors_are_refused(values: object) -> None:
     with pytest.raises(Invalid):
-        decode_cursor(base64.urlsafe_b64encode(json.dumps(values).encode()).decode(), datetime, str)
+        decode_cursor("it", spelt(values), datetime, str)
 
 
 def test_an_offset_that_postgresql_does_not_know_is_translated() -> None:
     values = ["2026-01-02T00:00:00+23:59:59.5", "a"]
-    decoded = decode_cursor(base64.urlsafe_b64encode(json.dumps(values).encode()).decode(), datetime, str)
+    decoded = decode_cursor("it", spelt(values), datetime, str)
+    assert decoded is not None
     assert decoded == [datetime(2026, 1, 1, 0, 0, 0, 500_000, UTC), "a"]
     assert decoded[0].tzinfo is UTC
 
@@ -54,7 +65,7 @@ def test_an_offset_that_postgresql_does_not_know_is_translated() -> None:
 @pytest.mark.parametrize("value", [True, 2**31, 1.5, "1"])
 def test_numbers_stay_numbers(value: object) -> None:
     with pytest.raises(Invalid):
-        decode_cursor(base64.urlsafe_b64encode(json.dumps([value]).encode()).decode(), int)
+        decode_cursor("it", spelt([value]), int)
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
@@ -73,4 +84,9 @@ def test_pages_are_the_whole_list_in_order(session: Session, newest_first: bool)
             cursor = page.next_cursor
         assert found == expected
     with pytest.raises(Invalid):
-        PageRequest(1, encode_cursor("a", 1)).rows(session, listing)
+        PageRequest(1, encode_cursor("", "a", 1)).rows(session, listing)
+
+
+def test_a_cursor_of_another_list_is_refused_by_name() -> None:
+    with pytest.raises(Invalid, match="another list or of other filters"):
+        decode_cursor("it", encode_cursor("other", "a"), str)
