@@ -8,7 +8,7 @@ from typing import Final
 from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
 
-from app import health
+from app import docs, health
 from app.artifacts import endpoints as artifacts
 from app.artifacts import state_endpoints as state
 from app.backend import open_backend
@@ -57,6 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="Secateur",
         version=version("secateur"),
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
@@ -94,6 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         webhooks,
         usage,
         health,
+        docs,
     ):
         app.include_router(part.router)
     app.webhooks.include_router(webhooks.messages)

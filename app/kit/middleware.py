@@ -27,11 +27,6 @@ _HEADERS: Final = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
-_DOCS_POLICY: Final = (
-    "default-src 'self'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: https:; "
-    "style-src 'unsafe-inline' https://cdn.jsdelivr.net; frame-ancestors 'none'"
-)
-"""FastAPI's page loads its script from there."""
 _QUIET: Final = frozenset({"/livez", "/readyz"})
 _PATH_SHOWN: Final = 200
 BODY_IDLE_SECONDS: Final = 20.0
@@ -55,7 +50,7 @@ class RequestContext:
         scope.setdefault("state", {})["request_id"] = id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=id)
-        reply = _Reply(send, id, _DOCS_POLICY if scope["path"] == "/docs" else None)
+        reply = _Reply(send, id)
         started = time.monotonic()
         try:
             await self._app(scope, receive, reply.send)
@@ -77,10 +72,9 @@ class RequestContext:
 class _Reply:
     """Adds our headers to the answer and remembers its status."""
 
-    def __init__(self, send: Send, request_id: str, content_policy: str | None) -> None:
+    def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self._request_id = request_id
-        self._content_policy = content_policy
         self.status: int | None = None
 
     async def send(self, message: Message) -> None:
@@ -88,8 +82,6 @@ class _Reply:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self._request_id
-            if self._content_policy is not None:
-                headers["content-security-policy"] = self._content_policy
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
         await self._send(message)

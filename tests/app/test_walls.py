@@ -16,7 +16,7 @@ def test_what_has_a_router_is_imported_by_the_application_alone() -> None:
     ]
     routed = {name for name, path in modules().items() if "APIRouter(" in path.read_text()}
     assert len(routed) > 5
-    assert {name for name in routed if not matches(name, protected)} == {"app.health"}
+    assert {name for name in routed if not matches(name, protected)} == {"app.docs", "app.health"}
 
 
 def test_every_repository_is_kept_from_the_services() -> None:
