@@ -71,12 +71,13 @@ def get_backend(request: Request) -> Backend:
 BackendDep = Annotated[Backend, Depends(get_backend)]
 
 
-def unit_of_work(backend: BackendDep) -> Iterator[Session]:
+def unit_of_work(request: Request, backend: BackendDep) -> Iterator[Session]:
     """One transaction: committed after the endpoint returns and BEFORE the answer is sent, or rolled back.
 
     Whoever must wait in between ends it and lets another one begin.
     """
     with backend.sessions() as session:
+        request.scope["state"]["session"] = session
         yield session
         session.commit()
 

@@ -1,5 +1,6 @@
 """The HTTP service; app.serve runs it."""
 
+from asyncio import create_task, wait
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -11,6 +12,8 @@ from starlette.middleware import Middleware
 from app import docs, health
 from app.artifacts import endpoints as artifacts
 from app.artifacts import state_endpoints as state
+from app.audit.record import record
+from app.audit.refusals import Refusals, count_refusals
 from app.backend import open_backend
 from app.comparison import endpoints as comparison
 from app.datasets import endpoints as datasets
@@ -28,6 +31,10 @@ from app.methods import endpoints as methods
 from app.models import endpoints as models
 from app.openapi import install_openapi
 from app.plans import endpoints as plans
+from app.projects import audit_endpoints as audit
+from app.projects import endpoints as projects
+from app.projects import key_endpoints as keys
+from app.projects import token_endpoints as hub_tokens
 from app.rates.middleware import RateLimits, Rates
 from app.settings import Settings, get_settings
 from app.usage import endpoints as usage
@@ -42,10 +49,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     configure_logs()
     settings = settings or get_settings()
     backend = open_backend(settings)
+    refusals = Refusals()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        writing = create_task(refusals.keep_writing(lambda: app.state.backend.sessions, settings.audit_seconds))
         yield
+        writing.cancel()
+        await wait([writing])
         await rates.close()
         backend.close()
 
@@ -61,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
-        dependencies=[Depends(refuse_unknown_parameters)],
+        dependencies=[Depends(refuse_unknown_parameters), Depends(record)],
         # Also bounds bodies whose length nobody announced, which FastAPI's own limit answers in plain text.
         middleware=[
             Middleware(LingeringClose, receiving=receiving),
@@ -78,6 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.backend = backend
     app.state.receiving = receiving
     install_handlers(app)
+    count_refusals(app, refusals)
     install_openapi(app)
     for part in (
         datasets,
@@ -94,6 +106,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         methods,
         webhooks,
         usage,
+        projects,
+        keys,
+        hub_tokens,
+        audit,
         health,
         docs,
     ):

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
 
     model_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders below which models may be registered by path, separated as in PATH."""
+    project_roots: Path | None = None
+    """Folder below which operators may give a project model roots of its own, over HTTP. Outside of every one of
+    `model_roots`, which are all projects'."""
     work_dir: Path = Path("/var/lib/secateur")
     """Scratch space and the bounded cache of a worker."""
     cache_bytes: int = Field(default=64 * 2**30, ge=0)
@@ -100,6 +103,11 @@ class Settings(BaseSettings):
     quota_upload_bytes: int | None = Field(default=16 * 2**30, ge=0)
     """Their bytes, as announced; without an announcement, as they come."""
     idempotency_hours: float = Field(default=24, gt=0)
+    """A repeated call gets the first answer for so long."""
+    audit_days: float = Field(default=365, gt=0)
+    """The audit log is kept for so long."""
+    audit_seconds: float = Field(default=10, gt=0)
+    """Refused authentications are counted for so long and then written as one."""
     webhook_http: bool = False
     """Whether webhooks may have `http://` addresses: for receivers in the operator's own network."""
     webhook_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
@@ -225,6 +233,15 @@ class Settings(BaseSettings):
         if not value.get_secret_value().startswith(("redis://", "rediss://")):
             raise ValueError("must start with redis:// or rediss:// (also for Valkey)")
         return value
+
+    @model_validator(mode="after")
+    def _own_roots_apart(self) -> Self:
+        if self.project_roots is not None:
+            own = self.project_roots.resolve()
+            shared = [root.resolve() for root in self.model_roots]
+            if any(own.is_relative_to(root) or root.is_relative_to(own) for root in shared):
+                raise ValueError("project_roots must lie outside of model_roots, which every project may read")
+        return self
 
     @model_validator(mode="after")
     def _beat_in_time(self) -> Self:

@@ -8,8 +8,9 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
+from app.audit import repository as audit
 from app.auth import repository
-from app.auth.scopes import ORDINARY
+from app.auth.scopes import EVERY, ORDINARY, Scope
 from app.auth.service import create_key
 from app.db.engine import transaction
 
@@ -29,12 +30,28 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _create(session: Session, options: argparse.Namespace) -> str:
     expires = datetime.now(UTC) + timedelta(days=options.days) if options.days is not None else None
-    return create_key(session, options.project, options.name, options.scope or ORDINARY, expires) + "\n"
+    scopes = options.scope or ORDINARY
+    if Scope.admin in scopes and not options.another:
+        _refuse_second_admin(session)
+    made = create_key(session, options.project, options.name, scopes, expires)
+    audit.note(session, "create_key", made.key.project_id, object_id=made.key.id)
+    return made.text + "\n"
+
+
+def _refuse_second_admin(session: Session) -> None:
+    """The first one is shown once. Whoever has it makes more over HTTP; --another is for who has lost it."""
+    known = repository.find_admin_key(session)
+    if known is not None:
+        raise ValueError(
+            f"there is an admin key already, {known}; if it is lost, say --another, and then revoke it"
+        )
 
 
 def _revoke(session: Session, options: argparse.Namespace) -> str:
-    if not repository.revoke_key(session, options.id):
+    project = repository.revoke_key(session, options.id)
+    if project is None:
         raise ValueError("there is no such key, or it is revoked already")
+    audit.note(session, "revoke_key", project, object_id=options.id)
     return ""
 
 
@@ -62,9 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument(
         "--scope",
         action="append",
-        choices=[scope.value for scope in ORDINARY],
-        help="may be repeated (default: all)",
+        choices=[scope.value for scope in EVERY],
+        help=f"may be repeated (default: {', '.join(ORDINARY)})",
     )
+    create.add_argument("--another", action="store_true", help="an admin key although there is one")
     create.add_argument("--days", type=float, help="days until it expires (default: never)")
     listing = commands.add_parser("list-keys", help="ids, first characters, names and scopes of a project's keys")
     listing.add_argument("--project", required=True)

@@ -44,26 +44,27 @@ async def get_principal(request: Request, backend: BackendDep, digest: KeyDigest
     return principal
 
 
-def admit(request: Request, principal: Principal, scope: Scope) -> None:
-    """Let the key in. Raises Forbidden when it has not got the scope."""
+def admit(request: Request, principal: Principal, *scopes: Scope) -> None:
+    """Let the key in. scopes: one of them is enough, and none is needed where there are none. Raises Forbidden."""
     structlog.contextvars.bind_contextvars(project=principal.project, key=principal.key)
-    if not principal.may(scope):
-        raise Forbidden(scope)
+    request.scope["state"]["known"] = principal
+    if scopes and not principal.may(*scopes):
+        raise Forbidden(*scopes)
     request.scope["state"]["principal"] = principal
 
 
 class Require:
-    """A dependency that lets only keys with one scope pass."""
+    """A dependency that lets only keys pass that have one of these scopes; without any, every key."""
 
     before_body: ClassVar = True
 
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
+    def __init__(self, *scopes: Scope) -> None:
+        self._scopes = scopes
 
     async def __call__(
         self, request: Request, principal: Annotated[Principal, Depends(get_principal)]
     ) -> Principal:
-        admit(request, principal, self._scope)
+        admit(request, principal, *self._scopes)
         return principal
 
 
@@ -71,3 +72,9 @@ JobsRead = Annotated[Principal, Depends(Require(Scope.jobs_read))]
 JobsWrite = Annotated[Principal, Depends(Require(Scope.jobs_write))]
 DataRead = Annotated[Principal, Depends(Require(Scope.data_read))]
 DataWrite = Annotated[Principal, Depends(Require(Scope.data_write))]
+Admin = Annotated[Principal, Depends(Require(Scope.admin))]
+KeysWrite = Annotated[Principal, Depends(Require(Scope.keys_write, Scope.admin))]
+TokenWrite = Annotated[Principal, Depends(Require(Scope.data_write, Scope.admin))]
+AuditRead = Annotated[Principal, Depends(Require(Scope.audit_read, Scope.admin))]
+Anybody = Annotated[Principal, Depends(Require())]
+"""With any living key."""

@@ -15,6 +15,7 @@ from app.datasets.service import DatasetInUse, DatasetNotFound, Upload
 from app.datasets.text import TextScanner
 from app.datasets.upload import DatasetRefused, receive_text
 from app.idempotency.once import ONCE, Once
+from app.kit.answers import run_hooks
 from app.kit.fields import DatasetId, Name
 from app.kit.handlers import validation_problem
 from app.kit.json_body import StrictRoute, is_json, parse_json
@@ -121,10 +122,17 @@ def get_dataset(id: DatasetId, auth: DataRead, session: UnitOfWork) -> Response:
     response_class=Response,
     responses=problems(DatasetNotFound, DatasetInUse),
 )
-def delete_dataset(id: DatasetId, auth: DataWrite, backend: BackendDep) -> Response:
+def delete_dataset(
+    id: DatasetId, request: Request, auth: DataWrite, session: UnitOfWork, backend: BackendDep
+) -> Response:
     """Refused while an unfinished job needs it. What finished jobs computed from it stays."""
-    service.delete(backend, auth.project, id)
-    return Response(status_code=204)
+    key = service.delete(session, auth.project, id)
+    answer = Response(status_code=204)
+    run_hooks(request, answer)
+    session.commit()
+    if key is not None:
+        service.drop_text(backend, key)
+    return answer
 
 
 async def _small_body(request: Request, backend: Backend) -> Any:

@@ -89,21 +89,22 @@ def read(session: Session, project: str, id: str) -> Dataset:
     return exists(repository.find(session, project, id), DatasetNotFound)
 
 
-def delete(backend: Backend, project: str, id: str) -> None:
-    """Delete a dataset, and its text when no other dataset has the same. Raises DatasetNotFound, DatasetInUse."""
-    with backend.sessions.begin() as session:
-        dataset = exists(repository.find_for_deletion(session, project, id), DatasetNotFound)
-        jobs = repository.unfinished_jobs(session, id)
-        if jobs:
-            raise DatasetInUse(f"Wait for or cancel: {', '.join(jobs)}.")
-        key = dataset.object_key
-        repository.remove(session, dataset)
-    if key is not None:
-        _delete_object(backend, key)
+def delete(session: Session, project: str, id: str) -> str | None:
+    """Delete a dataset; the key of its text, which `drop_text` takes away after the commit.
+
+    Raises DatasetNotFound, DatasetInUse.
+    """
+    dataset = exists(repository.find_for_deletion(session, project, id), DatasetNotFound)
+    jobs = repository.unfinished_jobs(session, id)
+    if jobs:
+        raise DatasetInUse(f"Wait for or cancel: {', '.join(jobs)}.")
+    key = dataset.object_key
+    repository.remove(session, dataset)
+    return key
 
 
-def _delete_object(backend: Backend, key: str) -> None:
-    """Only after the commit, and under the key's lock: no dataset ever stands without its text."""
+def drop_text(backend: Backend, key: str) -> None:
+    """Unless another dataset has the same. Under the key's lock: no dataset ever stands without its text."""
     with backend.sessions.begin() as session:
         repository.lock_object(session, key)
         if not repository.is_referred(session, key):

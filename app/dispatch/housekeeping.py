@@ -3,6 +3,7 @@
 import logging
 from typing import Final
 
+from app.audit import repository as audit
 from app.db.engine import transaction
 from app.delivery import reaper
 from app.delivery.endings import budgets
@@ -70,7 +71,7 @@ def forget(settings: Settings) -> int:
         count = repository.forget_published(session) + plans.forget(session, settings.plan_hours)
         count += tasks.forget_sweeps(session, SWEEPS_KEPT_SECONDS)
         count += webhooks.forget(session, settings.webhook_kept_days)
-        return count + idempotency.forget(session)
+        return count + idempotency.forget(session) + audit.forget(session, settings.audit_days)
 
 
 def order_sweep(settings: Settings) -> bool:

@@ -21,7 +21,7 @@ from app.auth.service import Principal
 from app.backend import Backend, BackendDep, UnitOfWork
 from app.idempotency import repository
 from app.idempotency.repository import Kept
-from app.kit.answers import Answered, run_hooks
+from app.kit.answers import Answered, drop_hooks, run_hooks
 from app.kit.json_body import is_json
 from app.kit.problems import Problem
 from app.kit.sealing import Unreadable, seal, unseal
@@ -99,26 +99,28 @@ class Call:
             raise Answered(found)
 
     async def _ask(self, work: Callable[[], Response] | None, digest: str) -> Any:
-        fingerprint = self._fingerprint(digest)
+        wanted = fingerprint(self.request, digest)
         deadline, pause = time.monotonic() + WAIT_SECONDS, LOOK_SECONDS
         while True:
             try:
-                return await run_in_threadpool(self._once, work, fingerprint)
+                return await run_in_threadpool(self._once, work, wanted)
             except KeyInFlight:
                 if time.monotonic() + pause > deadline:
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_LOOK)
 
-    def _once(self, work: Callable[[], Response] | None, fingerprint: str) -> Response | None:
+    def _once(self, work: Callable[[], Response] | None, wanted: str) -> Response | None:
         """All in one thread: with the key in hand nobody waits for a thread. Raises KeyInFlight, KeyReused."""
-        replay = self._take(self.key, fingerprint) if self.key is not None else None
+        replay = self._take(self.key, wanted) if self.key is not None else None
         if replay is not None or work is None:
             self.session.rollback()
+            if replay is not None:
+                drop_hooks(self.request)
             return replay
         response = work()
         if self.key is not None:
-            self._keep(self.key, fingerprint, response)
+            self._keep(self.key, wanted, response)
         run_hooks(self.request, response)
         if self.open_seconds > 0:
             self.session.commit()
@@ -136,7 +138,7 @@ class Call:
             body = self._seal(self.key, response)
             repository.close(session, self.project, self.key, response.status_code, _headers(response), body)
 
-    def _take(self, key: str, fingerprint: str) -> Response | None:
+    def _take(self, key: str, wanted: str) -> Response | None:
         """The first answer; None when there is none, and then the key is ours until the transaction ends."""
         if not repository.lock(self.session, self.project, key):
             self.session.rollback()
@@ -145,17 +147,17 @@ class Call:
         if found is None:
             return None
         self.session.rollback()
-        if found.fingerprint != fingerprint:
+        if found.fingerprint != wanted:
             raise KeyReused("Take a new key for a new request; this one named another call, query or body.")
         if found.is_open:
             raise KeyInFlight
         return self._replay(key, found)
 
-    def _keep(self, key: str, fingerprint: str, response: Response) -> None:
+    def _keep(self, key: str, wanted: str, response: Response) -> None:
         record = IdempotencyKey(
             project_id=self.project,
             key=key,
-            fingerprint=fingerprint,
+            fingerprint=wanted,
             status=response.status_code,
             headers=_headers(response),
             body=self._seal(key, response),
@@ -186,12 +188,13 @@ class Call:
     def _secret(self) -> str:
         return self.backend.settings.secret.get_secret_value()
 
-    def _fingerprint(self, digest: str) -> str:
-        """Of the whole request: the same body means another thing at another address or as another type."""
-        type = self.request.headers.get("content-type", "").split(";")[0].strip().lower()
-        meant = "" if is_json(type) or not type else type
-        address = (self.request.method, self.request.url.path, *map(list, self.request.query_params.multi_items()))
-        return hashlib.sha256(json.dumps([*address, meant, digest]).encode()).hexdigest()
+
+def fingerprint(request: Request, digest: str) -> str:
+    """Of the whole request: the same body means another thing at another address or as another type."""
+    type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    meant = "" if is_json(type) or not type else type
+    address = (request.method, request.url.path, *map(list, request.query_params.multi_items()))
+    return hashlib.sha256(json.dumps([*address, meant, digest]).encode()).hexdigest()
 
 
 def _headers(response: Response) -> list[list[str]]:
@@ -205,10 +208,10 @@ async def _json_digest(request: Request) -> str:
     return await run_in_threadpool(canonical_digest, await request.json())
 
 
-def _once(request: Request, session: UnitOfWork, backend: BackendDep, key: KeyHeader = None) -> Call:
+def _call(request: Request, session: UnitOfWork, backend: BackendDep, idempotency_key: KeyHeader = None) -> Call:
     principal = request.scope["state"]["principal"]  # of a key that has the scope: its parameter comes before ours
     assert isinstance(principal, Principal)  # noqa: S101 - for the type checker
-    return Call(request, session, backend, principal.project, key)
+    return Call(request, session, backend, principal.project, idempotency_key)
 
 
-Once = Annotated[Call, Depends(_once)]
+Once = Annotated[Call, Depends(_call)]

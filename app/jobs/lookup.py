@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ARRAY, Connection, LargeBinary, Select, String, and_, bindparam, func, select
 
-from app.auth.repository import ALIVE, KEY
+from app.auth.repository import KEY, opened_by
 from app.auth.service import Principal, note_use, principal_of
 from app.jobs.documents import COLUMNS, Snapshot, etag, retry_after
 from app.tables.auth import ApiKey
@@ -53,7 +53,7 @@ _ASKED: Final = (
 def _statement(columns: Sequence[Any]) -> Select[*tuple[Any, ...]]:
     """For each question that a working key asks: its number, the key, and of the project's job the columns."""
     tables = (
-        _ASKED.join(ApiKey, and_(ApiKey.digest == _ASKED.c.digest, *ALIVE))
+        _ASKED.join(ApiKey, opened_by(_ASKED.c.digest))
         .outerjoin(Job, and_(Job.id == _ASKED.c.job, Job.project_id == ApiKey.project_id))
         .outerjoin(JobProgress, JobProgress.job_id == Job.id)
     )

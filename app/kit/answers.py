@@ -38,3 +38,8 @@ def run_hooks(request: Request, response: Response) -> None:
         hook = hooks.pop(0)
         if response.status_code < 400:
             hook(response)
+
+
+def drop_hooks(request: Request) -> None:
+    """Nothing was done: the answer is an earlier call's."""
+    request.scope.get("state", {}).get("before_commit", []).clear()

@@ -18,6 +18,7 @@ class Prefix(StrEnum):
     plan = "pln"
     webhook = "whk"
     delivery = "msg"
+    audit = "aud"
 
 
 def new_id(prefix: Prefix) -> str:

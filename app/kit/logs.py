@@ -10,7 +10,7 @@ from typing import Any, Final
 import structlog
 
 _SECRET: Final = re.compile(
-    r"sctr_[A-Za-z0-9]{8,}|(?<=://)[^/@\s]+@|(?i:bearer\s+)\S+|(?<=[?&])X-Amz-[A-Za-z-]+=[^&\s\"]+"
+    r"sctr_[A-Za-z0-9]{8,}|hf_[A-Za-z0-9_]{8,}|(?<=://)[^/@\s]+@|(?i:bearer\s+)\S+|(?<=[?&])X-Amz-[A-Za-z-]+=[^&\s\"]+"
 )
 
 

@@ -61,9 +61,13 @@ class Unauthorized(Problem):
 class Forbidden(Problem):
     status, code, title = 403, "insufficient_scope", "The API key has not got the scope for this"
 
-    def __init__(self, scope: str = "jobs:read") -> None:
-        challenge = f'Bearer realm="secateur", error="insufficient_scope", scope="{scope}"'
-        super().__init__(f"This call needs the scope {scope}.", headers={"WWW-Authenticate": challenge})
+    def __init__(self, *scopes: str) -> None:
+        """scopes: one of them is enough."""
+        wanted = scopes or ("jobs:read",)
+        challenge = f'Bearer realm="secateur", error="insufficient_scope", scope="{" ".join(wanted)}"'
+        super().__init__(
+            f"This call needs the scope {' or '.join(wanted)}.", headers={"WWW-Authenticate": challenge}
+        )
 
 
 class NotFound(Problem):

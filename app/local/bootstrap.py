@@ -6,8 +6,9 @@ A process of its own, because it needs the stack's settings and the supervisor h
 import sys
 from pathlib import Path
 
+from app.audit import repository as audit
 from app.auth import service
-from app.auth.scopes import ORDINARY
+from app.auth.scopes import EVERY
 from app.auth.tokens import token_digest
 from app.db.engine import transaction
 from app.db.migrate import upgrade
@@ -27,8 +28,9 @@ def main(key_file: Path) -> None:
         digest = token_digest(kept, settings.secret.get_secret_value())
         if service.authenticate(session.connection(), [digest])[0] is not None:
             return
-        key = service.create_key(session, PROJECT, KEY_NAME, ORDINARY)
-    write_private(key_file, key + "\n")
+        made = service.create_key(session, PROJECT, KEY_NAME, EVERY)
+        audit.note(session, "create_key", made.key.project_id, object_id=made.key.id)
+    write_private(key_file, made.text + "\n")
 
 
 if __name__ == "__main__":

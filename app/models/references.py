@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from app.settings import Settings
+
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_+.-]*"
 
 RootPath = Annotated[
@@ -33,3 +35,18 @@ def _inside(root: Path, path: Path) -> bool:
     except OSError:
         return False
     return os.path.commonpath([base, real]) == base
+
+
+def roots_of(settings: Settings, own: Sequence[str]) -> tuple[Path, ...]:
+    """Where a project may register models from: every project's roots, and its own below the operator's folder.
+
+    own: as in the project's row. One that a link leads out of that folder counts as absent.
+    """
+    parent = settings.project_roots
+    if parent is None:
+        return settings.model_roots
+    folders = (parent / name for name in own)
+    return (
+        *settings.model_roots,
+        *(folder for folder in folders if may_exist([parent], str(folder.relative_to(parent)))),
+    )

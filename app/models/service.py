@@ -1,11 +1,15 @@
 """Rules of models: registered by reference, taken in by the CPU queue, kept while any job refers to them."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from sqlalchemy.orm import Session
 
+from app.auth.repository import own_roots
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import FieldError, Invalid, NotFound, Problem, exists
 from app.models import repository
-from app.models.references import may_exist
+from app.models.references import may_exist, roots_of
 from app.models.schemas import HubSource, ModelCreate
 from app.settings import Settings
 from app.tables.datasets import IntakeState
@@ -29,7 +33,7 @@ class SourceRefused(Invalid):
 def register(session: Session, project: str, body: ModelCreate, settings: Settings) -> Model:
     """A pending model and the task that takes it in. Raises SourceRefused."""
     if not isinstance(body.source, HubSource):
-        _check_path(body.source.path, settings)
+        _check_path(body.source.path, roots_of(settings, own_roots(session, project)))
     model = Model(
         id=new_id(Prefix.model),
         project_id=project,
@@ -60,10 +64,10 @@ def delete(session: Session, project: str, id: str) -> None:
     session.delete(model)
 
 
-def _check_path(path: str, settings: Settings) -> None:
-    if not settings.model_roots:
+def _check_path(path: str, roots: Sequence[Path]) -> None:
+    if not roots:
         detail = "this service has no folder that models may be registered from"
-    elif not may_exist(settings.model_roots, path):
+    elif not may_exist(roots, path):
         detail = "no model root has this path"
     else:
         return

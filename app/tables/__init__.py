@@ -3,6 +3,7 @@
 from app.db.base import Base
 from app.tables import (
     accounts,
+    audit,
     auth,
     datasets,
     idempotency,
@@ -20,6 +21,7 @@ METADATA = Base.metadata
 __all__ = [
     "METADATA",
     "accounts",
+    "audit",
     "auth",
     "datasets",
     "idempotency",

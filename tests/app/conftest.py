@@ -104,7 +104,7 @@ def make_key(settings: Settings) -> MakeKey:
 
     def make(project: str = "ours", scopes: Any = ORDINARY, expires_at: Any = None) -> str:
         with transaction() as session:
-            return create_key(session, project, "tests", scopes, expires_at)
+            return create_key(session, project, "tests", scopes, expires_at).text
 
     return make
 

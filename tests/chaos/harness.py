@@ -181,7 +181,7 @@ class House:
             texts = [make_dataset(session, project, tiny.text(2000, seed), store) for seed in range(len(DOMAINS))]
             self.inputs["datasets"] = texts
             self.inputs["evaluation"] = make_dataset(session, project, tiny.text(800, 99), store)
-            key = create_key(session, "chaos", "chaos", ORDINARY)
+            key = create_key(session, "chaos", "chaos", ORDINARY).text
         with psycopg.connect(self.postgres.url.replace("+psycopg", "")) as connection:
             connection.execute(AUDIT)
         return key

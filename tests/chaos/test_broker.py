@@ -143,7 +143,7 @@ def house(
 ) -> Iterator[House]:
     jobs = make_tiny_jobs(session, store, None, domains=1)
     ensure_project(session, "ours")
-    key = create_key(session, "ours", "tests", ORDINARY)
+    key = create_key(session, "ours", "tests", ORDINARY).text
     session.commit()
     with ExitStack() as stack:
         url = stack.enter_context(running(settings))

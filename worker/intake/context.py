@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from app.models.references import roots_of
 from app.settings import Settings
 from app.storage import ObjectStore
 from worker.model_files.errors import no_room
@@ -28,6 +29,15 @@ class Context:
     """Objects of the model that were put into the store, and where they came from."""
     warnings: list[dict[str, Any]] = field(default_factory=list)
     """What the model's owner should know; see `warn`."""
+    own_roots: tuple[str, ...] = ()
+    """The project's own model roots, as in its row."""
+    hub_token: str | None = field(default=None, repr=False)
+    """The project's own token of the hub."""
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Every folder that the project may register models from."""
+        return roots_of(self.settings, self.own_roots)
 
     def warn(self, code: str, message: str, **data: Any) -> None:
         """Note something that does not keep the model from being taken. data: the names and numbers behind it."""

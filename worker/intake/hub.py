@@ -25,7 +25,6 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import _http as hub_http
 
 from app.kit.addresses import AddressRefused, Trusted, checked
-from app.settings import Settings
 from secateur.digests import file_sha256
 from worker.intake.context import Context
 from worker.model_files.errors import IntakeError
@@ -149,10 +148,11 @@ class HubRepo:
 
 _NOT_FOUND: Final = (
     "hub_not_found",
-    "The hub has no such repository, or the service's token may not see it. Check the id.",
+    "The hub has no such repository, or the token that was sent may not see it. Check the id.",
 )
 _ASK: Final = (
-    "this service sends no token of the hub for it. Ask its operator to name the repository in `hf_token_repos`"
+    "this service sends no token of the hub for it. Set the project's own (`hub_token`), or ask the service's "
+    "operator to name the repository in `hf_token_repos`"
 )
 _WITHOUT_TOKEN: Final = {
     "hub_not_found": f"The hub has no such repository, or it is private and {_ASK}, or check the id.",
@@ -165,7 +165,7 @@ _USER_ERRORS: Final[dict[type[Exception], tuple[str, str, str]]] = {
     # The first match counts, and a gated repository is a kind of repository not found.
     GatedRepoError: (
         "hub_gated",
-        "The repository is gated: accept its terms on the hub with the account whose token the service uses.",
+        "The repository is gated: accept its terms on the hub with the account whose token is used.",
         "id",
     ),
     RepositoryNotFoundError: (*_NOT_FOUND, "id"),
@@ -176,8 +176,8 @@ _USER_ERRORS: Final[dict[type[Exception], tuple[str, str, str]]] = {
 }
 _USER_STATUS: Final = {
     400: ("hub_bad_request", "The hub does not understand this id or revision."),
-    401: ("hub_unauthorized", "The hub does not accept the service's token."),
-    403: ("hub_forbidden", "The service's token may not read this repository."),
+    401: ("hub_unauthorized", "The hub does not accept the token."),
+    403: ("hub_forbidden", "The token may not read this repository."),
     404: _NOT_FOUND,
     410: _NOT_FOUND,
 }
@@ -188,12 +188,15 @@ def open_repo(kind: str, repo_id: object, pointer: str, context: Context) -> Hub
     if not isinstance(repo_id, str) or not _ID.fullmatch(repo_id) or ".." in repo_id:
         raise IntakeError("hub_id_invalid", "A hub id has the form owner/name.", f"{pointer}/id")
     _set_up_client(context.settings.hf_endpoint, context.settings.hf_hosts)
-    api = HfApi(endpoint=context.settings.hf_endpoint, token=_token_for(repo_id, context.settings))
+    api = HfApi(endpoint=context.settings.hf_endpoint, token=_token_for(repo_id, context))
     return HubRepo(kind, repo_id, pointer, context, api)
 
 
-def _token_for(repo_id: str, settings: Settings) -> str | Literal[False]:
-    """The service's token where its operator lets every project act with it."""
+def _token_for(repo_id: str, context: Context) -> str | Literal[False]:
+    """The project's own token; else the service's, where its operator lets every project act with it."""
+    if context.hub_token is not None:
+        return context.hub_token
+    settings = context.settings
     allowed = any(fnmatchcase(repo_id, glob) for glob in settings.hf_token_repos)
     if settings.hf_token is None or not allowed:
         return False  # not None, with which the token is sent that the machine's user may have logged in with

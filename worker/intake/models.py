@@ -41,7 +41,7 @@ def take_model(source: dict[str, Any], context: Context) -> dict[str, Any]:
 
 
 def _folder(source: dict[str, Any], context: Context) -> Source:
-    roots = context.settings.model_roots
+    roots = context.roots
     folder = resolve(roots, source.get("path"))
     if not folder.is_dir():
         raise IntakeError("not_a_folder", "The path must name the folder that holds the model.", "/source/path")
@@ -56,7 +56,7 @@ def _take_from_hub(source: dict[str, Any], context: Context) -> dict[str, Any]:
 
 
 def _converted(source: dict[str, Any], context: Context) -> Source:
-    path = resolve(context.settings.model_roots, source.get("path"))
+    path = resolve(context.roots, source.get("path"))
     dtype = source.get("dtype") or DTYPES[0]
     if dtype not in DTYPES:
         raise IntakeError("dtype_unknown", f"The dtype must be one of {', '.join(DTYPES)}.", "/source/dtype")

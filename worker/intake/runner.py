@@ -10,6 +10,8 @@ from typing import Any, Final, cast
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from app.auth.hub_tokens import open_token
+from app.auth.repository import own_roots
 from app.db.engine import transaction
 from app.settings import Settings
 from app.storage import open_store
@@ -43,9 +45,12 @@ def run(kind: str, subject_id: str, guard: Guard, check: Check, settings: Settin
         if row is None or row.state != IntakeState.pending:
             return
         request = dict(row.source) if isinstance(row, Model) else dict(row.hub or {})
+        roots = tuple(own_roots(session, row.project_id))
+        token = open_token(session, row.project_id, settings.secret.get_secret_value())
     with scratch_folder(settings) as folder:
         in_time = _in_time(check, settings.intake_seconds)
-        context = Context(row.project_id, folder, open_store(settings), settings, in_time)
+        store = open_store(settings)
+        context = Context(row.project_id, folder, store, settings, in_time, own_roots=roots, hub_token=token)
         try:
             facts = take_model(request, context) if table is Model else fetch_dataset(request, context)
             values = {**facts, "state": IntakeState.ready, "error": None}

@@ -8,6 +8,10 @@ import httpx
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
+from app.auth.scopes import Scope
+from app.auth.service import KeyRequest, make_key
+from app.tables.audit import AuditEvent
+from app.tables.auth import ApiKey, Project
 from app.tables.datasets import Dataset
 from app.tables.jobs import Job
 from app.tables.models import Model
@@ -74,6 +78,33 @@ def _upload(_: Inputs, __: Session) -> Creation:
     return Creation("/v1/datasets", rows, {**call, "content": b"A text."}, {"content": b"Another text."})
 
 
+def _project(_: Inputs, __: Session) -> Creation:
+    rows = _count(Project, Project.name == "new")
+    return Creation("/v1/projects", rows, {"json": {"name": "new"}}, {"json": {"name": "newer"}})
+
+
+def _key(_: Inputs, session: Session) -> Creation:
+    body = {"name": "new", "scopes": ["jobs:read"]}
+    path = f"/v1/projects/{_ours(session)}/keys"
+    return Creation(path, _count(ApiKey, ApiKey.name == "new"), {"json": body}, {"json": {**body, "name": "n"}})
+
+
+def _rotation(_: Inputs, session: Session) -> Creation:
+    project = _ours(session)
+    with session.begin():
+        key = make_key(session, project, KeyRequest("ci", (Scope.jobs_read,)), "a pepper of nobody").key.id
+    rows = _count(AuditEvent, AuditEvent.action == "rotate_key")
+    return Creation(
+        f"/v1/projects/{project}/keys/{key}/rotate", rows, {"json": {}}, {"json": {"grace_seconds": 0}}
+    )
+
+
+def _ours(session: Session) -> str:
+    project = session.scalars(select(Project.id).where(Project.name == "ours")).one()
+    session.rollback()
+    return project
+
+
 CREATIONS: Final[dict[str, tuple[str, Make]]] = {
     "job": ("create_job", _job),
     "retry": ("retry_job", _retry),
@@ -81,6 +112,9 @@ CREATIONS: Final[dict[str, tuple[str, Make]]] = {
     "model": ("create_model", _model),
     "dataset of the hub": ("create_dataset", _hub_dataset),
     "uploaded dataset": ("create_dataset", _upload),
+    "project": ("create_project", _project),
+    "key": ("create_key", _key),
+    "rotation": ("rotate_key", _rotation),
 }
 """By what is made: the call's operation, and how it is sent."""
 

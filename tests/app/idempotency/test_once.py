@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -9,18 +10,27 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
+from app.auth.scopes import EVERY
 from app.db.clock import from_now
 from app.dispatch.housekeeping import forget
 from app.idempotency import repository
 from app.settings import Settings
+from app.tables import METADATA
 from app.tables.idempotency import IdempotencyKey
 from app.tables.jobs import Job
 from app.tables.plans import Plan
-from tests.app.conftest import Inputs
+from tests.app.conftest import Inputs, MakeKey, client_of
 from tests.app.idempotency.creating import CREATIONS, MAKE_NOTHING, Creation
 
 HEADERS = ("location", "etag", "content-type", "retry-after")
 KEYS = select(func.count()).select_from(IdempotencyKey)
+
+
+@pytest.fixture
+def api(service: str, make_key: MakeKey) -> Iterator[httpx.Client]:
+    """A caller who may do anything."""
+    with client_of(service, make_key(scopes=EVERY)) as client:
+        yield client
 
 
 @pytest.fixture(params=CREATIONS)
@@ -152,6 +162,20 @@ def test_answers_are_sealed_at_rest(api: httpx.Client, inputs: Inputs, session: 
     session.commit()
     moved = api.post("/v1/jobs", json=inputs.body(), headers={"Idempotency-Key": "l"})
     assert (moved.status_code, moved.json()["code"]) == (422, "idempotency_key_reused")
+
+
+def test_a_secret_that_is_shown_once_is_replayed_and_stored_nowhere(
+    api: httpx.Client, project: str, session: Session
+) -> None:
+    body = {"name": "ci", "scopes": ["jobs:read"]}
+    send = lambda: api.post(f"/v1/projects/{project}/keys", json=body, headers={"Idempotency-Key": "k"})  # noqa: E731
+    first, again = send(), send()
+    secret = first.json()["secret"]
+    assert again.content == first.content
+    for table in METADATA.sorted_tables:
+        for row in session.execute(select(table)):
+            assert secret not in repr(tuple(row)), table.name
+            assert secret.encode() not in b"".join(each for each in row if isinstance(each, bytes)), table.name
 
 
 def test_a_plan_that_is_waited_for_is_replayed_as_it_was_answered(
