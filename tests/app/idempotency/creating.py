@@ -10,12 +10,14 @@ from sqlalchemy.orm import Session
 
 from app.auth.scopes import Scope
 from app.auth.service import KeyRequest, make_key
+from app.kit.ids import Prefix, new_id
 from app.tables.audit import AuditEvent
 from app.tables.auth import ApiKey, Project
 from app.tables.datasets import Dataset
 from app.tables.jobs import Job
 from app.tables.models import Model
 from app.tables.plans import Plan
+from app.tables.webhooks import Webhook, WebhookDelivery
 from tests.app.conftest import Inputs
 
 
@@ -99,6 +101,28 @@ def _rotation(_: Inputs, session: Session) -> Creation:
     )
 
 
+def _webhook(_: Inputs, __: Session) -> Creation:
+    body = {"url": "https://hooks.example.com/secateur"}
+    other = {**body, "description": "another"}
+    return Creation("/v1/webhooks", _count(Webhook), {"json": body}, {"json": other})
+
+
+def _webhook_secret(_: Inputs, session: Session) -> Creation:
+    rows = _count(AuditEvent, AuditEvent.action == "rotate_webhook_secret")
+    return Creation(f"/v1/webhooks/{_some_webhook(session)}/rotate", rows)
+
+
+def _ping(_: Inputs, session: Session) -> Creation:
+    return Creation(f"/v1/webhooks/{_some_webhook(session)}/test", _count(WebhookDelivery))
+
+
+def _some_webhook(session: Session) -> str:
+    webhook = Webhook(id=new_id(Prefix.webhook), project_id=_ours(session), url="https://hooks.example.com/x")
+    with session.begin():
+        session.add(webhook)
+    return webhook.id
+
+
 def _ours(session: Session) -> str:
     project = session.scalars(select(Project.id).where(Project.name == "ours")).one()
     session.rollback()
@@ -115,8 +139,11 @@ CREATIONS: Final[dict[str, tuple[str, Make]]] = {
     "project": ("create_project", _project),
     "key": ("create_key", _key),
     "rotation": ("rotate_key", _rotation),
+    "webhook": ("create_webhook", _webhook),
+    "webhook's secret": ("rotate_webhook_secret", _webhook_secret),
+    "ping": ("ping_webhook", _ping),
 }
 """By what is made: the call's operation, and how it is sent."""
 
-MAKE_NOTHING: Final = {"cancel_job", "pause_job", "resume_job", "verify_artifact"}
+MAKE_NOTHING: Final = {"cancel_job", "pause_job", "resume_job", "verify_artifact", "redeliver"}
 """POSTs that may be repeated as they are."""
