@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     """Connections that one process of the API holds at the most; fewer where it may not open so many files."""
     connections_per_address: int = Field(default=2500, ge=1)
     """Of them, those of one address; behind a proxy all are of the proxy's."""
+    statement_seconds: float = Field(default=120, gt=0)
+    """A statement that takes longer is ended by the database; migrations have no such limit."""
     held_waits: int = Field(default=2000, ge=1)
     """Waiting calls (`?wait=`, streams) that one API key may hold open in one process of the API."""
     stop_seconds: int = Field(default=8, ge=1)

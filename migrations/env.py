@@ -1,8 +1,8 @@
 """How Alembic runs our revisions: one transaction each, on the URL that app.db.migrate passes."""
 
 from alembic import context
-from sqlalchemy import create_engine, pool
 
+from app.db.migrate import migration_engine
 from app.settings import get_settings
 from app.tables import METADATA
 
@@ -10,7 +10,7 @@ from app.tables import METADATA
 def run() -> None:
     """Apply the revisions that were asked for."""
     url = context.config.attributes.get("url") or get_settings().database_url.get_secret_value()
-    engine = create_engine(url, poolclass=pool.NullPool)
+    engine = migration_engine(url)
     with engine.connect() as connection:
         context.configure(
             connection=connection,

@@ -32,7 +32,8 @@ def make_engine(settings: Settings, connections: int | None = None) -> Engine:
         json_deserializer=from_json,
         connect_args={
             "connect_timeout": 5,
-            "options": "-c timezone=UTC -c lock_timeout=15s -c idle_in_transaction_session_timeout=60s",
+            "options": f"-c timezone=UTC -c lock_timeout=15s -c idle_in_transaction_session_timeout=60s "
+            f"-c statement_timeout={round(settings.statement_seconds * 1000)}",
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,

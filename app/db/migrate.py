@@ -1,12 +1,14 @@
 """Bring a database to the newest revision: `python -m app.db.migrate`."""
 
 from importlib import resources
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.pool import NullPool
 
 from app.settings import get_settings
 
@@ -22,9 +24,26 @@ def alembic_config(url: str) -> Config:
     return config
 
 
+def migration_engine(url: str) -> Engine:
+    """Connections whose statements may take as long as they need, whatever the role's own limits are."""
+    limits = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
+    # Of those, a server of before 17 lacks the last.
+    engine = create_engine(url, poolclass=NullPool)
+
+    @event.listens_for(engine, "connect")
+    def unlimited(connection: Any, _: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = ANY(%s)", [[*limits]]
+            )
+        connection.commit()
+
+    return engine
+
+
 def upgrade(url: str, revision: str = "head") -> None:
     """Apply every missing revision, each in its own transaction; waits for another process's run."""
-    engine = create_engine(url)
+    engine = migration_engine(url)
     try:
         with engine.connect() as lock:
             lock.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})

