@@ -21,6 +21,7 @@ from app.history import endpoints as history
 from app.history import sensitivity_endpoints as sensitivity
 from app.jobs import control_endpoints as control
 from app.jobs import endpoints as jobs
+from app.jobs import queue_endpoints as queue
 from app.kit.handlers import install_handlers
 from app.kit.lingering import LingeringClose, Receiving
 from app.kit.logs import configure_logs
@@ -97,6 +98,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         plans,
         jobs,
         control,
+        queue,
         history,
         lineages,
         sensitivity,

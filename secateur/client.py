@@ -67,6 +67,10 @@ class Client:
         found = self._transport.look(_path("jobs", id), held=0, etag=None)
         return found.body or {}, found.etag
 
+    def queue_place(self, id: str) -> Json:
+        """How many jobs are started before this one (`ahead`), and what it `waits_for`."""
+        return self._transport.call("GET", _path("jobs", id, "queue"))
+
     def jobs(self, **filters: Any) -> Iterator[Json]:
         """Jobs, newest first.
 

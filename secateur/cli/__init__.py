@@ -36,7 +36,15 @@ def connect(
 for command in (
     *(jobs.submit, jobs.watch, jobs.get, jobs.evaluation, lineage.lineage, plans.plan),
     *(control.cancel, control.pause, control.resume, control.retry, control.change, control.rm),
-    *(events.events, events.attempts, events.logs, history.sensitivity, history.compare, history.matrices),
+    *(
+        events.events,
+        events.queue,
+        events.attempts,
+        events.logs,
+        history.sensitivity,
+        history.compare,
+        history.matrices,
+    ),
     *(files.download, files.verify, files.state, resources.version, local.up, local.demo),
 ):
     app.command()(command)

@@ -29,6 +29,22 @@ def events(
         output.print(f"{each['seq']:>5} {show.moment(each['at'])} {each['type']:<16} {said}".rstrip())
 
 
+def queue(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
+    """Show how many jobs are started before this one, and what it waits for."""
+    with client_of(context) as client:
+        found = client.queue_place(job)
+    if as_json:
+        print_json(found)
+        return
+    if found["position"] is None:
+        output.print(f"{found['job']} is {found['state']}; it does not wait in the queue")
+        return
+    output.print(f"position {found['position']}, {found['ahead']} ahead")
+    for each in found["waits_for"]:
+        more = each["id"] or (show.moment(each["until"]) if each["until"] else "")
+        output.print(f"waits for {each['code']} {more}".rstrip())
+
+
 def attempts(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
     """Show which workers tried a job, and how each attempt ended."""
     with client_of(context) as client:

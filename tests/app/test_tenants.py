@@ -28,6 +28,7 @@ def test_every_resource_of_another_project_is_404(
         f"/compare/{job}",
         "/artifacts",
         "/lineage",
+        "/queue",
         "/state",
     )
     places = [("GET", f"/v1/jobs/{job}{part}") for part in parts]

@@ -58,6 +58,7 @@ CALLS: dict[str, Callable[[Client, Path], Any]] = {
     "create_job": lambda c, at: c.submit({}),
     "list_jobs": lambda c, at: list(c.jobs(**LISTED)),
     "get_job": lambda c, at: c.wait("job_1", on_update=lambda _: None),
+    "get_queue_place": lambda c, at: c.queue_place("job_1"),
     "change_job": lambda c, at: c.change("job_1", if_match='"1-0"', priority=1),
     "delete_job": lambda c, at: c.delete_job("job_1"),
     "cancel_job": lambda c, at: c.cancel("job_1"),
