@@ -1,6 +1,5 @@
 """The client: a method for each call of the API (tests/secateur/test_operations.py: which, and the exceptions)."""
 
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -8,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from secateur import download, upload
-from secateur.errors import NotReachable, ProblemError
 from secateur.transport import Json, Transport
-from secateur.waiting import FINISHED, READY, Absence, OnUpdate, wait_for
+from secateur.waiting import FINISHED, READY, OnUpdate, follow, wait_for
 from secateur.webhooks import Webhooks
 
 if TYPE_CHECKING:
@@ -122,24 +120,14 @@ class Client:
         newest = self._transport.pages(_path("jobs", id, "logs", "tail"), {"limit": min(max(count, 1), 1000)})
         return list(islice(newest, count))[::-1]
 
-    def follow_logs(self, id: str, after: int = 0, *, every: float = 2.0) -> Iterator[Json]:
-        """Lines above `after` as they come, until the job is finished. A server that is away for a while is waited
-        for as in `wait`."""
-        absence = Absence()
-        while True:
-            try:
-                # Looked at before the lines: what a finished job has printed is all there.
-                finished = self.job(id)["state"] in FINISHED
-                for line in self.logs(id, after):
-                    after = line["seq"]
-                    yield line
-            except (NotReachable, ProblemError) as error:
-                absence.forgive(error)
-            else:
-                absence.answered()
-                if finished:
-                    return
-            time.sleep(every)
+    def follow_events(self, id: str, after: int = 0, *, every: float = 0.2) -> Iterator[Json]:
+        """Events above `after` as they come, until the job is finished; a server that is away for a while is
+        waited for as in `wait`. every: the least time between two requests."""
+        return follow(self._transport, _path("jobs", id), "events", after, every)
+
+    def follow_logs(self, id: str, after: int = 0, *, every: float = 0.2) -> Iterator[Json]:
+        """Lines above `after` as they come, as for `follow_events`."""
+        return follow(self._transport, _path("jobs", id), "logs", after, every)
 
     def attempts(self, id: str) -> Iterator[Json]:
         return self._transport.pages(_path("jobs", id, "attempts"))

@@ -1,7 +1,7 @@
 """Waiting for what the server is at work on, by its long poll where it has one."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from secateur.errors import NotReachable, ProblemError, WaitTimeout
@@ -77,3 +77,26 @@ def wait_for(
         if timeout is not None and time.monotonic() + rest - started > timeout:
             raise WaitTimeout(f"{path.rpartition('/')[2]} is not finished after {timeout:g} s")
         time.sleep(rest)
+
+
+def follow(transport: Transport, job: str, kind: str, after: int, every: float) -> Iterator[Json]:
+    """A job's rows of that kind above `after` as they come, until it is finished.
+
+    job: its path. every: the least time between two looks. The server holds each request until there is a row.
+    """
+    absence = Absence()
+    while True:
+        try:
+            # Looked at before the rows: what a finished job has said is all there.
+            finished = transport.call("GET", job)["state"] in FINISHED
+            held = None if finished else f"{min(HELD, transport.timeout / 2):g}"
+            for row in transport.pages(f"{job}/{kind}", {"after": after, "wait": held}):
+                after = row["seq"]
+                yield row
+        except (NotReachable, ProblemError) as error:
+            absence.forgive(error)
+        else:
+            absence.answered()
+            if finished:
+                return
+        time.sleep(every)

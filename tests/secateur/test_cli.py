@@ -262,3 +262,19 @@ def test_the_store_is_verified_by_the_service(run: Run, scripted: ScriptedServer
     code, _, err = run("verify", "job_1", "--stored")
     assert (code, err) == (1, "report.json: missing or different in the store\n")
     assert run("verify", "job_1", "--stored") == (0, "the store is as the manifest says\n", "")
+
+
+def test_a_place_in_the_queue_is_shown(run: Run, scripted: ScriptedServer) -> None:
+    waits = [
+        {"code": "model", "id": "mdl_1", "until": None},
+        {"code": "backoff", "id": None, "until": "2026-01-01T00:00:00Z"},
+        {"code": "jobs", "id": None, "until": None},
+    ]
+    place = {"job": "job_1", "state": "queued", "position": 3, "ahead": 2, "waits_for": waits}
+    gone = {"job": "job_1", "state": "running", "position": None, "ahead": None, "waits_for": []}
+    scripted.script = [Reply.json(place), Reply.json(gone), Reply.json(place)]
+    _, out, _ = run("queue", "job_1")
+    for text in ("position 3, 2 ahead", "waits for model mdl_1", "waits for backoff ", "waits for jobs"):
+        assert text in out
+    assert "running" in run("queue", "job_1")[1]
+    assert json.loads(run("queue", "job_1", "--json")[1]) == place

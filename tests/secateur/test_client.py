@@ -316,3 +316,16 @@ def test_a_typed_spec_is_sent_as_far_as_it_was_said(client: Client, scripted: Sc
     scripted.script = [Reply.json(job_document("queued"), 201)]
     client.submit(JobCreate.model_validate(spec))
     assert json.loads(scripted.requests[0].body) == spec
+
+
+def test_followed_rows_are_waited_for_at_the_server(client: Client, scripted: ScriptedServer) -> None:
+    running, done = job_document("running"), job_document("succeeded")
+    scripted.script = [
+        *(Reply.json(running), Reply.json({"data": [{"seq": 1}], "next_cursor": None})),
+        *(Reply.json(done), Reply.json({"data": [{"seq": 2}], "next_cursor": None})),
+    ]
+    assert [row["seq"] for row in client.follow_events("job_1", every=0.0)] == [1, 2]
+    assert [each.path for each in scripted.requests[1::2]] == [
+        "/v1/jobs/job_1/events?after=0&wait=30",
+        "/v1/jobs/job_1/events?after=1",
+    ]
