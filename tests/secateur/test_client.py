@@ -266,7 +266,7 @@ def test_followed_logs_end_with_the_job(client: Client, scripted: ScriptedServer
     jobs = [Reply.json({"id": "job_1", "state": state}) for state in ("running", "succeeded")]
     scripted.script = [jobs[0], lines(4, 5), jobs[1], lines(6)]
     assert [line["seq"] for line in client.follow_logs("job_1", 3, every=0.01)] == [4, 5, 6]
-    assert [request.path.partition("after=")[2] for request in scripted.requests] == ["", "3", "", "5"]
+    assert [request.path.partition("after=")[2] for request in scripted.requests] == ["", "3&wait=30", "", "5"]
 
 
 def test_the_last_lines_are_read_backwards_and_given_forwards(client: Client, scripted: ScriptedServer) -> None:
