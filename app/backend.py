@@ -1,6 +1,6 @@
 """What one API process holds on to: settings, connections, store; and the unit of work of a request."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
@@ -71,15 +71,22 @@ def get_backend(request: Request) -> Backend:
 BackendDep = Annotated[Backend, Depends(get_backend)]
 
 
-def unit_of_work(request: Request, backend: BackendDep) -> Iterator[Session]:
+async def unit_of_work(request: Request, backend: BackendDep) -> AsyncIterator[Session]:
     """One transaction: committed after the endpoint returns and BEFORE the answer is sent, or rolled back.
 
     Whoever must wait in between ends it and lets another one begin.
     """
-    with backend.sessions() as session:
-        request.scope["state"]["session"] = session
+    session = backend.sessions()  # which takes no connection yet
+    request.scope["state"]["session"] = session
+    try:
         yield session
-        session.commit()
+        if session.in_transaction():
+            await run_in_threadpool(session.commit)
+    finally:
+        if session.in_transaction():
+            await run_in_threadpool(session.close)
+        else:
+            session.close()
 
 
 # With FastAPI's default scope the commit would come after the answer, and a 201 could be a lie.

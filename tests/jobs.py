@@ -146,9 +146,9 @@ class JobMaker:
             for i, id in enumerate(datasets)
         ]
         body = JobContinue.model_validate({"continues": parent, "domains": domains, **spec})
-        job = submission.make(self.session, self.project, complete(self.session, self.project, body))
+        made = submission.make(self.session, self.project, complete(self.session, self.project, body))
         self.session.commit()
-        return job.id
+        return str(made.job["id"])
 
 
 def make_jobs(session: Session, domains: int = 1, name: str = "ours") -> JobMaker:

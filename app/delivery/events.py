@@ -1,5 +1,6 @@
 """A job's history: typed events, numbered without gaps."""
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -14,6 +15,14 @@ def lock_job(session: Session, job: Job) -> None:
     session.flush()
     # NO KEY UPDATE: rows that refer to the job may still be written meanwhile.
     session.refresh(job, with_for_update={"key_share": True})
+
+
+def announce_created(session: Session, job: Job, at: datetime) -> None:
+    """Tell the webhooks of the first event of a job that was made in this transaction, at that time."""
+    job.created_at = at
+    announce(
+        session, job, JobEvent(job_id=job.id, seq=1, type=EventType.created, data={"state": job.state}, at=at)
+    )
 
 
 def append_event(session: Session, job: Job, type: EventType, data: dict[str, Any]) -> JobEvent:

@@ -32,12 +32,16 @@ _MADE: Final = (
 )
 _JOB: Final = (*_SAME, *_MADE)
 _PROGRESS: Final = (*ProgressRead.model_fields, "version")
-COLUMNS: Final = (
-    *(getattr(Job, name) for name in _JOB),
-    cast(Job.spec, Text),
-    *(getattr(JobProgress, name) for name in _PROGRESS),
-)
-"""What a statement selects for `Snapshot.of`, from jobs with their progress if they have any."""
+
+
+def job_columns(jobs: Any) -> list[Any]:
+    """What `Snapshot.of` wants of a job. jobs: the columns of the table or of some of its rows."""
+    return [*(jobs[name] for name in _JOB), cast(jobs["spec"], Text)]
+
+
+PROGRESS: Final = tuple(JobProgress.__table__.c[name] for name in _PROGRESS)
+"""What it wants of the job's progress, if there is any; last of all what says whether there is."""
+COLUMNS: Final = (*job_columns(Job.__table__.c), *PROGRESS)
 _JOBS: Final = len(_JOB) + 1
 
 

@@ -24,7 +24,6 @@ from app.kit.problems import FieldError, Invalid, UnsupportedMediaType, problems
 from app.kit.waiting import TooManyWaits
 from app.lineage.continuation import LineageMismatch, NotContinuable
 from app.quotas.catalogue import MAKING
-from app.tables.jobs import Job
 from app.tables.states import State
 from secateur.spec.job import JobRequest
 from secateur.spec.method import MethodName
@@ -59,7 +58,7 @@ async def create_job(body: JobRequest, auth: JobsWrite, session: UnitOfWork, onc
     another job's final state: only `domains` (new ones) is needed, and what is left out of model, method,
     sparsity, evaluation, output and gate is that job's; limits, priority, labels and each domain's calibration
     are not inherited."""
-    return await once.run(lambda: _made(session, submission.submit(session, auth.project, body)))
+    return await once.run(lambda: _made(submission.submit(session, auth.project, body)))
 
 
 @router.get(
@@ -125,8 +124,8 @@ def _page(page: PageRequest, project: str, filter: Filter, session: Session) -> 
     return page_body([Snapshot.of(row) for row in rows], following)
 
 
-def _made(session: Session, job: Job) -> Response:
-    return job_reply(repository.snapshot(session, job.id), 201, {"Location": f"/v1/jobs/{job.id}"})
+def _made(snapshot: Snapshot) -> Response:
+    return job_reply(snapshot, 201, {"Location": f"/v1/jobs/{snapshot.job['id']}"})
 
 
 def _labels(given: list[str] | None) -> list[tuple[str, str]]:

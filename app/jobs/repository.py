@@ -5,15 +5,29 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, ColumnElement, Select, String, and_, any_, bindparam, func, select
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    FromClause,
+    Select,
+    String,
+    and_,
+    any_,
+    bindparam,
+    func,
+    literal,
+    select,
+    union_all,
+)
 from sqlalchemy.orm import Session, defer
 
-from app.jobs.documents import COLUMNS, Snapshot
+from app.jobs.documents import COLUMNS, PROGRESS, Snapshot, job_columns
 from app.kit.globs import matches
 from app.kit.pagination import Listing
 from app.kit.waiting import Probe
 from app.lineage import stages as lineage
 from app.lineage.required_statistics import MatrixMethod, overriding
+from app.tables.datasets import Dataset
 from app.tables.jobs import (
     Job,
     JobAttempt,
@@ -25,6 +39,7 @@ from app.tables.jobs import (
     JobProgress,
     JobStage,
 )
+from app.tables.models import Model
 
 Found = tuple[Job, JobProgress | None]
 Query = Select[*tuple[Any, ...]]
@@ -73,20 +88,53 @@ def snapshot(session: Session, id: str) -> Snapshot:
 
 
 _SHOWN: Final = select(*COLUMNS).outerjoin(JobProgress, JobProgress.job_id == Job.id)
+
+
+def _any_of(name: str) -> Any:
+    """Of a list that is given by that name."""
+    return any_(bindparam(name, type_=ARRAY(String)))
+
+
+def _kept(kind: str, table: Any, ids: Any) -> Query:
+    """Of the project's rows with those ids; they are kept from deletion until the transaction ends."""
+    rows = select(literal(kind).label("kind"), table.c.id, table.c.state).order_by(table.c.id)
+    mine = rows.where(table.c.project_id == bindparam("project"), ids)
+    return select(mine.with_for_update(read=True, key_share=True).cte(kind))
+
+
+_INPUTS: Final = union_all(
+    _kept("model", Model.__table__, Model.__table__.c.id == bindparam("model")),
+    _kept("dataset", Dataset.__table__, Dataset.__table__.c.id == _any_of("datasets")),
+)
+
+
+def input_states(
+    session: Session, project: str, model: str, datasets: Sequence[str]
+) -> dict[tuple[str, str], str]:
+    """By kind and id, the state of the project's model and datasets, which are kept from deletion."""
+    given = {"project": project, "model": model, "datasets": list(datasets)}
+    return {(kind, id): state for kind, id, state in session.execute(_INPUTS, given)}
+
+
 PROBE: Final = Probe(
     "jobs",
     select(Job.id, Job.version, JobProgress.version, Job.state, Job.last_event)
     .outerjoin(JobProgress, JobProgress.job_id == Job.id)
-    .where(Job.id == any_(bindparam("ids", type_=ARRAY(String)))),
+    .where(Job.id == _any_of("ids")),
 )
 """A job's mark: its version, its progress's, its state, the number of its newest event."""
 
 
 def listing(project: str, filter: Filter) -> Listing:
-    """The project's jobs, newest first: of each the COLUMNS of its answer."""
-    return Listing(
-        _narrowed(_SHOWN.where(Job.project_id == project), filter), (Job.created_at, Job.id), newest_first=True
-    )
+    """The project's jobs, newest first: of each what its snapshot is made of."""
+    query = _narrowed(select(Job.__table__).where(Job.project_id == project), filter)
+    return Listing(query, (Job.__table__.c.created_at, Job.__table__.c.id), newest_first=True, complete=_whole)
+
+
+def _whole(page: FromClause) -> Query:
+    """Texts are made and progress is looked up for a page's jobs alone, however the planner finds these."""
+    query = select(*job_columns(page.c), *PROGRESS)
+    return query.outerjoin_from(page, JobProgress, JobProgress.job_id == page.c.id)
 
 
 def _narrowed(query: Query, filter: Filter) -> Query:

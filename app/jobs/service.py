@@ -2,12 +2,10 @@
 
 from sqlalchemy.orm import Session
 
-from app.datasets import repository as datasets
 from app.jobs import repository
 from app.jobs.repository import Found, Part
 from app.kit.problems import FieldError, Invalid, NotFound, Problem, exists
 from app.lineage import stages as lineages
-from app.models import repository as models
 from app.tables.datasets import IntakeState
 
 
@@ -50,14 +48,13 @@ def check_inputs(session: Session, project: str, model_id: str, wanted: dict[str
     They are locked against deletion, which the rows of the job then prevent. wanted: dataset id → JSON pointer.
     Raises InputRefused.
     """
-    errors: list[FieldError] = []
-    model = models.find_for_use(session, project, model_id)
-    if model is None or model.state == IntakeState.failed:
-        errors.append(FieldError(_reason("model", model is None), pointer="/model"))
-    found = datasets.find_for_use(session, project, list(wanted))
-    for id, pointer in wanted.items():
-        if id not in found or found[id].state == IntakeState.failed:
-            errors.append(FieldError(_reason("dataset", id not in found), pointer=pointer))
+    states = repository.input_states(session, project, model_id, list(wanted))
+    asked = {("model", model_id): "/model", **{("dataset", id): pointer for id, pointer in wanted.items()}}
+    errors = [
+        FieldError(_reason(kind, (kind, id) not in states), pointer=pointer)
+        for (kind, id), pointer in asked.items()
+        if states.get((kind, id), IntakeState.failed) == IntakeState.failed
+    ]
     if errors:
         raise InputRefused(errors=errors)
 

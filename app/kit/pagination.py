@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel, Field
-from sqlalchemy import Select, tuple_
+from sqlalchemy import FromClause, Select, tuple_
 from sqlalchemy.orm import Session
 
 from app.kit.clock import in_utc
@@ -39,6 +39,8 @@ class Listing:
     query: Select[*tuple[Any, ...]]
     key: Sequence[Any]
     newest_first: bool = False
+    complete: Callable[[FromClause], Select[*tuple[Any, ...]]] | None = None
+    """What is read of a page's rows, where that is more than the query says: it costs nothing for other rows."""
 
     def read(
         self, session: Session, after: Sequence[object] | None, limit: int
@@ -48,9 +50,18 @@ class Listing:
         if after is not None:
             last = tuple_(*after)
             query = query.where(key < last if self.newest_first else key > last)
-        query = query.order_by(*(column.desc() if self.newest_first else column for column in self.key))
-        rows = session.execute(query.add_columns(*self.key).limit(limit))
+        query = self._in_order(query, self.key).limit(limit)
+        if self.complete is None:
+            query = query.add_columns(*self.key)
+        else:
+            page = query.subquery()
+            key_of_page = [page.c[column.key] for column in self.key]
+            query = self._in_order(self.complete(page).add_columns(*key_of_page), key_of_page)
+        rows = session.execute(query)
         return [(tuple(row[:-width]), tuple(row[-width:])) for row in rows]
+
+    def _in_order(self, query: Select[*tuple[Any, ...]], key: Sequence[Any]) -> Select[*tuple[Any, ...]]:
+        return query.order_by(*(column.desc() if self.newest_first else column for column in key))
 
 
 @dataclass(frozen=True)
