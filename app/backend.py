@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, sessionmaker
@@ -81,12 +83,18 @@ async def unit_of_work(request: Request, backend: BackendDep) -> AsyncIterator[S
     try:
         yield session
         if session.in_transaction():
-            await run_in_threadpool(session.commit)
+            await to_thread.run_sync(session.commit, limiter=_enders())
     finally:
         if session.in_transaction():
-            await run_in_threadpool(session.close)
+            await to_thread.run_sync(session.close, limiter=_enders())
         else:
             session.close()
+
+
+@lru_cache
+def _enders() -> CapacityLimiter:
+    """Threads of their own: all others may be waiting for the connections that are given back here."""
+    return CapacityLimiter(10)
 
 
 # With FastAPI's default scope the commit would come after the answer, and a 201 could be a lie.

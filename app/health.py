@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from app.backend import Backend, BackendDep
 from app.db.migrate import is_current
 from app.dispatch.client import impatient_client
+from app.kit.headers import Sent, sends
 from app.kit.replies import reply
 
 log = structlog.get_logger("app.health")
@@ -45,7 +46,7 @@ async def livez() -> Response:
     "/readyz",
     summary="Can requests be served",
     response_model=ReadyRead,
-    responses={503: {"model": ReadyRead, "description": "Not at the moment"}},
+    responses={503: {"model": ReadyRead, **sends(Sent.retry_after, description="Not at the moment")}},
 )
 async def readyz(backend: BackendDep) -> Response:
     """Asks the database (and whether it lacks a migration), the object store and the broker."""

@@ -23,6 +23,7 @@ from app.jobs import control_endpoints as control
 from app.jobs import endpoints as jobs
 from app.jobs import queue_endpoints as queue
 from app.kit.handlers import install_handlers
+from app.kit.head import HeadAsGet
 from app.kit.lingering import LingeringClose, Receiving
 from app.kit.logs import configure_logs
 from app.kit.middleware import RequestContext, RequestLimits
@@ -85,6 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 larger=larger,
                 hosts=settings.allowed_hosts,
             ),
+            Middleware(HeadAsGet),
         ],
     )
     app.state.backend = backend

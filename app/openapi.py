@@ -1,18 +1,20 @@
 """The OpenAPI document: FastAPI's, with our errors and the bodies that FastAPI cannot see."""
 
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 
 from app.datasets.schemas import DatasetCreate
+from app.kit.headers import Sent, sends
 from app.kit.problems import ProblemRead
 
 _DESCRIPTION = """Prunes large language models: continual jobs over an ordered list of domains.
 
 Register a **model**, upload one **dataset** a domain, submit a **job**, poll it, read its history, download its
 **artifacts**. Errors are `application/problem+json` (RFC 9457) with a stable `code`; the answer to somebody else's
-id is 404. Every answer carries `X-Request-Id`."""
+id is 404. Every answer carries `X-Request-Id`. `HEAD` is taken wherever `GET` is, and answered with the same
+headers."""
 
 
 def install_openapi(app: FastAPI) -> None:
@@ -26,10 +28,27 @@ def install_openapi(app: FastAPI) -> None:
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             _add(schemas, "Problem", ProblemRead, "serialization")
             _add(schemas, "DatasetCreate", DatasetCreate, "validation")
+            for path in document["paths"].values():
+                for operation in path.values():
+                    _add_headers(operation)
             app.openapi_schema = document
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+_MADE: Final = (Sent.location, Sent.replayed)
+_MAKING: Final = {"200": _MADE, "201": _MADE, "202": _MADE}
+"""Of calls that take an `Idempotency-Key`, by status."""
+
+
+def _add_headers(operation: dict[str, Any]) -> None:
+    """Those that no single route sends."""
+    every = [Sent.request_id, *((Sent.rate_limit, Sent.rate_policy) if operation.get("security") else ())]
+    repeatable = any(each["name"] == "Idempotency-Key" for each in operation.get("parameters", ()))
+    for status, response in operation["responses"].items():
+        those = [*every, *(_MAKING.get(status, ()) if repeatable else ())]
+        response.setdefault("headers", {}).update(sends(*those)["headers"])
 
 
 def _add(schemas: dict[str, Any], name: str, model: type[BaseModel], mode: Any) -> None:

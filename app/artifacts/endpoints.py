@@ -13,8 +13,9 @@ from app.artifacts.service import FileNotInArtifact, NoArtifacts
 from app.auth.dependencies import JobsRead
 from app.backend import BackendDep, UnitOfWork
 from app.jobs.service import JobNotFound
-from app.kit.conditions import IfNoneMatch, none_match
+from app.kit.conditions import CURRENT, IfNoneMatch, none_match
 from app.kit.fields import JobId
+from app.kit.headers import Sent, sends
 from app.kit.problems import problems
 from app.kit.replies import reply
 
@@ -23,11 +24,12 @@ router = APIRouter(prefix="/v1/jobs/{id}/artifacts", tags=["artifacts"])
 PRESIGNED_SECONDS: Final = 300
 FilePath = Annotated[str, Path(description="As in the manifest, slashes and all.", examples=["model/config.json"])]
 _BINARY: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_WHOLE: Final = (Sent.etag, Sent.digest, Sent.ranges, Sent.disposition)
 _FILE: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "The file", "content": _BINARY},
-    206: {"description": "The range", "content": _BINARY},
-    304: {"description": "The caller's ETag is current"},
-    307: {"description": "Where the store serves it for some minutes"},
+    200: {**sends(*_WHOLE, description="The file"), "content": _BINARY},
+    206: {**sends(*_WHOLE, Sent.range, description="The range"), "content": _BINARY},
+    304: sends(*_WHOLE, description=CURRENT),
+    307: sends(Sent.etag, Sent.location, description="Where the store serves it for some minutes"),
 }
 
 
@@ -35,7 +37,11 @@ _FILE: Final[dict[int | str, dict[str, Any]]] = {
     "",
     summary="The files of a finished job",
     response_model=ManifestRead,
-    responses={304: {"description": "The caller's ETag is current"}, **problems(JobNotFound, NoArtifacts)},
+    responses={
+        200: sends(Sent.etag),
+        304: sends(Sent.etag, description=CURRENT),
+        **problems(JobNotFound, NoArtifacts),
+    },
 )
 def get_manifest(id: JobId, auth: JobsRead, session: UnitOfWork, if_none_match: IfNoneMatch = None) -> Response:
     """Path, size and sha256 of every file, and where the result comes from. `digest` names it all. A job that has
@@ -94,7 +100,7 @@ def download_file(
     summary="A file's headers",
     response_class=Response,
     responses={
-        200: {"description": "As the download"},
+        200: sends(*_WHOLE, description="As the download"),
         **problems(JobNotFound, NoArtifacts, FileNotInArtifact),
     },
 )

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
 
-from fastapi import Depends, Header, Response
+from fastapi import Depends, Header, Request, Response
 from starlette.responses import StreamingResponse
 
+from app.kit.head import ONLY_HEADERS
 from app.kit.problems import Problem
 
 _SINGLE: Final = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
@@ -24,6 +25,7 @@ class RangeNotSatisfiable(Problem):
 class RangeRequest:
     """Which bytes the caller wants; with `if_range` only while that is the content's ETag."""
 
+    request: Request
     range: Annotated[str | None, Header(description="One range of bytes.")] = None
     if_range: Annotated[str | None, Header(description="ETag for which the range is meant.")] = None
 
@@ -40,6 +42,8 @@ class RangeRequest:
         sent = {**headers, "Content-Length": str(end - start)}
         if wanted is not None:
             sent["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+        if ONLY_HEADERS in self.request.scope["state"]:
+            start = end
         return StreamingResponse(read(start, end), 206 if wanted is not None else 200, sent, media_type)
 
 

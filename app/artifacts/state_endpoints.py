@@ -11,17 +11,19 @@ from app.artifacts.state import MEDIA_TYPE
 from app.auth.dependencies import JobsRead
 from app.backend import BackendDep
 from app.jobs.service import JobNotFound
-from app.kit.conditions import IfNoneMatch, none_match
+from app.kit.conditions import CURRENT, IfNoneMatch, none_match
 from app.kit.fields import JobId
+from app.kit.headers import Sent, sends
 from app.kit.problems import problems
 
 router = APIRouter(prefix="/v1/jobs/{id}/state", tags=["artifacts"])
 
 _BINARY: Final = {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+_WHOLE: Final = (Sent.etag, Sent.ranges, Sent.disposition)
 _ARCHIVE: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "The archive", "content": _BINARY},
-    206: {"description": "The range", "content": _BINARY},
-    304: {"description": "The caller's ETag is current"},
+    200: {**sends(*_WHOLE, description="The archive"), "content": _BINARY},
+    206: {**sends(*_WHOLE, Sent.range, description="The range"), "content": _BINARY},
+    304: sends(*_WHOLE, description=CURRENT),
 }
 
 

@@ -14,6 +14,7 @@ from app.history.sensitivity_schemas import BlockSensitivityRead, SensitivityRea
 from app.jobs import service as jobs
 from app.jobs.service import JobNotFound
 from app.kit.fields import JobId
+from app.kit.headers import Sent, sends
 from app.kit.pagination import Page
 from app.kit.problems import problems
 from app.kit.replies import reply
@@ -23,7 +24,10 @@ router = APIRouter(prefix="/v1/jobs/{id}/sensitivity", tags=["history"])
 
 PARQUET: Final = "application/vnd.apache.parquet"
 _FILE: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "The file", "content": {PARQUET: {"schema": {"type": "string", "format": "binary"}}}}
+    200: {
+        **sends(Sent.disposition, description="The file"),
+        "content": {PARQUET: {"schema": {"type": "string", "format": "binary"}}},
+    }
 }
 
 

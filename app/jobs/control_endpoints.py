@@ -1,5 +1,7 @@
 """/v1/jobs/{id}: cancel, pause, resume, retry, change, delete."""
 
+from typing import Final
+
 from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
 
@@ -8,18 +10,21 @@ from app.backend import UnitOfWork
 from app.idempotency.once import ONCE, Once
 from app.jobs import control, repository, retries
 from app.jobs.control import JobCancelling, LineageAlive
-from app.jobs.documents import job_reply
+from app.jobs.documents import JOB, job_reply
 from app.jobs.repository import Found
 from app.jobs.retries import GateMissed, InputsChanged, JobSucceeded
 from app.jobs.schemas import JobPatch, JobRead
 from app.jobs.service import InputRefused, JobFinished, JobNotFound, JobUnfinished
 from app.kit.conditions import IfMatch
 from app.kit.fields import JobId
+from app.kit.headers import Sent, sends
 from app.kit.json_body import StrictRoute
 from app.kit.problems import PreconditionFailed, UnsupportedMediaType, problems
 from app.quotas.catalogue import MAKING
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"], route_class=StrictRoute)
+
+_RETRIED: Final = "It was retried already; this is the job that was made then"
 
 
 @router.post(
@@ -28,7 +33,8 @@ router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"], route_class=StrictRout
     status_code=202,
     response_model=JobRead,
     responses={
-        200: {"model": JobRead, "description": "It was cancelled already"},
+        200: {"model": JobRead, **sends(*JOB, description="It was cancelled already")},
+        202: sends(*JOB),
         **problems(JobNotFound, JobFinished),
     },
 )
@@ -44,7 +50,8 @@ def cancel_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
     status_code=202,
     response_model=JobRead,
     responses={
-        200: {"model": JobRead, "description": "It was paused already"},
+        200: {"model": JobRead, **sends(*JOB, description="It was paused already")},
+        202: sends(*JOB),
         **problems(JobNotFound, JobFinished, JobCancelling),
     },
 )
@@ -62,7 +69,8 @@ def pause_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
     status_code=202,
     response_model=JobRead,
     responses={
-        200: {"model": JobRead, "description": "It was not paused"},
+        200: {"model": JobRead, **sends(*JOB, description="It was not paused")},
+        202: sends(*JOB),
         **problems(JobNotFound, JobFinished, JobCancelling),
     },
 )
@@ -78,7 +86,8 @@ def resume_job(id: JobId, auth: JobsWrite, session: UnitOfWork) -> Response:
     status_code=201,
     response_model=JobRead,
     responses={
-        200: {"model": JobRead, "description": "It was retried already; this is the job that was made then"},
+        200: {"model": JobRead, **sends(*JOB, Sent.location, description=_RETRIED)},
+        201: sends(*JOB, Sent.location),
         **problems(
             JobNotFound,
             JobUnfinished,
@@ -101,7 +110,7 @@ async def retry_job(id: JobId, auth: JobsWrite, session: UnitOfWork, once: Once)
     "",
     summary="Change a job's labels, priority or limits",
     response_model=JobRead,
-    responses=problems(JobNotFound, JobFinished, PreconditionFailed, UnsupportedMediaType),
+    responses={200: sends(*JOB), **problems(JobNotFound, JobFinished, PreconditionFailed, UnsupportedMediaType)},
 )
 def change_job(
     id: JobId, body: JobPatch, auth: JobsWrite, session: UnitOfWork, if_match: IfMatch = None

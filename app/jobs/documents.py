@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined, to_json
 from sqlalchemy import Text, cast
 
 from app.jobs.schemas import FailureRead, LossesRead, ProgressRead, ResultRead
+from app.kit.headers import Sent
 from app.tables.jobs import Job, JobProgress
 from app.tables.states import LEASED, TERMINAL, State
 from secateur.spec.durations import format_duration
@@ -21,6 +22,8 @@ from secateur.spec.records.history import JobWarning, Phase
 Document = dict[str, Any]
 
 JSON: Final = "application/json"
+JOB: Final = (Sent.etag, Sent.retry_after)
+"""Headers that a job's answer has; the latter as long as anything can change."""
 _SAME: Final = (
     *("id", "state", "phase", "method", "spec_digest", "labels", "priority", "retry_of", "continues"),
     *("first_stage", "attempts", "created_at", "updated_at", "started_at", "finished_at"),

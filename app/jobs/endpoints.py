@@ -10,14 +10,15 @@ from app.auth.dependencies import JobsRead, JobsWrite, KeyDigest
 from app.backend import BackendDep, UnitOfWork, read_alone
 from app.idempotency.once import ONCE, Once
 from app.jobs import repository, submission
-from app.jobs.documents import JSON, Snapshot, job_reply, page_body
+from app.jobs.documents import JOB, JSON, Snapshot, job_reply, page_body
 from app.jobs.polling import Awaited, Poll
 from app.jobs.repository import Filter
 from app.jobs.schemas import JobRead
 from app.jobs.service import InputRefused, JobNotFound, JobUnfinished
 from app.kit.clock import Instant
-from app.kit.conditions import IfNoneMatch
+from app.kit.conditions import CURRENT, IfNoneMatch
 from app.kit.fields import JobId
+from app.kit.headers import Sent, sends
 from app.kit.json_body import StrictRoute
 from app.kit.pagination import Page, PageRequest, Paging
 from app.kit.problems import FieldError, Invalid, UnsupportedMediaType, problems
@@ -42,16 +43,19 @@ Labels = Annotated[
     summary="Submit a job",
     status_code=201,
     response_model=JobRead,
-    responses=problems(
-        InputRefused,
-        *ONCE,
-        *MAKING,
-        UnsupportedMediaType,
-        JobNotFound,
-        JobUnfinished,
-        NotContinuable,
-        LineageMismatch,
-    ),
+    responses={
+        201: sends(Sent.location, *JOB),
+        **problems(
+            InputRefused,
+            *ONCE,
+            *MAKING,
+            UnsupportedMediaType,
+            JobNotFound,
+            JobUnfinished,
+            NotContinuable,
+            LineageMismatch,
+        ),
+    },
 )
 async def create_job(body: JobRequest, auth: JobsWrite, session: UnitOfWork, once: Once) -> Response:
     """The job starts when its model and datasets are ready and a worker is free. With `continues` it takes up
@@ -92,7 +96,11 @@ async def list_jobs(
     "/{id}",
     summary="Read a job, or wait for its next change",
     response_model=JobRead,
-    responses={304: {"description": "The caller's ETag is current"}, **problems(JobNotFound, TooManyWaits)},
+    responses={
+        200: sends(*JOB),
+        304: sends(*JOB, description=CURRENT),
+        **problems(JobNotFound, TooManyWaits),
+    },
 )
 async def get_job(
     id: JobId,

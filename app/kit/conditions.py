@@ -1,9 +1,11 @@
 """Conditional requests (RFC 9110, section 13)."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Header
 
+CURRENT: Final = "The caller's ETag is current"
+"""What a 304 says."""
 IfNoneMatch = Annotated[
     str | None,
     Header(alias="If-None-Match", description="The caller's ETag; 304 when it is current."),

@@ -90,8 +90,11 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 def _allowed(request: Request) -> str:
     """Every method of the address; the framework names those of the first route only."""
-    found = []
+    found: list[str] = []
     for method in _METHODS:
+        if method == "HEAD" and "GET" in found:
+            found.append(method)
+            continue
         scope = {**request.scope, "method": method}
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
             found.append(method)

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Final, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from app.kit.headers import sent_by
+
 MEDIA_TYPE: Final = "application/problem+json"
 T = TypeVar("T")
 SCHEMA_REF: Final = {"$ref": "#/components/schemas/Problem"}
@@ -184,7 +186,10 @@ def problems(*classes: type[Problem], keyed: bool = True) -> dict[int | str, dic
             each.status,
             {"description": each.title, "content": {MEDIA_TYPE: {"schema": SCHEMA_REF, "examples": {}}}},
         )
-        example = document(each(), "01jd3f7e2c")
+        problem = each()
+        example = document(problem, "01jd3f7e2c")
+        if problem.headers:
+            entry.setdefault("headers", {}).update(sent_by(problem.headers))
         entry["content"][MEDIA_TYPE]["examples"][each.code] = {"summary": each.title, "value": example}
     for entry in found.values():
         examples = entry["content"][MEDIA_TYPE]["examples"]

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.auth.dependencies import JobsRead
-from app.kit.conditions import IfNoneMatch, none_match
+from app.kit.conditions import CURRENT, IfNoneMatch, none_match
+from app.kit.headers import Sent, sends
 from app.kit.pagination import Page
 from app.kit.problems import problems
 from secateur.spec.method import METHODS
@@ -44,7 +45,7 @@ class MethodRead(BaseModel):
     "",
     summary="Methods and their parameters",
     response_model=Page[MethodRead],
-    responses={304: {"description": "The caller's ETag is current"}, **problems()},
+    responses={200: sends(Sent.etag), 304: sends(Sent.etag, description=CURRENT), **problems()},
 )
 async def list_methods(auth: JobsRead, if_none_match: IfNoneMatch = None) -> Response:
     """What `method` of a job may be, with every parameter's meaning and default. It changes with the release."""

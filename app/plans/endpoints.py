@@ -13,6 +13,7 @@ from app.auth.service import Principal
 from app.backend import Backend, BackendDep, UnitOfWork
 from app.idempotency.once import ONCE, Once
 from app.jobs.service import InputRefused, JobNotFound, JobUnfinished
+from app.kit.headers import Sent, sends
 from app.kit.json_body import StrictRoute
 from app.kit.problems import UnsupportedMediaType, problems
 from app.kit.replies import reply
@@ -40,6 +41,7 @@ Wait = Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for th
     response_model=PlanRead,
     responses={
         200: {"model": PlanRead, "description": "It was made, or failed, while the call waited"},
+        202: sends(Sent.retry_after),
         **problems(
             InputRefused,
             UnsupportedMediaType,
@@ -79,7 +81,7 @@ async def create_plan(
     "/{id}",
     summary="Read a plan, or wait for it",
     response_model=PlanRead,
-    responses=problems(PlanNotFound, TooManyWaits),
+    responses={200: sends(Sent.retry_after), **problems(PlanNotFound, TooManyWaits)},
 )
 async def get_plan(id: PlanId, request: Request, auth: JobsRead, backend: BackendDep, wait: Wait = 0) -> Response:
     """`state` is pending until the CPU queue has made it; a failed one says why in `error`."""

@@ -5,6 +5,10 @@ from typing import Any
 
 import httpx
 
+from app.kit.headers import Sent
+
+TOLD = {header.lower() for header in Sent}
+"""Headers that a call's documentation names when it sends them."""
 _PATHS: dict[str, Any] = {}
 
 
@@ -25,6 +29,10 @@ def check_documented(response: httpx.Response) -> None:
         return
     documented = operation["responses"].get(str(response.status_code))
     assert documented is not None, f"{request.method} {request.url.path}: {response.status_code} is not documented"
+    declared = {name.lower() for name in documented.get("headers", {})}
+    undeclared = {name for name in response.headers if name in TOLD} - declared
+    what = f"{request.method} {request.url.path} {response.status_code}"
+    assert not undeclared, f"{what} sends {undeclared} unsaid; see app/kit/headers.py"
     if response.headers.get("content-type") == "application/problem+json":
         response.read()
         examples = documented["content"]["application/problem+json"]["examples"]
@@ -36,6 +44,10 @@ def _operation(request: httpx.Request) -> dict[str, Any] | None:
     url = f"{request.url.scheme}://{request.url.host}:{request.url.port}"
     for template, operations in _paths(url).items():
         pattern = re.sub(r"\{path\}", ".*", re.sub(r"\{(?!path\})\w+\}", "[^/]+", template))
-        if re.fullmatch(pattern, request.url.path, re.DOTALL) and request.method.lower() in operations:
-            return dict(operations[request.method.lower()])
+        if re.fullmatch(pattern, request.url.path, re.DOTALL):
+            method = request.method.lower()
+            if method == "head" and method not in operations:
+                method = "get"
+            if method in operations:
+                return dict(operations[method])
     return None
