@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from secateur import download, upload
+from secateur.projects import Projects
 from secateur.transport import Json, Transport
 from secateur.waiting import FINISHED, READY, OnUpdate, follow, wait_for
 from secateur.webhooks import Webhooks
@@ -38,6 +39,21 @@ class Client:
     @property
     def webhooks(self) -> Webhooks:
         return Webhooks(self._transport)
+
+    @property
+    def projects(self) -> Projects:
+        return Projects(self._transport)
+
+    def whoami(self) -> Json:
+        """The project, scopes and expiry of the key in use."""
+        return self._transport.call("GET", "/v1/whoami")
+
+    def audit(self, **filters: Any) -> Iterator[Json]:
+        """Who changed what, newest first.
+
+        filters: project, key, action, object_id, outcome, created_after, created_before, limit (of one page).
+        """
+        return self._transport.pages("/v1/audit", filters)
 
     def close(self) -> None:
         self._transport.close()

@@ -81,7 +81,7 @@ class ScriptedServer:
                     self.wfile.write(reply.body[: reply.cut])
                     self.close_connection = True
 
-            do_GET = do_POST = do_PATCH = do_DELETE = _serve
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
 
             def log_message(self, *_: Any) -> None:
                 """Quiet."""
