@@ -81,6 +81,9 @@ def _sent(content: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unlike(answer: httpx.Response) -> dict[str, Any]:
+    """All of it but its id; of a HEAD, what it would be long."""
+    if answer.request.method == "HEAD":
+        return {"bytes": answer.headers.get("content-length")}
     return {**answer.json(), "request_id": 0}
 
 
