@@ -9,10 +9,12 @@ from app.tables.outbox import OutboxMessage
 
 
 class Queue(StrEnum):
-    """Celery queues: one for what needs the accelerator, one for what does not."""
+    """Celery queues: one for what needs the accelerator, one for what does not, one for plans alone."""
 
     gpu = "gpu"
     cpu = "cpu"
+    plan = "plan"
+    """Plans are told of in `cpu` as well; a worker of this queue does nothing else, so no intake delays them."""
 
 
 def notify(session: Session, queue: Queue, hint: str, after_seconds: float = 0) -> None:

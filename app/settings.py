@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     """Jobs of one project that may run at once."""
     quota_pending_tasks: int | None = Field(default=100, ge=0)
     """Models and datasets of one project being taken in, and plans being made."""
+    quota_running_intakes: int | None = Field(default=1, ge=1)
+    """Of those, models and datasets that are taken in at once; fewer than there are CPU workers, so that one
+    project's slow hub holds nobody up."""
     quota_stored_bytes: int | None = Field(default=2**40, ge=0)
     """Of one project's models, datasets, artifacts and checkpoints. A job that was accepted may pass it."""
     quota_uploads: int | None = Field(default=8, ge=0)
@@ -188,6 +191,7 @@ class Settings(BaseSettings):
         "quota_queued_jobs",
         "quota_running_jobs",
         "quota_pending_tasks",
+        "quota_running_intakes",
         "quota_stored_bytes",
         "quota_uploads",
         "quota_upload_bytes",

@@ -47,10 +47,11 @@ def test_every_part_is_there_and_waits_for_what_it_needs(compose: dict[str, Any]
         "dispatcher",
         "webhooks",
         "worker-cpu",
+        "worker-plan",
         "worker-gpu",
     }
     assert set(services) == parts
-    for name in ("api", "dispatcher", "webhooks", "worker-cpu", "worker-gpu"):
+    for name in ("api", "dispatcher", "webhooks", "worker-cpu", "worker-plan", "worker-gpu"):
         assert services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
     for name in parts - {"migrate"}:
         assert services[name]["healthcheck"]["test"], name
@@ -65,7 +66,7 @@ def test_the_broker_keeps_what_it_is_told(compose: dict[str, Any]) -> None:
 
 
 def test_what_is_written_has_a_place_on_a_disk(compose: dict[str, Any]) -> None:
-    for name in ("api", "worker-cpu", "worker-gpu"):
+    for name in ("api", "worker-cpu", "worker-plan", "worker-gpu"):
         service = compose["services"][name]
         places = {volume.split(":")[1]: volume.split(":")[0] for volume in service["volumes"]}
         assert service["read_only"]
@@ -93,7 +94,7 @@ def test_the_parts_agree_on_names_places_and_settings(compose: dict[str, Any]) -
         given = [key for key in service.get("environment", {}) if key.startswith("SECATEUR_")]
         assert {key.removeprefix("SECATEUR_").lower() for key in given} <= set(Settings.model_fields), name
     ours = [service for service in services.values() if "build" in service]
-    assert len(ours) == 6
+    assert len(ours) == 7
     for service in ours:
         environment = service["environment"]
         assert "@postgres:5432/" in environment["SECATEUR_DATABASE_URL"]

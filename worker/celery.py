@@ -1,4 +1,4 @@
-"""The Celery app of the workers: `celery -A worker.celery worker -Q gpu -c 1` (or `-Q cpu`).
+"""The Celery app of the workers: `celery -A worker.celery worker -Q gpu -c 1` (or `-Q cpu`, `-Q plan`).
 
 Start it with REMAP_SIGTERM=SIGQUIT in the environment: SIGTERM then gives the running job back within seconds,
 instead of waiting for hours until it is done. Celery's command reads it before it loads this module.
@@ -79,3 +79,12 @@ def run_tasks(self: "Task[Any, Any]", hint: str = "") -> None:
     from worker.task_runner import run_tasks as run
 
     run(get_settings(), self.request.hostname or "worker")
+
+
+@app.task(name=TASKS[Queue.plan], bind=True)  # type: ignore[untyped-decorator]
+def run_plans(self: "Task[Any, Any]", hint: str = "") -> None:
+    """Make plans until none is asked for."""
+    from app.tables.tasks import TaskKind
+    from worker.task_runner import run_tasks as run
+
+    run(get_settings(), self.request.hostname or "worker", [TaskKind.plan])

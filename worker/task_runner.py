@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy.orm import Session
 
@@ -24,8 +24,8 @@ from worker.intake import runner as intake
 log = logging.getLogger(__name__)
 
 
-def run_tasks(settings: Settings, worker: str) -> int:
-    """Run tasks until there is none; how many. Call it in the main thread, which only waits."""
+def run_tasks(settings: Settings, worker: str, kinds: Sequence[TaskKind] = tuple(TaskKind)) -> int:
+    """Run tasks of these kinds until there is none; how many. Call it in the main thread, which only waits."""
     stopping, seconds = threading.Event(), settings.lease_seconds
 
     def work() -> int:
@@ -33,7 +33,7 @@ def run_tasks(settings: Settings, worker: str) -> int:
         count = 0
         while claimed := claim_when_possible(
             stopping,
-            lambda session: service.claim(session, worker, seconds),
+            lambda session: service.claim(session, worker, seconds, kinds),
             lambda session, claim: service.renew(session, claim.id, claim.token, seconds),
         ):
             _run_task(*claimed, settings, Interrupts(stopping=stopping))

@@ -13,7 +13,7 @@ from app.kit.ids import Prefix, new_id
 from app.kit.problems import NotFound, Problem, exists
 from app.tables.datasets import Dataset, IntakeState
 from app.tables.tasks import TaskKind
-from app.tasks.service import submit
+from app.tasks.service import drop, submit
 
 
 class DatasetNotFound(NotFound):
@@ -100,6 +100,7 @@ def delete(session: Session, project: str, id: str) -> str | None:
         raise DatasetInUse(f"Wait for or cancel: {', '.join(jobs)}.")
     key = dataset.object_key
     repository.remove(session, dataset)
+    drop(session, id)
     return key
 
 

@@ -11,7 +11,11 @@ from kombu import Queue as KombuQueue
 from app.dispatch.client import impatient_client
 from app.outbox import Queue
 
-TASKS: Final = {Queue.gpu: "secateur.jobs.run", Queue.cpu: "secateur.tasks.run"}
+TASKS: Final = {
+    Queue.gpu: "secateur.jobs.run",
+    Queue.cpu: "secateur.tasks.run",
+    Queue.plan: "secateur.plans.run",
+}
 """Which Celery task answers the notifications of which queue."""
 KEY_PREFIX: Final = "secateur:"
 EPOCH_KEY: Final = "secateur:epoch"
@@ -45,7 +49,7 @@ PUBLISHER_TRANSPORT: Final[dict[str, Any]] = {
 
 
 def queues() -> list[KombuQueue]:
-    """Both queues; each is its own exchange and routing key."""
+    """All queues; each is its own exchange and routing key."""
     return [KombuQueue(name, Exchange(name, type="direct"), routing_key=name) for name in Queue]
 
 

@@ -119,7 +119,7 @@ def delete(session: Session, project: str, id: str) -> None:
     _refuse_alive(stages.continuations(session, job.id))
     root = job.root
     session.execute(sql_delete(Job).where(Job.id == job.id))
-    order_sweep(session, root)
+    order_sweep(session, root, project)
 
 
 def _refuse_alive(children: Sequence[str]) -> None:

@@ -40,9 +40,9 @@ class Services:
         child.grace = 20
         return child
 
-    def worker(self, queue: str) -> Child:
-        """One Celery worker; it takes one job at a time."""
-        who = ("-Q", queue, "-n", f"{queue}0@%h", "-c", "1")
+    def worker(self, queue: str, at_once: int = 1) -> Child:
+        """One Celery worker, which takes so many jobs or tasks at once."""
+        who = ("-Q", queue, "-n", f"{queue}0@%h", "-c", str(at_once))
         options = ("--loglevel", "INFO", "--without-gossip", "--without-mingle")
         child = self._python(f"worker-{queue}", "celery", "-A", "worker.celery", "worker", *who, *options)
         # With this Celery takes SIGTERM as its soft shutdown: the running job is given back at once.

@@ -100,7 +100,7 @@ class Stack:
             raise StartError(f"bootstrap failed:\n{bootstrap.tail()}")
         self.supervisor.add(self._start_api(services, memory))
         self.supervisor.add(services.dispatcher(), services.webhooks())
-        self.supervisor.add(services.worker("gpu"), services.worker("cpu"))
+        self.supervisor.add(services.worker("gpu"), services.worker("cpu", 2), services.worker("plan"))
         memory.ports = {"postgres": postgres.port, "valkey": valkey.port, "api": self.port}
         self.state.save(memory)
         write_private(self.state.client_file, json.dumps({"url": self.url, "key": self.key}) + "\n")

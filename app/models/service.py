@@ -15,7 +15,7 @@ from app.settings import Settings
 from app.tables.datasets import IntakeState
 from app.tables.models import Model
 from app.tables.tasks import TaskKind
-from app.tasks.service import submit
+from app.tasks.service import drop, submit
 
 
 class ModelNotFound(NotFound):
@@ -62,6 +62,7 @@ def delete(session: Session, project: str, id: str) -> None:
     if jobs:
         raise ModelInUse(f"Jobs refer to it, among them {', '.join(jobs)}.")
     session.delete(model)
+    drop(session, id)
 
 
 def _check_path(path: str, roots: Sequence[Path]) -> None:

@@ -14,6 +14,7 @@ class Quota(StrEnum):
     queued_jobs = "queued_jobs"
     running_jobs = "running_jobs"
     pending_tasks = "pending_tasks"
+    running_intakes = "running_intakes"
     stored_bytes = "stored_bytes"
     uploads = "uploads"
     upload_bytes = "upload_bytes"
@@ -23,6 +24,7 @@ MEANINGS: Final[dict[Quota, str]] = {
     Quota.queued_jobs: "jobs that wait: queued or paused",
     Quota.running_jobs: "jobs that run at once; the others wait",
     Quota.pending_tasks: "models and datasets being taken in, and plans being made",
+    Quota.running_intakes: "models and datasets taken in at once; the others wait",
     Quota.stored_bytes: "bytes of its models, datasets, artifacts and checkpoints",
     Quota.uploads: "uploads under way at once, in one process of the API",
     Quota.upload_bytes: "bytes of uploads under way, in one process of the API",

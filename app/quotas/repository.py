@@ -19,6 +19,8 @@ _USED: Final[dict[Quota, str]] = {
         WHERE j.project_id = :project""",
     Quota.pending_tasks: """SELECT count(*) FROM tasks
         WHERE project_id = :project AND state IN ('queued', 'running') AND kind <> 'garbage'""",
+    Quota.running_intakes: """SELECT count(*) FROM tasks
+        WHERE project_id = :project AND state = 'running' AND kind NOT IN ('garbage', 'plan')""",
     Quota.stored_bytes: """SELECT
         coalesce((SELECT sum(stored_bytes) FROM jobs WHERE project_id = :project AND stored_bytes > 0), 0)
         + coalesce((SELECT sum(bytes) FROM models WHERE project_id = :project), 0)

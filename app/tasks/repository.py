@@ -9,7 +9,9 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
-from app.tables.tasks import Task, TaskState
+from app.settings import get_settings
+from app.shares import DECAYED, ELAPSED, half_life
+from app.tables.tasks import Task, TaskKind, TaskState
 
 
 class TaskLost(Exception):
@@ -28,26 +30,87 @@ class TaskClaim:
     attempt: int
 
 
-def claim(session: Session, worker: str, lease_seconds: float) -> TaskClaim | None:
-    """Take the oldest queued task, or None."""
-    task = session.scalar(
-        select(Task)
-        .where(Task.state == TaskState.queued, Task.available_at <= func.now())
-        .order_by(Task.available_at, Task.created_at, Task.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
+ADVANCE_SECONDS: Final = 60.0
+"""What a running task counts at least."""
+_BOUNDED: Final = [TaskKind.model_intake, TaskKind.dataset_fetch]
+"""Of these a project runs no more at once than it may: each may wait for a slow hub."""
+
+# The house's own work first, then the project with the least recent service by its share, then age.
+_NEXT: Final = text(f"""
+    WITH running AS (
+        SELECT project_id, count(*) FILTER (WHERE kind = ANY(:bounded)) AS intakes,
+               sum(greatest({ELAPSED.format(since="coalesce(started_at, updated_at)")}, :advance)) AS seconds
+        FROM tasks WHERE state = 'running' AND project_id IS NOT NULL GROUP BY project_id
+    ),
+    queued AS (
+        SELECT t.id, t.project_id, t.available_at, t.created_at,
+               (coalesce(s.seconds * {DECAYED.format(since="s.at")}, 0) + coalesce(r.seconds, 0))
+                   / coalesce(a.share, 1) AS served,
+               CASE WHEN t.kind <> ALL(:bounded) THEN NULL
+                    WHEN jsonb_exists(a.quotas, 'running_intakes')
+                        THEN CAST(a.quotas ->> 'running_intakes' AS integer)
+                    ELSE CAST(:running_intakes AS integer) END AS most,
+               coalesce(r.intakes, 0) AS intakes
+        FROM tasks t
+        LEFT JOIN project_accounts a ON a.project_id = t.project_id
+        LEFT JOIN project_service s ON s.project_id = t.project_id AND s.queue = 'cpu'
+        LEFT JOIN running r ON r.project_id = t.project_id
+        WHERE t.state = 'queued' AND t.available_at <= now() AND t.kind = ANY(:kinds)
     )
-    if task is None:
+    SELECT t.id, q.project_id, q.most FROM queued q JOIN tasks t ON t.id = q.id
+    WHERE t.state = 'queued' AND t.available_at <= now()
+      AND (q.most IS NULL OR q.intakes < q.most) AND q.id <> ALL(:tried)
+    ORDER BY q.project_id IS NOT NULL, q.served, q.available_at, q.created_at, q.id
+    LIMIT 1 FOR UPDATE OF t SKIP LOCKED
+""")  # noqa: S608 - constants only
+_LOCK_PROJECT: Final = text("SELECT FROM projects WHERE id = :project FOR NO KEY UPDATE")
+_RUNNING: Final = text(
+    "SELECT count(*) FROM tasks WHERE project_id = :project AND state = 'running' AND kind = ANY(:bounded)"
+)
+
+
+def claim(
+    session: Session, worker: str, lease_seconds: float, kinds: Sequence[TaskKind] = tuple(TaskKind)
+) -> TaskClaim | None:
+    """Take the next queued task of these kinds, fairly between projects; None when there is none."""
+    id = _find(session, kinds)
+    if id is None:
         return None
+    task = session.get_one(Task, id, populate_existing=True)
     token = str(uuid.uuid4())
     task.state = TaskState.running
     task.attempts += 1
     task.fence += 1
     task.lease_token = token
     task.lease_expires_at = from_now(lease_seconds)
+    task.started_at = func.now()
     task.worker = worker
     session.flush()
     return TaskClaim(task.id, token, task.kind, task.subject_id, task.project_id, task.attempts)
+
+
+def _find(session: Session, kinds: Sequence[TaskKind]) -> str | None:
+    """The next task's id, its row locked."""
+    given: dict[str, Any] = {
+        "kinds": list(kinds),
+        "bounded": _BOUNDED,
+        "advance": ADVANCE_SECONDS,
+        "half_life": half_life(),
+        "running_intakes": get_settings().quota_running_intakes,
+    }
+    tried: list[str] = []
+    while row := session.execute(_NEXT, given | {"tried": tried}).one_or_none():
+        id, project, most = row
+        if most is None or _may_run(session, project, most):
+            return str(id)
+        tried.append(id)
+    return None
+
+
+def _may_run(session: Session, project: str, most: int) -> bool:
+    """Whether the project takes in fewer than it may, counted again now that nobody else can claim for it."""
+    session.execute(_LOCK_PROJECT, {"project": project})
+    return (session.scalar(_RUNNING, {"project": project, "bounded": _BOUNDED}) or 0) < most
 
 
 def guard(session: Session, task_id: str, token: str) -> Task:
@@ -93,7 +156,8 @@ def lock_expired(session: Session, lease_seconds: float) -> Sequence[Task]:
 
 _NOTIFY_AGAIN: Final = text("""
     INSERT INTO outbox (queue, hint, attempts)
-    SELECT 'cpu', t.id, 0 FROM tasks t
+    SELECT q.queue, t.id, 0 FROM tasks t
+    JOIN (VALUES ('cpu'), ('plan')) AS q (queue) ON q.queue = 'cpu' OR t.kind = 'plan'
     WHERE t.state = 'queued' AND t.available_at + make_interval(secs => :wait) < now()
       AND NOT EXISTS (SELECT FROM outbox o WHERE o.hint = t.id AND (
           o.published_at IS NULL OR o.published_at > now() - make_interval(secs => :wait)))

@@ -13,6 +13,7 @@ from app.kit.ids import Prefix, new_id
 from app.outbox import Queue, notify
 from app.quotas.catalogue import Quota
 from app.quotas.service import reserve
+from app.shares import charge
 from app.tables.datasets import Dataset, IntakeState
 from app.tables.models import Model
 from app.tables.plans import Plan
@@ -25,6 +26,7 @@ __all__ = [
     "TaskClaim",
     "TaskLost",
     "claim",
+    "drop",
     "finish",
     "forget_sweeps",
     "give_back",
@@ -58,14 +60,40 @@ def submit(session: Session, project_id: str, kind: TaskKind, subject_id: str) -
     reserve(session, project_id, Quota.pending_tasks, *stores)
     task = Task(id=new_id(Prefix.task), project_id=project_id, kind=kind, subject_id=subject_id)
     session.add(task)
-    notify(session, Queue.cpu, task.id)
+    _ring(session, task)
     return task
 
 
-def order_sweep(session: Session, subject: str) -> None:
-    """Queue the sweep of a chain of jobs, or of `WHOLE_STORE`, unless it waits already."""
+def drop(session: Session, subject_id: str) -> None:
+    """The subject is being deleted: nothing is done for it any more, and who does it hears so by its heartbeat.
+
+    What is just being finished is let be: it will find its subject gone.
+    """
+    mine = select(Task).where(Task.subject_id == subject_id).with_for_update(skip_locked=True)
+    for task in session.scalars(mine).all():
+        _charge(session, task)
+        session.delete(task)
+
+
+def _ring(session: Session, task: Task, after_seconds: float = 0) -> None:
+    for queue in (Queue.cpu, Queue.plan) if task.kind == TaskKind.plan else (Queue.cpu,):
+        notify(session, queue, task.id, after_seconds)
+
+
+def _charge(session: Session, task: Task) -> None:
+    """What a task has taken until now, to its project."""
+    if task.state == TaskState.running and task.project_id is not None and task.started_at is not None:
+        charge(session, task.project_id, Queue.cpu, task.started_at)
+
+
+def order_sweep(session: Session, subject: str, project: str | None = None) -> None:
+    """Queue the sweep of a chain of jobs, or of `WHOLE_STORE`, unless it waits already.
+
+    project: whose turn it takes; None for the house's own.
+    """
     id = new_id(Prefix.task)
     row = insert(Task).values(id=id, kind=TaskKind.garbage, subject_id=subject, state=TaskState.queued)
+    row = row.values(project_id=project)
     row = row.values(attempts=0, fence=0)
     if session.scalar(row.on_conflict_do_nothing().returning(Task.id)) is not None:
         notify(session, Queue.cpu, id)
@@ -97,9 +125,9 @@ def finish(session: Session, claim: TaskClaim) -> None:
     table: Any = _SUBJECTS.get(task.kind)
     subject = session.get(table, task.subject_id) if table is not None else None
     if subject is not None and subject.state == IntakeState.failed:
-        _end(task, TaskState.failed, subject.error)
+        _end(session, task, TaskState.failed, subject.error)
     else:
-        _end(task, TaskState.succeeded, None)
+        _end(session, task, TaskState.succeeded, None)
     repository.ring_for_jobs(session, task.subject_id)
 
 
@@ -144,7 +172,7 @@ def _retry(session: Session, task: Task, budget: int, after_seconds: float) -> N
 
 def _fail(session: Session, task: Task, error: dict[str, Any]) -> None:
     """The task and its subject fail together; jobs that wait for the subject are ended by the reaper."""
-    _end(task, TaskState.failed, error)
+    _end(session, task, TaskState.failed, error)
     subject = _SUBJECTS.get(task.kind)
     if subject is not None:
         session.execute(
@@ -154,7 +182,8 @@ def _fail(session: Session, task: Task, error: dict[str, Any]) -> None:
         )
 
 
-def _end(task: Task, state: TaskState, error: dict[str, Any] | None) -> None:
+def _end(session: Session, task: Task, state: TaskState, error: dict[str, Any] | None) -> None:
+    _charge(session, task)
     task.state = state
     task.error = error
     task.lease_token = None
@@ -162,6 +191,7 @@ def _end(task: Task, state: TaskState, error: dict[str, Any] | None) -> None:
 
 
 def _queue_again(session: Session, task: Task, after_seconds: float) -> None:
+    _charge(session, task)
     try:
         with session.begin_nested():
             task.state = TaskState.queued
@@ -172,6 +202,7 @@ def _queue_again(session: Session, task: Task, after_seconds: float) -> None:
         if task.kind != TaskKind.garbage:
             raise
         # Another sweep of the same waits by now (`ix_tasks_garbage`) and does this one's work, too.
-        _end(task, TaskState.succeeded, None)
+        task.started_at = None  # charged already
+        _end(session, task, TaskState.succeeded, None)
         return
-    notify(session, Queue.cpu, task.id, after_seconds)
+    _ring(session, task, after_seconds)

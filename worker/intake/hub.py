@@ -1,6 +1,7 @@
 """One repository of a Hugging Face hub at one commit, with its errors told apart: the user's or the system's."""
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from httpcore2 import ReadTimeout
 from huggingface_hub import HfApi, constants, set_client_factory
 from huggingface_hub.errors import (
     DisabledRepoError,
@@ -27,6 +29,7 @@ from huggingface_hub.utils import _http as hub_http
 from app.kit.addresses import AddressRefused, Trusted, checked
 from secateur.digests import file_sha256
 from worker.intake.context import Context
+from worker.intake.interruptible import Interruptible
 from worker.model_files.errors import IntakeError
 
 TIMEOUT_SECONDS: Final = 30.0
@@ -187,6 +190,7 @@ def open_repo(kind: str, repo_id: object, pointer: str, context: Context) -> Hub
     """The repository with this id on the configured hub; nothing is asked yet."""
     if not isinstance(repo_id, str) or not _ID.fullmatch(repo_id) or ".." in repo_id:
         raise IntakeError("hub_id_invalid", "A hub id has the form owner/name.", f"{pointer}/id")
+    _work.check = context.check
     _set_up_client(context.settings.hf_endpoint, context.settings.hf_hosts)
     api = HfApi(endpoint=context.settings.hf_endpoint, token=_token_for(repo_id, context))
     return HubRepo(kind, repo_id, pointer, context, api)
@@ -203,6 +207,16 @@ def _token_for(repo_id: str, context: Context) -> str | Literal[False]:
     return settings.hf_token.get_secret_value()
 
 
+_work: Final = threading.local()
+"""`check` of the intake that this thread works for; the hub's library has one client for all."""
+
+
+def _check() -> None:
+    check: Callable[[], None] | None = getattr(_work, "check", None)
+    if check is not None:
+        check()
+
+
 @lru_cache(maxsize=1)
 def _set_up_client(endpoint: str, hosts: tuple[str, ...]) -> None:
     """Every request gets a time limit and goes to a public address or a host of the operator's, at each hop of its
@@ -215,7 +229,9 @@ def _set_up_client(endpoint: str, hosts: tuple[str, ...]) -> None:
     def make_client() -> Any:
         client = hub_http.default_client_factory()
         client.timeout = TIMEOUT_SECONDS
-        checked(client._transport, trusted)  # a proxy of the environment stays: what it reaches is its operator's
+        # A proxy of the environment stays: what it reaches is its operator's.
+        pool = checked(client._transport, trusted)._pool
+        pool._network_backend = Interruptible(pool._network_backend, _check, ReadTimeout)
         return client
 
     set_client_factory(make_client)
