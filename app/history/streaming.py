@@ -10,6 +10,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import AppStatus, SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
+from app.kit.head import ONLY_HEADERS
 from app.kit.problems import FieldError, Invalid
 from app.kit.waiting import Watcher
 
@@ -77,6 +78,8 @@ class Stream(EventSourceResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises TooManyWaits before anything is sent."""
+        if scope.get("state", {}).get(ONLY_HEADERS):
+            scope = {**scope, "method": "HEAD"}
         with self._watcher.holding(self._key):
             try:
                 await super().__call__(scope, receive, send)

@@ -358,3 +358,13 @@ def test_an_empty_page_waits_for_the_next_row(api: httpx.Client, job: str, sessi
     assert api.get(url, params={"wait": 60, "after": 99}).json()["data"] == []
     for wait in (-1, "nan", 3601):
         assert api.get(url, params={"wait": wait}).status_code == 422
+
+
+@pytest.mark.parametrize("kind", ["events", "logs"])
+def test_who_asks_for_headers_alone_opens_no_stream(api: httpx.Client, job: str, kind: str) -> None:
+    url = f"/v1/jobs/{job}/{kind}"
+    asked = api.head(url, headers=STREAM)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-type"].startswith("text/event-stream")
+    assert api.head(url).headers["content-type"] == "application/json"
+    assert api.get(url).status_code == 200, "on the same connection"
