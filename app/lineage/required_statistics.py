@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from app.kit.problems import FieldError
-from secateur.spec.method import Copal, Method, MethodName, Mode, Reading, Target, read_method
+from secateur.spec.method import Copal, Method, MethodName, Mode, OutputWeighting, Reading, Target, read_method
 from secateur.spec.sparsity import Allocation
 
 
@@ -32,7 +32,7 @@ def lacking(
     methods = [read_method(each["method"]) for each in path]
     gram = _gram_of_matrices(methods[-1], mine, matrices) if names_methods(spec) else _gram(methods, mine)
     solving = gram or _survey(methods, mine, spec["sparsity"]["allocation"])
-    return [*solving, *_cross(methods, mine), *_importance(methods, mine)]
+    return [*solving, *_cross(methods, mine), *_output_grams(methods, mine), *_importance(methods, mine)]
 
 
 def dropped(before: dict[str, Any], spec: dict[str, Any], matrices: Sequence[MatrixMethod] = ()) -> list[str]:
@@ -133,6 +133,19 @@ def _cross(methods: Sequence[Method], mine: Method) -> list[FieldError]:
         "lineage"
     )
     return [FieldError(message, pointer="/method/target")]
+
+
+def _output_grams(methods: Sequence[Method], mine: Method) -> list[FieldError]:
+    """How the loss's gradients go together is kept where outputs are weighed by it."""
+    without = next((each for each in methods if not each.weighs_outputs), None)
+    if without is None or not mine.weighs_outputs:
+        return []
+    message = (
+        f"{OutputWeighting.gradients!r} needs the loss's gradients in all domains, and the lineage's "
+        f"{without.name!r} with {OutputWeighting.none!r} kept none; choose {OutputWeighting.none!r}, or begin a "
+        "new lineage"
+    )
+    return [FieldError(message, pointer="/method/output_weighting")]
 
 
 def _importance(methods: Sequence[Method], mine: Method) -> list[FieldError]:

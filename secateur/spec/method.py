@@ -67,6 +67,13 @@ class Target(Choice):
     prefix = "prefix"
 
 
+class OutputWeighting(Choice):
+    """How the errors of a matrix's outputs are weighed while its kept weights are solved for."""
+
+    none = "none"
+    gradients = "gradients"
+
+
 class Reading(Choice):
     """Where COPAL's gradient is taken in absolute value."""
 
@@ -168,6 +175,16 @@ SolvingTarget = Annotated[
 ]
 
 
+Weighting = Annotated[
+    OutputWeighting,
+    Field(
+        description="How the errors of a matrix's outputs are weighed. `none`: alike, each by itself; "
+        "`gradients`: by the loss's gradients and how these go together, so that one output may make up for "
+        "another; on the mask that is found without. Takes the backward pass that the allocation `error` takes."
+    ),
+]
+
+
 class Importance(NamedTuple):
     """Which sums of the size of a matrix COPAL's scores come from."""
 
@@ -265,12 +282,18 @@ class Method(Strict):
         return False
 
     @property
+    def weighs_outputs(self) -> bool:
+        """Whether its weights are solved for with outputs weighed by the loss's gradients."""
+        return False
+
+    @property
     def statistics(self) -> frozenset[str]:
         """What it needs of all domains beside moments, and what its state holds for a continuation."""
         needed = {
             "gram": self.updates_weights,
             "importance": self.importance is not None,
             "cross": self.follows_dense,
+            "output_grams": self.weighs_outputs,
         }
         return frozenset(kind for kind, needs in needed.items() if needs)
 
@@ -297,6 +320,7 @@ class Method(Strict):
                 kept.pop("admm", None)
         if not named.solves and "weight_update" not in kept:
             kept.pop("target", None)
+            kept.pop("output_weighting", None)
         return named(name=name, **kept)
 
 
@@ -346,14 +370,18 @@ class Scoring(Selecting):
     target: SolvingTarget | None = Field(
         default=None, validate_default=True, description="Only with `weight_update: admm`. Default: `dense`."
     )
+    output_weighting: Weighting | None = Field(
+        default=None, validate_default=True, description="Only with `weight_update: admm`. Default: `none`."
+    )
 
-    @field_validator("target")
+    @field_validator("target", "output_weighting")
     @classmethod
-    def _only_of_a_solver(cls, value: Target | None, info: ValidationInfo) -> Target | None:
+    def _only_of_a_solver(cls, value: Choice | None, info: ValidationInfo) -> Choice | None:
         update = info.data.get("weight_update")
         if value is not None and update is WeightUpdate.none:
             raise ValueError("has no effect without weight_update: admm; leave it out")
-        return Target.dense if update is WeightUpdate.admm and value is None else value
+        usual: Choice = Target.dense if info.field_name == "target" else OutputWeighting.none
+        return usual if update is WeightUpdate.admm and value is None else value
 
     @property
     def searches(self) -> bool:
@@ -362,6 +390,10 @@ class Scoring(Selecting):
     @property
     def follows_dense(self) -> bool:
         return self.target is Target.prefix
+
+    @property
+    def weighs_outputs(self) -> bool:
+        return self.output_weighting is OutputWeighting.gradients
 
 
 class Magnitude(Scoring):
@@ -412,60 +444,56 @@ class Copal(Scoring):
         return self.perturbation is Perturbation.domain_shift
 
 
-class SparseGpt(Selecting):
-    """Baseline: removes weights input by input and lets the inputs still to come make up for each
-    (arXiv 2301.00774)."""
+class Solving(Method):
+    """A method that changes the kept weights itself."""
 
     solves = True
 
-    name: Literal[MethodName.sparsegpt]
-    comparison_group: ComparisonGroup = Scope.matrix
-    sparsegpt: SparseGptSettings = SparseGptSettings()
     target: SolvingTarget = Target.dense
+    output_weighting: Weighting = OutputWeighting.none
 
     @property
     def follows_dense(self) -> bool:
         return self.target is Target.prefix
+
+    @property
+    def weighs_outputs(self) -> bool:
+        return self.output_weighting is OutputWeighting.gradients
+
+
+class SparseGpt(Selecting, Solving):
+    """Baseline: removes weights input by input and lets the inputs still to come make up for each
+    (arXiv 2301.00774)."""
+
+    name: Literal[MethodName.sparsegpt]
+    comparison_group: ComparisonGroup = Scope.matrix
+    sparsegpt: SparseGptSettings = SparseGptSettings()
 
     @property
     def formula(self) -> tuple[Any, ...]:
         return self.name, self.sparsegpt.damping
 
 
-class Alps(Selecting):
+class Alps(Selecting, Solving):
     """Finds the mask and the optimal weights for it together, by ADMM with a growing penalty
     (arXiv 2406.07831)."""
-
-    solves = True
 
     name: Literal[MethodName.alps]
     comparison_group: ComparisonGroup = Scope.matrix
     alps: AlpsSettings = AlpsSettings()
-    target: SolvingTarget = Target.dense
-
-    @property
-    def follows_dense(self) -> bool:
-        return self.target is Target.prefix
 
     @property
     def formula(self) -> tuple[Any, ...]:
         return (MethodName.wanda,)
 
 
-class Admm(Method):
+class Admm(Solving):
     """Finds the mask and the optimal weights for it together, by ADMM (arXiv 2401.02938)."""
-
-    solves = True
 
     name: Literal[MethodName.admm]
     weight_update: Literal[WeightUpdate.admm] = Field(default=WeightUpdate.admm, description="Implied.")
     comparison_group: ComparisonGroup = Scope.matrix
     admm: AdmmSettings = AdmmSettings()
-    target: SolvingTarget = Target.dense
-
-    @property
-    def follows_dense(self) -> bool:
-        return self.target is Target.prefix
 
     @property
     def formula(self) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from secateur.spec.method import (
     Mask,
     MethodName,
     Objective,
+    OutputWeighting,
     Perturbation,
     Reading,
     Target,
@@ -38,10 +39,12 @@ class MethodPart(Strict):
         description="Takes the place of the parent's `objective`; null: what the objective implies.",
     )
     weight_update: WeightUpdate | None = Field(
-        default=None, description="With `none` the parent's `admm`, `mask` and `target` do not count."
+        default=None,
+        description="With `none` the parent's `admm`, `mask`, `target` and `output_weighting` do not count.",
     )
     mask: Mask | None = None
     target: Target | None = None
+    output_weighting: OutputWeighting | None = None
     comparison_group: ComparisonGroup | None = None
     reading: Reading | None = None
     perturbation: Perturbation | None = None
@@ -84,5 +87,5 @@ def _displaced(theirs: dict[str, Any], given: dict[str, Any]) -> set[str]:
     if given.get("objective") is not None:
         found.add("recency")
     if given.get("weight_update") == "none":
-        found |= {"admm", "mask"} | (set() if METHODS[theirs["name"]].solves else {"target"})
+        found |= {"admm", "mask"} | (set() if METHODS[theirs["name"]].solves else {"target", "output_weighting"})
     return found

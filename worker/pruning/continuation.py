@@ -9,6 +9,7 @@ import torch
 from secateur.spec.job import Numerics
 from secateur.spec.method import Method, Mode
 from secateur.spec.sparsity import Allocation
+from worker.pruning.allocation.output_grams import KEY as OUTPUT_GRAMS
 from worker.pruning.errors import UserError
 from worker.pruning.evaluation.losses import forward_dtype
 from worker.pruning.model.graph import Block, PrunableWeight
@@ -162,6 +163,8 @@ class _Check:
         method = self.job.method.named(self.shares[matrix.name].method)
         if method.updates_weights and not group["gram"]:
             yield f"has no gram of {matrix.name}, which {method.solver} solves with: continue with a selection"
+        if method.weighs_outputs and matrix.name not in self.document.get(OUTPUT_GRAMS, ()):
+            yield f"has no output_grams of {matrix.name}, which weighs them: continue with output_weighting none"
         if method.follows_dense and not group[FOLLOWING]:
             yield f"has no cross of {matrix.name}, which the target prefix needs: continue with the target dense"
         if (needed := method.importance) is None:

@@ -9,16 +9,19 @@ from torch import Tensor
 from secateur.spec.method import Method
 from secateur.spec.sparsity import Allocation
 from worker.pruning.methods.auto import sampled_rows
+from worker.pruning.methods.output_weighting import STEPS, WIDEST
 from worker.pruning.methods.registry import SOLVERS, admm_work
 from worker.pruning.model.graph import Block, ModelGraph, PrunableWeight
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.progress import Kind
-from worker.pruning.targets.budget import WeightTarget, follows_dense
+from worker.pruning.targets.budget import WeightTarget, follows_dense, weighs_outputs
 
 SELECTION = 200
 """Operations a weight that scoring, selecting and summarising cost beside any products."""
 PREFIX_PRODUCTS = 7.0
 """Of a matrix with one of a Gram's shape, to find a target behind the dense prefix and to measure by it."""
+WEIGHING_STEPS = STEPS + 6.0
+"""Products of a matrix with a Gram on either side: the steps, and the errors before and after them."""
 SURVEY_TOKENS = 8192
 """At how many calibration tokens a survey looks at most: of more it learns little."""
 
@@ -49,6 +52,8 @@ def solve_work(method: Method, matrix: PrunableWeight) -> float:
         return _choice_work([each.method(method) for each in candidates], matrix)
     own = SOLVERS[method.name].work(method)
     steps, masks = 2.0 + own.products, own.masks
+    if method.weighs_outputs:
+        steps += WEIGHING_STEPS * (1 + min(matrix.rows, WIDEST) / matrix.columns)
     if method.follows_dense:
         steps += PREFIX_PRODUCTS
     if method.update is not None:
@@ -97,7 +102,7 @@ def stage_work(
     for block in graph.blocks:
         one, two = block_work(job, block, shares, tokens)
         forward, solve = forward + one, solve + two
-    return forward + survey_work(job, graph, tokens), solve
+    return forward + survey_work(job, graph, shares, tokens), solve
 
 
 def survey_tokens(calibration: int) -> int:
@@ -105,9 +110,11 @@ def survey_tokens(calibration: int) -> int:
     return min(calibration, SURVEY_TOKENS)
 
 
-def survey_work(job: PruningJob, graph: ModelGraph, tokens: int) -> float:
+def survey_work(job: PruningJob, graph: ModelGraph, shares: dict[str, WeightTarget], tokens: int) -> float:
     """The passes over the dense model before a stage that shares its sparsity out."""
     passes = {Allocation.uniform: 0, Allocation.owl: 1, Allocation.error: 3}[job.sparsity.allocation]
+    if weighs_outputs(job.method, shares) and job.sparsity.allocation is not Allocation.error:
+        passes += 3
     return passes * survey_tokens(tokens) * sum(map(token_work, graph.blocks))
 
 

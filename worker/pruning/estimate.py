@@ -14,13 +14,14 @@ from secateur.spec.sparsity import Allocation
 from worker.pruning.allocation.survey import COPIES as SURVEYED_COPIES
 from worker.pruning.cost import planned_work, survey_tokens
 from worker.pruning.evaluation.losses import FEWEST, LOGITS, forward_dtype
+from worker.pruning.methods.output_weighting import WIDEST
 from worker.pruning.model.block_runner import BATCH_TOKENS
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.graph import Block, ModelGraph, PrunableWeight
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.numerics import pick_device
 from worker.pruning.runtime.progress import Kind
-from worker.pruning.targets.budget import WeightTarget, follows_dense
+from worker.pruning.targets.budget import WeightTarget, follows_dense, weighs_outputs
 
 FLOAT = 4
 PROBE_SIDE = 768
@@ -182,12 +183,14 @@ def _hidden_bytes(subject: Subject) -> int:
 
 
 def _survey_bytes(subject: Subject) -> int:
-    """The inputs of every block, which the allocation `error` keeps on disk between its two passes."""
-    if subject.job.sparsity.allocation is not Allocation.error:
+    """The inputs of every block, which a backward pass needs, and what it finds for weighed outputs, on disk."""
+    weighs = weighs_outputs(subject.job.method, subject.shares)
+    if subject.job.sparsity.allocation is not Allocation.error and not weighs:
         return 0
+    found = FLOAT * sum(_gradient_numbers(subject, block) for block in subject.graph.blocks)
     calibration = max(domain.calibration.tokens for domain in subject.job.domains)
     tokens = survey_tokens(calibration)
-    return FLOAT * width(subject.graph) * tokens * len(subject.graph.blocks)
+    return found + FLOAT * width(subject.graph) * tokens * len(subject.graph.blocks)
 
 
 def _block_bytes(subject: Subject, block: Block) -> int:
@@ -213,6 +216,12 @@ def _importance_numbers(subject: Subject, block: Block) -> int:
     return sum(matrix.weights for matrix, method in subject.pruned(block).items() if method.importance)
 
 
+def _gradient_numbers(subject: Subject, block: Block) -> int:
+    """How the loss's gradients by outputs go together, of the block's matrices that weigh them."""
+    weighing = (matrix for matrix, method in subject.pruned(block).items() if method.weighs_outputs)
+    return sum(matrix.rows * min(matrix.rows, WIDEST) for matrix in weighing)
+
+
 def _statistics_bytes(subject: Subject, block: Block) -> int:
     """Grams of all groups: this domain's, its held-out windows', the sum, and the one from the stage before; of a
     reading's importance the same without the second, and what a batch adds."""
@@ -229,7 +238,8 @@ def _statistics_bytes(subject: Subject, block: Block) -> int:
     copies = solving if kept else int(subject.job.output.keep_domain_statistics)
     factor = copies * max(widths, default=0) ** 2
     importance = (3 + (len(subject.job.lineage) > 1)) * _importance_numbers(subject, block)
-    return FLOAT * (grams * sum(side**2 for side in widths) + factor + importance)
+    gradients = 2 * _gradient_numbers(subject, block)
+    return FLOAT * (grams * sum(side**2 for side in widths) + factor + importance + gradients)
 
 
 def _solver_bytes(subject: Subject, block: Block) -> int:
@@ -249,12 +259,13 @@ def _state_bytes(subject: Subject, block: Block, stages: int) -> int:
     size = {Precision.float16: 2, Precision.float32: FLOAT}[output.state_precision]
     kept = _keeps_grams(subject, block) * size
     cross = 2 * size * follows_dense(subject.job.method, subject.shares)
+    gradients = size * _gradient_numbers(subject, block) // 2
     own = stages if output.keep_domain_statistics else 0
     moments = sum(
         (kept + cross + own * 2) * side * (side + 1) // 2 + (4 + own) * FLOAT * side
         for side in input_widths(list(subject.pruned(block)))
     )
-    return moments + FLOAT * _importance_numbers(subject, block)
+    return moments + gradients + FLOAT * _importance_numbers(subject, block)
 
 
 def _activation_bytes(subject: Subject) -> int:
@@ -279,7 +290,7 @@ def _head_numbers(subject: Subject, shortest: int, tokens: int) -> int:
     held = 0
     if evaluation_tokens(subject.job):
         held = EVALUATED_COPIES * min(max(LOGITS, fewest), all_of_them)
-    if subject.job.sparsity.allocation is Allocation.error:
+    if subject.job.sparsity.allocation is Allocation.error or weighs_outputs(subject.job.method, subject.shares):
         held = max(held, min(max(LOGITS, SURVEYED_COPIES * fewest), SURVEYED_COPIES * all_of_them))
     return held + (vocabulary * width(subject.graph) // 2 if held else 0)
 

@@ -12,16 +12,18 @@ from secateur.spec.records.history import MatrixRecord, SensitivitySummary
 from secateur.spec.records.pipe import BlockResult
 from worker.pruning.allocation.allocate import stored_survey
 from worker.pruning.allocation.curves import output_weights
+from worker.pruning.allocation.output_grams import stored_output_grams, summed
 from worker.pruning.calibration.collect import Collected, Group, collect
 from worker.pruning.calibration.domain_grams import Packed, domain_errors, stored_domain_grams
 from worker.pruning.calibration.hooks import dense_weight
-from worker.pruning.continuation import FOLLOWING, MEMBERS, PREFIX, following_groups, held_statistics
+from worker.pruning.continuation import FOLLOWING, MEMBERS, PREFIX, factors, following_groups, held_statistics
 from worker.pruning.continuation import KEY as HOLDS
 from worker.pruning.cost import pass_work, solve_work
 from worker.pruning.errors import IllConditioned, about
 from worker.pruning.methods import registry as methods
 from worker.pruning.methods.auto import Choice, Member, Option, best, choice_of
 from worker.pruning.methods.masks import Selection, Solution
+from worker.pruning.methods.output_weighting import OutputMetric
 from worker.pruning.methods.prefix_target import PrefixTarget, prefix_target
 from worker.pruning.model.block_runner import unload
 from worker.pruning.model.checkpoint import DTYPES, read_file
@@ -36,6 +38,9 @@ from worker.pruning.state.atomic import write_tensors
 from worker.pruning.state.context import StageContext
 from worker.pruning.state.file import StateContent, read_document, state_content
 from worker.pruning.state.moments import Inputs, relative_errors
+
+OutputGramsOfBlock = Mapping[str, list[Tensor]]
+"""By matrix, see `OutputMetric`."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +115,11 @@ def _prune_matrices(
             # Written to in place; without a cast, what is loaded is the same memory.
             tensors[name] = tensors[name].clone()
     collected = collect(context, block)
+    output_grams = _output_grams(context, block)
     memory.trim()  # what measuring leaves behind does not serve solving
     pruned: list[_Pruned] = []
     for group in collected.groups:
-        found = _prune_group(context, block, group, collected)
+        found = _prune_group(context, block, group, collected, output_grams)
         for matrix, each in zip(group, found, strict=True):
             if matrix.slice is None:
                 tensors[matrix.name] = each.written
@@ -127,7 +133,7 @@ def _prune_matrices(
             replace(each, record=compare_masks(each.record, matrix.of(tensors), matrix.of(before)))
             for matrix, each in zip(every, pruned, strict=True)
         ]
-    return pruned, _state(context, block, collected, [each.record for each in pruned])
+    return pruned, _state(context, block, collected, output_grams, [each.record for each in pruned])
 
 
 def _left_before(context: StageContext, block: Block) -> dict[str, Tensor]:
@@ -136,7 +142,22 @@ def _left_before(context: StageContext, block: Block) -> dict[str, Tensor]:
     return read_file(context.previous.path(context.previous.shard(block.index)))
 
 
-def _prune_group(context: StageContext, block: Block, group: Group, collected: Collected) -> list[_Pruned]:
+def _output_grams(context: StageContext, block: Block) -> OutputGramsOfBlock:
+    """Over all domains, of the block's matrices that weigh their outputs."""
+    if context.output_grams is None:
+        return {}
+    path = context.state_before(block) if context.accumulates else None
+    keeps = factors(context.job, context.stage, None if path is None else read_document(path)).keeps
+    return summed(context.output_grams, _weighing(context, block), path, keeps, context.device)
+
+
+def _weighing(context: StageContext, block: Block) -> list[PrunableWeight]:
+    return [matrix for matrix in context.pruned(block) if context.method_of(matrix).weighs_outputs]
+
+
+def _prune_group(
+    context: StageContext, block: Block, group: Group, collected: Collected, output_grams: OutputGramsOfBlock
+) -> list[_Pruned]:
     """Matrices that read one input, each solved by its own method."""
     name = group[0].name
     inputs = collected.inputs[name]
@@ -157,7 +178,10 @@ def _prune_group(context: StageContext, block: Block, group: Group, collected: C
         with about(matrix.name):
             method = context.method_of(matrix)
             towards = target if method.follows_dense else None
-            solved = _solve(context, matrix, dense, original, choices[method], inputs, towards)
+            metric = None
+            if (grams := output_grams.get(matrix.name)) is not None:
+                metric = OutputMetric(grams, None if inputs.held_out is None else inputs.held_out.gram)
+            solved = _solve(context, matrix, dense, original, choices[method], inputs, towards, metric)
             own = own_domain(solved.method)
             summaries = summaries_of(solved.method, matrix.name, dense, solved.scores, own)
         dead, expert = int(inputs.sums.dead.sum()), collected.experts.get(matrix.name)
@@ -237,13 +261,14 @@ def _solve(
     choice: Choice,
     inputs: Inputs,
     target: PrefixTarget | None,
+    outputs: OutputMetric | None,
 ) -> Solved:
     """The matrix by the best of its options. dense: what it is solved from; original: what its errors are measured
     against; (out, in) both."""
     began = time.monotonic() - choice.seconds
     towards = None if target is None else target.of(dense)
     _, solved, notes = best(
-        choice, lambda option: _solve_by(context, matrix, dense, original, option, inputs, towards)
+        choice, lambda option: _solve_by(context, matrix, dense, original, option, inputs, towards, outputs)
     )
     if target is not None:
         notes["target"] = target.notes(original, _as_solved(context, matrix, solved.written))
@@ -259,12 +284,13 @@ def _solve_by(
     option: Option,
     inputs: Inputs,
     towards: Tensor | None,
+    outputs: OutputMetric | None,
 ) -> Solved:
     """By one option; its errors are those as written, on the windows solved on and on those held out."""
     method, group, check = option.method, option.group, context.observer.check
     selection = _selection(context, matrix, original, method)
     scores = methods.scores(method, matrix.name, dense, group)
-    solution = methods.solve(method, matrix.name, dense, scores, group, selection, check, towards)
+    solution = methods.solve(method, matrix.name, dense, scores, group, selection, check, towards, outputs)
     written = _cast(context, matrix, solution)
     grams = [each.gram for each in (inputs.measured, inputs.held_out) if each is not None]
     errors = [*relative_errors(_as_solved(context, matrix, written), original, grams), None]
@@ -291,7 +317,13 @@ def _cast(context: StageContext, matrix: PrunableWeight, solution: Solution) -> 
     return (cast.T if matrix.transposed else cast).contiguous().cpu()
 
 
-def _state(context: StageContext, block: Block, collected: Collected, records: list[MatrixRecord]) -> StateContent:
+def _state(
+    context: StageContext,
+    block: Block,
+    collected: Collected,
+    output_grams: OutputGramsOfBlock,
+    records: list[MatrixRecord],
+) -> StateContent:
     """What the block's state file will hold."""
     path = context.state_before(block)
     before = None if path is None else read_document(path)
@@ -300,7 +332,10 @@ def _state(context: StageContext, block: Block, collected: Collected, records: l
     survey = stored_survey(context.survey, block)
     surveyed = [context.targets[m.name] for m in block.matrices if m.name in context.survey.curves]
     own, kept = stored_domain_grams(collected.domain_grams)
-    others = [kind for kind, held in (("survey", survey), ("domain_grams", own)) if held]
+    asked = [] if context.output_grams is None else _weighing(context, block)
+    gradients, weighed = stored_output_grams(output_grams, asked, context.job.output.state_precision)
+    kinds = (("survey", survey), ("domain_grams", own), ("output_grams", gradients))
+    others = [kind for kind, held in kinds if held]
     following = [] if context.dense is None else following_groups(collected.groups, context.method_of)
     document = {
         "forward_dtype": context.dtype,
@@ -309,6 +344,7 @@ def _state(context: StageContext, block: Block, collected: Collected, records: l
         **({FOLLOWING: following} if following else {}),
         HOLDS: held_statistics(context.job, context.stage, sums, others, before, surveyed),
         **kept,
+        **weighed,
     }
-    tensors = survey | own | stored_history(history, records)
+    tensors = survey | own | gradients | stored_history(history, records)
     return state_content(sums, document, tensors, context.job.output.state_precision)

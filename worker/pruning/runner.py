@@ -14,6 +14,7 @@ from secateur.spec.method import Mode
 from secateur.spec.records.history import JobWarning, Phase
 from secateur.spec.records.pipe import Output, OutputFile, StageResult
 from worker.pruning.allocation.allocate import allocate
+from worker.pruning.allocation.output_grams import OutputGrams
 from worker.pruning.calibration.collect import pass_dense
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.vocabulary import check_ids, tokens_beyond_rows
@@ -41,7 +42,7 @@ from worker.pruning.runtime.progress import Kind, Tracker
 from worker.pruning.state.atomic import write_json
 from worker.pruning.state.context import PreparedRun, RunContext, StageContext
 from worker.pruning.state.stage_folder import stage_folder
-from worker.pruning.targets.budget import follows_dense
+from worker.pruning.targets.budget import follows_dense, weighs_outputs
 
 Tensors = dict[str, Tensor]
 """A block's, by the checkpoint's names."""
@@ -170,8 +171,9 @@ def _prune_stage(prepared: PreparedRun, stage: int) -> None:
 def _stage_context(prepared: PreparedRun, stage: int, stack: ExitStack) -> StageContext:
     """With empty stores of hidden states, which `stack` closes."""
     sequential = prepared.job.method.mode is Mode.sequential and prepared.job.first_stage + stage > 0
-    # What the stage before has pruned has no dense prefix.
+    # What the stage before has pruned has no dense prefix, and nothing in it is solved for again.
     follows = follows_dense(prepared.job.method, prepared.targets) and not sequential
+    weighs = weighs_outputs(prepared.job.method, prepared.targets) and not sequential
     stores = [stack.enter_context(prepared.hidden_states(1 + follows)) for _ in range(1 + follows)]
     return StageContext(
         job=prepared.job,
@@ -185,6 +187,7 @@ def _stage_context(prepared: PreparedRun, stage: int, stack: ExitStack) -> Stage
         targets=prepared.targets,
         hidden=stores[0],
         dense=stores[1] if follows else None,
+        output_grams=stack.enter_context(OutputGrams(prepared.job.workspace)) if weighs else None,
     )
 
 

@@ -58,6 +58,15 @@ def test_a_target_behind_the_dense_prefix_goes_on_from_such_ones_alone() -> None
     assert dropped(prefix, dense) == ["cross"]
 
 
+def test_weighed_outputs_go_on_from_such_ones_alone() -> None:
+    weighed, plain = spec("admm", output_weighting="gradients"), spec("admm")
+    assert lacking([weighed], spec("copal", weight_update="admm", output_weighting="gradients")) == []
+    for path in ([plain], [weighed, plain]):
+        assert [error.pointer for error in lacking(path, weighed)] == ["/method/output_weighting"]
+    assert lacking([weighed], plain) == []
+    assert dropped(weighed, plain) == ["output_grams"]
+
+
 def test_without_sums_nothing_is_missed() -> None:
     sequential = {"method": {"name": "admm", "mode": "sequential"}}
     assert lacking([{"method": {"name": "wanda", "mode": "sequential"}}], sequential) == []

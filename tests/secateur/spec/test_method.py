@@ -36,6 +36,7 @@ TAKEN_BY: dict[str, set[str]] = {
     "weight_update": UPDATED,
     "mask": SCORING,
     "target": SCORING | SOLVING,
+    "output_weighting": SCORING | SOLVING,
     "admm": UPDATED | {"admm"},
     "alps": {"alps"},
     "sparsegpt": {"sparsegpt"},
@@ -95,6 +96,7 @@ def test_a_method_takes_only_its_own_parameters(name: MethodName) -> None:
         "weight_update": "none",
         "mask": "searched",
         "target": "prefix",
+        "output_weighting": "gradients",
         "recency": 0.5,
         "objective": "least_forgetting",
         "admm": {},
@@ -104,7 +106,7 @@ def test_a_method_takes_only_its_own_parameters(name: MethodName) -> None:
     }
     for key, value in values.items():
         plain = name in TAKEN_BY[key] and key != "mask" and (key != "admm" or name == "admm")
-        plain = plain and (key != "target" or name in SOLVING)
+        plain = plain and (key not in ("target", "output_weighting") or name in SOLVING)
         assert is_taken({"name": name, key: value}) is plain, key
         if name in UPDATED and key != "weight_update":
             assert is_taken({"name": name, "weight_update": "admm", key: value}) is (name in TAKEN_BY[key]), key
@@ -208,8 +210,9 @@ def test_every_method_can_be_named_beside_every_other(name: MethodName) -> None:
 @pytest.mark.parametrize("name", MethodName)
 def test_a_target_goes_to_every_named_method_that_solves(name: MethodName) -> None:
     for job in ({"name": "admm"}, {"name": "sparsegpt"}, {"name": "copal", "weight_update": "admm"}):
-        own = read_method({**job, "target": "prefix"})
+        own = read_method({**job, "target": "prefix", "output_weighting": "gradients"})
         follows = name in SOLVING or (job["name"] == "copal" and name in SCORING)
         assert own.named(name).follows_dense is follows
-        assert ("cross" in own.named(name).statistics) is follows
+        assert own.named(name).weighs_outputs is follows
+        assert ({"cross", "output_grams"} <= own.named(name).statistics) is follows
         assert not read_method(job).named(name).follows_dense

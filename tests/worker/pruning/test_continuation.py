@@ -24,6 +24,7 @@ FIRST = "model.layers.0.self_attn.q_proj.weight"
 WANDA: dict[str, Any] = {"name": "wanda"}
 ADMM: dict[str, Any] = {"name": "admm"}
 PREFIX: dict[str, Any] = {"name": "admm", "target": "prefix"}
+WEIGHED: dict[str, Any] = {"name": "admm", "output_weighting": "gradients"}
 TOKEN: dict[str, Any] = {"name": "copal", "reading": "token"}
 UNIFORM: dict[str, Any] = {"target": 0.5, "allocation": "uniform"}
 ZEROS = {"keep_zeros": True}
@@ -47,6 +48,7 @@ def refusal(request_for: Request, parent: dict[str, Any], child: dict[str, Any])
             f"has no gram of {FIRST}, which copal+admm solves with",
         ),
         (ADMM, PREFIX, f"has no cross of {FIRST}, which the target prefix needs: continue with the target dense"),
+        (ADMM, WEIGHED, f"has no output_grams of {FIRST}, which weighs them: continue with output_weighting none"),
         (ADMM, TOKEN, f"has no importance of {FIRST} by the reading token"),
         (
             TOKEN,
@@ -127,6 +129,7 @@ def test_a_lineage_keeps_the_zeros_of_its_model(request_for: Request, mode: str)
         (ADMM, WANDA),
         (TOKEN, WANDA),
         (PREFIX, ADMM),
+        (WEIGHED, ADMM),
         ({"name": "copal", "perturbation": "relative"}, {"name": "copal"}),
         (ADMM, {"name": "copal", "weight_update": "admm"}),
     ],
@@ -227,6 +230,9 @@ def test_kinds_are_the_tensors_in_the_file(request_for: Request) -> None:
     (ran,) = chain(request_for, "a", name="prefix", method=PREFIX, sparsity=UNIFORM)
     sums = {"second", "shift", "mean", "gram", "cross", "cross_rows"}
     assert kinds(ran) == (["cross", "gram", "moments"], sums)
+    (ran,) = chain(request_for, "a", name="weighed", method=WEIGHED, sparsity=UNIFORM)
+    sums = {"second", "shift", "mean", "gram", "output_gram", "output_second"}
+    assert kinds(ran) == (["gram", "moments", "output_grams"], sums)
 
 
 def kinds(ran: Ran) -> tuple[list[str], set[str]]:

@@ -37,7 +37,7 @@ def same_end(whole: Ran, last: Ran) -> None:
 @pytest.mark.parametrize(
     ("method", "allocation", "mode"),
     pairs(
-        [{"name": "wanda"}, UPDATED, TOKEN, ADMM, ADMM | {"target": "prefix"}],
+        [{"name": "wanda"}, UPDATED, TOKEN, ADMM, ADMM | {"target": "prefix", "output_weighting": "gradients"}],
         ["uniform", "error"],
         ["accumulated", "sequential"],
     ),

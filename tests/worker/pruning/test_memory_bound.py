@@ -24,7 +24,7 @@ from worker.pruning.state.context import StageContext
 
 pytestmark = pytest.mark.slow
 
-PREFIX = {"name": "admm", "target": "prefix"}
+PREFIX = {"name": "admm", "target": "prefix", "output_weighting": "gradients"}
 
 
 class Weigher(Recorder):

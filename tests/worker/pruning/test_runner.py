@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 COPAL_ADMM = {"name": "copal", "weight_update": "admm"}
 TOWARDS_PREFIX = {"name": "admm", "target": "prefix"}
+WEIGHED = {"name": "admm", "output_weighting": "gradients"}
 
 
 def contents(request: dict[str, Any], output: Output) -> dict[str, bytes]:
@@ -47,8 +48,9 @@ STOPS = list(itertools.product((0, 1), (0, 1, 2)))
         ({"name": "admm"}, [(0, 1), (1, 1)]),
         ({"name": "alps"}, [(0, 1), (1, 1)]),
         (TOWARDS_PREFIX, STOPS),
+        (WEIGHED, [(0, 1), (1, 1)]),
     ],
-    ids=["copal+admm", "admm", "alps", "prefix"],
+    ids=["copal+admm", "admm", "alps", "prefix", "weighed"],
 )
 def test_interrupted_job_ends_in_the_same_bytes(
     request_for: Request, method: dict[str, str], stops: list[tuple[int, int]]
@@ -81,7 +83,7 @@ def copy_committed(source: Path, target: Path, stages: int, blocks: int) -> None
                 shutil.copy(source / name, target / name)
 
 
-@pytest.mark.parametrize("method", [COPAL_ADMM, TOWARDS_PREFIX], ids=["copal+admm", "prefix"])
+@pytest.mark.parametrize("method", [COPAL_ADMM, TOWARDS_PREFIX | WEIGHED], ids=["copal+admm", "both"])
 def test_same_job_gives_the_same_bytes(request_for: Request, method: dict[str, str]) -> None:
     one, two = request_for(method=method, workspace="one"), request_for(method=method, workspace="two")
     assert contents(one, prune(one)) == contents(two, prune(two))
@@ -127,18 +129,17 @@ def test_sequential_pruning_by_a_pattern_stands_still(request_for: Request, name
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        {"name": "admm"},
-        {"name": "alps"},
-        {"name": "sparsegpt"},
-        {"name": "sparsegpt", "weight_update": "admm"},
-        {"name": "wanda", "weight_update": "admm"},
-        {"name": "copal", "weight_update": "admm", "mask": "searched"},
-    ],
-    ids=lambda method: "+".join(method.values()),
-)
+SOLVERS = [
+    {"name": "admm"},
+    {"name": "alps"},
+    {"name": "sparsegpt"},
+    {"name": "sparsegpt", "weight_update": "admm"},
+    {"name": "wanda", "weight_update": "admm"},
+    {"name": "copal", "weight_update": "admm", "mask": "searched"},
+]
+
+
+@pytest.mark.parametrize("method", SOLVERS, ids=lambda method: "+".join(method.values()))
 @pytest.mark.parametrize("allocation", ["uniform", "error"])
 def test_every_solver_goes_towards_the_dense_prefix(
     request_for: Request, method: dict[str, str], allocation: str
@@ -159,6 +160,27 @@ def test_every_solver_goes_towards_the_dense_prefix(
     assert any(shares.values())
     taken = [own["target"] for own in notes.values() if "target" in own and own["target"]["share"]]
     assert all(own["gap"] > 0 and own["error"] > 0 for own in taken)
+
+
+@pytest.mark.parametrize("method", SOLVERS, ids=lambda method: "+".join(method.values()))
+@pytest.mark.parametrize("sparsity", [{"pattern": "2:4"}, {"target": 0.6, "allocation": "error"}], ids=str)
+def test_every_solver_weighs_outputs(
+    request_for: Request, method: dict[str, str], sparsity: dict[str, Any]
+) -> None:
+    """On the masks found without; what is gained on the windows solved on is so, as a rule, on those held out."""
+    recorders = []
+    for weighting in ("none", "gradients"):
+        recorders.append(Recorder())
+        fields = {"method": method | {"output_weighting": weighting}, "sparsity": sparsity}
+        prune(request_for(workspace=weighting, **fields), recorders[-1])
+    plain, weighed = ([record for block in each.blocks for record in block.records] for each in recorders)
+    notes = [record.notes["output_weighting"] for record in weighed]
+    assert not any("output_weighting" in record.notes for record in plain)
+    assert all(own["gained"] > 0 for own in notes)
+    assert sum(own["held_out"] for own in notes) > 0
+    first = len(recorders[0].blocks[0].records)
+    assert [r.mask_sha256 for r in plain[:first]] == [r.mask_sha256 for r in weighed[:first]]
+    assert all(one.weights_sha256 != two.weights_sha256 for one, two in zip(plain, weighed, strict=True))
 
 
 def test_an_override_that_only_selects_is_left_out_of_the_dense_prefix(request_for: Request) -> None:

@@ -35,7 +35,8 @@ def allocate(context: StageContext) -> StageContext:
     IllConditioned.
     """
     job, previous = context.job, context.previous
-    if not _surveys(job, context.targets):
+    shares_out = _surveys(job, context.targets)
+    if not shares_out and context.output_grams is None:
         return context
     earlier = [previous.path(previous.state(block.index)) for block in context.blocks] if previous else []
     if context.prunes_the_pruned:
@@ -43,6 +44,10 @@ def allocate(context: StageContext) -> StageContext:
     else:
         by = factors(job, context.stage, read_document(earlier[0]) if earlier else None)
         found = survey(context).times(by.weight)
+        if context.output_grams is not None:
+            context.output_grams.weight = by.weight
+        if not shares_out:
+            return context
         if context.accumulates and earlier:
             found = found.plus(read_survey(earlier).times(by.keeps))
     blocks = {matrix.name: block.index for block in context.blocks for matrix in block.matrices}

@@ -5,6 +5,7 @@ first, handing the gradient of its inputs to the block before it; so no more tha
 parameters get no gradients, only the outputs of the matrices are looked at.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from secateur.spec.sparsity import Allocation
 from worker.pruning.allocation.curves import loss_curve, loss_scores
+from worker.pruning.allocation.output_grams import GradientSums
 from worker.pruning.allocation.owl import outliers
 from worker.pruning.allocation.result import Survey
 from worker.pruning.calibration.hooks import dense_weight, find_groups, measure
@@ -26,7 +28,7 @@ from worker.pruning.model.block_runner import batches, unload
 from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.runtime import memory
 from worker.pruning.runtime.activations import ActivationCache
-from worker.pruning.runtime.numerics import plain_attention
+from worker.pruning.runtime.numerics import all_finite, plain_attention
 from worker.pruning.runtime.progress import Kind
 from worker.pruning.state.context import StageContext
 from worker.pruning.state.moments import Measured
@@ -45,7 +47,12 @@ def survey(context: StageContext) -> Survey:
     # On disk whatever its size: every block's inputs are kept, and memory must not grow with blocks.
     with ActivationCache(context.job.workspace, 0) as inputs, precision(context.device, context.dtype):
         if context.job.sparsity.allocation is Allocation.owl:
-            return _outliers(context, parts, inputs)
+            found = _outliers(context, parts, inputs)
+            if context.output_grams is None:
+                return found
+            inputs.clear()
+            _backward(context, inputs, _loss_gradients(context, parts, _forward(context, parts, inputs)))
+            return found
         return _backward(context, inputs, _loss_gradients(context, parts, _forward(context, parts, inputs)))
 
 
@@ -113,8 +120,10 @@ def _loss_gradients(context: StageContext, parts: list[Tensor], states: list[Ten
 
 
 def _backward(context: StageContext, inputs: ActivationCache, gradients: list[Tensor]) -> Survey:
-    """gradients: of the last block's outputs, replaced by those of the block before as blocks are passed."""
-    found = Survey()
+    """gradients: of the last block's outputs, replaced by those of the block before as blocks are passed. What is
+    found of outputs that are weighed goes to `context.output_grams`."""
+    found, sums = Survey(), GradientSums()
+    shares_out = context.job.sparsity.allocation is Allocation.error
     for block in reversed(context.blocks):
         first = block.index * len(gradients)
         groups = _load(context, block, inputs[first][:1])
@@ -131,11 +140,18 @@ def _backward(context: StageContext, inputs: ActivationCache, gradients: list[Te
                 gradients[index] = state.grad.cpu()
                 context.tracker.advance(Kind.forward, 2 * pass_work(block, state))
 
-        grams = {group[0].name: 0 for group in groups if not any(map(context.adapts, group))}
-        hear = partial(_add_squares, squares)
+        grams = {g[0].name: 0 for g in groups if not (shares_out and any(map(context.adapts, g)))}
+
+        def hear(matrix: PrunableWeight, output: Tensor, first: int, squares: dict[str, Tensor] = squares) -> None:
+            _add_squares(squares, matrix, output, first)
+            if context.output_grams is not None and context.method_of(matrix).weighs_outputs:
+                _when_it_comes_back(matrix, output, first, partial(sums.add, matrix))
+
         measured = measure(block, groups, run, context.device, hear=hear, gram_tokens=grams)
         tokens = sum(gradient.shape[0] * gradient.shape[1] for gradient in gradients)
-        for group in groups:
+        if context.output_grams is not None:
+            context.output_grams.put(_finite(sums.means(tokens)))
+        for group in groups if shares_out else ():
             of_group = _of_group(context, block, group, measured[group[0].name], squares, tokens)
             found.outputs.update(of_group.outputs)
             found.curves.update(of_group.curves)
@@ -207,12 +223,29 @@ def _add_squares(squares: dict[str, Tensor], matrix: PrunableWeight, output: Ten
 
     output: holds them in its last dimension, from `first`.
     """
+
+    def add(gradients: Tensor) -> None:
+        square = gradients.square().sum(dim=0).double()
+        squares[matrix.name] = squares.get(matrix.name, torch.zeros_like(square)) + square
+
+    _when_it_comes_back(matrix, output, first, add)
+
+
+def _finite(grams: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+    for name, own in grams.items():
+        if not all(map(all_finite, own)):
+            raise IllConditioned(f"{name}: the gradients of the loss are not finite")
+    return grams
+
+
+def _when_it_comes_back(matrix: PrunableWeight, output: Tensor, first: int, add: Callable[[Tensor], None]) -> None:
+    """Call `add` with the loss's gradients by the matrix's outputs, (tokens, out), float32."""
     if not output.requires_grad:
         return
 
-    def add(gradient: Tensor) -> None:
+    def call(gradient: Tensor) -> None:
         own = gradient.reshape(-1, gradient.shape[-1])[:, first : first + matrix.rows]
-        square = own.float().square().sum(dim=0).double()
-        squares[matrix.name] = squares.get(matrix.name, torch.zeros_like(square)) + square
+        with torch.autocast(own.device.type, enabled=False):
+            add(own.float())
 
-    output.register_hook(add)  # type: ignore[no-untyped-call]
+    output.register_hook(call)  # type: ignore[no-untyped-call]

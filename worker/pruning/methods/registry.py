@@ -17,6 +17,7 @@ from worker.pruning.methods.candidates import CANDIDATES, Candidate
 from worker.pruning.methods.copal import GRADIENT_SUMS, copal_scores
 from worker.pruning.methods.magnitude import magnitude_scores
 from worker.pruning.methods.masks import Selection, Solution, follows
+from worker.pruning.methods.output_weighting import OutputMetric, weigh_outputs
 from worker.pruning.methods.sparsegpt import solve_sparsegpt, sparsegpt_scores
 from worker.pruning.methods.wanda import wanda_scores
 from worker.pruning.runtime.numerics import all_finite
@@ -48,11 +49,13 @@ class Group:
     """One group's sums and what was factored once for all its matrices.
 
     factor: the method's own, None for methods that only select. update: for the weight update that follows.
+    weighing: for the last steps where outputs are weighed, ADMM's Gram with its ridge.
     """
 
     sums: Accumulated
     factor: Any = None
     update: AdmmFactor | None = None
+    weighing: AdmmFactor | None = None
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -147,11 +150,13 @@ def prepare(method: Method, sums: Accumulated) -> Group:
     if sums.gram is None:
         raise IllConditioned("the statistics carried over have no Gram matrix")
     factorise = SOLVERS[method.name].factorise
-    return Group(
-        sums,
-        factor=factorise(method, sums.gram) if factorise else None,
-        update=admm.factorise(sums.gram, method.update, invert=method.searches) if method.update else None,
-    )
+    factor = factorise(method, sums.gram) if factorise else None
+    update = admm.factorise(sums.gram, method.update, invert=method.searches) if method.update else None
+    weighing = None
+    if method.weighs_outputs:
+        own = factor if isinstance(factor, AdmmFactor) else None
+        weighing = update or own or admm.factorise(sums.gram, AdmmSettings(), invert=False)
+    return Group(sums, factor, update, weighing)
 
 
 def scores(method: Method, matrix: str, dense: Tensor, group: Group) -> Tensor:
@@ -187,9 +192,10 @@ def solve(
     selection: Selection,
     check: Check = lambda: None,
     target: Tensor | None = None,
+    outputs: OutputMetric | None = None,
 ) -> Solution:
     """Mask and weights of one matrix. dense: (out, in), float32; sensitivity: its `scores`. target: what weights
-    are solved towards, (out, in), float32; None: `dense`.
+    are solved towards, (out, in), float32; None: `dense`. outputs: how they are weighed at last; None: alike.
 
     Raises IllConditioned.
     """
@@ -202,6 +208,24 @@ def solve(
     if stay and _is_met(selection, dense):
         # Its zeros are enough, and what is there has no error to make up for: the solution is what it was.
         return Solution(dense, dense != 0, {})
+    solution = _solved(method, matrix, dense, sensitivity, group, selection, check, towards)
+    if outputs is None or group.weighing is None:
+        return solution
+    weight, notes = weigh_outputs(solution.weight, towards, group.weighing, solution.mask, outputs, check)
+    return replace(solution, weight=weight, notes=solution.notes | {"output_weighting": notes})
+
+
+def _solved(
+    method: Method,
+    matrix: str,
+    dense: Tensor,
+    sensitivity: Tensor,
+    group: Group,
+    selection: Selection,
+    check: Check,
+    towards: Tensor,
+) -> Solution:
+    """Each output by itself."""
     if method.searches and method.update is not None and group.update is not None:
         found = partial(_scores_of, method, matrix, dense, group)
         searched = solve_admm(towards, group.update, selection, method.update, check=check, scores=found)

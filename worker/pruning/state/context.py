@@ -11,6 +11,7 @@ from secateur.spec.job import Domain
 from secateur.spec.method import Method, Mode
 from secateur.spec.records.history import JobWarning
 from secateur.spec.records.pipe import Note
+from worker.pruning.allocation.output_grams import OutputGrams
 from worker.pruning.allocation.result import Survey
 from worker.pruning.calibration.windows import CalibrationWindows
 from worker.pruning.evaluation.losses import TestSet, precision
@@ -77,7 +78,8 @@ class StageContext(RunContext):
 
     hidden: inputs of the next block, one tensor a batch, on the CPU, replaced as blocks are passed; first those of
     the windows that are solved on, then those held out. dense: the same in the dense model, where a matrix is
-    solved towards it; else None.
+    solved towards it; else None. output_grams: of the stage's domain, how the loss's gradients by outputs that are
+    weighed go together; None where none are.
     """
 
     stage: int
@@ -85,6 +87,7 @@ class StageContext(RunContext):
     targets: dict[str, WeightTarget]
     hidden: ActivationCache
     dense: ActivationCache | None = None
+    output_grams: OutputGrams | None = None
     survey: Survey = field(default_factory=Survey)
 
     @property

@@ -36,6 +36,11 @@ def follows_dense(method: Method, targets: Mapping[str, WeightTarget]) -> bool:
     return any(method.named(each.method).follows_dense for each in targets.values() if each.zeros is not None)
 
 
+def weighs_outputs(method: Method, targets: Mapping[str, WeightTarget]) -> bool:
+    """Whether any matrix is solved for with weighed outputs. method: the job's."""
+    return any(method.named(each.method).weighs_outputs for each in targets.values() if each.zeros is not None)
+
+
 @dataclass(frozen=True)
 class _Need:
     """What a matrix is to lose: `share` weights if that were a whole number, from low to high in the end."""

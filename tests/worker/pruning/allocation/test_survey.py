@@ -11,12 +11,14 @@ from transformers import AutoModelForCausalLM
 
 from tests.tiny import make_tiny, make_tiny_llama
 from worker.pruning.allocation.curves import loss_curve, loss_scores
+from worker.pruning.allocation.output_grams import OutputGrams
 from worker.pruning.allocation.owl import OUTLIER
 from worker.pruning.allocation.result import Survey
 from worker.pruning.allocation.survey import DAMPING, _add_squares, curvature, survey
 from worker.pruning.calibration.windows import CalibrationWindows
 from worker.pruning.cost import survey_tokens
 from worker.pruning.errors import IllConditioned
+from worker.pruning.methods import output_weighting
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.experts import is_experts, run_experts
@@ -37,15 +39,17 @@ def _stage(
     *,
     dtype: str = "float32",
     prefix: tuple[int, ...] = (),
+    method: dict[str, str] | None = None,
+    output_grams: OutputGrams | None = None,
 ) -> StageContext:
-    """Of a job whose method selects only, with all of the windows to look at."""
+    """Of a job whose method selects only where none is given, with all of the windows to look at."""
     samples, length = windows.shape
     calibration = {"samples": samples, "sequence_length": length}
     job = PruningJob.from_dict(
         {
             "model": str(folder),
             "workspace": str(folder.parent),
-            "method": {"name": "wanda"},
+            "method": method or {"name": "wanda"},
             "sparsity": {"target": 0.5, "allocation": allocation},
             "domains": [{"name": "a", "dataset": "a", "calibration": calibration}],
             "texts": {"a": {"path": "a.txt"}},
@@ -64,11 +68,15 @@ def _stage(
         windows=CalibrationWindows(windows, windows[:0], windows.numel(), prefix=prefix),
         targets=assign(graph.matrices, job.sparsity),
         hidden=ActivationCache(folder.parent, 0),
+        output_grams=output_grams,
     )
 
 
-def _whole_model(folder: Path, windows: Tensor, context: int = 1) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """E g² of the outputs and E x² of the inputs of every linear layer inside the blocks, by plain autograd."""
+def _whole_model(
+    folder: Path, windows: Tensor, context: int = 1, *, together: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """E g² of the outputs (together: Σ g gᵀ) and E x² of the inputs of every linear layer inside the blocks, by
+    plain autograd."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     outputs: dict[str, Tensor] = {}
     inputs: dict[str, Tensor] = {}
@@ -92,7 +100,8 @@ def _whole_model(folder: Path, windows: Tensor, context: int = 1) -> tuple[dict[
     functional.cross_entropy(logits.flatten(0, 1), windows[:, context:].flatten(), reduction="sum").backward()
     for name, output in kept.items():
         assert output.grad is not None
-        outputs[f"{name}.weight"] = output.grad.reshape(-1, output.shape[-1]).square().mean(dim=0)
+        gradients = output.grad.reshape(-1, output.shape[-1])
+        outputs[f"{name}.weight"] = gradients.T @ gradients if together else gradients.square().mean(dim=0)
     return outputs, inputs
 
 
@@ -111,6 +120,34 @@ def test_block_by_block_gives_the_whole_models_gradients(family: str, tmp_path: 
         dense = dense.T if matrix.transposed else dense
         expected = loss_curve(loss_scores(dense, outputs[matrix.name], inputs[matrix.name]))
         torch.testing.assert_close(found.curves[matrix.name], expected, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "owl", "error"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "mixtral"])
+def test_block_by_block_gives_how_the_whole_models_gradients_go_together(
+    family: str, allocation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts of 50 outputs at the most; an expert's per token of the text, too."""
+    monkeypatch.setattr(output_weighting, "WIDEST", 50)
+    folder = make_tiny(family, tmp_path / "model")
+    windows = torch.randint(0, 320, (3, 24))
+    method = {"name": "admm", "output_weighting": "gradients"}
+    expected, _ = _whole_model(folder, windows, together=True)
+    with OutputGrams(tmp_path) as found, torch_settings(1):
+        stage = _stage(folder, windows, allocation, method=method, output_grams=found)
+        surveyed = survey(stage)
+        for matrix in stage.runner.graph.matrices:
+            grams = found.of(matrix.name, torch.device("cpu"))
+            if matrix.expert is not None:
+                continue
+            assert grams is not None
+            assert len(grams) > 1 or matrix.rows <= 50
+            for rows, gram in zip(output_weighting.parts(matrix.rows), grams, strict=True):
+                torch.testing.assert_close(
+                    gram, expected[matrix.name][rows, rows] / windows.numel(), rtol=1e-3, atol=1e-9
+                )
+    assert bool(surveyed.outputs) is (allocation == "error")
+    assert bool(surveyed.outliers) is (allocation == "owl")
 
 
 def test_tokens_of_a_prefix_are_not_predicted(tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""Outputs of a matrix weighed by what they mean for the loss, together: what one output loses another may make up
+for, if the loss's gradients by both go together."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from worker.pruning.allocation.curves import floored
+from worker.pruning.errors import IllConditioned
+from worker.pruning.methods.admm import AdmmFactor
+from worker.pruning.runtime.numerics import all_finite
+
+WIDEST: Final = 512
+"""Outputs that are weighed together at the most; a wider matrix has as many equal parts as it takes."""
+TOGETHER: Final = 0.7
+"""How much of the metric is that of the gradients; the rest counts every output by itself, none below a floor."""
+STEPS: Final = 8
+"""Of conjugate gradients; thirty were no better."""
+
+
+@dataclass(frozen=True)
+class OutputMetric:
+    """How the outputs of one matrix are weighed.
+
+    grams: E g gᵀ of the loss's gradients g by the outputs of each part (see `parts`), on any scale. held_out: the
+    Gram of the inputs in the windows held out, (in, in), None without any.
+    """
+
+    grams: Sequence[Tensor]
+    held_out: Tensor | None = None
+
+
+def parts(rows: int) -> list[slice]:
+    """The outputs that are weighed together."""
+    count = -(-rows // WIDEST)
+    edges = [rows * number // count for number in range(count + 1)]
+    return [slice(start, end) for start, end in pairwise(edges)]
+
+
+def metric(gram: Tensor) -> Tensor:
+    """G' = 0.7 · G / mean diag G + 0.3 · diag(floored diag G) / mean diag G, (out, out); the identity without
+    gradients."""
+    outputs = gram.diagonal()
+    mean = float(outputs.mean())
+    if not mean > 0:
+        return torch.eye(len(gram), device=gram.device)
+    found = gram * (TOGETHER / mean)
+    found.diagonal().add_(floored(outputs) * ((1 - TOGETHER) / mean))
+    return found
+
+
+def weigh_outputs(
+    weight: Tensor,
+    towards: Tensor,
+    factor: AdmmFactor,
+    mask: Tensor,
+    outputs: OutputMetric,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """The weights on `mask` after some steps from `weight` down tr(G'(W − W0)H(W − W0)ᵀ), never up, and the notes.
+
+    weight, towards: W and W0, (out, in), float32. Notes: the part of that error which is gone (`gained`) on the
+    windows solved on, with the factor's ridge, and on those `held_out`; a damping that was raised. Raises
+    IllConditioned.
+    """
+    moved, before, after = torch.empty_like(weight), [0.0, 0.0], [0.0, 0.0]
+    for rows, gram in zip(parts(len(weight)), outputs.grams, strict=True):
+        own, target = weight[rows], towards[rows].float()
+        weighed = metric(gram)
+        v = descend(own * factor.norms, target * factor.norms, factor.gram, mask[rows], weighed, check)
+        moved[rows] = torch.where(mask[rows], v / factor.norms, 0.0)
+        for number, inputs in enumerate((factor.gram, outputs.held_out)):
+            scale = factor.norms if number == 0 else 1.0
+            if inputs is not None:
+                before[number] += _error((own - target) * scale, inputs, weighed)
+                after[number] += _error((moved[rows] - target) * scale, inputs, weighed)
+    if not all_finite(moved):
+        raise IllConditioned("the solution with weighed outputs is not finite")
+    gained = [1 - end / start if start > 0 else 0.0 for start, end in zip(before, after, strict=True)]
+    notes = {"gained": gained[0], "held_out": None if outputs.held_out is None else gained[1]}
+    return moved, notes | factor.notes
+
+
+def descend(
+    v: Tensor,
+    v0: Tensor,
+    gram: Tensor,
+    mask: Tensor,
+    weighed: Tensor,
+    check: Callable[[], None] = lambda: None,
+    steps: int = STEPS,
+) -> Tensor:
+    """Lower tr(G'(V − V0)H(V − V0)ᵀ) on a fixed support by conjugate gradients, preconditioned by both diagonals.
+
+    v, v0, mask: (out, in); gram: H, (in, in), and weighed: G', (out, out), positive definite. What rounding made
+    worse is given back as it came.
+    """
+    support = mask.float()
+    diagonal = torch.outer(weighed.diagonal(), gram.diagonal())
+    precondition = diagonal.reciprocal().masked_fill_(diagonal <= 0, 0.0).mul_(support)
+    residual = (weighed @ ((v0 - v) @ gram)).mul_(support)
+    direction = residual * precondition
+    product = _dot(residual, direction)
+    found = v.clone()
+    for _ in range(steps):
+        check()
+        image = (weighed @ (direction @ gram)).mul_(support)
+        bend = _dot(direction, image)
+        if not (product > 0 and bend > 0):
+            break
+        found.add_(direction, alpha=product / bend)
+        residual.sub_(image, alpha=product / bend)
+        scaled = residual * precondition
+        new = _dot(residual, scaled)
+        direction = scaled.add_(direction, alpha=new / product)
+        product = new
+    return found if _error(found - v0, gram, weighed) < _error(v - v0, gram, weighed) else v
+
+
+def _error(lost: Tensor, gram: Tensor, weighed: Tensor) -> float:
+    """tr(G' L H Lᵀ). lost: L, (out, in)."""
+    return max(_dot(weighed @ lost, lost @ gram), 0.0)
+
+
+def _dot(one: Tensor, other: Tensor) -> float:
+    return float((one * other).sum(dim=0).double().sum())
