@@ -126,9 +126,9 @@ def test_a_caller_who_hangs_up_is_no_error(service: str, api: httpx.Client) -> N
 
 def test_logs_hide_secrets() -> None:
     token = "sctr_" + "a" * 46
-    line = f"Authorization: Bearer {token} postgresql://me:pw@host/db https://s3/x?X-Amz-Signature=abc&y=1"
+    line = f"hf_0123456789abcdef Authorization: Bearer {token} postgresql://me:pw@host/db https://s3/x?X-Amz-Signature=abc&y=1"
     hidden = redact(line)
-    for secret in (token, "pw", "abc"):
+    for secret in (token, "pw", "=abc", "hf_0123"):
         assert secret not in hidden
     assert "host/db" in hidden
 
