@@ -7,6 +7,8 @@ from typing import Any, Final, LiteralString, NamedTuple
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
+from secateur.spec.words import words
+
 ABSENT: Final = "missing"
 """The type of an error about a field that should have been there."""
 
@@ -64,13 +66,12 @@ def at_field(message: str) -> PydanticCustomError:
 
 def explain(error: Any, body: Any) -> tuple[str, str]:
     """JSON pointer (RFC 6901) into the body, and words, for one of a ValidationError's errors."""
-    place, kind, message = list(error["loc"]), error["type"], str(error["msg"])
+    place, kind, context = list(error["loc"]), error["type"], error.get("ctx") or {}
+    # `missing` is also a kind of our own, with our words.
+    message = context["message"] if "message" in context else words(kind, context, str(error["msg"]))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        place, kind = [*place, error["ctx"]["discriminator"].strip("'")], ABSENT
-        # Without what was sent, which may be of any length.
-        known = error["ctx"].get("expected_tags")
-        message = "Field required" if known is None else f"must be one of {known}"
-    return pointer_of(place, body, absent=kind == ABSENT), message.removeprefix("Value error, ")
+        place, kind = [*place, context["discriminator"].strip("'")], ABSENT
+    return pointer_of(place, body, absent=kind == ABSENT), message
 
 
 def _names(value: Any) -> Any:

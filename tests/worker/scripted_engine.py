@@ -162,7 +162,9 @@ def fail(reporter: Reporter, code: str, message: str, **more: Any) -> NoReturn:
 
 
 def fail_the_same(reporter: Reporter) -> NoReturn:
-    fail(reporter, "engine_failed", "The engine stopped with KeyError.", fingerprint="f", detail="detail")
+    fail(
+        reporter, "engine_failed", "The engine stopped with an error of its own.", fingerprint="f", detail="detail"
+    )
 
 
 def misbehave(how: set[str], reporter: Reporter) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -190,4 +191,4 @@ def _fail(context: AttemptContext, failure: Failure) -> Ending:
 def _disk_trouble(error: OSError) -> Failure:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Failure(Reason.disk_full)
-    return Failure(Reason.store_failed, f"The worker could not use its disk ({type(error).__name__}).")
+    return Failure(Reason.store_failed, f"The worker could not use its disk: {os.strerror(error.errno or 0)}.")

@@ -101,7 +101,7 @@ def _describe(error: BaseException) -> Failed:
         return system(code="out_of_memory", message="The engine ran out of memory.")
     if os.strerror(errno.ENOSPC) in str(error):  # safetensors has an exception of its own for it
         return system(code="disk_full", message="The worker's disk is full.")
-    message = f"The engine stopped with {type(error).__name__}."
+    message = "The engine stopped with an error of its own. Its operator finds it in the worker's log."
     return system(code="engine_failed", message=message, fingerprint=_fingerprint(error))
 
 

@@ -191,7 +191,8 @@ def test_the_same_error_twice_is_not_tried_a_third_time(
     failure = watch.row.failure
     assert failure is not None
     assert (failure["code"], failure["cause"]) == ("engine_failed", "system")
-    said = "The engine stopped with KeyError. It did so twice at the same place, and was not tried a third time."
+    said = "The engine stopped with an error of its own. It did so twice at the same place, and was not tried"
+    said += " a third time."
     assert failure["message"] == said
 
 

@@ -112,7 +112,11 @@ def test_an_error_is_known_again_at_its_place_alone() -> None:
         (OSError(errno.ENOSPC, FULL), "disk_full", "The worker's disk is full."),
         (SafetensorError(f"I/O error: {FULL} (os error 28)"), "disk_full", "The worker's disk is full."),
         (RuntimeError("cannot allocate memory"), "out_of_memory", "The engine ran out of memory."),
-        (OSError(errno.EIO, "bad"), "engine_failed", "The engine stopped with OSError."),
+        (
+            OSError(errno.EIO, "bad"),
+            "engine_failed",
+            "The engine stopped with an error of its own. Its operator finds it in the worker's log.",
+        ),
     ],
 )
 def test_a_failure_is_told_in_words_its_owner_can_use(error: Exception, code: str, message: str) -> None:
