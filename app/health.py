@@ -15,6 +15,7 @@ from app.db.migrate import is_current
 from app.dispatch.client import impatient_client
 from app.kit.headers import Sent, sends
 from app.kit.replies import reply
+from app.storage.disk import Watermark
 
 log = structlog.get_logger("app.health")
 router = APIRouter(tags=["health"])
@@ -30,7 +31,8 @@ class LiveRead(BaseModel):
 
 
 class ReadyRead(BaseModel):
-    """Whether requests can be served. Without the broker they can: jobs are accepted and start later."""
+    """Whether requests can be served. Without the broker they can (jobs are accepted and start later), and with a
+    full disk all but uploads can."""
 
     status: Literal["ready", "degraded", "unavailable"]
     checks: dict[str, Answer]
@@ -49,15 +51,17 @@ async def livez() -> Response:
     responses={503: {"model": ReadyRead, **sends(Sent.retry_after, description="Not at the moment")}},
 )
 async def readyz(backend: BackendDep) -> Response:
-    """Asks the database (and whether it lacks a migration), the object store and the broker."""
+    """Asks the database (and whether it lacks a migration), the object store and the broker, and whether the
+    service's disks have room for uploads."""
     found: dict[str, Answer] = dict.fromkeys(_CHECKS, "failed")
     async with anyio.create_task_group() as group:
         for name in _CHECKS:
             group.start_soon(_check, backend, name, found)
-    needed = all(found[name] == "ok" for name in _CHECKS if name != "broker")
+    needed = all(found[name] == "ok" for name in _CHECKS if name not in _SPARED)
     if not needed:
         return reply(ReadyRead(status="unavailable", checks=found), 503, {"Retry-After": "5"})
-    return reply(ReadyRead(status="ready" if found["broker"] == "ok" else "degraded", checks=found))
+    whole = all(answer == "ok" for answer in found.values())
+    return reply(ReadyRead(status="ready" if whole else "degraded", checks=found))
 
 
 async def _check(backend: Backend, name: str, found: dict[str, Answer]) -> None:
@@ -95,4 +99,15 @@ def _broker(backend: Backend) -> bool:
         client.close()
 
 
-_CHECKS: Final[dict[str, Callable[[Backend], bool]]] = {"database": _database, "store": _store, "broker": _broker}
+def _disk(backend: Backend) -> bool:
+    return Watermark(backend.settings).room() > 0
+
+
+_CHECKS: Final[dict[str, Callable[[Backend], bool]]] = {
+    "database": _database,
+    "store": _store,
+    "broker": _broker,
+    "disk": _disk,
+}
+_SPARED: Final = frozenset({"broker", "disk"})
+"""Without these most calls can be served."""

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from app.datasets.schemas import DatasetCreate
 from app.kit.headers import Sent, sends
 from app.kit.problems import ProblemRead
+from app.rates.middleware import UNCOUNTED
 
 _DESCRIPTION = """Prunes large language models: continual jobs over an ordered list of domains.
 
@@ -28,9 +29,9 @@ def install_openapi(app: FastAPI) -> None:
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             _add(schemas, "Problem", ProblemRead, "serialization")
             _add(schemas, "DatasetCreate", DatasetCreate, "validation")
-            for path in document["paths"].values():
+            for address, path in document["paths"].items():
                 for operation in path.values():
-                    _add_headers(operation)
+                    _add_headers(operation, counted=address not in UNCOUNTED)
             app.openapi_schema = document
         return app.openapi_schema or {}
 
@@ -42,9 +43,9 @@ _MAKING: Final = {"200": _MADE, "201": _MADE, "202": _MADE}
 """Of calls that take an `Idempotency-Key`, by status."""
 
 
-def _add_headers(operation: dict[str, Any]) -> None:
-    """Those that no single route sends."""
-    every = [Sent.request_id, *((Sent.rate_limit, Sent.rate_policy) if operation.get("security") else ())]
+def _add_headers(operation: dict[str, Any], *, counted: bool) -> None:
+    """Those that no single route sends. counted: against a limit of calls a minute."""
+    every = [Sent.request_id, *((Sent.rate_limit, Sent.rate_policy) if counted else ())]
     repeatable = any(each["name"] == "Idempotency-Key" for each in operation.get("parameters", ()))
     for status, response in operation["responses"].items():
         those = [*every, *(_MAKING.get(status, ()) if repeatable else ())]

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from sqlalchemy.orm import Session
 
@@ -15,6 +16,7 @@ from app.tasks import service
 from app.tasks.service import TaskClaim, TaskLost
 from worker import plans
 from worker.attempt.claim_loop import claim_when_possible
+from worker.attempt.disk_room import has_room
 from worker.attempt.interrupts import Interrupted, Interrupts, transact
 from worker.attempt.lease_heartbeat import LeaseHeartbeat
 from worker.attempt.scratch import sweep
@@ -22,6 +24,8 @@ from worker.attempt.supervise import supervise
 from worker.intake import runner as intake
 
 log = logging.getLogger(__name__)
+
+_WITHOUT_ROOM: Final = (TaskKind.garbage, TaskKind.plan)
 
 
 def run_tasks(settings: Settings, worker: str, kinds: Sequence[TaskKind] = tuple(TaskKind)) -> int:
@@ -33,7 +37,7 @@ def run_tasks(settings: Settings, worker: str, kinds: Sequence[TaskKind] = tuple
         count = 0
         while claimed := claim_when_possible(
             stopping,
-            lambda session: service.claim(session, worker, seconds, kinds),
+            lambda session: service.claim(session, worker, seconds, _possible(settings, kinds)),
             lambda session, claim: service.renew(session, claim.id, claim.token, seconds),
         ):
             _run_task(*claimed, settings, Interrupts(stopping=stopping))
@@ -41,6 +45,11 @@ def run_tasks(settings: Settings, worker: str, kinds: Sequence[TaskKind] = tuple
         return count
 
     return supervise(work, stopping)
+
+
+def _possible(settings: Settings, kinds: Sequence[TaskKind]) -> Sequence[TaskKind]:
+    """On a disk that is nearly full nothing is taken in; what makes room, or needs none, goes on."""
+    return kinds if has_room(settings) else [kind for kind in kinds if kind in _WITHOUT_ROOM]
 
 
 def _run_task(claim: TaskClaim, since: float, settings: Settings, interrupts: Interrupts) -> None:

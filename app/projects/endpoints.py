@@ -73,7 +73,7 @@ def get_project(id: ProjectId, auth: Admin, session: UnitOfWork) -> Response:
 
 @router.patch(
     "/projects/{id}",
-    summary="Change a project's name or model roots, disable or enable it",
+    summary="Change a project's name, model roots, share or quotas, disable or enable it",
     response_model=ProjectRead,
     responses=problems(ProjectNotFound, ProjectExists, RootRefused, UnsupportedMediaType),
 )

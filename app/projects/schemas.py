@@ -10,6 +10,7 @@ from app.auth.scopes import Scope
 from app.kit.clock import Instant
 from app.kit.fields import Name
 from app.models.references import RootPath
+from app.quotas.catalogue import Quota, own_quotas
 from app.tables.audit import AuditEvent
 from app.tables.auth import ApiKey, HubToken, Project
 from secateur.spec.strict import Strict
@@ -28,6 +29,9 @@ Roots = Annotated[
     Field(max_length=20, description="Folders below the service's `project_roots` that are this project's alone."),
     AfterValidator(_unlike),
 ]
+
+
+QuotaLimit = Annotated[int, Field(ge=0, le=2**53)] | None
 
 
 class ProjectCreate(Strict):
@@ -49,6 +53,12 @@ class ProjectPatch(Strict):
         default=None, description="No key of a disabled project works. Its jobs go on, and nothing is deleted."
     )
     model_roots: Roots | None = None
+    share: float | None = Field(
+        default=None, gt=0, le=1000, description="Its weight where projects compete for workers; by default 1."
+    )
+    quotas: dict[Annotated[Quota, Field(strict=False)], QuotaLimit] | None = Field(
+        default=None, description="Those that are named, others stay; null is no limit."
+    )
 
 
 class ProjectRead(BaseModel):
@@ -61,15 +71,22 @@ class ProjectRead(BaseModel):
     name: str
     disabled: bool
     model_roots: list[str]
+    share: float = Field(description="Its weight where projects compete for workers.")
+    quotas: dict[Quota, int | None] = Field(
+        description="Its own quotas; null is no limit, and of what is missing it has the service's."
+    )
     created_at: datetime
 
     @classmethod
     def of(cls, project: Project) -> "ProjectRead":
+        account = project.account
         return cls(
             id=project.id,
             name=project.name,
             disabled=project.disabled_at is not None,
             model_roots=project.model_roots,
+            share=account.share if account is not None else 1.0,
+            quotas=own_quotas(account),
             created_at=project.created_at,
         )
 

@@ -11,6 +11,7 @@ from app.kit.problems import FieldError, Invalid, NotFound, Problem, exists
 from app.models.references import may_exist
 from app.projects import repository
 from app.projects.schemas import ProjectCreate, ProjectPatch
+from app.quotas import service as quotas
 from app.settings import Settings
 from app.tables.auth import Project
 
@@ -64,6 +65,8 @@ def change(session: Session, id: str, body: ProjectPatch, settings: Settings) ->
     if body.disabled is not None and body.disabled != (project.disabled_at is not None):
         project.disabled_at = func.now() if body.disabled else None
         suspend_keys(session, id, body.disabled)
+    if body.share is not None or body.quotas:
+        quotas.change(session, id, body.share, body.quotas or {})
     session.flush()
     session.refresh(project)
     return project

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from app.kit.problems import Problem
 from app.settings import Settings
+from app.tables.accounts import ProjectAccount
 
 
 class Quota(StrEnum):
@@ -41,8 +42,17 @@ def defaults(settings: Settings) -> dict[Quota, int | None]:
 
 def limits_of(overrides: Mapping[str, Any] | None, settings: Settings) -> Limits:
     """A project's limits: its own where it has one, else the settings'."""
-    own = {Quota(name): value for name, value in (overrides or {}).items() if name in list(Quota)}
-    return defaults(settings) | own
+    return defaults(settings) | _known(overrides or {})
+
+
+def own_quotas(account: ProjectAccount | None) -> dict[Quota, int | None]:
+    """What an operator has set for a project."""
+    return _known(account.quotas if account is not None else {})
+
+
+def _known(quotas: Mapping[str, Any]) -> dict[Quota, int | None]:
+    """Without those of another release."""
+    return {Quota(name): value for name, value in quotas.items() if name in list(Quota)}
 
 
 class QuotaExceeded(Problem):

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.quotas import repository
@@ -65,8 +64,12 @@ def usage(session: Session, project: str) -> list[Usage]:
 
 def change(session: Session, project: str, share: float | None, quotas: dict[Quota, int | None]) -> None:
     """Set a project's share (None: as it is) and those of its own quotas that are named."""
-    statement = insert(ProjectAccount).values(project_id=project, share=share or 1.0, quotas=dict(quotas))
-    kept = {"quotas": ProjectAccount.quotas.concat(statement.excluded.quotas)}
+    repository.lock(session, project)
+    account = session.get(ProjectAccount, project, populate_existing=True)
+    if account is None:
+        account = ProjectAccount(project_id=project, quotas={})
+        session.add(account)
     if share is not None:
-        kept["share"] = statement.excluded.share
-    session.execute(statement.on_conflict_do_update(index_elements=["project_id"], set_=kept))
+        account.share = share
+    account.quotas = account.quotas | {str(name): limit for name, limit in quotas.items()}
+    session.flush()

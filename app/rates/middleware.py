@@ -21,7 +21,7 @@ from app.rates.policies import CallClass, RatePolicy, class_of, policies
 from app.rates.shared import SharedWindows
 from app.settings import Settings
 
-EXEMPT: Final = frozenset({"/livez"})
+UNCOUNTED: Final = frozenset({"/livez"})
 MOST_KEYS: Final = 10_000
 """Keys that are remembered to have worked."""
 
@@ -68,7 +68,7 @@ class RateLimits:
         self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in EXEMPT or not self._rates.policies:
+        if scope["type"] != "http" or scope["path"] in UNCOUNTED or not self._rates.policies:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)

@@ -20,7 +20,7 @@ class Watermark:
     def __init__(self, settings: Settings) -> None:
         self._fraction = settings.disk_reserve_fraction
         self._bytes = settings.disk_reserve_bytes
-        self.places = tuple(dict.fromkeys(map(_existing, _places(settings))))
+        self.places = tuple(_places(settings))
 
     def room(self) -> int:
         """Bytes that may still be written, on the fullest of the disks; below 0 when the reserve is touched."""

@@ -2,10 +2,11 @@
 
 from sqlalchemy import ForeignKey, LargeBinary, String, UniqueConstraint
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db.base import Base
 from app.db.columns import Created, Id, JsonList, Moment, Name
+from app.tables.accounts import ProjectAccount
 
 
 class Project(Base):
@@ -21,6 +22,8 @@ class Project(Base):
     """Since then no key of it works; its jobs go on."""
     model_roots: Mapped[JsonList] = mapped_column(default=list, server_default="[]")
     """Folders of its own that it may register models from, relative to the operator's `project_roots`."""
+    account: Mapped[ProjectAccount | None] = relationship(viewonly=True, lazy="selectin", uselist=False)
+    """What an operator has set; None for nothing."""
 
 
 class ApiKey(Base):

@@ -44,17 +44,8 @@ class Cache:
 
     def evict(self) -> int:
         """Remove what was used least recently until the bound holds; bytes removed. Linked files stay."""
-        entries = list(_stats(self._folder / "objects"))
-        excess = sum(status.st_size for _, status in entries) - self._bound
-        removed = 0
-        for path, status in sorted(entries, key=lambda entry: entry[1].st_mtime):
-            if removed >= excess:
-                break
-            with _lock(self._folder, path.name) as locked:
-                if locked and path.exists() and path.stat().st_nlink == 1:
-                    path.unlink()
-                    removed += status.st_size
-        return removed
+        total = sum(status.st_size for _, status in _stats(self._folder / "objects"))
+        return _remove_oldest(self._folder, total - self._bound)
 
     def _entry(self, sha256: str) -> Path:
         return self._folder / "objects" / sha256[:2] / sha256
@@ -68,6 +59,23 @@ class Cache:
             partial.replace(entry)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def shrink(work_dir: Path, size: int) -> int:
+    """Remove so many bytes of what was used least recently, as far as nobody uses it; bytes removed."""
+    return _remove_oldest(work_dir / "cache", size)
+
+
+def _remove_oldest(folder: Path, size: int) -> int:
+    removed = 0
+    for path, status in sorted(_stats(folder / "objects"), key=lambda entry: entry[1].st_mtime):
+        if removed >= size:
+            break
+        with _lock(folder, path.name) as locked:
+            if locked and path.exists() and path.stat().st_nlink == 1:
+                path.unlink()
+                removed += status.st_size
+    return removed
 
 
 def sweep_partial(work_dir: Path) -> int:

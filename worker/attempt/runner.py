@@ -11,6 +11,7 @@ from worker.attempt.attempt import run_attempt
 from worker.attempt.cache import sweep_partial
 from worker.attempt.claim_backoff import ClaimBackoff
 from worker.attempt.claim_loop import claim_when_possible
+from worker.attempt.disk_room import wait_for_room
 from worker.attempt.engine_process import COMMAND
 from worker.attempt.interrupts import Interrupts
 from worker.attempt.scratch import sweep
@@ -34,6 +35,7 @@ def run_jobs(
         count = 0
         while True:
             caution.wait(stopping)
+            wait_for_room(settings, stopping)
             claimed = claim_when_possible(
                 stopping,
                 lambda session: claim(session, worker, seconds),

@@ -133,3 +133,32 @@ def test_model_roots_lie_below_the_operators_folder(
 def test_without_a_folder_of_the_operators_no_project_gets_roots(operator: httpx.Client, project: str) -> None:
     refused = operator.patch(f"/v1/projects/{project}", json={"model_roots": ["a"]})
     assert (refused.status_code, refused.json()["code"]) == (422, "root_refused")
+
+
+def test_an_operator_sets_a_projects_share_and_quotas(
+    operator: httpx.Client, api: httpx.Client, project: str, inputs: Inputs
+) -> None:
+    assert operator.get(f"/v1/projects/{project}").json()["quotas"] == {}
+    changed = operator.patch(f"/v1/projects/{project}", json={"share": 2.5, "quotas": {"queued_jobs": 1}})
+    assert (changed.json()["share"], changed.json()["quotas"]) == (2.5, {"queued_jobs": 1})
+    assert [api.post("/v1/jobs", json=inputs.body()).status_code for _ in range(2)] == [201, 429]
+    changed = operator.patch(f"/v1/projects/{project}", json={"quotas": {"queued_jobs": None, "uploads": 3}})
+    assert changed.json()["quotas"] == {"queued_jobs": None, "uploads": 3}
+    assert changed.json()["share"] == 2.5
+    assert operator.get(f"/v1/projects/{project}").json() == changed.json()
+    assert api.post("/v1/jobs", json=inputs.body()).status_code == 201
+    assert api.get("/v1/usage").json()["quotas"]["queued_jobs"]["limit"] is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"quotas": {"bogus": 1}}, {"quotas": {"uploads": -1}}, {"quotas": {"uploads": "1"}}, {"share": 0}],
+)
+def test_quotas_that_are_none_are_refused(operator: httpx.Client, project: str, body: dict[str, Any]) -> None:
+    refused = operator.patch(f"/v1/projects/{project}", json=body)
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["pointer"].startswith(f"/{next(iter(body))}")
+
+
+def test_a_project_cannot_raise_its_own_quotas(api: httpx.Client, project: str) -> None:
+    assert api.patch(f"/v1/projects/{project}", json={"quotas": {"uploads": 99}}).status_code == 403

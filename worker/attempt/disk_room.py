@@ -1,0 +1,33 @@
+"""A worker whose disk is nearly full claims nothing: an attempt would fail there, and cost the job one."""
+
+import logging
+import threading
+from typing import Final
+
+from app.settings import Settings
+from app.storage.disk import Watermark
+from worker.attempt.cache import shrink
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 15.0
+
+
+def has_room(settings: Settings) -> bool:
+    """Whether the disk's reserve is untouched, if need be once the cache of models and texts has given way."""
+    watermark = Watermark(settings)
+    if watermark.room() > 0:
+        return True
+    shrink(settings.work_dir, -watermark.room() + 1)
+    return watermark.room() > 0
+
+
+def wait_for_room(settings: Settings, stopping: threading.Event) -> None:
+    """Return once there is room, or the worker must stop."""
+    if has_room(settings):
+        return
+    log.error("the disk's reserve (`disk_reserve_bytes`) is touched: nothing is claimed until there is room")
+    while not stopping.wait(LOOK_SECONDS):
+        if has_room(settings):
+            log.warning("the disk has room again")
+            return
