@@ -61,6 +61,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sparsity", type=float, default=0.5)
     parser.add_argument("--pattern", default="unstructured")
     parser.add_argument("--allocation", help="uniform, owl or error; default: the engine's own choice")
+    parser.add_argument(
+        "--curvature", help="adapting or plain, of the allocation error; default: the engine's own"
+    )
     parser.add_argument("--numerics", type=Numerics, default=Numerics.fast, choices=list(Numerics))
     parser.add_argument("--amx", action="store_true", help="round fast products as a processor with AMX does")
     parser.add_argument("--no-dense", action="store_true")
@@ -76,6 +79,8 @@ def main() -> None:
     sparsity = {"target": options.sparsity, "pattern": options.pattern}
     if options.allocation:
         sparsity["allocation"] = options.allocation
+    if options.curvature:
+        sparsity["curvature"] = options.curvature
     print(f"{'':14}" + "".join(f"{name:>11}" for name in TESTS) + "    pruning", flush=True)
     rows: dict[str, Any] = {}
     if not options.no_dense:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from app.kit.problems import FieldError
 from secateur.spec.method import Copal, Method, MethodName, Mode, OutputWeighting, Reading, Target, read_method
-from secateur.spec.sparsity import Allocation
+from secateur.spec.sparsity import Allocation, Curvature
 
 
 class MatrixMethod(NamedTuple):
@@ -31,7 +31,8 @@ def lacking(
         return []
     methods = [read_method(each["method"]) for each in path]
     gram = _gram_of_matrices(methods[-1], mine, matrices) if names_methods(spec) else _gram(methods, mine)
-    solving = gram or _survey(methods, mine, spec["sparsity"]["allocation"])
+    plain = spec["sparsity"].get("curvature") == Curvature.plain  # of weights that stay and of others alike
+    solving = gram or ([] if plain else _survey(methods, mine, spec["sparsity"]["allocation"]))
     return [*solving, *_cross(methods, mine), *_output_grams(methods, mine), *_importance(methods, mine)]
 
 

@@ -17,7 +17,7 @@ from secateur.spec.method import (
     Target,
     WeightUpdate,
 )
-from secateur.spec.sparsity import Allocation, Override, PatternText
+from secateur.spec.sparsity import Allocation, Curvature, Override, PatternText
 from secateur.spec.strict import Strict
 
 Settings = dict[str, JsonValue]
@@ -59,6 +59,7 @@ class SparsityPart(Strict):
     pattern: PatternText | None = None
     target: float | None = Field(default=None, gt=0, lt=1)
     allocation: Allocation | None = None
+    curvature: Curvature | None = None
     keep_zeros: bool | None = None
     overrides: Annotated[tuple[Override, ...], Field(strict=False)] | None = Field(default=None, max_length=100)
 

@@ -36,6 +36,13 @@ class Allocation(Choice):
     error = "error"
 
 
+class Curvature(Choice):
+    """What a weight is worth to the loss along its input, where rates are shared out by `error`."""
+
+    adapting = "adapting"
+    plain = "plain"
+
+
 @dataclass(frozen=True)
 class Pattern:
     """Unstructured (both None), or at most `kept` non-zeros in every `group` consecutive inputs."""
@@ -168,6 +175,12 @@ class Sparsity(Strict):
         "pass forward and one backward over the dense model. Default: `error` with the pattern `unstructured`; "
         "n:m fixes every rate and takes none.",
     )
+    curvature: Curvature = Field(
+        default=Curvature.adapting,
+        description="What a weight's removal costs along its input, for the allocation `error`. `adapting`: where "
+        "weights are solved for anew, what is left once the others of its row have made up for it; `plain`: what "
+        "it costs at once, as for weights that stay as they are.",
+    )
     keep_zeros: bool = Field(
         default=False,
         description="Every zero of the model as it came stays zero, so that a 2:4 model stays 2:4. They count "
@@ -207,6 +220,13 @@ class Sparsity(Strict):
         pattern = info.data.get("pattern", Pattern())
         if pattern.sparsity is not None and value is not Allocation.uniform:
             raise ValueError(f"the pattern {pattern} fixes every rate; leave allocation out")
+        return value
+
+    @field_validator("curvature")
+    @classmethod
+    def _only_of_a_survey(cls, value: Curvature, info: ValidationInfo) -> Curvature:
+        if value is Curvature.plain and info.data.get("allocation", Allocation.error) is not Allocation.error:
+            raise ValueError("has no effect without the allocation error; leave it out")
         return value
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ import torch
 
 from secateur.spec.job import Numerics
 from secateur.spec.method import Method, Mode
-from secateur.spec.sparsity import Allocation
+from secateur.spec.sparsity import Allocation, Curvature
 from worker.pruning.allocation.output_grams import KEY as OUTPUT_GRAMS
 from worker.pruning.errors import UserError
 from worker.pruning.evaluation.losses import forward_dtype
@@ -77,15 +77,15 @@ def following_groups(
 
 
 def _adapts(job: PruningJob, share: WeightTarget) -> bool:
-    """Whether the weights of the matrix that stay are solved for anew, by the method that is its own."""
-    return job.method.named(share.method).updates_weights
+    """Whether a survey takes the weights of the matrix that stay to make up for what goes, by its own method."""
+    return job.method.named(share.method).updates_weights and job.sparsity.curvature is Curvature.adapting
 
 
 def _adapting(job: PruningJob, surveyed: Sequence[WeightTarget]) -> bool | list[str]:
     """Whether the surveyed matrices' weights are solved for anew; where only some are, which."""
     found = [share.matrix.name for share in surveyed if _adapts(job, share)]
     if not surveyed:
-        return job.method.updates_weights
+        return job.method.updates_weights and job.sparsity.curvature is Curvature.adapting
     return bool(found) if len(found) in (0, len(surveyed)) else found
 
 

@@ -67,6 +67,13 @@ def test_weighed_outputs_go_on_from_such_ones_alone() -> None:
     assert dropped(weighed, plain) == ["output_grams"]
 
 
+def test_a_survey_by_plain_curvature_serves_all_methods() -> None:
+    parent, child = (spec(name, "error") for name in ("admm", "wanda"))
+    for each in (parent, child):
+        each["sparsity"]["curvature"] = "plain"
+    assert lacking([parent], child) == []
+
+
 def test_without_sums_nothing_is_missed() -> None:
     sequential = {"method": {"name": "admm", "mode": "sequential"}}
     assert lacking([{"method": {"name": "wanda", "mode": "sequential"}}], sequential) == []

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from secateur.spec.job import JobCreate, canonical_digest
 from secateur.spec.method import MethodName, read_method
-from secateur.spec.sparsity import Override, Pattern
+from secateur.spec.sparsity import Curvature, Override, Pattern
 from secateur.spec.strict import explain
 from worker.pruning.targets.overrides import matching
 
@@ -173,6 +173,20 @@ def test_a_resolved_spec_is_itself(method: dict[str, Any]) -> None:
         resolved = job(method=method, sparsity=sparsity).resolved()
         assert job(**resolved).resolved() == resolved
         assert read_method(resolved["method"]) == read_method(method)
+
+
+def test_a_curvature_is_of_the_allocation_error() -> None:
+    assert job(sparsity={"target": 0.5}).sparsity.curvature is Curvature.adapting
+    assert job(sparsity={"target": 0.5, "curvature": "plain"}).sparsity.curvature is Curvature.plain
+    for other in (
+        {"target": 0.5, "allocation": "owl"},
+        {"target": 0.5, "allocation": "uniform"},
+        {"pattern": "2:4"},
+    ):
+        assert job(sparsity=other)
+        with pytest.raises(ValidationError, match="no effect without the allocation error") as caught:
+            job(sparsity={**other, "curvature": "plain"})
+        assert [error["loc"] for error in caught.value.errors()] == [("sparsity", "curvature")]
 
 
 @pytest.mark.parametrize("allocation", ["owl", "error"])

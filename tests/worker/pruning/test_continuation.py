@@ -100,6 +100,17 @@ def test_a_survey_for_weights_that_adapt_is_not_one_for_weights_that_stay(reques
     assert f"has the survey of {FIRST} for weights that are solved for anew, which these do not" in message
 
 
+def test_a_survey_by_plain_curvature_serves_weights_that_adapt_and_weights_that_stay(request_for: Request) -> None:
+    plain = {"target": 0.5, "allocation": "error", "curvature": "plain"}
+    (parent,) = chain(request_for, "a", name="plain", method=ADMM, sparsity=plain)
+    assert parent.document()[KEY]["adapts"] is False
+    child = request_for(domains="b", workspace="child", method=WANDA, sparsity=plain)
+    assert run_job(continuing(parent, child)).output.summary.sparsity == pytest.approx(0.5, abs=1e-5)
+    adapting = {"sparsity": plain | {"curvature": "adapting"}, "method": ADMM}
+    message = refusal(request_for, {"sparsity": plain, "method": ADMM}, adapting)
+    assert f"has the survey of {FIRST} for weights that stay as they are, which these do not" in message
+
+
 def test_a_survey_is_of_each_matrix_s_own_method(request_for: Request) -> None:
     """FIRST is solved for by its override; the job's method leaves the others' weights as they are."""
     overrides = [{"match": FIRST, "method": "admm"}]

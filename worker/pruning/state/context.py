@@ -11,6 +11,7 @@ from secateur.spec.job import Domain
 from secateur.spec.method import Method, Mode
 from secateur.spec.records.history import JobWarning
 from secateur.spec.records.pipe import Note
+from secateur.spec.sparsity import Curvature
 from worker.pruning.allocation.output_grams import OutputGrams
 from worker.pruning.allocation.result import Survey
 from worker.pruning.calibration.windows import CalibrationWindows
@@ -144,8 +145,8 @@ class StageContext(RunContext):
         return self.job.method.named(self.targets[matrix.name].method)
 
     def adapts(self, matrix: PrunableWeight) -> bool:
-        """Whether the weights of the matrix that stay are solved for anew."""
-        return self.method_of(matrix).updates_weights
+        """Whether a survey takes the weights of the matrix that stay to make up for what goes."""
+        return self.method_of(matrix).updates_weights and self.job.sparsity.curvature is Curvature.adapting
 
     def forward(self, block: Block, state: Tensor) -> Tensor:
         """One batch through the loaded block."""

@@ -26,6 +26,23 @@ def sparsity(allocation: str, **fields: Any) -> dict[str, Any]:
     return {"target": 0.6, "allocation": allocation, **fields}
 
 
+def test_by_plain_curvature_rates_are_those_of_weights_that_stay(request_for: Request) -> None:
+    """Whatever the method does with the weights; both are of the same survey otherwise."""
+
+    def targets(name: str, **fields: Any) -> dict[str, float]:
+        recorder = Recorder()
+        workspace = "-".join((name, *fields.values()))
+        prune(
+            request_for(method={"name": name}, sparsity=sparsity("error", **fields), workspace=workspace), recorder
+        )
+        return {name: each.target for name, each in records(recorder).items()}
+
+    kept = targets("wanda")
+    assert targets("admm", curvature="plain") == kept
+    assert targets("wanda", curvature="plain") == kept
+    assert targets("admm") != kept
+
+
 @pytest.mark.parametrize("allocation", ["owl", "error"])
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "copal", "admm"])
 def test_the_total_is_met_to_the_weight_with_unequal_rates(
