@@ -60,7 +60,7 @@ class Stream(EventSourceResponse):
 
     def __init__(
         self,
-        messages: AsyncIterator[ServerSentEvent],
+        messages: AsyncIterator[ServerSentEvent | bytes],
         watcher: Watcher,
         key: str,
         headers: Mapping[str, str],
