@@ -13,7 +13,7 @@ from app import docs, health
 from app.artifacts import endpoints as artifacts
 from app.artifacts import state_endpoints as state
 from app.audit.record import record
-from app.audit.refusals import Refusals, count_refusals
+from app.audit.refusals import count_refusals, keep_writing
 from app.backend import open_backend
 from app.comparison import endpoints as comparison
 from app.datasets import endpoints as datasets
@@ -51,11 +51,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     configure_logs()
     settings = settings or get_settings()
     backend = open_backend(settings)
-    refusals = Refusals()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        writing = create_task(refusals.keep_writing(lambda: app.state.backend.sessions, settings.audit_seconds))
+        writing = create_task(keep_writing(app, lambda: app.state.backend.sessions, settings.audit_seconds))
         yield
         writing.cancel()
         await wait([writing])
@@ -92,7 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.backend = backend
     app.state.receiving = receiving
     install_handlers(app)
-    count_refusals(app, refusals)
+    count_refusals(app)
     install_openapi(app)
     for part in (
         datasets,

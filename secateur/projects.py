@@ -26,7 +26,7 @@ class Projects:
         return self._transport.pages("/v1/projects", filters)
 
     def change(self, id: str, **fields: Any) -> Json:
-        """Change a project. fields: name, disabled, model_roots."""
+        """Change a project. fields: name, disabled, model_roots, share, quotas."""
         return self._transport.call("PATCH", _path(id), json=fields, repeatable=True)
 
     def delete(self, id: str) -> None:

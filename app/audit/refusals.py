@@ -72,25 +72,27 @@ class Refusals:
             with self._lock:
                 self._counts.update(counts)
 
-    async def keep_writing(self, sessions: Callable[[], sessionmaker[Session]], seconds: float) -> None:
-        """Until cancelled; then once more."""
-        try:
-            while True:
-                await asyncio.sleep(seconds)
-                await run_in_threadpool(self.write, sessions())
-        finally:
-            with suppress(Exception):  # the process ends
-                await run_in_threadpool(self.write, sessions())
+
+async def keep_writing(app: FastAPI, sessions: Callable[[], sessionmaker[Session]], seconds: float) -> None:
+    """Write what is counted, until cancelled; then once more."""
+    try:
+        while True:
+            await asyncio.sleep(seconds)
+            await run_in_threadpool(app.state.refusals.write, sessions())
+    finally:
+        with suppress(Exception):  # the process ends
+            await run_in_threadpool(app.state.refusals.write, sessions())
 
 
-def count_refusals(app: FastAPI, refusals: Refusals) -> None:
-    """Have each 401 and 403 counted, and answered as before."""
+def count_refusals(app: FastAPI) -> None:
+    """Have each 401 and 403 counted in the application's `state.refusals`, and answered as before."""
+    app.state.refusals = Refusals()
     answer: Callable[[Request, Exception], Awaitable[Response]] = app.exception_handlers[HTTPException]  # type: ignore[assignment]
 
     async def counted(request: Request, error: Exception) -> Response:
         principal: Any = request.scope.get("state", {}).get("known")
         project, key = (principal.project, principal.key) if principal is not None else (None, None)
-        refusals.note(Refusal(getattr(error, "code", ""), project, key, address(request)))
+        app.state.refusals.note(Refusal(getattr(error, "code", ""), project, key, address(request)))
         return await answer(request, error)
 
     for kind in (Unauthorized, Forbidden):

@@ -72,19 +72,27 @@ class Call:
     request: Request
     session: Session
     backend: Backend
-    project: str
+    principal: Principal
     key: str | None
     open_seconds: float = 0
 
-    async def run(self, work: Callable[[], Response], digest: str | None = None) -> Response:
+    @property
+    def project(self) -> str:
+        return self.principal.project
+
+    async def run(
+        self, work: Callable[[], Response], digest: str | None = None, *, personal: bool = False
+    ) -> Response:
         """What `work` answers, in a thread and in the session's transaction; or what it answered the first time.
 
-        digest: of the body, where the endpoint has read it itself; a JSON body's is known.
+        digest: of the body, where the endpoint has read it itself; a JSON body's is known. personal: for an answer
+        with a secret, which comes again for the same API key alone.
         Raises KeyInFlight, KeyReused, and what `work` raises.
         """
         if self.key is not None and digest is None:
             digest = await _json_digest(self.request)
-        answer: Response = await self._ask(work, digest or "")
+        owner = self.principal.key if personal else ""
+        answer: Response = await self._ask(work, f"{digest or ''}{owner}")
         return answer
 
     async def look(self, digest: str) -> None:
@@ -211,7 +219,7 @@ async def _json_digest(request: Request) -> str:
 def _call(request: Request, session: UnitOfWork, backend: BackendDep, idempotency_key: KeyHeader = None) -> Call:
     principal = request.scope["state"]["principal"]  # of a key that has the scope: its parameter comes before ours
     assert isinstance(principal, Principal)  # noqa: S101 - for the type checker
-    return Call(request, session, backend, principal.project, idempotency_key)
+    return Call(request, session, backend, principal, idempotency_key)
 
 
 Once = Annotated[Call, Depends(_call)]

@@ -21,6 +21,7 @@ from app.projects.schemas import (
     WhoamiProject,
 )
 from app.projects.service import ProjectExists, ProjectNotEmpty, ProjectNotFound, RootRefused
+from app.quotas import service as quotas
 from app.tables.auth import Project
 
 router = APIRouter(prefix="/v1", tags=["projects"], route_class=StrictRoute)
@@ -32,10 +33,12 @@ ProjectId = Annotated[str, Path(description="`prj_…`", max_length=100)]
     "/whoami", summary="Read the key that asks", response_model=Whoami, responses=problems(ProjectNotFound)
 )
 def whoami(auth: Anybody, session: UnitOfWork) -> Response:
-    """Project, scopes and expiry of the key in the header; any key may ask."""
+    """Project, scopes and expiry of the key in the header, and what its project may have; any key may ask."""
     project = service.reach(session, auth, auth.project)
     key, expired = exists(repository.find_key(session, auth.project, auth.key), ProjectNotFound)
-    return reply(Whoami(project=WhoamiProject(id=project.id, name=project.name), key=KeyRead.of(key, expired)))
+    limits = dict(quotas.read_limits(session, project.id))
+    owner = WhoamiProject(id=project.id, name=project.name)
+    return reply(Whoami(project=owner, key=KeyRead.of(key, expired), limits=limits))
 
 
 @router.post(

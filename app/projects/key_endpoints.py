@@ -1,5 +1,6 @@
 """/v1/projects/{id}/keys"""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
@@ -35,7 +36,7 @@ async def create_key(
 ) -> Response:
     """The answer shows the secret, this once. With `admin` a key of any project and any scope; with `keys:write`
     one of the own project, with no scope and no time that the asking key has not."""
-    return await once.run(lambda: _new(keys.create(session, auth, id, body, _secret(backend))))
+    return await once.run(lambda: _new(keys.create(session, auth, id, body, _secret(backend))), personal=True)
 
 
 @router.get(
@@ -65,10 +66,11 @@ def get_key(id: ProjectId, key: KeyId, auth: KeysWrite, session: UnitOfWork) -> 
     "/{key}",
     summary="Give a key another name",
     response_model=KeyRead,
-    responses=problems(ProjectNotFound, KeyNotFound, UnsupportedMediaType),
+    responses=problems(ProjectNotFound, KeyNotFound, GrantExceeded, UnsupportedMediaType),
 )
 def change_key(id: ProjectId, key: KeyId, body: KeyPatch, auth: KeysWrite, session: UnitOfWork) -> Response:
-    """Scopes and expiry of a key never change; make another one."""
+    """Scopes and expiry of a key never change; make another one. Like every change of a key: by an operator, or by
+    one that has all of its scopes."""
     return reply(KeyRead.of(*keys.rename(session, auth, id, key, body.name)))
 
 
@@ -91,7 +93,8 @@ async def rotate_key(
     """The answer shows the new secret, this once. The one before works for `grace_seconds` yet; the one before
     that, no more. The key keeps its id, scopes and expiry."""
     seconds = body.grace_seconds
-    return await once.run(lambda: _new(keys.rotate(session, auth, id, key, seconds, _secret(backend))))
+    rotate = partial(keys.rotate, session, auth, id, key, seconds, _secret(backend))
+    return await once.run(lambda: _new(rotate()), personal=True)
 
 
 @router.delete(
@@ -99,7 +102,7 @@ async def rotate_key(
     summary="Revoke a key",
     status_code=204,
     response_class=Response,
-    responses=problems(ProjectNotFound, KeyNotFound),
+    responses=problems(ProjectNotFound, KeyNotFound, GrantExceeded),
 )
 def revoke_key(id: ProjectId, key: KeyId, auth: KeysWrite, session: UnitOfWork) -> Response:
     """At once and for good, with the secret that a rotation has left. May be repeated."""

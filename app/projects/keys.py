@@ -59,8 +59,8 @@ def read(
 
 
 def rename(session: Session, principal: Principal, project: str, id: str, name: str) -> tuple[ApiKey, bool]:
-    """Give it another name. Raises ProjectNotFound, KeyNotFound."""
-    key, expired = read(session, principal, project, id, lock=True)
+    """Give it another name. Raises ProjectNotFound, KeyNotFound, GrantExceeded."""
+    key, expired = _take(session, principal, project, id)
     key.name = name
     session.flush()
     return key, expired
@@ -70,20 +70,26 @@ def rotate(
     session: Session, principal: Principal, project: str, id: str, grace_seconds: float, secret: str
 ) -> NewKey:
     """A new text for the key. Raises ProjectNotFound, KeyNotFound, KeyEnded, GrantExceeded."""
-    key, expired = read(session, principal, project, id, lock=True)
+    key, expired = _take(session, principal, project, id)
     if key.revoked_at is not None or expired:
         raise KeyEnded
-    _check_grant(principal, [Scope(scope) for scope in key.scopes])
     _check_time(principal, key)
     return rotate_key(session, key, grace_seconds, secret)
 
 
 def revoke(session: Session, principal: Principal, project: str, id: str) -> None:
-    """End it at once, with what a rotation has left. Raises ProjectNotFound, KeyNotFound."""
-    key, _ = read(session, principal, project, id, lock=True)
+    """End it at once, with what a rotation has left. Raises ProjectNotFound, KeyNotFound, GrantExceeded."""
+    key, _ = _take(session, principal, project, id)
     if key.revoked_at is None:
         key.revoked_at = func.now()
         session.flush()
+
+
+def _take(session: Session, principal: Principal, project: str, id: str) -> tuple[ApiKey, bool]:
+    """The key, locked, for a change: of one that has no more than the asking one."""
+    found = read(session, principal, project, id, lock=True)
+    _check_grant(principal, [Scope(scope) for scope in found[0].scopes])
+    return found
 
 
 def _check_grant(principal: Principal, scopes: Sequence[Scope]) -> None:

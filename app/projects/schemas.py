@@ -194,6 +194,9 @@ class Whoami(BaseModel):
     object: Literal["whoami"] = "whoami"
     project: WhoamiProject
     key: KeyRead
+    limits: dict[Quota, int | None] = Field(
+        description="Quotas of the project; null is any number. See `/v1/usage`."
+    )
 
 
 Token = Annotated[str, StringConstraints(min_length=8, max_length=500, pattern=r"^[\x21-\x7e]+$")]

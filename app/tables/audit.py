@@ -11,7 +11,12 @@ class AuditEvent(Base):
     """One change, or the refusals of one kind within some seconds. It outlives what it is about."""
 
     __tablename__ = "audit_events"
-    __table_args__ = (Index("ix_audit_events_project", "project_id", "id"), Index("ix_audit_events_at", "at"))
+    __table_args__ = (
+        Index("ix_audit_events_project", "project_id", "id"),
+        Index("ix_audit_events_key", "key_id", "id"),
+        Index("ix_audit_events_object", "object_id", "id"),
+        Index("ix_audit_events_at", "at"),
+    )
 
     id: Mapped[Id]
     at: Mapped[Created]

@@ -56,7 +56,7 @@ async def create_webhook(
         webhook = service.create(session, auth.project, body, backend.settings)
         return reply(_with_secret(webhook, backend), 201, {"Location": f"/v1/webhooks/{webhook.id}"})
 
-    return await once.run(create)
+    return await once.run(create, personal=True)
 
 
 @router.get(
@@ -130,7 +130,7 @@ async def rotate_webhook_secret(
     def rotate() -> Response:
         return reply(_with_secret(service.rotate(session, auth.project, id, keep_hours), backend))
 
-    return await once.run(rotate)
+    return await once.run(rotate, personal=True)
 
 
 @router.post(

@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy.orm import Session
 
+from app.audit.refusals import Refusals
 from app.auth.repository import ensure_project
 from app.auth.scopes import ORDINARY
 from app.auth.service import create_key
@@ -94,6 +95,7 @@ def service(application: tuple[FastAPI, str], settings: Settings) -> Iterator[st
     """URL of the running service, with the test's database and store behind it."""
     app, url = application
     app.state.backend = backend = open_backend(settings)
+    app.state.refusals = Refusals()  # no test is told of another one's
     yield url
     backend.close()
 

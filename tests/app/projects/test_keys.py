@@ -69,10 +69,23 @@ def test_a_key_gives_no_more_than_it_has(keeper: httpx.Client, keys: str, operat
         assert (refused.status_code, refused.json()["code"]) == (403, "grant_exceeded"), scopes
     create(keeper, keys, "jobs:read", "keys:write")
     strong = create(operator, keys, *EVERY)
-    # Nor does it take the place of a key that has more.
-    refused = keeper.post(f"{keys}/{strong['id']}/rotate", json={})
-    assert (refused.status_code, refused.json()["code"]) == (403, "grant_exceeded")
-    assert keeper.delete(f"{keys}/{strong['id']}").status_code == 204
+    # Nor does it touch a key that has more: neither takes its place nor ends it.
+    for method, path, body in (("POST", "/rotate", {}), ("PATCH", "", {"name": "x"}), ("DELETE", "", None)):
+        refused = keeper.request(method, f"{keys}/{strong['id']}{path}", json=body)
+        assert (refused.status_code, refused.json()["code"]) == (403, "grant_exceeded")
+
+
+def test_a_secret_is_replayed_to_the_key_that_made_it_alone(
+    service: str, make_key: MakeKey, project: str, keys: str
+) -> None:
+    """A weaker key of the same project that knows the Idempotency-Key does not get a stronger one by it."""
+    call = {"json": {"name": "strong", "scopes": ["admin"]}, "headers": {"Idempotency-Key": "known"}}
+    strong, weak = make_key(scopes=[Scope.admin]), make_key(scopes=[Scope.keys_write])
+    with client_of(service, strong) as operator, client_of(service, weak) as other:
+        first = operator.post(keys, **call)  # type: ignore[arg-type]
+        stolen = other.post(keys, **call)  # type: ignore[arg-type]
+        assert (stolen.status_code, stolen.json()["code"]) == (422, "idempotency_key_reused")
+        assert operator.post(keys, **call).content == first.content  # type: ignore[arg-type]
 
 
 def test_a_key_gives_no_more_time_than_it_has(
