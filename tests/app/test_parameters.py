@@ -10,8 +10,23 @@ from fastapi import FastAPI
 
 from tests.app.conftest import Inputs
 
-FREE = {"label", "model", "continues", "lineage", "domain", "matrix", "cursor", "name", "text_field"}
-"""Parameters whose text is the caller's: names, ids, globs."""
+FREE = {
+    "project",
+    "key",
+    "object_id",
+    "action",
+    "outcome",
+    "label",
+    "model",
+    "continues",
+    "lineage",
+    "domain",
+    "matrix",
+    "cursor",
+    "name",
+    "text_field",
+}
+"""Parameters whose text is the caller's (names, ids, globs), or a log's, which remembers what there is no more."""
 
 
 def queries(app: FastAPI) -> list[tuple[str, str, str, dict[str, Any]]]:

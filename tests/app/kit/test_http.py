@@ -1,7 +1,8 @@
 """What holds for every call."""
 
+import json
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
@@ -9,7 +10,7 @@ from pydantic import SecretStr
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.orm import Session
 
-from app.kit.logs import redact
+from app.kit.logs import configure_logs, redact
 from app.settings import Settings
 from tests.app.conftest import Inputs, client_of, running
 
@@ -139,3 +140,40 @@ def test_readiness_without_the_broker_is_degraded(settings: Settings) -> None:
         with running(used) as url, client_of(url, None) as client:
             response = client.get("/readyz")
             assert (response.status_code, response.json()["status"]) == (200, status)
+
+
+def test_only_the_named_hosts_are_served(settings: Settings) -> None:
+    named = settings.model_copy(update={"allowed_hosts": ("API.example", "[::1]")})
+    with running(named) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        for host, status in {
+            "api.example": 401,
+            "api.example:8443": 401,
+            "[::1]:8000": 401,
+            "evil.example": 400,
+            "api.example.evil": 400,
+            "api.example@evil.example": 400,
+            "": 400,
+        }.items():
+            assert client.get("/v1/jobs", headers={"Host": host}).status_code == status, host
+        assert client.get("/livez", headers={"Host": "10.0.0.1"}).status_code == 200
+
+
+def test_no_other_origin_is_let_in(api: httpx.Client) -> None:
+    asking = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    for response in (api.options("/v1/jobs", headers=asking), api.get("/v1/jobs", headers=asking)):
+        assert [name for name in response.headers if name.startswith("access-control")] == []
+    assert api.options("/v1/jobs", headers=asking).status_code == 405
+
+
+def test_names_and_addresses_cannot_write_lines_into_the_log(
+    api: httpx.Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configure_logs()
+    forged = '\r\n{"event": "request", "level": "info"}\x1b[2J\u2028'
+    for path in (f"/v1/jobs/{quote(forged)}", f"/v1/{quote(forged)}", "/v1/" + "a" * 5000):
+        api.get(path)
+    api.post("/v1/models", json={"name": forged, "source": {"type": "hub", "id": forged}})
+    lines = [line for line in capfd.readouterr().err.split("\n") if line]
+    said = [json.loads(line) for line in lines]
+    assert len([each for each in said if each.get("logger") == "app.http"]) == len(said) >= 4
+    assert all(line.isascii() and line.isprintable() and len(line) < 2000 for line in lines)
