@@ -20,6 +20,7 @@ from app.delivery.events import append_event
 from app.delivery.transitions import transition
 from app.dispatch.housekeeping import forget
 from app.settings import Settings
+from app.storage import ObjectStore
 from app.tables.event_types import EventType
 from app.tables.jobs import Job
 from app.tables.states import State
@@ -27,8 +28,10 @@ from app.tables.webhooks import Webhook, WebhookAttempt, WebhookDelivery
 from app.webhooks import deliveries
 from app.webhooks.deliveries import BACKOFF, HOLD_SECONDS, JITTER, MOST_HELD, WEBHOOK_BACKOFF, Taken
 from app.webhooks.posting import Answer, PostError
-from tests.app.conftest import Inputs
+from tests.app.conftest import Inputs, MakeKey, client_of
 from tests.app.webhooks.conftest import Receiver, Send, make_webhook, row
+from tests.worker.harness import SCRIPTED, make_tiny_jobs
+from worker.attempt import run_jobs
 
 MakeReceiver = Callable[[], Receiver]
 LetTimePass = Callable[[], None]
@@ -371,3 +374,38 @@ def test_no_secret_is_in_the_database(api: httpx.Client, receiver: Receiver, sen
     for table in (Webhook, WebhookDelivery, WebhookAttempt):
         rows = session.execute(select(func.to_jsonb(func.row(*table.__table__.columns)))).scalars()
         assert made["secret"].removeprefix("whsec_") not in json.dumps(list(rows))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("gate", "end"), [(None, "succeeded"), ({"max_mean_perplexity": 1.0}, "failed")])
+def test_a_whole_job_is_told_in_order(
+    session: Session,
+    store: ObjectStore,
+    settings: Settings,
+    service: str,
+    make_key: MakeKey,
+    receiver: Receiver,
+    send: Send,
+    gate: dict[str, float] | None,
+    end: str,
+) -> None:
+    """Slow: its events are written by the worker's own transactions, of a job that runs."""
+    maker = make_tiny_jobs(session, store, None)
+    with client_of(service, make_key()) as api:
+        secret = make_webhook(api, receiver.url)["secret"]
+        job = maker.make(**({"gate": gate} if gate else {}))
+        run_jobs(settings, "here", list(SCRIPTED))
+        events = api.get(f"/v1/jobs/{job}/events", params={"limit": 1000}).json()["data"]
+    assert send() == len(events)
+    bodies = [Verifier(secret).verify(body, headers) for headers, body in receiver.got]
+    told = sorted((body["data"] for body in bodies), key=lambda data: data["event"]["seq"])
+    assert [data["event"] for data in told] == events
+    types = {data["event"]["type"] for data in told}
+    assert {"transition", "stage_finished", "evaluated", "published", "attempt_ended"} <= types
+    last = told[-1]
+    assert (last["event"]["type"], last["job"]["state"], last["job"]["result"] is not None) == (
+        "transition",
+        end,
+        True,
+    )
+    assert (last["job"]["failure"] or {}).get("code") == ("gate_failed" if gate else None)
