@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 ADMM = {"name": "admm"}
 COPAL = {"name": "copal"}
 TOKEN = {"name": "copal", "reading": "token"}
+ACROSS = ADMM | {"target": "prefix", "output_weighting": "gradients"}
 UPDATED = {"name": "copal", "weight_update": "admm"}
 
 
@@ -37,7 +38,7 @@ def same_end(whole: Ran, last: Ran) -> None:
 @pytest.mark.parametrize(
     ("method", "allocation", "mode"),
     pairs(
-        [{"name": "wanda"}, UPDATED, TOKEN, ADMM, ADMM | {"target": "prefix", "output_weighting": "gradients"}],
+        [{"name": "wanda"}, UPDATED, TOKEN, ADMM, ACROSS],
         ["uniform", "error"],
         ["accumulated", "sequential"],
     ),
@@ -76,7 +77,7 @@ def test_going_on_by_other_methods_patterns_and_rates(
     same_end(whole, chain(request_for, "a", "b", **fields)[-1])
 
 
-@pytest.mark.parametrize("method", [{"name": "wanda"}, ADMM], ids=lambda m: m["name"])
+@pytest.mark.parametrize("method", [{"name": "wanda"}, ADMM, ACROSS], ids=["wanda", "admm", "across"])
 @pytest.mark.parametrize("family", ["qwen3-moe", "gpt2"])
 def test_going_on_with_experts_and_with_stored_transposed(
     request_for: Request, tmp_path: Path, family: str, method: dict[str, str]

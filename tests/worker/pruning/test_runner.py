@@ -183,6 +183,14 @@ def test_every_solver_weighs_outputs(
     assert all(one.weights_sha256 != two.weights_sha256 for one, two in zip(plain, weighed, strict=True))
 
 
+def test_behind_blocks_that_are_left_as_they_are_there_is_no_gap(request_for: Request) -> None:
+    overrides = [{"match": "model.layers.0.*", "skip": True}]
+    recorder = Recorder()
+    prune(request_for(method=TOWARDS_PREFIX, sparsity={"target": 0.4, "overrides": overrides}), recorder)
+    gaps = [record.notes["target"]["gap"] for record in recorder.blocks[1].records if "target" in record.notes]
+    assert gaps == [0.0] * 6
+
+
 def test_an_override_that_only_selects_is_left_out_of_the_dense_prefix(request_for: Request) -> None:
     overrides = [{"match": "*.mlp.*", "method": "wanda"}, {"match": "*.v_proj.weight", "method": "sparsegpt"}]
     sparsity = {"target": 0.7, "allocation": "uniform", "overrides": overrides}
