@@ -67,7 +67,7 @@ class JobPatch(Strict):
     """What may be changed after submission; fields left out stay as they are."""
 
     labels: Labels = Field(default={}, description="Replaces all labels.")
-    priority: Priority = Field(default=0, description="Higher ones start first.")
+    priority: Priority = Field(default=0, description="Of the project's jobs, higher ones start first.")
     limits: Limits = Field(default=Limits(), description="Replaces both limits.")
 
     def apply(self, job: Job) -> list[str]:

@@ -220,7 +220,7 @@ class _Request(Stages):
 
     gate: Gate | None = Field(default=None, description="What the result must keep, else the job has failed.")
     limits: Limits = Limits()
-    priority: Priority = Field(default=0, description="Higher ones start first.")
+    priority: Priority = Field(default=0, description="Of the project's jobs, higher ones start first.")
     labels: Labels = Field(default={})
 
 

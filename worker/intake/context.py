@@ -9,7 +9,7 @@ from typing import Any, Final
 from app.models.references import roots_of
 from app.settings import Settings
 from app.storage import ObjectStore
-from worker.model_files.errors import no_room
+from worker.model_files.errors import IntakeError, no_room
 
 SPARE_BYTES: Final = 512 * 2**20
 """Disk that an intake leaves to the rest of the worker."""
@@ -33,6 +33,8 @@ class Context:
     """The project's own model roots, as in its row."""
     hub_token: str | None = field(default=None, repr=False)
     """The project's own token of the hub."""
+    storage_left: Callable[[], int | None] = lambda: None
+    """Bytes that the project may still store; None for any number."""
 
     @property
     def roots(self) -> tuple[Path, ...]:
@@ -46,6 +48,16 @@ class Context:
     def room(self) -> int:
         """Bytes that the scratch folder may still take."""
         return shutil.disk_usage(self.scratch).free - SPARE_BYTES
+
+    def need_quota(self, size: int) -> None:
+        """Refuse what would take the project beyond what it may store."""
+        left = self.storage_left()
+        if left is not None and size > left:
+            raise IntakeError(
+                "storage_quota_exceeded",
+                f"This stores {size} bytes, and the project may store {left} more. Delete what it does not need, "
+                "or ask the service's operator for a larger quota (`stored_bytes`).",
+            )
 
     def need_disk(self, size: int) -> None:
         """Refuse work whose files do not fit into the scratch folder."""

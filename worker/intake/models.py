@@ -91,7 +91,9 @@ class HubSource:
 
     def fetch(self, names: Iterable[str]) -> dict[str, Path]:
         files = {name: self._tree[name] for name in names}
-        self.repo.context.need_disk(sum(file.bytes for file in files.values()))
+        size = sum(file.bytes for file in files.values())
+        self.repo.context.need_quota(size)
+        self.repo.context.need_disk(size)
         return {
             name: self.repo.download(self.commit, name, file, self.folder).resolve()
             for name, file in files.items()
@@ -133,6 +135,7 @@ def _take(source: Source, context: Context) -> dict[str, Any]:
 
 def _store(files: Mapping[str, Path], context: Context) -> list[dict[str, Any]]:
     """Put the files under their digests. They are written even when present, which keeps the sweep off them."""
+    context.need_quota(sum(path.stat().st_size for path in files.values()))
     stored = []
     for name, path in sorted(files.items()):
         context.check()

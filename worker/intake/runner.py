@@ -4,6 +4,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -13,6 +15,7 @@ from sqlalchemy.orm import Session
 from app.auth.hub_tokens import open_token
 from app.auth.repository import own_roots
 from app.db.engine import transaction
+from app.quotas import service as quotas
 from app.settings import Settings
 from app.storage import open_store
 from app.tables.datasets import Dataset, IntakeState
@@ -51,12 +54,19 @@ def run(kind: str, subject_id: str, guard: Guard, check: Check, settings: Settin
         in_time = _in_time(check, settings.intake_seconds)
         store = open_store(settings)
         context = Context(row.project_id, folder, store, settings, in_time, own_roots=roots, hub_token=token)
+        context = replace(context, storage_left=partial(_storage_left, row.project_id))
         try:
             facts = take_model(request, context) if table is Model else fetch_dataset(request, context)
+            context.need_quota(facts["bytes"])
             values = {**facts, "state": IntakeState.ready, "error": None}
         except IntakeError as error:
             values = {"state": IntakeState.failed, "error": error.as_json()}
         _write(table, subject_id, values, guard, context)
+
+
+def _storage_left(project: str) -> int | None:
+    with transaction() as session:
+        return quotas.storage_left(session, project)
 
 
 def _in_time(check: Check, seconds: float) -> Check:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
-from app.settings import Settings
+from app.settings import Settings, get_settings
 from app.storage import ObjectStore
 from app.tables.auth import Project
 from app.tables.datasets import Dataset
@@ -393,3 +393,23 @@ def complete(folder: Path, question: str) -> str:
     )
     output = model.generate(**prompt, max_new_tokens=8, do_sample=False)
     return str(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :]))
+
+
+@pytest.mark.parametrize("kind", ["folder", "hub", "dataset"])
+def test_what_the_project_may_not_store_is_refused(
+    intake: Any, hub: Hub, tiny: Path, monkeypatch: pytest.MonkeyPatch, store: ObjectStore, kind: str
+) -> None:
+    monkeypatch.setenv("SECATEUR_QUOTA_STORED_BYTES", "100")
+    get_settings.cache_clear()
+    hub.add("model", "team/tiny", {path.name: path.read_bytes() for path in tiny.iterdir()})
+    hub.add("dataset", "team/text", {"train.jsonl": json.dumps({"text": "x" * 200}).encode() + b"\n"})
+    rows = {
+        "folder": lambda: Model(source={"type": "folder", "path": "tiny"}),
+        "hub": lambda: Model(source={"type": "hub", "id": "team/tiny"}),
+        "dataset": lambda: Dataset(source="hub", format="jsonl", hub={"id": "team/text"}),
+    }
+    row = intake(rows[kind]())
+    get_settings.cache_clear()
+    assert (row.state, row.error["code"]) == ("failed", "storage_quota_exceeded")
+    if kind == "hub":
+        assert not any(path.endswith(".safetensors") for path in hub.downloads()), "nothing heavy was fetched"
