@@ -40,11 +40,13 @@ class Patience:
     """Between two looks at them all."""
 
 
-WRITE_RATE: Final = 4096
+WRITE_RATE: Final = 16_384
 """Bytes a second."""
 HEAD_BYTES: Final = 32 * 2**10
 MAX_FIELDS: Final = 100
 """Header fields of a request, its trailers with them."""
+_AT_MOST_ONCE: Final = frozenset({b"host", b"authorization", b"content-type", b"idempotency-key"})
+"""Of two, a proxy might have believed the other one."""
 MAX_PIPELINED: Final = 16
 """Requests that wait for the answer of the one before them."""
 RESERVE: Final = 64
@@ -195,6 +197,11 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(Malformed("Too many requests wait on this connection."))
+        names = Counter(name for name, _ in self.headers if name in _AT_MOST_ONCE)
+        if any(count > 1 for count in names.values()):
+            self._refuse(Malformed("A header that counts once is there twice."))
+        if not names[b"host"] and self.parser.get_http_version() == "1.1":
+            self._refuse(Malformed("The Host header is missing."))
         self._in_head = False
         self._gate.works(self)
         super().on_headers_complete()
