@@ -9,11 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.db.engine import get_session_factory, transaction
+from app.delivery.events import append_event
 from app.settings import Settings
+from app.tables.event_types import EventType
+from app.tables.jobs import Job
 from app.tables.webhooks import DeliveryState, Webhook, WebhookDelivery
 from app.webhooks.posting import Poster
 from app.webhooks.sender import Sender
@@ -133,3 +136,16 @@ def row(session: Session, delivery: str) -> WebhookDelivery:
     """As it is now."""
     session.rollback()
     return session.get_one(WebhookDelivery, delivery, populate_existing=True)
+
+
+def note(session: Session, job: str) -> None:
+    """An event of the job's; committed."""
+    append_event(session, session.get_one(Job, job), EventType.note, {"level": "info", "message": "hello"})
+    session.commit()
+
+
+def pending(session: Session) -> int:
+    """How many deliveries wait."""
+    session.rollback()
+    query = select(func.count()).select_from(WebhookDelivery).where(WebhookDelivery.state == "pending")
+    return session.scalar(query) or 0
