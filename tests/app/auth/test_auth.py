@@ -1,17 +1,19 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Engine, event, func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.auth.__main__ import main
 from app.auth.scopes import Scope
-from app.auth.service import create_key
+from app.auth.service import authenticate, create_key
 from app.auth.tokens import is_token, new_token
+from app.jobs.lookup import Asked, look
 from app.tables.audit import AuditEvent
 from app.tables.auth import ApiKey, Project
 from tests.app.conftest import Inputs, MakeKey, client_of
@@ -155,3 +157,31 @@ def test_the_first_operators_key_is_made_once(session: Session, capsys: pytest.C
     # It is lost: another one, and then the lost one is revoked.
     assert is_token(run("--another")[1].strip())
     assert session.scalar(select(func.count()).select_from(ApiKey)) == 2
+
+
+def test_keys_are_found_by_indexes_however_many_there_are(
+    engine: Engine, session: Session, make_key: MakeKey
+) -> None:
+    make_key()
+    session.execute(
+        text(
+            "INSERT INTO api_keys (id, project_id, name, hint, digest, scopes, previous_digest, previous_until) "
+            "SELECT 'k' || n, (SELECT min(id) FROM projects), '', '', sha256(n::text::bytea), '{}', "
+            "sha256((-n)::text::bytea), now() FROM generate_series(1, 20000) n"
+        )
+    )
+    session.commit()
+    session.execute(text("ANALYZE api_keys"))
+    session.commit()
+    sent: list[tuple[str, Any]] = []
+    event.listen(
+        engine, "before_cursor_execute", lambda _, __, statement, given, *___: sent.append((statement, given))
+    )
+    with engine.begin() as connection:
+        authenticate(connection, [b"1" * 32, b"2" * 32])
+        look(connection, [Asked(b"1" * 32, "job_1"), Asked(b"2" * 32, "job_2")])
+        asked = [each for each in sent if "api_keys" in each[0]]
+        assert len(asked) == 2
+        for statement, given in asked:
+            plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", given).scalars())
+            assert "Seq Scan on api_keys" not in plan, plan
