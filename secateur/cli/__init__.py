@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli import control, events, files, history, jobs, lineage, local, plans, resources, webhooks
+from secateur.cli import (
+    control,
+    events,
+    files,
+    history,
+    jobs,
+    lineage,
+    local,
+    plans,
+    projects,
+    resources,
+    webhooks,
+)
 from secateur.cli.context import Connection, errors
 from secateur.cli.exits import Exit
 from secateur.errors import ProblemError, SecateurError
@@ -46,12 +58,15 @@ for command in (
         history.matrices,
     ),
     *(files.download, files.verify, files.state, resources.version, local.up, local.demo),
+    *(projects.whoami, projects.audit),
 ):
     app.command()(command)
 app.command("ls")(jobs.list_jobs)
 app.add_typer(resources.datasets, name="datasets")
 app.add_typer(resources.models, name="models")
 app.add_typer(webhooks.webhooks, name="webhooks")
+app.add_typer(projects.projects, name="projects")
+app.add_typer(projects.keys, name="keys")
 
 
 def main() -> None:
