@@ -105,10 +105,10 @@ def disk(subject: Subject) -> Estimate:
     how = (
         f"The model as stored, and for each of {stages} stages its weights (as large as the model) and its state: "
         f"per input the triangle of its Gram matrix in {subject.job.output.state_precision} where a solver needs "
-        "it (and twice as much where weights are solved towards the dense prefix), four float32 vectors and, "
-        "where each domain's own statistics are kept, a triangle in float16 and a vector for every domain of the "
-        "lineage so far; per weight a float32 where a reading of COPAL sums over tokens. A job that continues "
-        "another has that one's beside it. "
+        "it (and as many whole matrices where weights are solved towards the dense prefix), four float32 vectors "
+        "and, where each domain's own statistics are kept, a triangle in float16 and a vector for every domain of "
+        "the lineage so far; triangles of outputs where these are weighed; per weight a float32 where a reading "
+        "of COPAL sums over tokens. A job that continues another has that one's beside it. "
         f"Then, where scores are kept, {UNCOMMITTED} blocks' in float32; hidden states beyond hidden_bytes, or "
         "the inputs of all blocks that a survey keeps."
     )
@@ -216,6 +216,19 @@ def _importance_numbers(subject: Subject, block: Block) -> int:
     return sum(matrix.weights for matrix, method in subject.pruned(block).items() if method.importance)
 
 
+def _compared_widths(subject: Subject, block: Block) -> list[int]:
+    """Of the inputs that are compared with those behind the dense prefix. Which ones is known once the block runs.
+    Taken here: all but experts', and but the widest, which a Llama's down reads."""
+    following = [matrix for matrix, method in subject.pruned(block).items() if method.follows_dense]
+    widths = sorted(input_widths([matrix for matrix in following if matrix.expert is None]))
+    return widths if any(matrix.expert is not None for matrix in following) else widths[:-1]
+
+
+def _cross_numbers(subject: Subject, block: Block) -> int:
+    """How these inputs' gaps go with them."""
+    return sum(side**2 for side in _compared_widths(subject, block))
+
+
 def _gradient_numbers(subject: Subject, block: Block) -> int:
     """How the loss's gradients by outputs go together, of the block's matrices that weigh them."""
     weighing = (matrix for matrix, method in subject.pruned(block).items() if method.weighs_outputs)
@@ -229,8 +242,7 @@ def _statistics_bytes(subject: Subject, block: Block) -> int:
     kept = _keeps_grams(subject, block)
     held_out = any(domain.calibration.held_out > 0 for domain in domains)
     grams = 1 + held_out + kept + (kept and len(subject.job.lineage) > 1)
-    if follows_dense(subject.job.method, subject.shares):
-        grams += PREFIX_COPIES + (len(subject.job.lineage) > 1)
+    cross = (PREFIX_COPIES + (len(subject.job.lineage) > 1)) * _cross_numbers(subject, block)
     pruned = subject.pruned(block)
     widths = input_widths(list(pruned))
     # Errors under the own Grams of earlier domains unpack one at a time, when nothing is factorised.
@@ -239,7 +251,7 @@ def _statistics_bytes(subject: Subject, block: Block) -> int:
     factor = copies * max(widths, default=0) ** 2
     importance = (3 + (len(subject.job.lineage) > 1)) * _importance_numbers(subject, block)
     gradients = 2 * _gradient_numbers(subject, block)
-    return FLOAT * (grams * sum(side**2 for side in widths) + factor + importance + gradients)
+    return FLOAT * (grams * sum(side**2 for side in widths) + cross + factor + importance + gradients)
 
 
 def _solver_bytes(subject: Subject, block: Block) -> int:
@@ -258,14 +270,16 @@ def _state_bytes(subject: Subject, block: Block, stages: int) -> int:
     output = subject.job.output
     size = {Precision.float16: 2, Precision.float32: FLOAT}[output.state_precision]
     kept = _keeps_grams(subject, block) * size
-    cross = 2 * size * follows_dense(subject.job.method, subject.shares)
+    cross = size * _cross_numbers(subject, block)
+    if cross:
+        cross += FLOAT * sum(_compared_widths(subject, block))
     gradients = size * _gradient_numbers(subject, block) // 2
     own = stages if output.keep_domain_statistics else 0
     moments = sum(
-        (kept + cross + own * 2) * side * (side + 1) // 2 + (4 + own) * FLOAT * side
+        (kept + own * 2) * side * (side + 1) // 2 + (4 + own) * FLOAT * side
         for side in input_widths(list(subject.pruned(block)))
     )
-    return moments + gradients + FLOAT * _importance_numbers(subject, block)
+    return moments + cross + gradients + FLOAT * _importance_numbers(subject, block)
 
 
 def _activation_bytes(subject: Subject) -> int:

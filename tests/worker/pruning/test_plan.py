@@ -79,12 +79,16 @@ def test_rates_that_an_allocation_will_move_are_not_called_settled(request_for: 
         ("admm", "a", {"state_precision": "float32"}),
         ("wanda", "abc", {"keep_domain_statistics": True}),
         ("admm", "ab", {"keep_domain_statistics": True, "state_precision": "float32"}),
+        ("across", "ab", {}),
+        ("across", "a", {"state_precision": "float32"}),
     ],
 )
 def test_estimated_disk_is_what_the_job_then_takes(
     request_for: Request, method: str, domains: str, output: dict[str, Any]
 ) -> None:
-    request = request_for(method={"name": method}, domains=domains, output=output)
+    across = {"name": "admm", "target": "prefix", "output_weighting": "gradients"}
+    solver = across if method == "across" else {"name": method}
+    request = request_for(method=solver, domains=domains, output=output)
     job = PruningJob.from_dict(request)
     estimate = disk(look(job))
     assert sum(estimate.parts.values()) == estimate.total

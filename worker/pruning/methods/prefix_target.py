@@ -107,8 +107,10 @@ class _Fit:
         return max(self.gap - 2 * share * self.gained + share**2 * self.moved, 0.0)
 
     def closed(self, share: float) -> float:
-        """The part of the gap that is gone; 0 where there is none."""
-        return (2 * share * self.gained - share**2 * self.moved) / self.gap if self.gap > 0 else 0.0
+        """The part of the gap that is gone; 0 where there is none, or nothing is done about it."""
+        if not share or not self.gap > 0:
+            return 0.0
+        return (2 * share * self.gained - share**2 * self.moved) / self.gap
 
 
 def _product(change: Tensor, dense: Tensor, held_out: Measured) -> float:
