@@ -40,6 +40,7 @@ from app.projects import token_endpoints as hub_tokens
 from app.rates.middleware import RateLimits, Rates
 from app.settings import Settings, get_settings
 from app.usage import endpoints as usage
+from app.usage.receiving import Uploads
 from app.webhooks import endpoints as webhooks
 
 SMALL_BODY: Final = 2**16
@@ -86,6 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 hosts=settings.allowed_hosts,
             ),
             Middleware(HeadAsGet),
+            Middleware(Uploads),
         ],
     )
     app.state.backend = backend

@@ -22,7 +22,7 @@ from app.kit.json_body import StrictRoute, is_json, parse_json
 from app.kit.pagination import Page, Paging
 from app.kit.problems import FieldError, Invalid, TooLarge, UnsupportedMediaType, problems
 from app.kit.replies import reply
-from app.quotas.catalogue import MAKING
+from app.quotas.uploads import UPLOADING
 from app.tables.datasets import Dataset
 from secateur.spec.job import canonical_digest
 
@@ -55,7 +55,7 @@ _BODY: Final[dict[str, Any]] = {
     response_model=DatasetRead,
     responses={
         202: {"model": DatasetRead, "description": "It will be fetched from the hub"},
-        **problems(DatasetRefused, UnsupportedMediaType, *ONCE, *MAKING),
+        **problems(DatasetRefused, UnsupportedMediaType, *ONCE, *UPLOADING),
     },
     openapi_extra={"requestBody": _BODY},
 )

@@ -11,6 +11,8 @@ from app.datasets.schemas import DatasetCreate
 from app.datasets.text import TextScanner
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import NotFound, Problem, exists
+from app.quotas.catalogue import Quota
+from app.quotas.service import reserve
 from app.tables.datasets import Dataset, IntakeState
 from app.tables.tasks import TaskKind
 from app.tasks.service import drop, submit
@@ -47,6 +49,7 @@ def add_upload(session: Session, backend: Backend, project: str, upload: Upload)
     if backend.store.head(key) is None:
         # The last dataset with this text was deleted in between.
         backend.store.put_file(key, upload.path)
+    reserve(session, project, Quota.stored_bytes, size=upload.scan.bytes)
     dataset = Dataset(
         id=new_id(Prefix.dataset),
         project_id=project,

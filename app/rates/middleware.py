@@ -11,7 +11,6 @@ from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import get_contextvars
 
 from app.auth.tokens import is_token
 from app.kit.handlers import problem_response
@@ -78,7 +77,7 @@ class RateLimits:
         kind = class_of(scope["method"], scope["path"], headers.get("content-type", ""))
         policy = self._rates.policies[kind if known else CallClass.anonymous]
         if not policy.quota:
-            await self._app(scope, receive, self._noting(send, key, {}))
+            await self._app(scope, receive, self._noting(scope, send, key, {}))
             return
         standing = await self._rates.take(name, policy)
         shown = {
@@ -86,19 +85,19 @@ class RateLimits:
             "ratelimit": f'"{policy.name}";r={standing.remaining};t={standing.reset}',
         }
         if standing.allowed:
-            await self._app(scope, receive, self._noting(send, key, shown))
+            await self._app(scope, receive, self._noting(scope, send, key, shown))
             return
         problem = RateLimited(policy.quota, standing.reset)
         await problem_response(problem, scope["state"]["request_id"])(scope, receive, _showing(send, shown))
 
-    def _noting(self, send: Send, key: str | None, shown: dict[str, str]) -> Send:
+    def _noting(self, scope: Scope, send: Send, key: str | None, shown: dict[str, str]) -> Send:
         """The same, which also remembers whether the key works."""
         showing = _showing(send, shown)
 
         async def note(message: Message) -> None:
             if key is not None and message["type"] == "http.response.start":
-                # Whoever lets a key in binds it to the log. Of other answers nothing is learnt.
-                let_in = "key" in get_contextvars()
+                # Of an answer that came before the key was looked up nothing is learnt.
+                let_in = "known" in scope["state"]
                 if let_in or message["status"] == 401:
                     self._rates.note(key, let_in)
             await showing(message)
