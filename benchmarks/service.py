@@ -160,7 +160,7 @@ def prepare() -> tuple[str, str, str]:
 
     upgrade(os.environ["SECATEUR_DATABASE_URL"])
     with transaction() as session:
-        key = create_key(session, "load", "load", ORDINARY)
+        key = create_key(session, "load", "load", ORDINARY).text
         project = ensure_project(session, "load").id
         session.add(Model(id="mdl_load", project_id=project, name="load", state="ready", source={}))
         session.add(
