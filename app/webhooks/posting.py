@@ -15,6 +15,10 @@ from app.kit.addresses import Network, is_public
 
 TOTAL_SECONDS: Final = 10.0
 """From the look-up of the name to the last byte that is read."""
+CONNECT_SECONDS: Final = 3.0
+"""For one address; one that swallows everything must not take the time of the others."""
+MOST_ADDRESSES: Final = 3
+"""So many of a name's are tried."""
 KEPT_BYTES: Final = 2048
 """So much of an answer's body is read and kept; the connection is closed after that."""
 
@@ -111,10 +115,10 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         if not all(is_public(each, self._allowed) for each in addresses):
             raise _Refused
         failure: Exception = OSError("no address")
-        for address in addresses:
+        for address in addresses[:MOST_ADDRESSES]:
             try:
-                return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
-            except httpcore.ConnectError as error:
+                return await self._inner.connect_tcp(address, port, CONNECT_SECONDS, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
 
@@ -196,6 +200,7 @@ _KINDS: Final[tuple[tuple[type[BaseException], PostError], ...]] = (
     (socket.gaierror, PostError.unknown_host),
     (ssl.SSLError, PostError.tls_failed),
     (httpcore.ConnectError, PostError.not_connected),
+    (httpcore.ConnectTimeout, PostError.not_connected),
     (httpcore.ReadError, PostError.broken_off),
     (OSError, PostError.not_connected),
 )

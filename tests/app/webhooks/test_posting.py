@@ -1,6 +1,7 @@
 """Receivers of all bad kinds harm nothing: each ends within its time, and nothing internal is spoken to."""
 
 import asyncio
+import socket
 import ssl
 import subprocess
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from app.webhooks import posting
 from app.webhooks.posting import KEPT_BYTES, Answer, Poster, PostError, Resolve, resolve
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
@@ -203,6 +205,35 @@ def test_a_name_is_looked_up_once_and_the_checked_address_is_connected_to() -> N
     assert asyncio.run(run()).status == 204
     assert asked == ["rebound.example"]
     assert "Host: rebound.example" in hosts[0]
+
+
+def test_an_address_that_swallows_everything_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posting, "CONNECT_SECONDS", 0.2)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head(reader)
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await writer.drain()
+
+    async def run(*addresses: str) -> Answer:
+        look, _ = says(list(addresses))
+        # A queue that is full answers no more: what comes then hangs.
+        full = socket.create_server(("127.0.0.9", 0), backlog=0)
+        port = full.getsockname()[1]
+        server = await asyncio.start_server(serve, "127.0.0.1", port)
+        waiting = [socket.socket() for _ in range(8)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.9", port))
+        try:
+            return await Poster(LOOPBACK, resolve=look).post(f"http://two.example:{port}/", {}, b"{}")
+        finally:
+            server.close()
+            for each in (full, *waiting):
+                each.close()
+
+    assert asyncio.run(run("127.0.0.9", "127.0.0.1")).status == 204
+    assert asyncio.run(run("127.0.0.9")).error is PostError.not_connected
 
 
 def test_what_does_not_answer_is_named() -> None:
