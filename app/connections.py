@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import chain
 from typing import Any, Final
 
 import structlog
@@ -66,8 +67,9 @@ def raise_file_limit() -> int:
 class Gate:
     """All connections of one process.
 
-    A newcomer above a limit takes the place of the connection that has waited longest for a request to begin; when
-    every one has a request under way, only `/livez` is answered.
+    A newcomer above a limit takes the place of the connection that has waited longest for a request to begin, or
+    of one whose request is answered and whose body has not ended; when every one has a request under way, only
+    `/livez` is answered.
     """
 
     def __init__(self, most: int, most_per_address: int, patience: Patience | None = None) -> None:
@@ -117,7 +119,9 @@ class Gate:
         self._waiting.pop(connection, None)
 
     def _make_room(self, newcomer: "Connection", address: str | None) -> None:
-        longest = next((each for each in self._waiting if address in (None, each.address)), None)
+        lingering = (each for each in self._open if each.is_lingering())
+        ready = (each for each in chain(self._waiting, lingering) if address in (None, each.address))
+        longest = next(ready, None)
         if longest is not None:
             log.warning("connection_gave_way")
             longest.abort()
@@ -253,6 +257,11 @@ class Connection(HttpToolsProtocol):
         """It is one too many."""
         self._patience = self._gate.patience.crowded
         self.app = _Crowded(self.app)
+
+    def is_lingering(self) -> bool:
+        """Its caller has an answer and still sends."""
+        running = self._running
+        return running is not None and running.response_started and running.more_body
 
     def look(self, now: float) -> None:
         """End what takes too long."""

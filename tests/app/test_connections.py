@@ -169,6 +169,18 @@ def test_above_the_limit_only_liveness_is_answered(small: ListeningServer) -> No
         assert answer_of(again)[0] == 404
 
 
+def test_bodies_that_do_not_end_make_way(small: ListeningServer) -> None:
+    until(lambda: len(small.gate) == 0)
+    with ExitStack() as stack:
+        for _ in range(3 * OURS):
+            connection = stack.enter_context(connected(small.url))
+            connection.sendall(head("POST", "/livez", {"Content-Length": "1000"}) + b"a")
+            assert connection.recv(12) == b"HTTP/1.1 405"
+        with connected(small.url) as late:
+            late.sendall(head("GET", "/nothing", {}))
+            assert answer_of(late)[0] == 404
+
+
 MALFORMED: Final = {
     "not HTTP": (b"hello\r\n\r\n", 400),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
