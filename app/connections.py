@@ -6,8 +6,11 @@ uvicorn's protocol on httptools sets none to heads, to slow callers and to what 
 import asyncio
 import json
 import resource
+import socket
 import uuid
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import chain
@@ -52,6 +55,9 @@ MAX_PIPELINED: Final = 16
 """Requests that wait for the answer of the one before them."""
 RESERVE: Final = 64
 """Connections above the limit, for `/livez` and for saying that there are too many."""
+UNSENT_BYTES: Final = 2**17
+"""Of an answer that the kernel holds for a caller who does not read."""
+_NOT_SENT_LIMIT: Final[int] = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 SPARE_FILES: Final = 256
 """Descriptors that are not for callers: database, store, files of uploads."""
 
@@ -85,6 +91,9 @@ class Gate:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def __iter__(self) -> "Iterator[Connection]":
+        return iter(self._open)
 
     def enter(self, newcomer: "Connection") -> None:
         """Count it, and make room for it or mark it as one too many."""
@@ -164,6 +173,10 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
+        handle = transport.get_extra_info("socket")
+        if handle is not None and handle.family in (socket.AF_INET, socket.AF_INET6):
+            with suppress(OSError):
+                handle.setsockopt(socket.IPPROTO_TCP, _NOT_SENT_LIMIT, UNSENT_BYTES)
         self._gate.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

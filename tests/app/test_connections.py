@@ -10,7 +10,8 @@ from typing import Any, BinaryIO, Final
 
 import pytest
 
-from app.connections import HEAD_BYTES, MAX_FIELDS, MAX_PIPELINED, Patience
+from app.connections import HEAD_BYTES, MAX_FIELDS, MAX_PIPELINED, UNSENT_BYTES, Patience
+from app.docs import files
 from app.main import create_app
 from app.settings import Settings
 from tests.app.bodies import connected, head
@@ -139,6 +140,20 @@ def test_who_does_not_read_is_cut_off(impatient: ListeningServer) -> None:
                 connection.sendall(head("GET", "/openapi.json", {}))
         until(lambda: len(impatient.gate) < max(before, 1))
     assert is_alive(impatient.url)
+
+
+def test_the_kernel_holds_little_for_who_does_not_read(small: ListeningServer) -> None:
+    """The service's own buffer has the rest, which callers of the same file share."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(small.servers[0].sockets[0].getsockname())
+        connection.sendall(head("GET", "/docs/swagger-ui-bundle.js", {}))
+        whole = files()["swagger-ui-bundle.js"].content
+        assert len(whole) > 8 * UNSENT_BYTES
+        until(lambda: any(each.transport.get_write_buffer_size() > 0 for each in list(small.gate)))
+        [reader] = [each for each in list(small.gate) if each.transport.get_write_buffer_size() > 0]
+        assert reader.transport.get_write_buffer_size() > len(whole) // 2
+    until(lambda: len(small.gate) == 0)
 
 
 def test_half_sent_heads_make_way_for_whole_ones(small: ListeningServer) -> None:
