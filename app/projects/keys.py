@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.auth.scopes import Scope
 from app.auth.service import KeyRequest, NewKey, Principal, make_key, rotate_key
-from app.kit.problems import FieldError, Invalid, NotFound, Problem, exists
+from app.kit.problems import FieldError, Forbidden, Invalid, NotFound, Problem, exists
 from app.projects import repository
 from app.projects.schemas import KeyCreate
 from app.projects.service import reach
@@ -30,8 +30,11 @@ class TooManyKeys(Problem):
     status, code, title = 409, "too_many_keys", "The project has too many keys; revoke some"
 
 
-class GrantExceeded(Problem):
-    status, code, title = 403, "grant_exceeded", "A key gives no scope and no time that it has not"
+class GrantExceeded(Forbidden):
+    code, title = "grant_exceeded", "A key gives no scope and no time that it has not"
+
+    def __init__(self, detail: str | None = None) -> None:
+        Problem.__init__(self, detail)
 
 
 class ExpiryPassed(Invalid):

@@ -192,6 +192,21 @@ def test_refused_keys_are_counted(settings: Settings, make_key: MakeKey, session
             assert forbidden["key"].startswith("key_")
 
 
+def test_a_key_that_wants_more_than_it_has_is_in_the_log(
+    settings: Settings, make_key: MakeKey, project: str, session: Session
+) -> None:
+    quick = settings.model_copy(update={"audit_seconds": 0.1})
+    keeper = make_key(scopes=[Scope.keys_write, Scope.audit_read])
+    with running(quick) as url, client_of(url, keeper) as client:
+        body = {"name": "k", "scopes": ["admin"]}
+        assert client.post(f"/v1/projects/{project}/keys", json=body).json()["code"] == "grant_exceeded"
+        deadline = time.monotonic() + 20
+        while not (lines := log(client, outcome="grant_exceeded")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        me = client.get("/v1/whoami").json()["key"]["id"]
+        assert [(line["key"], line["project"]) for line in lines] == [(me, project)]
+
+
 def test_no_flood_of_addresses_fills_the_log(settings: Settings, session: Session) -> None:
     refusals, backend = Refusals(), open_backend(settings)
     for number in range(1000):

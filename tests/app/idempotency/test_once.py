@@ -19,6 +19,7 @@ from app.tables import METADATA
 from app.tables.idempotency import IdempotencyKey
 from app.tables.jobs import Job
 from app.tables.plans import Plan
+from secateur import Client
 from tests.app.conftest import Inputs, MakeKey, client_of
 from tests.app.idempotency.creating import CREATIONS, MAKE_NOTHING, Creation
 
@@ -224,6 +225,19 @@ def test_keys_are_forgotten_in_time(
     forget(settings)
     assert session.scalar(KEYS) == 0
     assert session.scalar(select(func.count()).select_from(Job)) == 1
+
+
+def test_our_client_sees_its_own_slow_request_through(
+    service: str, make_key: MakeKey, inputs: Inputs, session: Session
+) -> None:
+    """Its first try ends by its own time limit, and the next ones find that one at work."""
+    session.execute(text("SELECT FROM models FOR UPDATE"))
+    let_go = threading.Timer(4, session.rollback)
+    with Client(service, make_key(), timeout=0.5, retry_seconds=60) as client:
+        let_go.start()
+        made = client.submit(inputs.body())
+        let_go.join()
+        assert [job["id"] for job in client.jobs()] == [made["id"]]
 
 
 def test_a_slow_first_upload_holds_nobody_up(api: httpx.Client, session: Session) -> None:
