@@ -20,6 +20,7 @@ from statistics import quantiles
 from typing import Any
 
 import httpx
+import psutil
 
 from app.auth.scopes import ORDINARY
 from app.local.ports import LOOPBACK, free_ports
@@ -46,12 +47,19 @@ class Service:
     key: str
     database: str
     process: "subprocess.Popen[bytes]"
+    postgres: int
+    """The database server's process id."""
     model: str
     dataset: str
 
     @property
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self.port}"
+
+    def processor_seconds(self) -> tuple[float, float]:
+        """What the API's process and the database's have used."""
+        backends = psutil.Process(self.postgres).children(recursive=True)
+        return _used(psutil.Process(self.process.pid)), sum(_used(each) for each in backends)
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, trust_env=False)
@@ -81,6 +89,8 @@ class Measured:
     milliseconds: list[float] = field(default_factory=list)
     seconds: float = 0.0
     statuses: dict[str, int] = field(default_factory=dict)
+    api_seconds: float = 0.0
+    database_seconds: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -92,11 +102,21 @@ class Measured:
         cuts = quantiles(self.milliseconds, n=100)
         return cuts[49], cuts[94], cuts[98]
 
+    def processor(self) -> tuple[float, float]:
+        """Milliseconds of a processor that one call takes: in the API, in the database."""
+        count = len(self.milliseconds)
+        return 1000 * self.api_seconds / count, 1000 * self.database_seconds / count
+
     def add(self, found: dict[str, Any]) -> None:
         self.milliseconds += found["milliseconds"]
         self.seconds += found["seconds"]
         for status, count in found["statuses"].items():
             self.statuses[status] = self.statuses.get(status, 0) + count
+
+
+def _used(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 class Load:
@@ -136,6 +156,9 @@ def running(folder: Path) -> Iterator[Service]:
             "SECATEUR_SECRET": secrets.token_hex(32),
             "SECATEUR_STORE_URL": (folder / "store").as_uri(),
             "SECATEUR_WORK_DIR": str(folder / "work"),
+            # What is measured is what a call costs, not how many of them one key may make.
+            "SECATEUR_RATE_LIMITS": "false",
+            "SECATEUR_QUOTA_QUEUED_JOBS": "",
         }
         key, model, dataset = prepare()
         (port,) = free_ports()
@@ -144,7 +167,8 @@ def running(folder: Path) -> Iterator[Service]:
             process = subprocess.Popen(command, cwd=ROOT, env=python_environment(), stdout=log, stderr=log)
         stack.callback(process.wait)
         stack.callback(process.kill)
-        service = Service(port, key, os.environ["SECATEUR_DATABASE_URL"], process, model, dataset)
+        database = os.environ["SECATEUR_DATABASE_URL"]
+        service = Service(port, key, database, process, postgres.child.pid or 0, model, dataset)
         wait_until_ready(service)
         yield service
 
@@ -207,13 +231,18 @@ def ratios(service: Service, rounds: int, seconds: float, connections: int) -> d
             load.run(service.port, asked[name], connections, 0.3)
         for _ in range(rounds):
             for name in asked:
+                before = service.processor_seconds()
                 found[name].add(load.run(service.port, asked[name], connections, seconds))
+                after = service.processor_seconds()
+                found[name].api_seconds += after[0] - before[0]
+                found[name].database_seconds += after[1] - before[1]
     return found
 
 
 def table(found: dict[str, Measured]) -> str:
     """As Markdown."""
-    lines = ["| call | ratio | goal | a second | p50 | p95 | p99 |", "|---|---|---|---|---|---|---|"]
+    titles = ("call", "ratio", "goal", "a second", "p50", "p95", "p99", "API", "database")
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     bare = found[BARE].rate
     for name, measured in found.items():
         p50, p95, p99 = measured.percentiles()
@@ -225,6 +254,7 @@ def table(found: dict[str, Measured]) -> str:
             f"{p50:.1f}",
             f"{p95:.1f}",
             f"{p99:.1f}",
+            *(f"{each:.2f}" for each in measured.processor()),
         )
         lines.append(f"| {name} | {' | '.join(map(str, shown))} |")
     return "\n".join(lines)

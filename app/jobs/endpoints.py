@@ -88,7 +88,8 @@ async def list_jobs(
     ] = None,
 ) -> Response:
     """One page of the project's jobs; all filters must hold."""
-    filter = Filter(state or (), method, model, _labels(label), created_after, created_before, continues, lineage)
+    states, labels = tuple(state or ()), tuple(_labels(label))
+    filter = Filter(states, method, model, labels, created_after, created_before, continues, lineage)
     return Response(await read_alone(backend, partial(_page, page, auth.project, filter)), media_type=JSON)
 
 

@@ -47,7 +47,8 @@ def _statement() -> Select[*tuple[Any, ...]]:
         insert_into(JobEvent).values(job_id=id, seq=_FIRST, type=EventType.created, data={"state": State.queued}),
         insert_into(OutboxMessage).values(queue=Queue.gpu, hint=id, attempts=0),
     )
-    shown = select(*job_columns(job.c), *PROGRESS).outerjoin_from(job, JobProgress, JobProgress.job_id == job.c.id)
+    progress = JobProgress.__table__
+    shown = select(*job_columns(job.c), *PROGRESS).outerjoin_from(job, progress, progress.c.job_id == job.c.id)
     return shown.add_cte(*(each.cte(f"other_{number}") for number, each in enumerate(others)))
 
 

@@ -47,15 +47,16 @@ class Poll:
 
         Raises Unauthorized, Forbidden, JobNotFound, TooManyWaits.
         """
-        principal, standing = await self._look()
-        found, wanted = self._answer(standing)
+        principal, first = await self._look()
+        found, wanted = self._answer(first, first)
         if wanted is None or wait <= 0:
             return found
         hold = Hold(self.backend.watcher, self.request, principal.key, wait)
-        return await hold.answer(repository.PROBE, self.job, self._look_again, wanted)
 
-    async def _look_again(self) -> tuple[Response, Wanted | None]:
-        return self._answer((await self._look())[1])
+        async def look_again() -> tuple[Response, Wanted | None]:
+            return self._answer((await self._look())[1], first)
+
+        return await hold.answer(repository.PROBE, self.job, look_again, wanted)
 
     async def _look(self) -> tuple[Principal, Standing]:
         """Who asks, and how the job stands: whole, if the caller does not have it as it is."""
@@ -74,8 +75,8 @@ class Poll:
         admit(self.request, principal, Scope.jobs_read)
         return principal, exists(standing, JobNotFound)
 
-    def _answer(self, standing: Standing) -> tuple[Response, Wanted | None]:
-        """As of now, and what the caller still waits for."""
+    def _answer(self, standing: Standing, first: Standing) -> tuple[Response, Wanted | None]:
+        """As of now, and what the caller still waits for. first: how the job stood when the call came."""
         headers = {"ETag": standing.etag, "Cache-Control": "private, no-cache"}
         if standing.retry_after is not None:
             headers["Retry-After"] = str(standing.retry_after)
@@ -85,15 +86,16 @@ class Poll:
         else:
             found = Response(status_code=304, headers=headers)
         awaited = self.awaited or (Awaited.end if self.if_none_match is None else Awaited.change)
-        if standing.retry_after is None or self._is_news(awaited, changed, standing.state):
+        if standing.retry_after is None or self._is_news(awaited, standing, first):
             return found, None
         return found, _WANTED[awaited](standing)
 
-    def _is_news(self, awaited: Awaited, changed: bool, state: str) -> bool:
-        """Whether a caller, who knows what his tags say, has already been waiting for this."""
-        if self.if_none_match is None or awaited is Awaited.end:
-            return False
-        return changed if awaited is Awaited.change else state not in states_of(self.if_none_match)
+    def _is_news(self, awaited: Awaited, standing: Standing, first: Standing) -> bool:
+        """Whether the caller waited for this. He knows what his tags say, or how the job stood at first."""
+        known = first.etag if self.if_none_match is None else self.if_none_match
+        if awaited is Awaited.change:
+            return none_match(known, standing.etag)
+        return awaited is Awaited.state and standing.state not in states_of(known)
 
 
 def _otherwise(part: slice | int, known: object) -> Wanted:

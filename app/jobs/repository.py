@@ -127,14 +127,22 @@ PROBE: Final = Probe(
 
 def listing(project: str, filter: Filter) -> Listing:
     """The project's jobs, newest first: of each what its snapshot is made of."""
-    query = _narrowed(select(Job.__table__).where(Job.project_id == project), filter)
-    return Listing(query, (Job.__table__.c.created_at, Job.__table__.c.id), newest_first=True, complete=_whole)
+    jobs = Job.__table__
+    return Listing(
+        _narrowed(select(jobs).where(jobs.c.project_id == bindparam("project")), filter),
+        (jobs.c.created_at, jobs.c.id),
+        newest_first=True,
+        complete=_whole,
+        name="jobs" if filter == Filter() else None,
+        given={"project": project},
+    )
 
 
 def _whole(page: FromClause) -> Query:
     """Texts are made and progress is looked up for a page's jobs alone, however the planner finds these."""
     query = select(*job_columns(page.c), *PROGRESS)
-    return query.outerjoin_from(page, JobProgress, JobProgress.job_id == page.c.id)
+    progress = JobProgress.__table__
+    return query.outerjoin_from(page, progress, progress.c.job_id == page.c.id)
 
 
 def _narrowed(query: Query, filter: Filter) -> Query:

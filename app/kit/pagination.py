@@ -4,14 +4,14 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel, Field
-from sqlalchemy import FromClause, Select, tuple_
+from sqlalchemy import FromClause, Integer, Select, bindparam, tuple_
 from sqlalchemy.orm import Session
 
 from app.kit.clock import in_utc
@@ -41,27 +41,45 @@ class Listing:
     newest_first: bool = False
     complete: Callable[[FromClause], Select[*tuple[Any, ...]]] | None = None
     """What is read of a page's rows, where that is more than the query says: it costs nothing for other rows."""
+    name: str | None = None
+    """Of a query that is always the same but for what is `given`; its statements are made once."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the query's own parameters."""
 
     def read(
         self, session: Session, after: Sequence[object] | None, limit: int
     ) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
         """(what the query selects, its key) of the rows behind the key `after`."""
-        query, key, width = self.query, tuple_(*self.key), len(self.key)
-        if after is not None:
-            last = tuple_(*after)
-            query = query.where(key < last if self.newest_first else key > last)
-        query = self._in_order(query, self.key).limit(limit)
-        if self.complete is None:
-            query = query.add_columns(*self.key)
-        else:
-            page = query.subquery()
-            key_of_page = [page.c[column.key] for column in self.key]
-            query = self._in_order(self.complete(page).add_columns(*key_of_page), key_of_page)
-        rows = session.execute(query)
+        width = len(self.key)
+        made = (self.name, after is not None)
+        statement = _STATEMENTS.get(made)
+        if statement is None:
+            statement = self._statement(after is not None)
+            if self.name is not None:
+                _STATEMENTS[made] = statement
+        behind = {f"page_after_{number}": value for number, value in enumerate(after or ())}
+        rows = session.execute(statement, {**self.given, **behind, "page_rows": limit})
         return [(tuple(row[:-width]), tuple(row[-width:])) for row in rows]
+
+    def _statement(self, goes_on: bool) -> Select[*tuple[Any, ...]]:
+        """goes_on: behind a key, not from the start."""
+        query, key = self.query, tuple_(*self.key)
+        if goes_on:
+            last = tuple_(*(bindparam(f"page_after_{i}", type_=each.type) for i, each in enumerate(self.key)))
+            query = query.where(key < last if self.newest_first else key > last)
+        query = self._in_order(query, self.key).limit(bindparam("page_rows", type_=Integer))
+        if self.complete is None:
+            return query.add_columns(*self.key)
+        page = query.subquery()
+        key_of_page = [page.c[column.key] for column in self.key]
+        return self._in_order(self.complete(page).add_columns(*key_of_page), key_of_page)
 
     def _in_order(self, query: Select[*tuple[Any, ...]], key: Sequence[Any]) -> Select[*tuple[Any, ...]]:
         return query.order_by(*(column.desc() if self.newest_first else column for column in key))
+
+
+_STATEMENTS: Final[dict[tuple[str | None, bool], Select[*tuple[Any, ...]]]] = {}
+"""By the name of a listing, and whether they go on behind a key."""
 
 
 @dataclass(frozen=True)

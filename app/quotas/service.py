@@ -1,7 +1,8 @@
 """Rules of quotas."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
@@ -10,6 +11,8 @@ from app.quotas.catalogue import Limits, Quota, QuotaExceeded, StorageQuotaExcee
 from app.settings import get_settings
 from app.tables.accounts import ProjectAccount
 
+AT_ONCE: Final = 100
+"""More transactions than all processes of the API have connections for."""
 _WAIT_SECONDS: Final = {Quota.pending_tasks: 10}
 """After which there may be room; 30 where nothing is said."""
 
@@ -26,13 +29,14 @@ class Usage:
 def reserve(session: Session, project: str, *quotas: Quota, size: int = 0) -> None:
     """Room for one more of each, or for `size` more bytes; called last before it is made.
 
-    The project's row stays locked until the transaction ends, so that no two count the same room.
+    Near a limit the project's row stays locked until the transaction ends, so that no two count the same room.
+    Where there is room for all that may be made at the same time, nobody waits for anybody.
     Raises QuotaExceeded, StorageQuotaExceeded.
     """
-    limits = limits_of(repository.lock(session, project), get_settings())
-    bounded = {quota: limit for quota in quotas if (limit := limits[quota]) is not None}
-    if not bounded:
+    bounded = _bounded(repository.overrides(session, project), quotas)
+    if not bounded or _is_roomy(bounded, repository.used(session, project, bounded), size):
         return
+    bounded = _bounded(repository.lock(session, project), quotas)
     used = repository.used(session, project, bounded)
     for quota, limit in bounded.items():
         if quota is Quota.stored_bytes:
@@ -41,6 +45,18 @@ def reserve(session: Session, project: str, *quotas: Quota, size: int = 0) -> No
                 raise StorageQuotaExceeded(limit, used[quota])
         elif used[quota] >= limit:
             raise QuotaExceeded(quota, limit, used[quota], _WAIT_SECONDS.get(quota, 30))
+
+
+def _bounded(own: dict[str, Any] | None, quotas: Iterable[Quota]) -> dict[Quota, int]:
+    limits = limits_of(own, get_settings())
+    return {quota: limit for quota in quotas if (limit := limits[quota]) is not None}
+
+
+def _is_roomy(bounded: dict[Quota, int], used: dict[Quota, int], size: int) -> bool:
+    """Whether a hundred transactions that do the same at once keep every limit."""
+    return all(
+        used[quota] + AT_ONCE * (size if quota is Quota.stored_bytes else 1) < bounded[quota] for quota in bounded
+    )
 
 
 def storage_left(session: Session, project: str) -> int | None:
