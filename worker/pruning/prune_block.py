@@ -12,22 +12,21 @@ from secateur.spec.records.history import MatrixRecord, SensitivitySummary
 from secateur.spec.records.pipe import BlockResult
 from worker.pruning.allocation.allocate import stored_survey
 from worker.pruning.allocation.curves import output_weights
-from worker.pruning.allocation.output_grams import stored_output_grams, summed
+from worker.pruning.allocation.output_grams import stored_output_grams
 from worker.pruning.calibration.collect import Collected, Group, collect
 from worker.pruning.calibration.domain_grams import Packed, domain_errors, stored_domain_grams
 from worker.pruning.calibration.hooks import dense_weight
-from worker.pruning.continuation import FOLLOWING, MEMBERS, PREFIX, factors, following_groups, held_statistics
+from worker.pruning.continuation import FOLLOWING, MEMBERS, PREFIX, following_groups, held_statistics
 from worker.pruning.continuation import KEY as HOLDS
 from worker.pruning.cost import pass_work, solve_work
 from worker.pruning.errors import IllConditioned, about
 from worker.pruning.methods import registry as methods
 from worker.pruning.methods.auto import Choice, Member, Option, best, choice_of
 from worker.pruning.methods.masks import Selection, Solution
-from worker.pruning.methods.output_weighting import OutputMetric
-from worker.pruning.methods.prefix_target import PrefixTarget, prefix_target
 from worker.pruning.model.block_runner import unload
 from worker.pruning.model.checkpoint import DTYPES, read_file
 from worker.pruning.model.graph import Block, PrunableWeight
+from worker.pruning.objective import BlockGrams, Objective, objectives, output_grams_of, weighing
 from worker.pruning.report.records import Solved, compare_masks, matrix_record, read_history, stored_history
 from worker.pruning.report.sensitivity import keepable, summaries_of
 from worker.pruning.runtime import memory
@@ -38,9 +37,6 @@ from worker.pruning.state.atomic import write_tensors
 from worker.pruning.state.context import StageContext
 from worker.pruning.state.file import StateContent, read_document, state_content
 from worker.pruning.state.moments import Inputs, relative_errors
-
-OutputGramsOfBlock = Mapping[str, list[Tensor]]
-"""By matrix, see `OutputMetric`."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ def _prune_matrices(
             # Written to in place; without a cast, what is loaded is the same memory.
             tensors[name] = tensors[name].clone()
     collected = collect(context, block)
-    output_grams = _output_grams(context, block)
+    output_grams = output_grams_of(context, block)
     memory.trim()  # what measuring leaves behind does not serve solving
     pruned: list[_Pruned] = []
     for group in collected.groups:
@@ -142,28 +138,15 @@ def _left_before(context: StageContext, block: Block) -> dict[str, Tensor]:
     return read_file(context.previous.path(context.previous.shard(block.index)))
 
 
-def _output_grams(context: StageContext, block: Block) -> OutputGramsOfBlock:
-    """Over all domains, of the block's matrices that weigh their outputs."""
-    if context.output_grams is None:
-        return {}
-    path = context.state_before(block) if context.accumulates else None
-    keeps = factors(context.job, context.stage, None if path is None else read_document(path)).keeps
-    return summed(context.output_grams, _weighing(context, block), path, keeps, context.device)
-
-
-def _weighing(context: StageContext, block: Block) -> list[PrunableWeight]:
-    return [matrix for matrix in context.pruned(block) if context.method_of(matrix).weighs_outputs]
-
-
 def _prune_group(
-    context: StageContext, block: Block, group: Group, collected: Collected, output_grams: OutputGramsOfBlock
+    context: StageContext, block: Block, group: Group, collected: Collected, output_grams: BlockGrams
 ) -> list[_Pruned]:
     """Matrices that read one input, each solved by its own method."""
     name = group[0].name
     inputs = collected.inputs[name]
     asked = dict.fromkeys(map(context.method_of, group))
     choices = {method: _choose(context, block, method, group, inputs) for method in asked}
-    target = _prefix_target(context, block, group, inputs)
+    aims = objectives(context, block, group, inputs, output_grams)
 
     @cache
     def own_domain(method: Method) -> methods.Group | None:
@@ -176,12 +159,8 @@ def _prune_group(
         dense = dense_weight(block, matrix).contiguous()
         original = _original(context, block, matrix)
         with about(matrix.name):
-            method = context.method_of(matrix)
-            towards = target if method.follows_dense else None
-            metric = None
-            if (grams := output_grams.get(matrix.name)) is not None:
-                metric = OutputMetric(grams, None if inputs.held_out is None else inputs.held_out.gram)
-            solved = _solve(context, matrix, dense, original, choices[method], inputs, towards, metric)
+            choice = choices[context.method_of(matrix)]
+            solved = _solve(context, matrix, dense, original, choice, inputs, aims[matrix.name])
             own = own_domain(solved.method)
             summaries = summaries_of(solved.method, matrix.name, dense, solved.scores, own)
         dead, expert = int(inputs.sums.dead.sum()), collected.experts.get(matrix.name)
@@ -193,13 +172,6 @@ def _prune_group(
     if name not in collected.domain_grams:
         return pruned
     return _on_every_domain(context, block, group, pruned, collected.domain_grams[name])
-
-
-def _prefix_target(context: StageContext, block: Block, group: Group, inputs: Inputs) -> PrefixTarget | None:
-    """What those of the group are solved towards that follow the dense prefix; None: their dense weights."""
-    asking = [matrix for matrix in group if context.method_of(matrix).follows_dense]
-    with about(group[0].name):
-        return prefix_target(inputs.sums, inputs.held_out, [dense_weight(block, each) for each in asking])
 
 
 def _kept_scores(context: StageContext, matrix: PrunableWeight, solved: Solved) -> Tensor | None:
@@ -260,18 +232,15 @@ def _solve(
     original: Tensor,
     choice: Choice,
     inputs: Inputs,
-    target: PrefixTarget | None,
-    outputs: OutputMetric | None,
+    objective: Objective,
 ) -> Solved:
     """The matrix by the best of its options. dense: what it is solved from; original: what its errors are measured
     against; (out, in) both."""
     began = time.monotonic() - choice.seconds
-    towards = None if target is None else target.of(dense)
     _, solved, notes = best(
-        choice, lambda option: _solve_by(context, matrix, dense, original, option, inputs, towards, outputs)
+        choice, lambda option: _solve_by(context, matrix, dense, original, option, inputs, objective)
     )
-    if target is not None:
-        notes["target"] = target.notes(original, _as_solved(context, matrix, solved.written))
+    notes |= objective.notes(original, _as_solved(context, matrix, solved.written))
     solution = replace(solved.solution, notes=solved.solution.notes | notes)
     return replace(solved, solution=solution, seconds=time.monotonic() - began)
 
@@ -283,13 +252,13 @@ def _solve_by(
     original: Tensor,
     option: Option,
     inputs: Inputs,
-    towards: Tensor | None,
-    outputs: OutputMetric | None,
+    objective: Objective,
 ) -> Solved:
     """By one option; its errors are those as written, on the windows solved on and on those held out."""
     method, group, check = option.method, option.group, context.observer.check
     selection = _selection(context, matrix, original, method)
     scores = methods.scores(method, matrix.name, dense, group)
+    towards, outputs = objective.towards(dense), objective.outputs
     solution = methods.solve(method, matrix.name, dense, scores, group, selection, check, towards, outputs)
     written = _cast(context, matrix, solution)
     grams = [each.gram for each in (inputs.measured, inputs.held_out) if each is not None]
@@ -321,7 +290,7 @@ def _state(
     context: StageContext,
     block: Block,
     collected: Collected,
-    output_grams: OutputGramsOfBlock,
+    output_grams: BlockGrams,
     records: list[MatrixRecord],
 ) -> StateContent:
     """What the block's state file will hold."""
@@ -332,8 +301,8 @@ def _state(
     survey = stored_survey(context.survey, block)
     surveyed = [context.targets[m.name] for m in block.matrices if m.name in context.survey.curves]
     own, kept = stored_domain_grams(collected.domain_grams)
-    asked = [] if context.output_grams is None else _weighing(context, block)
-    gradients, weighed = stored_output_grams(output_grams, asked, context.job.output.state_precision)
+    precision = context.job.output.state_precision
+    gradients, weighed = stored_output_grams(output_grams, weighing(context, block), precision)
     kinds = (("survey", survey), ("domain_grams", own), ("output_grams", gradients))
     others = [kind for kind, held in kinds if held]
     following = [] if context.dense is None else following_groups(collected.groups, context.method_of)
@@ -347,4 +316,4 @@ def _state(
         **weighed,
     }
     tensors = survey | own | gradients | stored_history(history, records)
-    return state_content(sums, document, tensors, context.job.output.state_precision)
+    return state_content(sums, document, tensors, precision)

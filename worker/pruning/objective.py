@@ -1,0 +1,72 @@
+"""What the matrices of a block are solved towards where that is not their dense weights alone, and how their
+outputs are weighed where they do not count alike."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from worker.pruning.allocation.output_grams import summed
+from worker.pruning.calibration.collect import Group
+from worker.pruning.calibration.hooks import dense_weight
+from worker.pruning.continuation import factors
+from worker.pruning.errors import about
+from worker.pruning.methods.output_weighting import OutputMetric
+from worker.pruning.methods.prefix_target import PrefixTarget, prefix_target
+from worker.pruning.model.graph import Block, PrunableWeight
+from worker.pruning.state.context import StageContext
+from worker.pruning.state.file import read_document
+from worker.pruning.state.moments import Inputs
+
+BlockGrams = Mapping[str, list[Tensor]]
+"""By matrix, see `OutputMetric`."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Of one matrix. target: None for its dense weights. outputs: None where they count alike."""
+
+    target: PrefixTarget | None = None
+    outputs: OutputMetric | None = None
+
+    def towards(self, dense: Tensor) -> Tensor | None:
+        """What is solved towards, (out, in), float32; None: `dense`, W0, itself."""
+        return None if self.target is None else self.target.of(dense)
+
+    def notes(self, dense: Tensor, weight: Tensor) -> dict[str, Any]:
+        """For the record. dense, weight: W0 and W as written, (out, in), float32."""
+        return {} if self.target is None else {"target": self.target.notes(dense, weight)}
+
+
+def objectives(
+    context: StageContext, block: Block, group: Group, inputs: Inputs, grams: BlockGrams
+) -> dict[str, Objective]:
+    """Of a group's matrices, by name. grams: see `output_grams_of`. Raises IllConditioned."""
+    asking = [matrix for matrix in group if context.method_of(matrix).follows_dense]
+    with about(group[0].name):
+        target = prefix_target(inputs.sums, inputs.held_out, [dense_weight(block, each) for each in asking])
+    held_out = None if inputs.held_out is None else inputs.held_out.gram
+    return {
+        matrix.name: Objective(
+            target if matrix in asking else None,
+            OutputMetric(grams[matrix.name], held_out) if matrix.name in grams else None,
+        )
+        for matrix in group
+    }
+
+
+def weighing(context: StageContext, block: Block) -> list[PrunableWeight]:
+    """The block's matrices whose outputs are weighed in this stage."""
+    if context.output_grams is None:
+        return []
+    return [matrix for matrix in context.pruned(block) if context.method_of(matrix).weighs_outputs]
+
+
+def output_grams_of(context: StageContext, block: Block) -> BlockGrams:
+    """How the loss's gradients by the outputs of these go together, over all domains so far."""
+    if context.output_grams is None:
+        return {}
+    path = context.state_before(block) if context.accumulates else None
+    keeps = factors(context.job, context.stage, None if path is None else read_document(path)).keeps
+    return summed(context.output_grams, weighing(context, block), path, keeps, context.device)
