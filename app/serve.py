@@ -10,7 +10,9 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
-from app.connections import Connection, Gate, Patience, raise_file_limit
+from app.connections.gate import Gate
+from app.connections.limits import Patience, raise_file_limit
+from app.connections.protocol import Connection
 from app.main import create_app
 
 UPLOAD_SHARE: Final = 0.6

@@ -18,7 +18,7 @@ from app.auth.repository import ensure_project
 from app.auth.scopes import ORDINARY
 from app.auth.service import create_key
 from app.backend import open_backend
-from app.connections import Patience
+from app.connections.limits import Patience
 from app.db.engine import transaction
 from app.main import create_app
 from app.serve import Server

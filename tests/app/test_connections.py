@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final
 
 import pytest
 
-from app.connections import HEAD_BYTES, MAX_FIELDS, MAX_PIPELINED, UNSENT_BYTES, Patience
+from app.connections.limits import HEAD_BYTES, MAX_FIELDS, MAX_PIPELINED, UNSENT_BYTES, Patience
 from app.docs import files
 from app.main import create_app
 from app.settings import Settings

@@ -1,154 +1,28 @@
-"""What one connection may cost: heads, answers and silence have their limits, and so has the number of them.
-
-uvicorn's protocol on httptools sets none to heads, to slow callers and to what waits in a pipeline.
-"""
+"""One connection of uvicorn's protocol on httptools, within its limits."""
 
 import asyncio
 import json
-import resource
 import socket
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from http import HTTPStatus
-from itertools import chain
 from typing import Any, Final
 
 import structlog
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.connections.gate import Gate
+from app.connections.limits import HEAD_BYTES, MAX_FIELDS, MAX_PIPELINED, UNSENT_BYTES, WRITE_RATE
 from app.kit.handlers import problem_response
 from app.kit.problems import MEDIA_TYPE, HeadTooLarge, Malformed, Problem, TooSlow, Unavailable, document
 
 log = structlog.get_logger("app.connections")
 
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a connection may keep others waiting, in seconds."""
-
-    head: float = 10.0
-    """For a request's head, from the connection's begin or the end of the keep-alive."""
-    crowded: float = 3.0
-    """The same above the limit of connections."""
-    keep_alive: float = 15.0
-    """Silence between two requests."""
-    unread: float = 5.0
-    """For the rest of a body that has been answered already."""
-    write: float = 30.0
-    """For a caller to begin to read what is ready for it; what is ready comes to it at WRITE_RATE."""
-    sweep: float = 0.5
-    """Between two looks at them all."""
-
-
-WRITE_RATE: Final = 16_384
-"""Bytes a second."""
-HEAD_BYTES: Final = 32 * 2**10
-MAX_FIELDS: Final = 100
-"""Header fields of a request, its trailers with them."""
 _AT_MOST_ONCE: Final = frozenset({b"host", b"authorization", b"content-type", b"idempotency-key"})
 """Of two, a proxy might have believed the other one."""
-MAX_PIPELINED: Final = 16
-"""Requests that wait for the answer of the one before them."""
-RESERVE: Final = 64
-"""Connections above the limit, for `/livez` and for saying that there are too many."""
-UNSENT_BYTES: Final = 2**17
-"""Of an answer that the kernel holds for a caller who does not read."""
 _NOT_SENT_LIMIT: Final[int] = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
-SPARE_FILES: Final = 256
-"""Descriptors that are not for callers: database, store, files of uploads."""
-
-
-def raise_file_limit() -> int:
-    """As many descriptors as the process may have; how many."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
-
-
-class Gate:
-    """All connections of one process.
-
-    A newcomer above a limit takes the place of the connection that has waited longest for a request to begin, or
-    of one whose request is answered and whose body has not ended; when every one has a request under way, only
-    `/livez` is answered.
-    """
-
-    def __init__(self, most: int, most_per_address: int, patience: Patience | None = None) -> None:
-        self.patience = patience or Patience()
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most = min(most, max(1, files - SPARE_FILES - RESERVE))
-        self._most_per_address = most_per_address
-        self._open: dict[Connection, None] = {}
-        self._of: Counter[str] = Counter()
-        self._waiting: dict[Connection, None] = {}
-        """Those without a request, the longest first."""
-        self._sweeping = False
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def __iter__(self) -> "Iterator[Connection]":
-        return iter(self._open)
-
-    def enter(self, newcomer: "Connection") -> None:
-        """Count it, and make room for it or mark it as one too many."""
-        address = newcomer.address
-        full, crowd = len(self._open) >= self._most, self._of[address] >= self._most_per_address
-        self._open[newcomer] = None
-        self._of[address] += 1
-        if full or crowd:
-            self._make_room(newcomer, address if crowd else None)
-        self.waits(newcomer)
-        if not self._sweeping:
-            self._sweeping = True
-            newcomer.loop.call_later(self.patience.sweep, self._sweep, newcomer.loop)
-
-    def leave(self, connection: "Connection") -> None:
-        """It is closed."""
-        if connection in self._open:
-            del self._open[connection]
-            self._waiting.pop(connection, None)
-            self._of[connection.address] -= 1
-            if not self._of[connection.address]:
-                del self._of[connection.address]
-
-    def waits(self, connection: "Connection") -> None:
-        """It has no request under way from now on."""
-        self._waiting.pop(connection, None)
-        if connection in self._open:
-            self._waiting[connection] = None
-
-    def works(self, connection: "Connection") -> None:
-        """It has a request under way."""
-        self._waiting.pop(connection, None)
-
-    def _make_room(self, newcomer: "Connection", address: str | None) -> None:
-        lingering = (each for each in self._open if each.is_lingering())
-        ready = (each for each in chain(self._waiting, lingering) if address in (None, each.address))
-        longest = next(ready, None)
-        if longest is not None:
-            log.warning("connection_gave_way")
-            longest.abort()
-        elif (
-            len(self._open) > self._most + RESERVE or self._of[newcomer.address] > self._most_per_address + RESERVE
-        ):
-            log.warning("connection_refused")
-            newcomer.abort()
-        else:
-            newcomer.crowd()
-
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        for connection in list(self._open):
-            connection.look(now)
-        self._sweeping = bool(self._open)
-        if self._sweeping:
-            loop.call_later(self.patience.sweep, self._sweep, loop)
 
 
 class Connection(HttpToolsProtocol):
