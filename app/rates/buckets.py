@@ -3,7 +3,7 @@
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final, NamedTuple
 
 from app.rates.policies import WINDOW_SECONDS
@@ -27,14 +27,14 @@ class Buckets:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
         """By name: the tokens that were left, and when."""
 
-    def take(self, name: str, quota: int, most: int | None = None) -> Standing:
-        """Count a call. most: what somebody who sees more says is left."""
+    def take(self, name: Hashable, quota: int) -> Standing:
+        """Count a call."""
         now = self._clock()
         left, at = self._buckets.get(name, (float(quota), now))
-        left = min(quota, left + (now - at) * quota / WINDOW_SECONDS, math.inf if most is None else most)
+        left = min(quota, left + (now - at) * quota / WINDOW_SECONDS)
         allowed = left >= 1
         left -= allowed
         self._buckets[name] = (left, now)

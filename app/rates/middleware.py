@@ -9,7 +9,6 @@ import ipaddress
 from collections import OrderedDict
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.auth.tokens import is_token
@@ -21,6 +20,7 @@ from app.rates.shared import SharedWindows
 from app.settings import Settings
 
 UNCOUNTED: Final = frozenset({"/livez"})
+_BEARER: Final = b"bearer "
 MOST_KEYS: Final = 10_000
 """Keys that are remembered to have worked."""
 
@@ -32,20 +32,20 @@ class Rates:
         self.policies = policies(settings) if settings.rate_limits else {}
         self._shared = SharedWindows(settings.broker_url.get_secret_value())
         self._buckets = Buckets()
-        self._working: OrderedDict[str, None] = OrderedDict()
+        self._working: OrderedDict[bytes, None] = OrderedDict()
 
-    async def take(self, name: str, policy: RatePolicy) -> Standing:
-        """Count one call of `name`. The process's own bucket comes first: what it refuses asks nobody."""
-        own = self._buckets.take(f"{policy.name}:{name}", policy.quota)
+    async def take(self, caller: bytes, policy: RatePolicy) -> Standing:
+        """Count one call. The process's own bucket comes first: what it refuses asks nobody."""
+        own = self._buckets.take((policy.name, caller), policy.quota)
         if not policy.shared or not own.allowed:
             return own
-        return await self._shared.take(f"{policy.name}:{name}", policy) or own
+        return await self._shared.take(f"{policy.name}:{caller.hex()}", policy) or own
 
-    def works(self, key: str) -> bool:
+    def works(self, key: bytes) -> bool:
         """Whether the key was accepted lately."""
         return key in self._working
 
-    def note(self, key: str, works: bool) -> None:
+    def note(self, key: bytes, works: bool) -> None:
         """Whether a call with the key was let in."""
         if not works:
             self._working.pop(key, None)
@@ -60,7 +60,10 @@ class Rates:
 
 
 class RateLimits:
-    """Answers 429 to what is one too many, before the call's body or key is looked at."""
+    """Answers 429 to what is one too many, before the call's body or key is looked at.
+
+    It is passed by every poll, so it looks at the raw headers and keeps to what it needs.
+    """
 
     def __init__(self, app: ASGIApp, rates: Rates) -> None:
         self._app = app
@@ -70,58 +73,57 @@ class RateLimits:
         if scope["type"] != "http" or scope["path"] in UNCOUNTED or not self._rates.policies:
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        key = _key(headers.get("authorization", ""))
-        known = key is not None and self._rates.works(key)
-        name = key if key is not None and known else _address(scope)
-        kind = class_of(scope["method"], scope["path"], headers.get("content-type", ""))
-        policy = self._rates.policies[kind if known else CallClass.anonymous]
+        authorization, content_type = _told(scope)
+        key = _key(authorization)
+        if key is not None and self._rates.works(key):
+            caller, kind = key, class_of(scope["method"], scope["path"], content_type)
+        else:
+            caller, kind = _address(scope).encode(), CallClass.anonymous
+            key = key if is_token(authorization[len(_BEARER) :].decode("latin-1").strip()) else None
+        policy = self._rates.policies[kind]
         if not policy.quota:
-            await self._app(scope, receive, self._noting(scope, send, key, {}))
+            await self._app(scope, receive, self._answering(scope, send, key, []))
             return
-        standing = await self._rates.take(name, policy)
-        shown = {
-            "ratelimit-policy": policy.header,
-            "ratelimit": f'"{policy.name}";r={standing.remaining};t={standing.reset}',
-        }
+        standing = await self._rates.take(caller, policy)
+        left = f'"{kind}";r={standing.remaining};t={standing.reset}'
+        shown = [(b"ratelimit-policy", policy.header), (b"ratelimit", left.encode())]
         if standing.allowed:
-            await self._app(scope, receive, self._noting(scope, send, key, shown))
+            await self._app(scope, receive, self._answering(scope, send, key, shown))
             return
-        problem = RateLimited(policy.quota, standing.reset)
-        await problem_response(problem, scope["state"]["request_id"])(scope, receive, _showing(send, shown))
+        problem = problem_response(RateLimited(policy.quota, standing.reset), scope["state"]["request_id"])
+        await problem(scope, receive, self._answering(scope, send, None, shown))
 
-    def _noting(self, scope: Scope, send: Send, key: str | None, shown: dict[str, str]) -> Send:
-        """The same, which also remembers whether the key works."""
-        showing = _showing(send, shown)
+    def _answering(self, scope: Scope, send: Send, key: bytes | None, shown: list[tuple[bytes, bytes]]) -> Send:
+        """`send` with these headers, which also remembers whether the key works."""
 
-        async def note(message: Message) -> None:
-            if key is not None and message["type"] == "http.response.start":
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *shown]
                 # Of an answer that came before the key was looked up nothing is learnt.
                 let_in = "known" in scope["state"]
-                if let_in or message["status"] == 401:
+                if key is not None and (let_in or message["status"] == 401):
                     self._rates.note(key, let_in)
-            await showing(message)
+            await send(message)
 
-        return note
-
-
-def _showing(send: Send, shown: dict[str, str]) -> Send:
-    async def show(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in shown.items():
-                headers[name] = value
-        await send(message)
-
-    return show
+        return answer
 
 
-def _key(authorization: str) -> str | None:
-    """A name for the key that a call carries, from which nobody learns the key; None without a well-formed one."""
-    scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not is_token(token.strip()):
+def _told(scope: Scope) -> tuple[bytes, bytes]:
+    """The call's `Authorization` and `Content-Type`."""
+    authorization = content_type = b""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            authorization = value
+        elif name == b"content-type":
+            content_type = value
+    return authorization, content_type
+
+
+def _key(authorization: bytes) -> bytes | None:
+    """A name for the key that a call carries, from which nobody learns the key; None without one."""
+    if authorization[: len(_BEARER)].lower() != _BEARER:
         return None
-    return hashlib.blake2b(token.strip().encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(authorization[len(_BEARER) :].strip(), digest_size=16).digest()
 
 
 def _address(scope: Scope) -> str:

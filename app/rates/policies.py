@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
 from app.settings import Settings
@@ -31,10 +32,10 @@ class RatePolicy:
     shared: bool
     """Counted over all processes of the API, in the broker's server; else by each process for itself."""
 
-    @property
-    def header(self) -> str:
+    @cached_property
+    def header(self) -> bytes:
         """For `RateLimit-Policy`."""
-        return f'"{self.name}";q={self.quota};w={WINDOW_SECONDS}'
+        return f'"{self.name}";q={self.quota};w={WINDOW_SECONDS}'.encode()
 
 
 def policies(settings: Settings) -> Mapping[CallClass, RatePolicy]:
@@ -47,9 +48,9 @@ def policies(settings: Settings) -> Mapping[CallClass, RatePolicy]:
     }
 
 
-def class_of(method: str, path: str, content_type: str) -> CallClass:
+def class_of(method: str, path: str, content_type: bytes) -> CallClass:
     """What kind of call it is, from its first line and the type of its body."""
     if method in ("GET", "HEAD", "OPTIONS"):
         return CallClass.reads
-    carries_file = bool(content_type) and not content_type.startswith("application/json")
+    carries_file = bool(content_type) and not content_type.startswith(b"application/json")
     return CallClass.uploads if carries_file or path.startswith("/v1/uploads/") else CallClass.writes
