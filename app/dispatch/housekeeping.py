@@ -13,7 +13,7 @@ from app.plans import repository as plans
 from app.settings import Settings
 from app.tasks import repository as task_repository
 from app.tasks import service as tasks
-from app.webhooks import repository as webhooks
+from app.webhooks import tidying as webhooks
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def forget(settings: Settings) -> int:
     with transaction() as session:
         count = repository.forget_published(session) + plans.forget(session, settings.plan_hours)
         count += tasks.forget_sweeps(session, SWEEPS_KEPT_SECONDS)
-        count += webhooks.forget(session, settings.webhook_kept_days)
+        count += webhooks.disable_overrun(session) + webhooks.forget(session, settings.webhook_kept_days)
         return count + idempotency.forget(session) + audit.forget(session, settings.audit_days)
 
 

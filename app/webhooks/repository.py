@@ -1,12 +1,10 @@
 """SQL of webhooks and of their log; `_owned` is the one place where the tenant comes in."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
-from app.db.clock import from_now
 from app.kit.pagination import Listing
 from app.tables.auth import Project
 from app.tables.webhooks import DeliveryState, Webhook, WebhookAttempt, WebhookDelivery
@@ -75,10 +73,3 @@ def attempts(session: Session, delivery: str) -> Sequence[WebhookAttempt]:
     """All attempts of a delivery, in order."""
     query = select(WebhookAttempt).where(WebhookAttempt.delivery_id == delivery)
     return session.scalars(query.order_by(WebhookAttempt.number)).all()
-
-
-def forget(session: Session, days: float) -> int:
-    """Drop deliveries that ended before that; how many."""
-    old = select(WebhookDelivery.id).where(WebhookDelivery.finished_at < from_now(-86_400 * days)).limit(10_000)
-    result: Any = session.execute(delete(WebhookDelivery).where(WebhookDelivery.id.in_(old.scalar_subquery())))
-    return int(result.rowcount)

@@ -17,7 +17,7 @@ from app.webhooks import repository
 from app.webhooks.schemas import PingData, PingMessage, WebhookCreate, WebhookPatch
 from app.webhooks.switching import disable, enable, forgive
 
-MOST: Final = 50
+MOST: Final = 20
 """Webhooks of one project."""
 
 

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
@@ -14,7 +15,7 @@ from app.delivery.announcements import ATTEMPTS
 from app.dispatch.housekeeping import forget
 from app.settings import Settings
 from app.tables.webhooks import Webhook, WebhookAttempt, WebhookDelivery
-from app.webhooks import deliveries
+from app.webhooks import deliveries, tidying
 from app.webhooks.deliveries import BACKOFF, HOLD_SECONDS, JITTER, MOST_HELD, WEBHOOK_BACKOFF, Taken
 from app.webhooks.posting import Answer, PostError
 from tests.app.webhooks.conftest import Receiver, Send, make_webhook, note, pending, row
@@ -237,3 +238,42 @@ def test_old_deliveries_are_dropped(
     session.commit()
     assert forget(settings) == 1
     assert pending(session) == 1
+
+
+def test_a_log_keeps_so_many(
+    api: httpx.Client,
+    job: str,
+    session: Session,
+    receiver: Receiver,
+    send: Send,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tidying, "MOST_KEPT", 3)
+    made = make_webhook(api, receiver.url)
+    for _ in range(5):
+        note(session, job)
+    send()
+    note(session, job)
+    log = api.get(f"/v1/webhooks/{made['id']}/deliveries").json()["data"]
+    assert forget(settings) == 2
+    # The one that waits does not count.
+    assert api.get(f"/v1/webhooks/{made['id']}/deliveries").json()["data"] == log[:4]
+
+
+def test_a_webhook_for_which_too_many_wait_is_disabled_with_a_note(
+    api: httpx.Client, job: str, session: Session, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tidying, "MOST_PENDING", 3)
+    url = "https://hooks.example.com/"
+    made, other = (make_webhook(api, url, events=[type])["id"] for type in ("note", "created"))
+    for _ in range(3):
+        note(session, job)
+    forget(settings)
+    assert api.get(f"/v1/webhooks/{made}").json()["enabled"]
+    note(session, job)
+    forget(settings)
+    found = api.get(f"/v1/webhooks/{made}").json()
+    assert (found["enabled"], "waited" in found["disabled_reason"]) == (False, True)
+    assert api.get(f"/v1/webhooks/{other}").json()["enabled"]
+    assert pending(session) == 0
