@@ -31,6 +31,7 @@ from app.kit.parameters import refuse_unknown_parameters
 from app.lineage import endpoints as lineages
 from app.methods import endpoints as methods
 from app.models import endpoints as models
+from app.models import upload_endpoints as model_uploads
 from app.openapi import install_openapi
 from app.plans import endpoints as plans
 from app.projects import audit_endpoints as audit
@@ -65,7 +66,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     receiving = Receiving()
     rates = Rates(settings)
     specs = dict.fromkeys(("/v1/jobs", "/v1/plans"), settings.max_body_bytes)
-    larger = {**specs, "/v1/datasets": settings.max_upload_bytes}
+    uploads = dict.fromkeys(("/v1/datasets/upload", "/v1/models/{id}/files/{path}"), settings.max_upload_bytes)
+    larger = {**specs, **uploads}
     app = FastAPI(
         title="Secateur",
         version=version("secateur"),
@@ -98,6 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for part in (
         datasets,
         models,
+        model_uploads,
         plans,
         jobs,
         control,

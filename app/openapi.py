@@ -5,7 +5,6 @@ from typing import Any, Final
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from app.datasets.schemas import DatasetCreate
 from app.kit.headers import Sent, sends
 from app.kit.problems import ProblemRead
 from app.rates.middleware import UNCOUNTED
@@ -28,7 +27,6 @@ def install_openapi(app: FastAPI) -> None:
             document["info"]["description"] = _DESCRIPTION
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             _add(schemas, "Problem", ProblemRead, "serialization")
-            _add(schemas, "DatasetCreate", DatasetCreate, "validation")
             for address, path in document["paths"].items():
                 for operation in path.values():
                     _add_headers(operation, counted=address not in UNCOUNTED)

@@ -48,7 +48,8 @@ class Settings(BaseSettings):
     s3_public_endpoint: str | None = None
     """Where callers reach the same S3 server, when that differs from `s3_endpoint`."""
     presign_downloads: bool = False
-    """Answer a download with a redirect to a presigned URL of the S3 server instead of streaming it."""
+    """Answer a download with a redirect to a presigned URL of the S3 server instead of streaming it, and give out
+    such URLs for the files of models that are uploaded."""
 
     model_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders below which models may be registered by path, separated as in PATH."""
@@ -146,6 +147,9 @@ class Settings(BaseSettings):
     """Calls of one address a minute without a key that has worked lately, counted by each process; 0 is any
     number."""
     max_upload_bytes: int = Field(default=2 * 2**30, ge=1)
+    """Of one dataset, packed or not, and of one call that sends a part of a model's file."""
+    upload_hours: float = Field(default=24, gt=0)
+    """A model of whose files nothing has come for so long has failed."""
     max_body_bytes: int = Field(default=2**18, ge=1)
     """Of a job's or a plan's spec; other JSON bodies may have 64 KiB at the most."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()

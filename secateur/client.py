@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
-from secateur import download, upload
+from secateur import download, upload, upload_model
+from secateur.errors import SecateurError
 from secateur.projects import Projects
 from secateur.transport import Json, Transport
 from secateur.waiting import FINISHED, READY, OnUpdate, follow, wait_for
@@ -264,7 +265,12 @@ class Client:
     def upload_dataset(
         self, path: Path, *, name: str | None = None, format: str | None = None, text_field: str | None = None
     ) -> Json:
-        """Send a text (`txt`) or JSON-lines (`jsonl`) file, streamed. The format is taken from its suffix."""
+        """Send a file, streamed. A txt or jsonl is ready at once, others are `pending`: see `wait_for_dataset`.
+
+        format: txt, jsonl, csv or parquet, with .gz or .zst behind it when it is packed; by default as the file's
+        name says. text_field: the column of the text or of the messages; by default text, messages or
+        conversations.
+        """
         return upload.upload_dataset(self._transport, path, name, format, text_field)
 
     def add_hub_dataset(self, name: str, **hub: Any) -> Json:
@@ -291,6 +297,46 @@ class Client:
         """Register a model: `{"type": "folder", "path": …}`, `{"type": "hub", "id": …, "revision": …}` or
         `{"type": "gguf", "path": …, "dtype": "bfloat16"}`."""
         return self._transport.create("/v1/models", json={"name": name, "source": source})
+
+    def upload_model(
+        self,
+        folder: Path,
+        *,
+        name: str | None = None,
+        model: str | None = None,
+        on_bytes: Callable[[int, int], None] | None = None,
+    ) -> Json:
+        """Send a folder with config.json, tokenizer and safetensors files; the model, whose files are then checked
+        as every model's: see `wait_for_model`.
+
+        model: the id of an upload that was broken off, which goes on. on_bytes(done, total) tells the progress.
+        """
+        if model is None:
+            source = {"type": "upload", "files": upload_model.files_of(folder)}
+            model = str(self.add_model(name or folder.resolve().name, source)["id"])
+        try:
+            upload_model.send_files(self._transport, model, folder, on_bytes)
+            return self.complete_model(model)
+        except (SecateurError, KeyboardInterrupt) as error:
+            error.add_note(f"upload_model(folder, model={model!r}) goes on")
+            raise
+
+    def model_files(self, id: str) -> list[Json]:
+        """Of a model that is being uploaded: what has been received of each file."""
+        return list(self._transport.call("GET", _path("models", id, "files"))["data"])
+
+    def model_file(self, id: str, path: str) -> Json:
+        """The same of one file."""
+        return self._transport.call("GET", _path("models", id, "files", path))
+
+    def presign_model_file(self, id: str, path: str) -> Json:
+        """`url` of the object store that takes the whole file by one PUT, until `expires_at`; a ProblemError
+        `presign_unavailable` where files are sent to the service itself."""
+        return self._transport.call("POST", _path("models", id, "files", path, "presign"), repeatable=True)
+
+    def complete_model(self, id: str) -> Json:
+        """Say that all files of an upload have been sent; harmless again."""
+        return self._transport.create(_path("models", id, "complete"))
 
     def model(self, id: str) -> Json:
         return self._transport.call("GET", _path("models", id))

@@ -107,6 +107,18 @@ class Transport:
         named = {**(headers or {}), "Idempotency-Key": key or str(uuid.uuid4())}
         return self.call("POST", path, json=json, params=params, headers=named, content=content, repeatable=True)
 
+    def put(self, path: str, headers: Mapping[str, str], content: Content) -> None:
+        """Send a body by PUT, once: whoever sends parts asks first how much has arrived. Its answer has no body.
+
+        Raises ProblemError and NotReachable.
+        """
+        response = self._send(
+            lambda: self._client.put(path, headers=headers, content=content(), timeout=self._timeout()),
+            again=False,
+        )
+        if response.is_error:
+            raise ProblemError.of(response)
+
     def look(self, path: str, *, held: float, etag: str | None) -> Look:
         """A GET that the server may hold for `held` seconds: with an ETag until the resource is another, without
         one until it is finished. Raises ProblemError and NotReachable."""

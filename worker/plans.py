@@ -17,7 +17,7 @@ from app.settings import Settings
 from app.storage import ObjectStore, open_store
 from app.tables.datasets import IntakeState
 from app.tables.jobs import Job
-from app.tables.models import Model
+from app.tables.models import Model, ModelState
 from app.tables.plans import Plan
 from secateur.spec.job import dataset_pointers
 from secateur.spec.records.pipe import Planned
@@ -56,7 +56,7 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
         stages = lineage.stages_of(path)
         warnings = [each.model_dump() for each in foreseen(session, path, plan.spec)]
         session.expunge_all()
-    if model.state == IntakeState.pending:
+    if model.state in (ModelState.uploading, ModelState.pending):
         raise TooEarly
     try:
         if model.state != IntakeState.ready:

@@ -1,6 +1,7 @@
 """Datasets as callers send and see them."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -10,7 +11,25 @@ from app.kit.refs import InputError
 from app.tables.datasets import IntakeState
 from secateur.spec.strict import Strict
 
-Format = Literal["txt", "jsonl"]
+
+class FileFormat(StrEnum):
+    """What an uploaded file is."""
+
+    txt = "txt"
+    jsonl = "jsonl"
+    csv = "csv"
+    parquet = "parquet"
+
+
+class Compression(StrEnum):
+    """How an uploaded file is packed."""
+
+    none = "none"
+    gzip = "gzip"
+    zstd = "zstd"
+
+
+Format = Literal["txt", "jsonl", "chat"]
 TextField = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 _Part = Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
@@ -22,7 +41,11 @@ class HubReference(Strict):
     config: _Part | None = Field(default=None, description="The dataset's configuration; null takes its only one.")
     split: _Part = "train"
     revision: Revision = "main"
-    text_field: TextField = "text"
+    text_field: TextField | None = Field(
+        default=None,
+        description="Column of the text, or of lists of messages; null takes `text`, `messages` or "
+        "`conversations`, the first that is there.",
+    )
 
 
 class DatasetCreate(Strict):
@@ -40,8 +63,20 @@ class DatasetCreate(Strict):
     hub: HubReference
 
 
+class UploadedFile(BaseModel):
+    """The file as it was sent."""
+
+    format: FileFormat
+    compression: Compression
+    text_field: str | None = Field(description="As asked for.")
+    bytes: int
+    sha256: str
+    null_rows: int | None = Field(default=None, description="Rows without a text, which were left out.")
+
+
 class DatasetRead(BaseModel):
-    """A dataset; its text never changes. The counts are null until it is ready."""
+    """A dataset; its text never changes. The counts are null until it is ready, and are those of the text as it is
+    pruned on, not of a packed file."""
 
     model_config = ConfigDict(from_attributes=True, title="Dataset")
 
@@ -50,9 +85,13 @@ class DatasetRead(BaseModel):
     name: str
     state: IntakeState
     source: Literal["upload", "hub"]
-    format: Format
+    format: Format = Field(
+        description="`txt`: one document. `jsonl`: a document a line. `chat`: a conversation a line, which a job "
+        "renders by its model's own chat template. Of a pending dataset not yet known for sure."
+    )
     text_field: str | None
     hub: dict[str, Any] | None
+    upload: UploadedFile | None = None
     bytes: int | None
     documents: int | None
     characters: int | None

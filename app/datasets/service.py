@@ -2,17 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.backend import Backend
 from app.datasets import repository
-from app.datasets.schemas import DatasetCreate
+from app.datasets.schemas import Compression, DatasetCreate, FileFormat
 from app.datasets.text import TextScanner
+from app.datasets.upload import FileScanner
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import NotFound, Problem, exists
 from app.quotas.catalogue import Quota
 from app.quotas.service import reserve
+from app.storage import ObjectStore
 from app.tables.datasets import Dataset, IntakeState
 from app.tables.tasks import TaskKind
 from app.tasks.service import drop, submit
@@ -28,45 +31,79 @@ class DatasetInUse(Problem):
 
 @dataclass(frozen=True)
 class Upload:
-    """A complete uploaded text in a local file."""
+    """What a caller says of a file."""
 
     name: str
-    format: str
+    format: FileFormat
+    compression: Compression
     text_field: str | None
+
+    def scanner(self) -> TextScanner | FileScanner:
+        """What reads it as it comes. A text that is not packed is judged at once, everything else by a task."""
+        if self.compression is Compression.none and self.format in (FileFormat.txt, FileFormat.jsonl):
+            return TextScanner(self.format, self.text_field)
+        return FileScanner(self.format, self.compression)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A file that has arrived, whole."""
+
+    upload: Upload
+    scan: TextScanner | FileScanner
     path: Path
-    scan: TextScanner
 
 
-def store_upload(backend: Backend, project: str, upload: Upload) -> None:
-    """Bring the text into the store, before the transaction that refers to it."""
-    backend.store.put_file(repository.object_key(project, upload.scan.sha256), upload.path)
+def store_upload(backend: Backend, project: str, sent: Sent) -> None:
+    """Bring the file into the store, before the transaction that refers to it."""
+    backend.store.put_file(repository.object_key(project, sent.scan.sha256), sent.path)
 
 
-def add_upload(session: Session, backend: Backend, project: str, upload: Upload) -> Dataset:
-    """The dataset of a text that was stored."""
-    key = repository.object_key(project, upload.scan.sha256)
+def add_upload(session: Session, backend: Backend, project: str, sent: Sent) -> Dataset:
+    """The dataset of a file that was stored: ready, or pending with the task that reads it."""
+    upload, scan = sent.upload, sent.scan
+    key = repository.object_key(project, scan.sha256)
     repository.lock_object(session, key)
     if backend.store.head(key) is None:
-        # The last dataset with this text was deleted in between.
-        backend.store.put_file(key, upload.path)
-    reserve(session, project, Quota.stored_bytes, size=upload.scan.bytes)
+        # The last dataset with this file was deleted in between.
+        backend.store.put_file(key, sent.path)
+    reserve(session, project, Quota.stored_bytes, size=scan.bytes)
     dataset = Dataset(
         id=new_id(Prefix.dataset),
         project_id=project,
         name=upload.name,
-        state=IntakeState.ready,
         source="upload",
-        format=upload.format,
-        text_field=upload.text_field,
-        bytes=upload.scan.bytes,
-        documents=upload.scan.documents,
-        characters=upload.scan.characters,
-        sha256=upload.scan.sha256,
+        upload={
+            "format": upload.format,
+            "compression": upload.compression,
+            "text_field": upload.text_field,
+            "bytes": scan.bytes,
+            "sha256": scan.sha256,
+        },
         object_key=key,
+        **_facts(upload, scan),
     )
     session.add(dataset)
     session.flush()
+    if dataset.state == IntakeState.pending:
+        submit(session, project, TaskKind.dataset_intake, dataset.id)
     return dataset
+
+
+def _facts(upload: Upload, scan: TextScanner | FileScanner) -> dict[str, Any]:
+    """What is known of a text once it has arrived."""
+    if isinstance(scan, FileScanner):
+        text = upload.format is FileFormat.txt
+        return {"state": IntakeState.pending, "format": "txt" if text else "jsonl", "text_field": None}
+    return {
+        "state": IntakeState.ready,
+        "format": scan.format,
+        "text_field": scan.text_field,
+        "bytes": scan.bytes,
+        "documents": scan.documents,
+        "characters": scan.characters,
+        "sha256": scan.sha256,
+    }
 
 
 def request_from_hub(session: Session, project: str, body: DatasetCreate) -> Dataset:
@@ -108,8 +145,14 @@ def delete(session: Session, project: str, id: str) -> str | None:
 
 
 def drop_text(backend: Backend, key: str) -> None:
-    """Unless another dataset has the same. Under the key's lock: no dataset ever stands without its text."""
+    """Unless another dataset has the same."""
     with backend.sessions.begin() as session:
-        repository.lock_object(session, key)
-        if not repository.is_referred(session, key):
-            backend.store.delete([key])
+        release_object(session, backend.store, key)
+
+
+def release_object(session: Session, store: ObjectStore, key: str) -> None:
+    """Delete an object that no dataset stands for, in a transaction of its own after the one that gave it up:
+    under the key's lock no dataset ever stands without its text."""
+    repository.lock_object(session, key)
+    if not repository.is_referred(session, key):
+        store.delete([key])

@@ -4,7 +4,7 @@ import codecs
 import hashlib
 from typing import Final
 
-from secateur.documents import read_document
+from secateur.documents import default_field, read_document, read_messages, read_row, spoken
 
 MAX_LINE_BYTES: Final = 16 * 2**20
 """Longest line of a jsonl dataset, that is, the longest document."""
@@ -22,13 +22,14 @@ class TextRefused(Exception):
 class TextScanner:
     """Takes the bytes of a dataset in order and counts them; memory is bounded by one line.
 
-    `txt` is one document. `jsonl` is one JSON object a line, with the text as a string under `text_field`;
-    blank lines do not count.
+    `txt` is one document. `jsonl` is one JSON object a line, with a text or a list of messages under `text_field`;
+    blank lines do not count. Its first line says which of both, and without `text_field` also where. Afterwards
+    `format` (txt, jsonl or, with messages, chat) and `text_field` are what was found.
     """
 
     def __init__(self, format: str, text_field: str | None = None) -> None:
-        self._format = format
-        self._field = text_field or "text"
+        self.format = format
+        self.text_field = text_field if format == "jsonl" else None
         self._hash = hashlib.sha256()
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._head = b""
@@ -52,14 +53,14 @@ class TextScanner:
                 raise TextRefused("starts with a byte order mark; save the text as UTF-8 without one", 1)
         self._hash.update(data)
         self.bytes += len(data)
-        if self._format == "jsonl":
-            self._feed_lines(data)
-        else:
+        if self.format == "txt":
             self._feed_text(data, final=False)
+        else:
+            self._feed_lines(data)
 
     def finish(self) -> None:
         """No more bytes. Raises TextRefused when the end is cut off or there was no text at all."""
-        if self._format == "jsonl":
+        if self.format != "txt":
             if self._rest:
                 self._take_line(bytes(self._rest))
                 self._rest.clear()
@@ -79,8 +80,7 @@ class TextScanner:
             line = self._line + text[: text.index("\0")].count("\n")
             raise TextRefused("contains a NUL character; remove it", line)
         self._line += text.count("\n")
-        self.characters += len(text)
-        self._blank = self._blank and not text.strip()
+        self._count(text)
 
     def _feed_lines(self, data: bytes) -> None:
         *lines, rest = data.split(b"\n")
@@ -100,17 +100,25 @@ class TextScanner:
     def _take_line(self, line: bytes) -> None:
         if not line.strip():
             return
-        text = self._document(line)
-        self.documents += 1
-        self.characters += len(text)
-        self._blank = self._blank and not text.strip()
-
-    def _document(self, line: bytes) -> str:
-        """The text of one line of jsonl."""
         try:
-            text = read_document(line, self._field)
+            if not self.documents:
+                self._look_at(line)
+            field = self.text_field or ""
+            text = spoken(read_messages(line, field)) if self.format == "chat" else read_document(line, field)
         except ValueError as error:
             raise TextRefused(str(error), self._line) from None
         if "\0" in text:
-            raise TextRefused(f"`{self._field}` contains a NUL character; remove it", self._line)
-        return text
+            raise TextRefused(f"`{field}` contains a NUL character; remove it", self._line)
+        self.documents += 1
+        self._count(text)
+
+    def _look_at(self, first: bytes) -> None:
+        """Where the documents are, and whether they are conversations."""
+        row = read_row(first)
+        self.text_field = self.text_field or default_field(row)
+        if isinstance(row.get(self.text_field), list):
+            self.format = "chat"
+
+    def _count(self, text: str) -> None:
+        self.characters += len(text)
+        self._blank = self._blank and not text.strip()

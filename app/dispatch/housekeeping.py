@@ -9,6 +9,7 @@ from app.delivery import reaper
 from app.delivery.endings import budgets
 from app.dispatch import repository
 from app.idempotency import repository as idempotency
+from app.models import repository as models
 from app.plans import repository as plans
 from app.settings import Settings
 from app.tasks import repository as task_repository
@@ -66,11 +67,12 @@ def notify_again(settings: Settings) -> int:
 
 
 def forget(settings: Settings) -> int:
-    """Drop messages, idempotency keys, plans and deliveries that have had their time; how many."""
+    """Drop messages, idempotency keys, plans, deliveries and uploads that have had their time; how many."""
     with transaction() as session:
         count = repository.forget_published(session) + plans.forget(session, settings.plan_hours)
         count += tasks.forget_sweeps(session, SWEEPS_KEPT_SECONDS)
         count += webhooks.disable_overrun(session) + webhooks.forget(session, settings.webhook_kept_days)
+        count += models.expire_uploads(session, settings.upload_hours)
         return count + idempotency.forget(session) + audit.forget(session, settings.audit_days)
 
 

@@ -49,7 +49,7 @@ class Sweep:
         roots = list(self.store.folders(object_keys.JOBS))
         count = sum(self.chain(root) for root in roots)
         for project in list(self.store.folders(PROJECTS)):
-            count += self.datasets(project) + self.models(project)
+            count += self.datasets(project) + self.models(project) + self.uploads(project)
         return count + self.store.remove_leftovers(datetime.now(UTC) - self.age, self.check)
 
     def chain(self, root: str) -> int:
@@ -88,6 +88,18 @@ class Sweep:
                 doomed = _unreferred(session, project, batch)
                 self._delete(session, doomed)
                 count += len(doomed)
+        return count
+
+    def uploads(self, project: str) -> int:
+        """Parts of models that are not being uploaded any more, and what was sent to no upload's end."""
+        count = 0
+        for batch in _batches(self._old(models.uploads_folder(project))):
+            self.check()
+            with transaction() as session:
+                kept = models.part_keys(session, batch)
+            doomed = [key for key in batch if key not in kept]
+            self.store.delete(doomed)
+            count += len(doomed)
         return count
 
     def _delete(self, session: Session, keys: list[str]) -> None:

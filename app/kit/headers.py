@@ -19,6 +19,7 @@ class Sent(StrEnum):
     challenge = "WWW-Authenticate"
     allow = "Allow"
     request_id = "X-Request-Id"
+    upload_offset = "Upload-Offset"
     rate_limit = "RateLimit"
     rate_policy = "RateLimit-Policy"
 
@@ -35,10 +36,11 @@ _TEXTS: Final[dict[Sent, str]] = {
     Sent.challenge: "Which kind of credential is wanted (RFC 6750).",
     Sent.allow: "The methods that the address takes.",
     Sent.request_id: "Names the request in the service's log; the caller's own `X-Request-Id`, if it sent one.",
+    Sent.upload_offset: "Bytes of the file that have been received; the next ones are sent from there.",
     Sent.rate_limit: "Calls that are left (`r`), and seconds until all are there again (`t`).",
     Sent.rate_policy: "How many calls (`q`) a window of so many seconds (`w`) may have.",
 }
-_WHOLE_NUMBERS: Final = frozenset({Sent.retry_after})
+_WHOLE_NUMBERS: Final = frozenset({Sent.retry_after, Sent.upload_offset})
 
 
 def sends(*headers: Sent, description: str | None = None) -> dict[str, Any]:

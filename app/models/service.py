@@ -10,10 +10,9 @@ from app.kit.ids import Prefix, new_id
 from app.kit.problems import FieldError, Invalid, NotFound, Problem, exists
 from app.models import repository
 from app.models.references import may_exist, roots_of
-from app.models.schemas import HubSource, ModelCreate
+from app.models.schemas import FolderSource, GgufSource, ModelCreate, UploadSource
 from app.settings import Settings
-from app.tables.datasets import IntakeState
-from app.tables.models import Model
+from app.tables.models import Model, ModelState
 from app.tables.tasks import TaskKind
 from app.tasks.service import drop, submit
 
@@ -31,19 +30,24 @@ class SourceRefused(Invalid):
 
 
 def register(session: Session, project: str, body: ModelCreate, settings: Settings) -> Model:
-    """A pending model and the task that takes it in. Raises SourceRefused."""
-    if not isinstance(body.source, HubSource):
+    """A pending model and the task that takes it in; one that is sent by its owner waits for its files first.
+
+    Raises SourceRefused.
+    """
+    uploaded = isinstance(body.source, UploadSource)
+    if isinstance(body.source, FolderSource | GgufSource):
         _check_path(body.source.path, roots_of(settings, own_roots(session, project)))
     model = Model(
         id=new_id(Prefix.model),
         project_id=project,
         name=body.name,
-        state=IntakeState.pending,
+        state=ModelState.uploading if uploaded else ModelState.pending,
         source=body.source.model_dump(),
     )
     session.add(model)
     session.flush()
-    submit(session, project, TaskKind.model_intake, model.id)
+    if not uploaded:
+        submit(session, project, TaskKind.model_intake, model.id)
     return model
 
 

@@ -24,7 +24,10 @@ _USED: Final[dict[Quota, str]] = {
     Quota.stored_bytes: """SELECT
         coalesce((SELECT sum(stored_bytes) FROM jobs WHERE project_id = :project AND stored_bytes > 0), 0)
         + coalesce((SELECT sum(bytes) FROM models WHERE project_id = :project), 0)
-        + coalesce((SELECT sum(bytes) FROM datasets WHERE project_id = :project), 0)""",
+        + coalesce((SELECT sum(p.bytes) FROM model_parts p JOIN models m ON m.id = p.model_id
+                    WHERE m.project_id = :project), 0)
+        + coalesce((SELECT sum(coalesce(bytes, CASE state WHEN 'pending' THEN (upload ->> 'bytes')::bigint END))
+                    FROM datasets WHERE project_id = :project), 0)""",
 }
 """What the database knows; uploads under way are each process's own."""
 

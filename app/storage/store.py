@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import unquote, urlparse
 
 import obstore
@@ -174,12 +174,12 @@ class ObjectStore:
                 with suppress(OSError):
                     Path(path).rmdir()
 
-    def presign(self, key: str, seconds: int) -> str | None:
-        """URL that downloads exactly this object for a while; None when downloads go through the service."""
+    def presign(self, key: str, seconds: int, method: Literal["GET", "PUT"] = "GET") -> str | None:
+        """URL that downloads, or takes, exactly this object for a while; None when that is the service's."""
         if self.signer is None:
             return None
         with _store_errors("signature"):
-            return str(obstore.sign(self.signer, "GET", key, timedelta(seconds=seconds)))
+            return str(obstore.sign(self.signer, method, key, timedelta(seconds=seconds)))
 
     def reachable(self) -> bool:
         """Whether the store answers at all."""

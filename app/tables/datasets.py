@@ -18,13 +18,13 @@ class IntakeState(StrEnum):
 
 
 class Dataset(Base):
-    """Text in one object of the store: plain text, or JSON lines with one field that holds the text."""
+    """Text in one object of the store: plain text, or JSON lines with a field that holds the text or messages."""
 
     __tablename__ = "datasets"
     __table_args__ = (
         CheckConstraint("state IN ('pending', 'ready', 'failed')", name="state"),
         CheckConstraint("source IN ('upload', 'hub')", name="source"),
-        CheckConstraint("format IN ('txt', 'jsonl')", name="format"),
+        CheckConstraint("format IN ('txt', 'jsonl', 'chat')", name="format"),
         Index("ix_datasets_list", "project_id", "created_at", "id"),
         Index("ix_datasets_object_key", "object_key"),
     )
@@ -43,6 +43,9 @@ class Dataset(Base):
     characters: Mapped[int | None] = mapped_column(BigInteger)
     sha256: Mapped[str | None] = mapped_column(String(64))
     object_key: Mapped[str | None] = mapped_column(String(400))
+    """Of a pending upload: of the file as it was sent."""
     error: Mapped[Json | None]
     created_at: Mapped[Created]
     updated_at: Mapped[Updated]
+    upload: Mapped[Json | None]
+    """`format`, `compression`, `text_field`, `bytes`, `sha256` of the file as sent; `null_rows` once read."""

@@ -14,6 +14,8 @@ class TaskKind(StrEnum):
 
     model_intake = "model_intake"
     dataset_fetch = "dataset_fetch"
+    dataset_intake = "dataset_intake"
+    """Read an uploaded file."""
     plan = "plan"
     garbage = "garbage"
     """Sweep the objects of one chain of jobs, or with the subject `store` everything."""

@@ -47,6 +47,7 @@ WHOLE_STORE: Final = "store"
 _SUBJECTS: Final[dict[str, type[Model] | type[Dataset] | type[Plan]]] = {
     TaskKind.model_intake: Model,
     TaskKind.dataset_fetch: Dataset,
+    TaskKind.dataset_intake: Dataset,
     TaskKind.plan: Plan,
 }
 

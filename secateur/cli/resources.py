@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 import secateur
 from secateur.cli import show
 from secateur.cli.context import AsJson, client_of, errors, output, print_json
 from secateur.cli.exits import Exit
+from secateur.client import Client
 from secateur.transport import Json
 
 datasets = typer.Typer(help="Calibration and evaluation texts.", no_args_is_help=True)
@@ -24,11 +26,21 @@ def version() -> None:
 def add_dataset(
     context: typer.Context,
     file: Annotated[
-        Path | None, typer.Argument(help="A .txt or .jsonl file to upload.", show_default=False)
+        Path | None,
+        typer.Argument(
+            help="A .txt, .jsonl, .csv or .parquet file to upload, also .gz or .zst.", show_default=False
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
-    format: Annotated[str | None, typer.Option(help="txt or jsonl, when the suffix does not tell.")] = None,
-    text_field: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="txt, jsonl, csv or parquet, with .gz or .zst if packed; when the suffix does not tell."
+        ),
+    ] = None,
+    text_field: Annotated[
+        str | None, typer.Option(help="Field or column that holds the text or the messages.")
+    ] = None,
     hub: Annotated[str | None, typer.Option(help="Instead of a file: a dataset's id on the hub.")] = None,
     config: Annotated[str | None, typer.Option(help="Its configuration.")] = None,
     split: Annotated[str, typer.Option(help="Its split.")] = "train",
@@ -40,6 +52,8 @@ def add_dataset(
     with client_of(context) as client:
         if file is not None:
             found = client.upload_dataset(file, name=name, format=format, text_field=text_field)
+            if found["state"] == "pending":
+                found = client.wait_for_dataset(found["id"])
         else:
             given = {"id": hub, "config": config, "split": split, "revision": revision, "text_field": text_field}
             wanted = {field: value for field, value in given.items() if value is not None}
@@ -81,6 +95,12 @@ def add_model(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="What to call it.")],
     folder: Annotated[str | None, typer.Option(help="A safetensors folder, below a model root.")] = None,
+    upload: Annotated[
+        Path | None, typer.Option(help="A safetensors folder on this machine, which is sent to the server.")
+    ] = None,
+    going_on: Annotated[
+        str | None, typer.Option("--resume", help="With --upload: the id of an upload that was broken off.")
+    ] = None,
     gguf: Annotated[str | None, typer.Option(help="A GGUF file, below a model root.")] = None,
     dtype: Annotated[str, typer.Option(help="What a GGUF is converted to.")] = "bfloat16",
     hub: Annotated[str | None, typer.Option(help="A model's id on the hub.")] = None,
@@ -94,9 +114,12 @@ def add_model(
         sources.append({"type": "gguf", "path": gguf, "dtype": dtype})
     if hub is not None:
         sources.append({"type": "hub", "id": hub} | ({"revision": revision} if revision else {}))
-    if len(sources) != 1:
-        raise typer.BadParameter("give exactly one of --folder, --gguf and --hub")
+    if len(sources) + (upload is not None) != 1:
+        raise typer.BadParameter("give exactly one of --folder, --gguf, --hub and --upload")
     with client_of(context) as client:
+        if upload is not None:
+            _upload(client, name, upload, going_on)
+            return
         _print_added(client.wait_for_model(client.add_model(name, sources[0])["id"]))
 
 
@@ -125,6 +148,19 @@ def remove_models(
     with client_of(context) as client:
         for id in ids:
             client.delete_model(id)
+
+
+def _upload(client: Client, name: str, folder: Path, model: str | None) -> None:
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("")
+        found = client.upload_model(
+            folder,
+            name=name,
+            model=model,
+            on_bytes=lambda done, all: bar.update(task, completed=done, total=all),
+        )
+    _print_added(client.wait_for_model(found["id"]))
 
 
 def _print_added(resource: Json) -> None:

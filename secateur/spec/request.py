@@ -34,6 +34,7 @@ Words = Annotated[str, StringConstraints(min_length=1)]
 class Format(Choice):
     txt = "txt"
     jsonl = "jsonl"
+    chat = "chat"
 
 
 class Text(Strict):
@@ -41,7 +42,9 @@ class Text(Strict):
 
     path: Location
     format: Format = Format.txt
-    text_field: Words = Field(default="text", description="Of each document of a `jsonl`.")
+    text_field: Words = Field(
+        default="text", description="Of each document of a `jsonl`, or each conversation of a `chat`."
+    )
 
 
 class BaseEvaluation(Strict):

@@ -109,8 +109,9 @@ def test_a_restart_answers_whoever_waits(api_of: Api, make_key: MakeKey, inputs:
 def send_head(port: int, key: str, length: int) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port))
     head = (
-        "POST /v1/datasets?name=late&format=txt HTTP/1.1\r\nHost: api\r\n"
-        f"Authorization: Bearer {key}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n"
+        "POST /v1/datasets/upload?name=late&format=txt HTTP/1.1\r\nHost: api\r\n"
+        f"Authorization: Bearer {key}\r\nContent-Type: application/octet-stream\r\n"
+        f"Content-Length: {length}\r\n\r\n"
     )
     connection.sendall(head.encode() + b"words ")
     return connection

@@ -25,7 +25,7 @@ def test_submit_uploads_local_files_once(run: Run, scripted: ScriptedServer, tmp
         if request.path.startswith("/v1/models"):
             return Reply.json({"data": [{"id": "mdl_7", "name": "tiny", "state": "ready"}], "next_cursor": None})
         if request.path.startswith("/v1/datasets"):
-            return Reply.json({"id": "ds_b" if b"body" in request.body else "ds_a"}, 201)
+            return Reply.json({"id": "ds_b" if b"body" in request.body else "ds_a", "state": "ready"}, 201)
         return Reply.json(job_document("queued"), 201)
 
     scripted.answer = answer
@@ -44,7 +44,7 @@ def test_submit_uploads_local_files_once(run: Run, scripted: ScriptedServer, tmp
     options += ["--max-runtime", "12h"]
     assert run("submit", *options)[0] == 0
     assert [request.path.partition("?")[0] for request in scripted.requests] == [
-        *("/v1/models", "/v1/datasets", "/v1/datasets", "/v1/jobs")
+        *("/v1/models", "/v1/datasets/upload", "/v1/datasets/upload", "/v1/jobs")
     ]
     assert json.loads(scripted.requests[-1].body) == {
         "model": "mdl_7",

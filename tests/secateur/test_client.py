@@ -1,5 +1,7 @@
 """The client against scripted answers."""
 
+import base64
+import hashlib
 import json
 import socket
 from collections.abc import Callable
@@ -294,13 +296,34 @@ def test_upload_streams_the_file_and_sends_it_whole_again(
     request: Request
     for request in scripted.requests:
         assert request.body == path.read_bytes()
-        assert request.headers["content-type"] == "application/x-ndjson"
-    assert scripted.requests[1].path == "/v1/datasets?name=corpus&format=jsonl&text_field=body"
+        assert request.headers["content-type"] == "application/octet-stream"
+        digest = base64.b64encode(hashlib.sha256(request.body).digest()).decode()
+        assert request.headers["content-digest"] == f"sha-256=:{digest}:"
+    assert scripted.requests[1].path == "/v1/datasets/upload?name=corpus&format=jsonl&text_field=body"
+
+
+@pytest.mark.parametrize(
+    ("file", "format", "query"),
+    [
+        ("a.txt", None, "name=a&format=txt"),
+        ("a.b.csv.gz", None, "name=a.b&format=csv&compression=gzip"),
+        ("a.parquet", None, "name=a&format=parquet"),
+        ("a.jsonl.zst", None, "name=a&format=jsonl&compression=zstd"),
+        ("a.data", "csv.gz", "name=a&format=csv&compression=gzip"),
+    ],
+)
+def test_a_files_name_says_its_format(
+    file: str, format: str | None, query: str, client: Client, scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    (tmp_path / file).write_bytes(b"text")
+    scripted.script = [Reply.json({"id": "ds_1"}, 202)]
+    client.upload_dataset(tmp_path / file, format=format)
+    assert scripted.requests[0].path == f"/v1/datasets/upload?{query}"
 
 
 def test_upload_asks_for_the_format_it_cannot_guess(client: Client, tmp_path: Path) -> None:
     (tmp_path / "corpus.bin").write_text("text")
-    with pytest.raises(SecateurError, match="txt or jsonl"):
+    with pytest.raises(SecateurError, match="say txt, jsonl, csv, parquet"):
         client.upload_dataset(tmp_path / "corpus.bin")
 
 

@@ -44,12 +44,18 @@ LISTED: dict[str, Any] = {
 }
 
 CALLS: dict[str, Callable[[Client, Path], Any]] = {
-    "create_dataset": lambda c, at: c.upload_dataset(_file(at / "a.jsonl"), name="a", text_field="body"),
+    "create_dataset": lambda c, at: c.add_hub_dataset("a", id="a/b"),
+    "upload_dataset": lambda c, at: c.upload_dataset(_file(at / "a.jsonl.gz"), name="a", text_field="body"),
     "get_usage": lambda c, at: c.usage(),
     "list_datasets": lambda c, at: list(c.datasets(limit=10)),
     "get_dataset": lambda c, at: c.dataset("ds_1"),
     "delete_dataset": lambda c, at: c.delete_dataset("ds_1"),
     "create_model": lambda c, at: c.add_model("tiny", {"type": "folder", "path": "tiny"}),
+    "list_model_files": lambda c, at: c.model_files("mdl_1"),
+    "get_model_file": lambda c, at: c.model_file("mdl_1", "a.json"),
+    "put_model_file": lambda c, at: c.upload_model(_file(at / "a.json").parent, model="mdl_1"),
+    "presign_model_file": lambda c, at: c.presign_model_file("mdl_1", "a.json"),
+    "complete_model": lambda c, at: c.complete_model("mdl_1"),
     "list_models": lambda c, at: list(c.models(limit=10)),
     "get_model": lambda c, at: c.model("mdl_1"),
     "delete_model": lambda c, at: c.delete_model("mdl_1"),
@@ -140,6 +146,10 @@ def answer(request: Request) -> Reply:
         return Reply(204, b"")
     if path.endswith("/model/config.json"):
         return Reply(200, CONTENT)
+    if request.method == "PUT" and "/files/" in path:
+        return Reply(204, b"")
+    if request.method == "GET" and path.endswith("/files"):
+        return Reply.json({"data": [{"path": "a.json", "bytes": 17, "received": 3}]})
     resource = {"id": "pln_1", "state": "failed", "data": [], "next_cursor": None, "history": None}
     return Reply.json(resource | MANIFEST)
 

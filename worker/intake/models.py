@@ -1,6 +1,6 @@
 """Model intake: from a folder, a hub or a GGUF file to content-addressed files in the store."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,16 +19,20 @@ from worker.intake.roots import resolve, root_of
 from worker.intake.scan import SHOWN
 from worker.intake.scanning import small_files_of, weights_of
 from worker.intake.sources import FolderSource, Source, stamp
+from worker.intake.uploaded import UploadedSource
 from worker.model_files.choose import INDEX, small_files, weight_files, weights_left
 from worker.model_files.errors import IntakeError
 
 DTYPES: Final = ("bfloat16", "float16", "float32")
 
 
-def take_model(source: dict[str, Any], context: Context) -> dict[str, Any]:
+def take_model(
+    source: dict[str, Any], context: Context, parts: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
     """Check a model and bring it into the store; the values of its row.
 
-    source: as in the model's row: `type` folder (`path`), hub (`id`, `revision`) or gguf (`path`, `dtype`).
+    source: as in the model's row: `type` folder (`path`), hub (`id`, `revision`), gguf (`path`, `dtype`) or upload
+    (`files`). parts: of an upload's files, by their names, the keys of what was sent, in order.
     """
     match source.get("type"):
         case "folder":
@@ -37,7 +41,9 @@ def take_model(source: dict[str, Any], context: Context) -> dict[str, Any]:
             return _take_from_hub(source, context)
         case "gguf":
             return _take(_converted(source, context), context)
-    raise IntakeError("source_unknown", "The source's type must be folder, hub or gguf.", "/source/type")
+        case "upload":
+            return _take(UploadedSource(source["files"], parts or {}, context), context)
+    raise IntakeError("source_unknown", "The source's type must be folder, hub, gguf or upload.", "/source/type")
 
 
 def _folder(source: dict[str, Any], context: Context) -> Source:

@@ -14,7 +14,10 @@ from sqlalchemy.orm import Session
 
 from app.auth.hub_tokens import open_token
 from app.auth.repository import own_roots
+from app.datasets.service import release_object
 from app.db.engine import transaction
+from app.models.repository import drop_parts
+from app.models.repository import parts as model_parts
 from app.quotas import service as quotas
 from app.settings import Settings
 from app.storage import open_store
@@ -22,7 +25,7 @@ from app.tables.datasets import Dataset, IntakeState
 from app.tables.models import Model
 from app.tables.tasks import TaskKind
 from worker.intake.context import Context
-from worker.intake.datasets import fetch_dataset, hold_text, release_text
+from worker.intake.datasets import fetch_dataset, hold_text, release_text, take_upload
 from worker.intake.models import hold_files, take_model
 from worker.model_files.errors import IntakeError
 
@@ -31,7 +34,11 @@ Check = Callable[[], None]
 
 Table = type[Model] | type[Dataset]
 
-_TABLES: Final[dict[TaskKind, Table]] = {TaskKind.model_intake: Model, TaskKind.dataset_fetch: Dataset}
+_TABLES: Final[dict[TaskKind, Table]] = {
+    TaskKind.model_intake: Model,
+    TaskKind.dataset_fetch: Dataset,
+    TaskKind.dataset_intake: Dataset,
+}
 
 
 def run(kind: str, subject_id: str, guard: Guard, check: Check, settings: Settings) -> None:
@@ -47,21 +54,53 @@ def run(kind: str, subject_id: str, guard: Guard, check: Check, settings: Settin
         row = cast(Model | Dataset | None, session.get(table, subject_id))
         if row is None or row.state != IntakeState.pending:
             return
-        request = dict(row.source) if isinstance(row, Model) else dict(row.hub or {})
         roots = tuple(own_roots(session, row.project_id))
         token = open_token(session, row.project_id, settings.secret.get_secret_value())
+        take = _work(session, row)
+        sent = row.object_key if isinstance(row, Dataset) else None
     with scratch_folder(settings) as folder:
         in_time = _in_time(check, settings.intake_seconds)
         store = open_store(settings)
         context = Context(row.project_id, folder, store, settings, in_time, own_roots=roots, hub_token=token)
         context = replace(context, storage_left=partial(_storage_left, row.project_id))
         try:
-            facts = take_model(request, context) if table is Model else fetch_dataset(request, context)
+            facts = take(context)
             context.need_quota(facts["bytes"])
             values = {**facts, "state": IntakeState.ready, "error": None}
         except IntakeError as error:
             values = {"state": IntakeState.failed, "error": error.as_json()}
+            if table is Dataset:
+                values["object_key"] = None
         _write(table, subject_id, values, guard, context)
+        if sent is not None:
+            _release_sent(sent, context)
+        if table is Model:
+            _drop_parts(subject_id, context)
+
+
+def _work(session: Session, row: Model | Dataset) -> Callable[[Context], dict[str, Any]]:
+    """What takes it in and gives the values of its row."""
+    if isinstance(row, Model):
+        parts: dict[str, list[str]] = {}
+        for part in model_parts(session, row.id):
+            parts.setdefault(part.path, []).append(part.object_key)
+        return partial(take_model, dict(row.source), parts=parts)
+    if row.upload is not None:
+        return partial(take_upload, dict(row.upload), row.object_key or "")
+    return partial(fetch_dataset, dict(row.hub or {}))
+
+
+def _release_sent(key: str, context: Context) -> None:
+    """The file as it was sent is not needed any more; the sweep removes it where this cannot."""
+    with transaction() as session:
+        release_object(session, context.store, key)
+
+
+def _drop_parts(model: str, context: Context) -> None:
+    """What an upload was sent in, once its model has its own files or none."""
+    with transaction() as session:
+        keys = drop_parts(session, model)
+    context.store.delete(keys)
 
 
 def _storage_left(project: str) -> int | None:

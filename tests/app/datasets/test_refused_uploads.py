@@ -25,7 +25,8 @@ LONG: Final = 4 * 2**20
 """Bytes; more than the sockets of both sides hold while nobody reads."""
 SEND_BUFFER: Final = 2**16
 GOOD: Final = b'{"text": "' + b"a line, " * 500 + b'"}\n'
-JSONL: Final = "application/x-ndjson"
+OCTETS: Final = "application/octet-stream"
+QUERY: Final = "name=a&format=jsonl"
 
 # What is sent: beginning and end of a body whose middle is as long as wanted.
 BODIES: Final = {
@@ -61,7 +62,7 @@ def ask(
     """Status of the answer to a caller who reads nothing before he has sent `sent` bytes (all) of the body."""
     parts = urlsplit(url)
     lines = [
-        f"POST /v1/datasets?{query} HTTP/1.1",
+        f"POST /v1/datasets/upload?{query} HTTP/1.1",
         "Host: tests",
         *(f"{name}: {text}" for name, text in headers.items()),
     ]
@@ -82,10 +83,10 @@ def ask(
 
 
 REFUSALS: Final = {
-    **{case: ("name=a", JSONL, case, 422) for case in BODIES},
-    "no name": ("", JSONL, "last line", 422),
-    "unknown parameter": ("name=a&nme=b", JSONL, "last line", 422),
-    "wrong type": ("name=a", "text/html", "last line", 415),
+    **{case: (QUERY, OCTETS, case, 422) for case in BODIES},
+    "no name": ("format=jsonl", OCTETS, "last line", 422),
+    "unknown parameter": (f"{QUERY}&nme=b", OCTETS, "last line", 422),
+    "wrong type": (QUERY, "text/html", "last line", 415),
 }
 
 
@@ -96,8 +97,8 @@ def test_every_refusal_arrives(service: str, make_key: MakeKey, sending: str, cl
     """Nothing, a part or all of the body has been read when the upload is refused."""
     keys = {"no key": None, "no scope": make_key(scopes=["data:read"])}
     cases = REFUSALS | {
-        "no key": ("name=a", JSONL, "last line", 401),
-        "no scope": ("name=a", JSONL, "last line", 403),
+        "no key": (QUERY, OCTETS, "last line", 401),
+        "no scope": (QUERY, OCTETS, "last line", 403),
     }
     good = make_key()
     for case, (query, kind, text, status) in cases.items():
@@ -111,27 +112,27 @@ def test_every_refusal_arrives(service: str, make_key: MakeKey, sending: str, cl
 @pytest.mark.parametrize("size", [LIMIT + 1, 3 * LIMIT])
 def test_too_long_a_body_is_told_so(service: str, make_key: MakeKey, size: int) -> None:
     body = GOOD * (size // len(GOOD) + 1)
-    headers = {"Content-Type": JSONL, "Connection": "close"}
+    headers = {"Content-Type": OCTETS, "Connection": "close"}
     announced = {**headers, "Content-Length": str(len(body))}
-    assert ask(service, make_key(), "name=a", announced, body) == 413
-    assert ask(service, make_key(), "name=a", {**headers, "Transfer-Encoding": "chunked"}, chunked(body)) == 413
+    assert ask(service, make_key(), QUERY, announced, body) == 413
+    assert ask(service, make_key(), QUERY, {**headers, "Transfer-Encoding": "chunked"}, chunked(body)) == 413
 
 
 def test_the_answer_does_not_wait_for_the_rest(service: str, make_key: MakeKey) -> None:
     """A caller who stops in the middle and listens."""
-    for text, query, sent in (("first line", "name=a", LONG // 2), ("last line", "", 1000)):
+    for text, query, sent in (("first line", QUERY, LONG // 2), ("last line", "", 1000)):
         body = body_of(text, LONG)
-        headers = {"Content-Type": JSONL, "Content-Length": str(len(body))}
+        headers = {"Content-Type": OCTETS, "Content-Length": str(len(body))}
         assert ask(service, make_key(), query, headers, body, sent) == 422
 
 
 def test_a_connection_serves_on_after_a_refusal(service: str, make_key: MakeKey) -> None:
-    headers = {"Authorization": f"Bearer {make_key()}", "Content-Type": JSONL}
+    headers = {"Authorization": f"Bearer {make_key()}", "Content-Type": OCTETS}
     with httpx.Client(base_url=service, headers=headers, trust_env=False) as client:
         for case in BODIES:
-            refused = client.post("/v1/datasets?name=a", content=body_of(case, 2**20))
+            refused = client.post(f"/v1/datasets/upload?{QUERY}", content=body_of(case, 2**20))
             assert (refused.status_code, refused.json()["code"]) == (422, "dataset_refused")
-        assert client.post("/v1/datasets?name=a", content=GOOD).status_code == 201
+        assert client.post(f"/v1/datasets/upload?{QUERY}", content=GOOD).status_code == 201
 
 
 @pytest.mark.parametrize("size", [SHORT, LONG])

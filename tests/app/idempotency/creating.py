@@ -76,8 +76,8 @@ def _hub_dataset(_: Inputs, __: Session) -> Creation:
 
 def _upload(_: Inputs, __: Session) -> Creation:
     rows = _count(Dataset, Dataset.name == "new")
-    call = {"params": {"name": "new"}, "headers": {"Content-Type": "text/plain"}}
-    return Creation("/v1/datasets", rows, {**call, "content": b"A text."}, {"content": b"Another text."})
+    call = {"params": {"name": "new", "format": "txt"}, "headers": {"Content-Type": "application/octet-stream"}}
+    return Creation("/v1/datasets/upload", rows, {**call, "content": b"A text."}, {"content": b"Another text."})
 
 
 def _project(_: Inputs, __: Session) -> Creation:
@@ -135,7 +135,7 @@ CREATIONS: Final[dict[str, tuple[str, Make]]] = {
     "plan": ("create_plan", _plan),
     "model": ("create_model", _model),
     "dataset of the hub": ("create_dataset", _hub_dataset),
-    "uploaded dataset": ("create_dataset", _upload),
+    "uploaded dataset": ("upload_dataset", _upload),
     "project": ("create_project", _project),
     "key": ("create_key", _key),
     "rotation": ("rotate_key", _rotation),

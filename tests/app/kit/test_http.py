@@ -119,9 +119,9 @@ def test_an_unforeseen_error_tells_nothing(
 def test_a_caller_who_hangs_up_is_no_error(service: str, api: httpx.Client) -> None:
     address = urlsplit(service)
     with socket.create_connection((str(address.hostname), int(address.port or 0))) as raw:
-        raw.sendall(b"POST /v1/datasets?name=a&format=txt HTTP/1.1\r\nHost: x\r\n")
+        raw.sendall(b"POST /v1/datasets/upload?name=a&format=txt HTTP/1.1\r\nHost: x\r\n")
         raw.sendall(f"Authorization: {api.headers['authorization']}\r\n".encode())
-        raw.sendall(b"Content-Type: text/plain\r\nContent-Length: 1000\r\n\r\nabc")
+        raw.sendall(b"Content-Type: application/octet-stream\r\nContent-Length: 1000\r\n\r\nabc")
     assert api.get("/v1/datasets").json()["data"] == []
 
 

@@ -94,7 +94,12 @@ def intake(whole_intake: Intake, monkeypatch: pytest.MonkeyPatch) -> Intake:
 def whole_intake(session: Session, settings: Settings, hub: Hub) -> Intake:
     """Make a pending model or dataset of a new project, run its task, return the row."""
 
-    def act(row: Model | Dataset, check: Callable[[], None] = lambda: None, **more: Any) -> Model | Dataset:
+    def act(
+        row: Model | Dataset,
+        check: Callable[[], None] = lambda: None,
+        before: Callable[[], None] = lambda: None,
+        **more: Any,
+    ) -> Model | Dataset:
         project = Project(id=new_id(Prefix.project), name=new_id(Prefix.project))
         session.add(project)
         session.flush()
@@ -102,7 +107,10 @@ def whole_intake(session: Session, settings: Settings, hub: Hub) -> Intake:
         row.project_id, row.name, row.state = project.id, "subject", "pending"
         session.add(row)
         session.commit()
-        kind = TaskKind.model_intake if isinstance(row, Model) else TaskKind.dataset_fetch
+        before()
+        kind = TaskKind.model_intake
+        if isinstance(row, Dataset):
+            kind = TaskKind.dataset_intake if row.upload is not None else TaskKind.dataset_fetch
         mine = settings.model_copy(update={"hf_endpoint": hub.url, "hf_hosts": ("localhost",), **more})
         run(kind, row.id, lambda session: None, check, mine)
         session.refresh(row)

@@ -3,6 +3,8 @@
 Slow: a task's end is rows and objects together, in real servers.
 """
 
+import gzip
+import hashlib
 import io
 import json
 import shutil
@@ -23,7 +25,7 @@ from app.settings import Settings, get_settings
 from app.storage import ObjectStore
 from app.tables.auth import Project
 from app.tables.datasets import Dataset
-from app.tables.models import Model
+from app.tables.models import Model, ModelPart
 from secateur.digests import file_sha256, tree_digest
 from tests.worker.intake.hub_server import Hub, Repo
 from worker.intake.context import Context
@@ -139,6 +141,51 @@ def test_what_every_job_of_a_model_would_say_is_said(intake: Any, tiny: Path) ->
     warnings = {each["code"]: each["data"] for each in intake(folder_model()).warnings}
     assert warnings["already_sparse"]["pattern"] == "1:2"
     assert (warnings["tokens_beyond_rows"]["highest"], warnings["tokens_beyond_rows"]["rows"]) == (319, 300)
+
+
+def uploaded(session: Session, store: ObjectStore, folder: Path, size: int = 10_000) -> Model:
+    """A model whose files were sent in parts of that size, and their digests."""
+    files = []
+    for number, (name, data) in enumerate(contents(folder).items()):
+        files.append({"path": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+        for start in range(0, len(data), size):
+            store.put_bytes(f"projects/parts/{number}-{start}", data[start : start + size])
+    return Model(source={"type": "upload", "files": files})
+
+
+def send(session: Session, store: ObjectStore, model: Model) -> None:
+    for number, file in enumerate(model.source["files"]):
+        for start in range(0, file["bytes"], 10_000):
+            key = f"projects/parts/{number}-{start}"
+            size = store.head(key) or 0
+            session.add(ModelPart(model_id=model.id, path=file["path"], start=start, bytes=size, object_key=key))
+    session.commit()
+
+
+def test_an_uploaded_model_is_the_same_model_and_its_parts_go(
+    intake: Any, tiny: Path, store: ObjectStore, session: Session, settings: Settings
+) -> None:
+    expected = intake(folder_model())
+    row = uploaded(session, store, tiny)
+    model = intake(row, before=lambda: send(session, store, row))
+    assert (model.state, model.error) == ("ready", None)
+    assert model.digest == expected.digest
+    assert list(store.list("projects/parts")) == []
+    assert session.query(ModelPart).count() == 0
+    assert scratch_is_empty(settings)
+
+
+def test_an_uploaded_file_that_is_not_what_was_announced_is_named(
+    intake: Any, tiny: Path, store: ObjectStore, session: Session
+) -> None:
+    row = uploaded(session, store, tiny)
+    places = [file["path"] for file in row.source["files"]]
+    number = places.index("model.safetensors")
+    store.put_bytes(f"projects/parts/{number}-10000", b"x" * 10_000)
+    model = intake(row, before=lambda: send(session, store, row))
+    assert (code(model), model.error["field"]) == ("digest_mismatch", f"/source/files/{number}/sha256")
+    assert "model.safetensors is not what its sha256 says" in model.error["message"]
+    assert list(store.list("projects/parts")) == []
 
 
 def test_a_hub_model_is_the_same_model_with_its_commit(intake: Any, tiny: Path, hub: Hub) -> None:
@@ -322,13 +369,64 @@ def test_what_takes_too_long_fails_for_good(intake: Any, hub: Hub, tiny: Path) -
     assert code(intake(folder_model(), intake_seconds=1e-6)) == "took_too_long"
 
 
+def upload(store: ObjectStore, data: bytes, **said: Any) -> Dataset:
+    sha256 = hashlib.sha256(data).hexdigest()
+    sent = {
+        "format": "csv",
+        "compression": "none",
+        "text_field": None,
+        "bytes": len(data),
+        "sha256": sha256,
+        **said,
+    }
+    store.put_bytes("projects/sent", data)
+    return Dataset(source="upload", format="jsonl", upload=sent, object_key="projects/sent")
+
+
+def test_an_uploaded_file_becomes_a_text_and_goes(intake: Any, store: ObjectStore, settings: Settings) -> None:
+    row = intake(
+        upload(store, gzip.compress(b"body,n\none,1\n,2\ntwo,3\n"), compression="gzip", text_field="body")
+    )
+    assert (row.state, row.error, row.format, row.text_field) == ("ready", None, "jsonl", "text")
+    assert store.get(row.object_key) == b'{"text": "one"}\n{"text": "two"}\n'
+    assert (row.documents, row.characters, row.upload["null_rows"]) == (2, 6, 1)
+    assert row.object_key == f"projects/{row.project_id}/datasets/{row.sha256}"
+    assert store.head("projects/sent") is None
+    assert scratch_is_empty(settings)
+
+
+def test_a_packed_text_is_the_dataset_that_it_would_have_been(intake: Any, store: ObjectStore) -> None:
+    row = intake(upload(store, gzip.compress(b"A text.\n"), format="txt", compression="gzip"))
+    assert (row.state, row.format, row.documents) == ("ready", "txt", 1)
+    assert store.get(row.object_key) == b"A text.\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "said", "expected"),
+    [
+        (b"body\none\n", {}, "text_field_missing"),
+        (b"PAR1PAR1", {"format": "parquet"}, "parquet_invalid"),
+        (gzip.compress(b"text\n" + b"0" * 10**7), {"compression": "gzip"}, "compression_ratio"),
+        (gzip.compress(b"{}\n"), {"format": "jsonl", "compression": "gzip"}, "dataset_refused"),
+    ],
+)
+def test_an_uploaded_file_that_cannot_be_used_fails_and_goes(
+    data: bytes, said: dict[str, Any], expected: str, intake: Any, store: ObjectStore
+) -> None:
+    row = intake(upload(store, data, **said))
+    assert code(row) == expected
+    assert (row.object_key, store.head("projects/sent")) == (None, None)
+
+
 def test_half_a_surrogate_pair_is_refused(intake: Any, hub: Hub) -> None:
     hub.add("dataset", "team/data", {"train.jsonl": b'{"text": "\\ud800"}\n'})
-    assert code(intake(hub_dataset())) == "invalid_unicode"
+    row = intake(hub_dataset())
+    assert code(row) == "json_invalid"
+    assert "line 1 has half of a pair of surrogates" in row.error["message"]
 
 
 def test_a_message_may_quote_anything(intake: Any, hub: Hub) -> None:
-    hub.add("dataset", "team/data", {"train.jsonl": b'{"a\\u0000b": "x", "\\ud800": "y"}\n'})
+    hub.add("dataset", "team/data", {"train.jsonl": b'{"a\\u0000b": "x", "\\ud83d\\ude00": "y"}\n'})
     row = intake(hub_dataset())
     assert code(row) == "text_field_missing"
     assert "a�b" in row.error["message"]
@@ -338,7 +436,8 @@ def test_a_text_that_a_deletion_took_meanwhile_is_stored_again(
     session: Session, store: ObjectStore, settings: Settings, tmp_path: Path
 ) -> None:
     context = Context("prj_1", tmp_path, store, settings, lambda: None)
-    (tmp_path / TEXT).write_bytes(b"text")
+    (tmp_path / "reading").mkdir()
+    (tmp_path / "reading" / TEXT).write_bytes(b"text")
     hold_text(session, "projects/prj_1/datasets/x", context)
     assert store.get("projects/prj_1/datasets/x") == b"text"
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ import numpy
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
+from secateur.documents import Message
 from secateur.spec.request import Text
 from worker.model_files.choose import SMALL_FILE_BYTES
 from worker.model_files.strict_json import read_object
@@ -27,6 +29,11 @@ CHARACTERS: Final = 6
 SAMPLE: Final = "The cat, 1 dog."
 """Shows what a tokenizer puts around a text."""
 RULES: Final = "tokenizer.json"
+TEMPLATE_WORDS: Final = 200
+"""Characters shown of what a chat template says when it refuses a conversation."""
+TEMPLATE_CHARACTERS: Final = 1 << 20
+TEMPLATE_FACTOR: Final = 4
+"""Longest that a conversation may become: so many characters, and so many for each of its own."""
 TOKENIZER_FILES: Final = (
     "tokenizer.json",
     "tokenizer.model",
@@ -84,12 +91,32 @@ class Tokenizer:
 
     def tokens(self, text: Text, field: str, limit: int | None = None) -> Ids:
         """Token ids of a whole text, documents joined by one blank, without prefix. limit: at the most so many."""
-        return self._ids(joined(text, field), limit)
+        return self._ids(joined(text, field, partial(self._render, field)), limit)
 
     def documents(self, text: Text, field: str, limit: int | None = None) -> Iterator[Ids]:
         """Token ids of each document by itself, without prefix. limit: of each at the most so many."""
-        for document in documents(text, field):
+        for document in documents(text, field, partial(self._render, field)):
             yield self._ids(document, limit)
+
+    def _render(self, field: str, messages: list[Message], place: str) -> str:
+        """A conversation by the model's own chat template, which transformers runs in a sandbox."""
+        if not getattr(self._tokenizer, "chat_template", None):
+            message = (
+                "this is a dataset of conversations, and the model's tokenizer has no chat template: take a model "
+                "with one (tokenizer_config.json or chat_template.jinja), or a dataset of texts"
+            )
+            raise UserError("no_chat_template", message, field)
+        try:
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False)
+        except Exception as error:  # a template may say anything, and fail in any way
+            reason = str(error)[:TEMPLATE_WORDS] or type(error).__name__
+            message = f"{place} cannot be rendered by the model's chat template: {reason}"
+            raise UserError("invalid_text", message, field) from error
+        most = TEMPLATE_CHARACTERS + TEMPLATE_FACTOR * sum(len(each["content"]) for each in messages)
+        if not isinstance(text, str) or len(text) > most:
+            message = f"{place} becomes more than {most} characters by the model's chat template"
+            raise UserError("invalid_text", message, field)
+        return text
 
     def _find_prefix(self) -> tuple[int, ...]:
         """Compared are the ids of a text with and without what the tokenizer puts around it."""
