@@ -14,7 +14,7 @@ from app.storage import open_store
 from app.tables.tasks import TaskKind
 from app.tasks import service
 from app.tasks.service import TaskClaim, TaskLost
-from worker import plans
+from worker import plans, publication
 from worker.attempt.claim_loop import claim_when_possible
 from worker.attempt.disk_room import has_room
 from worker.attempt.interrupts import Interrupted, Interrupts, transact
@@ -82,6 +82,8 @@ def _perform(
     try:
         if claim.kind == TaskKind.plan:
             plans.run(claim.subject_id, guard, interrupts.check, settings)
+        elif claim.kind == TaskKind.publication:
+            publication.run(claim.subject_id, guard, interrupts.check, open_store(settings))
         elif claim.kind == TaskKind.garbage:
             sweep_garbage(claim.subject_id, interrupts.check, settings, open_store(settings))
         else:

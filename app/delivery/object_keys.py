@@ -60,6 +60,11 @@ def parse(key: str) -> ObjectKey | None:
     return ObjectKey(match["job"], int(match["fence"]), int(part) if part.isdecimal() else None)
 
 
+def published_folder(project: str, prefix: str = "") -> str:
+    """Where the project's published models lie, or the one of that `output.publish_to`."""
+    return f"projects/{project}/published" + (f"/{prefix}" if prefix else "")
+
+
 STATISTICS: Final = "state/"
 """What the files with the accumulated statistics begin with; one a decoder block."""
 _SHARD: Final = re.compile(r"model/model-(?P<number>[0-9]+)-of-(?P<count>[0-9]+)\.safetensors")

@@ -16,6 +16,8 @@ from app.lineage.warnings import warnings_of
 from app.tables.event_types import EventType
 from app.tables.jobs import Job, Outcome
 from app.tables.states import Reason, State
+from app.tables.tasks import TaskKind
+from app.tasks import service as tasks
 from secateur.digests import tree_digest
 from secateur.spec import gate
 from secateur.spec.metrics import Figures
@@ -63,6 +65,8 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: S
     append_event(session, job, EventType.published, {"manifest_digest": manifest["digest"], **size})
     if failure is None:
         transition(session, job, State.succeeded, reason="published")
+        if job.spec.get("output", {}).get("publish_to") is not None:
+            tasks.submit(session, job.project_id, TaskKind.publication, job.id)
     else:
         job.failure = failure
         transition(session, job, State.failed, reason=Reason.gate_failed, message=failure["message"])

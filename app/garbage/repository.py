@@ -108,6 +108,12 @@ _MODEL_KEYS: Final = text("""
 """)
 
 
+def published_places(session: Session, project: str) -> list[str]:
+    """Every `output.publish_to` of the project's jobs."""
+    place = Job.spec["output"]["publish_to"].astext
+    return list(session.scalars(select(place).where(Job.project_id == project, place.is_not(None))).all())
+
+
 def model_keys(session: Session, project: str) -> set[str]:
     """Objects that the project's models refer to."""
     result: Any = session.scalars(_MODEL_KEYS, {"project": project})

@@ -49,7 +49,8 @@ class Sweep:
         roots = list(self.store.folders(object_keys.JOBS))
         count = sum(self.chain(root) for root in roots)
         for project in list(self.store.folders(PROJECTS)):
-            count += self.datasets(project) + self.models(project) + self.uploads(project)
+            count += self.datasets(project) + self.models(project)
+            count += self.uploads(project) + self.published(project)
         return count + self.store.remove_leftovers(datetime.now(UTC) - self.age, self.check)
 
     def chain(self, root: str) -> int:
@@ -98,6 +99,19 @@ class Sweep:
             with transaction() as session:
                 kept = models.part_keys(session, batch)
             doomed = [key for key in batch if key not in kept]
+            self.store.delete(doomed)
+            count += len(doomed)
+        return count
+
+    def published(self, project: str) -> int:
+        """Published models whose jobs were deleted."""
+        folder = object_keys.published_folder(project)
+        count = 0
+        for batch in _batches(self._old(folder)):
+            self.check()
+            with transaction() as session:
+                places = [f"{folder}/{place}/" for place in repository.published_places(session, project)]
+            doomed = [key for key in batch if not key.startswith(tuple(places))]
             self.store.delete(doomed)
             count += len(doomed)
         return count

@@ -16,6 +16,7 @@ from app.delivery import input_digests
 from app.delivery.checkpoint import RECORDS
 from app.delivery.events import append_event
 from app.jobs.copies import copy_rows
+from app.jobs.publication import claim_place
 from app.jobs.repository import Found
 from app.jobs.service import JobUnfinished, check_inputs, read, read_locked
 from app.kit.ids import Prefix, new_id
@@ -66,6 +67,7 @@ def retry(session: Session, project: str, id: str) -> tuple[Found, bool]:
     read_by_old = session.scalars(select(JobDataset.dataset_id).where(JobDataset.job_id == old.id)).all()
     texts = datasets.find_for_use(session, project, read_by_old)
     _check_unchanged(session, project, old)
+    claim_place(session, project, old.spec.get("output", {}).get("publish_to"))
     reserve(session, project, Quota.queued_jobs, Quota.stored_bytes)
     new = _insert(session, old, sorted(texts))
     _take_over(session, old, new)

@@ -6,6 +6,7 @@ from app.delivery.events import announce_created
 from app.jobs import insertion, repository
 from app.jobs.documents import Snapshot
 from app.jobs.limits import set_limits
+from app.jobs.publication import claim_place
 from app.jobs.service import check_inputs
 from app.kit.ids import Prefix, new_id
 from app.lineage import stages
@@ -34,6 +35,7 @@ def make(session: Session, project: str, completed: Completed) -> Snapshot:
     Raises QuotaExceeded, StorageQuotaExceeded.
     """
     asked, spec, parent = completed.asked, completed.spec, completed.parent
+    claim_place(session, project, asked.output.publish_to)
     reserve(session, project, Quota.queued_jobs, Quota.stored_bytes)
     job = Job(
         id=new_id(Prefix.job),

@@ -106,7 +106,8 @@ def _merge(
     inherited = {name: value for name, value in parent.spec.items() if name != "continues"}
     own = body.model_dump(mode="json", include={"domains", *({"gate"} & body.model_fields_set)})
     merged = {**inherited, **own, **{name: getattr(body, name) for name in NOT_IN_SPEC}}
-    merged["output"] = {**inherited.get("output", {}), **body.given("output")}
+    # A place of the store is one job's: it is not inherited.
+    merged["output"] = {**inherited.get("output", {}), "publish_to": None, **body.given("output")}
     merged["method"] = merge_method(inherited["method"], body.given("method"))
     try:
         asked = JobCreate.model_validate(merged)

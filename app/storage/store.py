@@ -115,6 +115,12 @@ class ObjectStore:
                 for piece in result.stream(min_chunk_size=CHUNK_BYTES):
                     yield bytes(piece)
 
+    def copy(self, key: str, to: str) -> None:
+        """A second object with the same bytes, made by the store itself. Overwrites. Raises ObjectMissing."""
+        with _store_errors("copy"):
+            obstore.copy(self.client, key, to, overwrite=True)
+            self._make_durable(to)
+
     def head(self, key: str) -> int | None:
         """Size in bytes, or None when there is no such object."""
         try:

@@ -36,5 +36,7 @@ class EventType(StrEnum):
     """The checkpoints could not be used: `reason`"""
     published = "published"
     """`manifest_digest`, `bytes`, `files`"""
+    copied = "copied"
+    """The model lies at `output.publish_to`: `prefix`, `digest` (over paths and hashes), `files`, `bytes`"""
     note = "note"
     """`level`, `message`, and what belongs to it: a damping, a warning, `skipped` (what stays, by reason)"""

@@ -16,6 +16,8 @@ class TaskKind(StrEnum):
     dataset_fetch = "dataset_fetch"
     dataset_intake = "dataset_intake"
     """Read an uploaded file."""
+    publication = "publication"
+    """Copy a job's model to where `output.publish_to` says."""
     plan = "plan"
     garbage = "garbage"
     """Sweep the objects of one chain of jobs, or with the subject `store` everything."""

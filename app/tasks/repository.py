@@ -32,7 +32,7 @@ class TaskClaim:
 
 ADVANCE_SECONDS: Final = 60.0
 """What a running task counts at least."""
-_BOUNDED: Final = [TaskKind.model_intake, TaskKind.dataset_fetch]
+_BOUNDED: Final = [TaskKind.model_intake, TaskKind.dataset_fetch, TaskKind.dataset_intake]
 """Of these a project runs no more at once than it may: each may wait for a slow hub."""
 
 # The house's own work first, then the project with the least recent service by its share, then age.

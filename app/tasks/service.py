@@ -53,12 +53,13 @@ _SUBJECTS: Final[dict[str, type[Model] | type[Dataset] | type[Plan]]] = {
 
 
 def submit(session: Session, project_id: str, kind: TaskKind, subject_id: str) -> Task:
-    """Queue work for a model, a dataset or a plan, in the transaction that made it.
+    """Queue work for a model, a dataset, a plan or a finished job, in the transaction that made it.
 
     Raises QuotaExceeded, StorageQuotaExceeded.
     """
-    stores = () if kind is TaskKind.plan else (Quota.stored_bytes,)
-    reserve(session, project_id, Quota.pending_tasks, *stores)
+    if kind is not TaskKind.publication:  # part of a job that was let in
+        stores = () if kind is TaskKind.plan else (Quota.stored_bytes,)
+        reserve(session, project_id, Quota.pending_tasks, *stores)
     task = Task(id=new_id(Prefix.task), project_id=project_id, kind=kind, subject_id=subject_id)
     session.add(task)
     _ring(session, task)

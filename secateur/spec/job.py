@@ -63,6 +63,10 @@ CutBy = Annotated[
         "of a jsonl is a document; a txt is a single one."
     ),
 ]
+Prefix = Annotated[
+    str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*$")
+]
+"""A folder of the store: letters, digits, `_ . -`; no part begins with a dot."""
 NOT_IN_SPEC: Final = {"limits", "priority", "labels"}
 """Fields of a request that change nothing of what is computed."""
 
@@ -140,6 +144,11 @@ class Output(Strict):
     )
     keep_sensitivities: bool = Field(
         default=False, description="Keep every weight's score of every stage as files of the artifact."
+    )
+    publish_to: Prefix | None = Field(
+        default=None,
+        description="Once the job has succeeded, copy its model as a plain folder to this place of the project's "
+        "own in the store: `projects/{project}/published/{publish_to}`. It is the job's until that is deleted.",
     )
 
 
