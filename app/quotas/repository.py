@@ -32,6 +32,17 @@ _USED: Final[dict[Quota, str]] = {
 """What the database knows; uploads under way are each process's own."""
 
 
+_SENT: Final = text("""SELECT
+    coalesce((SELECT sum(bytes) FROM model_parts WHERE model_id = :subject), 0)
+    + coalesce((SELECT (upload ->> 'bytes')::bigint FROM datasets
+                WHERE id = :subject AND state = 'pending'), 0)""")
+
+
+def sent(session: Session, subject: str) -> int:
+    """Bytes that were sent for a model or dataset, and count beside what it becomes."""
+    return int(session.scalar(_SENT, {"subject": subject}) or 0)
+
+
 def lock(session: Session, project: str) -> dict[str, Any] | None:
     """The project's own quotas; nobody else counts for it until the transaction ends."""
     own: dict[str, Any] | None = session.scalar(_LOCK, {"project": project})

@@ -67,6 +67,11 @@ def storage_left(session: Session, project: str) -> int | None:
     return max(0, limit - repository.used(session, project, [Quota.stored_bytes])[Quota.stored_bytes])
 
 
+def sent_bytes(session: Session, subject: str) -> int:
+    """Bytes that were sent for a model or dataset which is not taken in yet; they count as stored."""
+    return repository.sent(session, subject)
+
+
 def read_limits(session: Session, project: str) -> Limits:
     """What the project may have."""
     return limits_of(repository.overrides(session, project), get_settings())

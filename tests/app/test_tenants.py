@@ -47,7 +47,7 @@ def ours(api: httpx.Client, inputs: Inputs, job: str, project: str, session: Ses
     return {
         "jobs": {"id": job, "other": job, "path": "report.json"},
         "datasets": {"id": inputs.first},
-        "models": {"id": inputs.model},
+        "models": {"id": inputs.model, "path": "config.json"},
         "plans": {"id": plan},
         "webhooks": {"id": webhook.id, "delivery": delivery},
         "projects": {"id": project, "key": key},
@@ -186,6 +186,7 @@ COLLECTIONS: Final[dict[str, Check]] = {
     "create_job": _refuses_our_inputs("/v1/jobs"),
     "create_plan": _refuses_our_inputs("/v1/plans"),
     "create_dataset": _takes_no_ids,
+    "upload_dataset": _takes_no_ids,
     "create_model": _takes_no_ids,
     "create_webhook": _takes_no_ids,
     "list_jobs": _lists_nothing_of_ours("/v1/jobs", model="models", continues="jobs", lineage="jobs"),

@@ -62,7 +62,7 @@ def run(kind: str, subject_id: str, guard: Guard, check: Check, settings: Settin
         in_time = _in_time(check, settings.intake_seconds)
         store = open_store(settings)
         context = Context(row.project_id, folder, store, settings, in_time, own_roots=roots, hub_token=token)
-        context = replace(context, storage_left=partial(_storage_left, row.project_id))
+        context = replace(context, storage_left=partial(_storage_left, row.project_id, subject_id))
         try:
             facts = take(context)
             context.need_quota(facts["bytes"])
@@ -103,9 +103,11 @@ def _drop_parts(model: str, context: Context) -> None:
     context.store.delete(keys)
 
 
-def _storage_left(project: str) -> int | None:
+def _storage_left(project: str, subject: str) -> int | None:
+    """What came for the subject itself counts until it is taken in, and makes room for what it becomes."""
     with transaction() as session:
-        return quotas.storage_left(session, project)
+        left = quotas.storage_left(session, project)
+        return None if left is None else left + quotas.sent_bytes(session, subject)
 
 
 def _in_time(check: Check, seconds: float) -> Check:

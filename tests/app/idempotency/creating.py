@@ -17,6 +17,7 @@ from app.tables.datasets import Dataset
 from app.tables.jobs import Job
 from app.tables.models import Model
 from app.tables.plans import Plan
+from app.tables.tasks import Task
 from app.tables.webhooks import Webhook, WebhookDelivery
 from tests.app.conftest import Inputs
 
@@ -129,11 +130,22 @@ def _ours(session: Session) -> str:
     return project
 
 
+def _uploaded_model(_: Inputs, session: Session) -> Creation:
+    source = {"type": "upload", "files": []}
+    model = Model(
+        id=new_id(Prefix.model), project_id=_ours(session), name="sent", state="uploading", source=source
+    )
+    with session.begin():
+        session.add(model)
+    return Creation(f"/v1/models/{model.id}/complete", _count(Task, Task.kind == "model_intake"))
+
+
 CREATIONS: Final[dict[str, tuple[str, Make]]] = {
     "job": ("create_job", _job),
     "retry": ("retry_job", _retry),
     "plan": ("create_plan", _plan),
     "model": ("create_model", _model),
+    "uploaded model": ("complete_model", _uploaded_model),
     "dataset of the hub": ("create_dataset", _hub_dataset),
     "uploaded dataset": ("upload_dataset", _upload),
     "project": ("create_project", _project),
@@ -145,5 +157,12 @@ CREATIONS: Final[dict[str, tuple[str, Make]]] = {
 }
 """By what is made: the call's operation, and how it is sent."""
 
-MAKE_NOTHING: Final = {"cancel_job", "pause_job", "resume_job", "verify_artifact", "redeliver"}
+MAKE_NOTHING: Final = {
+    "cancel_job",
+    "pause_job",
+    "resume_job",
+    "verify_artifact",
+    "redeliver",
+    "presign_model_file",
+}
 """POSTs that may be repeated as they are."""
