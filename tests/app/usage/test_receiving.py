@@ -20,7 +20,7 @@ from app.storage import disk
 from app.tables.datasets import Dataset
 from tests.app.conftest import MakeKey
 
-PATH = "/v1/datasets"
+PATH = "/v1/datasets/upload"
 NAMED = {"name": "a", "format": "txt"}
 BINARY = {"Content-Type": "application/octet-stream"}
 Usage = namedtuple("Usage", "total used free")
@@ -152,5 +152,5 @@ def test_a_disk_that_is_nearly_full_takes_no_upload(
 
 def test_json_is_no_upload(api: httpx.Client, set_quota: SetQuota) -> None:
     set_quota(uploads=0)
-    assert api.post(PATH, json={"name": "law", "hub": {"id": "someone/law"}}).status_code == 202
+    assert api.post("/v1/datasets", json={"name": "law", "hub": {"id": "someone/law"}}).status_code == 202
     assert send(api, b"text").status_code == 429
