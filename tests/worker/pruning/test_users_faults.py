@@ -72,11 +72,11 @@ def rope(**fields: Any) -> Change:
 STRIDE = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 5}
 PARENTHESIS = {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False}
 READ: dict[str, tuple[Change, str]] = {
-    "tokenizer cut": (cut("tokenizer.json", 500), "the tokenizer cannot be read"),
+    "tokenizer cut": (cut("tokenizer.json", 500), "tokenizer.json is not strict JSON"),
     "tokenizer {}": (written("tokenizer.json", "{}"), "the tokenizer cannot be read"),
-    "tokenizer []": (written("tokenizer.json", "[]"), "the tokenizer cannot be read"),
-    "tokenizer null": (written("tokenizer.json", "null"), "the tokenizer cannot be read"),
-    "tokenizer bytes": (written("tokenizer.json", b"\xff\xfe"), "the tokenizer cannot be read"),
+    "tokenizer []": (written("tokenizer.json", "[]"), "tokenizer.json must hold one JSON object"),
+    "tokenizer null": (written("tokenizer.json", "null"), "tokenizer.json must hold one JSON object"),
+    "tokenizer bytes": (written("tokenizer.json", b"\xff\xfe"), "tokenizer.json is not strict JSON"),
     "tokenizer model": (tokenizer(model=None), "the tokenizer cannot be read"),
     "tokenizer regex": (tokenizer(pre_tokenizer=PARENTHESIS), "the tokenizer cannot be read"),
     "tokenizer stride": (tokenizer(truncation=STRIDE), "the tokenizer cannot be read"),
