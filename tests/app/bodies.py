@@ -18,6 +18,8 @@ class Call:
     method: str
     path: str
     type: str
+    fields: frozenset[str] = frozenset()
+    """Names in the JSON object that it takes."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -30,8 +32,13 @@ def calls_with_bodies(app: FastAPI) -> list[Call]:
         for method, operation in operations.items():
             types = operation.get("requestBody", {}).get("content", {}) if isinstance(operation, dict) else {}
             filled = re.sub(r"\{\w+\}", "1", path)
-            found += [Call(method.upper(), filled, type) for type in types]
+            found += [Call(method.upper(), filled, type, _fields(app, types[type])) for type in types]
     return found
+
+
+def _fields(app: FastAPI, content: dict[str, Any]) -> frozenset[str]:
+    name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+    return frozenset(app.openapi()["components"]["schemas"].get(name, {}).get("properties", ()))
 
 
 @contextmanager

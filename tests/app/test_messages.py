@@ -7,12 +7,15 @@ from typing import Any, Final, get_args
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from pydantic_core.core_schema import ErrorType
 
+from app.auth.scopes import Scope
 from app.kit.problems import Problem
 from app.tables.states import ENDINGS
 from secateur.spec.words import OTHERWISE, words
-from tests.app.conftest import Inputs
+from tests.app.bodies import calls_with_bodies
+from tests.app.conftest import Inputs, MakeKey, client_of
 
 INTERNAL: Final = re.compile(
     r"pydantic|sqlalchemy|psycopg|starlette|fastapi|celery|Traceback|\bSELECT\b|\bINSERT\b|Input should"
@@ -64,6 +67,46 @@ def test_no_refusal_of_a_body_names_our_inside(api: httpx.Client, bodies: dict[s
                 assert len(response.content) < 20_000
                 told |= {problem["detail"], *(each["detail"] for each in problem["errors"])}
     assert len(told) > 50
+    assert [text for text in told if is_internal(text) or OTHERWISE in text] == []
+
+
+PLAUSIBLE: Final[dict[str, Any]] = {
+    "name": "a",
+    "scopes": ["jobs:read"],
+    "expires_at": "2100-01-01T00:00:00Z",
+    "url": "https://example.com/a",
+    "events": ["transition"],
+    "states": ["failed"],
+    "labels": {"a": "b"},
+    "token": "hf_abcdefghij",
+    "share": 2,
+    "quotas": {"queued_jobs": 5},
+    "model_roots": ["a"],
+    "disabled": False,
+    "grace_seconds": 5,
+}
+
+
+@pytest.mark.slow
+def test_no_call_breaks_at_a_wrong_value(
+    application: tuple[FastAPI, str], service: str, make_key: MakeKey
+) -> None:
+    """Slow: each call that takes JSON, with a project's key and an operator's, and a wrong value at each place."""
+    told, asked = set(), set()
+    for scopes in ([each for each in Scope if each is not Scope.admin], [Scope.admin]):
+        with client_of(service, make_key(scopes=scopes)) as client:
+            project = client.get("/v1/whoami").json()["project"]
+            own = project["id"] if isinstance(project, dict) else project
+            for call in calls_with_bodies(application[0]):
+                good = {name: value for name, value in PLAUSIBLE.items() if name in call.fields}
+                for body in changed(good) if good else ():
+                    path = call.path.replace("/projects/1", f"/projects/{own}")
+                    response = client.request(call.method, path, json=body)
+                    assert response.status_code < 500, (call, body, response.text)
+                    asked.add(call.path)
+                    if response.status_code >= 400:
+                        told |= {response.json()["detail"]}
+    assert len(asked) > 5
     assert [text for text in told if is_internal(text) or OTHERWISE in text] == []
 
 
