@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from sqlalchemy.exc import DBAPIError, TimeoutError
+from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError
 from sqlalchemy.exc import OperationalError as DatabaseDown
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -25,6 +25,7 @@ from app.kit.problems import (
     Problem,
     TooLarge,
     TooSlow,
+    Unauthorized,
     Unavailable,
     UnsupportedMediaType,
     document,
@@ -108,10 +109,21 @@ async def _on_validation(request: Request, error: Exception) -> Response:
 
 async def _on_database(request: Request, error: Exception) -> Response:
     """A database that is away, full or overtaxed is worth trying again; anything else is our mistake."""
+    if _project_is_gone(error):
+        return problem_response(Unauthorized(), request_id(request))
     away = isinstance(error, DatabaseDown | TimeoutError) or getattr(error, "connection_invalidated", False)
     log.error("database_error", exc_info=error, away=away)
     problem = Unavailable("The database cannot do this at the moment.") if away else Problem()
     return problem_response(problem, request_id(request))
+
+
+def _project_is_gone(error: Exception) -> bool:
+    """Whether the caller's project was deleted while the call was under way, and the key with it."""
+    cause = getattr(error, "orig", None)
+    constraint = getattr(getattr(cause, "diag", None), "constraint_name", None) or ""
+    return (
+        isinstance(error, IntegrityError) and constraint.startswith("fk_") and constraint.endswith("_project_id")
+    )
 
 
 async def _on_store(request: Request, error: Exception) -> Response:

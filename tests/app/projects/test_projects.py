@@ -1,15 +1,19 @@
 """Projects over HTTP: an operator manages all of them, and reads no project's jobs."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import delete, text
 from sqlalchemy.orm import Session
 
 from app.auth.scopes import EVERY, Scope
 from app.settings import Settings
+from app.tables.auth import Project
 from tests.app.conftest import Inputs, MakeKey, client_of, running
 
 
@@ -162,3 +166,20 @@ def test_quotas_that_are_none_are_refused(operator: httpx.Client, project: str, 
 
 def test_a_project_cannot_raise_its_own_quotas(api: httpx.Client, project: str) -> None:
     assert api.patch(f"/v1/projects/{project}", json={"quotas": {"uploads": 99}}).status_code == 403
+
+
+def test_what_is_under_way_when_its_project_is_deleted_is_refused_like_its_key(
+    api: httpx.Client, project: str, session: Session
+) -> None:
+    session.execute(delete(Project).where(Project.id == project))
+    bodies = {
+        "/v1/models": {"name": "m", "source": {"type": "hub", "id": "team/model"}},
+        "/v1/webhooks": {"url": "https://hooks.example.com/"},
+    }
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(api.post, path, json=body) for path, body in bodies.items()]
+        while session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")) < 2:
+            time.sleep(0.02)
+        session.commit()
+        answers = [each.result() for each in waiting]
+    assert [(each.status_code, each.json()["code"]) for each in answers] == [(401, "unauthorized")] * 2
