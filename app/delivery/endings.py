@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from app.db.clock import from_now
 from app.delivery.events import append_event, lock_job
 from app.delivery.lease import Lease, guard
+from app.delivery.queue_order import ring_next
 from app.delivery.transitions import transition
 from app.outbox import Queue, notify
 from app.settings import Settings
@@ -157,6 +158,7 @@ def end_attempt(
     attempt.error = error
     session.flush()  # while the lease's row is there to be read
     session.delete(row)
+    ring_next(session, job.project_id)
     message = error["message"] if error else None
     data = {"attempt": attempt.number, "outcome": outcome, "message": message}
     append_event(session, job, EventType.attempt_ended, data)

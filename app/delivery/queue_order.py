@@ -74,6 +74,21 @@ def parameters(settings: Settings | None = None) -> dict[str, Any]:
     }
 
 
+_RING_NEXT: Final = text(f"""
+    INSERT INTO outbox (queue, hint, attempts)
+    SELECT 'gpu', j.id, 0 FROM jobs j LEFT JOIN project_accounts a USING (project_id)
+    WHERE j.project_id = :project AND j.state = 'queued'
+      AND CASE WHEN jsonb_exists(a.quotas, 'running_jobs') THEN CAST(a.quotas ->> 'running_jobs' AS integer)
+               ELSE CAST(:running_jobs AS integer) END IS NOT NULL
+    ORDER BY {WITHIN_PROJECT} LIMIT 1
+""")  # noqa: S608 - constants only
+
+
+def ring_next(session: Session, project: str) -> None:
+    """A job of the project has ended: where only so many may run, idle workers have passed by the next one."""
+    session.execute(_RING_NEXT, {"project": project, "running_jobs": get_settings().quota_running_jobs})
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a queued job stands."""

@@ -55,6 +55,19 @@ def overrides(session: Session, project: str) -> dict[str, Any] | None:
     return own
 
 
+_RING: Final = text("""
+    INSERT INTO outbox (queue, hint, attempts)
+    (SELECT 'gpu', id, 0 FROM jobs WHERE project_id = :project AND state = 'queued' LIMIT 100)
+    UNION ALL
+    (SELECT 'cpu', id, 0 FROM tasks WHERE project_id = :project AND state = 'queued' LIMIT 100)
+""")
+
+
+def ring_waiting(session: Session, project: str) -> None:
+    """More of the project may run now: idle workers should look."""
+    session.execute(_RING, {"project": project})
+
+
 def used(session: Session, project: str, quotas: Iterable[Quota] = tuple(_USED)) -> dict[Quota, int]:
     """How much of each the project has now."""
     wanted = [quota for quota in quotas if quota in _USED]

@@ -94,3 +94,4 @@ def change(session: Session, project: str, share: float | None, quotas: dict[Quo
         account.share = share
     account.quotas = account.quotas | {str(name): limit for name, limit in quotas.items()}
     session.flush()
+    repository.ring_waiting(session, project)

@@ -171,6 +171,19 @@ def notify_again(session: Session, wait_seconds: float) -> int:
     return int(result.rowcount)
 
 
+_RING_NEXT: Final = text("""
+    INSERT INTO outbox (queue, hint, attempts)
+    SELECT 'cpu', t.id, 0 FROM tasks t
+    WHERE t.project_id = :project AND t.state = 'queued' AND t.kind = ANY(:bounded)
+    ORDER BY t.available_at, t.created_at, t.id LIMIT 1
+""")
+
+
+def ring_next(session: Session, project: str) -> None:
+    """An intake of the project has ended: an idle worker may have passed by the next one."""
+    session.execute(_RING_NEXT, {"project": project, "bounded": _BOUNDED})
+
+
 _RING_JOBS: Final = text("""
     INSERT INTO outbox (queue, hint, attempts)
     SELECT 'gpu', j.id, 0 FROM jobs j

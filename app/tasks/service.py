@@ -83,9 +83,10 @@ def _ring(session: Session, task: Task, after_seconds: float = 0) -> None:
 
 
 def _charge(session: Session, task: Task) -> None:
-    """What a task has taken until now, to its project."""
+    """What a task has taken until now, to its project, whose next intake may begin."""
     if task.state == TaskState.running and task.project_id is not None and task.started_at is not None:
         charge(session, task.project_id, Queue.cpu, task.started_at)
+        repository.ring_next(session, task.project_id)
 
 
 def order_sweep(session: Session, subject: str, project: str | None = None) -> None:

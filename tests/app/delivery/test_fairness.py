@@ -17,6 +17,7 @@ from app.delivery.queue_order import Place, place_of
 from app.settings import get_settings
 from app.tables.accounts import ProjectAccount, ProjectService
 from app.tables.jobs import Job, JobAttempt, JobLease, Outcome
+from app.tables.outbox import OutboxMessage
 from app.tables.states import Reason, State
 from tests.jobs import make_jobs
 
@@ -169,6 +170,8 @@ def test_a_project_at_its_limit_waits_for_one_of_its_own(session: Session) -> No
     assert must_take().lease.job_id == last
     assert take() is None
     end(first)
+    assert waiting in session.scalars(select(OutboxMessage.hint)), "idle workers are told"
+    session.commit()
     assert must_take().lease.job_id == waiting
 
 

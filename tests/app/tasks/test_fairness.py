@@ -70,7 +70,11 @@ def test_a_project_takes_in_one_at_once_and_does_not_block_others(session: Sessi
     assert running.id == first
     assert {taken(), taken()} == {other, plan}
     assert taken() is None
+    session.execute(text("DELETE FROM outbox"))
+    session.commit()
     end(running)
+    assert second in session.scalars(select(OutboxMessage.hint)), "idle workers are told"
+    session.commit()
     assert taken() == second
 
 
