@@ -40,7 +40,7 @@ def test_the_frameworks_errors_are_problems_too(api: httpx.Client) -> None:
         assert (response.status_code, response.json()["code"]) == (status, code), path
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["type"] == f"urn:secateur:problem:{code}"
-    assert api.put("/v1/jobs").headers["allow"] == "GET, POST"
+    assert api.put("/v1/jobs").headers["allow"] == "GET, HEAD, POST"
 
 
 def test_a_parameter_that_a_call_does_not_know_is_refused(api: httpx.Client) -> None:
