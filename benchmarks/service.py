@@ -26,6 +26,8 @@ from app.auth.scopes import ORDINARY
 from app.local.ports import LOOPBACK, free_ports
 from app.local.servers import PostgresServer, ValkeyServer
 from app.local.services import python_environment
+from benchmarks.service_pages import page_buffers
+from benchmarks.service_waiting import held
 
 ROOT = Path(__file__).parents[1]
 BARE = "the bare route"
@@ -133,14 +135,24 @@ class Load:
         self._process.kill()
         self._process.wait()
 
-    def run(self, port: int, requests: list[str], connections: int, seconds: float) -> dict[str, Any]:
-        """What `service_load.measure` finds."""
+    def _ask(self, **asked: Any) -> Any:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        asked = {"port": port, "requests": requests, "connections": connections, "seconds": seconds}
         self._process.stdin.write(json.dumps(asked).encode() + b"\n")
         self._process.stdin.flush()
-        found: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return self.read()
+
+    def read(self) -> Any:
+        """The next line of its answer."""
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+    def hold(self, port: int, requests: list[str]) -> None:
+        """Return when all of them are connected; `read` then says when each was told something."""
+        self._ask(hold=True, port=port, requests=requests)
+
+    def run(self, port: int, requests: list[str], connections: int, seconds: float) -> dict[str, Any]:
+        """What `service_load.measure` finds."""
+        found: dict[str, Any] = self._ask(port=port, requests=requests, connections=connections, seconds=seconds)
         return found
 
 
@@ -261,16 +273,23 @@ def table(found: dict[str, Measured]) -> str:
 
 
 def main() -> None:
-    """Print the table; the exit status says whether every goal is met."""
+    """Print what was measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each call in each round")
     parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--polls", type=int, default=1000, help="held at once")
+    parser.add_argument("--streams", type=int, default=200, help="open at once")
+    parser.add_argument("--jobs", type=int, default=1_000_000, help="of the large table; 0 leaves it out")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as service:
         found = ratios(service, given.rounds, given.seconds, given.connections)
         print(table(found))
         print({name: measured.statuses for name, measured in found.items()})
+        if given.polls or given.streams:
+            print(held(service, Load, given.polls, given.streams))
+        if given.jobs:
+            print(page_buffers(service, given.jobs))
 
 
 if __name__ == "__main__":

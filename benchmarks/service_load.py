@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -92,11 +93,48 @@ async def measure(port: int, requests: list[bytes], connections: int, seconds: f
     }
 
 
+class Waiter(asyncio.Protocol):
+    """One connection that waits: for an answer, or for an event of a stream."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self._received = bytearray()
+        loop = asyncio.get_running_loop()
+        self.told: asyncio.Future[float] = loop.create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        is_stream = b"text/event-stream" in self._request
+        if not self.told.done() and (not is_stream or b"\ndata:" in self._received):
+            self.told.set_result(time.time() if self._received[9:12] in (b"200", b"304") else -1.0)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if not self.told.done():
+            self.told.set_result(-1.0)
+
+
+async def hold(port: int, requests: list[bytes]) -> list[float]:
+    """When each was told something, by the clock; -1 where it was refused."""
+    loop = asyncio.get_running_loop()
+    waiters = []
+    for request in requests:
+        _, waiter = await loop.create_connection(partial(Waiter, request), "127.0.0.1", port)
+        waiters.append(waiter)
+    print(json.dumps({"held": len(waiters)}), flush=True)
+    return list(await asyncio.gather(*(waiter.told for waiter in waiters)))
+
+
 def main() -> None:
     """Until standard input ends."""
     for line in sys.stdin:
         asked = json.loads(line)
         requests = [text.encode() for text in asked["requests"]]
+        if asked.get("hold"):
+            print(json.dumps(uvloop.run(hold(asked["port"], requests))), flush=True)
+            continue
         found = uvloop.run(measure(asked["port"], requests, asked["connections"], asked["seconds"]))
         print(json.dumps(found), flush=True)
 

@@ -54,7 +54,7 @@ class Poll:
         hold = Hold(self.backend.watcher, self.request, principal.key, wait)
 
         async def look_again() -> tuple[Response, Wanted | None]:
-            return self._answer((await self._look())[1], first)
+            return self._answer((await self._look_whole())[1], first)
 
         return await hold.answer(repository.PROBE, self.job, look_again, wanted)
 
@@ -62,11 +62,14 @@ class Poll:
         """Who asks, and how the job stands: whole, if the caller does not have it as it is."""
         asked = Asked(self.digest, self.job)
         if self.if_none_match is None:
-            return self._let_in(await self.backend.batches(look_whole).ask(asked))
+            return await self._look_whole()
         principal, standing = self._let_in(await self.backend.batches(look).ask(asked))
         if not none_match(self.if_none_match, standing.etag):
             return principal, standing
-        return self._let_in(await self.backend.batches(look_whole).ask(asked))
+        return await self._look_whole()
+
+    async def _look_whole(self) -> tuple[Principal, Standing]:
+        return self._let_in(await self.backend.batches(look_whole).ask(Asked(self.digest, self.job)))
 
     def _let_in(self, looked: Looked) -> tuple[Principal, Standing]:
         principal, standing = looked

@@ -139,9 +139,15 @@ def listing(project: str, filter: Filter) -> Listing:
 
 
 def _whole(page: FromClause) -> Query:
-    """Texts are made and progress is looked up for a page's jobs alone, however the planner finds these."""
-    query = select(*job_columns(page.c), *PROGRESS)
-    progress = JobProgress.__table__
+    """Texts are made and progress is looked up for a page's jobs alone, however the planner finds these.
+
+    By a list of ids: neighbours lie on the same leaves, and one descent of the index finds them all.
+    """
+    ids = func.array(select(page.c.id).scalar_subquery(), type_=ARRAY(String))
+    found = select(*PROGRESS).where(JobProgress.__table__.c.job_id == any_(ids))
+    progress = found.add_columns(JobProgress.__table__.c.job_id).cte("progress")
+    columns = [progress.c[each.name] for each in PROGRESS]
+    query = select(*job_columns(page.c), *columns)
     return query.outerjoin_from(page, progress, progress.c.job_id == page.c.id)
 
 

@@ -88,7 +88,7 @@ class _Exchange:
         """Let the rest of the body arrive, then end the answer if its end was held back."""
         if not self._held:
             return
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, asyncio.CancelledError):  # cancelled by a server that is about to end
             async with asyncio.timeout(LINGER_SECONDS):
                 while not self._read:
                     await asyncio.wait_for(self.receive(), IDLE_SECONDS)

@@ -55,9 +55,11 @@ class RequestContext:
         try:
             await self._app(scope, receive, reply.send)
         except asyncio.CancelledError:  # the server stops, and does not wait any longer
-            if reply.status is not None:
-                raise
-            await problem_response(Unavailable("The service is being restarted."), id)(scope, receive, reply.send)
+            if reply.status is None:
+                problem = Unavailable("The service is being restarted.")
+                await problem_response(problem, id)(scope, receive, reply.send)
+            else:
+                log.info("broken_off", path=scope["path"][:_PATH_SHOWN])
         except ClientDisconnect:
             log.info("client_gone", path=scope["path"][:_PATH_SHOWN])
         except Exception:

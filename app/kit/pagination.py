@@ -70,7 +70,7 @@ class Listing:
         query = self._in_order(query, self.key).limit(bindparam("page_rows", type_=Integer))
         if self.complete is None:
             return query.add_columns(*self.key)
-        page = query.subquery()
+        page = query.cte("page")
         key_of_page = [page.c[column.key] for column in self.key]
         return self._in_order(self.complete(page).add_columns(*key_of_page), key_of_page)
 

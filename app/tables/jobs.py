@@ -32,6 +32,8 @@ class Job(Base):
         CheckConstraint(f"state IN ({_STATES})", name="state"),
         Index("ix_jobs_list", "project_id", "created_at", "id"),
         Index("ix_jobs_state", "project_id", "state", "created_at", "id"),
+        Index("ix_jobs_method", "project_id", "method", "created_at", "id"),
+        Index("ix_jobs_model", "project_id", "model_id", "created_at", "id"),
         Index(
             "ix_jobs_queue",
             "project_id",

@@ -3,6 +3,7 @@
 Slow: a real process gets a real signal; only that shows what the server does with open connections.
 """
 
+import hashlib
 import os
 import signal
 import socket
@@ -17,8 +18,11 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from app.storage import ObjectStore
+from app.tables.jobs import Job
 from tests.app.conftest import Inputs, MakeKey, client_of
 
 pytestmark = pytest.mark.slow
@@ -139,3 +143,29 @@ def test_uploads_end_in_time_or_are_told_to_come_again(api_of: Api, make_key: Ma
     assert b"\r\nretry-after: " in refused.lower()
     assert api_of.process.wait(STOP_SECONDS + 10) == -signal.SIGTERM
     assert "Traceback" not in api_of.log.read_text()
+
+
+def test_a_download_goes_on_while_the_server_stops(
+    api_of: Api, make_key: MakeKey, inputs: Inputs, session: Session, store: ObjectStore
+) -> None:
+    key, content = make_key(), os.urandom(2**23)
+    with client_of(api_of.url, key) as client:
+        id = client.post("/v1/jobs", json=inputs.body()).json()["id"]
+    digest = hashlib.sha256(content).hexdigest()
+    store.put_bytes("jobs/test/objects/file", content)
+    file = {"path": "model/file", "sha256": digest, "bytes": len(content), "key": "jobs/test/objects/file"}
+    manifest = {"digest": digest, "files": [{**file, "media_type": "application/octet-stream"}]}
+    session.execute(update(Job).where(Job.id == id).values(manifest=manifest))
+    session.commit()
+    with socket.create_connection(("127.0.0.1", api_of.port)) as connection:
+        connection.settimeout(30)
+        head = f"GET /v1/jobs/{id}/artifacts/model/file HTTP/1.1\r\nHost: api\r\n"
+        connection.sendall(f"{head}Authorization: Bearer {key}\r\n\r\n".encode())
+        received = bytearray(connection.recv(1000))
+        api_of.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)  # the rest is sent by a server that is about to end
+        received += answer(connection)
+    start, _, body = bytes(received).partition(b"\r\n\r\n")
+    assert start.startswith(b"HTTP/1.1 200")
+    assert (len(body), body) == (len(content), content)
+    assert api_of.process.wait(STOP_SECONDS + 10) == -signal.SIGTERM
