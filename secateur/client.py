@@ -227,6 +227,10 @@ class Client:
     def read_plan(self, id: str) -> Json:
         return self._transport.call("GET", _path("plans", id))
 
+    def plans(self, **filters: Any) -> Iterator[Json]:
+        """Plans of the last day, newest first. filters: those of `jobs` but label, continues and lineage."""
+        return self._transport.pages("/v1/plans", filters)
+
     # Artifacts
 
     def manifest(self, id: str) -> Json:

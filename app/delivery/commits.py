@@ -30,6 +30,7 @@ from app.tables.jobs import (
 from app.tables.sensitivity import TABLES
 from secateur.spec.records.history import Phase, StageFigures
 from secateur.spec.records.pipe import BlockResult, Evaluation, Hello, Note, Progress, StageResult
+from secateur.spec.records.plan import Estimates
 
 STAGE_FIGURES: Final = set(StageFigures.model_fields)
 """Columns of a finished stage that the engine reports."""
@@ -83,6 +84,8 @@ def write_hello(
     job = session.get_one(Job, lease.job_id)
     # Attempts after this one compute with as many threads, for the same bits.
     job.basis = {"threads": hello.engine.threads, **(job.basis or {})}
+    if job.estimates is None and hello.estimates is not None:
+        job.estimates = _expected(hello.estimates)
     rows = [
         {"job_id": lease.job_id, "stage": stage, "domain": domain, "state": "pending", "blocks": hello.blocks}
         for stage, domain in enumerate(domains)
@@ -92,6 +95,12 @@ def write_hello(
         .values(rows)
         .on_conflict_do_update(index_elements=["job_id", "stage"], set_={"blocks": hello.blocks})
     )
+
+
+def _expected(estimates: Estimates) -> dict[str, Any]:
+    """What is kept of an engine's expectations, to be held against what the job took."""
+    totals = {name: getattr(estimates, name).total for name in ("seconds", "memory_bytes", "disk_bytes")}
+    return totals | {"operations": estimates.operations, "device": estimates.device}
 
 
 def write_phase(session: Session, lease: Lease, phase: Phase) -> None:

@@ -13,18 +13,22 @@ from app.auth.service import Principal
 from app.backend import Backend, BackendDep, UnitOfWork
 from app.idempotency.once import ONCE, Once
 from app.jobs.service import InputRefused, JobNotFound, JobUnfinished
+from app.kit.clock import Instant
 from app.kit.headers import Sent, sends
 from app.kit.json_body import StrictRoute
+from app.kit.pagination import Page, Paging
 from app.kit.problems import UnsupportedMediaType, problems
 from app.kit.replies import reply
 from app.kit.waiting import MAX_WAIT, Hold, Mark, TooManyWaits, Wanted
 from app.lineage.continuation import LineageMismatch, NotContinuable
 from app.plans import repository, service
-from app.plans.schemas import PlanRead
+from app.plans.repository import Filter
+from app.plans.schemas import PlanLineRead, PlanRead
 from app.plans.service import PlanNotFound
 from app.quotas.catalogue import MAKING
 from app.tables.datasets import IntakeState
 from secateur.spec.job import JobContinue, JobCreate, JobRequest
+from secateur.spec.method import MethodName
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"], route_class=StrictRoute)
 
@@ -78,6 +82,30 @@ async def create_plan(
 
 
 @router.get(
+    "",
+    summary="List plans, newest first",
+    response_model=Page[PlanLineRead],
+    responses=problems(),
+)
+def list_plans(
+    auth: JobsRead,
+    session: UnitOfWork,
+    backend: BackendDep,
+    page: Paging,
+    state: Annotated[list[IntakeState] | None, Query(description="May be repeated.")] = None,
+    model: Annotated[str | None, Query(max_length=100, description="`mdl_…`")] = None,
+    method: Annotated[MethodName | None, Query()] = None,
+    created_after: Instant | None = None,
+    created_before: Instant | None = None,
+) -> Response:
+    """One page of the project's plans of the last day, without their matrices; all filters must hold."""
+    filter = Filter(state or (), model, method, created_after, created_before)
+    hours = backend.settings.plan_hours
+    show = partial(PlanLineRead.of, hours=hours)
+    return reply(page.page(session, repository.listing(auth.project, filter), show))
+
+
+@router.get(
     "/{id}",
     summary="Read a plan, or wait for it",
     response_model=PlanRead,
@@ -114,7 +142,7 @@ async def _poll(backend: Backend, request: Request, auth: Principal, id: str, wa
 def _look(backend: Backend, project: str, id: str) -> tuple[PlanRead, Wanted | None]:
     """The plan, and what is waited for while it is pending."""
     with backend.sessions.begin() as session:
-        plan = PlanRead.of(service.read(session, project, id), backend.settings.plan_hours)
+        plan = service.read(session, project, id, backend.settings.plan_hours)
     return plan, _no_longer_pending if plan.state is IntakeState.pending else None
 
 

@@ -1,14 +1,21 @@
 """SQL of plans; `_owned` is the one place where the tenant comes in."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import ARRAY, Select, String, any_, bindparam, delete, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from app.db.clock import from_now
+from app.kit.pagination import Listing
 from app.kit.waiting import Probe
+from app.tables.jobs import Job
 from app.tables.plans import Plan
 from app.tables.tasks import Task
+
+MOST_JOBS: Final = 5
 
 
 def _owned(project: str) -> Select[Plan]:
@@ -18,6 +25,39 @@ def _owned(project: str) -> Select[Plan]:
 def find(session: Session, project: str, id: str) -> Plan | None:
     """The project's plan of that id."""
     return session.scalars(_owned(project).where(Plan.id == id)).one_or_none()
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What a list of plans is narrowed to; the parts are joined by `and`, states by `or`."""
+
+    states: Sequence[str] = ()
+    model: str | None = None
+    method: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+def listing(project: str, filter: Filter) -> Listing:
+    """The project's plans, newest first, each without its result but for the estimates."""
+    query = select(Plan, Plan.result["estimates"]).options(defer(Plan.result)).where(Plan.project_id == project)
+    if filter.states:
+        query = query.where(Plan.state.in_(filter.states))
+    if filter.model is not None:
+        query = query.where(Plan.model_id == filter.model)
+    if filter.method is not None:
+        query = query.where(Plan.spec[("method", "name")].as_string() == filter.method)
+    if filter.created_after is not None:
+        query = query.where(Plan.created_at > filter.created_after)
+    if filter.created_before is not None:
+        query = query.where(Plan.created_at < filter.created_before)
+    return Listing(query, (Plan.created_at, Plan.id), newest_first=True)
+
+
+def jobs_of(session: Session, project: str, spec_digest: str) -> Sequence[Job]:
+    """The project's newest jobs of a spec."""
+    query = select(Job).where(Job.project_id == project, Job.spec_digest == spec_digest)
+    return session.scalars(query.order_by(Job.created_at.desc()).limit(MOST_JOBS)).all()
 
 
 PROBE: Final = Probe(

@@ -50,6 +50,13 @@ class Job(Base):
             postgresql_where=text("stored_bytes > 0"),
         ),
         Index("ix_jobs_labels", "labels", postgresql_using="gin"),
+        Index("ix_jobs_spec", "project_id", "spec_digest"),
+        Index(
+            "ix_jobs_measured",
+            "method",
+            "finished_at",
+            postgresql_where=text("state = 'succeeded' AND estimates IS NOT NULL"),
+        ),
         Index("ix_jobs_root_id", "root_id"),
         Index("ix_jobs_retry_of", "retry_of", unique=True),
         Index("ix_jobs_continues", "continues"),
@@ -124,6 +131,8 @@ class Job(Base):
     """When the version last rose."""
     started_at: Mapped[Moment | None]
     finished_at: Mapped[Moment | None]
+    estimates: Mapped[Json | None]
+    """What its first engine expected: `seconds`, `memory_bytes`, `disk_bytes`, `operations`, and its `device`."""
 
     @property
     def root(self) -> str:

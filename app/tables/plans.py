@@ -4,7 +4,7 @@ from sqlalchemy import CheckConstraint, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
-from app.db.columns import Created, Id, Json, Updated
+from app.db.columns import Created, Digest, Id, Json, Updated
 from app.tables.datasets import IntakeState
 
 
@@ -15,6 +15,7 @@ class Plan(Base):
     __table_args__ = (
         CheckConstraint("state IN ('pending', 'ready', 'failed')", name="state"),
         Index("ix_plans_created_at", "created_at"),
+        Index("ix_plans_list", "project_id", "created_at", "id"),
     )
 
     id: Mapped[Id]
@@ -28,3 +29,5 @@ class Plan(Base):
     error: Mapped[Json | None]
     created_at: Mapped[Created]
     updated_at: Mapped[Updated]
+    spec_digest: Mapped[Digest | None]
+    """The same as of a job that is made of the same body."""

@@ -62,6 +62,7 @@ for command in (
 ):
     app.command()(command)
 app.command("ls")(jobs.list_jobs)
+app.command("plans")(plans.list_plans)
 app.add_typer(resources.datasets, name="datasets")
 app.add_typer(resources.models, name="models")
 app.add_typer(webhooks.webhooks, name="webhooks")

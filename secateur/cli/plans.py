@@ -1,6 +1,7 @@
 """`plan`: what a job would do, without running it."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Annotated
 
 import typer
@@ -26,10 +27,34 @@ def plan(
     print_plan(found, matrices=matrices, quiet=as_json)
 
 
+def list_plans(
+    context: typer.Context,
+    state: Annotated[str | None, typer.Option(help="pending, ready or failed.")] = None,
+    method: Annotated[str | None, typer.Option()] = None,
+    model: Annotated[str | None, typer.Option()] = None,
+    limit: Annotated[int, typer.Option(help="So many of the newest.", min=1)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the plans of the last day, newest first."""
+    with client_of(context) as client:
+        filters = {"state": state, "method": method, "model": model}
+        found = list(islice(client.plans(**filters, limit=min(limit, 200)), limit))
+    if as_json:
+        print_json(found)
+        return
+    table = show.table("plan", "state", "method", "model", ">seconds", ">memory")
+    for each in found:
+        seconds = f"{each['seconds']:,.0f}" if each["seconds"] is not None else ""
+        memory = show.size(each["memory_bytes"]) if each["memory_bytes"] is not None else ""
+        table.add_row(each["id"], each["state"], each["method"], each["model"], seconds, memory)
+    output.print(table)
+
+
 def print_plan(found: Json, *, matrices: bool = False, quiet: bool = False) -> None:
     """A settled plan; raises Exit when it has failed. quiet: only why it has."""
     if found["error"] is None and not quiet:
         _print(found["result"], matrices)
+        _print_time(found)
     if error := found["error"]:
         place = f" at {error['field']}" if error.get("field") else ""
         errors.print(f"error: {error['message']} ({error['code']}{place})")
@@ -45,6 +70,17 @@ def _print(result: Json, matrices: bool) -> None:
             target = show.percent(entry["target"], 2) + ("" if entry["settled"] else " (open)")
             table.add_row(entry["name"], target, entry["pattern"], entry["solver"], ", ".join(entry["overrides"]))
         output.print(table)
+
+
+def _print_time(found: Json) -> None:
+    """The time by finished jobs, and what jobs of the same spec took."""
+    if by := found.get("calibrated"):
+        spread = f"{by['low']:,.0f} to {by['high']:,.0f}"
+        output.print(
+            f"{'here':<12}about {by['seconds']:,.0f} s ({spread}) by {by['jobs']} finished jobs on {by['device']}"
+        )
+    for job in found.get("jobs") or ():
+        output.print(f"{'taken':<12}{job['runtime_seconds']:,.0f} s by {job['id']} ({job['state']})")
 
 
 def _lines(result: Json) -> Iterator[tuple[str, str]]:

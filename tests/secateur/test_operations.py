@@ -43,6 +43,8 @@ LISTED: dict[str, Any] = {
     "lineage": "job_1",
 }
 
+PLANNED = {name: LISTED[name] for name in ("method", "model", "limit", "created_after", "created_before")}
+
 CALLS: dict[str, Callable[[Client, Path], Any]] = {
     "create_dataset": lambda c, at: c.add_hub_dataset("a", id="a/b"),
     "upload_dataset": lambda c, at: c.upload_dataset(_file(at / "a.jsonl.gz"), name="a", text_field="body"),
@@ -60,6 +62,7 @@ CALLS: dict[str, Callable[[Client, Path], Any]] = {
     "get_model": lambda c, at: c.model("mdl_1"),
     "delete_model": lambda c, at: c.delete_model("mdl_1"),
     "create_plan": lambda c, at: c.plan({}),
+    "list_plans": lambda c, at: list(c.plans(**PLANNED)),
     "get_plan": lambda c, at: c.read_plan("pln_1"),
     "create_job": lambda c, at: c.submit({}),
     "list_jobs": lambda c, at: list(c.jobs(**LISTED)),

@@ -60,6 +60,7 @@ def _run(line: bytes, reporter: Reporter, isolation: dict[str, bool]) -> None:
     import torch
 
     from worker.pruning import ENGINE_FORMAT, inspect, plan, run
+    from worker.pruning.estimate import estimates
     from worker.pruning.plan import look, skipped
     from worker.pruning.request import InspectionRequest, read_request
     from worker.pruning.runtime.numerics import versions
@@ -81,7 +82,8 @@ def _run(line: bytes, reporter: Reporter, isolation: dict[str, bool]) -> None:
     )
     found = look(job)
     left = skipped(found.graph, found.checkpoint, found.shares)
-    reporter.tell(Hello(engine=engine, blocks=len(found.graph.blocks), skipped=left))
+    expected = estimates(found)
+    reporter.tell(Hello(engine=engine, blocks=len(found.graph.blocks), skipped=left, estimates=expected))
     reporter.tell(run(job, reporter, found))
 
 

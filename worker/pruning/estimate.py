@@ -4,6 +4,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -32,6 +33,8 @@ UNCOMMITTED = 3
 """Blocks whose files for the artifact alone are still on the worker's disk: two on their way, one at work."""
 FACTOR_COPIES = 4
 """Matrices of a Gram's shape while one is factorised: itself, normalised, its factor, its inverse."""
+HOST_PARTS: Final = ("process", "hidden_states", "read_ahead")
+"""Of the memory, what is not on the GPU."""
 EVALUATED_COPIES = 3
 """Of logits, while their losses are computed: as they come, in float32, as logarithms of probabilities."""
 PREFIX_COPIES = 4
@@ -58,7 +61,18 @@ class Subject:
 
 
 def estimates(subject: Subject) -> Estimates:
-    return Estimates(memory_bytes=memory(subject), disk_bytes=disk(subject), seconds=seconds(subject))
+    """What the job needs, on a machine and a device like this one."""
+    needed, device = memory(subject), pick_device(subject.job.device)
+    host = needed.total if device.type == "cpu" else sum(needed.parts[name] for name in HOST_PARTS)
+    return Estimates(
+        memory_bytes=needed,
+        disk_bytes=disk(subject),
+        seconds=seconds(subject),
+        host_bytes=host,
+        device_bytes=needed.total - host,
+        device=device.type,
+        operations=float(sum(_work(subject).values())),
+    )
 
 
 def memory(subject: Subject) -> Estimate:
@@ -117,9 +131,7 @@ def disk(subject: Subject) -> Estimate:
 
 def seconds(subject: Subject) -> Estimate:
     """Time of the job on a machine like this one."""
-    job, graph = subject.job, subject.graph
-    vocabulary = graph.model.get_output_embeddings().weight.shape[0]
-    work = planned_work(job, graph, subject.shares, vocabulary, evaluation_tokens(job))
+    job, work = subject.job, _work(subject)
     device = pick_device(job.device)
     dtype = forward_dtype(device, job.numerics)
     careful = probe(device, torch.float32)
@@ -133,6 +145,13 @@ def seconds(subject: Subject) -> Estimate:
         "machine has other rates; a running job's eta_at is better."
     )
     return Estimate(total=sum(parts.values()), parts=parts, how=how)
+
+
+def _work(subject: Subject) -> dict[Kind, float]:
+    """Operations of each kind."""
+    job, graph = subject.job, subject.graph
+    vocabulary = graph.model.get_output_embeddings().weight.shape[0]
+    return planned_work(job, graph, subject.shares, vocabulary, evaluation_tokens(job))
 
 
 def probe(device: torch.device, dtype: torch.dtype) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from secateur.spec.method import Method
 from secateur.spec.records.pipe import Inspection
 from secateur.spec.records.plan import SkippedTensor
 from secateur.spec.sparsity import Allocation
@@ -120,8 +121,19 @@ def _matched(job: PruningJob, share: WeightTarget, shares: dict[str, WeightTarge
         "pattern": str(share.pattern),
         "comparison_group": comparison_group(job, method, shares).value,
         "solver": method.solver,
+        "statistics": _statistics(method),
         "overrides": list(share.overrides),
     }
+
+
+def _statistics(method: Method) -> list[str]:
+    """What is summed over calibration tokens."""
+    wanted = {
+        "input_norms": method.scores_inputs,
+        "gram": method.updates_weights,
+        "importance": bool(method.importance),
+    }
+    return [name for name, needed in wanted.items() if needed]
 
 
 def skipped(graph: ModelGraph, checkpoint: Checkpoint, shares: dict[str, WeightTarget]) -> list[SkippedTensor]:

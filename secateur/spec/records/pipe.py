@@ -20,7 +20,7 @@ from secateur.spec.records.history import (
     StageFigures,
     Words,
 )
-from secateur.spec.records.plan import PlanResult, SkippedTensor
+from secateur.spec.records.plan import Estimates, PlanResult, SkippedTensor
 
 
 class Engine(Record):
@@ -40,6 +40,7 @@ class Hello(Record):
     engine: Engine
     blocks: Number
     skipped: List[SkippedTensor]
+    estimates: Estimates | None = Field(default=None, description="What it expects to need.")
 
 
 class Progress(Position):

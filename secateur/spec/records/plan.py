@@ -20,6 +20,10 @@ class PlannedMatrix(Record):
         description="Its weights compete within a `row` or the whole `matrix`, whatever was asked."
     )
     solver: str
+    statistics: list[str] = Field(
+        default=[],
+        description="What is summed over calibration tokens for it: `input_norms`, `gram`, `importance` (COPAL).",
+    )
     overrides: list[str] = Field(description="Those that decide something here, as written.")
 
 
@@ -62,6 +66,12 @@ class Estimates(Record):
     memory_bytes: Estimate
     disk_bytes: Estimate
     seconds: Estimate
+    host_bytes: float | None = Field(default=None, description="Of `memory_bytes`, what is the host's.")
+    device_bytes: float | None = Field(default=None, description="And what is the GPU's; 0 without one.")
+    device: str | None = Field(default=None, description="Where `seconds` was measured: `cpu`, `cuda`.")
+    operations: float | None = Field(
+        default=None, description="Floating point operations in all: the same on every machine."
+    )
 
 
 class PlanResult(Record):

@@ -19,6 +19,7 @@ from app.tables.plans import Plan
 from app.tables.tasks import Task
 from tests.app.conftest import Inputs
 from tests.jobs import make_dataset, make_model
+from tests.records import PLAN
 from tests.tiny import make_tiny_llama
 from tests.worker.harness import dispatcher, wait_until, worker
 
@@ -76,9 +77,17 @@ def test_plans_are_made_by_the_cpu_queue(
     assert solvers["model.layers.0.self_attn.q_proj.weight"] == ("unstructured", "copal")
     assert "model.layers.0.mlp.up_proj.weight" in {entry["name"] for entry in result["skipped"]}
     assert result["overlaps"][0]["overrides"] == [0, 1]
-    for estimate in result["estimates"].values():
-        assert estimate["total"] > 0
-        assert estimate["how"]
+    estimates = result["estimates"]
+    for name in ("seconds", "memory_bytes", "disk_bytes"):
+        assert estimates[name]["total"] > 0
+        assert estimates[name]["how"]
+    assert (estimates["device"], estimates["device_bytes"]) == ("cpu", 0)
+    assert estimates["host_bytes"] == estimates["memory_bytes"]["total"]
+    assert estimates["operations"] > 1e6
+    assert {tuple(entry["statistics"]) for entry in result["matched"]} == {
+        ("input_norms", "gram"),
+        ("input_norms", "gram", "importance"),
+    }
 
     assert (failed["state"], failed["result"]) == ("failed", None)
     assert failed["error"]["code"] == "unmatched_override"
@@ -145,3 +154,73 @@ def test_a_plan_does_not_hold_its_model(api: httpx.Client, inputs: Inputs, sessi
     assert api.delete(f"/v1/models/{inputs.model}").status_code == 204
     assert api.get(f"/v1/plans/{plan}").status_code == 404
     assert session.scalar(select(func.count()).select_from(Model)) == 0
+
+
+def test_plans_are_listed_filtered_and_paged(
+    api: httpx.Client, stranger: httpx.Client, real: Inputs, session: Session, settings: Settings
+) -> None:
+    ids = [api.post("/v1/plans", json=body(real)).json()["id"] for _ in range(3)]
+    made = session.get_one(Plan, ids[0])
+    estimate = {"total": 7.0, "parts": {}, "how": "made up"}
+    estimates = dict.fromkeys(("seconds", "memory_bytes", "disk_bytes"), estimate)
+    made.state, made.result = "ready", {"estimates": estimates}
+    session.commit()
+
+    def listed(**filters: Any) -> list[str]:
+        return [each["id"] for each in api.get("/v1/plans", params=filters).json()["data"]]
+
+    assert listed() == ids[::-1]
+    assert listed(state="ready") == ids[:1]
+    assert listed(state=["ready", "pending"], model=real.model, method="copal") == ids[::-1]
+    assert listed(model="mdl_none") == listed(method="wanda") == listed(created_after="2100-01-01T00:00:00Z") == []
+    assert api.get("/v1/plans", params={"method": "bogus"}).status_code == 422
+    first = api.get("/v1/plans", params={"limit": 2}).json()
+    assert listed(cursor=first["next_cursor"]) == ids[:1]
+    (line,) = api.get("/v1/plans", params={"state": "ready"}).json()["data"]
+    assert (line["seconds"], line["memory_bytes"], line["method"], line["model"]) == (
+        7.0,
+        7.0,
+        "copal",
+        real.model,
+    )
+    assert "result" not in line
+    assert stranger.get("/v1/plans").json()["data"] == []
+
+
+def test_a_plan_stands_beside_what_jobs_took(
+    api: httpx.Client, stranger: httpx.Client, real: Inputs, session: Session
+) -> None:
+    """Operations by the speeds of finished jobs: 1, 2 and 4 operations a second."""
+    id = api.post("/v1/plans", json=body(real)).json()["id"]
+    ran = [api.post("/v1/jobs", json=body(real)).json()["id"] for _ in range(3)]
+    other = api.post("/v1/jobs", json=body(real, target=0.25)).json()["id"]
+    plan = session.get_one(Plan, id)
+    figure = {"total": 10.0, "parts": {}, "how": "made up"}
+    estimates = dict.fromkeys(("seconds", "memory_bytes", "disk_bytes"), figure) | {"operations": 80.0}
+    plan.state, plan.result = "ready", PLAN.model_dump(mode="json") | {"estimates": estimates}
+    session.commit()
+    assert api.get(f"/v1/plans/{id}").json()["calibrated"] is None
+
+    def finish(job: str, seconds: float, **changes: Any) -> None:
+        expected = {"seconds": 10.0, "operations": 40.0, "device": "cpu"} | changes.pop("estimates", {})
+        values = {"state": "succeeded", "attempts": 1, "runtime_seconds": seconds, "finished_at": func.now()}
+        session.execute(update(Job).where(Job.id == job).values(**values | {"estimates": expected} | changes))
+        session.commit()
+
+    for job, seconds in zip([*ran[:2], other], (40.0, 20.0, 10.0), strict=True):
+        finish(job, seconds)
+    found = api.get(f"/v1/plans/{id}").json()
+    assert found["calibrated"] == {
+        "seconds": 40.0, "low": 20.0, "high": 80.0, "jobs": 3, "method": "copal", "device": "cpu",
+    }  # fmt: skip
+    assert found["result"]["estimates"]["seconds"]["total"] == 10.0
+    taken = {
+        each["id"]: (each["runtime_seconds"], each["expected_seconds"], each["ratio"]) for each in found["jobs"]
+    }
+    assert taken == {ran[0]: (40.0, 10.0, 4.0), ran[1]: (20.0, 10.0, 2.0), ran[2]: (0.0, None, None)}
+    assert found["jobs"][0]["state"] == "queued"
+    for wrong in ({"attempts": 2}, {"state": "failed"}, {"method": "wanda"}, {"estimates": {"device": "cuda"}}):
+        finish(ran[1], 20.0, **wrong)
+        assert api.get(f"/v1/plans/{id}").json()["calibrated"]["jobs"] < 3
+        finish(ran[1], 20.0, method="copal")
+    assert stranger.get(f"/v1/plans/{id}").status_code == 404
