@@ -5,9 +5,11 @@ from typing import Any, Final
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from app.jobs.event_forms import Event
 from app.kit.headers import Sent, sends
 from app.kit.problems import ProblemRead
 from app.rates.middleware import UNCOUNTED
+from secateur.spec.job import JobSpec
 
 _DESCRIPTION = """Prunes large language models: continual jobs over an ordered list of domains.
 
@@ -27,6 +29,9 @@ def install_openapi(app: FastAPI) -> None:
             document["info"]["description"] = _DESCRIPTION
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             _add(schemas, "Problem", ProblemRead, "serialization")
+            _add(schemas, "EventRead", Event, "validation")
+            _add(schemas, "JobSpec", JobSpec, "validation")
+            _type(schemas)
             for address, path in document["paths"].items():
                 for operation in path.values():
                     _add_headers(operation, counted=address not in UNCOUNTED)
@@ -48,6 +53,17 @@ def _add_headers(operation: dict[str, Any], *, counted: bool) -> None:
     for status, response in operation["responses"].items():
         those = [*every, *(_MAKING.get(status, ()) if repeatable else ())]
         response.setdefault("headers", {}).update(sends(*those)["headers"])
+
+
+_TYPED: Final = {("JobRead", "spec"): "JobSpec", ("PlanRead", "spec"): "JobSpec"}
+"""Stored JSON that is shown as it is → what it is. Older objects may lack fields that have a default."""
+
+
+def _type(schemas: dict[str, Any]) -> None:
+    """Give stored JSON its form."""
+    for (name, field), form in _TYPED.items():
+        fields = schemas[name]["properties"]
+        fields[field] = {"$ref": f"#/components/schemas/{form}", "description": fields[field]["description"]}
 
 
 def _add(schemas: dict[str, Any], name: str, model: type[BaseModel], mode: Any) -> None:

@@ -18,7 +18,8 @@ from app.lineage import stages
 from app.storage import ObjectStore
 from app.tables.jobs import Job
 
-MEDIA_TYPE: Final = "application/x-tar"
+MEDIA_TYPE: Final = "application/octet-stream"
+"""The name says what is in it; generators of clients know no type of its own."""
 DOCUMENT: Final = "state.json"
 
 

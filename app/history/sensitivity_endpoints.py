@@ -22,7 +22,8 @@ from secateur.spec.records.history import Basis
 
 router = APIRouter(prefix="/v1/jobs/{id}/sensitivity", tags=["history"])
 
-PARQUET: Final = "application/vnd.apache.parquet"
+PARQUET: Final = "application/octet-stream"
+"""The name says what is in it; generators of clients know no type of its own."""
 _FILE: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         **sends(Sent.disposition, description="The file"),

@@ -66,6 +66,8 @@ class LossesRead(_Row):
 class JobPatch(Strict):
     """What may be changed after submission; fields left out stay as they are."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"labels": {"team": "search"}, "priority": 5}]})
+
     labels: Labels = Field(default={}, description="Replaces all labels.")
     priority: Priority = Field(default=0, description="Of the project's jobs, higher ones start first.")
     limits: Limits = Field(default=Limits(), description="Replaces both limits.")

@@ -135,8 +135,10 @@ class Unavailable(Problem):
 class ProblemField(BaseModel):
     """One entry of a problem's `errors`."""
 
-    pointer: str | None = Field(description="JSON pointer into the request's body.", examples=["/sparsity/target"])
-    parameter: str | None = Field(description="Name of a parameter outside the body.")
+    pointer: str | None = Field(
+        default=None, description="JSON pointer into the request's body.", examples=["/sparsity/target"]
+    )
+    parameter: str | None = Field(default=None, description="Name of a parameter outside the body.")
     detail: str
 
 

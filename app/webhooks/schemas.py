@@ -77,6 +77,8 @@ class WebhookCreate(Strict):
 class WebhookPatch(Strict):
     """What is to be changed; fields left out stay as they are."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": False}]})
+
     url: ReceiverUrl = ""
     description: Description = ""
     events: Events | None = None

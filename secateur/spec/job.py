@@ -282,6 +282,14 @@ class JobContinue(_Request):
         return {} if value is None else dict(value.model_dump(mode="json", exclude_unset=True))
 
 
+class JobSpec(Pruning):
+    """What a job computes: as accepted, with every default written out."""
+
+    model: str = Field(description="`mdl_…`")
+    gate: Gate | None = None
+    continues: str | None = Field(default=None, description="`job_…`: the job whose final state it goes on from.")
+
+
 def _kind(body: Any) -> str:
     goes_on = "continues" in body if isinstance(body, dict) else isinstance(body, JobContinue)
     return "continuation" if goes_on else "new"

@@ -50,7 +50,7 @@ def continued(api: httpx.Client, inputs: Inputs, session: Session, store: Object
 
 def test_the_archive_has_the_state_and_says_what_it_is(api: httpx.Client, continued: str) -> None:
     response = api.get(f"/v1/jobs/{continued}/state")
-    assert (response.status_code, response.headers["content-type"]) == (200, "application/x-tar")
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/octet-stream")
     assert response.headers["content-length"] == str(len(response.content))
     assert response.headers["content-disposition"] == f'attachment; filename="{continued}-state.tar"'
     with tarfile.open(fileobj=io.BytesIO(response.content)) as tar:

@@ -145,7 +145,7 @@ def test_filters_narrow_every_form_of_the_history(
 
 def table_of(response: httpx.Response) -> list[dict[str, Any]]:
     assert response.status_code == 200, response.text
-    assert response.headers["content-type"] == "application/vnd.apache.parquet"
+    assert response.headers["content-type"] == "application/octet-stream"
     return list(pq.read_table(io.BytesIO(response.content)).to_pylist())
 
 
