@@ -74,7 +74,7 @@ def test_every_answer_declares_its_headers_and_its_body(document: dict[str, Any]
                 assert telling[status] in headers, f"{name} {status}"
             if status >= "400":
                 assert response["content"][PROBLEM]["examples"], f"{name} {status}"
-            elif status in ("200", "201", "202", "206"):
+            elif status in ("200", "201", "202", "206") and not name.startswith("head "):
                 media = response["content"]
                 assert all(each["schema"] for each in media.values()), f"{name} {status}"
                 assert response["description"], f"{name} {status}"

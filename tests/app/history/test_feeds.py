@@ -72,7 +72,9 @@ def read(api: httpx.Client, path: str, last: str | None = None, **params: Any) -
 
 
 def note(session: Session, job: str, number: int = 0) -> None:
-    append_event(session, session.get_one(Job, job), EventType.note, {"number": number})
+    append_event(
+        session, session.get_one(Job, job), EventType.note, {"level": "info", "message": "", "number": number}
+    )
     session.commit()
 
 

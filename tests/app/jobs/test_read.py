@@ -93,7 +93,7 @@ def test_an_unchanged_job_is_304(api: httpx.Client, job: str, session: Session) 
     moved = api.get(f"/v1/jobs/{job}", headers={"If-None-Match": tag})
     assert moved.status_code == 200
     assert moved.json()["progress"]["fraction"] == 0.25
-    append_event(session, session.get_one(Job, job), EventType.note, {})
+    append_event(session, session.get_one(Job, job), EventType.note, {"level": "info", "message": ""})
     session.commit()
     assert len({tag, moved.headers["etag"], api.get(f"/v1/jobs/{job}").headers["etag"]}) == 3
 
@@ -107,7 +107,7 @@ def test_waiting_ends_with_the_change(api: httpx.Client, job: str, session: Sess
         until_end = pool.submit(api.get, url, params={"wait": 30})
         started = time.monotonic()
         assert api.get("/v1/jobs").status_code == 200
-        append_event(session, session.get_one(Job, job), EventType.note, {})
+        append_event(session, session.get_one(Job, job), EventType.note, {"level": "info", "message": ""})
         session.commit()
         assert {response.result().status_code for response in waiting} == {200}
         assert not until_end.done()
@@ -150,7 +150,7 @@ def test_cancelling(api: httpx.Client, inputs: Inputs, job: str, session: Sessio
 def test_events_and_logs_page_by_number(api: httpx.Client, job: str, session: Session) -> None:
     row = session.get_one(Job, job)
     for number in range(4):
-        append_event(session, row, EventType.note, {"number": number})
+        append_event(session, row, EventType.note, {"level": "info", "message": "", "number": number})
         session.add(JobLog(job_id=job, seq=number + 1, attempt=1, level="info", message=f"line {number}"))
     session.commit()
     for kind, last in (("events", 5), ("logs", 4)):

@@ -90,7 +90,7 @@ def test_what_is_rolled_back_is_not_sent(
     api: httpx.Client, job: str, session: Session, receiver: Receiver, send: Send
 ) -> None:
     make_webhook(api, receiver.url)
-    append_event(session, session.get_one(Job, job), EventType.note, {})
+    append_event(session, session.get_one(Job, job), EventType.note, {"level": "info", "message": ""})
     session.flush()
     session.rollback()
     assert send() == 0
@@ -102,7 +102,7 @@ def test_a_webhook_that_is_deleted_meanwhile_does_no_harm_to_the_worker(
     api: httpx.Client, job: str, session: Session
 ) -> None:
     made = make_webhook(api, "https://hooks.example.com/")
-    append_event(session, session.get_one(Job, job), EventType.note, {})
+    append_event(session, session.get_one(Job, job), EventType.note, {"level": "info", "message": ""})
     session.flush()
     with ThreadPoolExecutor(1) as pool:
         deleting = pool.submit(api.delete, f"/v1/webhooks/{made['id']}")

@@ -60,7 +60,9 @@ def states(session: Session) -> Counter[str]:
 
 def note(session: Session, job: str, count: int) -> None:
     for number in range(count):
-        append_event(session, session.get_one(Job, job), EventType.note, {"number": number})
+        append_event(
+            session, session.get_one(Job, job), EventType.note, {"level": "info", "message": "", "number": number}
+        )
     session.commit()
 
 
