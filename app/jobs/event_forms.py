@@ -30,13 +30,13 @@ class CreatedData(BaseModel):
 
 
 class TransitionData(BaseModel):
-    """A change of state. reason: a code."""
+    """A change of state. reason: a code, if there is one to tell."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
     before: State = Field(alias="from")
     to: State
-    reason: str
+    reason: str | None
     message: str | None
 
 

@@ -14,7 +14,7 @@ from tests.app.conftest import Inputs, MakeKey
 from tests.app.contract import check_documented
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-CALLS = 8
+CALLS = 5
 """Of each kind, valid and not, for every operation."""
 LEFT_OUT = {"livez", "readyz"}
 
