@@ -85,7 +85,7 @@ def test_an_intake_ends_with_its_model(
         assert hub.asked.wait(60)
         with transaction() as other:
             models.delete(other, project, model)
-        assert hub.left.wait(20), "the hub would have gone on for ever"
+        assert hub.left.wait(60), "the hub would have gone on for ever"
         assert running.result(60) == 1
     session.rollback()
     assert session.scalars(select(Task)).all() == []
