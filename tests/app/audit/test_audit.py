@@ -21,8 +21,11 @@ from app.tables.audit import AuditEvent
 from app.tables.jobs import Job
 from tests.app.conftest import Inputs, MakeKey, client_of, running
 
-READ_ONLY = {"verify_artifact"}
-"""A POST that changes nothing."""
+WITHOUT_LINE = {
+    "verify_artifact": "changes nothing",
+    "put_model_file": "a part of an upload, whose beginning and end have their lines",
+}
+"""Calls that are not in the log, and why."""
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def test_each_change_is_one_line(everything: httpx.Client, inputs: Inputs, sessi
         ("retry_job", retry),
         ("cancel_job", retry),
         ("delete_job", retry),
-        ("create_dataset", dataset),
+        ("upload_dataset", dataset),
         ("delete_dataset", dataset),
         ("put_hub_token", me["project"]["id"]),
     ]
@@ -116,7 +119,7 @@ def test_every_changing_call_has_the_transaction_that_its_line_needs(application
     for included in application[0].routes:
         for route in getattr(getattr(included, "original_router", None), "routes", ()):
             methods = getattr(route, "methods", None) or set()
-            if methods & {"POST", "PUT", "PATCH", "DELETE"} and route.name not in READ_ONLY:
+            if methods & {"POST", "PUT", "PATCH", "DELETE"} and route.name not in WITHOUT_LINE:
                 seen += 1
                 assert unit_of_work in calls(route.dependant), route.name
     assert seen > 15
