@@ -53,9 +53,8 @@ def test_each_change_is_one_line(everything: httpx.Client, inputs: Inputs, sessi
     retry = everything.post(f"/v1/jobs/{job}/retry").json()["id"]
     everything.post(f"/v1/jobs/{retry}/cancel")
     everything.delete(f"/v1/jobs/{retry}")
-    text = everything.post(
-        "/v1/datasets", params={"name": "t"}, content=b"A.", headers={"Content-Type": "text/plain"}
-    )
+    call = {"params": {"name": "t", "format": "txt"}, "headers": {"Content-Type": "application/octet-stream"}}
+    text = everything.post("/v1/datasets/upload", content=b"A.", **call)  # type: ignore[arg-type]
     everything.delete(text.headers["location"])
     everything.put(f"/v1/projects/{me['project']['id']}/hub_token", json={"token": "hf_secret_of_ours"})
     lines = log(everything)
