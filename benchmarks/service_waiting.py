@@ -33,7 +33,7 @@ def held(service: Any, load: Any, polls: int, streams: int) -> str:
         before = caller.run(service.port, other, 2, SECONDS)
         bytes_before = process.memory_info().rss
         waiters.hold(service.port, waiting)
-        time.sleep(5)
+        wait_until_settled(process)
         bytes_held = process.memory_info().rss - bytes_before
         meanwhile = caller.run(service.port, other, 2, SECONDS)
         changed = change(ids)
@@ -47,6 +47,12 @@ def held(service: Any, load: Any, polls: int, streams: int) -> str:
         f" {p95(meanwhile) / p95(before):.2f} times",
     }
     return "\n".join(f"{name}: {value}" for name, value in lines.items())
+
+
+def wait_until_settled(process: psutil.Process) -> None:
+    """Until the API has taken all of them in, and rests."""
+    while process.cpu_percent(2.0) > 6:
+        pass
 
 
 def p95(found: dict[str, Any]) -> float:
