@@ -128,7 +128,7 @@ def test_the_answer_does_not_wait_for_the_rest(service: str, make_key: MakeKey) 
 
 def test_a_connection_serves_on_after_a_refusal(service: str, make_key: MakeKey) -> None:
     headers = {"Authorization": f"Bearer {make_key()}", "Content-Type": OCTETS}
-    with httpx.Client(base_url=service, headers=headers, trust_env=False) as client:
+    with httpx.Client(base_url=service, headers=headers, timeout=60, trust_env=False) as client:
         for case in BODIES:
             refused = client.post(f"/v1/datasets/upload?{QUERY}", content=body_of(case, 2**20))
             assert (refused.status_code, refused.json()["code"]) == (422, "dataset_refused")
