@@ -193,6 +193,7 @@ COLLECTIONS: Final[dict[str, Check]] = {
     "list_datasets": _lists_nothing_of_ours("/v1/datasets"),
     "list_models": _lists_nothing_of_ours("/v1/models"),
     "list_webhooks": _lists_nothing_of_ours("/v1/webhooks"),
+    "list_plans": _lists_nothing_of_ours("/v1/plans", model="models"),
     "list_audit_events": _lists_nothing_of_ours("/v1/audit", object_id="jobs"),
     "get_usage": _says_nothing_of_ours("/v1/usage"),
     "whoami": _says_nothing_of_ours("/v1/whoami"),
