@@ -23,7 +23,9 @@ router = APIRouter(prefix="/v1/jobs/{id}/artifacts", tags=["artifacts"])
 
 PRESIGNED_SECONDS: Final = 300
 FilePath = Annotated[str, Path(description="As in the manifest, slashes and all.", examples=["model/config.json"])]
-_BINARY: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+OCTETS: Final = "application/octet-stream"
+"""Of every file, whatever it is: the manifest says what that is, and generated clients know no other type."""
+_BINARY: Final = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
 _WHOLE: Final = (Sent.etag, Sent.digest, Sent.ranges, Sent.disposition)
 _FILE: Final[dict[int | str, dict[str, Any]]] = {
     200: {**sends(*_WHOLE, description="The file"), "content": _BINARY},
@@ -92,7 +94,7 @@ def download_file(
     if url is not None:
         return RedirectResponse(url, 307, {"ETag": file.etag, "Cache-Control": "no-store"})
     service.require(backend.store, [file])
-    return range.answer(partial(backend.store.stream, file.key), file.bytes, file.headers(), file.media_type)
+    return range.answer(partial(backend.store.stream, file.key), file.bytes, file.headers(), OCTETS)
 
 
 @router.head(
@@ -107,5 +109,5 @@ def download_file(
 def describe_file(id: JobId, path: FilePath, auth: JobsRead, session: UnitOfWork) -> Response:
     """Size, type and digest without the content."""
     file = service.find_file(session, auth.project, id, path)
-    headers = {**file.headers(), "Content-Length": str(file.bytes), "Content-Type": file.media_type}
+    headers = {**file.headers(), "Content-Length": str(file.bytes), "Content-Type": OCTETS}
     return Response(headers=headers)
