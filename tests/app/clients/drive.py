@@ -13,14 +13,14 @@ from made_client import AuthenticatedClient  # type: ignore[import-not-found]
 from made_client.api.artifacts import download_file, get_manifest  # type: ignore[import-not-found]
 from made_client.api.history import list_events  # type: ignore[import-not-found]
 from made_client.api.jobs import create_job, get_job  # type: ignore[import-not-found]
-from made_client.models import Job, JobCreate, Manifest, Problem  # type: ignore[import-not-found]
+from made_client.models import Awaited, Job, JobCreate, Manifest, Problem  # type: ignore[import-not-found]
 
 url, key, body, folder = sys.argv[1:]
 client = AuthenticatedClient(base_url=url, token=key, raise_on_unexpected_status=True)
 
 refused = create_job.sync(client=client, body=JobCreate.from_dict({**json.loads(body), "model": "mdl_none"}))
 assert isinstance(refused, Problem), refused
-assert refused.code == "invalid_input", refused
+assert refused.code == "input_refused", refused
 
 job = create_job.sync(client=client, body=JobCreate.from_dict(json.loads(body)), idempotency_key="once")
 again = create_job.sync(client=client, body=JobCreate.from_dict(json.loads(body)), idempotency_key="once")
@@ -32,7 +32,7 @@ print(job.id, flush=True)
 deadline = time.monotonic() + 120
 while job.finished_at is None:
     assert time.monotonic() < deadline, job
-    job = get_job.sync(id=job.id, client=client, wait=5, for_="end")
+    job = get_job.sync(id=job.id, client=client, wait=5, for_=Awaited("end"))
 assert job.state == "succeeded", job
 
 events = list_events.sync(id=job.id, client=client)
