@@ -5,7 +5,7 @@ import re
 import sys
 import time
 from collections.abc import MutableMapping
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import structlog
 
@@ -64,6 +64,17 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
     """Marks the handler as ours."""
 
 
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at the time: whoever captures it may have replaced it since."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def configure_logs(level: str = "INFO") -> None:
     """Route structlog and the standard library through one renderer that hides keys and passwords."""
     shared: list[structlog.typing.Processor] = [
@@ -87,7 +98,7 @@ def configure_logs(level: str = "INFO") -> None:
         ],
         foreign_pre_chain=shared,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(renderer)
     handler.addFilter(Throttle())
     root = logging.getLogger()
