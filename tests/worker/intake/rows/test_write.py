@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pyarrow as pa
@@ -36,7 +37,8 @@ def read(
     module: str | None = None,
     compression: str = "none",
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The documents, and the facts."""
+    """The documents, and the facts. Every reading has a folder of its own."""
+    folder = Path(mkdtemp(dir=folder))
     path = folder / "sent"
     path.write_bytes(data if isinstance(data, bytes) else table_bytes(data))
     file = {
