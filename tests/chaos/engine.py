@@ -11,7 +11,8 @@ from secateur.spec.records.pipe import BlockResult, Message
 from worker.engine import __main__
 from worker.engine.reporter import Reporter
 
-LEDGER = Path(sys.argv.pop(1))
+LEDGER = Path(sys.argv.pop(1)).open("ab", buffering=0)  # noqa: SIM115 - open to the end
+"""Opened before the engine shuts itself off from the files of others."""
 ATTEMPT = Path.cwd().parent.name
 """The scratch folder's name, made of the job and its fence."""
 
@@ -20,8 +21,7 @@ tell = Reporter.tell
 
 def note_and_tell(reporter: Reporter, record: Message) -> None:
     if isinstance(record, BlockResult):
-        with LEDGER.open("ab", buffering=0) as ledger:
-            ledger.write(f"{ATTEMPT} {record.stage} {record.block}\n".encode())
+        LEDGER.write(f"{ATTEMPT} {record.stage} {record.block}\n".encode())
     tell(reporter, record)
 
 
