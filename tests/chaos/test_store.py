@@ -34,8 +34,9 @@ REFUSAL = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n
 
 @pytest.fixture
 def environment(environment: dict[str, str]) -> dict[str, str]:
-    """With a lease that a busy machine does not lose by itself."""
-    return {**environment, "SECATEUR_LEASE_SECONDS": "8"}
+    """With a lease that a busy machine does not lose by itself, and without a reserve of disk, so that a full one
+    meets an attempt and not the claim before it."""
+    return {**environment, "SECATEUR_LEASE_SECONDS": "8", "SECATEUR_DISK_RESERVE_BYTES": "0"}
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ LOOK_SECONDS: Final = 15.0
 def has_room(settings: Settings) -> bool:
     """Whether the disk's reserve is untouched, if need be once the cache of models and texts has given way."""
     watermark = Watermark(settings)
-    if watermark.room() > 0:
+    if watermark.room() >= 0:
         return True
-    shrink(settings.work_dir, -watermark.room() + 1)
-    return watermark.room() > 0
+    shrink(settings.work_dir, -watermark.room())
+    return watermark.room() >= 0
 
 
 def wait_for_room(settings: Settings, stopping: threading.Event) -> None:
