@@ -2,22 +2,19 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
 from app.delivery.events import append_event, lock_job
-from app.delivery.object_keys import published_folder
+from app.delivery.object_keys import MODEL, published_folder
 from app.storage import ObjectStore
 from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobEvent
 from app.tables.states import State
 from secateur.digests import tree_digest
-
-MODEL: Final = "model/"
-"""What the artifact's files of the model itself begin with."""
 
 log = logging.getLogger(__name__)
 

@@ -1,16 +1,17 @@
 """What a new attempt can build on: committed blocks, finished stages, known perplexities."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from sqlalchemy import delete, null, select, update
 from sqlalchemy.orm import Session
 
 from app.db.base import Base
-from app.delivery.commits import KEPT_ROLE, STAGE_FIGURES
+from app.delivery.commits import KEPT_ROLE, STAGE_FIGURES, WEIGHTS_ROLE, keeps_stages
 from app.delivery.events import append_event
 from app.delivery.lease import Lease
-from app.delivery.object_keys import StoredFile
+from app.delivery.object_keys import StoredFile, is_state, stage_name
 from app.lineage import stages as lineage
 from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobBlock, JobEvaluation, JobMatrix, JobStage
@@ -68,10 +69,22 @@ def load(session: Session, job_id: str) -> Checkpoint:
     return Checkpoint(stages, blocks, files, _evaluations(session, job_id), _threads(session, job_id))
 
 
-def kept_files(session: Session, job_id: str) -> list[StoredFile]:
-    """Files of all committed blocks that the artifact has beside the engine's output, by their names there."""
-    rows = session.scalars(select(JobBlock.files).where(JobBlock.job_id == job_id)).all()
-    return [StoredFile.of(file) for files in rows for file in files if file["role"] == KEPT_ROLE]
+def kept_files(session: Session, job_id: str, model: Sequence[StoredFile]) -> list[StoredFile]:
+    """What the artifact has beside the engine's output, by its names there.
+
+    model: files of the last stage's model. What is not in its blocks is the dense model's, so all stages share it.
+    """
+    query = select(JobBlock.stage, JobBlock.files).where(JobBlock.job_id == job_id)
+    rows = session.execute(query.order_by(JobBlock.stage, JobBlock.block)).all()
+    kept = [StoredFile.of(file) for row in rows for file in row.files if file["role"] == KEPT_ROLE]
+    if not keeps_stages(session.get_one(Job, job_id).spec):
+        return kept
+    shared = [file for file in model if not is_state(file.path)]
+    for stage in sorted({row.stage for row in rows})[:-1]:
+        own = [file for row in rows if row.stage == stage for file in row.files if file["role"] == WEIGHTS_ROLE]
+        kept += map(StoredFile.of, own)
+        kept += [replace(file, path=f"{stage_name(stage)}/{file.path}") for file in shared]
+    return kept
 
 
 def engine_formats(session: Session, job_id: str) -> set[int]:

@@ -36,7 +36,10 @@ STAGE_FIGURES: Final = set(StageFigures.model_fields)
 """Columns of a finished stage that the engine reports."""
 KEPT_ROLE: Final = "sensitivity"
 """Of a block's files that no resume needs, but that are kept from every stage for the artifact."""
+WEIGHTS_ROLE: Final = "weights"
+"""Of a block's pruned weights; kept from every stage where the job's output asks for its model."""
 _KEPT: Final = f'$[*] ? (@.role == "{KEPT_ROLE}")'
+_KEPT_WITH_WEIGHTS: Final = f'$[*] ? (@.role == "{KEPT_ROLE}" || @.role == "{WEIGHTS_ROLE}")'
 
 
 @dataclass(frozen=True)
@@ -210,10 +213,17 @@ def write_stage(session: Session, lease: Lease, stage: StageResult) -> None:
         setattr(row, name, value)
     # A resume needs the last finished stage only; the sweep takes the rest, but not what the artifact will have.
     earlier = (JobBlock.job_id == lease.job_id, JobBlock.stage < row.stage)
-    kept = func.jsonb_path_query_array(JobBlock.files, cast(_KEPT, JSONPATH))
+    job = session.get_one(Job, lease.job_id)
+    path = _KEPT_WITH_WEIGHTS if keeps_stages(job.spec) else _KEPT
+    kept = func.jsonb_path_query_array(JobBlock.files, cast(path, JSONPATH))
     session.execute(update(JobBlock).where(*earlier).values(files=kept))
     data = {"stage": row.stage, "domain": row.domain, "sparsity": stage.sparsity, "seconds": stage.seconds}
-    append_event(session, session.get_one(Job, lease.job_id), EventType.stage_finished, data)
+    append_event(session, job, EventType.stage_finished, data)
+
+
+def keeps_stages(spec: dict[str, Any]) -> bool:
+    """Whether the artifact is to have the model of every stage."""
+    return bool(spec.get("output", {}).get("keep_stages", False))
 
 
 def _open_stage(session: Session, lease: Lease, stage: int) -> None:

@@ -65,9 +65,16 @@ def published_folder(project: str, prefix: str = "") -> str:
     return f"projects/{project}/published" + (f"/{prefix}" if prefix else "")
 
 
+MODEL: Final = "model/"
+"""What the artifact's files of the last stage's model begin with."""
 STATISTICS: Final = "state/"
 """What the files with the accumulated statistics begin with; one a decoder block."""
 _SHARD: Final = re.compile(r"model/model-(?P<number>[0-9]+)-of-(?P<count>[0-9]+)\.safetensors")
+
+
+def stage_name(stage: int) -> str:
+    """The folder of a stage of the job, in the engine's workspace and in the artifact."""
+    return f"stage-{stage:02d}"
 
 
 def is_statistics(path: str) -> bool:

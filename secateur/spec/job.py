@@ -145,6 +145,11 @@ class Output(Strict):
     keep_sensitivities: bool = Field(
         default=False, description="Keep every weight's score of every stage as files of the artifact."
     )
+    keep_stages: bool = Field(
+        default=False,
+        description="Keep the model of every stage in the artifact, each a folder of its own: `stage-00/model/…` "
+        "and so on, beside the last one's `model/…`.",
+    )
     publish_to: Prefix | None = Field(
         default=None,
         description="Once the job has succeeded, copy its model as a plain folder to this place of the project's "

@@ -15,7 +15,7 @@ from app.delivery import commits
 from app.delivery.checkpoint import Checkpoint
 from app.delivery.claim import Claim
 from app.delivery.endings import Failure
-from app.delivery.object_keys import StoredFile, attempt_folder
+from app.delivery.object_keys import MODEL, StoredFile, attempt_folder
 from app.delivery.publish import make_manifest, publish
 from app.tables.states import Reason
 from secateur.spec.records.history import JobWarning
@@ -229,7 +229,8 @@ def _publish(hearing: _Hearing, about: Engine, message: Output, committed: Mappi
     for file in message.files:
         context.interrupts.check()
         files.append(hearing.uploads.put_output(file.local, file.path, committed))
-    files += context.commit(lambda session: checkpoints.kept_files(session, lease.job_id))
+    model = [file for file in files if file.path.startswith(MODEL)]
+    files += context.commit(lambda session: checkpoints.kept_files(session, lease.job_id, model))
     manifest = make_manifest(files, _provenance(context.claim, about))
     text = json.dumps(manifest, sort_keys=True).encode()
     manifest["key"] = hearing.uploads.put_manifest(manifest["digest"], text)

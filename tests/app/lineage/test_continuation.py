@@ -143,7 +143,7 @@ def test_output_and_weights_of_a_continuation(api: httpx.Client, inputs: Inputs,
     publish(session, parent)
     body: dict[str, Any] = {"continues": parent, "domains": [domain("x", inputs.first)]}
     kept = api.post("/v1/jobs", json={**body, "output": {"keep_sensitivities": True}}).json()["spec"]["output"]
-    output = {**output, "publish_to": None}
+    output = {**output, "keep_stages": False, "publish_to": None}
     assert kept == {**output, "keep_sensitivities": True}
     assert api.post("/v1/jobs", json=body).json()["spec"]["output"] == {**output, "keep_sensitivities": False}
     for change, pointer in [

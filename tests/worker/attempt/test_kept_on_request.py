@@ -3,6 +3,7 @@
 Slow: a script would write the files that it was told to.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,32 @@ def test_the_artifact_has_every_stages_scores_when_they_are_asked_for(
         assert {name: float(each.double().sum()) for name, each in scores.items()} == pytest.approx(
             totals, rel=1e-3
         )
+
+
+def test_the_artifact_has_every_stages_model_when_they_are_asked_for(
+    session: Session, store: ObjectStore, settings: Settings, tmp_path: Path
+) -> None:
+    """Also of stages whose checkpoint a resume needs no more; each is the model of a job that ends there."""
+    jobs = make_tiny_jobs(session, store, tiny.make_tiny_llama(tmp_path / "tiny"), domains=3)
+    whole = Watch(session, jobs.make(output={"keep_stages": True}))
+    assert run_jobs(settings, "here") == 1
+    files = _files(whole)
+    for stage in (0, 1):
+        shorter = Watch(session, replace(jobs, datasets=jobs.datasets[: stage + 1]).make())
+        assert run_jobs(settings, "here") == 1
+        model = {path: sha256 for path, sha256 in _files(shorter).items() if path.startswith("model/")}
+        assert {path: files.get(f"stage-{stage:02d}/{path}") for path in model} == model
+        assert not [path for path in _files(shorter) if path.startswith("stage-")], "nobody asked for more"
+    assert (
+        files["stage-00/model/model-00001-of-00003.safetensors"] != files["model/model-00001-of-00003.safetensors"]
+    )
+    assert not [path for path in files if path.startswith("stage-02")], "the last one's is at model/"
+
+
+def _files(watch: Watch) -> dict[str, str]:
+    manifest = watch.row.manifest
+    assert manifest is not None
+    return {file["path"]: file["sha256"] for file in manifest["files"]}
 
 
 def test_sensitivities_are_there_by_the_domain_alone_too(
