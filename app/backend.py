@@ -42,7 +42,7 @@ class Backend:
         """Where the process asks this kind of question."""
         found = self._batches.get(look)
         if found is None:
-            found = self._batches[look] = Batches(make_engine(self.settings, connections=1), look)
+            found = self._batches[look] = Batches(make_engine(self.settings, connections=1, ping=False), look)
         return found
 
     def close(self) -> None:
@@ -56,15 +56,15 @@ class Backend:
 def open_backend(settings: Settings) -> Backend:
     """Connect lazily: nothing is contacted before the first request."""
     engine = make_engine(settings)
-    watcher = Watcher(make_engine(settings, connections=1), settings.held_waits)
+    watcher = Watcher(make_engine(settings, connections=1), settings.held_waits, settings.held_waits_per_project)
     plain = engine.execution_options(isolation_level="AUTOCOMMIT")
     sessions, reads = (sessionmaker(each, expire_on_commit=False) for each in (engine, plain))
     uploads = UploadsUnderWay(Watermark(settings))
     return Backend(settings, engine, sessions, reads, open_store(settings), watcher, uploads)
 
 
-def get_backend(request: Request) -> Backend:
-    """The process's backend."""
+async def get_backend(request: Request) -> Backend:
+    """The process's backend. Async, or the framework would take a thread for it."""
     backend = request.app.state.backend
     assert isinstance(backend, Backend)  # noqa: S101 - for the type checker
     return backend

@@ -59,6 +59,7 @@ def main() -> None:
     given = parser.parse_args()
     raise_file_limit()
     app = create_app()
+    app.openapi()  # a second's work, which no caller is to wait for
     gc.collect()
     gc.freeze()  # modules and routes are not looked through again and again while callers wait
     Server(app, given.host, given.port).run()

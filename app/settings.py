@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     """Of them, those of one address; behind a proxy all are of the proxy's."""
     statement_seconds: float = Field(default=120, gt=0)
     """A statement that takes longer is ended by the database; migrations have no such limit."""
+    held_waits_per_project: int = Field(default=2400, ge=1)
+    """Waiting calls and streams that all keys of a project hold at once in one process; less than half of its
+    `connections`, so that no project holds them all."""
     held_waits: int = Field(default=2000, ge=1)
     """Waiting calls (`?wait=`, streams) that one API key may hold open in one process of the API."""
     stop_seconds: int = Field(default=8, ge=1)

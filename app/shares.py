@@ -10,9 +10,11 @@ from app.outbox import Queue
 from app.settings import get_settings
 
 DECAYED: Final = (
-    "exp(-ln(2.0::float8) * greatest(extract(epoch FROM now() - {since})::float8, 0) / CAST(:half_life AS float8))"
+    "exp(-least(ln(2.0::float8) * greatest(extract(epoch FROM now() - {since})::float8, 0)"
+    " / CAST(:half_life AS float8), 100))"
 )
-"""What one second at `since` counts now."""
+"""What one second at `since` counts now. What is older than 144 half-lives counts nothing that matters, and
+PostgreSQL refuses an exponential that underflows."""
 
 ELAPSED: Final = f"(CAST(:half_life AS float8) / ln(2.0::float8) * (1 - {DECAYED}))"
 """What all seconds from `since` to now count now."""

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote
 
 from secateur import download, upload, upload_model
 from secateur.errors import SecateurError
 from secateur.projects import Projects
-from secateur.transport import Json, Transport
+from secateur.transport import Json, Transport, path_of
 from secateur.waiting import FINISHED, READY, OnUpdate, follow, wait_for
 from secateur.webhooks import Webhooks
 
@@ -75,16 +74,16 @@ class Client:
         return self._transport.create("/v1/jobs", key=idempotency_key, json=_json(spec))
 
     def job(self, id: str) -> Json:
-        return self._transport.call("GET", _path("jobs", id))
+        return self._transport.call("GET", path_of("jobs", id))
 
     def tagged_job(self, id: str) -> tuple[Json, str | None]:
         """A job and its ETag, for `change`."""
-        found = self._transport.look(_path("jobs", id), held=0, etag=None)
+        found = self._transport.look(path_of("jobs", id), held=0, etag=None)
         return found.body or {}, found.etag
 
     def queue_place(self, id: str) -> Json:
         """How many jobs are started before this one (`ahead`), and what it `waits_for`."""
-        return self._transport.call("GET", _path("jobs", id, "queue"))
+        return self._transport.call("GET", path_of("jobs", id, "queue"))
 
     def jobs(self, **filters: Any) -> Iterator[Json]:
         """Jobs, newest first.
@@ -96,19 +95,19 @@ class Client:
 
     def cancel(self, id: str) -> Json:
         """Ask for the end of a job; harmless when it is cancelled already."""
-        return self._transport.call("POST", _path("jobs", id, "cancel"), repeatable=True)
+        return self._transport.call("POST", path_of("jobs", id, "cancel"), repeatable=True)
 
     def pause(self, id: str) -> Json:
         """Take a job from its worker after the block it works on, or from the queue. Harmless if paused."""
-        return self._transport.call("POST", _path("jobs", id, "pause"), repeatable=True)
+        return self._transport.call("POST", path_of("jobs", id, "pause"), repeatable=True)
 
     def resume(self, id: str) -> Json:
         """Let a paused job go on behind its last finished block."""
-        return self._transport.call("POST", _path("jobs", id, "resume"), repeatable=True)
+        return self._transport.call("POST", path_of("jobs", id, "resume"), repeatable=True)
 
     def retry(self, id: str) -> Json:
         """The new job that goes on where a failed or cancelled one stopped; the same one when called again."""
-        return self._transport.create(_path("jobs", id, "retry"))
+        return self._transport.create(path_of("jobs", id, "retry"))
 
     def change(self, id: str, *, if_match: str | None = None, **fields: Any) -> Json:
         """Change a job. fields: labels, priority, limits ({"max_runtime": "12h", "max_pending": …}).
@@ -118,51 +117,51 @@ class Client:
         headers = {"If-Match": if_match} if if_match is not None else None
         # Twice does no harm either, unless the first time has changed the ETag.
         again = if_match is None
-        return self._transport.call("PATCH", _path("jobs", id), json=fields, headers=headers, repeatable=again)
+        return self._transport.call("PATCH", path_of("jobs", id), json=fields, headers=headers, repeatable=again)
 
     def delete_job(self, id: str) -> None:
         """Delete a finished job with its history and files."""
-        self._transport.delete(_path("jobs", id))
+        self._transport.delete(path_of("jobs", id))
 
     def events(self, id: str, after: int = 0) -> Iterator[Json]:
         """A job's events with a number above `after`."""
-        return self._transport.pages(_path("jobs", id, "events"), {"after": after})
+        return self._transport.pages(path_of("jobs", id, "events"), {"after": after})
 
     def logs(self, id: str, after: int = 0) -> Iterator[Json]:
         """Lines that the engine printed, with a number above `after`."""
-        return self._transport.pages(_path("jobs", id, "logs"), {"after": after})
+        return self._transport.pages(path_of("jobs", id, "logs"), {"after": after})
 
     def last_logs(self, id: str, count: int) -> list[Json]:
         """The last lines that the engine printed, oldest first."""
-        newest = self._transport.pages(_path("jobs", id, "logs", "tail"), {"limit": min(max(count, 1), 1000)})
+        newest = self._transport.pages(path_of("jobs", id, "logs", "tail"), {"limit": min(max(count, 1), 1000)})
         return list(islice(newest, count))[::-1]
 
     def follow_events(self, id: str, after: int = 0, *, every: float = 0.2) -> Iterator[Json]:
         """Events above `after` as they come, until the job is finished; a server that is away for a while is
         waited for as in `wait`. every: the least time between two requests."""
-        return follow(self._transport, _path("jobs", id), "events", after, every)
+        return follow(self._transport, path_of("jobs", id), "events", after, every)
 
     def follow_logs(self, id: str, after: int = 0, *, every: float = 0.2) -> Iterator[Json]:
         """Lines above `after` as they come, as for `follow_events`."""
-        return follow(self._transport, _path("jobs", id), "logs", after, every)
+        return follow(self._transport, path_of("jobs", id), "logs", after, every)
 
     def attempts(self, id: str) -> Iterator[Json]:
-        return self._transport.pages(_path("jobs", id, "attempts"))
+        return self._transport.pages(path_of("jobs", id, "attempts"))
 
     def lineage(self, id: str) -> Json:
         """What a job continues (`path`), and all branches of the tree it belongs to (`jobs`)."""
-        return self._transport.call("GET", _path("jobs", id, "lineage"))
+        return self._transport.call("GET", path_of("jobs", id, "lineage"))
 
     def stages(self, id: str) -> Iterator[Json]:
-        return self._transport.pages(_path("jobs", id, "stages"))
+        return self._transport.pages(path_of("jobs", id, "stages"))
 
     def evaluation(self, id: str) -> Json:
         """The matrix R (perplexity of every domain after every stage), BWT, and the protocols."""
-        return self._transport.call("GET", _path("jobs", id, "evaluation"))
+        return self._transport.call("GET", path_of("jobs", id, "evaluation"))
 
     def matrices(self, id: str, **filters: Any) -> Iterator[Json]:
         """One record a matrix and stage. filters: as for `sensitivity`."""
-        return self._transport.pages(_path("jobs", id, "matrices"), filters)
+        return self._transport.pages(path_of("jobs", id, "matrices"), filters)
 
     def sensitivity(self, id: str, **filters: Any) -> Iterator[Json]:
         """One summary a matrix and stage.
@@ -171,23 +170,23 @@ class Client:
         this one continues), basis ("domain", the default: scores by the stage's domain alone; "accumulated": by
         all domains so far, which chose the mask).
         """
-        return self._transport.pages(_path("jobs", id, "sensitivity"), filters)
+        return self._transport.pages(path_of("jobs", id, "sensitivity"), filters)
 
     def block_sensitivity(self, id: str, **filters: Any) -> Iterator[Json]:
         """What of each stage's sensitivity falls to each block. filters: as for `sensitivity`."""
-        return self._transport.pages(_path("jobs", id, "sensitivity", "blocks"), filters)
+        return self._transport.pages(path_of("jobs", id, "sensitivity", "blocks"), filters)
 
     def export_history(self, id: str, target: Path, **filters: Any) -> None:
         """Write records and summaries into a Parquet file, one row a matrix and stage. filters: as for
         `sensitivity`. Raises DownloadError; what is there is replaced by a whole file only."""
-        download.fetch_made(self._transport, _path("jobs", id, "sensitivity.parquet"), filters, target)
+        download.fetch_made(self._transport, path_of("jobs", id, "sensitivity.parquet"), filters, target)
 
     def compare(self, id: str, other: str, *, part: str | None = None, **filters: Any) -> Json:
         """Two jobs side by side; `history.matrices.data` has all matrices.
 
         part: "evaluation" or "history" alone. filters: stage, other_stage, matrix.
         """
-        path = _path("jobs", id, "compare", other)
+        path = path_of("jobs", id, "compare", other)
         found = self._transport.call("GET", path, params={**filters, "part": part})
         matrices = found["history"]["matrices"] if found["history"] else {"next_cursor": None}
         while matrices["next_cursor"] is not None:
@@ -211,7 +210,7 @@ class Client:
         with the job at each change, and now and then without one. A server that is away for a while (five
         minutes) is waited for.
         """
-        path = _path("jobs", id)
+        path = path_of("jobs", id)
         return wait_for(self._transport, path, FINISHED, every=every, timeout=timeout, on_update=on_update)
 
     # Plans
@@ -222,10 +221,10 @@ class Client:
         Raises WaitTimeout.
         """
         asked = self._transport.create("/v1/plans", json=_json(spec))
-        return wait_for(self._transport, _path("plans", asked["id"]), READY, every=0.5, timeout=timeout)
+        return wait_for(self._transport, path_of("plans", asked["id"]), READY, every=0.5, timeout=timeout)
 
     def read_plan(self, id: str) -> Json:
-        return self._transport.call("GET", _path("plans", id))
+        return self._transport.call("GET", path_of("plans", id))
 
     def plans(self, **filters: Any) -> Iterator[Json]:
         """Plans of the last day, newest first. filters: those of `jobs` but label, continues and lineage."""
@@ -235,7 +234,7 @@ class Client:
 
     def manifest(self, id: str) -> Json:
         """A finished job's files, with sha256 and size, and the digest over all of them."""
-        return self._transport.call("GET", _path("jobs", id, "artifacts"))
+        return self._transport.call("GET", path_of("jobs", id, "artifacts"))
 
     def download(self, id: str, folder: Path, *, on_bytes: Callable[[int, int], None] | None = None) -> list[Path]:
         """Download every file of a job below `folder` and check it; what is there and correct stays.
@@ -251,7 +250,7 @@ class Client:
 
         Raises DownloadError; what is there is replaced by a whole file only.
         """
-        download.fetch_made(self._transport, _path("jobs", id, "state"), {}, target)
+        download.fetch_made(self._transport, path_of("jobs", id, "state"), {}, target)
 
     def verify(self, id: str, folder: Path) -> list[str]:
         """What is wrong with a downloaded folder, one line a file; empty when all is well."""
@@ -262,7 +261,7 @@ class Client:
 
         Minutes for a large model.
         """
-        return self._transport.call("POST", _path("jobs", id, "artifacts", "verify"), repeatable=True, slow=True)
+        return self._transport.call("POST", path_of("jobs", id, "artifacts", "verify"), repeatable=True, slow=True)
 
     # Datasets
 
@@ -282,18 +281,18 @@ class Client:
         return self._transport.create("/v1/datasets", json={"name": name, "hub": hub})
 
     def dataset(self, id: str) -> Json:
-        return self._transport.call("GET", _path("datasets", id))
+        return self._transport.call("GET", path_of("datasets", id))
 
     def datasets(self, **filters: Any) -> Iterator[Json]:
         return self._transport.pages("/v1/datasets", filters)
 
     def wait_for_dataset(self, id: str, *, timeout: float | None = None) -> Json:
         """The dataset once it is ready or failed."""
-        return wait_for(self._transport, _path("datasets", id), READY, every=0.5, hold=False, timeout=timeout)
+        return wait_for(self._transport, path_of("datasets", id), READY, every=0.5, hold=False, timeout=timeout)
 
     def delete_dataset(self, id: str) -> None:
         """Refused while an unfinished job needs it."""
-        self._transport.delete(_path("datasets", id))
+        self._transport.delete(path_of("datasets", id))
 
     # Models
 
@@ -327,34 +326,34 @@ class Client:
 
     def model_files(self, id: str) -> list[Json]:
         """Of a model that is being uploaded: what has been received of each file."""
-        return list(self._transport.call("GET", _path("models", id, "files"))["data"])
+        return list(self._transport.call("GET", path_of("models", id, "files"))["data"])
 
     def model_file(self, id: str, path: str) -> Json:
         """The same of one file."""
-        return self._transport.call("GET", _path("models", id, "files", path))
+        return self._transport.call("GET", path_of("models", id, "files", path))
 
     def presign_model_file(self, id: str, path: str) -> Json:
         """`url` of the object store that takes the whole file by one PUT, until `expires_at`; a ProblemError
         `presign_unavailable` where files are sent to the service itself."""
-        return self._transport.call("POST", _path("models", id, "files", path, "presign"), repeatable=True)
+        return self._transport.call("POST", path_of("models", id, "files", path, "presign"), repeatable=True)
 
     def complete_model(self, id: str) -> Json:
         """Say that all files of an upload have been sent; harmless again."""
-        return self._transport.create(_path("models", id, "complete"))
+        return self._transport.create(path_of("models", id, "complete"))
 
     def model(self, id: str) -> Json:
-        return self._transport.call("GET", _path("models", id))
+        return self._transport.call("GET", path_of("models", id))
 
     def models(self, **filters: Any) -> Iterator[Json]:
         return self._transport.pages("/v1/models", filters)
 
     def wait_for_model(self, id: str, *, timeout: float | None = None) -> Json:
         """The model once it is ready or failed."""
-        return wait_for(self._transport, _path("models", id), READY, every=0.5, hold=False, timeout=timeout)
+        return wait_for(self._transport, path_of("models", id), READY, every=0.5, hold=False, timeout=timeout)
 
     def delete_model(self, id: str) -> None:
         """Refused while any job refers to it, finished or not."""
-        self._transport.delete(_path("models", id))
+        self._transport.delete(path_of("models", id))
 
     def methods(self) -> Json:
         """All methods with their parameters."""
@@ -368,7 +367,3 @@ class Client:
 def _json(spec: "Json | JobCreate | JobContinue") -> Json:
     """As it is sent: what was not said is the server's to fill in."""
     return spec if isinstance(spec, dict) else spec.model_dump(mode="json", exclude_unset=True)
-
-
-def _path(*parts: str) -> str:
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)

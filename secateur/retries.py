@@ -47,7 +47,7 @@ class Retries:
         self._failures += 1
         # Jitter, so that many clients do not come back in step; nothing secret about it.
         own = BACKOFF.after(self._failures) * random.uniform(0.5, 1.0)  # noqa: S311
-        pause = own if requested is None else requested
+        pause = requested or own
         if time.monotonic() + pause > self._deadline:
             return False
         self.sleep(pause)

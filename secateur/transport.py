@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -199,3 +199,8 @@ def _object(response: httpx.Response) -> Json:
     if not response.is_success or not isinstance(body, dict):
         raise SecateurError(f"{response.url} does not answer like Secateur ({response.status_code})")
     return body
+
+
+def path_of(*parts: str) -> str:
+    """A call's address; what is in a part leads nowhere else."""
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)

@@ -16,7 +16,7 @@ CHUNK_BYTES: Final = 1 << 20
 TRIES: Final = 5
 """Times that one part is sent before it is given up."""
 NAMES: Final = re.compile(
-    r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.(?:safetensors|json|txt|model|jinja)|(?:LICENSE|NOTICE|USE_POLICY|COPYING)[A-Z.a-z]*"
+    r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.(?:safetensors|json|txt|model|jinja)|(?:LICENSE|NOTICE|USE_POLICY|COPYING)[A-Z_-]*(?:\.(?:md|rst|pdf))?"
 )
 """Files of a folder that belong to a model. Others stay where they are: code, pickles, READMEs."""
 

@@ -29,8 +29,8 @@ class Absence:
 
     def forgive(self, error: NotReachable | ProblemError) -> None:
         """Raises the error again when it is a refusal, or when the server has been away for too long."""
-        # A server that stops answers what it holds with a 5xx, or not at all.
-        refused = isinstance(error, ProblemError) and error.status < 500
+        # A server that stops answers what it holds with a 5xx, or not at all; one that is busy, with a 429.
+        refused = isinstance(error, ProblemError) and error.status < 500 and error.status != 429
         if refused or time.monotonic() - self._since > AWAY:
             raise error
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
 
-from secateur.transport import Json, Transport
+from secateur.transport import Json, Transport, path_of
 
 
 class Webhooks:
@@ -21,7 +20,7 @@ class Webhooks:
         return self._transport.create("/v1/webhooks", json={"url": url, **fields})
 
     def read(self, id: str) -> Json:
-        return self._transport.call("GET", _path(id))
+        return self._transport.call("GET", path_of("webhooks", id))
 
     def list(self, **filters: Any) -> Iterator[Json]:
         """Webhooks, newest first."""
@@ -29,32 +28,30 @@ class Webhooks:
 
     def change(self, id: str, **fields: Any) -> Json:
         """Change a webhook. fields: as for `add`, and url."""
-        return self._transport.call("PATCH", _path(id), json=fields, repeatable=True)
+        return self._transport.call("PATCH", path_of("webhooks", id), json=fields, repeatable=True)
 
     def delete(self, id: str) -> None:
         """Delete a webhook with its deliveries."""
-        self._transport.delete(_path(id))
+        self._transport.delete(path_of("webhooks", id))
 
     def rotate(self, id: str, *, keep_hours: float = 24) -> Json:
         """The webhook with a new `secret`; the one before signs for `keep_hours`, too."""
-        return self._transport.create(_path(id, "rotate"), params={"keep_hours": keep_hours})
+        return self._transport.create(path_of("webhooks", id, "rotate"), params={"keep_hours": keep_hours})
 
     def test(self, id: str) -> Json:
         """Send a ping; the delivery."""
-        return self._transport.create(_path(id, "test"))
+        return self._transport.create(path_of("webhooks", id, "test"))
 
     def deliveries(self, id: str, **filters: Any) -> Iterator[Json]:
         """What was sent, newest first. filters: state, limit (of one page)."""
-        return self._transport.pages(_path(id, "deliveries"), filters)
+        return self._transport.pages(path_of("webhooks", id, "deliveries"), filters)
 
     def delivery(self, id: str, delivery: str) -> Json:
         """A delivery with all its attempts."""
-        return self._transport.call("GET", _path(id, "deliveries", delivery))
+        return self._transport.call("GET", path_of("webhooks", id, "deliveries", delivery))
 
     def redeliver(self, id: str, delivery: str) -> Json:
         """Send a delivery again, as what it was."""
-        return self._transport.call("POST", _path(id, "deliveries", delivery, "redeliver"), repeatable=True)
-
-
-def _path(*parts: str) -> str:
-    return "/v1/webhooks/" + "/".join(quote(part, safe="") for part in parts)
+        return self._transport.call(
+            "POST", path_of("webhooks", id, "deliveries", delivery, "redeliver"), repeatable=True
+        )

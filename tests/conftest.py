@@ -3,7 +3,9 @@
 A test gets an empty migrated database, an empty broker and an empty folder store.
 """
 
+import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from app.db import engine as database_module
+from app.kit import logs
 from app.local.servers import PostgresServer, SeaweedServer, ValkeyServer
 from app.settings import Settings, get_settings
 from app.storage import ObjectStore, open_store
@@ -24,6 +27,16 @@ BUCKET = "secateur-tests"
 def pytest_addoption(parser: pytest.Parser) -> None:
     text = "bfloat16: multiply as a processor with AMX does, on any processor"
     parser.addoption("--products", choices=("native", "bfloat16"), default="native", help=text)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs_of_tests_alone() -> Iterator[None]:
+    """A server that outlives a test also writes when nobody captures: such lines are nobody's."""
+    nobody = open(os.devnull, "w")  # noqa: SIM115 - open as long as the tests run
+    with pytest.MonkeyPatch.context() as patch:
+        stream = property(lambda _: nobody if sys.stderr is sys.__stderr__ else sys.stderr)
+        patch.setattr(logs._StandardError, "stream", stream)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from app.audit import repository
-from app.audit.record import address
+from app.kit.addresses import network_of
 from app.kit.problems import Forbidden, Unauthorized
 
 log = structlog.get_logger("app.audit")
@@ -92,7 +92,9 @@ def count_refusals(app: FastAPI) -> None:
     async def counted(request: Request, error: Exception) -> Response:
         principal: Any = request.scope.get("state", {}).get("known")
         project, key = (principal.project, principal.key) if principal is not None else (None, None)
-        app.state.refusals.note(Refusal(getattr(error, "code", ""), project, key, address(request)))
+        app.state.refusals.note(
+            Refusal(getattr(error, "code", ""), project, key, network_of(request.scope.get("client")))
+        )
         return await answer(request, error)
 
     for kind in (Unauthorized, Forbidden):

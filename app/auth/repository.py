@@ -30,10 +30,12 @@ _A_MINUTE_AGO = func.now() - text("interval '1 minute'")
 
 
 def ensure_project(session: Session, name: str) -> Project:
-    """The project of that name, made when missing; two callers at once get the same one."""
+    """The project of that name, made when missing; two callers at once get the same one. Nobody disables it until
+    the transaction ends."""
     row = {"id": new_id(Prefix.project), "name": name}
     session.execute(insert(Project).values(row).on_conflict_do_nothing(index_elements=["name"]))
-    return session.scalars(select(Project).where(Project.name == name)).one()
+    query = select(Project).where(Project.name == name).with_for_update(key_share=True)
+    return session.scalars(query.execution_options(populate_existing=True)).one()
 
 
 _UNUSED: Final = ApiKey.last_used_at.is_(None) | (ApiKey.last_used_at < _A_MINUTE_AGO)

@@ -6,6 +6,9 @@ from typing import Final
 
 from secateur.documents import default_field, read_document, read_messages, read_row, spoken
 
+MOST_GROWTH: Final = 200
+"""Text does not shrink to less than a two-hundredth, unless somebody made it for that."""
+GROWTH_SLACK: Final = 2**20
 MAX_LINE_BYTES: Final = 16 * 2**20
 """Longest line of a jsonl dataset, that is, the longest document."""
 _BOM: Final = b"\xef\xbb\xbf"

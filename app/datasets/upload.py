@@ -3,10 +3,8 @@
 import base64
 import hashlib
 import re
-import tempfile
-import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Final, Protocol
 
@@ -14,12 +12,11 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from app.datasets.text import TextRefused
-from app.kit.problems import FieldError, Invalid, Unavailable
+from app.kit.problems import FieldError, Invalid
+from app.kit.scratch import flush_scratch, open_scratch, remove_scratch, write_scratch
 
 _PIECE: Final = 2**20
 """Bytes handed to a thread at once."""
-ABANDONED_SECONDS: Final = 86_400
-"""A file that nobody has written to for so long belongs to no upload."""
 MAGIC: Final = {
     "gzip": (b"\x1f\x8b", "gzip data"),
     "zstd": (b"\x28\xb5\x2f\xfd", "zstd data"),
@@ -104,7 +101,7 @@ async def receive(request: Request, folder: Path, scan: Scanner) -> AsyncIterato
     Raises DatasetRefused at the first bad line, DigestMismatch.
     """
     expected = announced_digest(request)
-    file = await run_in_threadpool(_open, folder)
+    file = await run_in_threadpool(open_scratch, folder)
     try:
         pending = bytearray()
         async for chunk in request.stream():
@@ -120,46 +117,14 @@ async def receive(request: Request, folder: Path, scan: Scanner) -> AsyncIterato
     except TextRefused as error:
         raise DatasetRefused(f"{error}.") from None
     finally:
-        await run_in_threadpool(_remove, file)
-
-
-def _open(folder: Path) -> IO[bytes]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _sweep(folder)
-        return tempfile.NamedTemporaryFile(dir=folder, prefix="upload-", delete=False)
-    except OSError as error:
-        raise _no_disk() from error
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a process left that was killed while it received."""
-    for left in folder.glob("upload-*"):
-        with suppress(FileNotFoundError):  # another process sweeps too
-            if left.stat().st_mtime < time.time() - ABANDONED_SECONDS:
-                left.unlink()
+        await run_in_threadpool(remove_scratch, file)
 
 
 def _take(file: IO[bytes], scan: Scanner, data: bytes) -> None:
     scan.feed(data)
-    try:
-        file.write(data)
-    except OSError as error:
-        raise _no_disk() from error
+    write_scratch(file, data)
 
 
 def _finish(file: IO[bytes], scan: Scanner) -> None:
     scan.finish()
-    try:
-        file.flush()
-    except OSError as error:
-        raise _no_disk() from error
-
-
-def _remove(file: IO[bytes]) -> None:
-    Path(file.name).unlink(missing_ok=True)
-    file.close()
-
-
-def _no_disk() -> Unavailable:
-    return Unavailable("There is no room for the upload at the moment.", retry_after=60)
+    flush_scratch(file)

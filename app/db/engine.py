@@ -16,17 +16,18 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.settings import Settings, get_settings
 
 
-def make_engine(settings: Settings, connections: int | None = None) -> Engine:
+def make_engine(settings: Settings, connections: int | None = None, *, ping: bool = True) -> Engine:
     """An engine whose connections are checked before use and give up connecting after five seconds.
 
-    connections: at the most; by default as the settings say.
+    connections: at the most; by default as the settings say. ping: without it nothing is checked, and the first
+    statement after a restart of the database fails.
     """
     return create_engine(
         settings.database_url.get_secret_value(),
         pool_size=connections or settings.database_pool,
         max_overflow=0,
         pool_timeout=10,
-        pool_pre_ping=True,
+        pool_pre_ping=ping,
         # Errors go to the log, and what a statement carried is the caller's business.
         hide_parameters=True,
         json_deserializer=from_json,

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, literal, or_, select
+from sqlalchemy import ColumnElement, String, any_, bindparam, or_, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -67,20 +67,35 @@ class JobMessage(BaseModel):
     data: EventData
 
 
+_HOOKS: Final[Any] = Webhook.__table__.c
+
+
+def _absent_or_has(column: Any, name: str) -> ColumnElement[bool]:
+    return or_(column.is_(None), bindparam(name, type_=String) == any_(column))
+
+
+_WANTING: Final = (
+    select(_HOOKS.id)
+    .where(
+        _HOOKS.project_id == bindparam("project"),
+        _HOOKS.enabled,
+        _absent_or_has(_HOOKS.events, "event"),
+        _absent_or_has(_HOOKS.states, "state"),
+        bindparam("labels", type_=JSONB).contains(_HOOKS.labels),
+    )
+    .order_by(_HOOKS.id)
+    .with_for_update(read=True, key_share=True)
+)
+"""Made once: it is asked with every event of every job."""
+
+
 def announce(session: Session, job: Job, event: JobEvent) -> None:
     """Write a delivery for each of the project's webhooks that wants the event.
 
     They are locked against deletion, and against nothing else, so that the caller's transaction cannot fail by it.
     """
-    wanted = (
-        Webhook.project_id == job.project_id,
-        Webhook.enabled,
-        _absent_or_has(Webhook.events, event.type),
-        _absent_or_has(Webhook.states, job.state),
-        literal(job.labels, JSONB).contains(Webhook.labels),
-    )
-    query = select(Webhook.id).where(*wanted).order_by(Webhook.id).with_for_update(read=True, key_share=True)
-    webhooks = session.scalars(query).all()
+    given = {"project": job.project_id, "event": event.type, "state": job.state, "labels": job.labels}
+    webhooks = session.scalars(_WANTING, given).all()
     if not webhooks:
         return
     session.flush()
@@ -103,7 +118,3 @@ def message_of(job: Job, event: JobEvent) -> JobMessage:
     """job: as it is after the event."""
     data = EventData(job=JobSummary.of(job), event=EventRead.model_validate(event))
     return JobMessage(type=f"job.{EventType(event.type)}", timestamp=event.at, data=data)
-
-
-def _absent_or_has(column: Any, value: str) -> ColumnElement[bool]:
-    return or_(column.is_(None), column.contains([value]))

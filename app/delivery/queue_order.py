@@ -47,8 +47,8 @@ STANDINGS: Final = f"""
     accounts AS (
         SELECT w.project_id, coalesce(a.share, 1) AS share,
                coalesce(s.seconds * {DECAYED.format(since="s.at")}, 0) + coalesce(r.seconds, 0) AS used,
-               CASE WHEN jsonb_exists(a.quotas, 'running_jobs') THEN CAST(a.quotas ->> 'running_jobs' AS integer)
-                    ELSE CAST(:running_jobs AS integer) END AS most,
+               CASE WHEN jsonb_exists(a.quotas, 'running_jobs') THEN CAST(a.quotas ->> 'running_jobs' AS bigint)
+                    ELSE CAST(:running_jobs AS bigint) END AS most,
                coalesce(r.jobs, 0) AS running
         FROM waiting w
         LEFT JOIN project_accounts a USING (project_id)
@@ -78,8 +78,8 @@ _RING_NEXT: Final = text(f"""
     INSERT INTO outbox (queue, hint, attempts)
     SELECT 'gpu', j.id, 0 FROM jobs j LEFT JOIN project_accounts a USING (project_id)
     WHERE j.project_id = :project AND j.state = 'queued'
-      AND CASE WHEN jsonb_exists(a.quotas, 'running_jobs') THEN CAST(a.quotas ->> 'running_jobs' AS integer)
-               ELSE CAST(:running_jobs AS integer) END IS NOT NULL
+      AND CASE WHEN jsonb_exists(a.quotas, 'running_jobs') THEN CAST(a.quotas ->> 'running_jobs' AS bigint)
+               ELSE CAST(:running_jobs AS bigint) END IS NOT NULL
     ORDER BY {WITHIN_PROJECT} LIMIT 1
 """)  # noqa: S608 - constants only
 

@@ -98,7 +98,9 @@ class Sweep:
             self.check()
             with transaction() as session:
                 kept = models.part_keys(session, batch)
-            doomed = [key for key in batch if key not in kept]
+                # What was sent straight to the store is a part only when its model is complete.
+                taking = models.uploading(session, {models.upload_of(key) for key in batch})
+            doomed = [key for key in batch if key not in kept and models.upload_of(key) not in taking]
             self.store.delete(doomed)
             count += len(doomed)
         return count

@@ -28,7 +28,7 @@ from app.kit.fields import JobId
 from app.kit.pagination import Page, PageRequest
 from app.kit.problems import FieldError, Invalid, problems
 from app.kit.replies import reply
-from app.kit.waiting import TooManyWaits
+from app.kit.waiting import Holder, TooManyWaits
 from app.tables.jobs import JobMatrix
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["history"])
@@ -64,7 +64,13 @@ async def list_events(
     With `Accept: text/event-stream` the same as server-sent events: `id` is the number, `event` the type, `data`
     the event as in a page. The stream ends after the last event of a finished job; asked again behind that
     (`Last-Event-ID`, or `after`), the answer is 204."""
-    return await _read(Reader(backend, request, EVENTS, id, auth.key, digest), after, page, wait, last_event_id)
+    return await _read(
+        Reader(backend, request, EVENTS, id, Holder(auth.project, auth.key), digest),
+        after,
+        page,
+        wait,
+        last_event_id,
+    )
 
 
 @router.get(
@@ -86,7 +92,13 @@ async def list_logs(
 ) -> Response:
     """Lines of all attempts, oldest first; paths of the worker are hidden. `wait` and `Accept: text/event-stream`
     are as for events; every message's `event` is `log`."""
-    return await _read(Reader(backend, request, LOGS, id, auth.key, digest), after, page, wait, last_event_id)
+    return await _read(
+        Reader(backend, request, LOGS, id, Holder(auth.project, auth.key), digest),
+        after,
+        page,
+        wait,
+        last_event_id,
+    )
 
 
 async def _read(reader: Reader, after: int, page: PageRequest, wait: float, last_event_id: str | None) -> Response:

@@ -25,7 +25,7 @@ from app.jobs.service import JobNotFound
 from app.kit.pagination import Listing, PageRequest
 from app.kit.problems import FieldError, Invalid, Unauthorized, exists
 from app.kit.replies import reply
-from app.kit.waiting import Hold, Mark, Probe, Wanted
+from app.kit.waiting import Hold, Holder, Mark, Probe, Wanted
 from app.tables.jobs import Job, JobLog
 from app.tables.states import TERMINAL
 
@@ -118,7 +118,7 @@ class Reader:
     request: Request
     feed: Feed
     job: str
-    key: str
+    holder: Holder
     digest: bytes
 
     async def page(self, after: int, page: PageRequest, wait: float) -> Response:
@@ -131,7 +131,7 @@ class Reader:
             await self._check()
             return await read_alone(self.backend, lambda session: self._page(session, after, page))
 
-        hold = Hold(self.backend.watcher, self.request, self.key, wait)
+        hold = Hold(self.backend.watcher, self.request, self.holder, wait)
         return await hold.answer(self.feed.probe, self.job, look)
 
     async def stream(self, after: int, most: int) -> Response:
@@ -145,7 +145,7 @@ class Reader:
             raise Invalid(errors=[FieldError("is above the newest number there is", parameter="Last-Event-ID")])
         if state in TERMINAL and after == newest:
             return Response(status_code=204, headers=VARY)
-        return Stream(self._messages(after, min(most, MOST_ROWS)), self.backend.watcher, self.key, VARY)
+        return Stream(self._messages(after, min(most, MOST_ROWS)), self.backend.watcher, self.holder, VARY)
 
     async def _messages(self, after: int, most: int) -> AsyncIterator[ServerSentEvent | bytes]:
         yield ServerSentEvent(retry=RETRY_MILLISECONDS)

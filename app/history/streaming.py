@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.kit.head import ONLY_HEADERS
 from app.kit.problems import FieldError, Invalid
-from app.kit.waiting import Watcher
+from app.kit.waiting import Holder, Watcher
 
 log = structlog.get_logger("app.streams")
 
@@ -62,7 +62,7 @@ class Stream(EventSourceResponse):
         self,
         messages: AsyncIterator[ServerSentEvent | bytes],
         watcher: Watcher,
-        key: str,
+        holder: Holder,
         headers: Mapping[str, str],
     ) -> None:
         super().__init__(
@@ -74,13 +74,13 @@ class Stream(EventSourceResponse):
             send_timeout=SEND_SECONDS,
         )
         self._watcher = watcher
-        self._key = key
+        self._holder = holder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises TooManyWaits before anything is sent."""
         if scope.get("state", {}).get(ONLY_HEADERS):
             scope = {**scope, "method": "HEAD"}
-        with self._watcher.holding(self._key):
+        with self._watcher.holding(self._holder):
             try:
                 await super().__call__(scope, receive, send)
             except SendTimeoutError:

@@ -130,12 +130,11 @@ class Call:
         if self.key is not None:
             self._keep(self.key, wanted, response)
         run_hooks(self.request, response)
-        if self.open_seconds > 0:
-            self.session.commit()
+        self.session.commit()  # in the thread that has done the work; whoever ends the session finds nothing left
         return response
 
     def stay_open(self, seconds: float) -> None:
-        """`run` commits, because the call then waits for so long, and `close` says its last word."""
+        """The call waits for so long after `run`, and `close` says its last word."""
         self.open_seconds = seconds + GRACE_SECONDS
 
     def close(self, response: Response) -> None:
@@ -216,7 +215,9 @@ async def _json_digest(request: Request) -> str:
     return await run_in_threadpool(canonical_digest, await request.json())
 
 
-def _call(request: Request, session: UnitOfWork, backend: BackendDep, idempotency_key: KeyHeader = None) -> Call:
+async def _call(
+    request: Request, session: UnitOfWork, backend: BackendDep, idempotency_key: KeyHeader = None
+) -> Call:
     principal = request.scope["state"]["principal"]  # of a key that has the scope: its parameter comes before ours
     assert isinstance(principal, Principal)  # noqa: S101 - for the type checker
     return Call(request, session, backend, principal, idempotency_key)

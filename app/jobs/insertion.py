@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, Select, String, bindparam, func, select
+from sqlalchemy import ARRAY, Select, String, bindparam, exists, func, select
 from sqlalchemy import insert as insert_into
 from sqlalchemy.orm import Session
 
@@ -13,6 +13,7 @@ from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobDataset, JobEvent, JobProgress, JobStage
 from app.tables.outbox import OutboxMessage
 from app.tables.states import State
+from app.tables.webhooks import Webhook
 
 _JOBS: Final[Any] = Job.__table__
 _GIVEN: Final = (
@@ -49,14 +50,19 @@ def _statement() -> Select[*tuple[Any, ...]]:
     )
     progress = JobProgress.__table__
     shown = select(*job_columns(job.c), *PROGRESS).outerjoin_from(job, progress, progress.c.job_id == job.c.id)
-    return shown.add_cte(*(each.cte(f"other_{number}") for number, each in enumerate(others)))
+    hooks: Any = Webhook.__table__.c
+    heard = exists().where(hooks.project_id == given["project_id"], hooks.enabled)
+    return shown.add_columns(heard).add_cte(*(each.cte(f"other_{number}") for number, each in enumerate(others)))
 
 
 _MAKE: Final = _statement()
 
 
-def insert(session: Session, job: Job, texts: Sequence[str], domains: Sequence[str]) -> Snapshot:
-    """Write a new job. texts: ids of what it reads. domains: the names of its stages."""
+def insert(session: Session, job: Job, texts: Sequence[str], domains: Sequence[str]) -> tuple[Snapshot, bool]:
+    """Write a new job, and say whether a webhook of the project may want to hear of it.
+
+    texts: ids of what it reads. domains: the names of its stages.
+    """
     values = {f"job_{name}": getattr(job, name) for name in _GIVEN}
     row = session.execute(_MAKE, {**values, "texts": list(texts), "domains": list(domains)}).one()
-    return Snapshot.of(row)
+    return Snapshot.of(row[:-1]), bool(row[-1])

@@ -18,7 +18,7 @@ from app.jobs.lookup import Asked, Looked, Standing, look, look_whole
 from app.jobs.service import JobNotFound
 from app.kit.conditions import none_match
 from app.kit.problems import Unauthorized, exists
-from app.kit.waiting import Hold, Mark, Wanted
+from app.kit.waiting import Hold, Holder, Mark, Wanted
 from app.tables.states import TERMINAL
 
 
@@ -51,7 +51,7 @@ class Poll:
         found, wanted = self._answer(first, first)
         if wanted is None or wait <= 0:
             return found
-        hold = Hold(self.backend.watcher, self.request, principal.key, wait)
+        hold = Hold(self.backend.watcher, self.request, Holder(principal.project, principal.key), wait)
 
         async def look_again() -> tuple[Response, Wanted | None]:
             return self._answer((await self._look_whole())[1], first)

@@ -9,7 +9,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.delivery.queue_order import place_of
-from app.jobs.service import read
+from app.jobs.service import JobNotFound, read
+from app.kit.problems import exists
 from app.settings import Settings
 from app.tables.datasets import Dataset, IntakeState
 from app.tables.jobs import Job, JobDataset
@@ -64,8 +65,8 @@ def queue_place(session: Session, project: str, id: str, settings: Settings) -> 
     place = place_of(session, job.id, settings)
     if place is None:
         # A worker may just have taken it.
-        session.refresh(job, ["state"])
-        return QueuePlace(job=job.id, state=State(job.state), position=None, ahead=None, waits_for=[])
+        state = exists(session.scalar(select(Job.state).where(Job.id == job.id)), JobNotFound)
+        return QueuePlace(job=job.id, state=State(state), position=None, ahead=None, waits_for=[])
     waits = [*_intakes(session, job), *_backoff(session, job)]
     if place.at_limit:
         waits.append(WaitRead(code=WaitsFor.quota))

@@ -18,7 +18,7 @@ from app.delivery.events import append_event
 from app.jobs.copies import copy_rows
 from app.jobs.publication import claim_place
 from app.jobs.repository import Found
-from app.jobs.service import JobUnfinished, check_inputs, read, read_locked
+from app.jobs.service import JobUnfinished, check_inputs, read_locked
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import FieldError, Problem
 from app.lineage import stages
@@ -63,7 +63,7 @@ def retry(session: Session, project: str, id: str) -> tuple[Found, bool]:
     _refuse(old)
     known = session.scalar(select(Job.id).where(Job.retry_of == old.id))
     if known is not None:
-        return read(session, project, known), False
+        return read_locked(session, project, known), False
     read_by_old = session.scalars(select(JobDataset.dataset_id).where(JobDataset.job_id == old.id)).all()
     texts = datasets.find_for_use(session, project, read_by_old)
     _check_unchanged(session, project, old)

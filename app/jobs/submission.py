@@ -54,8 +54,9 @@ def make(session: Session, project: str, completed: Completed) -> Snapshot:
     )
     set_limits(job, asked.limits)
     texts = sorted({*asked.datasets(), *completed.texts})
-    made = insertion.insert(session, job, texts, [domain.name for domain in asked.domains])
-    announce_created(session, job, made.job["created_at"])
+    made, heard = insertion.insert(session, job, texts, [domain.name for domain in asked.domains])
+    if heard:
+        announce_created(session, job, made.job["created_at"])
     if parent is None:
         return made
     row = session.get_one(Job, job.id)

@@ -5,12 +5,10 @@ else a moment later gains nothing. Each connection is checked, so each hop of a 
 """
 
 import socket
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 from urllib.parse import urlsplit
-
-from anyio import to_thread
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -43,6 +41,20 @@ class AddressRefused(Exception):
 
     def __init__(self) -> None:
         super().__init__("the address is not a public one")
+
+
+def network_of(client: Sequence[Any] | None) -> str:
+    """Whose call it is, by its socket's (host, port): the address, and of IPv6 the network, all of which one host
+    has."""
+    if not client:
+        return "local"
+    try:
+        address = ip_address(client[0])
+    except ValueError:
+        return str(client[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
+        return str(ip_network((address, 64), strict=False))
+    return str(address)
 
 
 def is_public(address: str | Address, allowed: Collection[Network] = ()) -> bool:
@@ -135,39 +147,13 @@ class CheckedBackend:
         self._inner.sleep(seconds)
 
 
-class AsyncCheckedBackend:
-    """The same for asyncio."""
-
-    def __init__(self, inner: Any, trusted: Trusted) -> None:
-        self._inner = inner
-        self._trusted = trusted
-
-    async def connect_tcp(self, host: str, port: int, *arguments: Any, **options: Any) -> Any:
-        """The first of the host's addresses that answers. Raises AddressRefused."""
-        addresses: Collection[str] = await to_thread.run_sync(self._trusted.addresses, host, port)
-        *others, last = addresses
-        for address in others:
-            try:
-                return await self._inner.connect_tcp(address, port, *arguments, **options)
-            except Exception:  # noqa: S112 - each library has its own; the last one's is raised
-                continue
-        return await self._inner.connect_tcp(last, port, *arguments, **options)
-
-    async def connect_unix_socket(self, *_: Any, **__: Any) -> Any:
-        raise AddressRefused
-
-    async def sleep(self, seconds: float) -> None:
-        await self._inner.sleep(seconds)
-
-
 def checked(transport: Any, trusted: Trusted) -> Any:
-    """The same transport of httpx (or httpx2), sync or async, whose connections go to checked addresses only.
+    """The same transport of httpx (or httpx2) whose connections go to checked addresses only.
 
     Give it to the client as `transport=`: then no proxy of the environment takes the request past the check.
     """
     pool = transport._pool  # the transport takes no backend, and its pool does
-    kind = AsyncCheckedBackend if hasattr(pool, "aclose") else CheckedBackend
-    pool._network_backend = kind(pool._network_backend, trusted)
+    pool._network_backend = CheckedBackend(pool._network_backend, trusted)
     return transport
 
 

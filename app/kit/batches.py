@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 MOST: Final = 100
 """Questions in one statement."""
@@ -17,8 +18,8 @@ A = TypeVar("A")
 class Batches(Generic[Q, A]):
     """Asks one kind of question. Used from one event loop.
 
-    engine: with a connection of its own. look: the answers to some questions, in their order, by one statement
-    that may stand outside of a transaction.
+    engine: with a connection of its own, which need not be checked. look: the answers to some questions, in their
+    order, by one statement that may stand outside of a transaction and may be made twice.
     """
 
     def __init__(self, engine: Engine, look: Callable[[Connection, Sequence[Q]], Sequence[A]]) -> None:
@@ -60,5 +61,13 @@ class Batches(Generic[Q, A]):
                     future.set_result(answer)
 
     def _answers(self, questions: Sequence[Q]) -> Sequence[A]:
+        try:
+            return self._look_once(questions)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            return self._look_once(questions)  # the database was restarted since the last question
+
+    def _look_once(self, questions: Sequence[Q]) -> Sequence[A]:
         with self._engine.connect() as connection:
             return self._look(connection, questions)

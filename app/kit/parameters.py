@@ -20,12 +20,15 @@ async def refuse_unknown_parameters(request: Request) -> None:
     operation = paths.get(getattr(route, "path_format", None), {}).get(request.method.lower())
     if operation is None:
         return
-    known = [each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"]
+    pairs = request.query_params.multi_items()
+    given = {name for name, _ in pairs}
+    known = {each["name"]: each for each in operation.get("parameters", ()) if each["in"] == "query"}
+    if given <= known.keys() and len(given) == len(pairs):
+        return
     text = f"is not a parameter of this call; it takes {', '.join(known) or 'none'}"
-    unknown = sorted(set(request.query_params) - set(known))[:MOST]
-    errors = [FieldError(text, parameter=name) for name in unknown]
-    once = {each["name"] for each in operation.get("parameters", ()) if not _may_repeat(each["schema"])}
-    times = Counter(name for name, _ in request.query_params.multi_items() if name in once)
+    errors = [FieldError(text, parameter=name) for name in sorted(given - known.keys())[:MOST]]
+    once = {name for name, each in known.items() if not _may_repeat(each["schema"])}
+    times = Counter(name for name, _ in pairs if name in once)
     errors += [FieldError("is given more than once", parameter=name) for name, count in times.items() if count > 1]
     if errors:
         raise Invalid(errors=errors)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
 from sqlalchemy import Engine, Executable
@@ -27,11 +27,18 @@ Wanted = Callable[[Mark | None], bool]
 T = TypeVar("T")
 
 
+class Holder(NamedTuple):
+    """Whose waiting call it is."""
+
+    project: str
+    key: str
+
+
 class TooManyWaits(Problem):
-    status, code, title = 429, "too_many_waits", "The API key has too many waiting calls open"
+    status, code, title = 429, "too_many_waits", "The API key or its project has too many waiting calls open"
 
     def __init__(self, most: int = 1) -> None:
-        super().__init__(f"A key may hold {most} waiting calls at once.", headers={"Retry-After": "5"})
+        super().__init__(f"It may hold {most} waiting calls at once.", headers={"Retry-After": "5"})
 
 
 @dataclass(frozen=True)
@@ -58,28 +65,31 @@ class Watcher:
     Used from one event loop. engine: its own, so that a busy pool does not delay those who wait.
     """
 
-    def __init__(self, engine: Engine, most_per_key: int) -> None:
+    def __init__(self, engine: Engine, most_per_key: int, most_per_project: int) -> None:
         self.stopping = asyncio.Event()
         """Set when the server is to stop; nobody waits any more."""
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._most = most_per_key
+        self._most_per_project = most_per_project
         self._held: Counter[str] = Counter()
         self._waiters: dict[Probe, dict[str, set[_Waiter]]] = defaultdict(dict)
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="watcher")
 
     @contextmanager
-    def holding(self, key: str) -> Iterator[None]:
-        """Counts a waiting call (also a stream) of an API key while it lasts. Raises TooManyWaits."""
-        if self._held[key] >= self._most:
-            raise TooManyWaits(self._most)
-        self._held[key] += 1
+    def holding(self, holder: Holder) -> Iterator[None]:
+        """Counts a waiting call (also a stream) while it lasts. Raises TooManyWaits."""
+        for name, most in zip(holder, (self._most_per_project, self._most), strict=True):
+            if self._held[name] >= most:
+                raise TooManyWaits(most)
+        self._held.update(holder)
         try:
             yield
         finally:
-            self._held[key] -= 1
-            if not self._held[key]:
-                del self._held[key]
+            self._held.subtract(holder)
+            for name in holder:
+                if not self._held[name]:
+                    del self._held[name]
 
     async def until(
         self, probe: Probe, id: str, wanted: Wanted, seconds: float, request: Request | None = None
@@ -165,7 +175,7 @@ class Hold:
 
     watcher: Watcher
     request: Request
-    key: str
+    holder: Holder
     seconds: float
 
     async def answer(
@@ -186,7 +196,7 @@ class Hold:
             found, wanted = await look()
             if wanted is None or self.seconds <= 0:
                 return found
-        with self.watcher.holding(self.key):
+        with self.watcher.holding(self.holder):
             while True:
                 left = deadline - time.monotonic()
                 over = not await self.watcher.until(probe, id, wanted, left, self.request)

@@ -1,6 +1,6 @@
 """SQL of models; `_owned` is the one place where the tenant comes in."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.orm import Session
@@ -74,6 +74,11 @@ def expire_uploads(session: Session, hours: float) -> int:
     return len(ids)
 
 
+def upload_of(key: str) -> str:
+    """Id of the model that an object below the uploads' folder was sent for."""
+    return key.split("/")[3]
+
+
 def uploads_folder(project: str) -> str:
     """Where parts of a project's uploads lie in the store."""
     return f"projects/{project}/uploads"
@@ -87,3 +92,9 @@ def some_jobs(session: Session, id: str) -> Sequence[str]:
 def objects_folder(project: str) -> str:
     """Where the files of a project's models lie in the store; also the name of the lock on taking any away."""
     return f"projects/{project}/models/objects"
+
+
+def uploading(session: Session, ids: Collection[str]) -> set[str]:
+    """Those of the models that still take files."""
+    query = select(Model.id).where(Model.id.in_(ids), Model.state == ModelState.uploading)
+    return set(session.scalars(query).all())

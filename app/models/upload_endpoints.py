@@ -25,7 +25,7 @@ from app.models.uploads import (
     TooManyBytes,
     UploadIncomplete,
 )
-from app.quotas.catalogue import MAKING
+from app.quotas.catalogue import MAKING, StorageQuotaExceeded
 from app.quotas.uploads import UPLOADING
 
 router = APIRouter(prefix="/v1/models/{id}", tags=["models"], route_class=StrictRoute)
@@ -101,14 +101,14 @@ async def put_model_file(
     "/files/{path}/presign",
     summary="Where to send a model's file directly",
     response_model=PresignedPut,
-    responses=problems(*_GONE, PresignUnavailable),
+    responses=problems(*_GONE, PresignUnavailable, StorageQuotaExceeded),
 )
 def presign_model_file(
     id: ModelId, path: FilePath, auth: DataWrite, session: UnitOfWork, backend: BackendDep
 ) -> Response:
     """An address of the object store that takes the whole file by one PUT, for an hour. Where the service has no
     such store it says so, and the file is sent by PUT to the service itself."""
-    return reply(uploads.presign(backend, uploads.place(session, auth.project, id, path)))
+    return reply(uploads.presign(session, backend, uploads.place(session, auth.project, id, path)))
 
 
 @router.post(
@@ -122,8 +122,9 @@ async def complete_model(
     id: ModelId, auth: DataWrite, session: UnitOfWork, backend: BackendDep, once: Once
 ) -> Response:
     """All files have been sent: the CPU queue checks their hashes and scans them as it does every model."""
+    sent = await run_in_threadpool(uploads.presigned, backend, auth.project, id)
     return await once.run(
-        lambda: reply(ModelRead.model_validate(uploads.complete(session, backend, auth.project, id)), 202)
+        lambda: reply(ModelRead.model_validate(uploads.complete(session, auth.project, id, sent)), 202)
     )
 
 

@@ -1,11 +1,10 @@
 """Rules of models that are sent file by file: in parts, from where the last one ended, to any process."""
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import IO, Any, Final
 
 from sqlalchemy.orm import Session
@@ -13,7 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from app.backend import Backend
-from app.kit.problems import Invalid, NotFound, Problem, Unavailable, exists
+from app.kit.problems import Invalid, NotFound, Problem, exists
+from app.kit.scratch import flush_scratch, open_scratch, remove_scratch, write_scratch
 from app.models import repository
 from app.models.schemas import PresignedPut, UploadedFileRead
 from app.models.service import ModelNotFound
@@ -92,7 +92,7 @@ async def receive(backend: Backend, place: Place, stream: AsyncIterator[bytes]) 
     NotUploading.
     """
     received = place.received
-    part = await run_in_threadpool(_open, backend)
+    part = await run_in_threadpool(open_scratch, backend.settings.work_dir / "uploads")
     pending = bytearray()
     size = 0
     try:
@@ -105,7 +105,7 @@ async def receive(backend: Backend, place: Place, stream: AsyncIterator[bytes]) 
                 pending += chunk
                 size += len(chunk)
                 if len(pending) >= PIECE:
-                    await run_in_threadpool(_write, part, bytes(pending))
+                    await run_in_threadpool(write_scratch, part, bytes(pending))
                     pending.clear()
                 if size >= PART_BYTES:
                     received = await run_in_threadpool(_keep, backend, place, received, part, bytes(pending))
@@ -119,11 +119,29 @@ async def receive(backend: Backend, place: Place, stream: AsyncIterator[bytes]) 
             received = await run_in_threadpool(_keep, backend, place, received, part, bytes(pending))
         return received
     finally:
-        await run_in_threadpool(_remove, part)
+        await run_in_threadpool(remove_scratch, part)
 
 
-def complete(session: Session, backend: Backend, project: str, id: str) -> Model:
-    """Have the intake read what was sent; harmless again. Raises ModelNotFound, UploadIncomplete."""
+def presigned(backend: Backend, project: str, id: str) -> set[str]:
+    """Files that lie whole in the store by a presigned PUT; looked for while no transaction waits. Raises
+    ModelNotFound."""
+    if backend.store.signer is None:
+        return set()
+    with backend.sessions.begin() as session:
+        model = exists(repository.find(session, project, id), ModelNotFound)
+        if model.source.get("type") != "upload" or model.state != ModelState.uploading:
+            return set()
+        files = [file for file in _files(model, repository.parts(session, id)) if file.received == 0 < file.bytes]
+    return {
+        file.path for file in files if backend.store.head(_presigned_key(project, id, file.path)) == file.bytes
+    }
+
+
+def complete(session: Session, project: str, id: str, presigned: Collection[str]) -> Model:
+    """Have the intake read what was sent; harmless again. presigned: what lies in the store.
+
+    Raises ModelNotFound, NotUploading, UploadIncomplete, StorageQuotaExceeded.
+    """
     model = exists(repository.find_for_upload(session, project, id), ModelNotFound)
     if model.source.get("type") != "upload":
         raise NotUploading("Its source is not an upload.")
@@ -133,8 +151,9 @@ def complete(session: Session, backend: Backend, project: str, id: str) -> Model
     for file in _files(model, repository.parts(session, id)):
         if file.received == file.bytes:
             continue
-        key = _presigned_key(project, id, file.path)
-        if file.received == 0 and backend.store.signer is not None and backend.store.head(key) == file.bytes:
+        if file.received == 0 and file.path in presigned:
+            key = _presigned_key(project, id, file.path)
+            reserve(session, project, Quota.stored_bytes, size=file.bytes)
             session.add(ModelPart(model_id=id, path=file.path, start=0, bytes=file.bytes, object_key=key))
         else:
             missing.append(f"{file.path} ({file.received} of {file.bytes} bytes)")
@@ -146,10 +165,11 @@ def complete(session: Session, backend: Backend, project: str, id: str) -> Model
     return model
 
 
-def presign(backend: Backend, place: Place) -> PresignedPut:
-    """Raises PresignUnavailable."""
+def presign(session: Session, backend: Backend, place: Place) -> PresignedPut:
+    """Raises PresignUnavailable, StorageQuotaExceeded."""
     if place.bytes > MOST_PRESIGNED:
         raise PresignUnavailable(f"A file of more than {MOST_PRESIGNED} bytes is sent in parts.")
+    reserve(session, place.project, Quota.stored_bytes, size=place.bytes)
     until = datetime.now(UTC) + timedelta(seconds=PRESIGNED_SECONDS)
     url = backend.store.presign(_presigned_key(place.project, place.model, place.path), PRESIGNED_SECONDS, "PUT")
     if url is None:
@@ -172,8 +192,8 @@ def _presigned_key(project: str, model: str, path: str) -> str:
 
 def _keep(backend: Backend, place: Place, start: int, part: IO[bytes], rest: bytes) -> int:
     """The part into the store, then its row; the file is empty again. How much of the file there is then."""
-    _write(part, rest)
-    part.flush()
+    write_scratch(part, rest)
+    flush_scratch(part)
     size = part.tell()
     key = f"{repository.uploads_folder(place.project)}/{place.model}/{uuid.uuid4().hex}"
     backend.store.put_file(key, Path(part.name))
@@ -193,28 +213,3 @@ def _keep(backend: Backend, place: Place, start: int, part: IO[bytes], rest: byt
     part.seek(0)
     part.truncate()
     return start + size
-
-
-def _open(backend: Backend) -> IO[bytes]:
-    folder = backend.settings.work_dir / "uploads"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return NamedTemporaryFile(dir=folder, prefix="upload-", delete=False)
-    except OSError as error:
-        raise _no_disk() from error
-
-
-def _write(part: IO[bytes], data: bytes) -> None:
-    try:
-        part.write(data)
-    except OSError as error:
-        raise _no_disk() from error
-
-
-def _remove(part: IO[bytes]) -> None:
-    Path(part.name).unlink(missing_ok=True)
-    part.close()
-
-
-def _no_disk() -> Unavailable:
-    return Unavailable("There is no room for the upload at the moment.", retry_after=60)

@@ -19,7 +19,7 @@ from app.kit.json_body import StrictRoute
 from app.kit.pagination import Page, Paging
 from app.kit.problems import UnsupportedMediaType, problems
 from app.kit.replies import reply
-from app.kit.waiting import MAX_WAIT, Hold, Mark, TooManyWaits, Wanted
+from app.kit.waiting import MAX_WAIT, Hold, Holder, Mark, TooManyWaits, Wanted
 from app.lineage.continuation import LineageMismatch, NotContinuable
 from app.plans import repository, service
 from app.plans.repository import Filter
@@ -136,7 +136,9 @@ def _made(plan: PlanRead) -> Response:
 async def _poll(backend: Backend, request: Request, auth: Principal, id: str, wait: float) -> PlanRead:
     """The plan, waited for until it is no longer pending."""
     look = partial(run_in_threadpool, _look, backend, auth.project, id)
-    return await Hold(backend.watcher, request, auth.key, wait).answer(repository.PROBE, id, look)
+    return await Hold(backend.watcher, request, Holder(auth.project, auth.key), wait).answer(
+        repository.PROBE, id, look
+    )
 
 
 def _look(backend: Backend, project: str, id: str) -> tuple[PlanRead, Wanted | None]:

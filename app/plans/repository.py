@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from sqlalchemy import ARRAY, Select, String, any_, bindparam, delete, select
-from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm import Session, defer, load_only
 
 from app.db.clock import from_now
 from app.kit.pagination import Listing
@@ -56,7 +56,8 @@ def listing(project: str, filter: Filter) -> Listing:
 
 def jobs_of(session: Session, project: str, spec_digest: str) -> Sequence[Job]:
     """The project's newest jobs of a spec."""
-    query = select(Job).where(Job.project_id == project, Job.spec_digest == spec_digest)
+    shown = load_only(Job.state, Job.runtime_seconds, Job.estimates, Job.finished_at)
+    query = select(Job).options(shown).where(Job.project_id == project, Job.spec_digest == spec_digest)
     return session.scalars(query.order_by(Job.created_at.desc()).limit(MOST_JOBS)).all()
 
 

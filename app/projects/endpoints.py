@@ -20,7 +20,7 @@ from app.projects.schemas import (
     Whoami,
     WhoamiProject,
 )
-from app.projects.service import ProjectExists, ProjectNotEmpty, ProjectNotFound, RootRefused
+from app.projects.service import OwnProject, ProjectExists, ProjectNotEmpty, ProjectNotFound, RootRefused
 from app.quotas import service as quotas
 from app.tables.auth import Project
 
@@ -78,13 +78,13 @@ def get_project(id: ProjectId, auth: Admin, session: UnitOfWork) -> Response:
     "/projects/{id}",
     summary="Change a project's name, model roots, share or quotas, disable or enable it",
     response_model=ProjectRead,
-    responses=problems(ProjectNotFound, ProjectExists, RootRefused, UnsupportedMediaType),
+    responses=problems(ProjectNotFound, ProjectExists, RootRefused, OwnProject, UnsupportedMediaType),
 )
 def change_project(
     id: ProjectId, body: ProjectPatch, auth: Admin, session: UnitOfWork, backend: BackendDep
 ) -> Response:
     """For operators (`admin`). No key of a disabled project works; its jobs go on and nothing is deleted."""
-    return _shown(service.change(session, id, body, backend.settings))
+    return _shown(service.change(session, auth, id, body, backend.settings))
 
 
 @router.delete(

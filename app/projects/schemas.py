@@ -54,7 +54,7 @@ class ProjectPatch(Strict):
     )
     model_roots: Roots | None = None
     share: float | None = Field(
-        default=None, gt=0, le=1000, description="Its weight where projects compete for workers; by default 1."
+        default=None, ge=0.001, le=1000, description="Its weight where projects compete for workers; by default 1."
     )
     quotas: dict[Annotated[Quota, Field(strict=False)], QuotaLimit] | None = Field(
         default=None, description="Those that are named, others stay; null is no limit."

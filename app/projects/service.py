@@ -24,6 +24,10 @@ class ProjectExists(Problem):
     status, code, title = 409, "project_exists", "Another project has this name"
 
 
+class OwnProject(Problem):
+    status, code, title = 409, "own_project", "The project is the key's own"
+
+
 class ProjectNotEmpty(Problem):
     status, code, title = 409, "project_not_empty", "The project has jobs, models or datasets"
 
@@ -53,9 +57,11 @@ def create(session: Session, body: ProjectCreate, settings: Settings) -> Project
     return project
 
 
-def change(session: Session, id: str, body: ProjectPatch, settings: Settings) -> Project:
-    """Change what is named. Raises ProjectNotFound, ProjectExists, RootRefused."""
+def change(session: Session, principal: Principal, id: str, body: ProjectPatch, settings: Settings) -> Project:
+    """Change what is named. Raises ProjectNotFound, ProjectExists, RootRefused, OwnProject."""
     project = exists(repository.find_for_change(session, id), ProjectNotFound)
+    if body.disabled and id == principal.project:
+        raise OwnProject("Its keys would stop to work, this one with them. Ask with a key of another project.")
     if body.name is not None and body.name != project.name:
         _check_name(session, body.name)
         project.name = body.name

@@ -33,8 +33,11 @@ def reserve(session: Session, project: str, *quotas: Quota, size: int = 0) -> No
     Where there is room for all that may be made at the same time, nobody waits for anybody.
     Raises QuotaExceeded, StorageQuotaExceeded.
     """
-    bounded = _bounded(repository.overrides(session, project), quotas)
-    if not bounded or _is_roomy(bounded, repository.used(session, project, bounded), size):
+    own, used = repository.standing(session, project, tuple(_bounded(None, quotas)))
+    bounded = _bounded(own, quotas)
+    if bounded.keys() - used.keys():  # it has limits of its own
+        used = repository.used(session, project, bounded)
+    if not bounded or _is_roomy(bounded, used, size):
         return
     bounded = _bounded(repository.lock(session, project), quotas)
     used = repository.used(session, project, bounded)

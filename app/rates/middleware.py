@@ -1,17 +1,17 @@
 """The middleware: whose call it is, whether it is one too many, and the headers that say so.
 
 A key that has worked lately is counted by itself, and everything else by its address: whoever guesses keys is
-stopped without a look at the database, and stops nobody who shares the address.
+stopped without a look at the database, and stops nobody at the address whose key has worked here lately.
 """
 
 import hashlib
-import ipaddress
 from collections import OrderedDict
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.auth.tokens import is_token
+from app.kit.addresses import network_of
 from app.kit.handlers import problem_response
 from app.kit.problems import RateLimited
 from app.rates.buckets import Buckets, Standing
@@ -76,9 +76,9 @@ class RateLimits:
         authorization, content_type = _told(scope)
         key = _key(authorization)
         if key is not None and self._rates.works(key):
-            caller, kind = key, class_of(scope["method"], scope["path"], content_type)
+            caller, kind = key, class_of(scope["method"], content_type)
         else:
-            caller, kind = _address(scope).encode(), CallClass.anonymous
+            caller, kind = network_of(scope.get("client")).encode(), CallClass.anonymous
             key = key if is_token(authorization[len(_BEARER) :].decode("latin-1").strip()) else None
         policy = self._rates.policies[kind]
         if not policy.quota:
@@ -124,17 +124,3 @@ def _key(authorization: bytes) -> bytes | None:
     if authorization[: len(_BEARER)].lower() != _BEARER:
         return None
     return hashlib.blake2b(authorization[len(_BEARER) :].strip(), digest_size=16).digest()
-
-
-def _address(scope: Scope) -> str:
-    """The caller's address; of IPv6 the network, because one host has all of it."""
-    client = scope.get("client")
-    if not client:
-        return "local"
-    try:
-        address = ipaddress.ip_address(client[0])
-    except ValueError:
-        return str(client[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)

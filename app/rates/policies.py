@@ -6,6 +6,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Final
 
+from app.kit.json_body import is_json
 from app.settings import Settings
 
 WINDOW_SECONDS: Final = 60
@@ -48,9 +49,9 @@ def policies(settings: Settings) -> Mapping[CallClass, RatePolicy]:
     }
 
 
-def class_of(method: str, path: str, content_type: bytes) -> CallClass:
+def class_of(method: str, content_type: bytes) -> CallClass:
     """What kind of call it is, from its first line and the type of its body."""
     if method in ("GET", "HEAD", "OPTIONS"):
         return CallClass.reads
-    carries_file = bool(content_type) and not content_type.startswith(b"application/json")
-    return CallClass.uploads if carries_file or path.startswith("/v1/uploads/") else CallClass.writes
+    carries_file = bool(content_type) and not is_json(content_type.decode("latin-1"))
+    return CallClass.uploads if carries_file else CallClass.writes

@@ -26,6 +26,10 @@ class Watermark:
         """Bytes that may still be written, on the fullest of the disks; below 0 when the reserve is touched."""
         return min(self._room(place) for place in self.places)
 
+    def missing(self, place: Path) -> int:
+        """Bytes of the reserve that are used up on that place's disk; 0 for none."""
+        return max(0, -self._room(place))
+
     def copies(self) -> int:
         """How often an upload lies on the same disk: as it arrives, and in a folder store."""
         devices = [os.stat(_existing(place)).st_dev for place in self.places]

@@ -21,6 +21,8 @@ from obstore.store import LocalStore, S3Store
 
 from app.settings import Settings
 
+MOST_COPIED: Final = 5 * 2**30
+"""Bytes that S3 copies at once; larger objects pass through this process, piece by piece."""
 PART_BYTES: Final = 32 * 2**20
 """What one request sends or fetches at the most, so that its time-out is also a bound on silence."""
 REQUEST_SECONDS: Final = 60
@@ -116,9 +118,16 @@ class ObjectStore:
                     yield bytes(piece)
 
     def copy(self, key: str, to: str) -> None:
-        """A second object with the same bytes, made by the store itself. Overwrites. Raises ObjectMissing."""
+        """A second object with the same bytes, made by the store itself where it can. Overwrites.
+
+        Raises ObjectMissing.
+        """
+        size = self.head(key)
         with _store_errors("copy"):
-            obstore.copy(self.client, key, to, overwrite=True)
+            if size is not None and size > MOST_COPIED:
+                obstore.put(self.client, to, self.stream(key), chunk_size=PART_BYTES, max_concurrency=4)
+            else:
+                obstore.copy(self.client, key, to, overwrite=True)
             self._make_durable(to)
 
     def head(self, key: str) -> int | None:

@@ -1,6 +1,7 @@
 """Work of the CPU queue: model intake, GGUF conversion, hub fetches, plans. Claimed like jobs, by SQL."""
 
 from enum import StrEnum
+from typing import Final
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -21,6 +22,10 @@ class TaskKind(StrEnum):
     plan = "plan"
     garbage = "garbage"
     """Sweep the objects of one chain of jobs, or with the subject `store` everything."""
+
+
+INTAKES: Final = (TaskKind.model_intake, TaskKind.dataset_fetch, TaskKind.dataset_intake)
+"""Of these a project runs no more at once than it may: each may wait for a slow hub."""
 
 
 class TaskState(StrEnum):

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.db.clock import from_now
 from app.settings import get_settings
 from app.shares import DECAYED, ELAPSED, half_life
-from app.tables.tasks import Task, TaskKind, TaskState
+from app.tables.tasks import INTAKES, Task, TaskKind, TaskState
 
 
 class TaskLost(Exception):
@@ -32,8 +32,6 @@ class TaskClaim:
 
 ADVANCE_SECONDS: Final = 60.0
 """What a running task counts at least."""
-_BOUNDED: Final = [TaskKind.model_intake, TaskKind.dataset_fetch, TaskKind.dataset_intake]
-"""Of these a project runs no more at once than it may: each may wait for a slow hub."""
 
 # The house's own work first, then the project with the least recent service by its share, then age.
 _NEXT: Final = text(f"""
@@ -48,8 +46,8 @@ _NEXT: Final = text(f"""
                    / coalesce(a.share, 1) AS served,
                CASE WHEN t.kind <> ALL(:bounded) THEN NULL
                     WHEN jsonb_exists(a.quotas, 'running_intakes')
-                        THEN CAST(a.quotas ->> 'running_intakes' AS integer)
-                    ELSE CAST(:running_intakes AS integer) END AS most,
+                        THEN CAST(a.quotas ->> 'running_intakes' AS bigint)
+                    ELSE CAST(:running_intakes AS bigint) END AS most,
                coalesce(r.intakes, 0) AS intakes
         FROM tasks t
         LEFT JOIN project_accounts a ON a.project_id = t.project_id
@@ -93,7 +91,7 @@ def _find(session: Session, kinds: Sequence[TaskKind]) -> str | None:
     """The next task's id, its row locked."""
     given: dict[str, Any] = {
         "kinds": list(kinds),
-        "bounded": _BOUNDED,
+        "bounded": list(INTAKES),
         "advance": ADVANCE_SECONDS,
         "half_life": half_life(),
         "running_intakes": get_settings().quota_running_intakes,
@@ -110,7 +108,7 @@ def _find(session: Session, kinds: Sequence[TaskKind]) -> str | None:
 def _may_run(session: Session, project: str, most: int) -> bool:
     """Whether the project takes in fewer than it may, counted again now that nobody else can claim for it."""
     session.execute(_LOCK_PROJECT, {"project": project})
-    return (session.scalar(_RUNNING, {"project": project, "bounded": _BOUNDED}) or 0) < most
+    return (session.scalar(_RUNNING, {"project": project, "bounded": list(INTAKES)}) or 0) < most
 
 
 def guard(session: Session, task_id: str, token: str) -> Task:
@@ -181,7 +179,7 @@ _RING_NEXT: Final = text("""
 
 def ring_next(session: Session, project: str) -> None:
     """An intake of the project has ended: an idle worker may have passed by the next one."""
-    session.execute(_RING_NEXT, {"project": project, "bounded": _BOUNDED})
+    session.execute(_RING_NEXT, {"project": project, "bounded": list(INTAKES)})
 
 
 _RING_JOBS: Final = text("""

@@ -139,7 +139,7 @@ class Poster:
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, seconds: float = TOTAL_SECONDS
     ) -> Answer:
-        """The receiver's answer, or why there is none; raises nothing of the network's."""
+        """The receiver's answer, or why there is none; raises nothing."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
@@ -147,13 +147,7 @@ class Poster:
                 status, retry_after, text = await self._exchange(url, headers, body)
         except TimeoutError:
             return Answer(seconds, error=PostError.timeout)
-        except (
-            _Refused,
-            OSError,
-            httpcore.NetworkError,
-            httpcore.ProtocolError,
-            httpcore.TimeoutException,
-        ) as error:
+        except Exception as error:  # whatever it is, it was an attempt, and counts as one
             return Answer(loop.time() - started, error=_kind(error))
         error_kind = None if 200 <= status < 300 else PostError.gone if status == 410 else PostError.bad_status
         return Answer(loop.time() - started, status, error_kind, text, retry_after)
@@ -171,15 +165,6 @@ class Poster:
                     break
         text = kept.decode(errors="replace").replace("\0", "\ufffd")
         return response.status, _retry_after(response.headers), text
-
-
-_FAILURES: Final = (
-    _Refused,
-    OSError,
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.TimeoutException,
-)
 
 
 def _kind(error: Exception) -> PostError:

@@ -6,6 +6,7 @@ import typer
 
 from secateur.cli import show
 from secateur.cli.context import AsJson, client_of, errors, output, print_json
+from secateur.cli.spec import parse_labels
 
 webhooks = typer.Typer(help="Who is told of the project's jobs.", no_args_is_help=True)
 WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="whk_…, as `ls` shows it.")]
@@ -23,10 +24,7 @@ def add_webhook(
     description: Annotated[str, typer.Option(help="For people.")] = "",
 ) -> None:
     """Make a webhook; prints its id and its secret, which is shown only now."""
-    pairs = [text.partition("=") for text in label or ()]
-    if any(not key or not separator for key, separator, _ in pairs):
-        raise typer.BadParameter("a label looks like KEY=VALUE")
-    labels = {key: value for key, _, value in pairs}
+    labels = parse_labels(label or ())
     with client_of(context) as client:
         found = client.webhooks.add(
             url, events=event or None, states=state or None, labels=labels, description=description

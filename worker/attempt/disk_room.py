@@ -18,7 +18,8 @@ def has_room(settings: Settings) -> bool:
     watermark = Watermark(settings)
     if watermark.room() >= 0:
         return True
-    shrink(settings.work_dir, -watermark.room())
+    if missing := watermark.missing(settings.work_dir):  # another disk gains nothing by it
+        shrink(settings.work_dir, missing)
     return watermark.room() >= 0
 
 

@@ -1,12 +1,15 @@
 """Datasets on their way in: an uploaded file, or one split of a hub dataset, as a text in the store."""
 
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
 from app.datasets import repository
+from app.datasets.text import GROWTH_SLACK, MOST_GROWTH
+from secateur.digests import file_sha256
 from worker.intake.context import Context
 from worker.intake.hub import PARQUET_BRANCH, HubFile, HubRepo, open_repo
 from worker.isolation import Limits, run_isolated
@@ -27,13 +30,17 @@ BYTES_A_SECOND: Final = 200_000
 """Of a file as it was sent, what a slow machine reads at least."""
 
 
+_FACTS: Final = ("format", "text_field", "documents", "characters", "sha256")
+"""Columns of the dataset's row that its reader fills."""
+
+
 def take_upload(upload: dict[str, Any], key: str, context: Context) -> dict[str, Any]:
     """Read an uploaded file and bring its text into the store; the values of its row.
 
     upload: as in the dataset's row. key: of the file as it was sent.
     """
     path = context.scratch / "upload"
-    context.need_disk(2 * int(upload["bytes"]))
+    context.need_disk(int(upload["bytes"]))
     context.store.download(key, path, context.check)
     file = {
         "path": str(path),
@@ -83,6 +90,9 @@ def release_text(session: Session, key: str, context: Context) -> None:
 
 def _read(files: list[dict[str, str]], field: Any, pointer: str, context: Context) -> dict[str, Any]:
     paths = [Path(file["path"]) for file in files]
+    most = min(context.settings.max_upload_bytes, MOST_GROWTH * _bytes_of(paths) + GROWTH_SLACK)
+    packed = any(file["compression"] != "none" for file in files)
+    context.need_disk(most * (1 + packed))  # the text, and beside it the plain file of a packed one
     request = {
         "act": "read",
         "files": files,
@@ -97,8 +107,7 @@ def _read(files: list[dict[str, str]], field: Any, pointer: str, context: Contex
 
 def _ask(request: dict[str, Any], context: Context, readable: list[Path], field: str) -> dict[str, Any]:
     settings = context.settings
-    size = sum(path.stat().st_size for path in readable)
-    seconds = settings.child_seconds + size / BYTES_A_SECOND
+    seconds = settings.child_seconds + _bytes_of(readable) / BYTES_A_SECOND
     return run_isolated(
         READER,
         request,
@@ -118,11 +127,22 @@ def _workspace(context: Context) -> Path:
 
 
 def _stored(facts: dict[str, Any], context: Context) -> dict[str, Any]:
-    """The text that the child has written, put into the store; the values of the dataset's row."""
+    """The text that the child has written, put into the store; the values of the dataset's row.
+
+    Of a child that a file has taken over nothing is believed.
+    """
+    text = _workspace(context) / TEXT
+    if not stat.S_ISREG(text.lstat().st_mode) or file_sha256(text) != facts["sha256"]:
+        raise RuntimeError("the reader's text is not what it says")
     key = repository.object_key(context.project_id, facts["sha256"])
     context.check()
-    context.store.put_file(key, _workspace(context) / TEXT)
-    return {**{name: value for name, value in facts.items() if name != "null_rows"}, "object_key": key}
+    context.need_quota(text.stat().st_size)
+    context.store.put_file(key, text)
+    return {**{name: facts[name] for name in _FACTS}, "bytes": text.stat().st_size, "object_key": key}
+
+
+def _bytes_of(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)
 
 
 def _fetched(repo: HubRepo, commit: str, path: str, file: HubFile, context: Context) -> dict[str, str]:

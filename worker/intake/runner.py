@@ -131,7 +131,7 @@ def _write(table: Table, subject_id: str, values: dict[str, Any], guard: Guard, 
     with transaction() as session:
         if key is not None:  # before the guard, whose lock the heartbeat needs
             hold_text(session, key, context)
-        if context.stored:
+        if context.stored and values["state"] == IntakeState.ready:
             hold_files(session, context)
         guard(session)
         pending = (table.id == subject_id, table.state == IntakeState.pending)

@@ -128,12 +128,7 @@ def _matched(job: PruningJob, share: WeightTarget, shares: dict[str, WeightTarge
 
 def _statistics(method: Method) -> list[str]:
     """What is summed over calibration tokens."""
-    wanted = {
-        "input_norms": method.scores_inputs,
-        "gram": method.updates_weights,
-        "importance": bool(method.importance),
-    }
-    return [name for name, needed in wanted.items() if needed]
+    return ["input_norms"] * method.scores_inputs + sorted(method.statistics)
 
 
 def skipped(graph: ModelGraph, checkpoint: Checkpoint, shares: dict[str, WeightTarget]) -> list[SkippedTensor]:

@@ -22,7 +22,8 @@ class PlannedMatrix(Record):
     solver: str
     statistics: list[str] = Field(
         default=[],
-        description="What is summed over calibration tokens for it: `input_norms`, `gram`, `importance` (COPAL).",
+        description="What is summed over calibration tokens for it: `input_norms`, `gram`, `importance` "
+        "(COPAL), `cross` (a target behind the dense prefix), `output_grams` (weighted outputs).",
     )
     overrides: list[str] = Field(description="Those that decide something here, as written.")
 

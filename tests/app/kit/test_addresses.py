@@ -111,22 +111,6 @@ def test_a_host_of_the_operators_is_reached_and_its_redirect_is_not_followed(
         assert client.get(f"{url}/start").url.path == "/secret"
 
 
-async def _get(transport: Any, url: str) -> httpx.Response:
-    async with httpx.AsyncClient(transport=transport) as client:
-        return await client.get(url)
-
-
-def test_the_same_without_threads(inside: tuple[str, list[str]]) -> None:
-    import asyncio
-
-    url, asked = inside
-    with pytest.raises(AddressRefused):
-        asyncio.run(_get(checked(httpx.AsyncHTTPTransport(), Trusted()), f"{url}/plain"))
-    assert asked == []
-    trusted = Trusted(urls=[url])
-    assert asyncio.run(_get(checked(httpx.AsyncHTTPTransport(), trusted), f"{url}/plain")).status_code == 200
-
-
 def test_the_connection_goes_to_the_address_that_was_checked(
     inside: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

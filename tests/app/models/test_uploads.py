@@ -176,7 +176,7 @@ def test_what_came_before_a_connection_broke_is_kept(
         "Content-Type: application/octet-stream\r\nContent-Length: 50000\r\n\r\n"
     )
     arrived, kept = threading.Event(), threading.Event()
-    keep, write = uploads._keep, uploads._write
+    keep, write = uploads._keep, uploads.write_scratch
 
     def written(part: Any, data: bytes) -> None:
         write(part, data)
@@ -190,7 +190,7 @@ def test_what_came_before_a_connection_broke_is_kept(
         return end
 
     monkeypatch.setattr(uploads, "_keep", noted)
-    monkeypatch.setattr(uploads, "_write", written)
+    monkeypatch.setattr(uploads, "write_scratch", written)
     with socket.create_connection((parts.hostname, parts.port)) as connection:
         connection.sendall(head.encode() + FILES["model.safetensors"][:25_000])
         assert arrived.wait(30)

@@ -7,13 +7,10 @@ from typing import Final
 
 import pyarrow as pa
 
-from app.datasets.text import MAX_LINE_BYTES
+from app.datasets.text import GROWTH_SLACK, MAX_LINE_BYTES, MOST_GROWTH
 from worker.model_files.errors import IntakeError
 
 PIECE: Final = 2**20
-RATIO: Final = 200
-"""Text does not shrink to less than a two-hundredth, unless somebody made it for that."""
-SLACK: Final = 2**20
 KINDS: Final = {".gz": "gzip", ".zst": "zstd"}
 """Endings of packed files."""
 
@@ -28,8 +25,8 @@ def too_large(limit: int, field: str | None) -> IntakeError:
 
 def check_ratio(name: str, unpacked: int, packed: int) -> None:
     """Refuse what was made to be small only on the way."""
-    if unpacked > RATIO * packed + SLACK:
-        raise IntakeError("compression_ratio", f"{name} unpacks to more than {RATIO} times its size.")
+    if unpacked > MOST_GROWTH * packed + GROWTH_SLACK:
+        raise IntakeError("compression_ratio", f"{name} unpacks to more than {MOST_GROWTH} times its size.")
 
 
 def unpack(path: Path, name: str, compression: str, limit: int, target: Path) -> Path:
