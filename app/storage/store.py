@@ -125,7 +125,9 @@ class ObjectStore:
         size = self.head(key)
         with _store_errors("copy"):
             if size is not None and size > MOST_COPIED:
-                obstore.put(self.client, to, self.stream(key), chunk_size=PART_BYTES, max_concurrency=4)
+                with obstore.open_writer(self.client, to, buffer_size=PART_BYTES) as writer:
+                    for piece in self.stream(key):
+                        writer.write(piece)
             else:
                 obstore.copy(self.client, key, to, overwrite=True)
             self._make_durable(to)

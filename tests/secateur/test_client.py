@@ -213,7 +213,8 @@ def test_wait_asks_the_server_to_hold_no_longer_than_the_caller_waits(
 def test_wait_outlasts_a_restart_of_the_server(client: Client, scripted: ScriptedServer) -> None:
     """Which, when it stops, ends held requests with a 500 or a broken connection."""
     done = Reply.json({"id": "job_1", "state": "succeeded"})
-    scripted.script = [Reply(500, b"Internal Server Error"), Reply(200, b"{}", cut=0), done]
+    busy = Reply.json({"status": 429, "code": "too_many_waits", "detail": "no"}, 429, Retry_After="3600")
+    scripted.script = [Reply(500, b"Internal Server Error"), Reply(200, b"{}", cut=0), busy, done]
     assert client.wait("job_1", every=0.01)["state"] == "succeeded"
     scripted.script = [Reply.json({"status": 404, "code": "job_not_found", "detail": "no"}, 404)]
     with pytest.raises(ProblemError):

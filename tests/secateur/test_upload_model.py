@@ -7,7 +7,7 @@ import pytest
 
 from secateur import Client
 from secateur.errors import ProblemError, SecateurError
-from secateur.upload_model import files_of
+from secateur.upload_model import NAMES, files_of
 from tests.secateur.conftest import Reply, Request, ScriptedServer
 
 DATA = bytes(range(256)) * 40
@@ -129,3 +129,24 @@ def test_a_refusal_is_not_tried_again(folder: Path, scripted: ScriptedServer) ->
     with Client(scripted.url, "sctr_key") as client, pytest.raises(ProblemError, match="full"):
         client.upload_model(folder)
     assert len([each for each in scripted.requests if each.method == "PUT"]) == 1
+
+
+def test_whatever_is_sent_is_taken() -> None:
+    """Of the names that a model's folder may have, those that the client sends are the server's, too."""
+    from app.models.upload_files import _allowed
+
+    stems = (
+        "LICENSE",
+        "NOTICE",
+        "USE_POLICY",
+        "COPYING",
+        "LICENSE-MIT",
+        "LICENSEold",
+        "COPYING.LESSER",
+        "model",
+        "a",
+    )
+    ends = ("", ".txt", ".md", ".rst", ".pdf", ".html", ".py", ".json", ".model", ".jinja", ".safetensors", ".bin")
+    sent = [name for name in (stem + end for stem in stems for end in ends) if NAMES.fullmatch(name)]
+    assert {"LICENSE", "LICENSE.txt", "LICENSE-MIT", "COPYING.md", "model.safetensors"} <= set(sent)
+    assert [_allowed(name) for name in sent] == sent

@@ -277,3 +277,21 @@ def test_attempts_of_one_project_end_side_by_side(session: Session) -> None:
         list(pool.map(end, taken))
     assert session.get_one(ProjectService, (jobs.project, "gpu")).seconds == pytest.approx(800, rel=0.01)
     assert session.scalars(select(JobAttempt).where(JobAttempt.ended_at.is_(None))).all() == []
+
+
+def test_a_project_that_was_idle_for_years_stops_nobody(session: Session) -> None:
+    """PostgreSQL refuses an exponential that underflows, and the claim looks at all who wait."""
+    old, other = make_jobs(session, name="old"), make_jobs(session, name="other")
+    old.make()
+    run(60)
+    pass_time(200 * 365 * 24 * HOUR)
+    old.make()
+    other.make()
+    assert {run(60), run(60)} == {old.project, other.project}
+
+
+def test_no_limit_that_can_be_set_stops_a_claim(session: Session) -> None:
+    jobs = make_jobs(session)
+    set_account(session, jobs.project, share=0.001, running_jobs=2**53)
+    assert place(session, jobs.make()) == Place(0, at_limit=False)
+    assert must_take().project_id == jobs.project

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app.auth.repository import revoke_key
@@ -116,3 +117,32 @@ def test_one_key_holds_so_many_calls_and_no_more(settings: Settings, make_key: M
         assert caller.post(f"{path}/cancel").status_code == 202
         assert {each.result().json()["state"] for each in held} == {"cancelled"}
         assert caller.get(path, **waiting).status_code == 200
+
+
+def test_one_project_holds_so_many_calls_by_all_its_keys(
+    settings: Settings, make_key: MakeKey, inputs: Inputs
+) -> None:
+    keys = [make_key() for _ in range(3)]
+    with (
+        running(settings.model_copy(update={"held_waits_per_project": 2})) as url,
+        client_of(url, keys[0]) as first,
+        client_of(url, keys[1]) as second,
+        client_of(url, keys[2]) as third,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        path = f"/v1/jobs/{first.post('/v1/jobs', json=inputs.body()).json()['id']}"
+        asked = [pool.submit(each.get, path, params={"wait": 30}) for each in (first, second, third)]
+        done, still = wait(asked, return_when=FIRST_COMPLETED)
+        assert [each.result().json()["code"] for each in done] == ["too_many_waits"]
+        assert first.post(f"{path}/cancel").status_code == 202
+        assert {each.result().json()["state"] for each in still} == {"cancelled"}
+
+
+def test_a_restart_of_the_database_costs_no_poll(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    """The connection that all polls share is not checked before use."""
+    path = f"/v1/jobs/{api.post('/v1/jobs', json=inputs.body()).json()['id']}"
+    assert api.get(path).status_code == 200
+    others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = current_user"
+    session.execute(text(f"SELECT pg_terminate_backend(pid) {others}"))
+    session.commit()
+    assert api.get(path).status_code == 200

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from app.dispatch.housekeeping import forget
 from app.garbage.sweep import run as sweep
 from app.models import uploads
+from app.quotas import service as quotas
 from app.settings import Settings
 from app.storage import ObjectStore, open_store
 from app.tables.models import Model, ModelPart
@@ -275,3 +276,23 @@ def test_a_part_ends_at_the_limit_of_an_upload(
         response = put(other, id, "model.safetensors", b"x" * 1001)
         assert (response.status_code, response.json()["code"]) == (413, "too_large")
         assert put(other, id, "model.safetensors", b"x" * 1000).status_code == 204
+
+
+def test_what_is_sent_straight_to_the_store_counts_and_is_not_swept_away(
+    session: Session, settings: Settings, make_key: MakeKey, seaweed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3 = settings.model_copy(
+        update=seaweed_settings(seaweed)
+        | {"presign_downloads": True, "garbage_seconds": 0.0, "quota_stored_bytes": 60_000}
+    )
+    monkeypatch.setattr(quotas, "get_settings", lambda: s3)
+    with running(s3) as url, client_of(url, make_key()) as client:
+        id = create(client)
+        for path, data in FILES.items():
+            place = client.post(f"/v1/models/{id}/files/{path}/presign").json()
+            assert httpx.put(place["url"], content=data, trust_env=False).status_code == 200
+        sweep("store", lambda: None, s3, open_store(s3))
+        assert client.post(f"/v1/models/{id}/complete").status_code == 202
+        other = create(client)
+        refused = client.post(f"/v1/models/{other}/files/model.safetensors/presign")
+        assert (refused.status_code, refused.json()["code"]) == (507, "storage_quota_exceeded")

@@ -183,3 +183,15 @@ def test_what_is_under_way_when_its_project_is_deleted_is_refused_like_its_key(
         session.commit()
         answers = [each.result() for each in waiting]
     assert [(each.status_code, each.json()["code"]) for each in answers] == [(401, "unauthorized")] * 2
+
+
+def test_nobody_locks_himself_out(operator: httpx.Client) -> None:
+    own = operator.get("/v1/whoami").json()["project"]["id"]
+    refused = operator.patch(f"/v1/projects/{own}", json={"disabled": True})
+    assert (refused.status_code, refused.json()["code"]) == (409, "own_project")
+    assert operator.get("/v1/projects").status_code == 200
+
+
+def test_a_share_is_no_number_that_breaks_the_order(operator: httpx.Client) -> None:
+    project = create(operator, "tiny share")
+    assert operator.patch(f"/v1/projects/{project}", json={"share": 1e-308}).status_code == 422

@@ -17,7 +17,7 @@ from app.settings import get_settings
 from app.tables.datasets import Dataset
 from app.tables.jobs import Job
 from app.tables.models import Model
-from app.tables.tasks import Task
+from app.tables.tasks import Task, TaskState
 from tests.app.conftest import Inputs
 from tests.jobs import make_model, make_project
 
@@ -202,3 +202,21 @@ def test_the_empty_text_is_no_limit(monkeypatch: pytest.MonkeyPatch, settings: A
     monkeypatch.setenv("SECATEUR_QUOTA_STORED_BYTES", "")
     get_settings.cache_clear()
     assert get_settings().quota_stored_bytes is None
+
+
+def test_copies_of_finished_jobs_keep_nobody_from_asking(
+    api: httpx.Client, session: Session, project: str, set_quota: SetQuota
+) -> None:
+    """A publication is no call of anybody's, and may wait for a slow store."""
+    for state in (TaskState.queued, TaskState.running):
+        for number in range(3):
+            subject = f"job_{state}_{number}"
+            session.add(
+                Task(id=f"tsk_{subject}", project_id=project, kind="publication", subject_id=subject, state=state)
+            )
+    session.commit()
+    set_quota(pending_tasks=1)
+    found = {each.quota: each.used for each in service.usage(session, project)}
+    session.rollback()
+    assert (found[Quota.pending_tasks], found[Quota.running_intakes]) == (0, 0)
+    assert api.post("/v1/models", json=MODEL).status_code == 202

@@ -157,3 +157,11 @@ def test_our_keys_in_the_broker_are_apart_and_expire(patient: None, settings: Se
             assert name.startswith(KEY_PREFIX)
             assert key not in name
             assert 0 < client.ttl(name) <= 240
+
+
+@pytest.mark.parametrize("type", ["application/json", "Application/JSON; charset=utf-8", "application/x+json"])
+def test_a_write_is_one_however_its_type_is_spelled(settings: Settings, make_key: MakeKey, type: str) -> None:
+    with limited(settings, rate_writes=1, rate_uploads=1000) as url, client_of(url, make_key()) as api:
+        api.get("/v1/jobs")
+        call: dict[str, Any] = {"content": b'{"labels": {}}', "headers": {"Content-Type": type}}
+        assert [api.patch("/v1/jobs/job_none", **call).status_code for _ in range(2)][-1] == 429

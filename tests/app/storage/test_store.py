@@ -8,6 +8,7 @@ import pytest
 from app.local.servers import SeaweedServer
 from app.settings import Settings
 from app.storage import ObjectMissing, ObjectStore, open_store
+from app.storage import store as store_module
 from tests.conftest import BUCKET
 
 
@@ -79,3 +80,15 @@ def test_a_presigned_url_downloads_without_a_key(
 
 def test_a_folder_never_presigns(store: ObjectStore) -> None:
     assert store.presign("one", 60) is None
+
+
+def test_copies_are_whole_whatever_their_size(any_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a store does not copy at once goes through this process."""
+    data = bytes(range(256)) * 4096
+    any_store.put_bytes("a/one", data)
+    any_store.copy("a/one", "b/small")
+    monkeypatch.setattr(store_module, "MOST_COPIED", 1000)
+    any_store.copy("a/one", "b/large")
+    assert any_store.get("b/small") == any_store.get("b/large") == data
+    with pytest.raises(ObjectMissing):
+        any_store.copy("a/none", "b/none")

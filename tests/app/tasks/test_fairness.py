@@ -156,3 +156,17 @@ def test_nothing_is_done_any_more_for_what_was_deleted(session: Session) -> None
     assert session.scalars(select(Task)).all() == []
     with pytest.raises(TaskLost), transaction() as other:
         service.renew(other, running.id, running.token, 60)
+
+
+def test_neither_years_nor_large_limits_stop_the_claims(session: Session) -> None:
+    project = make_project(session)
+    quotas.change(session, project, 0.001, {Quota.running_intakes: 2**53})
+    session.add(ProjectService(project_id=project, queue="cpu", seconds=60))
+    session.flush()
+    session.execute(text("UPDATE project_service SET at = now() - interval '200 years'"))
+    first, second = ask(session, project), ask(session, project)
+    for id in (first, second):
+        claimed = take()
+        assert claimed is not None
+        assert claimed.id == id
+        end(claimed)

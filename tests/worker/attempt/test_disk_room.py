@@ -82,3 +82,16 @@ def test_what_makes_room_goes_on(session: Session, settings: Settings, full: Dis
     assert run_tasks(settings, "w") == 1
     session.rollback()
     assert session.get_one(Task, intake, populate_existing=True).state == "queued"
+
+
+def test_a_full_disk_of_the_store_costs_no_cache(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies on another disk makes no room there."""
+    other = tmp_path / "other"
+    other.mkdir()
+    changed = settings.model_copy(update={"store_url": other.as_uri()})
+    kept = cached(changed, "aaa", 30)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: Disk(other, 10 if path == other else 500))
+    assert not has_room(changed)
+    assert kept.exists()

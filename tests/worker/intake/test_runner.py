@@ -28,6 +28,7 @@ from app.tables.datasets import Dataset
 from app.tables.models import Model, ModelPart
 from secateur.digests import file_sha256, tree_digest
 from tests.worker.intake.hub_server import Hub, Repo
+from worker.intake import datasets
 from worker.intake.context import Context
 from worker.intake.datasets import TEXT, hold_text
 from worker.intake.hub import HubUnavailable
@@ -512,3 +513,38 @@ def test_what_the_project_may_not_store_is_refused(
     assert (row.state, row.error["code"]) == ("failed", "storage_quota_exceeded")
     if kind == "hub":
         assert not any(path.endswith(".safetensors") for path in hub.downloads()), "nothing heavy was fetched"
+    assert list(store.list("projects")) == [], "nothing was stored"
+
+
+@pytest.mark.parametrize("kind", ["link", "other text", "other columns"])
+def test_of_a_reader_that_was_taken_over_nothing_is_believed(
+    intake: Any, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: ObjectStore, kind: str
+) -> None:
+    """What it says is held against what it wrote, and names no column that is not its own."""
+    hub.add("dataset", "team/text", {"train.jsonl": b'{"text": "One."}\n'})
+    (tmp_path / "secret").write_text("of the worker")
+    honest = datasets.run_isolated
+
+    def taken_over(module: str, request: dict[str, Any], **options: Any) -> Any:
+        facts = honest(module, request, **options)
+        if request["act"] != "read":
+            return facts
+        target = Path(request["target"])
+        if kind == "link":
+            target.unlink()
+            target.symlink_to(tmp_path / "secret")
+            return facts | {"sha256": file_sha256(target)}
+        if kind == "other text":
+            target.write_text("else")
+            return facts
+        return facts | {"project_id": "prj_other", "bytes": 1}
+
+    monkeypatch.setattr(datasets, "run_isolated", taken_over)
+    row = Dataset(source="hub", format="jsonl", hub={"id": "team/text"})
+    if kind == "other columns":
+        done = intake(row)
+        assert (done.state, done.project_id != "prj_other", done.bytes > 1) == ("ready", True, True)
+        return
+    with pytest.raises(RuntimeError, match="not what it says"):
+        intake(row)
+    assert list(store.list("projects")) == []
