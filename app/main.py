@@ -40,6 +40,7 @@ from app.projects import key_endpoints as keys
 from app.projects import token_endpoints as hub_tokens
 from app.rates.middleware import RateLimits, Rates
 from app.settings import Settings, get_settings
+from app.ui.routes import ROUTES
 from app.usage import endpoints as usage
 from app.usage.receiving import Uploads
 from app.webhooks import endpoints as webhooks
@@ -50,8 +51,8 @@ SMALL_BODY: Final = 2**16
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application; contacts nothing before the first request."""
-    configure_logs()
     settings = settings or get_settings()
+    configure_logs(settings)
     backend = open_backend(settings)
 
     @asynccontextmanager
@@ -75,6 +76,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # kit/middleware.py makes the spans: FastAPI's would show addresses and queries.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         generate_unique_id_function=lambda route: route.name,
         dependencies=[Depends(refuse_unknown_parameters), Depends(record)],
         # Also bounds bodies whose length nobody announced, which FastAPI's own limit answers in plain text.
@@ -123,4 +126,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ):
         app.include_router(part.router)
     app.webhooks.include_router(webhooks.messages)
+    if settings.dashboard:
+        app.router.routes.extend(ROUTES)
     return app

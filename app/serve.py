@@ -13,7 +13,11 @@ from fastapi import FastAPI
 from app.connections.gate import Gate
 from app.connections.limits import Patience, raise_file_limit
 from app.connections.protocol import Connection
+from app.kit.calls import CALLS
+from app.kit.process import process
 from app.main import create_app
+from app.metrics.http import show_metrics
+from app.settings import get_settings
 
 UPLOAD_SHARE: Final = 0.6
 """Of the time to stop: what has not arrived by then is refused, so that the answer still reaches its caller."""
@@ -58,11 +62,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     given = parser.parse_args()
     raise_file_limit()
-    app = create_app()
-    app.openapi()  # a second's work, which no caller is to wait for
-    gc.collect()
-    gc.freeze()  # modules and routes are not looked through again and again while callers wait
-    Server(app, given.host, given.port).run()
+    settings = get_settings()
+    with process("api", settings):
+        app = create_app(settings)
+        app.openapi()  # a second's work, which no caller is to wait for
+        gc.collect()
+        gc.freeze()  # modules and routes are not looked through again and again while callers wait
+        show_metrics(settings, CALLS)
+        Server(app, given.host, given.port).run()
 
 
 if __name__ == "__main__":

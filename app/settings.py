@@ -4,13 +4,16 @@ import os
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Self
+from types import NoneType
+from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from secateur.spec.request import MOST_THREADS, Device
+
+LogFormat = Literal["json", "text"]
 
 
 class Settings(BaseSettings):
@@ -61,8 +64,8 @@ class Settings(BaseSettings):
     `model_roots`, which are all projects'."""
     work_dir: Path = Path("/var/lib/secateur")
     """Scratch space and the bounded cache of a worker."""
-    cache_bytes: int = Field(default=64 * 2**30, ge=0)
-    """Bound of the staging cache; the least recently used entries go first."""
+    cache_bytes: int | None = Field(default=None, ge=0)
+    """Bound of the staging cache; the least recently used entries go first. Without it: a third of the disk."""
 
     heartbeat_seconds: float = Field(default=15, gt=0)
     """At most a third of `lease_seconds`, so that a lease survives two lost heartbeats."""
@@ -81,17 +84,25 @@ class Settings(BaseSettings):
     """A worker that lost an attempt without a committed block waits so long before it claims again; each more in a
     row doubles it, up to ten minutes."""
     max_preemptions: int = Field(default=50, ge=1)
-    """Attempts without progress that stopping workers may give back before a job fails."""
+    """Attempts without progress that workers may give back, because they stop or their GPU fails, before a job
+    fails."""
     pause_seconds: float = Field(default=300, ge=0)
     """How long a block may still go on after its job was asked to pause; then its engine is killed."""
     stall_seconds: float = Field(default=1800, gt=0)
     """An engine that reports nothing for so long is killed, unless its reports were ever nearly as rare."""
     store_retry_seconds: float = Field(default=600, gt=0)
     """A worker tries again for so long before an object store that it cannot use fails the attempt."""
+    log_format: LogFormat | None = None
+    """`json`: an object a line; `text`: for people. Without it: text on a terminal, JSON anywhere else."""
+    metrics_listen: str | None = None
+    """Where the API and the dispatcher show Prometheus metrics, each at a port of its own: `0.0.0.0:9464`. Without
+    it nowhere. No key is asked for there: let only Prometheus reach it."""
     health_dir: Path | None = None
     """Where a dispatcher notes each turn of its loops, for `python -m app.dispatch.health`."""
     fair_share_half_life_hours: float = Field(default=24, gt=0)
     """What a project has had of the workers counts half after this time; several times the longest job."""
+    route_by_memory: bool = True
+    """Whether a worker leaves jobs alone that were estimated to need more memory than it has."""
     priority_across_projects: bool = False
     """Let a job of higher priority go before other projects' jobs, whatever these have had. Only where all
     projects are one house's: anybody may ask for the highest."""
@@ -155,6 +166,8 @@ class Settings(BaseSettings):
     """A model of whose files nothing has come for so long has failed."""
     max_body_bytes: int = Field(default=2**18, ge=1)
     """Of a job's or a plan's spec; other JSON bodies may have 64 KiB at the most."""
+    dashboard: bool = True
+    """Whether the dashboard is served below `/ui`. It can do what its reader's key can."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Names or addresses that a request's Host header may have, with commas between; none for any. `/livez` and
     `/readyz` answer under every name."""
@@ -169,7 +182,17 @@ class Settings(BaseSettings):
     """Lines of engine log kept per job."""
 
     device: Device = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:0`; where the engine computes."""
+    """`auto`, `cpu`, `cuda`, `cuda:0`, or several GPUs for one job at a time, `cuda:0,1`; where the engine
+    computes. Several must be alike, and give the bytes of one. `auto` is settled when the worker starts: the first
+    GPU, or the processor where nothing looks like a GPU."""
+    resume_on: Literal["any", "same_device"] = "any"
+    """Where a job goes on that was interrupted. `any`: wherever there is room, with a note in its history when the
+    device is another one, whose bytes may differ. `same_device`: it waits for a worker with a device like the one
+    it was begun on: same model, driver and libraries."""
+    device_foreign_bytes: int = Field(default=2 * 2**30, ge=0)
+    """Memory of a worker's GPU that other processes may hold; while they hold more it claims nothing."""
+    gpu_lock_dir: Path = Path("/tmp/secateur-gpus")  # noqa: S108 - all workers of a host must find it
+    """Where workers of one host lock their GPUs, each for itself; containers must share it as a volume."""
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=MOST_THREADS)
     """Threads of the engine; part of what makes a result reproducible."""
     engine_memory_bytes: int | None = Field(default=None, ge=2**28)
@@ -180,8 +203,9 @@ class Settings(BaseSettings):
     explains; a file that takes more is refused."""
     child_seconds: float = Field(default=300, ge=1)
     """How long such a child may compute, or be silent, beside what the size of its files explains."""
-    hidden_bytes: int = Field(default=2 * 2**30, ge=0)
-    """Hidden states that an engine holds in memory; the rest goes to a scratch file below `work_dir`."""
+    hidden_bytes: int | None = Field(default=None, ge=0)
+    """Hidden states that an engine holds in memory, beside those that fit on its GPU; the rest goes to a scratch
+    file below `work_dir`. Without it: an eighth of what the engine may hold."""
 
     hf_endpoint: str = "https://huggingface.co"
     """Its host may have an internal address; what it redirects to must be public, or among `hf_hosts`."""
@@ -194,19 +218,18 @@ class Settings(BaseSettings):
     Whatever they match, every project of the service may read; never name an owner whose private ones it should
     not."""
 
-    @field_validator(
-        "quota_queued_jobs",
-        "quota_running_jobs",
-        "quota_pending_tasks",
-        "quota_running_intakes",
-        "quota_stored_bytes",
-        "quota_uploads",
-        "quota_upload_bytes",
-        mode="before",
-    )
+    def secrets(self) -> list[str]:
+        """What nobody may read in a log; a URL where its password is meant."""
+        public = self.s3_access_key_id  # a name, which others may be called, too
+        given = [value for _, value in self if isinstance(value, SecretStr) and value is not public]
+        return [value.get_secret_value() for value in given]
+
+    @field_validator("*", mode="before")
     @classmethod
-    def _empty_is_no_limit(cls, value: object) -> object:
-        return None if value == "" else value
+    def _empty_is_none(cls, value: object, info: ValidationInfo) -> object:
+        """As compose files and charts write what is not set; of a quota it is no limit."""
+        optional = NoneType in get_args(cls.model_fields[info.field_name or ""].annotation)
+        return None if value == "" and optional else value
 
     @field_validator("model_roots", mode="before")
     @classmethod
@@ -231,6 +254,16 @@ class Settings(BaseSettings):
         folder = url.scheme == "file" and not url.netloc and url.path.startswith("/")
         if not folder and not (url.scheme == "s3" and url.netloc):
             raise ValueError("must be file:///an/absolute/folder or s3://bucket/prefix")
+        return value
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError("must be an address and a port: 0.0.0.0:9464")
         return value
 
     @field_validator("s3_endpoint", "s3_public_endpoint", "hf_endpoint")

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from benchmarks.rows import METHODS
+from benchmarks.rows import METHODS, filled
+from secateur.spec.effort import Effort
 from secateur.spec.job import Pruning
 from secateur.spec.method import Perturbation, Reading, Scope
 
@@ -108,7 +109,15 @@ def all_rows() -> list[Row]:
         restart = Setting(f"{name}:restart", METHODS[name] | {"mode": "restart"})
         rows += [Row(setting, order) for order in (*ORDERS, JOINT)]
         rows += [Row(restart, order) for order in ORDERS]
+    for setting in _by_effort():
+        rows += [Row(setting, order) for order in (*ORDERS, JOINT)]
     return rows + [Row(setting, ORDERS[0]) for setting in (*_others(), *_readings())]
+
+
+def _by_effort() -> Iterator[Setting]:
+    """As jobs prune that ask for no more than the effort."""
+    for effort in Effort:
+        yield Setting(f"admm:{effort}", *filled(METHODS["admm"], HALF, effort))
 
 
 def _others() -> Iterator[Setting]:

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.output import add_out
 from benchmarks.rows import METHODS
+from secateur.spec.job import Numerics
 from worker.pruning import EvaluationSpec, PruningJob, Silent, Text, perplexities, run
 from worker.pruning.state.atomic import write_json
 
@@ -64,7 +65,9 @@ def measured(model: Path, text: Path, options: argparse.Namespace) -> dict[str, 
     """One model on disk by both."""
     texts = {DOMAIN: Text(path=text)}
     spec = EvaluationSpec(sequence_length=options.length, max_windows=options.windows)
-    ours = perplexities(model, texts, spec, threads=options.threads)[DOMAIN].perplexity
+    # transformers computes in float32, so ours does on every processor.
+    found = perplexities(model, texts, spec, threads=options.threads, numerics=Numerics.exact)
+    ours = found[DOMAIN].perplexity
     return {"ours": ours, "transformers": theirs(model, text, options.length, options.windows)}
 
 

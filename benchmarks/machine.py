@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from worker.pruning.evaluation.losses import native_dtype
-from worker.pruning.runtime.numerics import processor_model
+from worker.pruning.runtime.fingerprint import processor_model
 
 TELLING = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
 """CPU flags that decide which kernels run."""

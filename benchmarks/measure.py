@@ -14,13 +14,13 @@ from benchmarks.peers import PINS, SCRIPT, peers_python
 from benchmarks.protocol import Protocol, digest
 from benchmarks.rows import Row, engine_sources
 from secateur.spec.sparsity import Pattern
-from worker.pruning.calibration import windows
+from worker.pruning.calibration import tokenizer, windows
 from worker.pruning.evaluation import losses, perplexity
 from worker.pruning.methods.masks import follows
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.graph import build_graph
 
-EVALUATOR = tuple(Path(str(module.__file__)) for module in (losses, perplexity, windows))
+EVALUATOR = tuple(Path(str(module.__file__)) for module in (losses, perplexity, tokenizer, windows))
 """What turns a peer's model into figures; the rest of the engine may change without measuring it again."""
 
 
@@ -77,7 +77,7 @@ class Bench:
         finished = run_child(
             [str(python), "-P", str(SCRIPT)], self.asked_of_peer(row, workspace), self.protocol.threads
         )
-        for name in windows.TOKENIZER_FILES:
+        for name in tokenizer.TOKENIZER_FILES:
             if (self.model / name).is_file():
                 shutil.copy(self.model / name, finished.answer["model"])
         return finished
@@ -103,7 +103,7 @@ class Bench:
 
 def figures(finished: Finished) -> dict[str, Any]:
     return {
-        "seconds": round(finished.answer["seconds"], 2),
+        **{name: round(finished.answer[name], 2) for name in ("seconds", "processor_seconds")},
         "peak_rss_bytes": finished.peak_rss_bytes,
         "peak_anon_bytes": finished.peak_anon_bytes,
     }

@@ -23,12 +23,13 @@ def main() -> None:
     job = PruningJob.from_dict(json.loads(asked.read_text()))
     # The architecture's module is imported by its first use; that is an import, too.
     _ = AutoModelForCausalLM._model_mapping[type(AutoConfig.from_pretrained(job.model))]
-    began = time.monotonic()
+    began, before = time.monotonic(), time.process_time()
     output = run(job, Silent())
-    seconds = time.monotonic() - began
+    seconds, processor = time.monotonic() - began, time.process_time() - before
     model = next(file.local for file in output.files if file.path == "model/config.json")
     folder = str(job.workspace / Path(model).parent)
-    answered.write_text(json.dumps({"seconds": seconds, "model": folder, "summary": output.summary.model_dump()}))
+    times = {"seconds": seconds, "processor_seconds": processor}
+    answered.write_text(json.dumps(times | {"model": folder, "summary": output.summary.model_dump()}))
 
 
 if __name__ == "__main__":

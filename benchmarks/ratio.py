@@ -1,4 +1,4 @@
-"""Wall times side by side: ours and the peer's in turn, so that both meet the same machine."""
+"""Times side by side: ours and the peer's in turn, so that both meet the same machine."""
 
 import statistics
 import tempfile
@@ -33,8 +33,13 @@ def _once(bench: Bench, row: Row) -> dict[str, Any]:
 
 
 def _entry(ours: str, peer: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    medians = {name: statistics.median(run["seconds"] for run in found) for name, found in runs.items()}
-    ratio = medians[ours] / medians[peer]
+    ratio, processor = (_ratio(runs[ours], runs[peer], name) for name in ("seconds", "processor_seconds"))
     verdict = "reached" if ratio <= GOAL else "missed"
-    print(f"{ours} takes {ratio:.2f} of {peer}; goal {GOAL}: {verdict}", flush=True)
-    return {"ours": ours, "peer": peer, "ratio": ratio, "goal": GOAL, "runs": runs}
+    print(f"{ours} takes {ratio:.2f} of {peer} ({processor:.2f} by processor); goal {GOAL}: {verdict}", flush=True)
+    return {"ours": ours, "peer": peer, "ratio": ratio, "processor_ratio": processor, "goal": GOAL, "runs": runs}
+
+
+def _ratio(ours: list[dict[str, Any]], peers: list[dict[str, Any]], name: str) -> float:
+    """Of the medians."""
+    mine, theirs = (statistics.median(run[name] for run in runs) for runs in (ours, peers))
+    return mine / theirs

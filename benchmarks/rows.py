@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from secateur.spec.effort import Effort, with_preset
 from secateur.spec.job import Pruning
 from secateur.spec.sparsity import Allocation, Pattern, usual_allocation
 
@@ -33,15 +34,16 @@ ALLOCATED = ("wanda", "admm", "alps")
 """Methods that are measured under every allocation, not only under the engine's own choice."""
 PEERS = ("llmcompressor-sparsegpt", "llmcompressor-wanda")
 TIMED = {
-    "50%/llmcompressor-sparsegpt": ("50%/admm", "50%/admm@uniform"),
+    "50%/llmcompressor-sparsegpt": ("50%/admm:fast", "50%/admm:standard"),
     "50%/llmcompressor-wanda": ("50%/wanda", "50%/wanda@uniform"),
 }
-"""Rows of ours whose wall times are set against a peer's: as we prune by default, and with its equal rates."""
+"""Rows of ours whose wall times are set against a peer's: by effort, or with its equal rates as well."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model to measure. A name is PATTERN/METHOD, with @ALLOCATION where it is not the engine's default."""
+    """One model to measure. A name is PATTERN/METHOD, with :EFFORT where a preset fills it, or @ALLOCATION where
+    that is not the engine's default."""
 
     name: str
     pattern: str = ""
@@ -74,9 +76,27 @@ def all_rows() -> list[Row]:
     for pattern, sparsity in PATTERNS.items():
         for name in COMPARED:
             rows.append(Row(f"{pattern}/{name}", pattern, METHODS[name], None, sparsity))
+            rows += _by_effort(pattern, name) if name == "admm" else []
             rows += _allocated(pattern, name) if name in ALLOCATED else []
         rows += [Row(f"{pattern}/{peer}", pattern, None, peer, sparsity) for peer in PEERS]
     return rows
+
+
+def _by_effort(pattern: str, name: str) -> list[Row]:
+    """As a job prunes that asks for no more than the effort."""
+    found = []
+    for effort in Effort:
+        method, sparsity = filled(METHODS[name], PATTERNS[pattern], effort)
+        found.append(Row(f"{pattern}/{name}:{effort}", pattern, method, None, sparsity))
+    return found
+
+
+def filled(
+    method: dict[str, Any], sparsity: dict[str, Any], effort: Effort
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Method and sparsity with what a preset says where they say nothing."""
+    found = with_preset({"method": method, "sparsity": sparsity}, effort)
+    return found["method"], found["sparsity"]
 
 
 def _allocated(pattern: str, name: str) -> list[Row]:
@@ -112,5 +132,5 @@ def engine_sources() -> list[Path]:
 
     package = Path(worker.pruning.__file__).parent
     shared = sorted((package.parent / "model_files").glob("*.py"))
-    specs = sorted(Path(spec.__path__[0]).glob("*.py"))
+    specs = sorted(Path(spec.__path__[0]).rglob("*.py"))
     return [package.parent / "engine_format.py", *shared, *sorted(package.rglob("*.py")), *specs]

@@ -8,6 +8,7 @@ hold wikitext2/test.txt, ptb/test.txt, c4/calibration.jsonl and c4/test.jsonl. P
 
 import argparse
 import json
+import resource
 import sys
 import tempfile
 import time
@@ -19,7 +20,8 @@ from benchmarks.bfloat16 import amx
 from benchmarks.model import smollm2
 from benchmarks.output import add_out
 from benchmarks.protocol import TESTS, Protocol, add_arguments, read_arguments
-from benchmarks.rows import METHODS
+from benchmarks.rows import METHODS, filled
+from secateur.spec.effort import Effort
 from secateur.spec.job import Numerics
 from secateur.spec.records.pipe import Message, Progress
 from worker.pruning import PruningJob, Silent, run
@@ -39,31 +41,56 @@ class Shown(Silent):
 def measure(model: Path, asked: dict[str, Any], protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
     """Prune in a folder that is removed afterwards, and evaluate. asked: method and sparsity."""
     with tempfile.TemporaryDirectory(dir=options.cache) as workspace:
-        began = time.monotonic()
+        began, before = time.monotonic(), time.process_time()
         request = protocol.request(model, Path(workspace), **asked) | {"numerics": options.numerics}
         with amx() if options.amx else nullcontext():
             output = run(PruningJob.from_dict(request), Shown())
-        seconds = time.monotonic() - began
+        seconds, processor = time.monotonic() - began, time.process_time() - before
+        # Of the process, so of the heaviest row so far.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
         figures = protocol.perplexity(Path(workspace) / "stage-00/model")
-    return {"perplexity": figures, "sparsity": output.summary.sparsity, "pruning_seconds": round(seconds, 1)}
+    return {
+        "perplexity": figures,
+        "sparsity": output.summary.sparsity,
+        "pruning_seconds": round(seconds, 1),
+        "processor_seconds": round(processor, 1),
+        "peak_rss_bytes": peak,
+    }
 
 
 def show(name: str, row: dict[str, Any]) -> None:
     figures = "".join(f"{row['perplexity'][text]:11.2f}" for text in TESTS)
-    print(f"{name:14}{figures}{row.get('pruning_seconds', 0):9.0f} s", flush=True)
+    mean = sum(row["perplexity"].values()) / len(TESTS)
+    taken = (row.get("processor_seconds", 0), row.get("pruning_seconds", 0), row.get("peak_rss_bytes", 0) >> 20)
+    print(f"{name:14}{figures}{mean:9.2f}{taken[0]:11.0f} s{taken[1]:9.0f} s{taken[2]:8} MiB", flush=True)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--methods", default="wanda,admm", help=f"comma-separated, of: {', '.join(METHODS)}")
+    parser.add_argument(
+        "--effort", type=Effort, choices=list(Effort), help="a preset; default: every field's own plain choice"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an ADMM setting")
+    parser.add_argument(
+        "--with",
+        dest="fields",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a field of every method, JSON",
+    )
     parser.add_argument("--sparsity", type=float, default=0.5)
     parser.add_argument("--pattern", default="unstructured")
     parser.add_argument("--allocation", help="uniform, owl or error; default: the engine's own choice")
     parser.add_argument(
         "--curvature", help="adapting or plain, of the allocation error; default: the engine's own"
     )
+    parser.add_argument(
+        "--survey-tokens", type=int, help="of the survey, whole windows; default: the effort's own"
+    )
+    parser.add_argument("--channels", help="as_stored or permuted, of n:m; default: the effort's own")
     parser.add_argument("--numerics", type=Numerics, default=Numerics.fast, choices=list(Numerics))
     parser.add_argument("--amx", action="store_true", help="round fast products as a processor with AMX does")
     parser.add_argument("--no-dense", action="store_true")
@@ -75,23 +102,39 @@ def main() -> None:
     options = arguments()
     protocol = read_arguments(options)
     model = smollm2(options.cache)
-    settings = {key: json.loads(value) for key, _, value in (item.partition("=") for item in options.set)}
+    settings, fields = (
+        {key: json.loads(value) for key, _, value in (item.partition("=") for item in given)}
+        for given in (options.set, options.fields)
+    )
     sparsity = {"target": options.sparsity, "pattern": options.pattern}
     if options.allocation:
         sparsity["allocation"] = options.allocation
     if options.curvature:
         sparsity["curvature"] = options.curvature
-    print(f"{'':14}" + "".join(f"{name:>11}" for name in TESTS) + "    pruning", flush=True)
+    if options.survey_tokens:
+        sparsity["survey_tokens"] = options.survey_tokens
+    if options.channels:
+        sparsity["channels"] = options.channels
+    heads = "".join(f"{name:>11}" for name in TESTS)
+    print(f"{'':14}{heads}     mean    processor    pruning    peak RSS", flush=True)
     rows: dict[str, Any] = {}
     if not options.no_dense:
         rows["dense"] = {"perplexity": protocol.perplexity(model)}
         show("dense", rows["dense"])
     for name in options.methods.split(","):
-        method = METHODS[name] | ({"admm": settings} if settings else {})
-        rows[name] = measure(model, {"method": method, "sparsity": sparsity}, protocol, options)
+        method = METHODS[name] | ({"admm": settings} if settings else {}) | fields
+        asked = (method, sparsity) if options.effort is None else filled(method, sparsity, options.effort)
+        rows[name] = measure(model, dict(zip(("method", "sparsity"), asked, strict=True)), protocol, options)
         show(name, rows[name])
     products = {"numerics": options.numerics, "amx": options.amx}
-    document = {"rows": rows, "settings": settings, **sparsity, **products, "protocol": protocol.identity()}
+    document = {
+        "rows": rows,
+        "settings": settings | fields,
+        "effort": options.effort,
+        **sparsity,
+        **products,
+        "protocol": protocol.identity(),
+    }
     write_json(options.out, document)
 
 

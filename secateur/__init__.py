@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from secateur.client import Client
+    from secateur.client import AsyncClient, Client
     from secateur.errors import (
         DownloadError,
         NotReachable,
@@ -21,6 +21,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "DownloadError",
     "NotReachable",
@@ -31,11 +32,11 @@ __all__ = [
     "__version__",
 ]
 
-_CLIENT: Final = "Client"
+_CLIENTS: Final = {"AsyncClient", "Client"}
 
 
 def __getattr__(name: str) -> Any:
     """The client comes when it is asked for: the engine and the API import `secateur.spec`, and need no HTTP."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("secateur.client" if name == _CLIENT else "secateur.errors"), name)
+    return getattr(import_module("secateur.client" if name in _CLIENTS else "secateur.errors"), name)

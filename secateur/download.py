@@ -1,6 +1,7 @@
 """Downloading a job's files: resumed, checked, never outside the folder, through no link and into no dotfile."""
 
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from urllib.parse import quote
 
 import httpx
 
-from secateur.digests import file_sha256, tree_digest
+from secateur.answers import ManifestRead
+from secateur.digests import tree_digest
 from secateur.errors import DownloadError, ProblemError, UnsafePath
 from secateur.parts import open_part, refuse_links
 from secateur.retries import Retries, may_repeat, requested_pause, should_repeat
-from secateur.transport import Json, Transport
+from secateur.transport import Transport
+from secateur.wire import Wire
 
 OnBytes = Callable[[int, int], None]
 
@@ -26,8 +29,8 @@ class ManifestFile:
     bytes: int
 
 
-def download_all(
-    transport: Transport, job: str, manifest: Json, folder: Path, on_bytes: OnBytes | None
+async def download_all(
+    transport: Transport, job: str, manifest: ManifestRead, folder: Path, on_bytes: OnBytes | None
 ) -> list[Path]:
     """Every file of the manifest below `folder`; see Client.download."""
     files = manifest_files(manifest)
@@ -42,13 +45,13 @@ def download_all(
             if on_bytes is not None:
                 on_bytes(before + bytes_of_file, total)
 
-        _Download(transport, job, file, folder, report).run()
+        await _Download(transport, job, file, folder, report).run()
         done += file.bytes
         report(file.bytes)
     return targets
 
 
-def verify_folder(manifest: Json, folder: Path) -> list[str]:
+async def verify_folder(wire: Wire, manifest: ManifestRead, folder: Path) -> list[str]:
     """Compare a folder's files with the manifest; one line a difference."""
     problems = []
     for file in manifest_files(manifest):
@@ -57,25 +60,25 @@ def verify_folder(manifest: Json, folder: Path) -> list[str]:
             problems.append(f"{file.path}: missing")
         elif target.stat().st_size != file.bytes:
             problems.append(f"{file.path}: has {target.stat().st_size} bytes instead of {file.bytes}")
-        elif file_sha256(target) != file.sha256:
+        elif await wire.sha256(target) != file.sha256:
             problems.append(f"{file.path}: the contents differ")
     return problems
 
 
-def fetch_made(transport: Transport, path: str, params: Mapping[str, Any], target: Path) -> None:
+async def fetch_made(transport: Transport, path: str, params: Mapping[str, Any], target: Path) -> None:
     """A file that the server makes while it sends it: whole or not at all, and from the start after a break.
 
     Raises ProblemError, DownloadError.
     """
-    retries = Retries(transport.retry_seconds)
+    retries = transport.retries()
     part = target.with_name(f".{target.name}.part")
     while True:
         try:
-            if not _fetch_whole(transport, path, params, part, retries):
+            if not await _fetch_whole(transport, path, params, part, retries):
                 continue
         except httpx.TransportError as error:
             part.unlink(missing_ok=True)
-            if may_repeat(error, repeatable=True) and retries.pause():
+            if may_repeat(error, repeatable=True) and await retries.pause():
                 continue
             reason = str(error) or type(error).__name__
             raise DownloadError(f"{target.name}: the connection broke: {reason}") from error
@@ -83,25 +86,27 @@ def fetch_made(transport: Transport, path: str, params: Mapping[str, Any], targe
         return
 
 
-def _fetch_whole(transport: Transport, path: str, params: Mapping[str, Any], part: Path, retries: Retries) -> bool:
+async def _fetch_whole(
+    transport: Transport, path: str, params: Mapping[str, Any], part: Path, retries: Retries
+) -> bool:
     """False after a pause, when the server has asked for another try."""
-    with transport.stream(path, {}, params) as response:
-        if should_repeat(response, repeatable=True) and retries.pause(requested_pause(response)):
-            return False
+    async with transport.open(path, {}, params) as response:
         if response.is_error:
-            response.read()
+            await transport.wire.read(response)
+            if should_repeat(response, repeatable=True) and await retries.pause(requested_pause(response)):
+                return False
             raise ProblemError.of(response)
         with open_part(part) as file:
             file.truncate()
-            for piece in response.iter_raw():
-                file.write(piece)
+            async with aclosing(transport.wire.pieces(response)) as pieces:
+                async for piece in pieces:
+                    await transport.wire.work(file.write, piece)
     return True
 
 
-def manifest_files(manifest: Json) -> list[ManifestFile]:
+def manifest_files(manifest: ManifestRead) -> list[ManifestFile]:
     """The files of a manifest whose digest is right. Raises DownloadError and UnsafePath."""
-    entries: list[dict[str, Any]] = manifest["files"]
-    files = [ManifestFile(str(entry["path"]), str(entry["sha256"]), int(entry["bytes"])) for entry in entries]
+    files = [ManifestFile(entry["path"], entry["sha256"], entry["bytes"]) for entry in manifest["files"]]
     for file in files:
         _check_path(file.path)
     if len({file.path for file in files}) != len(files):
@@ -130,37 +135,38 @@ class _Download:
         report: Callable[[int], None],
     ) -> None:
         self.transport = transport
+        self.wire = transport.wire
         self.url = f"/v1/jobs/{quote(job, safe='')}/artifacts/{quote(file.path)}"
         self.file = file
         self.folder = folder
         self.target = refuse_links(folder, file.path)
         self.report = report
         self.part = self.target.with_name(f".{self.target.name}.{file.sha256[:16]}.part")
-        self.retries = Retries(transport.retry_seconds)
+        self.retries = transport.retries()
 
-    def run(self) -> None:
-        if self._is_there():
+    async def run(self) -> None:
+        if await self._is_there():
             return
         self.target.parent.mkdir(parents=True, exist_ok=True)
         refuse_links(self.folder, self.file.path)
         resumed = self.part.exists()
-        self._fetch()
-        if file_sha256(self.part) != self.file.sha256:
+        await self._fetch()
+        if await self.wire.sha256(self.part) != self.file.sha256:
             self.part.unlink()
             if not resumed:
                 raise DownloadError(f"{self.file.path}: what arrived is not what the manifest says")
-            self._fetch()  # the piece from an earlier run was bad; once more from the start
-            if file_sha256(self.part) != self.file.sha256:
+            await self._fetch()  # the piece from an earlier run was bad; once more from the start
+            if await self.wire.sha256(self.part) != self.file.sha256:
                 self.part.unlink()
                 raise DownloadError(f"{self.file.path}: what arrived is not what the manifest says")
         self.part.replace(self.target)
 
-    def _is_there(self) -> bool:
+    async def _is_there(self) -> bool:
         if not self.target.is_file() or self.target.stat().st_size != self.file.bytes:
             return False
-        return file_sha256(self.target) == self.file.sha256
+        return await self.wire.sha256(self.target) == self.file.sha256
 
-    def _fetch(self) -> None:
+    async def _fetch(self) -> None:
         """Fill the part file to its full size, going on after breaks."""
         open_part(self.part).close()
         while (have := self.part.stat().st_size) != self.file.bytes:
@@ -168,42 +174,45 @@ class _Download:
                 self._empty()
                 have = 0
             try:
-                self._fetch_rest(have)
+                await self._fetch_rest(have)
             except httpx.TransportError as error:
                 if self.part.stat().st_size > have:
                     self.retries.renew()
-                if not may_repeat(error, repeatable=True) or not self.retries.pause():
+                if not may_repeat(error, repeatable=True) or not await self.retries.pause():
                     reason = str(error) or type(error).__name__
                     raise DownloadError(f"{self.file.path}: the connection broke: {reason}") from error
 
-    def _fetch_rest(self, have: int) -> None:
+    async def _fetch_rest(self, have: int) -> None:
         # If-Range: the rest of this very content, otherwise the whole.
         headers = {"Range": f"bytes={have}-", "If-Range": f'"{self.file.sha256}"'} if have else {}
-        with self.transport.stream(self.url, headers) as response:
-            if should_repeat(response, repeatable=True) and self.retries.pause(requested_pause(response)):
-                return
+        async with self.transport.open(self.url, headers) as response:
             if have and response.status_code == 416:
                 self._empty()
                 return
             if response.is_error:
-                response.read()
+                await self.wire.read(response)
+                if should_repeat(response, repeatable=True) and await self.retries.pause(
+                    requested_pause(response)
+                ):
+                    return
                 raise ProblemError.of(response)
-            self._append(response, have if response.status_code == 206 else 0)
+            await self._append(response, have if response.status_code == 206 else 0)
 
     def _empty(self) -> None:
         with open_part(self.part) as file:
             file.truncate()
 
-    def _append(self, response: httpx.Response, have: int) -> None:
+    async def _append(self, response: httpx.Response, have: int) -> None:
         with open_part(self.part) as file:
             file.seek(have)
             file.truncate()
-            for piece in response.iter_raw():
-                have += len(piece)
-                if have > self.file.bytes:
-                    raise DownloadError(f"{self.file.path}: the server sends more than the manifest says")
-                file.write(piece)
-                self.report(have)
+            async with aclosing(self.wire.pieces(response)) as pieces:
+                async for piece in pieces:
+                    have += len(piece)
+                    if have > self.file.bytes:
+                        raise DownloadError(f"{self.file.path}: the server sends more than the manifest says")
+                    await self.wire.work(file.write, piece)
+                    self.report(have)
         if have != self.file.bytes:
             # A clean end too early is a break like any other.
             raise httpx.RemoteProtocolError("the answer ended early")

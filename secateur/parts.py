@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -33,3 +35,17 @@ def refuse_links(folder: Path, path: str) -> Path:
         if here.is_symlink():
             raise UnsafePath(f"a symbolic link is where {path!r} is to be written: {here}")
     return here
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[IO[bytes]]:
+    """A file to write that gets its name once the body has ended well, and else is gone. Raises UnsafePath."""
+    part = target.with_name(f".{target.name}.part")
+    with open_part(part) as file:
+        try:
+            file.truncate()
+            yield file
+        except BaseException:
+            part.unlink()
+            raise
+    part.replace(target)

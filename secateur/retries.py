@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -30,7 +30,7 @@ class Retries:
     """The retries of one operation: growing pauses with jitter until `seconds` are used up."""
 
     seconds: float
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], Awaitable[None]]
     _deadline: float = field(init=False)
     _failures: int = 0
 
@@ -42,7 +42,7 @@ class Retries:
         self._failures = 0
         self._deadline = time.monotonic() + self.seconds
 
-    def pause(self, requested: float | None = None) -> bool:
+    async def pause(self, requested: float | None = None) -> bool:
         """Sleep before the next try; False, at once, when that would be too late."""
         self._failures += 1
         # Jitter, so that many clients do not come back in step; nothing secret about it.
@@ -50,7 +50,7 @@ class Retries:
         pause = requested or own
         if time.monotonic() + pause > self._deadline:
             return False
-        self.sleep(pause)
+        await self.sleep(pause)
         return True
 
 
@@ -79,7 +79,7 @@ def requested_pause(response: httpx.Response) -> float | None:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
     if seconds != seconds:  # NaN
         return None

@@ -1,22 +1,27 @@
 """Sending a dataset."""
 
 import base64
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from secateur.answers import DatasetRead
 from secateur.errors import SecateurError
-from secateur.transport import Json, Transport
+from secateur.transport import Transport
+from secateur.wire import Body
 
-CHUNK_BYTES: Final = 1 << 20
 FORMATS: Final = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 COMPRESSIONS: Final = {".gz": "gzip", ".zst": "zstd"}
 
 
-def upload_dataset(
-    transport: Transport, path: Path, name: str | None, format: str | None, text_field: str | None
-) -> Json:
+async def upload_dataset(
+    transport: Transport,
+    path: Path,
+    name: str | None,
+    format: str | None,
+    text_field: str | None,
+    on_bytes: Callable[[int, int], None] | None,
+) -> DatasetRead:
     """Stream a file as a new dataset; what arrives is held against its hash.
 
     format: txt, jsonl, csv or parquet, behind a point gz or zst when it is packed (csv.gz); None goes by the
@@ -25,16 +30,9 @@ def upload_dataset(
     if not path.is_file():
         raise SecateurError(f"there is no file {path}")
     kind, compression, stem = _kind(path, format)
-
-    def content() -> Iterator[bytes]:
-        with path.open("rb") as file:
-            while piece := file.read(CHUNK_BYTES):
-                yield piece
-
-    digest = hashlib.sha256()
-    for piece in content():
-        digest.update(piece)
-    return transport.create(
+    digest = base64.b64encode(bytes.fromhex(await transport.wire.sha256(path))).decode()
+    size = path.stat().st_size
+    made: DatasetRead = await transport.create(
         "/v1/datasets/upload",
         params={
             "name": name or stem,
@@ -44,11 +42,12 @@ def upload_dataset(
         },
         headers={
             "Content-Type": "application/octet-stream",
-            "Content-Length": str(path.stat().st_size),
-            "Content-Digest": f"sha-256=:{base64.b64encode(digest.digest()).decode()}:",
+            "Content-Length": str(size),
+            "Content-Digest": f"sha-256=:{digest}:",
         },
-        content=content,
+        body=Body(path, 0, size, None if on_bytes is None else lambda sent: on_bytes(sent, size)),
     )
+    return made
 
 
 def _kind(path: Path, format: str | None) -> tuple[str, str | None, str]:

@@ -1,18 +1,18 @@
 """Sending a model folder: file by file, in parts, going on where an earlier try ended."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from secateur.digests import file_sha256
+from secateur.answers import UploadedFileRead, UploadedFiles
 from secateur.errors import NotReachable, ProblemError, SecateurError
 from secateur.transport import Json, Transport
+from secateur.wire import Body, Wire
 
 PART_BYTES: Final = 64 << 20
 """Sent in one call; what a broken connection costs at the most."""
-CHUNK_BYTES: Final = 1 << 20
 TRIES: Final = 5
 """Times that one part is sent before it is given up."""
 NAMES: Final = re.compile(
@@ -23,7 +23,7 @@ NAMES: Final = re.compile(
 OnBytes = Callable[[int, int], None]
 
 
-def files_of(folder: Path) -> list[Json]:
+async def files_of(wire: Wire, folder: Path) -> list[Json]:
     """Name, size and hash of each file that will be sent. Raises SecateurError for a folder that is no model."""
     if not folder.is_dir():
         raise SecateurError(f"there is no folder {folder}")
@@ -33,28 +33,35 @@ def files_of(folder: Path) -> list[Json]:
         raise SecateurError(
             f"{folder} has no config.json with .safetensors files: save the model with save_pretrained"
         )
-    return [{"path": each.name, "bytes": each.stat().st_size, "sha256": file_sha256(each)} for each in found]
+    return [{"path": each.name, "bytes": each.stat().st_size, "sha256": await wire.sha256(each)} for each in found]
 
 
-def send_files(transport: Transport, model: str, folder: Path, on_bytes: OnBytes | None) -> None:
+async def send_files(transport: Transport, model: str, folder: Path, on_bytes: OnBytes | None) -> None:
     """Send what the server has not got. Raises SecateurError, ProblemError, NotReachable."""
     base = f"/v1/models/{quote(model, safe='')}"
-    listed = transport.call("GET", f"{base}/files")["data"]
+    found: UploadedFiles = await transport.call("GET", f"{base}/files")
+    listed = found["data"]
     total, done = sum(file["bytes"] for file in listed), sum(file["received"] for file in listed)
     for file in listed:
         path = folder / file["path"]
         if not path.is_file() or path.stat().st_size != file["bytes"]:
             raise SecateurError(f"{path} is not the file that the upload began with; upload the model anew")
         place = f"{base}/files/{quote(file['path'], safe='')}"
-        received = file["received"]
-        while received < file["bytes"]:
-            before, received = received, _send_part(transport, place, path, received)
-            done += received - before
+        before = received = file["received"]
+
+        def report(received: int, others: int = done - received) -> None:
             if on_bytes is not None:
-                on_bytes(done, total)
+                on_bytes(others + received, total)
+
+        while received < file["bytes"]:
+            received = await _send_part(transport, place, path, received, report)
+            report(received)
+        done += received - before
 
 
-def _send_part(transport: Transport, place: str, path: Path, offset: int) -> int:
+async def _send_part(
+    transport: Transport, place: str, path: Path, offset: int, report: Callable[[int], None]
+) -> int:
     """How much of the file the server has then. After a failure it is asked, for it keeps what had come."""
     for left in reversed(range(TRIES)):
         size = min(PART_BYTES, path.stat().st_size - offset)
@@ -63,27 +70,20 @@ def _send_part(transport: Transport, place: str, path: Path, offset: int) -> int
             "Content-Length": str(size),
             "Upload-Offset": str(offset),
         }
-        start = offset
         try:
-            transport.put(place, headers, lambda start=start, size=size: _read(path, start, size))  # type: ignore[misc]
+            body = Body(path, offset, size, lambda sent, offset=offset: report(offset + sent))  # type: ignore[misc]
+            await transport.put(place, headers, body)
         except NotReachable:
             if not left:
                 raise
         except ProblemError as error:
-            if error.code != "offset_mismatch" or not left:
+            # As when there is no answer, the server is asked how much has come.
+            if not left or not (error.code == "offset_mismatch" or error.status in (502, 504)):
                 raise
         else:
             return offset + size
-        received = int(transport.call("GET", place)["received"])
-        if received > offset:
-            return received
-        offset = received
+        found: UploadedFileRead = await transport.call("GET", place)
+        if found["received"] > offset:
+            return found["received"]
+        offset = found["received"]
     return offset
-
-
-def _read(path: Path, start: int, size: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(start)
-        while size and (piece := file.read(min(CHUNK_BYTES, size))):
-            size -= len(piece)
-            yield piece

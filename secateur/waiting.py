@@ -1,11 +1,11 @@
 """Waiting for what the server is at work on, by its long poll where it has one."""
 
 import time
-from collections.abc import Callable, Collection, Iterator
-from typing import Final
+from collections.abc import Callable, Collection
+from typing import Any, Final, Literal
 
 from secateur.errors import NotReachable, ProblemError, WaitTimeout
-from secateur.transport import Json, Transport
+from secateur.transport import Look, Transport
 
 FINISHED: Final = {"succeeded", "failed", "cancelled"}
 READY: Final = {"ready", "failed"}
@@ -14,7 +14,7 @@ HELD: Final = 30.0
 AWAY: Final = 300.0
 """Seconds that a server may be away before waiting is given up."""
 
-OnUpdate = Callable[[Json], None]
+Awaited = Literal["change", "state", "end"]
 
 
 class Absence:
@@ -35,68 +35,58 @@ class Absence:
             raise error
 
 
-def wait_for(
+async def wait_for(
     transport: Transport,
     path: str,
     ends: Collection[str],
     *,
     every: float,
+    awaited: Awaited = "end",
     hold: bool = True,
     timeout: float | None = None,
-    on_update: OnUpdate | None = None,
-) -> Json:
-    """The resource once its state is one of `ends`; on_update is called with it after every look.
+    on_update: Callable[[Any], None] | None = None,
+) -> Any:
+    """The resource once its state is one of `ends`, or what is awaited of it has come before; on_update is called
+    with it after every look.
 
     every: the least time between two looks. hold: whether the server can hold a request until there is news.
     Raises WaitTimeout.
     """
     started, absence = time.monotonic(), Absence()
-    last: Json | None = None
+    # Whoever wants news is told how it is at once, and after that when something has changed.
+    news = on_update is not None or awaited != "end"
+    first: Look | None = None
+    last: Any = None
     etag: str | None = None
     while True:
         asked = time.monotonic()
         left = HELD if timeout is None else max(0.0, started + timeout - asked)
-        # Whoever wants every update is told the first one at once, and after that when something has changed.
-        held = min(HELD, left) if hold and (on_update is None or etag is not None) else 0.0
+        held = min(HELD, left) if hold and (not news or etag is not None) else 0.0
         requested: float | None = None
         try:
-            found = transport.look(path, held=held, etag=etag if on_update is not None else None)
+            until = "state" if awaited == "state" and on_update is None else None
+            found = await transport.look(path, held=held, etag=etag if news else None, until=until)
         except (NotReachable, ProblemError) as error:
             absence.forgive(error)
         else:
             absence.answered()
-            requested, etag, last = found.pause, found.etag, found.body or last
+            requested, etag, last, first = found.pause, found.etag, found.body or last, first or found
             if on_update is not None and last is not None:
                 on_update(last)
-            if last is not None and last["state"] in ends:
+            if last is not None and (last["state"] in ends or _is_news(awaited, first, etag, last)):
                 return last
         # The rest of `every` after a long poll, else what the server asks for.
         rest = every if requested is None else requested
         if held > 0 or etag is not None:
             rest = max(0.0, every - (time.monotonic() - asked))
         if timeout is not None and time.monotonic() + rest - started > timeout:
-            raise WaitTimeout(f"{path.rpartition('/')[2]} is not finished after {timeout:g} s")
-        time.sleep(rest)
+            what = "as it was" if awaited != "end" else "not finished"
+            raise WaitTimeout(f"{path.rpartition('/')[2]} is {what} after {timeout:g} s")
+        await transport.wire.sleep(rest)
 
 
-def follow(transport: Transport, job: str, kind: str, after: int, every: float) -> Iterator[Json]:
-    """A job's rows of that kind above `after` as they come, until it is finished.
-
-    job: its path. every: the least time between two looks. The server holds each request until there is a row.
-    """
-    absence = Absence()
-    while True:
-        try:
-            # Looked at before the rows: what a finished job has said is all there.
-            finished = transport.call("GET", job)["state"] in FINISHED
-            held = None if finished else f"{min(HELD, transport.timeout / 2):g}"
-            for row in transport.pages(f"{job}/{kind}", {"after": after, "wait": held}):
-                after = row["seq"]
-                yield row
-        except (NotReachable, ProblemError) as error:
-            absence.forgive(error)
-        else:
-            absence.answered()
-            if finished:
-                return
-        time.sleep(every)
+def _is_news(awaited: Awaited, first: Look, etag: str | None, last: Any) -> bool:
+    """Whether something that is waited for has changed since the first look."""
+    if awaited == "state":
+        return first.body is not None and last["state"] != first.body["state"]
+    return awaited == "change" and etag != first.etag

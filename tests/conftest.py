@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 from sqlalchemy.engine import Engine
@@ -23,10 +24,16 @@ from tests.databases import EmptiedDatabase
 
 BUCKET = "secateur-tests"
 
+# A busy machine is not a fault.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     text = "bfloat16: multiply as a processor with AMX does, on any processor"
     parser.addoption("--products", choices=("native", "bfloat16"), default="native", help=text)
+    text = "write down what jobs ask of a GPU (tests/worker/pruning/gpu/counts.txt) instead of holding them to it"
+    parser.addoption("--accept-counts", action="store_true", help=text)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -131,8 +131,8 @@ class JobMaker:
         self.session.flush()
         self.session.add_all(JobDataset(job_id=job.id, dataset_id=id) for id in create.datasets())
         self.session.add_all(
-            JobStage(job_id=job.id, stage=stage, domain=f"d{stage}", state="pending")
-            for stage in range(len(self.datasets))
+            JobStage(job_id=job.id, stage=stage, domain=name, state="pending")
+            for stage, name in enumerate(create.stage_names)
         )
         self.session.commit()
         return job.id

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from secateur.spec.records.device import Fingerprint
 from secateur.spec.records.history import Basis, JobWarning, MatrixRecord, SensitivitySummary
 from secateur.spec.records.pipe import BlockResult, Engine, Evaluation, Hello, StageResult, Summary
 from secateur.spec.records.plan import PlanResult, SkippedTensor
@@ -35,8 +36,15 @@ PLAN = PlanResult.model_validate(
 )
 
 
-def hello(threads: int = 1, isolation: dict[str, bool] | None = None) -> Hello:
+def fingerprint(name: str, **changes: Any) -> Fingerprint:
+    """A GPU of a model."""
+    known = {"type": "cuda", "name": name, "capability": "9.0", "threads": 1, "libraries": {"torch": "2"}}
+    return Fingerprint.model_validate(known | {"precision": {}, "driver": "580.1", "uuid": f"of {name}"} | changes)
+
+
+def hello(threads: int = 1, isolation: dict[str, bool] | None = None, device: Fingerprint | None = None) -> Hello:
     what = {"versions": {"script": "1"}, "device": "cpu", "threads": threads, "isolation": isolation or {}}
+    what |= {"fingerprint": device}
     engine = Engine(engine_format=ENGINE_FORMAT, **what)
     return Hello(engine=engine, blocks=BLOCKS, skipped=[SkippedTensor(**each) for each in SKIPPED])
 

@@ -3,13 +3,16 @@
 And without network, where the kernel lets it.
 """
 
+import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import update
 
 from app.db.engine import transaction
+from app.delivery import sizing
 from app.lineage import stages as lineage
 from app.lineage.stages import Stage
 from app.lineage.warnings import foreseen
@@ -19,8 +22,12 @@ from app.tables.datasets import IntakeState
 from app.tables.jobs import Job
 from app.tables.models import Model, ModelState
 from app.tables.plans import Plan
+from app.tables.states import State
+from app.workers.registry import Kind, kinds
 from secateur.spec.job import dataset_pointers
 from secateur.spec.records.pipe import Planned
+from secateur.spec.records.plan import PlanResult
+from worker.attempt.engine_process import hidden_bytes
 from worker.attempt.engine_question import MODULE_BYTES, ask_engine
 from worker.attempt.redaction import Redactor
 from worker.attempt.staging import base_of, computed, safe_join
@@ -28,12 +35,15 @@ from worker.intake.runner import Check, Guard, scratch_folder
 from worker.isolation import Limits
 from worker.model_files.errors import IntakeError
 from worker.model_files.safetensors_header import LENGTH_BYTES, header_end
+from worker.plan_workers import for_workers
 
 LOOK_AGAIN_SECONDS: Final = 2.0
 """A plan whose model is still being taken in comes back after so long."""
 ENTRY_BYTES: Final = 80
 SPARSE: Final = "already_sparse"
 """What the model's intake has read in its weights and its jobs will say again; a plan reads none."""
+
+_log = logging.getLogger(__name__)
 
 
 class TooEarly(Exception):
@@ -55,6 +65,7 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
         path = lineage.path_of(session, parent) if parent is not None else []
         stages = lineage.stages_of(path)
         warnings = [each.model_dump() for each in foreseen(session, path, plan.spec)]
+        workers = kinds(session)
         session.expunge_all()
     if model.state in (ModelState.uploading, ModelState.pending):
         raise TooEarly
@@ -63,7 +74,8 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
             raise IntakeError("model_failed", "The model's intake has failed; see its `error`.", "/model")
         if parent is None and "continues" in plan.spec:
             raise IntakeError("job_not_found", "The job to continue was deleted.", "/continues")
-        result = _make(plan.spec, stages, model.files or [], check, settings)
+        made = _make(plan.spec, stages, model.files or [], workers, check, settings)
+        result = for_workers(made, workers).model_dump(mode="json")
         warnings += [*result["warnings"], *(said for said in model.warnings if said["code"] == SPARSE)]
         values = {"state": IntakeState.ready, "result": result | {"warnings": warnings}}
     except IntakeError as error:
@@ -73,9 +85,36 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
         session.execute(update(Plan).where(Plan.id == plan_id, Plan.state == IntakeState.pending).values(**values))
 
 
+def estimate(job_id: str, guard: Guard, check: Check, settings: Settings) -> None:
+    """Note what a queued job needs, or that nobody can say it; then workers may take it. Raises as `run` does."""
+    with transaction() as session:
+        job = session.get(Job, job_id)
+        if job is None or job.state != State.queued or job.needs_memory_bytes is not None:
+            return
+        model = session.get_one(Model, job.model_id)
+        parent = session.get(Job, job.continues) if job.continues is not None else None
+        stages = lineage.stages_of(lineage.path_of(session, parent)) if parent is not None else []
+        workers = kinds(session)
+        session.expunge_all()
+    try:
+        needs = _make(job.spec, stages, model.files or [], workers, check, settings).estimates.needs
+    except IntakeError as error:  # the job's own attempt will say so
+        _log.info("%s cannot be estimated: %s", job_id, error.code)
+        needs = None
+    with transaction() as session:
+        guard(session)
+        if (found := session.get(Job, job_id, with_for_update={"key_share": True})) is not None:
+            sizing.settle(session, found, needs)
+
+
 def _make(
-    spec: dict[str, Any], stages: list[Stage], files: list[dict[str, Any]], check: Check, settings: Settings
-) -> dict[str, Any]:
+    spec: dict[str, Any],
+    stages: list[Stage],
+    files: list[dict[str, Any]],
+    workers: Sequence[Kind],
+    check: Check,
+    settings: Settings,
+) -> PlanResult:
     store = open_store(settings)
     with scratch_folder(settings) as folder:
         workspace, model = folder / "workspace", folder / "model"
@@ -90,14 +129,15 @@ def _make(
             "dry_run": True,
             "workspace": os.fspath(workspace),
             "model": os.fspath(model),
-            # A machine of the CPU queue may lack the GPU that jobs are run on.
-            "device": "cpu" if settings.device == "cpu" else "auto",
+            # The machine that plans is seldom the one that does the work.
+            "device": "cpu",
+            "machines": [kind.machine.model_dump(mode="json") for kind in workers],
             "threads": settings.threads,
-            "hidden_bytes": settings.hidden_bytes,
+            "hidden_bytes": hidden_bytes(settings),
         }
         redact = Redactor({"<workspace>": workspace, "<model>": model, "<work>": settings.work_dir})
         limits = _limits(headers, settings)
-        return ask_engine(request, workspace, limits, check, redact, Planned).plan.model_dump(mode="json")
+        return ask_engine(request, workspace, limits, check, redact, Planned).plan
 
 
 def _limits(headers: int, settings: Settings) -> Limits:

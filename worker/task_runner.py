@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sqlalchemy.orm import Session
+from structlog.contextvars import bound_contextvars
 
 from app.delivery.lease import LeaseLost
 from app.garbage.sweep import run as sweep_garbage
+from app.kit.origin import on_behalf
 from app.settings import Settings
 from app.storage import open_store
-from app.tables.tasks import TaskKind
+from app.tables.tasks import PLANNING, TaskKind
 from app.tasks import service
 from app.tasks.service import TaskClaim, TaskLost
 from worker import plans, publication
@@ -25,7 +27,7 @@ from worker.intake import runner as intake
 
 log = logging.getLogger(__name__)
 
-_WITHOUT_ROOM: Final = (TaskKind.garbage, TaskKind.plan)
+_WITHOUT_ROOM: Final = (TaskKind.garbage, *PLANNING)
 
 
 def run_tasks(settings: Settings, worker: str, kinds: Sequence[TaskKind] = tuple(TaskKind)) -> int:
@@ -40,11 +42,15 @@ def run_tasks(settings: Settings, worker: str, kinds: Sequence[TaskKind] = tuple
             lambda session: service.claim(session, worker, seconds, _possible(settings, kinds)),
             lambda session, claim: service.renew(session, claim.id, claim.token, seconds),
         ):
-            _run_task(*claimed, settings, Interrupts(stopping=stopping))
+            task = claimed[0]
+            names: dict[str, str | int] = {"task_id": task.id, "subject": task.subject_id, "attempt": task.attempt}
+            with on_behalf(task.origin, task.kind, names):
+                _run_task(*claimed, settings, Interrupts(stopping=stopping))
             count += 1
         return count
 
-    return supervise(work, stopping)
+    with bound_contextvars(worker=worker):
+        return supervise(work, stopping)
 
 
 def _possible(settings: Settings, kinds: Sequence[TaskKind]) -> Sequence[TaskKind]:
@@ -71,17 +77,19 @@ def _run_task(claim: TaskClaim, since: float, settings: Settings, interrupts: In
             heartbeat.let_go()
             transact(interrupts, guard, write)
     except (TaskLost, LeaseLost):
-        log.warning("%s: the lease is lost", claim.id)
+        log.warning("the lease is lost")
 
 
 def _perform(
     claim: TaskClaim, guard: Callable[[Session], None], settings: Settings, interrupts: Interrupts
 ) -> Callable[[Session], None]:
     """Do it, and say how it is to be written down."""
-    log.info("%s: %s of %s begins", claim.id, claim.kind, claim.subject_id)
+    log.info("%s of %s begins", claim.kind, claim.subject_id)
     try:
         if claim.kind == TaskKind.plan:
             plans.run(claim.subject_id, guard, interrupts.check, settings)
+        elif claim.kind == TaskKind.estimate:
+            plans.estimate(claim.subject_id, guard, interrupts.check, settings)
         elif claim.kind == TaskKind.publication:
             publication.run(claim.subject_id, guard, interrupts.check, open_store(settings))
         elif claim.kind == TaskKind.garbage:
@@ -97,6 +105,6 @@ def _perform(
     except plans.TooEarly:
         return lambda session: service.give_back(session, claim, plans.LOOK_AGAIN_SECONDS)
     except Exception:
-        log.exception("%s: %s failed", claim.id, claim.kind)
+        log.exception("%s failed", claim.kind)
         return lambda session: service.retry(session, claim, settings.max_attempts)
     return lambda session: service.finish(session, claim)

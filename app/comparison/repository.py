@@ -13,6 +13,7 @@ from app.tables.jobs import JobMatrix, JobStage
 from app.tables.models import Model
 from app.tables.sensitivity import TABLES, JobDomainSensitivity
 from secateur.spec.records.history import Basis
+from secateur.spec.sparsity import further_name
 
 FIGURES = (
     "sparsity",
@@ -45,10 +46,10 @@ class Pair(NamedTuple):
 
 
 def last_stage(session: Session, job: str, stage: int | None) -> Side | None:
-    """That stage of a job, or its last one; None unless it is finished."""
+    """That stage of a job, or the last one of a domain; None unless it is finished."""
     query = select(JobStage).where(JobStage.job_id == job, JobStage.state == "done")
-    if stage is not None:
-        query = query.where(JobStage.stage == stage)
+    which = JobStage.domain.not_like(further_name("%")) if stage is None else JobStage.stage == stage
+    query = query.where(which)
     row = session.scalars(query.order_by(JobStage.stage.desc()).limit(1)).one_or_none()
     return None if row is None else Side(job, row.stage, row.domain)
 

@@ -15,8 +15,8 @@ Id = Annotated[str, mapped_column(String(40), primary_key=True)]
 Name = Annotated[str, mapped_column(String(200))]
 Digest = Annotated[str, mapped_column(String(64))]
 LongText = Annotated[str, mapped_column(Text)]
-Json = Annotated[dict[str, Any], mapped_column(JSONB)]
-JsonList = Annotated[list[Any], mapped_column(JSONB)]
+Json = Annotated[dict[str, Any], mapped_column(JSONB(none_as_null=True))]
+JsonList = Annotated[list[Any], mapped_column(JSONB(none_as_null=True))]
 Moment = Annotated[datetime, mapped_column(DateTime(timezone=True))]
 Created = Annotated[datetime, mapped_column(DateTime(timezone=True), server_default=func.now())]
 Updated = Annotated[
@@ -27,7 +27,7 @@ _TYPES: Final[dict[str, Callable[[dict[str, Any]], Any]]] = {
     "integer": lambda form: Integer() if form["exclusiveMaximum"] == 2**31 else BigInteger(),
     "number": lambda form: Double(),
     "string": lambda form: String(form["maxLength"]),
-    "object": lambda form: JSONB(),
+    "object": lambda form: JSONB(none_as_null=True),
 }
 
 

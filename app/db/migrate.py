@@ -10,6 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.pool import NullPool
 
+from app.kit.logs import configure_logs
 from app.settings import get_settings
 
 _LOCK = 7_263_001
@@ -67,5 +68,12 @@ def is_current(connection: Connection) -> bool:
     return MigrationContext.configure(connection).get_current_revision() not in behind
 
 
+def main() -> None:
+    """With the settings' database."""
+    settings = get_settings()
+    configure_logs(settings)
+    upgrade(settings.database_url.get_secret_value())
+
+
 if __name__ == "__main__":
-    upgrade(get_settings().database_url.get_secret_value())
+    main()

@@ -8,7 +8,7 @@ from sqlalchemy import delete, null, select, update
 from sqlalchemy.orm import Session
 
 from app.db.base import Base
-from app.delivery.commits import KEPT_ROLE, STAGE_FIGURES, WEIGHTS_ROLE, keeps_stages
+from app.delivery.commits import KEPT_ROLE, STAGE_FIGURES, WEIGHTS_ROLE, first_needed, keeps_stages
 from app.delivery.events import append_event
 from app.delivery.lease import Lease
 from app.delivery.object_keys import StoredFile, is_state, stage_name
@@ -36,7 +36,8 @@ class Checkpoint:
     blocks: int = 0
     """Committed blocks of the stage after them, without a gap."""
     files_of: dict[int, tuple[StoredFile, ...]] = field(default_factory=dict)
-    """By stage: those of the last finished one and of those blocks; paths are the engine's."""
+    """By stage: those of the last finished one, of those blocks, and of what further targets need; paths are the
+    engine's."""
     evaluations: tuple[dict[str, Any], ...] = ()
     threads: int | None = None
     """Threads of the attempt that made it; another number could give other bits."""
@@ -50,9 +51,10 @@ def load(session: Session, job_id: str) -> Checkpoint:
     """The job's checkpoint; empty when there is none."""
     done = session.scalars(select(JobStage.stage).where(JobStage.job_id == job_id, JobStage.state == "done"))
     stages = _prefix(set(done))
+    needed = first_needed(session.get_one(Job, job_id).spec, stages - 1)
     rows = session.scalars(
         select(JobBlock)
-        .where(JobBlock.job_id == job_id, JobBlock.stage.in_([stages - 1, stages]))
+        .where(JobBlock.job_id == job_id, JobBlock.stage.between(needed, stages))
         .order_by(JobBlock.stage, JobBlock.block)
     ).all()
     blocks = _prefix({row.block for row in rows if row.stage == stages})
@@ -72,15 +74,16 @@ def load(session: Session, job_id: str) -> Checkpoint:
 def kept_files(session: Session, job_id: str, model: Sequence[StoredFile]) -> list[StoredFile]:
     """What the artifact has beside the engine's output, by its names there.
 
-    model: files of the last stage's model. What is not in its blocks is the dense model's, so all stages share it.
+    model: files of the last domain's. What is not in its blocks is the dense model's, so all stages share it.
     """
     query = select(JobBlock.stage, JobBlock.files).where(JobBlock.job_id == job_id)
     rows = session.execute(query.order_by(JobBlock.stage, JobBlock.block)).all()
     kept = [StoredFile.of(file) for row in rows for file in row.files if file["role"] == KEPT_ROLE]
-    if not keeps_stages(session.get_one(Job, job_id).spec):
+    spec = session.get_one(Job, job_id).spec
+    if not keeps_stages(spec):
         return kept
     shared = [file for file in model if not is_state(file.path)]
-    for stage in sorted({row.stage for row in rows})[:-1]:
+    for stage in range(len(spec["domains"]) - 1):
         own = [file for row in rows if row.stage == stage for file in row.files if file["role"] == WEIGHTS_ROLE]
         kept += map(StoredFile.of, own)
         kept += [replace(file, path=f"{stage_name(stage)}/{file.path}") for file in shared]

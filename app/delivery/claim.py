@@ -1,17 +1,22 @@
 """Claiming: the one place where a job becomes a worker's."""
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import func, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
+from app.delivery import device_change
+from app.delivery.device_change import SAME_DEVICE
 from app.delivery.events import append_event
+from app.delivery.handing_on import hand_on
 from app.delivery.lease import Lease
 from app.delivery.object_keys import StoredFile, is_state
 from app.delivery.queue_order import CLAIMABLE, STANDINGS, WITHIN_PROJECT, parameters
+from app.delivery.sizing import is_sized
 from app.delivery.transitions import transition
 from app.lineage import stages
 from app.tables.datasets import Dataset
@@ -19,8 +24,12 @@ from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobAttempt, JobDataset, JobLease
 from app.tables.models import Model
 from app.tables.states import LOSSES, State
+from app.tables.workers import Worker
+from app.workers.holding import HOLDS, room_of
 from secateur.spec.records.history import Phase
 
+MOST_ASKED: Final = 8
+"""Jobs whose needs one claim asks for at the most: its transaction must stay short. Each estimate rings again."""
 LOST_LATELY_SECONDS: Final = 300.0
 """For so long a worker takes any other job before the one whose last attempt it lost."""
 
@@ -33,7 +42,7 @@ _NEXT_PROJECT: Final = text(f"""
     WITH RECURSIVE {STANDINGS}
     SELECT s.project_id, s.most FROM standings s CROSS JOIN LATERAL (
         SELECT j.priority, j.available_at, j.created_at, j.id FROM jobs j
-        WHERE j.project_id = s.project_id AND {CLAIMABLE} AND {_NOT_LOST_LATELY}
+        WHERE j.project_id = s.project_id AND {CLAIMABLE} AND {HOLDS} AND {SAME_DEVICE} AND {_NOT_LOST_LATELY}
         ORDER BY {WITHIN_PROJECT} LIMIT 1
     ) j
     WHERE coalesce(s.room, 1) > 0 AND s.project_id <> ALL(:tried)
@@ -42,7 +51,8 @@ _NEXT_PROJECT: Final = text(f"""
 """)  # noqa: S608 - constants only
 # After the row is locked PostgreSQL checks the condition again, so two workers never get the same job.
 _BEST_OF_PROJECT: Final = text(f"""
-    SELECT j.id FROM jobs j WHERE j.project_id = :project AND {CLAIMABLE} AND {_NOT_LOST_LATELY}
+    SELECT j.id FROM jobs j
+    WHERE j.project_id = :project AND {CLAIMABLE} AND {HOLDS} AND {SAME_DEVICE} AND {_NOT_LOST_LATELY}
     ORDER BY {WITHIN_PROJECT} LIMIT 1 FOR NO KEY UPDATE OF j SKIP LOCKED
 """)  # noqa: S608 - constants only
 _LOCK_PROJECT: Final = text("SELECT FROM projects WHERE id = :project FOR NO KEY UPDATE")
@@ -92,18 +102,25 @@ class Claim:
     """Seconds that the attempt may take; None without a limit."""
     base: Base | None = None
     """None for the first job of a lineage."""
+    machine: dict[str, Any] | None = None
+    """The worker's, as it has described it; None for one that has not."""
+    model_source: dict[str, Any] = field(default_factory=dict)
+    """Where the model came from, as its row has it."""
+    origin: dict[str, Any] | None = None
+    """The call that the job came of: see kit/origin.py."""
 
 
 def claim(session: Session, worker: str, lease_seconds: float) -> Claim | None:
-    """Take the next job of `queue_order`.
+    """Take the next job of `queue_order` that the worker's memory holds.
 
     A job that this worker has just lost comes after all others: a sick worker must not fail it alone.
     The job is running, its attempt and lease exist when the caller commits. None when there is nothing to do.
     """
-    job_id = _find(session, worker, again=False) or _find(session, worker, again=True)
-    if job_id is None:
+    room = room_of(session, worker)
+    job = _next(session, worker, room)
+    if job is None:
+        hand_on(session, room)
         return None
-    job = session.get_one(Job, job_id)
     transition(session, job, State.running, reason="claimed")
     job.attempts += 1
     job.fence += 1
@@ -115,13 +132,27 @@ def claim(session: Session, worker: str, lease_seconds: float) -> Claim | None:
     _write_lease(session, lease, worker, lease_seconds)
     append_event(session, job, EventType.attempt_started, {"attempt": lease.attempt, "worker": worker})
     session.flush()
-    return _describe(session, job, lease)
+    return _describe(session, job, lease, worker)
 
 
-def _find(session: Session, worker: str, *, again: bool) -> str | None:
-    """The next job's id, its row locked. again: also of those that this worker has just lost."""
+def _next(session: Session, worker: str, room: Mapping[str, Any]) -> Job | None:
+    """The next job, its row locked. What is passed over, because its needs are asked for, is found no more."""
+    for _ in range(MOST_ASKED):
+        job_id = _find(session, worker, room, again=False) or _find(session, worker, room, again=True)
+        if job_id is None:
+            return None
+        job = session.get_one(Job, job_id)
+        if is_sized(session, job, room):
+            return job
+    return None
+
+
+def _find(session: Session, worker: str, room: Mapping[str, Any], *, again: bool) -> str | None:
+    """The next job's id, its row locked. room: the worker's memory. again: also of those that this worker has just
+    lost."""
     losses = [reason.value for reason in LOSSES]
     own = {"worker": worker, "losses": losses, "lately": LOST_LATELY_SECONDS, "again": again}
+    own |= {**room, **device_change.parameters(session, worker)}
     given, tried = parameters() | own, list[str]()
     while row := session.execute(_NEXT_PROJECT, given | {"tried": tried}).one_or_none():
         project, most = row
@@ -153,7 +184,7 @@ def _write_lease(session: Session, lease: Lease, worker: str, seconds: float) ->
     session.add(JobAttempt(job_id=lease.job_id, number=lease.attempt, fence=lease.fence, worker=worker))
 
 
-def _describe(session: Session, job: Job, lease: Lease) -> Claim:
+def _describe(session: Session, job: Job, lease: Lease, worker: str) -> Claim:
     model = session.get_one(Model, job.model_id)
     datasets = (
         session.query(Dataset).join(JobDataset, JobDataset.dataset_id == Dataset.id).filter_by(job_id=job.id).all()
@@ -164,12 +195,15 @@ def _describe(session: Session, job: Job, lease: Lease) -> Claim:
         project_id=job.project_id,
         model_id=model.id,
         model_digest=model.digest or "",
+        model_source=model.source,
         model_files=tuple(map(StoredFile.of, model.files or [])),
         datasets={dataset.id: _text(dataset) for dataset in datasets},
         spec=job.spec,
         spec_digest=job.spec_digest,
         runtime_left=None if job.max_runtime_seconds is None else job.max_runtime_seconds - job.runtime_seconds,
         base=_base(session, job),
+        machine=session.scalar(select(Worker.machine).where(Worker.name == worker)),
+        origin=job.origin,
     )
 
 

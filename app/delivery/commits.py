@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.db.base import Base
 from app.db.clock import from_now
-from app.delivery.events import append_event
+from app.delivery.events import append_event, note_phase
 from app.delivery.lease import Lease, LeaseLost
 from app.tables.event_types import EventType
 from app.tables.jobs import (
@@ -32,14 +32,19 @@ from secateur.spec.records.history import Phase, StageFigures
 from secateur.spec.records.pipe import BlockResult, Evaluation, Hello, Note, Progress, StageResult
 from secateur.spec.records.plan import Estimates
 
+OF_A_STAGE: Final = {Phase.surveying, Phase.pruning, Phase.tuning}
+"""Phases in which a stage is at work."""
 STAGE_FIGURES: Final = set(StageFigures.model_fields)
 """Columns of a finished stage that the engine reports."""
 KEPT_ROLE: Final = "sensitivity"
 """Of a block's files that no resume needs, but that are kept from every stage for the artifact."""
 WEIGHTS_ROLE: Final = "weights"
 """Of a block's pruned weights; kept from every stage where the job's output asks for its model."""
+TUNED_FROM_ROLE: Final = "solved"
+"""Of a block as it was before the whole model was tuned; nobody needs it once that stage is finished."""
 _KEPT: Final = f'$[*] ? (@.role == "{KEPT_ROLE}")'
 _KEPT_WITH_WEIGHTS: Final = f'$[*] ? (@.role == "{KEPT_ROLE}" || @.role == "{WEIGHTS_ROLE}")'
+_OF_A_FINISHED_STAGE: Final = f'$[*] ? (!(@.role == "{TUNED_FROM_ROLE}"))'
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,13 @@ def write_hello(
     session: Session,
     lease: Lease,
     hello: Hello,
-    domains: Sequence[str],
+    stages: Sequence[str],
     note: Note | None = None,
 ) -> None:
     """The engine has started: what it is, and how many blocks each stage has.
 
-    note: what its plan leaves out, for the job's history; written when the first of its engines says so.
+    stages: their names. note: what its plan leaves out, for the job's history; written when the first of its
+    engines says so.
     """
     said = exists().where(JobAttempt.job_id == lease.job_id, JobAttempt.engine.is_not(None))
     if note is not None and not session.scalar(select(said)):
@@ -91,7 +97,7 @@ def write_hello(
         job.estimates = _expected(hello.estimates)
     rows = [
         {"job_id": lease.job_id, "stage": stage, "domain": domain, "state": "pending", "blocks": hello.blocks}
-        for stage, domain in enumerate(domains)
+        for stage, domain in enumerate(stages)
     ]
     session.execute(
         insert(JobStage)
@@ -103,13 +109,14 @@ def write_hello(
 def _expected(estimates: Estimates) -> dict[str, Any]:
     """What is kept of an engine's expectations, to be held against what the job took."""
     totals = {name: getattr(estimates, name).total for name in ("seconds", "memory_bytes", "disk_bytes")}
-    return totals | {"operations": estimates.operations, "device": estimates.device}
+    return totals | {"operations": estimates.operations, "device": estimates.device, "kind": estimates.kind}
 
 
 def write_phase(session: Session, lease: Lease, phase: Phase) -> None:
     """The attempt does something else now."""
     job = session.get_one(Job, lease.job_id)
     if job.phase != phase:
+        note_phase(session, job)
         job.phase = phase
         append_event(session, job, EventType.phase, {"phase": phase, "attempt": lease.attempt})
 
@@ -117,7 +124,7 @@ def write_phase(session: Session, lease: Lease, phase: Phase) -> None:
 def write_progress(session: Session, lease: Lease, progress: Progress) -> None:
     """How far the job is; overwrites what was known."""
     write_phase(session, lease, progress.phase)
-    if progress.phase is Phase.pruning and progress.stage is not None:
+    if progress.phase in OF_A_STAGE and progress.stage is not None:
         _open_stage(session, lease, progress.stage)
     eta = progress.eta_seconds
     values = progress.model_dump(exclude={"type", "eta_seconds"})
@@ -162,7 +169,7 @@ def write_block(session: Session, lease: Lease, block: Block) -> None:
         "fence": lease.fence,
         "attempt": lease.attempt,
         "engine_format": block.engine_format,
-        "files": block.files,
+        "files": [*block.files, *_kept_before(session, lease, block)],
         "committed_at": func.now(),
     }
     stage = {"job_id": lease.job_id, "stage": result.stage}
@@ -176,6 +183,13 @@ def write_block(session: Session, lease: Lease, block: Block) -> None:
     # The job's visible state has changed, so its ETag must.
     values = {"version": Job.version + 1, "stored_bytes": _stored_bytes(lease.job_id)}
     session.execute(update(Job).where(Job.id == lease.job_id).values(values))
+
+
+def _kept_before(session: Session, lease: Lease, block: Block) -> list[dict[str, Any]]:
+    """What the artifact is to have of a block that is committed once more, and does not bring it again."""
+    row = session.get(JobBlock, (lease.job_id, block.result.stage, block.result.block))
+    brought = {file["path"] for file in block.files}
+    return [file for file in row.files if file["role"] == KEPT_ROLE and file["path"] not in brought] if row else []
 
 
 def _stored_bytes(job_id: str) -> ScalarSelect[int]:
@@ -211,14 +225,22 @@ def write_stage(session: Session, lease: Lease, stage: StageResult) -> None:
     figures = stage.model_dump(include=STAGE_FIGURES)
     for name, value in figures.items():
         setattr(row, name, value)
-    # A resume needs the last finished stage only; the sweep takes the rest, but not what the artifact will have.
-    earlier = (JobBlock.job_id == lease.job_id, JobBlock.stage < row.stage)
+    # The sweep takes what no resume needs, but not what the artifact will have.
     job = session.get_one(Job, lease.job_id)
+    earlier = (JobBlock.job_id == lease.job_id, JobBlock.stage < first_needed(job.spec, row.stage))
     path = _KEPT_WITH_WEIGHTS if keeps_stages(job.spec) else _KEPT
-    kept = func.jsonb_path_query_array(JobBlock.files, cast(path, JSONPATH))
-    session.execute(update(JobBlock).where(*earlier).values(files=kept))
+    for blocks, rule in ((earlier, path), (mine, _OF_A_FINISHED_STAGE)):
+        kept = func.jsonb_path_query_array(JobBlock.files, cast(rule, JSONPATH))
+        session.execute(update(JobBlock).where(*blocks).values(files=kept))
+    session.execute(update(Job).where(Job.id == job.id).values(stored_bytes=_stored_bytes(job.id)))
     data = {"stage": row.stage, "domain": row.domain, "sparsity": stage.sparsity, "seconds": stage.seconds}
     append_event(session, job, EventType.stage_finished, data)
+
+
+def first_needed(spec: dict[str, Any], stage: int) -> int:
+    """The first stage whose files a job still needs once `stage` is finished: that one, or the last domain's,
+    which all further targets are solved from and the artifact is made of."""
+    return min(stage, len(spec["domains"]) - 1)
 
 
 def keeps_stages(spec: dict[str, Any]) -> bool:

@@ -7,8 +7,9 @@ from typing import Any, Final
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
+from app.counts import ATTEMPTS, count
 from app.db.clock import from_now
-from app.delivery.events import append_event, lock_job
+from app.delivery.events import append_event, lock_job, note_phase
 from app.delivery.lease import Lease, guard
 from app.delivery.queue_order import ring_next
 from app.delivery.transitions import transition
@@ -46,6 +47,8 @@ class Failure:
     field: str | None = None
     fingerprint: str | None = None
     """The same for the same error at the same place; None where it cannot be told."""
+    details: dict[str, Any] | None = None
+    """Figures of the machine, where they were what was wrong."""
 
     def as_json(self) -> dict[str, Any]:
         ending = ENDINGS[self.reason]
@@ -55,6 +58,7 @@ class Failure:
             "message": self.message or ending.message,
             "field": ending.field if self.field is None else self.field,
             **({"fingerprint": self.fingerprint} if self.fingerprint else {}),
+            **({"details": self.details} if self.details else {}),
         }
 
 
@@ -114,6 +118,8 @@ def close(session: Session, row: JobLease, failure: Failure, budgets: Budgets) -
     """End the attempt of a locked lease row as failed, and decide what becomes of the job."""
     job = _locked(session, row)
     reason = failure.reason
+    if failure.details:
+        failure = replace(failure, details={"phase": job.phase, **failure.details})
     history = _history(session, job, row, failure, budgets)
     if history.repeated:
         failure = replace(failure, message=f"{failure.message} {REPEATED}")
@@ -153,6 +159,8 @@ def end_attempt(
     job.runtime_seconds = Job.runtime_seconds + func.greatest(spent, 0.0)
     lost_at = row.heartbeat_at if outcome is Reason.worker_lost else None
     charge(session, job.project_id, Queue.gpu, attempt.started_at, lost_at)
+    count(session, ATTEMPTS, outcome=outcome)
+    note_phase(session, job)
     attempt.ended_at = func.now()
     attempt.outcome = outcome
     attempt.error = error

@@ -3,8 +3,10 @@
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.counts import PHASE_SECONDS, observe
 from app.delivery.announcements import announce
 from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobEvent
@@ -37,3 +39,17 @@ def append_event(session: Session, job: Job, type: EventType, data: dict[str, An
     session.add(event)
     announce(session, job, event)
     return event
+
+
+def note_phase(session: Session, job: Job) -> None:
+    """The job leaves its phase: count how long its attempt was in it, from the event that says when it began."""
+    began = (
+        select(JobEvent.at)
+        .where(JobEvent.job_id == job.id, JobEvent.type.in_((EventType.phase, EventType.attempt_started)))
+        .order_by(JobEvent.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    if job.phase is not None:
+        seconds = func.coalesce(func.extract("epoch", func.clock_timestamp() - began), 0)
+        observe(session, PHASE_SECONDS, seconds, method=job.method, phase=job.phase)

@@ -69,7 +69,7 @@ MODEL: Final = "model/"
 """What the artifact's files of the last stage's model begin with."""
 STATISTICS: Final = "state/"
 """What the files with the accumulated statistics begin with; one a decoder block."""
-_SHARD: Final = re.compile(r"model/model-(?P<number>[0-9]+)-of-(?P<count>[0-9]+)\.safetensors")
+_SHARD: Final = re.compile(r"model/(?:packed-)?model-(?P<number>[0-9]+)-of-(?P<count>[0-9]+)\.safetensors")
 
 
 def stage_name(stage: int) -> str:

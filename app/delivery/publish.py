@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
+from app.counts import ARTIFACT_BYTES, count
 from app.delivery.endings import Failure, end_attempt
 from app.delivery.events import append_event, lock_job
 from app.delivery.lease import Lease, guard
@@ -62,6 +63,7 @@ def publish(session: Session, lease: Lease, manifest: dict[str, Any], summary: S
     }
     failure = _judge(job, figures)
     end_attempt(session, row, job, Reason.gate_failed if failure else Outcome.succeeded, failure)
+    count(session, ARTIFACT_BYTES, manifest["bytes"], op="published")
     append_event(session, job, EventType.published, {"manifest_digest": manifest["digest"], **size})
     if failure is None:
         transition(session, job, State.succeeded, reason="published")

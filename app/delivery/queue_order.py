@@ -13,11 +13,12 @@ from sqlalchemy.orm import Session
 
 from app.settings import Settings, get_settings
 from app.shares import DECAYED, ELAPSED
+from app.workers import holding
 
 # Bare scalar subqueries: they are evaluated job by job in the index's order, up to the first job that will do.
 # PostgreSQL turns EXISTS into joins over all that wait, and takes comparisons for so rare that it sorts first.
 CLAIMABLE: Final = """
-    j.state = 'queued' AND j.available_at <= now()
+    j.state = 'queued' AND j.available_at <= now() AND (j.estimate_due_at <= now()) IS NOT FALSE
     AND (SELECT m.state = 'ready' FROM models m WHERE m.id = j.model_id)
     AND (SELECT bool_and(d.state = 'ready') FROM job_datasets jd JOIN datasets d ON d.id = jd.dataset_id
          WHERE jd.job_id = j.id) IS NOT FALSE
@@ -97,15 +98,20 @@ class Place:
     """So many jobs that could start now are claimed before it, if nothing else happens."""
     at_limit: bool
     """Its project runs as many jobs as it may: it waits for one of them, whatever is ahead."""
+    held: bool = True
+    """Whether a worker is there whose memory holds it, or none at all is known."""
 
 
+_RIVAL: Final = f"(SELECT bool_or({holding.HELD_BY}) FROM rooms w) IS NOT FALSE"  # noqa: S608 - constants only
+"""Condition on `jobs j`: one of the workers that hold the job in question may take this one before it."""
 _PLACE: Final[TextClause] = text(f"""
-    WITH RECURSIVE {STANDINGS},
+    WITH RECURSIVE {STANDINGS}, {holding.LIVE_WORKERS},
+    rooms AS (SELECT w.* FROM live w JOIN jobs j ON j.id = :id WHERE {holding.HELD_BY}),
     mine AS (
         SELECT me.*, s.room, own.ahead, (s.used + own.ahead * :advance) / s.share AS served
         FROM jobs me JOIN standings s USING (project_id)
         CROSS JOIN LATERAL (
-            SELECT count(*) AS ahead FROM jobs j WHERE j.project_id = me.project_id AND {CLAIMABLE}
+            SELECT count(*) AS ahead FROM jobs j WHERE j.project_id = me.project_id AND {CLAIMABLE} AND {_RIVAL}
             AND (-j.priority, j.available_at, j.created_at, j.id)
               < (-me.priority, me.available_at, me.created_at, me.id)
         ) own
@@ -117,7 +123,7 @@ _PLACE: Final[TextClause] = text(f"""
         CROSS JOIN LATERAL (
             SELECT j.priority, j.available_at, j.created_at, j.id,
                    (s.used + (row_number() OVER (ORDER BY {WITHIN_PROJECT}) - 1) * :advance) / s.share AS served
-            FROM jobs j WHERE j.project_id = s.project_id AND {CLAIMABLE}
+            FROM jobs j WHERE j.project_id = s.project_id AND {CLAIMABLE} AND {_RIVAL}
             ORDER BY {WITHIN_PROJECT}
             -- No more of its jobs can be ahead than would make its service as large as mine.
             LIMIT least(s.room, CASE WHEN NOT :across THEN
@@ -127,11 +133,14 @@ _PLACE: Final[TextClause] = text(f"""
             < (CASE WHEN :across THEN -mine.priority ELSE 0 END, mine.served, mine.available_at, mine.created_at,
                mine.id)
     )
-    SELECT mine.ahead + others.ahead, coalesce(mine.room <= 0, false) FROM mine, others
+    SELECT mine.ahead + others.ahead, coalesce(mine.room <= 0, false),
+           EXISTS (SELECT FROM rooms) OR NOT EXISTS (SELECT FROM live)
+    FROM mine, others
 """)  # noqa: S608 - constants only
 
 
 def place_of(session: Session, job_id: str, settings: Settings | None = None) -> Place | None:
     """Where the job stands; None when it is not queued. Whose the job is, the caller has checked."""
-    row = session.execute(_PLACE, {"id": job_id, **parameters(settings)}).one_or_none()
+    given = {"id": job_id, **parameters(settings), **holding.parameters(settings)}
+    row = session.execute(_PLACE, given).one_or_none()
     return None if row is None else Place(*row)

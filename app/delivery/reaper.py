@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from app.counts import LEASES_EXPIRED, REQUEUED, count
 from app.db.clock import from_now
 from app.delivery.endings import Budgets, Failure, close
 from app.delivery.queue_order import CLAIMABLE
@@ -31,7 +32,11 @@ def reap_one(session: Session, lease_seconds: float, budgets: Budgets) -> tuple[
     )
     if row is None:
         return None
-    return row.job_id, close(session, row, Failure(Reason.worker_lost), budgets)
+    state = close(session, row, Failure(Reason.worker_lost), budgets)
+    count(session, LEASES_EXPIRED)
+    if state is State.queued:
+        count(session, REQUEUED)
+    return row.job_id, state
 
 
 def fail_unusable(session: Session, limit: int = 100) -> int:

@@ -1,8 +1,11 @@
 """The one way to change a job's state."""
 
-from sqlalchemy import func
+from typing import Any
+
+from sqlalchemy import ScalarSelect, func, select
 from sqlalchemy.orm import Session
 
+from app.counts import QUEUE_WAIT, count_end_of_job, observe
 from app.delivery.events import append_event, lock_job
 from app.tables.event_types import EventType
 from app.tables.jobs import Job
@@ -30,11 +33,20 @@ def transition(
     if not may_become(old, new):
         raise TransitionRefused(old, new)
     job.state = new
+    if old is State.queued and new is State.running:
+        observe(session, QUEUE_WAIT, _waited(job))
     if new in TERMINAL:
         job.finished_at = func.now()
+        count_end_of_job(session, job.method, new, reason, job.runtime_seconds)
     if new is State.queued:
         job.queued_at = func.now()
     if new not in LEASED:
         job.phase = None
     data = {"from": old, "to": new, "reason": reason, "message": message}
     append_event(session, job, EventType.transition, data)
+
+
+def _waited(job: Job) -> ScalarSelect[Any]:
+    """Seconds since it came into the queue, by the database's clock."""
+    waited = func.extract("epoch", func.clock_timestamp() - Job.queued_at)
+    return select(waited).where(Job.id == job.id).scalar_subquery()

@@ -4,23 +4,35 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 
+from app.db.engine import get_engine
+from app.dispatch.client import is_up
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.housekeeping import clean_round
+from app.kit.process import process
 from app.kit.turns import note_turn
-from app.settings import get_settings
+from app.metrics.database import DatabaseMetrics
+from app.metrics.http import show_metrics
+from app.settings import Settings, get_settings
 
 log = logging.getLogger("app.dispatch")
 
 
 def main() -> None:
     """Two loops side by side, so that a hanging broker does not keep the reaper from its work."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = get_settings()
+    with process("dispatcher", settings):
+        _serve(settings)
+
+
+def _serve(settings: Settings) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     dispatcher = Dispatcher(settings.broker_url.get_secret_value())
+    broker_is_up = partial(is_up, settings.broker_url.get_secret_value())
+    show_metrics(settings, [DatabaseMetrics(settings, get_engine(), broker_is_up)])
     loops = [
         _start("dispatcher", dispatcher.look, settings.dispatch_seconds, stopping),
         _start("reaper", lambda: clean_round(settings), settings.reaper_seconds, stopping),

@@ -10,3 +10,14 @@ def impatient_client(broker_url: str, seconds: float) -> redis.Redis:
     return redis.Redis.from_url(
         broker_url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0)
     )
+
+
+def is_up(broker_url: str, seconds: float = 2) -> bool:
+    """Whether the broker answers."""
+    client = impatient_client(broker_url, seconds)
+    try:
+        return bool(client.ping())
+    except (redis.RedisError, OSError):
+        return False
+    finally:
+        client.close()

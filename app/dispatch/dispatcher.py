@@ -1,14 +1,17 @@
 """Outbox → broker. Leaderless: any number of copies, each row published at least once."""
 
 import logging
+from contextlib import nullcontext
 
 import redis
 from kombu.exceptions import OperationalError
+from opentelemetry.trace import SpanKind
 
 from app.db.engine import transaction
 from app.delivery import reaper
 from app.dispatch import repository
 from app.dispatch.broker import Epoch, Publisher
+from app.kit.origin import on_behalf
 from app.outbox import Queue
 from app.tables.outbox import OutboxMessage
 from app.tasks import repository as tasks
@@ -60,8 +63,12 @@ class Dispatcher:
         self._epoch.close()
 
     def _publish(self, message: OutboxMessage) -> bool:
+        names = {"queue": message.queue, "hint": message.hint}
+        part = on_behalf(message.origin, "dispatch", names, SpanKind.PRODUCER)
         try:
-            self._publisher.publish(Queue(message.queue), message.hint)
+            # What no call has asked for, such as a notification made again, is worth no trace.
+            with part if message.origin else nullcontext():
+                self._publisher.publish(Queue(message.queue), message.hint)
         except BROKER_ERRORS as error:
             log.warning("could not notify %s: %s", message.queue, type(error).__name__)
             return False

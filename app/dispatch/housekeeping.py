@@ -3,6 +3,7 @@
 import logging
 from typing import Final
 
+from app import counts
 from app.audit import repository as audit
 from app.db.engine import transaction
 from app.delivery import reaper
@@ -15,6 +16,7 @@ from app.settings import Settings
 from app.tasks import repository as task_repository
 from app.tasks import service as tasks
 from app.webhooks import tidying as webhooks
+from app.workers import registry as workers
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ SWEEPS_KEPT_SECONDS: Final = 7 * 86_400
 def clean_round(settings: Settings) -> None:
     """One round. A step that fails does not keep the others from their work; its error is raised at the end."""
     errors: list[Exception] = []
-    for step in (reap_jobs, reap_tasks, notify_again, forget, order_sweep):
+    for step in (reap_jobs, reap_tasks, notify_again, forget, order_sweep, add_up):
         try:
             step(settings)
         except Exception as error:
@@ -67,10 +69,10 @@ def notify_again(settings: Settings) -> int:
 
 
 def forget(settings: Settings) -> int:
-    """Drop messages, idempotency keys, plans, deliveries and uploads that have had their time; how many."""
+    """Drop messages, idempotency keys, plans, deliveries, uploads and workers whose time is over; how many."""
     with transaction() as session:
         count = repository.forget_published(session) + plans.forget(session, settings.plan_hours)
-        count += tasks.forget_sweeps(session, SWEEPS_KEPT_SECONDS)
+        count += tasks.forget_sweeps(session, SWEEPS_KEPT_SECONDS) + workers.forget(session)
         count += webhooks.disable_overrun(session) + webhooks.forget(session, settings.webhook_kept_days)
         count += models.expire_uploads(session, settings.upload_hours)
         return count + idempotency.forget(session) + audit.forget(session, settings.audit_days)
@@ -80,3 +82,9 @@ def order_sweep(settings: Settings) -> bool:
     """Have the CPU queue sweep the store from time to time; whether that was due."""
     with transaction() as session:
         return tasks.order_sweep_of_all(session, settings.sweep_seconds)
+
+
+def add_up(_: Settings) -> bool:
+    """Keep the counts of the metrics few."""
+    with transaction() as session:
+        return counts.fold(session)

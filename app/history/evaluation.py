@@ -9,6 +9,7 @@ from app.jobs.schemas import EvaluationRead, RowRead
 from app.lineage.stages import History, Stage, history_of
 from app.tables.jobs import Job, JobEvaluation
 from secateur.spec.metrics import Entries, figures
+from secateur.spec.sparsity import further_name
 
 
 def evaluation_of(session: Session, job: Job) -> EvaluationRead:
@@ -33,19 +34,25 @@ def matrix_of(job: str, history: History, entries: Sequence[JobEvaluation]) -> E
         job=job,
         domains=columns,
         not_measured=lost,
-        rows=[_row(row, job, history.stages, columns, values) for row in sorted({row for row, _ in values})],
+        rows=[_row(row, job, history, columns, values) for row in sorted({row for row, _ in values})],
         protocols=protocols,
         **found.model_dump(),
     )
 
 
-def _row(row: int, job: str, stages: Sequence[Stage], columns: Sequence[str], values: Entries) -> RowRead:
+def _row(row: int, job: str, history: History, columns: Sequence[str], values: Entries) -> RowRead:
+    stages, further = history.stages, row - len(history.stages) - 1
     after = stages[row - 1] if 0 < row <= len(stages) else None
+    if 0 <= further < len(history.further):
+        last = stages[-1]
+        numbers = (last.stage + 1 + further, last.lineage_stage + 1 + further)
+        after = Stage(job, *numbers, further_name(history.further[further]), None)
     return RowRead(
         row=row,
         stage=after.stage if after is not None and after.job == job else None,
         lineage_stage=after.lineage_stage if after is not None else None,
         job=after.job if after is not None else None,
         after=after.domain if after is not None else None,
+        further=history.further[further] if 0 <= further < len(history.further) else None,
         perplexity={domain: values.get((row, domain)) for domain in columns},
     )

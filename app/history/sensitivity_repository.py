@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import Subquery
 
-from app.jobs.repository import HistoryFilter, Part
+from app.jobs.repository import HistoryFilter, Part, belongs
 from app.kit.pagination import Listing
 from app.tables.jobs import JobMatrix, JobStage
 from app.tables.sensitivity import TABLES, MatrixSummary
@@ -55,7 +55,7 @@ class _View:
     """
 
     def __init__(self, parts: Sequence[Part], filter: Filter, *, records: bool = False) -> None:
-        self._filter = filter
+        self._filter, self._jobs = filter, parts
         columns = (column("job_id", String), column("first_stage", Integer))
         jobs = values(*columns, name="parts").data([(part.job, part.first_stage) for part in parts])
         self._parts = jobs.alias("parts")
@@ -97,6 +97,7 @@ class _View:
         place = self.place
         same = and_(self.sums.c.job_id == place.job_id, self.sums.c.stage == place.stage)
         query = query.join(self._parts, self._parts.c.job_id == place.job_id).outerjoin(self.sums, same)
+        query = query.where(belongs(self._jobs, place.job_id, place.domain))
         return self._filter.narrowed(query, self.lineage_stage, place, place.domain)
 
     def listing(self, query: Select[*tuple[Any, ...]]) -> Listing:
@@ -107,6 +108,7 @@ class _View:
 def list_stages(session: Session, parts: Sequence[Part], filter: Filter) -> list[tuple[Part, int]]:
     """Where there is anything: parts with the job's own numbers of their stages, in the lineage's order."""
     query = select(JobStage.job_id, JobStage.stage).where(JobStage.job_id.in_([part.job for part in parts]))
+    query = query.where(belongs(parts, JobStage.job_id, JobStage.domain))
     begun = session.execute(query.where(JobStage.state != "pending").order_by(JobStage.stage)).all()
     places = [(part, stage) for part in parts for job, stage in begun if job == part.job]
     if filter.stage is None:

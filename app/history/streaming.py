@@ -10,6 +10,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import AppStatus, SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
+from app.kit.calls import WAITED
 from app.kit.head import ONLY_HEADERS
 from app.kit.problems import FieldError, Invalid
 from app.kit.waiting import Holder, Watcher
@@ -81,6 +82,7 @@ class Stream(EventSourceResponse):
         if scope.get("state", {}).get(ONLY_HEADERS):
             scope = {**scope, "method": "HEAD"}
         with self._watcher.holding(self._holder):
+            scope["state"][WAITED] = True
             try:
                 await super().__call__(scope, receive, send)
             except SendTimeoutError:

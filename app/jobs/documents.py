@@ -113,7 +113,7 @@ def retry_after(state: str, phase: str | None) -> int | None:
         return None
     if state in LEASED and state != State.running:
         return 2
-    return 5 if phase in (Phase.pruning, Phase.evaluating) else 2
+    return 2 if phase in (None, Phase.staging, Phase.publishing) else 5
 
 
 def job_reply(snapshot: Snapshot, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

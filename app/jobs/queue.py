@@ -5,10 +5,11 @@ from enum import StrEnum
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from app.delivery.queue_order import place_of
+from app.delivery.sizing import needs_of
 from app.jobs.service import JobNotFound, read
 from app.kit.problems import exists
 from app.settings import Settings
@@ -16,6 +17,7 @@ from app.tables.datasets import Dataset, IntakeState
 from app.tables.jobs import Job, JobDataset
 from app.tables.models import Model
 from app.tables.states import State
+from secateur.spec.records.plan import Needs
 
 
 class WaitsFor(StrEnum):
@@ -27,6 +29,10 @@ class WaitsFor(StrEnum):
     """A dataset is being taken in; `id` names it."""
     backoff = "backoff"
     """The attempt before failed, and the next one begins not before `until`."""
+    estimate = "estimate"
+    """What it needs is being estimated, because it may be too large for some worker."""
+    memory = "memory"
+    """No worker that is there has the memory that it `needs`."""
     quota = "quota"
     """Its project runs as many jobs as it may."""
     jobs = "jobs"
@@ -40,7 +46,10 @@ class WaitRead(BaseModel):
 
     code: WaitsFor
     id: str | None = Field(default=None, description="Of the model or dataset that is meant.")
-    until: datetime | None = Field(default=None, description="With `backoff`: when that is over.")
+    until: datetime | None = Field(
+        default=None, description="With `backoff` when that is over, with `estimate` at the latest."
+    )
+    needs: Needs | None = Field(default=None, description="With `memory`: what a worker must have.")
 
 
 class QueuePlace(BaseModel):
@@ -67,7 +76,9 @@ def queue_place(session: Session, project: str, id: str, settings: Settings) -> 
         # A worker may just have taken it.
         state = exists(session.scalar(select(Job.state).where(Job.id == job.id)), JobNotFound)
         return QueuePlace(job=job.id, state=State(state), position=None, ahead=None, waits_for=[])
-    waits = [*_intakes(session, job), *_backoff(session, job)]
+    waits = [*_intakes(session, job), *_later(session, job)]
+    if not place.held:
+        waits.append(WaitRead(code=WaitsFor.memory, needs=needs_of(job)))
     if place.at_limit:
         waits.append(WaitRead(code=WaitsFor.quota))
     if place.ahead:
@@ -91,6 +102,12 @@ def _intakes(session: Session, job: Job) -> list[WaitRead]:
     ]
 
 
-def _backoff(session: Session, job: Job) -> list[WaitRead]:
-    later = session.scalar(select(Job.available_at).where(Job.id == job.id, Job.available_at > func.now()))
-    return [WaitRead(code=WaitsFor.backoff, until=later)] if later is not None else []
+def _later(session: Session, job: Job) -> list[WaitRead]:
+    """What is over at a known time, at the latest."""
+    moments = {WaitsFor.backoff: Job.available_at, WaitsFor.estimate: Job.estimate_due_at}
+    row = session.execute(
+        select(*(case((moment > func.now(), moment)) for moment in moments.values())).where(Job.id == job.id)
+    ).one()
+    return [
+        WaitRead(code=code, until=until) for code, until in zip(moments, row, strict=True) if until is not None
+    ]

@@ -16,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     func,
     literal,
+    or_,
     select,
     union_all,
 )
@@ -40,6 +41,7 @@ from app.tables.jobs import (
     JobStage,
 )
 from app.tables.models import Model
+from secateur.spec.sparsity import further_name
 
 Found = tuple[Job, JobProgress | None]
 Query = Select[*tuple[Any, ...]]
@@ -235,11 +237,18 @@ class HistoryFilter:
         return query if self.matrix is None else query.where(matches(place.matrix, self.matrix))
 
 
+def belongs(parts: Sequence[Part], job: Any, stage: Any) -> ColumnElement[bool]:
+    """Whether a job's stage is part of a history: a domain's, or one of the last job's. Further targets of the
+    jobs before it are by their numbers what the next one's domains are. job, stage: columns of its id and name."""
+    return or_(job == parts[-1].job, stage.not_like(further_name("%")))
+
+
 def matrices(parts: Sequence[Part], filter: HistoryFilter) -> Listing:
     """(record, domain, stage in the lineage) of each matrix, by (stage in the lineage, block, matrix)."""
     same = and_(JobStage.job_id == JobMatrix.job_id, JobStage.stage == JobMatrix.stage)
     number: ColumnElement[int] = (Job.first_stage + JobMatrix.stage).label("lineage_stage")
     query = select(JobMatrix, JobStage.domain, number).join(JobStage, same).join(Job, Job.id == JobMatrix.job_id)
     query = query.where(JobMatrix.job_id.in_([part.job for part in parts]))
+    query = query.where(belongs(parts, JobMatrix.job_id, JobStage.domain))
     query = filter.narrowed(query, number, JobMatrix, JobStage.domain)
     return Listing(query, (number, JobMatrix.block, JobMatrix.matrix))

@@ -29,7 +29,7 @@ from app.quotas.service import reserve
 from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobBlock, JobDataset, JobStage
 from app.tables.states import TERMINAL, Reason, State
-from secateur.spec.job import dataset_pointers
+from secateur.spec.job import dataset_pointers, stage_names
 
 
 class JobSucceeded(Problem):
@@ -119,6 +119,9 @@ def _insert(session: Session, old: Job, texts: Sequence[str]) -> Job:
         continues=old.continues,
         lineage_id=old.lineage_id,
         first_stage=old.first_stage,
+        needs_memory_bytes=old.needs_memory_bytes,
+        needs_host_bytes=old.needs_host_bytes,
+        needs_device_bytes=old.needs_device_bytes,
     )
     session.add(new)
     session.flush()
@@ -130,8 +133,8 @@ def _take_over(session: Session, old: Job, new: Job) -> None:
     """Copy what was computed, unless its files are gone already."""
     append_event(session, new, EventType.created, {"state": new.state})
     if old.checkpoint_dropped_at is not None or old.basis is None:
-        domains = [domain["name"] for domain in old.spec["domains"]]
-        rows = [JobStage(job_id=new.id, stage=i, domain=d, state="pending") for i, d in enumerate(domains)]
+        names = enumerate(stage_names(old.spec))
+        rows = [JobStage(job_id=new.id, stage=i, domain=name, state="pending") for i, name in names]
         session.add_all(rows)
         stages.inherit_evaluations(session, new)
         return

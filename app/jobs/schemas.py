@@ -39,6 +39,12 @@ class FailureRead(InputError):
     """Why a job failed; `field` points into the spec."""
 
     cause: Cause = Field(description="Who has to act: `user` (change the request) or `system` (ours).")
+    details: dict[str, Any] | None = Field(
+        default=None,
+        description="Figures of the machine, where they were what was wrong: the `phase`, and of its GPU "
+        "`total_bytes`, `free_bytes`, what the engine had reserved (`reserved_bytes`) and used "
+        "(`allocated_bytes`), and `others_bytes` of other processes.",
+    )
 
 
 class ResultRead(Figures):
@@ -60,7 +66,7 @@ class LossesRead(_Row):
 
     lost_attempts: int = Field(description="By the infrastructure: a worker or engine died, the store failed.")
     memory_attempts: int = Field(description="For want of memory.")
-    preemptions: int = Field(description="Because the worker was asked to stop.")
+    preemptions: int = Field(description="Because the worker was asked to stop, or its GPU failed.")
 
 
 class JobPatch(Strict):
@@ -152,9 +158,9 @@ class AttemptRead(_Row):
     outcome: str | None
     error: dict[str, Any] | None
     engine: dict[str, Any] | None = Field(
-        description="What its engine said of itself: `engine_format`, `versions`, `device`, `threads`, and as "
-        "`isolation` whether the kernel ends it with its worker (`tied`) and whether it has kept the worker's "
-        "`network`. Null until it has started."
+        description="What its engine said of itself: `engine_format`, `versions`, `device` and its `fingerprint`, "
+        "`threads`, and as `isolation` whether the kernel ends it with its worker (`tied`) and whether it has "
+        "kept the worker's `network`. Null until it has started."
     )
 
 
@@ -196,7 +202,12 @@ class RowRead(BaseModel):
     stage: int | None = Field(description="This job's stage; null for the dense model and earlier jobs' stages.")
     lineage_stage: int | None = Field(description="The stage in the lineage; null for the dense model.")
     job: str | None = Field(description="Whose stage it is.")
-    after: str | None = Field(description="The stage's domain.")
+    after: str | None = Field(description="The stage's domain; of a further target `at` and that.")
+    further: float | str | None = Field(
+        default=None,
+        description="The further target of the model, which is solved from the statistics that the stages of all "
+        "domains have left; null for a domain's stage.",
+    )
     perplexity: dict[str, float | None] = Field(
         description="By domain; null where it was not measured: the domain came to the lineage later, or is not "
         "evaluated yet."

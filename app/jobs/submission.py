@@ -9,6 +9,7 @@ from app.jobs.limits import set_limits
 from app.jobs.publication import claim_place
 from app.jobs.service import check_inputs
 from app.kit.ids import Prefix, new_id
+from app.kit.tracing import span
 from app.lineage import stages
 from app.lineage.continuation import Completed, complete
 from app.lineage.warnings import note_warnings
@@ -34,11 +35,17 @@ def make(session: Session, project: str, completed: Completed) -> Snapshot:
 
     Raises QuotaExceeded, StorageQuotaExceeded.
     """
+    id = new_id(Prefix.job)
+    with span("submission", {"job_id": id}):
+        return _make(session, project, completed, id)
+
+
+def _make(session: Session, project: str, completed: Completed, id: str) -> Snapshot:
     asked, spec, parent = completed.asked, completed.spec, completed.parent
     claim_place(session, project, asked.output.publish_to)
     reserve(session, project, Quota.queued_jobs, Quota.stored_bytes)
     job = Job(
-        id=new_id(Prefix.job),
+        id=id,
         project_id=project,
         model_id=asked.model,
         state=State.queued,
@@ -54,7 +61,7 @@ def make(session: Session, project: str, completed: Completed) -> Snapshot:
     )
     set_limits(job, asked.limits)
     texts = sorted({*asked.datasets(), *completed.texts})
-    made, heard = insertion.insert(session, job, texts, [domain.name for domain in asked.domains])
+    made, heard = insertion.insert(session, job, texts, asked.stage_names)
     if heard:
         announce_created(session, job, made.job["created_at"])
     if parent is None:

@@ -1,18 +1,23 @@
-"""Logs as JSON lines on standard error, ours and the libraries' alike."""
+"""The log on standard error, ours and the libraries' alike: a JSON object a line, or text for people.
+
+Every line has `time`, `level`, `logger` and `message`, and what is bound to the context (`structlog.contextvars`):
+`request_id`, `project`, `key`, `job_id`, `attempt`, `fence`, `worker`, `task_id`, `delivery`.
+"""
 
 import logging
 import re
 import sys
+import threading
 import time
-from collections.abc import MutableMapping
+from types import TracebackType
 from typing import Any, Final, TextIO
 
 import structlog
+from opentelemetry import trace
+from structlog.typing import EventDict, Processor
 
-_SECRET: Final = re.compile(
-    r"sctr_[A-Za-z0-9]{8,}|hf_[A-Za-z0-9_]{8,}|(?<=://)[^/@\s]+@|(?i:bearer\s+)\S+|(?<=[?&])X-Amz-[A-Za-z-]+=[^&\s\"]+"
-)
-
+from app.kit.redaction import hide, redacted
+from app.settings import LogFormat, Settings
 
 WINDOW_SECONDS: Final = 60.0
 SHOWN: Final = 30
@@ -75,31 +80,20 @@ class _StandardError(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
-def configure_logs(level: str = "INFO") -> None:
-    """Route structlog and the standard library through one renderer that hides keys and passwords."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        _redact,
-    ]
+def configure_logs(settings: Settings, level: str | int = "INFO") -> None:
+    """Route structlog, the standard library, warnings and what nobody catches through one renderer.
+
+    The settings' secrets are hidden from now on.
+    """
+    hide(settings.secrets())
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    renderer = _Formatter(
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.JSONRenderer(),
-        ],
-        foreign_pre_chain=shared,
-    )
     handler = _StandardError()
-    handler.setFormatter(renderer)
+    handler.setFormatter(formatter(settings.log_format))
     handler.addFilter(Throttle())
     root = logging.getLogger()
     # Called again, it replaces its own handler; other people's stay.
@@ -111,15 +105,65 @@ def configure_logs(level: str = "INFO") -> None:
     logging.getLogger("uvicorn.access").disabled = True
     for name in ("alembic", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    sys.excepthook = _uncaught
+    threading.excepthook = _uncaught_in_thread
 
 
-def redact(text: str) -> str:
-    """Text without API keys, passwords in URLs and signatures of presigned URLs."""
-    return _SECRET.sub("[hidden]", text)
+def formatter(form: LogFormat | None) -> logging.Formatter:
+    """Of lines in that form; None: text where standard error is a terminal, JSON anywhere else."""
+    terminal = sys.stderr.isatty()
+    if form == "json" or (form is None and not terminal):
+        last: list[Processor] = [structlog.processors.JSONRenderer()]
+    else:
+        last = [_indent, structlog.dev.ConsoleRenderer(colors=terminal, event_key="message", timestamp_key="time")]
+    ours: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, _finish, *last]
+    return _Formatter(processors=ours, foreign_pre_chain=_SHARED)
 
 
-def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = redact(value)
+def _add_trace(_: Any, __: str, event: EventDict) -> EventDict:
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        event["trace_id"], event["span_id"] = f"{context.trace_id:032x}", f"{context.span_id:016x}"
     return event
+
+
+_SHARED: Final[list[Processor]] = [
+    structlog.contextvars.merge_contextvars,
+    _add_trace,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+    structlog.processors.format_exc_info,
+]
+
+
+def _finish(_: Any, __: str, event: EventDict) -> EventDict:
+    """Without secrets, and first what every line has."""
+    first = {"time": event.pop("time"), "level": event.pop("level"), "logger": event.pop("logger")}
+    return redacted({**first, "message": event.pop("event"), **event})  # type: ignore[no-any-return]
+
+
+_CONTROL: Final = re.compile(r"[^\n\t\x20-\x7e\xa0-\u2027\u202a-\U0010ffff]")
+
+
+def _indent(_: Any, __: str, event: EventDict) -> EventDict:
+    """So that no text of a stranger's can pass for a line of its own, or speak to a terminal."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = _CONTROL.sub("\ufffd", value)
+    for name in ("message", "exception"):
+        if name in event:
+            event[name] = str(event[name]).replace("\n", "\n    ")
+    return event
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    """What ends a process or a thread; an interrupt from the keyboard is no error."""
+    if not issubclass(kind, KeyboardInterrupt):
+        logging.getLogger("app").critical("uncaught", exc_info=(kind, error, where))
+
+
+def _uncaught_in_thread(given: threading.ExceptHookArgs) -> None:
+    if given.exc_value is not None:
+        _uncaught(given.exc_type, given.exc_value, given.exc_traceback)

@@ -5,17 +5,20 @@ import re
 import time
 import uuid
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import structlog
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.kit.calls import count_call, method_of, route_of
 from app.kit.handlers import problem_response
 from app.kit.problems import Malformed, Problem, TooLarge, TooSlow, Unavailable
+from app.kit.tracing import span
 
 log = structlog.get_logger("app.http")
 
@@ -50,6 +53,15 @@ class RequestContext:
         scope.setdefault("state", {})["request_id"] = id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=id)
+        if scope["path"] in _QUIET:
+            await self._answer(scope, receive, send, id)
+            return
+        caller = {"traceparent": Headers(scope=scope).get("traceparent", "")}
+        with span(method_of(scope), {"request_id": id}, kind=SpanKind.SERVER, origin=caller) as current:
+            _note_end(current, scope, await self._answer(scope, receive, send, id))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, id: str) -> int | None:
+        """The status, if there was one."""
         reply = _Reply(send, id)
         started = time.monotonic()
         try:
@@ -68,7 +80,10 @@ class RequestContext:
                 raise
             await problem_response(Problem(), id)(scope, receive, reply.send)
         finally:
-            _log_end(scope, reply.status, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            count_call(scope, reply.status, seconds)
+            _log_end(scope, reply.status, seconds)
+        return reply.status
 
 
 class _Reply:
@@ -159,16 +174,28 @@ class _Body:
         return message
 
 
+def _note_end(current: Span, scope: Scope, status: int | None) -> None:
+    """By the conventions for spans of servers; the address itself may name what is nobody's business."""
+    method, route = method_of(scope), route_of(scope)
+    if route is not None:
+        current.update_name(f"{method} {route}")
+        current.set_attribute("http.route", route)
+    current.set_attribute("http.request.method", method)
+    if status is not None:
+        current.set_attribute("http.response.status_code", status)
+    if status is None or status >= 500:
+        current.set_status(Status(StatusCode.ERROR))
+
+
 def _log_end(scope: Scope, status: int | None, seconds: float) -> None:
     """One line a request. Neither headers nor the query are in it: they may carry what is nobody's business."""
     if scope["path"] in _QUIET and status == 200:
         return
-    route: Any = scope.get("route")
     client = scope.get("client")
     log.info(
         "request",
         method=scope["method"],
-        route=getattr(route, "path", None),
+        route=route_of(scope),
         path=scope["path"][:_PATH_SHOWN],
         status=status,
         milliseconds=round(seconds * 1000, 1),

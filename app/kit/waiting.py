@@ -14,6 +14,7 @@ from sqlalchemy import Engine, Executable
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import ClientDisconnect, Request
 
+from app.kit.calls import WAITED
 from app.kit.problems import Problem
 
 log = structlog.get_logger("app.waiting")
@@ -197,6 +198,7 @@ class Hold:
             if wanted is None or self.seconds <= 0:
                 return found
         with self.watcher.holding(self.holder):
+            self.request.scope["state"][WAITED] = True
             while True:
                 left = deadline - time.monotonic()
                 over = not await self.watcher.until(probe, id, wanted, left, self.request)

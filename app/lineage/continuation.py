@@ -15,14 +15,17 @@ from app.jobs.service import JobNotFound, JobUnfinished
 from app.kit.handlers import validation_problem
 from app.kit.problems import FieldError, Invalid, Problem
 from app.lineage import stages as lineage
+from app.lineage.masks import check_masks
 from app.lineage.required_statistics import lacking, names_methods
 from app.lineage.stages import Stage
 from app.models import repository as models
 from app.tables.jobs import Job
 from app.tables.states import TERMINAL, State
+from secateur.spec.effort import Effort
 from secateur.spec.gate import unmeasurable
 from secateur.spec.job import NOT_IN_SPEC, JobContinue, JobCreate
 from secateur.spec.partial import merge_method
+from secateur.spec.sparsity import Sparsity
 
 MAX_DOMAINS: Final = 256
 """Of a lineage: every stage is measured on every domain so far."""
@@ -59,8 +62,9 @@ def complete(session: Session, project: str, body: JobCreate | JobContinue) -> C
     """Fill in what a continuation leaves to its parent, whose row stays locked until the transaction ends.
 
     Raises JobNotFound, JobUnfinished, NotContinuable, LineageMismatch; Invalid for a gate that nothing
-    can be measured against.
+    can be measured against, and for masks of weights that nobody has.
     """
+    path: Sequence[Job] = ()
     if isinstance(body, JobCreate):
         completed = Completed(body)
     else:
@@ -77,6 +81,7 @@ def complete(session: Session, project: str, body: JobCreate | JobContinue) -> C
         inherits_gate = "gate" not in body.model_fields_set
         completed = Completed(asked, parent, earlier, inherits_gate, texts)
     _check_gate(completed)
+    check_masks(session, project, completed.asked, path)
     return completed
 
 
@@ -108,9 +113,12 @@ def _merge(
     merged = {**inherited, **own, **{name: getattr(body, name) for name in NOT_IN_SPEC}}
     # A place of the store is one job's: it is not inherited.
     merged["output"] = {**inherited.get("output", {}), "publish_to": None, **body.given("output")}
-    merged["method"] = merge_method(inherited["method"], body.given("method"))
+    effort = None if (began := inherited.get("effort")) is None else Effort(began)
+    merged["sparsity"] = inherited["sparsity"] | _further(body)
+    merged["method"] = merge_method(inherited["method"], body.given("method"), effort)
     try:
-        asked = JobCreate.model_validate(merged)
+        # What the lineage began with goes on, whatever its effort would mean by now.
+        asked = JobCreate.model_validate(merged | {"effort": None}).model_copy(update={"effort": effort})
     except ValidationError as error:
         raise validation_problem(error, merged) from None
     matrices = repository.matrix_methods(session, parent) if names_methods(parent.spec) else ()
@@ -125,6 +133,12 @@ def _merge(
     return asked
 
 
+def _further(body: JobContinue) -> dict[str, Any]:
+    """The further targets, if any were said: they are each job's own."""
+    said = body.given("sparsity").get("further")
+    return {} if said is None else {"further": said}
+
+
 def _differences(session: Session, project: str, body: JobContinue, parent: Job) -> list[FieldError]:
     """What must be one for a whole lineage and is not."""
     errors = []
@@ -134,12 +148,15 @@ def _differences(session: Session, project: str, body: JobContinue, parent: Job)
     model = models.find_for_use(session, project, parent.model_id)
     if model is not None and recorded is not None and model.digest != recorded:
         errors.append(_differs("/model", f"of digest {model.digest} now", f"{recorded} when it was pruned"))
-    numerics = parent.spec.get("numerics", "fast")
-    if body.numerics is not None and body.numerics != numerics:
-        errors.append(_differs("/numerics", body.numerics, numerics))
+    for name, usual in (("numerics", "fast"), ("effort", None)):
+        mine, theirs = getattr(body, name), parent.spec.get(name, usual)
+        if mine is not None and mine != theirs:
+            errors.append(_differs(f"/{name}", mine, theirs))
+    # What a release before knew no field of was computed as its default has it.
+    sparsity = Sparsity.model_validate(parent.spec["sparsity"]).model_dump(mode="json")
     for part in ("method", "sparsity", "evaluation"):
-        given, theirs = body.given(part), parent.spec[part]
-        for name in given if part != "method" else given.keys() & {"mode"}:
+        given, theirs = body.given(part), sparsity if part == "sparsity" else parent.spec[part]
+        for name in given.keys() - {"further"} if part != "method" else given.keys() & {"mode"}:
             if given[name] is not None and given[name] != theirs.get(name):
                 errors.append(_differs(f"/{part}/{name}", given[name], theirs.get(name)))
     return errors

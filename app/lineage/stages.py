@@ -39,6 +39,8 @@ class History:
     stages: tuple[Stage, ...]
     lost: frozenset[str]
     """Earlier domains that this job does not measure any more, because their test texts were deleted."""
+    further: tuple[float | str, ...] = ()
+    """The job's further targets, each of a stage behind those of domains."""
 
     @property
     def domains(self) -> list[str]:
@@ -73,7 +75,7 @@ def history_of(session: Session, job: Job) -> History:
         set(session.scalars(select(JobDataset.dataset_id).where(JobDataset.job_id == job.id))) if earlier else ()
     )
     lost = {stage.domain for stage in earlier if stage.evaluation is not None and stage.evaluation not in kept}
-    return History(tuple(stages), frozenset(lost))
+    return History(tuple(stages), frozenset(lost), tuple(job.spec["sparsity"].get("further", ())))
 
 
 def calibration_digests(session: Session, path: Sequence[Job]) -> list[tuple[str, str | None]]:
@@ -112,9 +114,9 @@ def parent_digest(session: Session, job: Job) -> str | None:
 
 
 def inherit_evaluations(session: Session, job: Job) -> None:
-    """Begin R with the parent's rows."""
+    """Begin R with the parent's rows, but for those of its further targets."""
     if job.continues is not None:
-        copy_rows(session, JobEvaluation, job.continues, job.id)
+        copy_rows(session, JobEvaluation, job.continues, job.id, where=JobEvaluation.row <= job.first_stage)
 
 
 def count_of(session: Session, first: str) -> int:

@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,7 @@ from app.local.demo_text import Domain, write_domains
 from app.local.errors import LocalError
 from app.local.services import python_environment
 from app.local.stack import DEMO_MODEL, Stack
+from secateur.answers import MatrixRead
 from secateur.cli.exits import OF_STATE, Exit
 from secateur.cli.show import failure_text, size
 from secateur.cli.watching import watch
@@ -123,16 +124,17 @@ class _Demo:
             model = self.client.wait_for_model(found["id"], timeout=300)
         if model["state"] != "ready":
             raise SecateurError(f"the model was refused: {model['error']}")
-        parts = (f"{model['parameters'] / 1e6:.0f} M parameters", f"{model['blocks']} blocks", model["dtype"])
+        millions = (model["parameters"] or 0) / 1e6
+        parts = (f"{millions:.0f} M parameters", f"{model['blocks']} blocks", str(model["dtype"]))
         self.console.print(f"              {model['id']}: {', '.join(parts)}")
-        return str(model["id"])
+        return model["id"]
 
     def _upload(self, domain: Domain) -> tuple[str, str]:
         found = []
         for part, path in (("calibration", domain.calibration), ("evaluation", domain.evaluation)):
             dataset = self.client.upload_dataset(path, name=f"{domain.name} {part}")
             dataset = self.client.wait_for_dataset(dataset["id"], timeout=60)
-            found.append(str(dataset["id"]))
+            found.append(dataset["id"])
         sizes = " + ".join(size(path.stat().st_size) for path in (domain.calibration, domain.evaluation))
         self.console.print(f"{domain.name:<14}{sizes} of text")
         return found[0], found[1]
@@ -141,8 +143,9 @@ class _Demo:
         calibration = {"samples": SAMPLES, "sequence_length": SEQUENCE_LENGTH, "seed": 0}
         return {
             "model": model,
+            # The survey behind weighed outputs and the default allocation would take too long on two cores.
+            "effort": "fast",
             "method": {"name": "copal", "weight_update": "admm"},
-            # The survey behind the default allocation would take too long for a demo on two cores.
             "sparsity": {"target": 0.5, "pattern": "unstructured", "allocation": "uniform"},
             "domains": [
                 {"name": domain.name, "dataset": text, "calibration": calibration, "evaluation": test}
@@ -152,7 +155,7 @@ class _Demo:
             "labels": {"origin": "demo"},
         }
 
-    def _check(self, job: str, matrices: list[dict[str, Any]]) -> int:
+    def _check(self, job: str, matrices: list[MatrixRead]) -> int:
         """Download, hash, count, load, write; failed when anything disagrees."""
         folder = self.folder / job
         self._say("Download")
@@ -163,7 +166,7 @@ class _Demo:
             answer = self._look_at(folder / "model")
         report = json.loads((folder / "report.json").read_text())
         problems += _zero_differences(answer["zeros"], matrices, "API")
-        problems += _zero_differences(answer["zeros"], report["matrices"][-1], "report")
+        problems += _zero_differences(answer["zeros"], report["matrices"][len(report["domains"]) - 1], "report")
         self._say("Checks")
         for problem in problems:
             self.console.print(f"WRONG: {problem}")
@@ -194,7 +197,7 @@ class _Demo:
         return dict(json.loads(answer.read_text()))
 
 
-def _zero_differences(counted: dict[str, int], records: Iterable[dict[str, Any]], source: str) -> list[str]:
+def _zero_differences(counted: dict[str, int], records: Iterable[Mapping[str, Any]], source: str) -> list[str]:
     """Matrices whose zeros in the file are not those of the record."""
     pairs = ((str(record["matrix"]), record["zeros"]) for record in records)
     return [

@@ -1,27 +1,26 @@
 """What the demo prints about its job."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from secateur.answers import EvaluationRead, ManifestRead, MatrixRead
 from secateur.cli.show import evaluation_table, number, percent, size, table
 
-Json = dict[str, Any]
 
-
-def show_evaluation(console: Console, evaluation: Json) -> None:
+def show_evaluation(console: Console, evaluation: EvaluationRead) -> None:
     """R, and what it says about forgetting."""
     console.print(evaluation_table(evaluation))
     bwt, log_bwt = number(evaluation["bwt"]), number(evaluation["log_bwt"], 4)
     console.print(f"BWT {bwt}, on log perplexity {log_bwt}; above zero means that earlier domains were forgotten")
 
 
-def show_matrices(console: Console, matrices: Sequence[Json]) -> None:
+def show_matrices(console: Console, matrices: Sequence[MatrixRead]) -> None:
     """Sparsity of every block after the last stage, two blocks a line."""
-    blocks: dict[int, list[Json]] = defaultdict(list)
+    blocks: dict[int, list[MatrixRead]] = defaultdict(list)
     for matrix in matrices:
         blocks[matrix["block"]].append(matrix)
     rows = [_block_row(block, blocks[block]) for block in sorted(blocks)]
@@ -36,7 +35,7 @@ def show_matrices(console: Console, matrices: Sequence[Json]) -> None:
     console.print(f"{zeros:,} of {weights:,} prunable weights are zero: {percent(zeros / weights, 4)}")
 
 
-def _block_row(block: int, matrices: Iterable[Json]) -> tuple[str, ...]:
+def _block_row(block: int, matrices: Iterable[MatrixRead]) -> tuple[str, ...]:
     matrices = list(matrices)
     weights = sum(matrix["weights"] for matrix in matrices)
     zeros = sum(matrix["zeros"] for matrix in matrices)
@@ -49,12 +48,12 @@ def _block_row(block: int, matrices: Iterable[Json]) -> tuple[str, ...]:
     )
 
 
-def _mean(matrices: Iterable[Json], field: str) -> float | None:
+def _mean(matrices: Iterable[Mapping[str, Any]], field: str) -> float | None:
     known = [matrix[field] for matrix in matrices if matrix[field] is not None]
     return sum(known) / len(known) if known else None
 
 
-def show_files(console: Console, manifest: Json, folder: str) -> None:
+def show_files(console: Console, manifest: ManifestRead, folder: str) -> None:
     """Sizes by part of the artifact."""
     sizes: dict[str, list[int]] = defaultdict(list)
     for file in manifest["files"]:

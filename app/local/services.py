@@ -9,10 +9,12 @@ from typing import Final
 
 import app
 from app.local.children import Child
+from app.local.gpus import worker_environments
 from app.local.postgres import PostgresServer
 from app.local.state import Memory, StateFolder
 from app.local.valkey import ValkeyServer
 
+METRICS: Final = "SECATEUR_METRICS_LISTEN"
 CLIENT_ONLY: Final = {"SECATEUR_URL", "SECATEUR_API_KEY", "SECATEUR_STATE"}
 """Variables for the command line, which are no business of the service."""
 
@@ -32,7 +34,11 @@ class Services:
         return self._python("api", "app.serve", *where)
 
     def dispatcher(self) -> Child:
-        return self._python("dispatcher", "app.dispatch")
+        child = self._python("dispatcher", "app.dispatch")
+        host, _, port = self.environment.get(METRICS, "").rpartition(":")
+        if port.isdecimal() and 0 < int(port) < 65535:  # which is the API's
+            child.environment = {**child.environment, METRICS: f"{host}:{int(port) + 1}"}
+        return child
 
     def webhooks(self) -> Child:
         child = self._python("webhooks", "app.webhooks")
@@ -40,13 +46,25 @@ class Services:
         child.grace = 20
         return child
 
-    def worker(self, queue: str, at_once: int = 1) -> Child:
-        """One Celery worker, which takes so many jobs or tasks at once."""
-        who = ("-Q", queue, "-n", f"{queue}0@%h", "-c", str(at_once))
+    def workers(self) -> list[Child]:
+        """Of jobs, one a GPU, or a single one where there are none or one; of intakes; of plans."""
+        each = worker_environments(self.environment)
+        names = ["worker-gpu"] if len(each) == 1 else [f"worker-gpu-{number}" for number in range(len(each))]
+        jobs = [
+            self._worker("gpu", number, name=name, more=more)
+            for number, (name, more) in enumerate(zip(names, each, strict=True))
+        ]
+        return [*jobs, self._worker("cpu", at_once=2), self._worker("plan")]
+
+    def _worker(
+        self, queue: str, number: int = 0, at_once: int = 1, name: str = "", more: Mapping[str, str] | None = None
+    ) -> Child:
+        """One Celery worker, which takes so many jobs or tasks at once. more: environment of its own."""
+        who = ("-Q", queue, "-n", f"{queue}{number}@%h", "-c", str(at_once))
         options = ("--loglevel", "INFO", "--without-gossip", "--without-mingle")
-        child = self._python(f"worker-{queue}", "celery", "-A", "worker.celery", "worker", *who, *options)
+        child = self._python(name or f"worker-{queue}", "celery", "-A", "worker.celery", "worker", *who, *options)
         # With this Celery takes SIGTERM as its soft shutdown: the running job is given back at once.
-        child.environment = {**child.environment, "REMAP_SIGTERM": "SIGQUIT"}
+        child.environment = {**child.environment, **(more or {}), "REMAP_SIGTERM": "SIGQUIT"}
         child.grace = 20
         return child
 
@@ -70,15 +88,20 @@ def service_environment(
     extra: Mapping[str, str],
 ) -> dict[str, str]:
     """The caller's environment with our settings over it; other SECATEUR_ variables, such as DEVICE, pass."""
-    return python_environment() | {
-        "SECATEUR_DATABASE_URL": postgres.url,
-        "SECATEUR_BROKER_URL": valkey.url,
-        "SECATEUR_SECRET": memory.secret,
-        "SECATEUR_STORE_URL": (state.path / "store").as_uri(),
-        "SECATEUR_MODEL_ROOTS": os.pathsep.join(map(str, (state.models, *model_roots))),
-        "SECATEUR_WORK_DIR": str(state.path / "work"),
-        **extra,
-    }
+    # A log that somebody reads in a folder; whoever collects it asks for JSON.
+    return (
+        {"SECATEUR_LOG_FORMAT": "text"}
+        | python_environment()
+        | {
+            "SECATEUR_DATABASE_URL": postgres.url,
+            "SECATEUR_BROKER_URL": valkey.url,
+            "SECATEUR_SECRET": memory.secret,
+            "SECATEUR_STORE_URL": (state.path / "store").as_uri(),
+            "SECATEUR_MODEL_ROOTS": os.pathsep.join(map(str, (state.models, *model_roots))),
+            "SECATEUR_WORK_DIR": str(state.path / "work"),
+            **extra,
+        }
+    )
 
 
 def python_environment() -> dict[str, str]:

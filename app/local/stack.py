@@ -29,7 +29,7 @@ log = logging.getLogger("secateur.local")
 
 
 class Stack:
-    """PostgreSQL, Valkey, API, dispatcher, sender of webhooks and two workers, all children of this process.
+    """PostgreSQL, Valkey, API, dispatcher, sender of webhooks and workers, all children of this process.
 
     with Stack(state=folder) as stack:
         Client(stack.url, stack.key)
@@ -100,7 +100,7 @@ class Stack:
             raise StartError(f"bootstrap failed:\n{bootstrap.tail()}")
         self.supervisor.add(self._start_api(services, memory))
         self.supervisor.add(services.dispatcher(), services.webhooks())
-        self.supervisor.add(services.worker("gpu"), services.worker("cpu", 2), services.worker("plan"))
+        self.supervisor.add(*services.workers())
         memory.ports = {"postgres": postgres.port, "valkey": valkey.port, "api": self.port}
         self.state.save(memory)
         write_private(self.state.client_file, json.dumps({"url": self.url, "key": self.key}) + "\n")

@@ -1,6 +1,7 @@
 """`secateur up`: run the stack until told to stop."""
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Final
 
 from rich.console import Console
 
+from app.kit.logs import formatter
 from app.local.errors import LocalError
 from app.local.stack import Stack
 from secateur.errors import SecateurError
@@ -92,7 +94,7 @@ def _announce(stack: Stack, console: Console) -> None:
 def _log_to(file: Path, console: Console) -> None:
     """Crashes and restarts go to a file and to the terminal."""
     handler = logging.FileHandler(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(formatter("json" if os.environ.get("SECATEUR_LOG_FORMAT") == "json" else "text"))
 
     class ToConsole(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -17,46 +17,45 @@ MOST_JOBS: Final = 20
 
 
 class CalibratedRead(BaseModel):
-    """The time that a job will take on this deployment's own workers, by how fast they did its kind of work. The
-    estimate beside it rests on shapes and one measured product, and leaves out reading, writing and attention."""
+    """The time that a job will take on this deployment's own workers of one kind: what is estimated for them, by
+    how much longer or shorter than estimated finished jobs of the same method took there."""
 
-    seconds: float = Field(description="By the median speed of the jobs it rests on.")
+    seconds: float = Field(description="By the median of the jobs it rests on.")
     low: float = Field(description="By the fastest of them.")
     high: float = Field(description="By the slowest of them.")
     jobs: int = Field(description="How many it rests on: the newest that finished in one attempt.")
     method: str
     device: str = Field(description="What they ran on.")
+    kind: str = Field(description="Of the workers that they ran on: the quickest on which any has finished.")
 
 
 def calibrated(session: Session, method: str, estimates: Estimates | None) -> CalibratedRead | None:
-    """None where nothing has finished yet, or the plan is of before work was counted."""
-    if estimates is None or not estimates.operations:
-        return None
-    device, speeds = _speeds(session, method)
-    if not speeds:
-        return None
-    return CalibratedRead(
-        seconds=estimates.operations / median(speeds),
-        low=estimates.operations / max(speeds),
-        high=estimates.operations / min(speeds),
-        jobs=len(speeds),
-        method=method,
-        device=device,
-    )
+    """None where nothing has finished yet on any of the plan's kinds of workers."""
+    fitting = [] if estimates is None else [each for each in estimates.workers if each.fits]
+    for fit in sorted(fitting, key=lambda each: each.seconds):
+        if ratios := _ratios(session, method, fit.kind):
+            return CalibratedRead(
+                seconds=fit.seconds * median(ratios),
+                low=fit.seconds * min(ratios),
+                high=fit.seconds * max(ratios),
+                jobs=len(ratios),
+                method=method,
+                device=fit.device,
+                kind=fit.kind,
+            )
+    return None
 
 
-def _speeds(session: Session, method: str) -> tuple[str, Sequence[float]]:
-    """The device of the newest such job, and operations a second of those that ran on one like it. A job that had
-    several attempts, or took over another's work, did not do just the work that was counted."""
+def _ratios(session: Session, method: str, kind: str) -> Sequence[float]:
+    """What the newest such jobs took, by what was expected. A job that had several attempts, or took over another
+    one's work, did not do just the work that was counted."""
+    expected = Job.estimates["seconds"].as_float()
     query = (
-        select(Job.estimates, Job.runtime_seconds)
+        select(Job.runtime_seconds / expected)
         .where(Job.method == method, Job.state == State.succeeded, Job.estimates.is_not(None))
         .where(Job.attempts == 1, Job.retry_of.is_(None), Job.runtime_seconds > 0)
+        .where(Job.estimates["kind"].as_string() == kind, expected > 0)
         .order_by(Job.finished_at.desc())
         .limit(MOST_JOBS)
     )
-    measured = [(found, seconds) for found, seconds in session.execute(query) if found and found["operations"]]
-    if not measured:
-        return "", []
-    device = str(measured[0][0]["device"])
-    return device, [found["operations"] / seconds for found, seconds in measured if found["device"] == device]
+    return session.scalars(query).all()

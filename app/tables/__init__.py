@@ -5,6 +5,7 @@ from app.tables import (
     accounts,
     audit,
     auth,
+    counts,
     datasets,
     idempotency,
     jobs,
@@ -14,6 +15,7 @@ from app.tables import (
     sensitivity,
     tasks,
     webhooks,
+    workers,
 )
 
 METADATA = Base.metadata
@@ -23,6 +25,7 @@ __all__ = [
     "accounts",
     "audit",
     "auth",
+    "counts",
     "datasets",
     "idempotency",
     "jobs",
@@ -32,4 +35,5 @@ __all__ = [
     "sensitivity",
     "tasks",
     "webhooks",
+    "workers",
 ]

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
 from app.db.columns import Created, Digest, Id, Json, JsonList, LongText, Moment, columns_of
+from app.kit.origin import current_origin
 from app.tables.states import State
 from secateur.spec.records.history import MatrixRecord, Position, StageFigures
 
@@ -61,6 +62,12 @@ class Job(Base):
         Index("ix_jobs_retry_of", "retry_of", unique=True),
         Index("ix_jobs_continues", "continues"),
         Index("ix_jobs_lineage_id", "lineage_id"),
+        Index(
+            "ix_jobs_live",
+            "state",
+            "method",
+            postgresql_where=text("state NOT IN ('succeeded', 'failed', 'cancelled')"),
+        ),
         Index("ix_jobs_pending", "queued_at", postgresql_where=text("state = 'queued'")),
     )
 
@@ -118,7 +125,7 @@ class Job(Base):
     cancel_requested_at: Mapped[Moment | None]
     pause_requested_at: Mapped[Moment | None]
     failure: Mapped[Json | None]
-    """`code`, `cause`, `message`, `field` of a failed job."""
+    """`code`, `cause`, `message`, `field` of a failed job, and perhaps `details`."""
     result: Mapped[Json | None]
     """`manifest_digest`, `bytes`, `files`, `sparsity`, `masks_sha256`, `weights_sha256`, the figures of R,
     `warnings`."""
@@ -126,13 +133,24 @@ class Job(Base):
     """`digest`, `bytes`, `files`, `provenance`; set once, by the publishing worker."""
     stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """Of its artifact, or before that of its checkpoint; what a retry has taken over counts with the first job."""
+    origin: Mapped[Json | None] = mapped_column(default=current_origin)
+    """The call that it came of: see kit/origin.py."""
     created_at: Mapped[Created]
     updated_at: Mapped[Created] = mapped_column(server_onupdate=FetchedValue())
     """When the version last rose."""
     started_at: Mapped[Moment | None]
     finished_at: Mapped[Moment | None]
     estimates: Mapped[Json | None]
-    """What its first engine expected: `seconds`, `memory_bytes`, `disk_bytes`, `operations`, and its `device`."""
+    """What its first engine expected: `seconds`, `memory_bytes`, `disk_bytes`, `operations`, its `device`,
+    and the worker's `kind`."""
+    needs_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Memory that it takes of a worker without a GPU; this and the next two are null until it was estimated."""
+    needs_host_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Host memory that it takes of a worker with a GPU."""
+    needs_device_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """And memory of the GPU."""
+    estimate_due_at: Mapped[Moment | None]
+    """Until then no worker takes it, because what it needs is being estimated; null when it is not."""
 
     @property
     def root(self) -> str:

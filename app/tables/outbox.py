@@ -4,7 +4,8 @@ from sqlalchemy import BigInteger, Identity, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
-from app.db.columns import Created, Moment
+from app.db.columns import Created, Json, Moment
+from app.kit.origin import current_origin
 
 
 class OutboxMessage(Base):
@@ -21,4 +22,6 @@ class OutboxMessage(Base):
     available_at: Mapped[Created]
     """Not before this time: a dispatcher moves the row on when it takes it, so a hung broker holds no lock."""
     attempts: Mapped[int] = mapped_column(default=0)
+    origin: Mapped[Json | None] = mapped_column(default=current_origin)
+    """The call that it came of: see kit/origin.py."""
     published_at: Mapped[Moment | None]

@@ -65,7 +65,8 @@ class Retry(Enum):
     memory = Budget("memory_attempts", "max_memory_attempts")
     """It will hardly fit the next time; a larger worker may take it, or a quieter hour."""
     preemption = Budget("preemptions", "max_preemptions")
-    """A planned stop, nobody's fault; bounded because a job that never gets a block's time never ends."""
+    """Not the job's: a planned stop, or a GPU that is gone; bounded because a job that never gets a block's time
+    never ends, and because a job may be what makes a GPU fail."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,13 @@ class Reason(StrEnum):
     engine_killed = "engine_killed"
     engine_stalled = "engine_stalled"
     out_of_memory = "out_of_memory"
+    """Of the machine's memory or its GPU's, which nobody else had taken."""
+    device_shared = "device_shared"
+    """The GPU's memory was not the worker's alone."""
+    device_unavailable = "device_unavailable"
+    """The GPU, its driver, or the way to it does not work."""
+    other_device = "other_device"
+    """The job is to go on only on a device like the one it was begun on (`resume_on`)."""
     disk_full = "disk_full"
     """The worker's own disk; a store that is full is `store_failed`."""
     store_failed = "store_failed"
@@ -110,6 +118,18 @@ ENDINGS: Final[dict[Reason, Ending]] = {
     Reason.engine_killed: Ending(Cause.system, Retry.loss, "The engine was killed by a signal."),
     Reason.engine_stalled: Ending(Cause.system, Retry.loss, "The engine made no progress and was killed."),
     Reason.out_of_memory: Ending(Cause.system, Retry.memory, "The engine ran out of memory."),
+    Reason.device_shared: Ending(
+        Cause.system, Retry.preemption, "Another process holds memory of the worker's GPU.", at_once=True
+    ),
+    Reason.device_unavailable: Ending(
+        Cause.system, Retry.preemption, "The worker's GPU could not be used.", at_once=True
+    ),
+    Reason.other_device: Ending(
+        Cause.system,
+        Retry.preemption,
+        "The job was begun on another device, and goes on only on one like that.",
+        at_once=True,
+    ),
     Reason.disk_full: Ending(Cause.system, Retry.loss, "The worker's disk is full."),
     Reason.store_failed: Ending(Cause.system, Retry.loss, "The object store could not be read or written."),
     Reason.worker_lost: Ending(Cause.system, Retry.loss, "The worker stopped renewing its lease.", at_once=True),
@@ -122,7 +142,10 @@ ENDINGS: Final[dict[Reason, Ending]] = {
     ),
     Reason.gate_failed: Ending(Cause.user, Retry.never, "The result misses the job's gate.", field="/gate"),
 }
-LOSSES: Final = frozenset(reason for reason, end in ENDINGS.items() if end.retry in (Retry.loss, Retry.memory))
+OF_THE_DEVICE: Final = frozenset({Reason.device_shared, Reason.device_unavailable})
+LOSSES: Final = OF_THE_DEVICE | {
+    reason for reason, end in ENDINGS.items() if end.retry in (Retry.loss, Retry.memory)
+}
 """Reasons that may lie in the worker: the next one may do better."""
 
 

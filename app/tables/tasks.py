@@ -8,6 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
 from app.db.columns import Created, Id, Json, Moment, Updated
+from app.kit.origin import current_origin
 
 
 class TaskKind(StrEnum):
@@ -20,10 +21,14 @@ class TaskKind(StrEnum):
     publication = "publication"
     """Copy a job's model to where `output.publish_to` says."""
     plan = "plan"
+    estimate = "estimate"
+    """Find out what a queued job needs, before a worker takes it for which it may be too large."""
     garbage = "garbage"
     """Sweep the objects of one chain of jobs, or with the subject `store` everything."""
 
 
+PLANNING: Final = (TaskKind.plan, TaskKind.estimate)
+"""These look at a model's headers alone; they have workers of their own beside the others."""
 INTAKES: Final = (TaskKind.model_intake, TaskKind.dataset_fetch, TaskKind.dataset_intake)
 """Of these a project runs no more at once than it may: each may wait for a slow hub."""
 
@@ -74,5 +79,7 @@ class Task(Base):
     worker: Mapped[str | None] = mapped_column(String(200))
     available_at: Mapped[Created]
     error: Mapped[Json | None]
+    origin: Mapped[Json | None] = mapped_column(default=current_origin)
+    """The call that it came of: see kit/origin.py."""
     created_at: Mapped[Created]
     updated_at: Mapped[Updated]

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.db.clock import from_now
 from app.settings import get_settings
 from app.shares import DECAYED, ELAPSED, half_life
-from app.tables.tasks import INTAKES, Task, TaskKind, TaskState
+from app.tables.tasks import INTAKES, PLANNING, Task, TaskKind, TaskState
 
 
 class TaskLost(Exception):
@@ -28,6 +28,8 @@ class TaskClaim:
     subject_id: str
     project_id: str | None
     attempt: int
+    origin: dict[str, Any] | None = None
+    """The call that it came of: see kit/origin.py."""
 
 
 ADVANCE_SECONDS: Final = 60.0
@@ -84,7 +86,7 @@ def claim(
     task.started_at = func.now()
     task.worker = worker
     session.flush()
-    return TaskClaim(task.id, token, task.kind, task.subject_id, task.project_id, task.attempts)
+    return TaskClaim(task.id, token, task.kind, task.subject_id, task.project_id, task.attempts, task.origin)
 
 
 def _find(session: Session, kinds: Sequence[TaskKind]) -> str | None:
@@ -155,7 +157,7 @@ def lock_expired(session: Session, lease_seconds: float) -> Sequence[Task]:
 _NOTIFY_AGAIN: Final = text("""
     INSERT INTO outbox (queue, hint, attempts)
     SELECT q.queue, t.id, 0 FROM tasks t
-    JOIN (VALUES ('cpu'), ('plan')) AS q (queue) ON q.queue = 'cpu' OR t.kind = 'plan'
+    JOIN (VALUES ('cpu'), ('plan')) AS q (queue) ON q.queue = 'cpu' OR t.kind = ANY(:planning)
     WHERE t.state = 'queued' AND t.available_at + make_interval(secs => :wait) < now()
       AND NOT EXISTS (SELECT FROM outbox o WHERE o.hint = t.id AND (
           o.published_at IS NULL OR o.published_at > now() - make_interval(secs => :wait)))
@@ -165,7 +167,7 @@ _NOTIFY_AGAIN: Final = text("""
 
 def notify_again(session: Session, wait_seconds: float) -> int:
     """Notify of queued tasks whose last message is older than `wait_seconds` (0: for all of them)."""
-    result: Any = session.execute(_NOTIFY_AGAIN, {"wait": wait_seconds})
+    result: Any = session.execute(_NOTIFY_AGAIN, {"wait": wait_seconds, "planning": list(PLANNING)})
     return int(result.rowcount)
 
 

@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app.counts import TASKS_FINISHED, count
 from app.db.clock import from_now
 from app.kit.ids import Prefix, new_id
 from app.outbox import Queue, notify
@@ -17,7 +18,7 @@ from app.shares import charge
 from app.tables.datasets import Dataset, IntakeState
 from app.tables.models import Model
 from app.tables.plans import Plan
-from app.tables.tasks import Task, TaskKind, TaskState
+from app.tables.tasks import PLANNING, Task, TaskKind, TaskState
 from app.tasks import repository
 from app.tasks.repository import TaskClaim, TaskLost, claim, guard, renew
 from secateur.backoff import Backoff
@@ -57,7 +58,7 @@ def submit(session: Session, project_id: str, kind: TaskKind, subject_id: str) -
 
     Raises QuotaExceeded, StorageQuotaExceeded.
     """
-    if kind is not TaskKind.publication:  # part of a job that was let in
+    if kind not in (TaskKind.publication, TaskKind.estimate):  # part of a job that was let in
         stores = () if kind is TaskKind.plan else (Quota.stored_bytes,)
         reserve(session, project_id, Quota.pending_tasks, *stores)
     task = Task(id=new_id(Prefix.task), project_id=project_id, kind=kind, subject_id=subject_id)
@@ -78,7 +79,7 @@ def drop(session: Session, subject_id: str) -> None:
 
 
 def _ring(session: Session, task: Task, after_seconds: float = 0) -> None:
-    for queue in (Queue.cpu, Queue.plan) if task.kind == TaskKind.plan else (Queue.cpu,):
+    for queue in (Queue.cpu, Queue.plan) if task.kind in PLANNING else (Queue.cpu,):
         notify(session, queue, task.id, after_seconds)
 
 
@@ -187,6 +188,7 @@ def _fail(session: Session, task: Task, error: dict[str, Any]) -> None:
 
 def _end(session: Session, task: Task, state: TaskState, error: dict[str, Any] | None) -> None:
     _charge(session, task)
+    count(session, TASKS_FINISHED, kind=task.kind, outcome=state)
     task.state = state
     task.error = error
     task.lease_token = None

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 from app.db.engine import get_session_factory
+from app.kit.process import process
 from app.kit.turns import note_turn
 from app.settings import Settings, get_settings
 from app.webhooks.posting import TOTAL_SECONDS, Poster
@@ -22,10 +23,10 @@ DRAIN_SECONDS: Final = TOTAL_SECONDS + 5
 
 def main() -> None:
     """Send until asked to stop."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = get_settings()
-    sender = Sender(settings, get_session_factory(), Poster(settings.webhook_networks))
-    asyncio.run(_serve(settings, sender))
+    with process("webhooks", settings):
+        sender = Sender(settings, get_session_factory(), Poster(settings.webhook_networks))
+        asyncio.run(_serve(settings, sender))
     # A thread may still ask a name server that never answers.
     sys.stdout.flush()
     os._exit(0)

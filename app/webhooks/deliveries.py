@@ -6,13 +6,15 @@ no connection is kept while the receiver is spoken to. Lock order: the webhook's
 
 import random
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
+from app.counts import DELIVERIES, count
 from app.db.clock import from_now
 from app.delivery.announcements import ATTEMPTS
+from app.tables.jobs import Job
 from app.tables.webhooks import DeliveryState, Webhook, WebhookAttempt, WebhookDelivery
 from app.webhooks.posting import Answer, PostError
 from app.webhooks.switching import disable
@@ -28,6 +30,7 @@ WEBHOOK_BACKOFF: Final = Backoff(1.0, longest=300.0)
 """After failures of a webhook in a row, before it is tried with anything at all."""
 JITTER: Final = 0.2
 """Share by which a pause is longer or shorter, so that what failed together does not come back together."""
+_OUTCOMES: Final = {DeliveryState.pending: "retried", DeliveryState.succeeded: "succeeded"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class Taken:
     body: str
     webhook: Webhook
     """As it was when taken."""
+    job: str | None = None
+    """That it tells of."""
+    origin: dict[str, Any] | None = None
+    """The call that the job came of: see kit/origin.py."""
 
 
 _ROOM = f"CASE WHEN w.failures > 0 THEN 1 ELSE {MOST_HELD} END"
@@ -97,7 +104,13 @@ def take(session: Session, limit: int, share: int) -> list[Taken]:
     session.execute(update(Webhook).where(Webhook.id.in_(chosen)).values(taken_at=func.clock_timestamp()))
     session.add_all(WebhookAttempt(delivery_id=each.id, number=each.attempts) for each in deliveries)
     webhooks = {each.id: each for each in session.scalars(select(Webhook).where(Webhook.id.in_(chosen)))}
-    return [Taken(each.id, each.attempts, each.body, webhooks[each.webhook_id]) for each in deliveries]
+    told = {each.job_id for each in deliveries if each.job_id is not None}
+    found = session.execute(select(Job.id, Job.origin).where(Job.id.in_(told))).all() if told else ()
+    origins: dict[str | None, dict[str, Any] | None] = {row.id: row.origin for row in found}
+    return [
+        Taken(each.id, each.attempts, each.body, webhooks[each.webhook_id], each.job_id, origins.get(each.job_id))
+        for each in deliveries
+    ]
 
 
 def finish(session: Session, taken: Taken, answer: Answer, failing_hours: float) -> DeliveryState | None:
@@ -124,6 +137,7 @@ def finish(session: Session, taken: Taken, answer: Answer, failing_hours: float)
     else:
         _put_off(delivery, answer)
         _count_failure(session, webhook, answer, failing_hours)
+    count(session, DELIVERIES, outcome=_OUTCOMES.get(DeliveryState(delivery.state), "failed"))
     return DeliveryState(delivery.state)
 
 

@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.kit.origin import on_behalf
 from app.settings import Settings
 from app.webhooks import deliveries
 from app.webhooks.deliveries import HOLD_SECONDS, Taken
@@ -58,8 +60,15 @@ class Sender:
         self._threads.shutdown(wait=False)
 
     async def _deliver(self, taken: Taken, taken_at: float) -> None:
+        names: dict[str, str | int] = {"delivery": taken.delivery, "attempt": taken.attempt}
+        if taken.job is not None:
+            names["job_id"] = taken.job
+        with on_behalf(taken.origin, "webhook", names, SpanKind.CLIENT) as current:
+            await self._attempt(taken, taken_at, current)
+
+    async def _attempt(self, taken: Taken, taken_at: float, current: Span) -> None:
         if time.monotonic() - taken_at > LATEST_START:
-            log.warning("delivery %s was taken too long ago and is left to its next attempt", taken.delivery)
+            log.warning("it was taken too long ago and is left to its next attempt")
             return
         now = datetime.now(UTC)
         secrets = live_secrets(taken.webhook, self._settings.secret.get_secret_value(), now)
@@ -70,10 +79,14 @@ class Sender:
             await self._in_transaction(lambda session: deliveries.finish(session, taken, answer, hours))
         except Exception as error:
             # What was taken comes back when its time is over.
-            log.exception("delivery %s: no result could be noted (%s)", taken.delivery, type(error).__name__)
+            log.exception("no result could be noted (%s)", type(error).__name__)
             return
-        said = answer.error or answer.status
-        log.info("delivery %s attempt %d: %s in %.2f s", taken.delivery, taken.attempt, said, answer.seconds)
+        if answer.status is not None:
+            current.set_attribute("http.response.status_code", answer.status)
+        if answer.error is not None:
+            current.set_attribute("error.type", answer.error)
+            current.set_status(Status(StatusCode.ERROR))
+        log.info("sent: %s in %.2f s", answer.error or answer.status, answer.seconds)
 
     async def _in_transaction(self, act: Callable[[Session], T]) -> T:
         def run() -> T:

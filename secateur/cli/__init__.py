@@ -1,4 +1,4 @@
-"""The command line: `secateur …`. Exit codes: 0 well, 1 failed, 2 wrong use, 3 job cancelled, 130 interrupted."""
+"""The command line: `secateur …`. What its exit codes mean is in `secateur.cli.exits`."""
 
 import sys
 from pathlib import Path
@@ -9,19 +9,26 @@ import typer
 from secateur.cli import (
     control,
     events,
+    fields,
     files,
     history,
+    hub,
     jobs,
     lineage,
     local,
+    login,
+    mlflow,
+    packing,
     plans,
+    plot,
     projects,
     resources,
     webhooks,
 )
-from secateur.cli.context import Connection, errors
+from secateur.cli.connection import Connection
+from secateur.cli.context import errors
 from secateur.cli.exits import Exit
-from secateur.errors import ProblemError, SecateurError
+from secateur.errors import NotReachable, ProblemError, SecateurError
 
 app = typer.Typer(
     name="secateur",
@@ -35,7 +42,9 @@ app = typer.Typer(
 @app.callback()
 def connect(
     context: typer.Context,
-    url: Annotated[str | None, typer.Option(help="The server; else SECATEUR_URL, else the local stack.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="The server; else SECATEUR_URL, what `login` kept, the local stack.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="The API key; else SECATEUR_API_KEY.")] = None,
     state: Annotated[
         Path | None, typer.Option(help="Folder of the local stack; else SECATEUR_STATE.", show_default=False)
@@ -58,11 +67,22 @@ for command in (
         history.matrices,
     ),
     *(files.download, files.verify, files.state, resources.version, local.up, local.demo),
-    *(projects.whoami, projects.audit),
+    *(
+        projects.whoami,
+        projects.audit,
+        login.login,
+        login.logout,
+        plot.plot,
+        packing.pack,
+        packing.unpack,
+        hub.publish,
+    ),
 ):
     app.command()(command)
+app.command("log-mlflow")(mlflow.log_mlflow)
 app.command("ls")(jobs.list_jobs)
 app.command("plans")(plans.list_plans)
+app.command("fields")(fields.list_fields)
 app.add_typer(resources.datasets, name="datasets")
 app.add_typer(resources.models, name="models")
 app.add_typer(webhooks.webhooks, name="webhooks")
@@ -79,10 +99,18 @@ def main() -> None:
         sys.exit(Exit.usage if error.status in (400, 422) else Exit.failed)
     except SecateurError as error:
         errors.print(f"error: {error}")
-        sys.exit(Exit.failed)
+        sys.exit(Exit.not_reachable if isinstance(error, NotReachable) else Exit.failed)
     except KeyboardInterrupt:
         sys.exit(Exit.interrupted)
     except BrokenPipeError:
         # The reader of our output has had enough, as with `| head`.
         sys.stderr.close()
+        sys.exit(Exit.failed)
+    except OSError as error:
+        named = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+        errors.print(f"error: {named}")
+        sys.exit(Exit.failed)
+    except UnicodeEncodeError as error:
+        signs = error.object[error.start : error.end]
+        errors.print(f"error: {signs!a} is no text in {error.encoding}")
         sys.exit(Exit.failed)

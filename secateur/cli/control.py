@@ -4,33 +4,37 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.context import JobId, client_of, output
+from secateur.cli.context import AsJson, JobId, JobIds, client_of, print_json, say
 from secateur.cli.spec import parse_labels
 from secateur.transport import Json
 
 
-def cancel(context: typer.Context, job: JobId) -> None:
+def cancel(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
     """Cancel a job."""
     with client_of(context) as client:
-        output.print(client.cancel(job)["state"])
+        found = client.cancel(job)
+    say(as_json, found, found["state"])
 
 
-def pause(context: typer.Context, job: JobId) -> None:
+def pause(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
     """Pause a job; a running one finishes the block it works on."""
     with client_of(context) as client:
-        output.print(client.pause(job)["state"])
+        found = client.pause(job)
+    say(as_json, found, found["state"])
 
 
-def resume(context: typer.Context, job: JobId) -> None:
+def resume(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
     """Let a paused job go on."""
     with client_of(context) as client:
-        output.print(client.resume(job)["state"])
+        found = client.resume(job)
+    say(as_json, found, found["state"])
 
 
-def retry(context: typer.Context, job: JobId) -> None:
+def retry(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
     """Go on with a failed or cancelled job, as a new one; prints its id."""
     with client_of(context) as client:
-        output.print(client.retry(job)["id"])
+        found = client.retry(job)
+    say(as_json, found, found["id"])
 
 
 def change(
@@ -46,6 +50,7 @@ def change(
     max_pending: Annotated[
         str | None, typer.Option(help="Fail after so long in the queue, such as 90m; `none`: no limit.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Change a job's priority, labels or limits; what is not given stays."""
     labels = parse_labels(label or [])
@@ -63,14 +68,19 @@ def change(
                 fields["labels"] = {name: value for name, value in kept.items() if value or name not in labels}
             if given:
                 fields["limits"] = now["limits"] | given
-        client.change(job, if_match=tag, **fields)
+        found = client.change(job, if_match=tag, **fields)
+    if as_json:
+        print_json(found)
 
 
 def rm(
     context: typer.Context,
-    jobs: Annotated[list[str], typer.Argument(metavar="JOB…", help="Finished jobs.")],
+    jobs: JobIds,
+    as_json: AsJson = False,
 ) -> None:
     """Delete finished jobs with their history and files."""
     with client_of(context) as client:
         for job in jobs:
             client.delete_job(job)
+    if as_json:
+        print_json({"deleted": jobs})

@@ -9,7 +9,7 @@ import typer
 from secateur.cli import show
 from secateur.cli.context import AsJson, JobId, client_of, output, print_json
 from secateur.client import Client
-from secateur.transport import Json
+from secateur.transport import Answer
 
 
 def events(
@@ -41,8 +41,14 @@ def queue(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
         return
     output.print(f"position {found['position']}, {found['ahead']} ahead")
     for each in found["waits_for"]:
-        more = each["id"] or (show.moment(each["until"]) if each["until"] else "")
-        output.print(f"waits for {each['code']} {more}".rstrip())
+        output.print(f"waits for {each['code']} {_of_wait(each)}".rstrip())
+
+
+def _of_wait(wait: Answer) -> str:
+    if needs := wait.get("needs"):
+        gpu = f"{show.size(needs['device_bytes'])} of a GPU and {show.size(needs['host_bytes'])} beside it"
+        return f"that no worker has: {gpu}, or {show.size(needs['memory_bytes'])} without one"
+    return wait["id"] or (show.moment(wait["until"]) if wait["until"] else "")
 
 
 def attempts(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
@@ -52,13 +58,15 @@ def attempts(context: typer.Context, job: JobId, as_json: AsJson = False) -> Non
     if as_json:
         print_json(found)
         return
-    table = show.table(">attempt", "worker", "started", "ended", "outcome", "error")
+    table = show.table(">attempt", "worker", "device", "started", "ended", "outcome", "~error")
     for each in found:
         ended = "–" if each["ended_at"] is None else show.moment(each["ended_at"])
         error = (each["error"] or {}).get("message", "")
-        place = (str(each["number"]), each["worker"], show.moment(each["started_at"]), ended)
+        engine = each.get("engine") or {}
+        device = (engine.get("fingerprint") or {}).get("name") or engine.get("device", "–")
+        place = (str(each["number"]), each["worker"], device, show.moment(each["started_at"]), ended)
         table.add_row(*place, each["outcome"] or "–", error)
-    output.print(table)
+    show.print_table(output, table)
 
 
 def logs(
@@ -80,15 +88,15 @@ def logs(
         last = 0
         for line in _lines(client, job, tail):
             last = _print(line)
-        for line in client.follow_logs(job, last) if follow else ():
+        for line in client.stream_logs(job, last) if follow else ():
             _print(line)
 
 
-def _lines(client: Client, job: str, tail: int | None) -> Iterable[Json]:
+def _lines(client: Client, job: str, tail: int | None) -> Iterable[Answer]:
     return client.logs(job) if tail is None else client.last_logs(job, tail)
 
 
-def _print(line: Json) -> int:
+def _print(line: Answer) -> int:
     """Print a line; its number."""
     place = f"{show.moment(line['at'])} {line['attempt']:>2} {line['level']:<7}"
     output.print(f"{place} {line['message']}")

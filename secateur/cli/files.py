@@ -4,24 +4,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-from secateur.cli.context import JobId, client_of, errors, output
+from secateur.cli.context import AsJson, JobId, bytes_bar, client_of, errors, say
 from secateur.cli.exits import Exit
 
 Folder = Annotated[Path | None, typer.Argument(help="Default: a folder named after the job.", show_default=False)]
 
 
-def download(context: typer.Context, job: JobId, folder: Folder = None) -> None:
+def download(context: typer.Context, job: JobId, folder: Folder = None, as_json: AsJson = False) -> None:
     """Download a job's files and check each against the manifest; goes on where it was interrupted."""
     target = folder or Path(job)
-    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    with client_of(context) as client, Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
-        task = bar.add_task("")
-        paths = client.download(
-            job, target, on_bytes=lambda done, all: bar.update(task, completed=done, total=all)
-        )
-    output.print(f"{len(paths)} files in {target}, all as the manifest says")
+    with client_of(context) as client, bytes_bar() as on_bytes:
+        paths = client.download(job, target, on_bytes=on_bytes)
+    found = {"folder": str(target), "files": [str(path) for path in paths]}
+    say(as_json, found, f"{len(paths)} files in {target}, all as the manifest says")
 
 
 def verify(
@@ -29,6 +25,7 @@ def verify(
     job: JobId,
     folder: Folder = None,
     stored: Annotated[bool, typer.Option("--stored", help="Let the service hash what is in its store.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Hash a downloaded folder again and compare it with the manifest."""
     if stored and folder is not None:
@@ -42,9 +39,10 @@ def verify(
             problems = client.verify(job, Path(target))
     for problem in problems:
         errors.print(problem)
+    if not problems or as_json:
+        say(as_json, {"ok": not problems, "problems": problems}, f"{target} is as the manifest says")
     if problems:
         raise typer.Exit(Exit.failed)
-    output.print(f"{target} is as the manifest says")
 
 
 def state(
@@ -53,9 +51,11 @@ def state(
     target: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="Default: JOB-state.tar.", show_default=False)
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Export the final state as one tar file, to keep or to continue with the engine alone."""
     target = target or Path(f"{job}-state.tar")
     with client_of(context) as client:
         client.export_state(job, target)
-    output.print(f"{target}: {target.stat().st_size:,} bytes")
+    size = target.stat().st_size
+    say(as_json, {"file": str(target), "bytes": size}, f"{target}: {size:,} bytes")

@@ -8,9 +8,16 @@ import typer
 from rich.table import Table
 
 from secateur.cli.context import AsJson, JobId, client_of, output, print_json
-from secateur.cli.show import number, percent, table
-from secateur.transport import Json
+from secateur.cli.ids import completion, whole
+from secateur.cli.show import number, percent, print_table, table
+from secateur.transport import Answer
 
+OtherJob = Annotated[
+    str,
+    typer.Argument(
+        metavar="OTHER", help="job_…, or how it begins.", callback=whole("job"), autocompletion=completion("job")
+    ),
+]
 Stage = Annotated[int | None, typer.Option(help="One stage.", min=0)]
 Domain = Annotated[str | None, typer.Option(help="One domain.")]
 Block = Annotated[int | None, typer.Option(help="One block.", min=0)]
@@ -40,7 +47,7 @@ def matrices(
         place = (str(row["lineage_stage"]), row["domain"], str(row["block"]), row["matrix"])
         errors = (number(row["relative_error"], 4), number(row["held_out_error"], 4))
         found.add_row(*place, percent(row["sparsity"], 1), row["solver"], *errors, percent(row["mask_overlap"], 1))
-    output.print(found)
+    print_table(output, found)
 
 
 def sensitivity(
@@ -78,13 +85,13 @@ def sensitivity(
     if as_json:
         print_json(rows)
     else:
-        output.print(_block_table(rows) if blocks else _matrix_table(rows))
+        print_table(output, _block_table(rows) if blocks else _matrix_table(rows))
 
 
 def compare(
     context: typer.Context,
     job: JobId,
-    other: Annotated[str, typer.Argument(metavar="OTHER", help="job_…")],
+    other: OtherJob,
     part: Annotated[str | None, typer.Option(help="evaluation or history alone.")] = None,
     stage: Annotated[int | None, typer.Option(help="Stage of the first job; else its last.", min=0)] = None,
     other_stage: Annotated[int | None, typer.Option(help="Stage of the other; else its last.", min=0)] = None,
@@ -104,7 +111,7 @@ def compare(
         _print_history(found["history"])
 
 
-def _matrix_table(rows: Iterable[Json]) -> Table:
+def _matrix_table(rows: Iterable[Answer]) -> Table:
     found = table(">stage", "domain", ">block", "matrix", ">mean", ">median", ">share")
     for row in rows:
         figures = (_short(row["mean"]), _short(row["quantiles"].get("0.5")), percent(row["share"], 3))
@@ -113,7 +120,7 @@ def _matrix_table(rows: Iterable[Json]) -> Table:
     return found
 
 
-def _block_table(rows: Iterable[Json]) -> Table:
+def _block_table(rows: Iterable[Answer]) -> Table:
     found = table(">stage", "domain", ">block", ">matrices", ">mean", ">share")
     for row in rows:
         place = (str(row["lineage_stage"]), row["domain"], str(row["block"]), str(row["matrices"]))
@@ -121,19 +128,19 @@ def _block_table(rows: Iterable[Json]) -> Table:
     return found
 
 
-def _print_evaluation(evaluation: Json) -> None:
+def _print_evaluation(evaluation: Answer) -> None:
     domains = evaluation["domains"]
     found = table("perplexity after", *(f">{domain}" for domain in domains))
     for row in evaluation["rows"]:
         names = dict.fromkeys(name or "(dense)" for name in (row["after"], row["other_after"]))
         cells = (_pair(row["perplexity"][domain]) for domain in domains)
         found.add_row(" | ".join(names), *cells)
-    output.print(found)
+    print_table(output, found)
     mean, bwt = evaluation["mean_perplexity"], evaluation["bwt"]
     output.print(f"mean perplexity {_pair(mean)} · BWT {_pair(bwt)}")
 
 
-def _print_history(history: Json) -> None:
+def _print_history(history: Answer) -> None:
     sides = (history["job"], history["other"])
     output.print(" against ".join(f"stage {side['stage']} ({side['domain']})" for side in sides))
     found = table("matrix", ">sparsity", ">error", ">share", "mask", "weights")
@@ -144,7 +151,7 @@ def _print_history(history: Json) -> None:
             _pair(row["sensitivity_share"], 4),
         )
         found.add_row(row["matrix"], *figures, _same(row["same_mask"]), _same(row["same_weights"]))
-    output.print(found)
+    print_table(output, found)
     agreement = history["agreement"]
     output.print(
         f"{agreement['matrices']} matrices: {agreement['same_masks']} with the same mask, "
@@ -152,7 +159,7 @@ def _print_history(history: Json) -> None:
     )
 
 
-def _pair(two: Json, digits: int = 2) -> str:
+def _pair(two: Answer, digits: int = 2) -> str:
     return f"{number(two['job'], digits)} → {number(two['other'], digits)}"
 
 

@@ -1,18 +1,30 @@
 """Commands about jobs: submit, watch, ls, get, evaluation."""
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Annotated
 
 import typer
 
+from secateur.cli import gate as gates
 from secateur.cli import show
-from secateur.cli.context import AsJson, JobId, client_of, errors, output, print_json
-from secateur.cli.exits import OF_STATE, Exit
+from secateur.cli.context import AsJson, JobId, client_of, errors, output, print_json, say
+from secateur.cli.exits import Exit, exit_of
 from secateur.cli.plans import print_plan
+from secateur.cli.settings import Settings, apply
 from secateur.cli.spec import SpecOptions, build_spec, read_spec
 from secateur.cli.watching import watch as watch_job
 from secateur.client import Client
-from secateur.transport import Json
+from secateur.transport import Answer, Json
+
+Gate = Annotated[
+    bool,
+    typer.Option(
+        "--gate",
+        help="Stay until the job ends, and print each limit of its gate with what was measured; in GitHub Actions "
+        "also as the step's summary and outputs. A spec without a gate is refused.",
+    ),
+]
 
 
 def submit(
@@ -30,6 +42,9 @@ def submit(
         typer.Option(
             help="job_… to continue: its model, method and sparsity, with further domains.", metavar="JOB"
         ),
+    ] = None,
+    effort: Annotated[
+        str | None, typer.Option(help="fast, standard (the default) or best: what is done for quality.")
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="copal (the default), auto, admm, alps, sparsegpt, wanda or magnitude.")
@@ -51,42 +66,58 @@ def submit(
     max_mean_perplexity: Annotated[float | None, typer.Option(help="Fail above this mean perplexity.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="name=value; may be repeated.")] = None,
     text_field: Annotated[str | None, typer.Option(help="Field of uploaded JSON lines.")] = None,
+    settings: Settings = None,
     idempotency_key: Annotated[str | None, typer.Option(help="Submit at most once under this key.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay until the job ends.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "--wait", help="Stay until the job ends; the exit code is as of `watch`.")
+    ] = False,
+    gate: Gate = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show what the job would do and start none (local files are uploaded).")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Start a job from a JSON spec or from options; prints its id."""
-    if plan and (watch or idempotency_key is not None):
-        raise typer.BadParameter("--plan starts no job; leave out --watch and --idempotency-key")
+    if plan and (watch or gate or idempotency_key is not None):
+        raise typer.BadParameter("--plan starts no job; leave out --watch, --gate and --idempotency-key")
     given = SpecOptions.of(context.params)
     with client_of(context) as client:
-        body = _body(client, spec, given)
+        body = _body(client, spec, given, settings or [])
         if plan:
-            print_plan(client.plan(body))
+            print_plan(client.plan(body), as_json=as_json)
             return
+        if gate:
+            gates.require_gate(client, body)
         job = client.submit(body, idempotency_key=idempotency_key)
-        output.print(job["id"])
+        if gate:
+            gates.announce(job)
+        watch = watch or gate
+        if not watch or not as_json:
+            say(as_json, job, job["id"])
         if watch:
-            raise typer.Exit(_watch(client, job["id"]))
+            raise typer.Exit(_watch(client, job["id"], as_json, gate))
 
 
-def _body(client: Client, spec: str | None, given: SpecOptions) -> Json:
-    """The spec of a file, which `--continues` turns into a continuation, or the one that the options make."""
+def _body(client: Client, spec: str | None, given: SpecOptions, settings: Sequence[str]) -> Json:
+    """The spec of a file, which `--continues` turns into a continuation, or the one that the options make; with
+    what `--set` says."""
     if spec is not None:
         if given != SpecOptions(continues=given.continues):
             raise typer.BadParameter("give either a JSON spec or --model and --domain; --continues goes with both")
-        return read_spec(spec) | ({"continues": given.continues} if given.continues is not None else {})
+        found = read_spec(spec) | ({"continues": given.continues} if given.continues is not None else {})
+        return apply(found, settings)
     if not given.domain or (given.model is None and given.continues is None):
         raise typer.BadParameter("--model (or --continues) and at least one --domain are needed, or a JSON spec")
-    return build_spec(client, given.with_defaults())
+    return build_spec(client, given.with_defaults(), settings)
 
 
-def watch(context: typer.Context, job: JobId) -> None:
-    """Show a job's progress until it ends; the exit code tells how (0 succeeded, 1 failed, 3 cancelled)."""
+def watch(context: typer.Context, job: JobId, gate: Gate = False, as_json: AsJson = False) -> None:
+    """Show a job's progress until it ends. The exit code tells how: 0 succeeded, 1 failed, 3 cancelled, 4 missed
+    its gate."""
     with client_of(context) as client:
-        raise typer.Exit(_watch(client, job))
+        if gate:
+            gates.require_gate(client, client.job(job)["spec"])
+        raise typer.Exit(_watch(client, job, as_json, gate))
 
 
 def list_jobs(
@@ -106,7 +137,7 @@ def list_jobs(
     if as_json:
         print_json(jobs)
     else:
-        output.print(show.jobs_table(jobs))
+        show.print_table(output, show.jobs_table(jobs))
 
 
 def get(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
@@ -126,20 +157,25 @@ def evaluation(context: typer.Context, job: JobId, as_json: AsJson = False) -> N
     if as_json:
         print_json(found)
         return
-    output.print(show.evaluation_table(found))
+    show.print_table(output, show.evaluation_table(found))
     output.print(f"BWT {show.number(found.get('bwt'))} · log BWT {show.number(found.get('log_bwt'), 4)}")
 
 
-def _watch(client: Client, id: str) -> Exit:
+def _watch(client: Client, id: str, as_json: bool, gate: bool) -> Exit:
     try:
         job = watch_job(client, id, errors)
     except KeyboardInterrupt:
         errors.print(f"not watching any more; the job goes on: secateur watch {id}")
         return Exit.interrupted
-    _print_job(job)
-    return OF_STATE[job["state"]]
+    if as_json:
+        print_json(job)
+    else:
+        _print_job(job)
+    if gate:
+        gates.report(client, job, errors if as_json else output)
+    return exit_of(job)
 
 
-def _print_job(job: Json) -> None:
+def _print_job(job: Answer) -> None:
     for name, value in show.job_lines(job):
         output.print(f"{name:<12}{value}")

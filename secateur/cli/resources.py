@@ -4,22 +4,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 import secateur
 from secateur.cli import show
-from secateur.cli.context import AsJson, client_of, errors, output, print_json
+from secateur.cli.context import AsJson, bytes_bar, client_of, errors, output, print_json, say
 from secateur.cli.exits import Exit
+from secateur.cli.ids import completion, whole
 from secateur.client import Client
-from secateur.transport import Json
+from secateur.transport import Answer, Json
 
 datasets = typer.Typer(help="Calibration and evaluation texts.", no_args_is_help=True)
 models = typer.Typer(help="Models to prune.", no_args_is_help=True)
 
 
-def version() -> None:
+def version(as_json: AsJson = False) -> None:
     """Print the version of this program."""
-    output.print(secateur.__version__)
+    say(as_json, {"version": secateur.__version__}, secateur.__version__)
 
 
 @datasets.command("add")
@@ -45,13 +45,17 @@ def add_dataset(
     config: Annotated[str | None, typer.Option(help="Its configuration.")] = None,
     split: Annotated[str, typer.Option(help="Its split.")] = "train",
     revision: Annotated[str | None, typer.Option(help="Its commit.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Upload a file, or refer to a hub dataset; prints the id."""
     if (file is None) == (hub is None):
         raise typer.BadParameter("give either a file or --hub")
     with client_of(context) as client:
         if file is not None:
-            found = client.upload_dataset(file, name=name, format=format, text_field=text_field)
+            with bytes_bar() as on_bytes:
+                found = client.upload_dataset(
+                    file, name=name, format=format, text_field=text_field, on_bytes=on_bytes
+                )
             if found["state"] == "pending":
                 found = client.wait_for_dataset(found["id"])
         else:
@@ -59,7 +63,7 @@ def add_dataset(
             wanted = {field: value for field, value in given.items() if value is not None}
             found = client.add_hub_dataset(name or str(hub), **wanted)
             found = client.wait_for_dataset(found["id"])
-    _print_added(found)
+    _print_added(found, as_json)
 
 
 @datasets.command("ls")
@@ -70,24 +74,35 @@ def list_datasets(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    table = show.table("dataset", "state", "format", ">size", ">documents", "name")
+    table = show.table("dataset", "state", "format", ">size", ">documents", "~name")
     for each in found:
         documents = "–" if each["documents"] is None else str(each["documents"])
         table.add_row(
             each["id"], each["state"], each["format"] or "–", show.size(each["bytes"]), documents, each["name"]
         )
-    output.print(table)
+    show.print_table(output, table)
 
 
 @datasets.command("rm")
 def remove_datasets(
     context: typer.Context,
-    ids: Annotated[list[str], typer.Argument(metavar="DATASET…", help="Datasets that no unfinished job needs.")],
+    ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATASET…",
+            help="Datasets that no unfinished job needs.",
+            callback=whole("ds"),
+            autocompletion=completion("ds"),
+        ),
+    ],
+    as_json: AsJson = False,
 ) -> None:
     """Delete datasets and their texts."""
     with client_of(context) as client:
         for id in ids:
             client.delete_dataset(id)
+    if as_json:
+        print_json({"deleted": ids})
 
 
 @models.command("add")
@@ -105,6 +120,7 @@ def add_model(
     dtype: Annotated[str, typer.Option(help="What a GGUF is converted to.")] = "bfloat16",
     hub: Annotated[str | None, typer.Option(help="A model's id on the hub.")] = None,
     revision: Annotated[str | None, typer.Option(help="Its commit.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Register a model and wait until it is checked; prints the id."""
     sources: list[Json] = []
@@ -118,9 +134,9 @@ def add_model(
         raise typer.BadParameter("give exactly one of --folder, --gguf, --hub and --upload")
     with client_of(context) as client:
         if upload is not None:
-            _upload(client, name, upload, going_on)
+            _print_added(_upload(client, name, upload, going_on), as_json)
             return
-        _print_added(client.wait_for_model(client.add_model(name, sources[0])["id"]))
+        _print_added(client.wait_for_model(client.add_model(name, sources[0])["id"]), as_json)
 
 
 @models.command("ls")
@@ -131,39 +147,43 @@ def list_models(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    table = show.table("model", "state", "type", "dtype", ">parameters", ">size", "name")
+    table = show.table("model", "state", "type", "dtype", ">parameters", ">size", "~name")
     for each in found:
         parameters = "–" if each["parameters"] is None else f"{each['parameters'] / 1e6:.1f} M"
         kind, dtype, size = each["model_type"] or "–", each["dtype"] or "–", show.size(each["bytes"])
         table.add_row(each["id"], each["state"], kind, dtype, parameters, size, each["name"])
-    output.print(table)
+    show.print_table(output, table)
 
 
 @models.command("rm")
 def remove_models(
     context: typer.Context,
-    ids: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Models that no job refers to.")],
+    ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL…",
+            help="Models that no job refers to.",
+            callback=whole("mdl"),
+            autocompletion=completion("mdl"),
+        ),
+    ],
+    as_json: AsJson = False,
 ) -> None:
     """Delete models and their files."""
     with client_of(context) as client:
         for id in ids:
             client.delete_model(id)
+    if as_json:
+        print_json({"deleted": ids})
 
 
-def _upload(client: Client, name: str, folder: Path, model: str | None) -> None:
-    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
-        task = bar.add_task("")
-        found = client.upload_model(
-            folder,
-            name=name,
-            model=model,
-            on_bytes=lambda done, all: bar.update(task, completed=done, total=all),
-        )
-    _print_added(client.wait_for_model(found["id"]))
+def _upload(client: Client, name: str, folder: Path, model: str | None) -> Answer:
+    with bytes_bar() as on_bytes:
+        found = client.upload_model(folder, name=name, model=model, on_bytes=on_bytes)
+    return client.wait_for_model(found["id"])
 
 
-def _print_added(resource: Json) -> None:
+def _print_added(resource: Answer, as_json: bool) -> None:
     if resource["state"] == "failed":
         error = resource["error"]
         text = error.get("message", error) if isinstance(error, dict) else error
@@ -171,4 +191,4 @@ def _print_added(resource: Json) -> None:
         raise typer.Exit(Exit.failed)
     for warning in resource.get("warnings") or ():
         errors.print(f"warning: {show.warning_text(warning)}")
-    output.print(resource["id"])
+    say(as_json, resource, resource["id"])

@@ -2,24 +2,54 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, Literal
 
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 
-from secateur.transport import Json
+from secateur.transport import Answer
+
+PROSE: Final = 16
+"""Characters that a column of prose keeps at the least."""
+
+
+PHASES: Final = {
+    "staging": "fetching model and texts",
+    "surveying": "surveying the dense model",
+    "tuning": "tuning the whole model",
+    "publishing": "publishing the result",
+}
+"""What a phase is called where its name alone does not tell."""
+OF_BLOCKS: Final = {"evaluating", "pruning"}
+"""Phases that go from block to block once."""
 
 
 def table(*columns: str) -> Table:
-    """A plain table; columns whose names begin with `>` are aligned right."""
+    """A plain table. Columns whose names begin with `>` are aligned right; those with `~` are prose, which may be
+    folded, and no other is ever broken or cut."""
     found = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        found.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
+        justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
+        found.add_column(column.lstrip(">~"), justify=justify, no_wrap=not column.startswith("~"), overflow="fold")
     return found
 
 
-def jobs_table(jobs: Iterable[Json]) -> Table:
+def print_table(console: Console, found: Table) -> None:
+    """In the terminal's width where everything but prose fits into it, else as wide as that is; where the output
+    is no terminal, as wide as it likes."""
+    natural = least = -2  # no column has a margin at the table's edges
+    for column in found.columns:
+        size = max(cell_len(str(cell)) for cell in (column.header, *column.cells)) + 2
+        natural += size
+        least += size if column.no_wrap else min(size, PROSE)
+    found.width = min(natural, max(console.width, least)) if console.is_terminal else natural
+    console.print(found, crop=False)
+
+
+def jobs_table(jobs: Iterable[Answer]) -> Table:
     """One line a job."""
-    found = table("job", "state", ">done", "method", ">sparsity", "model", "created")
+    found = table("job", "state", ">done", "method", ">sparsity", "~model", "created")
     for job in jobs:
         spec = job["spec"]
         found.add_row(
@@ -34,12 +64,14 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
     return found
 
 
-def job_lines(job: Json) -> Iterable[tuple[str, str]]:
+def job_lines(job: Answer) -> Iterable[tuple[str, str]]:
     """Name and value of what matters about a job."""
     yield "job", job["id"]
-    yield "state", job["state"] + (f" ({job['phase']})" if job.get("phase") else "")
+    yield "state", job["state"]
     yield "model", job["model"]
     yield "method", job["method"]
+    if effort := job["spec"].get("effort"):
+        yield "effort", effort
     if job.get("continues"):
         yield "continues", f"{job['continues']} ({job['first_stage']} stages before)"
     yield "created", moment(job["created_at"])
@@ -60,7 +92,7 @@ def job_lines(job: Json) -> Iterable[tuple[str, str]]:
             yield "warning", warning_text(warning)
 
 
-def warning_text(warning: Json) -> str:
+def warning_text(warning: Answer) -> str:
     """What is the matter, and the names and numbers behind it."""
     data = ", ".join(f"{name} {_plain(value)}" for name, value in (warning.get("data") or {}).items())
     return f"{warning['message']} ({warning['code']}{': ' if data else ''}{data})"
@@ -72,31 +104,36 @@ def _plain(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def failure_text(failure: Json) -> str:
+def failure_text(failure: Answer) -> str:
     """Whose fault, which code, what to do."""
     place = f" at {failure['field']}" if failure.get("field") else ""
     return f"{failure.get('message')} ({failure.get('code')}, cause: {failure.get('cause')}{place})"
 
 
-def progress_text(job: Json) -> str:
+def progress_text(job: Answer) -> str:
     """Where a running job is, in a few words."""
     progress = job.get("progress") or {}
-    words = [str(progress.get("phase") or job.get("phase") or job["state"])]
+    phase = job.get("phase") or progress.get("phase")
+    words = [PHASES.get(str(phase), str(phase or job["state"]))]
+    if phase != progress.get("phase"):
+        return words[0]  # the worker is at something that the engine has not told of yet, or no more
+    if phase == "evaluating" and progress.get("stage") is None:
+        words = ["evaluating the dense model"]
     if progress.get("domain") is not None:
         words.append(f"{progress['domain']} ({(progress.get('stage') or 0) + 1}/{progress.get('stages')})")
-    if progress.get("block") is not None and progress.get("blocks"):
-        words.append(f"block {progress['block']}/{progress['blocks']}")
+    if phase in OF_BLOCKS and progress.get("block") is not None and progress.get("blocks"):
+        words.append(f"block {min(progress['block'] + 1, progress['blocks'])}/{progress['blocks']}")
     return " · ".join(words)
 
 
-def fraction(job: Json) -> float:
+def fraction(job: Answer) -> float:
     """How much of a job is done, 0 to 1."""
     if job["state"] == "succeeded":
         return 1.0
     return float((job.get("progress") or {}).get("fraction") or 0.0)
 
 
-def evaluation_table(evaluation: Json) -> Table:
+def evaluation_table(evaluation: Answer) -> Table:
     """The matrix R: a row a model (dense, then after each stage), a column a domain."""
     found = table("perplexity after", *(f">{domain}" for domain in evaluation["domains"]))
     for row in evaluation["rows"]:
@@ -131,6 +168,6 @@ def moment(text: str) -> str:
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _perplexities(result: Json) -> str:
+def _perplexities(result: Answer) -> str:
     dense, pruned = result.get("dense_mean_perplexity"), result.get("mean_perplexity")
     return f"{number(dense)} dense → {number(pruned)} pruned (mean over domains)"

@@ -1,6 +1,5 @@
 """From options to a job spec."""
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,6 +8,9 @@ from typing import Any
 
 import typer
 
+from secateur import strict_json
+from secateur.cli.ids import find, is_short
+from secateur.cli.settings import apply
 from secateur.client import Client
 from secateur.errors import SecateurError
 from secateur.transport import Json
@@ -40,6 +42,7 @@ class SpecOptions:
     domain: Sequence[str] = ()
     model: str | None = None
     continues: str | None = None
+    effort: str | None = None
     method: str | None = None
     weight_update: str | None = None
     mode: str | None = None
@@ -84,16 +87,16 @@ def read_spec(source: str) -> Json:
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{source} cannot be read: {error}") from error
     try:
-        spec = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{source} is not JSON: {error}") from error
+        spec = strict_json.loads(text.encode())
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"{source} is not strict JSON: {error}") from error
     if not isinstance(spec, dict):
         raise typer.BadParameter(f"{source} is not a JSON object")
     return spec
 
 
-def build_spec(client: Client, options: SpecOptions) -> Json:
-    """A spec from options; local files are uploaded, once nothing is left to refuse about the rest."""
+def build_spec(client: Client, options: SpecOptions, settings: Sequence[str] = ()) -> Json:
+    """A spec from options and `--set`; local files are uploaded, once nothing is left to refuse about the rest."""
     uploaded: dict[str, str] = {}
 
     def dataset(reference: str, name: str) -> str:
@@ -101,11 +104,11 @@ def build_spec(client: Client, options: SpecOptions) -> Json:
             uploaded[reference] = _dataset(client, reference, name, options.text_field)
         return uploaded[reference]
 
-    _check(_spec(options, lambda reference: "mdl_", lambda reference, name: "ds_"))
-    return _spec(options, lambda reference: find_model(client, reference), dataset)
+    check(apply(_spec(options, lambda reference: "mdl_", lambda reference, name: "ds_"), settings))
+    return apply(_spec(options, lambda reference: find_model(client, reference), dataset), settings)
 
 
-def _check(spec: Json) -> None:
+def check(spec: Json) -> None:
     """Refuse what the server would refuse. Raises BadParameter."""
     from pydantic import ValidationError  # only here: its import would slow down every command
 
@@ -135,6 +138,7 @@ def _spec(options: SpecOptions, model: Callable[[str], str], dataset: Callable[[
     return _given(
         continues=options.continues,
         model=found,
+        effort=options.effort,
         method=_given(
             name=options.method,
             weight_update=options.weight_update,
@@ -156,12 +160,11 @@ def _spec(options: SpecOptions, model: Callable[[str], str], dataset: Callable[[
 
 
 def find_model(client: Client, reference: str) -> str:
-    """A model's id, from the id itself or the name of the newest model that has it."""
-    if reference.startswith("mdl_"):
+    """A model's id, from the id itself, how it begins, or the name of the newest model that has it."""
+    if reference.startswith("mdl_") and not is_short("mdl", reference):
         return reference
-    for model in client.models():
-        if model["name"] == reference and model["state"] != "failed":
-            return str(model["id"])
+    if (found := find(client, "mdl", reference)) != reference:
+        return found
     raise SecateurError(f"there is no model named {reference!r}; `secateur models ls` shows what there is")
 
 
@@ -169,9 +172,12 @@ def _dataset(client: Client, reference: str, name: str, text_field: str | None) 
     path = Path(reference)
     if path.is_file():
         return str(client.upload_dataset(path, name=name, text_field=text_field)["id"])
-    if reference.startswith("ds_"):
+    if reference.startswith("ds_") and not is_short("ds", reference):
         return reference
-    raise typer.BadParameter(f"{reference!r} is neither a file nor a dataset id")
+    as_file = path.suffix or reference.startswith(("/", ".", "~"))
+    if not as_file and (found := find(client, "ds", reference)) != reference:
+        return found
+    raise typer.BadParameter(f"{reference!r} is neither a file nor a dataset's id or name")
 
 
 def parse_labels(texts: Sequence[str]) -> dict[str, str]:

@@ -5,15 +5,15 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from secateur.answers import JobRead
 from secateur.cli import show
 from secateur.client import Client
-from secateur.transport import Json
 
 EVERY_SHARE = 0.05
 """Without a terminal, a line is printed when this much more is done."""
 
 
-def watch(client: Client, id: str, console: Console) -> Json:
+def watch(client: Client, id: str, console: Console) -> JobRead:
     """The finished job. A live bar on a terminal, otherwise a line for every change."""
     if not console.is_terminal:
         return client.wait(id, on_update=_Lines(console).update)
@@ -27,7 +27,7 @@ def watch(client: Client, id: str, console: Console) -> Json:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=1.0, state="", eta="")
 
-        def update(job: Json) -> None:
+        def update(job: JobRead) -> None:
             bar.update(
                 task,
                 completed=show.fraction(job),
@@ -39,8 +39,9 @@ def watch(client: Client, id: str, console: Console) -> Json:
         return client.wait(id, on_update=update)
 
 
-def _eta(job: Json) -> str:
-    at = (job.get("progress") or {}).get("eta_at")
+def _eta(job: JobRead) -> str:
+    progress = job.get("progress")
+    at = progress.get("eta_at") if progress else None
     if at is None or job["state"] != "running":
         return ""
     seconds = max(0, int((datetime.fromisoformat(at) - datetime.now(UTC)).total_seconds()))
@@ -55,9 +56,10 @@ class _Lines:
         self.last: tuple[object, ...] = ()
         self.share = -1.0
 
-    def update(self, job: Json) -> None:
-        progress = job.get("progress") or {}
-        now = (job["state"], progress.get("phase"), progress.get("stage"))
+    def update(self, job: JobRead) -> None:
+        progress = job.get("progress")
+        place = (progress.get("phase"), progress.get("stage")) if progress else (None, None)
+        now = (job["state"], *place)
         share = show.fraction(job)
         if now != self.last or share - self.share >= EVERY_SHARE:
             self.last, self.share = now, share

@@ -4,12 +4,22 @@ from typing import Annotated
 
 import typer
 
+from secateur.answers import WebhookRead
 from secateur.cli import show
-from secateur.cli.context import AsJson, client_of, errors, output, print_json
+from secateur.cli.context import AsJson, client_of, errors, output, print_json, say
+from secateur.cli.ids import completion, whole
 from secateur.cli.spec import parse_labels
 
 webhooks = typer.Typer(help="Who is told of the project's jobs.", no_args_is_help=True)
-WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="whk_…, as `ls` shows it.")]
+WebhookId = Annotated[
+    str,
+    typer.Argument(
+        metavar="WEBHOOK",
+        help="whk_…, or how it begins.",
+        callback=whole("whk"),
+        autocompletion=completion("whk"),
+    ),
+]
 
 
 @webhooks.command("add")
@@ -22,6 +32,7 @@ def add_webhook(
     ] = None,
     label: Annotated[list[str] | None, typer.Option(help="Only jobs with KEY=VALUE; may be repeated.")] = None,
     description: Annotated[str, typer.Option(help="For people.")] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Make a webhook; prints its id and its secret, which is shown only now."""
     labels = parse_labels(label or ())
@@ -29,7 +40,7 @@ def add_webhook(
         found = client.webhooks.add(
             url, events=event or None, states=state or None, labels=labels, description=description
         )
-    output.print(f"{found['id']} {found['secret']}")
+    say(as_json, found, f"{found['id']} {found['secret']}")
 
 
 @webhooks.command("ls")
@@ -40,18 +51,20 @@ def list_webhooks(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    table = show.table("webhook", "works", "events", "states", "url", "description")
+    table = show.table("webhook", "~works", "~events", "~states", "~url", "~description")
     for each in found:
-        events, states = ("all" if each[name] is None else ",".join(each[name]) for name in ("events", "states"))
-        table.add_row(each["id"], _health(each), events, states, each["url"], each["description"])
-    output.print(table)
+        told = ("all" if names is None else ",".join(names) for names in (each["events"], each["states"]))
+        table.add_row(each["id"], _health(each), *told, each["url"], each["description"])
+    show.print_table(output, table)
 
 
 @webhooks.command("rm")
-def remove_webhook(context: typer.Context, webhook: WebhookId) -> None:
+def remove_webhook(context: typer.Context, webhook: WebhookId, as_json: AsJson = False) -> None:
     """Delete a webhook with its deliveries."""
     with client_of(context) as client:
         client.webhooks.delete(webhook)
+    if as_json:
+        print_json({"deleted": [webhook]})
 
 
 @webhooks.command("rotate")
@@ -59,24 +72,29 @@ def rotate_webhook(
     context: typer.Context,
     webhook: WebhookId,
     keep_hours: Annotated[float, typer.Option(help="For so long the old secret signs, too.", min=0, max=168)] = 24,
+    as_json: AsJson = False,
 ) -> None:
     """Make a new secret and print it."""
     with client_of(context) as client:
-        output.print(client.webhooks.rotate(webhook, keep_hours=keep_hours)["secret"])
+        found = client.webhooks.rotate(webhook, keep_hours=keep_hours)
+    say(as_json, found, found["secret"])
 
 
 @webhooks.command("enable")
-def enable_webhook(context: typer.Context, webhook: WebhookId) -> None:
+def enable_webhook(context: typer.Context, webhook: WebhookId, as_json: AsJson = False) -> None:
     """Send to it again."""
     with client_of(context) as client:
-        client.webhooks.change(webhook, enabled=True)
+        found = client.webhooks.change(webhook, enabled=True)
+    if as_json:
+        print_json(found)
 
 
 @webhooks.command("test")
-def test_webhook(context: typer.Context, webhook: WebhookId) -> None:
+def ping_webhook(context: typer.Context, webhook: WebhookId, as_json: AsJson = False) -> None:
     """Send a ping; `deliveries` tells what came of it."""
     with client_of(context) as client:
-        output.print(client.webhooks.test(webhook)["id"])
+        found = client.webhooks.test(webhook)
+    say(as_json, found, found["id"])
 
 
 @webhooks.command("deliveries")
@@ -92,13 +110,13 @@ def list_deliveries(
     if as_json:
         print_json(found)
         return
-    table = show.table("delivery", "state", ">attempts", "answer", "at", "type", "job")
+    table = show.table("delivery", "state", ">attempts", "~answer", "at", "type", "job")
     for each in found:
-        last = each["last_attempt"] or {}
-        answer = last.get("status") or last.get("error") or "–"
+        last = each["last_attempt"]
+        answer = "–" if last is None else last.get("status") or last.get("error") or "–"
         place = (each["id"], each["state"], str(each["attempts"]), str(answer), show.moment(each["created_at"]))
         table.add_row(*place, each["type"], each["job"] or "–")
-    output.print(table)
+    show.print_table(output, table)
 
 
 @webhooks.command("redeliver")
@@ -106,15 +124,18 @@ def redeliver(
     context: typer.Context,
     webhook: WebhookId,
     delivery: Annotated[str, typer.Argument(metavar="DELIVERY", help="msg_…, as `deliveries` shows it.")],
+    as_json: AsJson = False,
 ) -> None:
     """Send a delivery again."""
     with client_of(context) as client:
-        errors.print(f"{client.webhooks.redeliver(webhook, delivery)['state']}")
+        found = client.webhooks.redeliver(webhook, delivery)
+    if as_json:
+        print_json(found)
+    else:
+        errors.print(found["state"])
 
 
-def _health(webhook: dict[str, object]) -> str:
+def _health(webhook: WebhookRead) -> str:
     if not webhook["enabled"]:
         return f"disabled: {webhook['disabled_reason'] or 'by its owner'}"
-    return (
-        "yes" if webhook["failing_since"] is None else f"fails since {show.moment(str(webhook['failing_since']))}"
-    )
+    return "yes" if webhook["failing_since"] is None else f"fails since {show.moment(webhook['failing_since'])}"

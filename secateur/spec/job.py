@@ -5,13 +5,23 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Self
 
-from pydantic import ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    ModelWrapValidatorHandler,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
+from secateur.spec.effort import Effort, unsay, with_preset
 from secateur.spec.gate import Gate
 from secateur.spec.limits import Limits
 from secateur.spec.method import METHODS, AnyMethod, Mode
+from secateur.spec.output import Form, Output, changes_of
 from secateur.spec.partial import MethodPart, SparsityPart
-from secateur.spec.sparsity import Sparsity
+from secateur.spec.sparsity import Sparsity, further_name
 from secateur.spec.strict import Choice, Refusal, Strict, refuse
 
 DomainName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -63,19 +73,8 @@ CutBy = Annotated[
         "of a jsonl is a document; a txt is a single one."
     ),
 ]
-Prefix = Annotated[
-    str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*$")
-]
-"""A folder of the store: letters, digits, `_ . -`; no part begins with a dot."""
 NOT_IN_SPEC: Final = {"limits", "priority", "labels"}
 """Fields of a request that change nothing of what is computed."""
-
-
-class Precision(Choice):
-    """Of the Gram matrices in a state."""
-
-    float16 = "float16"
-    float32 = "float32"
 
 
 class Calibration(Strict):
@@ -129,34 +128,6 @@ class Evaluation(Strict):
     documents: CutBy = Documents.joined
 
 
-class Output(Strict):
-    """What is kept beside the pruned model, for later."""
-
-    state_precision: Precision = Field(
-        default=Precision.float16,
-        description="Of the Gram matrices in the final state. `float16`: of the correlations, beside the exact "
-        "diagonal in float32; `float32`: twice the size.",
-    )
-    keep_domain_statistics: bool = Field(
-        default=False,
-        description="Keep each domain's own Gram beside the sum, through the whole lineage, so that every later "
-        "weight's error is known for each domain.",
-    )
-    keep_sensitivities: bool = Field(
-        default=False, description="Keep every weight's score of every stage as files of the artifact."
-    )
-    keep_stages: bool = Field(
-        default=False,
-        description="Keep the model of every stage in the artifact, each a folder of its own: `stage-00/model/…` "
-        "and so on, beside the last one's `model/…`.",
-    )
-    publish_to: Prefix | None = Field(
-        default=None,
-        description="Once the job has succeeded, copy its model as a plain folder to this place of the project's "
-        "own in the store: `projects/{project}/published/{publish_to}`. It is the job's until that is deleted.",
-    )
-
-
 class Numerics(Choice):
     """How a job multiplies."""
 
@@ -183,6 +154,9 @@ class Stages(Strict):
 class Pruning(Stages):
     """All that decides what is computed, beside the model itself."""
 
+    effort: Effort | None = Field(
+        default=None, description="The preset that `method` and `sparsity` were filled by; it says no more itself."
+    )
     method: AnyMethod
     sparsity: Sparsity
     evaluation: Evaluation = Evaluation()
@@ -193,6 +167,23 @@ class Pruning(Stages):
         "multiply in bfloat16 where the hardware does so natively.",
     )
     output: Output = Output()
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """What each stage is called: a domain, in their order, then the further targets."""
+        return (*(domain.name for domain in self.domains), *map(further_name, self.sparsity.further))
+
+    @model_validator(mode="after")
+    def _statistics_for_more(self) -> Self:
+        """What further targets are solved from must be there, and be all that solving takes."""
+        message = None
+        if self.method.mode is not Mode.accumulated:
+            message = f"needs the sums that the mode accumulated keeps, and mode is {self.method.mode}"
+        elif self.method.refinement is not None:
+            message = f"has no text to tune on, and refine is {self.method.refine}; set `method.refine` to none"
+        if self.sparsity.further and message is not None:
+            refuse(self, [Refusal(("sparsity", "further"), message, self.sparsity.further)])
+        return self
 
     @model_validator(mode="after")
     def _weights_with_sums(self) -> Self:
@@ -208,14 +199,29 @@ class Pruning(Stages):
         return self
 
     @model_validator(mode="after")
+    def _masks_of_weights_that_stay(self) -> Self:
+        if self.output.form is Form.masks and (changes := changes_of(self.method, self.sparsity)):
+            message = (
+                f"masks have no weights, and {changes} changes them: choose `packed`, or a method that keeps "
+                "weights as they are (magnitude, wanda, or copal without weight_update, nothing refined, no "
+                "channels moved)"
+            )
+            refuse(self, [Refusal(("output", "form"), message, self.output.form)])
+        return self
+
+    @model_validator(mode="after")
     def _held_out_for_a_choice(self) -> Self:
-        """A method that chooses does so by windows held out, so every domain needs some."""
+        """What is chosen, or kept, by windows held out needs some of every domain."""
         named = [self.method.name, *(each.method for each in self.sparsity.overrides if each.method is not None)]
         for name in dict.fromkeys(named):
             if METHODS[name].chooses:
                 refuse(self, self._nothing_held_out(f"the method `{name}` chooses by the error"))
             if self.method.named(name).follows_dense:
                 refuse(self, self._nothing_held_out("the target `prefix` is chosen by what is gained"))
+        if self.sparsity.further:
+            refuse(self, self._nothing_held_out("further targets are measured"))
+        if self.method.refinement is not None:
+            refuse(self, self._nothing_held_out(f"`refine: {self.method.refine}` is kept for what is gained"))
         return self
 
     def _nothing_held_out(self, reason: str) -> Iterator[Refusal]:
@@ -244,6 +250,25 @@ class JobCreate(_Request, Pruning):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     model: str = Field(max_length=100, description="`mdl_…`")
+    effort: Effort | None = Field(
+        default=Effort.standard,
+        description="What is meant where `method` and `sparsity` leave `target`, `output_weighting`, `refine`, "
+        "`curvature`, `survey_tokens` or `channels` out. `fast`: what costs nothing; `standard`: weights are "
+        "solved for towards the dense blocks before them, with outputs weighed by the loss's gradients; `best`: "
+        "the model is tuned as a whole, too. null: every field's own plain choice. What is given counts "
+        "whatever the effort, and the job's spec has every field.",
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _fill(cls, request: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        effort = request.get("effort", Effort.standard) if isinstance(request, dict) else None
+        if effort not in list(Effort):
+            return check(request)
+        filled = with_preset(request, Effort(effort))
+        found = check(filled)
+        unsay(found, request, filled)
+        return found
 
     def resolved(self) -> dict[str, Any]:
         """The spec with every default written out; what the job does depends on nothing else."""
@@ -255,10 +280,10 @@ class JobCreate(_Request, Pruning):
 
 
 class JobContinue(_Request):
-    """Continue a finished job's final state with further domains. What is left out of `model`, `method`,
+    """Continue a finished job's final state with further domains. What is left out of `model`, `effort`, `method`,
     `sparsity`, `evaluation`, `numerics`, `output` and `gate` is that job's; `limits`, `priority`, `labels` and
-    each domain's `calibration` begin with their defaults. What is given must fit that job: the model, `sparsity`,
-    `evaluation`, `numerics` and the method's mode are one for a whole lineage."""
+    each domain's `calibration` begin with their defaults. What is given must fit that job: the model, `effort`,
+    `sparsity`, `evaluation`, `numerics` and the method's mode are one for a whole lineage."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_CONTINUATION]})
 
@@ -268,6 +293,7 @@ class JobContinue(_Request):
         "and is kept from deletion for as long as a continuation of it exists.",
     )
     model: str | None = Field(default=None, max_length=100, description="`mdl_…`; the lineage's.")
+    effort: Effort | None = Field(default=None, description="The lineage's, of when it began.")
     method: MethodPart | None = Field(
         default=None,
         description="Another method can only go on where the statistics that it needs were kept.",
@@ -293,6 +319,12 @@ class JobSpec(Pruning):
     model: str = Field(description="`mdl_…`")
     gate: Gate | None = None
     continues: str | None = Field(default=None, description="`job_…`: the job whose final state it goes on from.")
+
+
+def stage_names(spec: dict[str, Any]) -> list[str]:
+    """What each stage of a resolved spec is called, see `Pruning.stage_names`."""
+    further = spec["sparsity"].get("further", ())
+    return [*(domain["name"] for domain in spec["domains"]), *map(further_name, further)]
 
 
 def _kind(body: Any) -> str:

@@ -1,9 +1,11 @@
 """What a continuation may say in part: the rest of a method, or of its sparsity, is the parent's."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field, JsonValue
 
+from secateur.spec.effort import PRESETS, Effort, Preset, with_preset_method
 from secateur.spec.method import (
     METHODS,
     ComparisonGroup,
@@ -14,10 +16,11 @@ from secateur.spec.method import (
     OutputWeighting,
     Perturbation,
     Reading,
+    Refine,
     Target,
     WeightUpdate,
 )
-from secateur.spec.sparsity import Allocation, Curvature, Override, PatternText
+from secateur.spec.sparsity import Allocation, Channels, Curvature, Further, Override, PatternText, SurveyTokens
 from secateur.spec.strict import Strict
 
 Settings = dict[str, JsonValue]
@@ -25,9 +28,9 @@ Settings = dict[str, JsonValue]
 
 
 class MethodPart(Strict):
-    """Some fields of a method. The others, also inside `admm`, `alps` and `sparsegpt`, are the parent's as long as
-    the name is; another name begins with that method's defaults. A null says no more than leaving the field out,
-    but for `recency`. Which fields a method has is as in a new job."""
+    """Some fields of a method. The others, also inside `admm`, `alps`, `sparsegpt` and `refinement`, are the
+    parent's as long as the name is; another name begins with that method's defaults. A null says no more than
+    leaving the field out, but for `recency`. Which fields a method has is as in a new job."""
 
     name: MethodName | None = Field(default=None, description="The parent's, or another method.")
     mode: DomainMode | None = None
@@ -46,6 +49,8 @@ class MethodPart(Strict):
     target: Target | None = None
     output_weighting: OutputWeighting | None = None
     comparison_group: ComparisonGroup | None = None
+    refine: Refine | None = Field(default=None, description="Another one ends the parent's `refinement`.")
+    refinement: Settings | None = None
     reading: Reading | None = None
     perturbation: Perturbation | None = None
     admm: Settings | None = None
@@ -54,25 +59,43 @@ class MethodPart(Strict):
 
 
 class SparsityPart(Strict):
-    """Some fields of the sparsity. What is given must be the parent's: it is one for a whole lineage."""
+    """Some fields of the sparsity. What is given must be the parent's, but for `further`: it is one for a whole
+    lineage."""
 
     pattern: PatternText | None = None
     target: float | None = Field(default=None, gt=0, lt=1)
     allocation: Allocation | None = None
     curvature: Curvature | None = None
+    survey_tokens: SurveyTokens | None = None
+    channels: Channels | None = None
     keep_zeros: bool | None = None
     overrides: Annotated[tuple[Override, ...], Field(strict=False)] | None = Field(default=None, max_length=100)
+    further: Annotated[tuple[Further, ...], Field(strict=False)] | None = Field(default=None, max_length=16)
 
 
-def merge_method(theirs: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The method of a continuation, not checked yet. theirs: the parent's, resolved; given: fields as sent."""
+def merge_method(theirs: dict[str, Any], given: dict[str, Any], effort: Effort | None = None) -> dict[str, Any]:
+    """The method of a continuation, not checked yet.
+
+    theirs: the parent's, resolved. given: fields as sent. effort: the parent's, by which another method begins.
+    """
     mode = {"mode": theirs["mode"]}
     given = {name: _said(value) for name, value in given.items() if value is not None or name == "recency"}
     if given.get("name") not in (None, theirs["name"]):
-        return given | mode
+        begun = given if effort is None else with_preset_method(given, _of_parent(PRESETS[effort], theirs))
+        return {**begun, **mode}
     kept = {name: value for name, value in theirs.items() if name not in _displaced(theirs, given)}
     inner = {name: kept.get(name, {}) | value for name, value in given.items() if isinstance(value, dict)}
     return kept | given | inner | mode | {"name": theirs["name"]}
+
+
+def _of_parent(preset: Preset, theirs: dict[str, Any]) -> Preset:
+    """As far as the parent's state has what that takes."""
+    return replace(
+        preset,
+        target=Target(theirs.get("target", Target.dense)),
+        output_weighting=OutputWeighting(theirs.get("output_weighting", OutputWeighting.none)),
+        refine=Refine(theirs.get("refine", Refine.none)),
+    )
 
 
 def _said(value: Any) -> Any:
@@ -89,4 +112,6 @@ def _displaced(theirs: dict[str, Any], given: dict[str, Any]) -> set[str]:
         found.add("recency")
     if given.get("weight_update") == "none":
         found |= {"admm", "mask"} | (set() if METHODS[theirs["name"]].solves else {"target", "output_weighting"})
+    if given.get("refine") not in (None, theirs.get("refine")):
+        found.add("refinement")
     return found

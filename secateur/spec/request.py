@@ -4,13 +4,23 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Self
 
-from pydantic import BeforeValidator, Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
-from secateur.spec.job import DomainName, Pruning
+from secateur.spec.job import Domain, DomainName, Pruning
 from secateur.spec.method import Mode
+from secateur.spec.records.machine import Machine
 from secateur.spec.strict import Choice, Refusal, Strict, refuse
 
-HIDDEN_BYTES: Final = 2 * 2**30
+HIDDEN_PART: Final = 8
+"""One in so many bytes of memory is for hidden states, where nothing else is said."""
 """Of hidden states held in memory unless a request says otherwise."""
 MOST_THREADS: Final = 1024
 _NO_PATH: Final = re.compile("[\0\ud800-\udfff]")
@@ -26,7 +36,27 @@ def _path(value: Any) -> Path:
 
 
 Location = Annotated[Path, BeforeValidator(_path)]
-Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")]
+
+
+def single_devices(device: str) -> tuple[str, ...]:
+    """`cuda:0,1` as `cuda:0` and `cuda:1`; any other as it is."""
+    kind, _, numbers = device.partition(":")
+    return tuple(f"{kind}:{number}" for number in numbers.split(",")) if numbers else (device,)
+
+
+def _distinct_devices(value: str) -> str:
+    named = [each.partition(":")[2].lstrip("0") for each in single_devices(value)]
+    if len(set(named)) < len(named):
+        raise ValueError("must name each GPU once")
+    return value
+
+
+Device = Annotated[
+    str,
+    StringConstraints(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2}(,[0-9]{1,2}){0,15})?)$"),
+    AfterValidator(_distinct_devices),
+]
+"""One computes, or several GPUs of one host do: `cuda:0,1`."""
 Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 Words = Annotated[str, StringConstraints(min_length=1)]
 
@@ -120,12 +150,19 @@ class EngineRequest(Pruning):
     workspace: Location = Field(description="A folder for all that is written.")
     texts: dict[str, Text] = Field(description="Where each dataset is that the domains name.")
     dry_run: bool = Field(default=False, description="Only a plan is asked for.")
-    device: Device = Field(default="auto", description="cpu, cuda, cuda:1, …, or auto.")
+    device: Device = Field(default="auto", description="cpu, cuda, cuda:1, cuda:0,1, …, or auto.")
     threads: Threads = Field(default=2, description="torch's, and part of what the bytes depend on.")
-    hidden_bytes: int = Field(
-        default=HIDDEN_BYTES,
+    hidden_bytes: int | None = Field(
+        default=None,
         ge=0,
-        description="Hidden states held in memory at once; the others go to a scratch file in the workspace.",
+        description="Hidden states held in memory at once, beside those that fit on a GPU; the others go to a "
+        f"scratch file in the workspace. Without it: 1/{HIDDEN_PART} of the machine's memory or the control "
+        "group's.",
+    )
+    machines: Annotated[tuple[Machine, ...], Field(strict=False)] = Field(
+        default=(),
+        description="What may run it, for the estimates, the likeliest first; without any the machine at hand is "
+        "measured.",
     )
     resume: Resume = Resume()
     base: Base | None = Field(default=None, description="The job that this one continues.")
@@ -145,7 +182,7 @@ class EngineRequest(Pruning):
     @model_validator(mode="after")
     def _fits_the_stages(self) -> Self:
         """A resume that is beyond the end would leave out work in silence."""
-        done, stages = self.resume, len(self.domains)
+        done, stages = self.resume, len(self.stage_names)
         if done.stages > stages or (done.stages == stages and done.blocks):
             message = f"is more than the job has: {stages} stages"
             refuse(self, [Refusal(("resume", "stages"), message, done.stages)])
@@ -165,6 +202,21 @@ class EngineRequest(Pruning):
         message = "is not in `texts`, which must say where it is"
         refuse(self, (Refusal(at, message, name) for at, name in named.items() if name not in self.texts))
         return self
+
+    def at_stage(self, stage: int) -> Self:
+        """The job as one of its stages has it, which may be of a further target."""
+        if self.learns(stage):
+            return self
+        further = self.sparsity.further[stage - len(self.domains)]
+        return self.model_copy(update={"sparsity": self.sparsity.at(further)})
+
+    def learns(self, stage: int) -> bool:
+        """Whether the stage is a domain's; else it is of a further target, and the text of no domain is passed."""
+        return stage < len(self.domains)
+
+    def domain_of(self, stage: int) -> Domain:
+        """The domain whose windows a stage has: of a further target, the last one's that are held out."""
+        return self.domains[min(stage, len(self.domains) - 1)]
 
     @property
     def first_stage(self) -> int:

@@ -26,6 +26,9 @@ from secateur.spec.strict import ABSENT, Choice, Refusal, Strict, at_field, refu
 _FORM: Final = re.compile(r"([1-9][0-9]{0,2}):([1-9][0-9]{0,2})")
 _SLACK: Final = 1e-9
 """A target that differs from a pattern's by no more is the pattern's."""
+SURVEY_TOKENS: Final = 8192
+"""At how many calibration tokens of a domain a survey looks unless told: of more it learns little."""
+SurveyTokens = Annotated[int, Field(ge=256, le=2**20)]
 
 
 class Allocation(Choice):
@@ -41,6 +44,13 @@ class Curvature(Choice):
 
     adapting = "adapting"
     plain = "plain"
+
+
+class Channels(Choice):
+    """In which order an MLP's intermediate channels stand, where a matrix with an n:m pattern reads them."""
+
+    as_stored = "as_stored"
+    permuted = "permuted"
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,37 @@ PatternText = Annotated[
     WithJsonSchema({"type": "string"}),
 ]
 """A field that holds a pattern; JSON has its text."""
+
+
+def _further(value: Any) -> "float | Pattern":
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    pattern = Pattern.parse(value) if isinstance(value, str | Pattern) else Pattern()
+    if pattern.sparsity is None:
+        raise ValueError("must be a number between 0 and 1, or n:m, for example 0.6 or 2:4")
+    return pattern
+
+
+Further = Annotated[
+    float | Pattern,
+    PlainValidator(_further),
+    PlainSerializer(lambda value: str(value) if isinstance(value, Pattern) else value),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, {"type": "string"}]}
+    ),
+]
+"""One more target: a share of the weights, or an n:m pattern, which implies one."""
+
+
+def further_name(further: Any) -> str:
+    """What a stage of one more target is called. further: as in a spec, or its JSON. No domain has a blank in its
+    name."""
+    return f"at {further}"
+
+
+def further_folder(further: Any) -> str:
+    """Where an artifact has the model of one more target, as the folder beside `model`."""
+    return f"targets/{further}".replace(":", "-")
 
 
 def usual_allocation(pattern: Pattern) -> Allocation:
@@ -158,6 +199,7 @@ class Sparsity(Strict):
         default=Pattern(),
         description="`unstructured`, or n:m: n of every m consecutive inputs are KEPT, as in 2:4.",
         examples=["unstructured", "2:4"],
+        json_schema_extra={"default": "unstructured"},
     )
     target: float = Field(
         default=None,
@@ -176,10 +218,28 @@ class Sparsity(Strict):
         "n:m fixes every rate and takes none.",
     )
     curvature: Curvature = Field(
-        default=Curvature.adapting,
+        default=None,
+        validate_default=True,
         description="What a weight's removal costs along its input, for the allocation `error`. `adapting`: where "
         "weights are solved for anew, what is left once the others of its row have made up for it; `plain`: what "
-        "it costs at once, as for weights that stay as they are.",
+        "it costs at once, as for weights that stay as they are. Default: as the job's `effort` has it.",
+    )
+    survey_tokens: SurveyTokens = Field(
+        default=None,
+        validate_default=True,
+        description="At how many of each domain's calibration tokens a job looks before it prunes: in the passes "
+        "over the dense model of the allocations `owl` and `error` and of weighed outputs, and in the search for "
+        "an order of channels. Whole windows, the first ones that are solved on, one at the least. Default: as "
+        "the job's `effort` has it: 8,192, and 4,096 under `fast` where `error` shares out what solved weights "
+        "lose.",
+    )
+    channels: Channels = Field(
+        default=None,
+        validate_default=True,
+        description="The order of an MLP's intermediate channels, which decides who shares a group of an n:m "
+        "pattern. `permuted`: one in which the pattern takes less, found by the lineage's first stage; outputs of "
+        "the matrices before move with inputs of the one behind, so that the dense model's function stays what it "
+        "is. Default: as the job's `effort` has it.",
     )
     keep_zeros: bool = Field(
         default=False,
@@ -188,6 +248,14 @@ class Sparsity(Strict):
     )
     overrides: Annotated[tuple[Override, ...], Field(strict=False)] = Field(
         default=(), max_length=100, description="In order; all that match count."
+    )
+    further: Annotated[tuple[Further, ...], Field(strict=False)] = Field(
+        default=(),
+        max_length=16,
+        description="More targets, or n:m patterns: each makes a model of its own, solved from the statistics "
+        "that the domains' stages have left, without their text being passed again, and a row of R. A number "
+        "needs the pattern `unstructured`, an n:m pattern no overrides.",
+        examples=[[0.6, 0.7, "2:4"]],
     )
 
     @field_validator("target", mode="before", json_schema_input_type=float | None)
@@ -222,6 +290,11 @@ class Sparsity(Strict):
             raise ValueError(f"the pattern {pattern} fixes every rate; leave allocation out")
         return value
 
+    @field_validator("curvature", mode="before", json_schema_input_type=Curvature | None)
+    @classmethod
+    def _own_curvature(cls, value: Any) -> Any:
+        return Curvature.adapting if value is None else value
+
     @field_validator("curvature")
     @classmethod
     def _only_of_a_survey(cls, value: Curvature, info: ValidationInfo) -> Curvature:
@@ -229,10 +302,55 @@ class Sparsity(Strict):
             raise ValueError("has no effect without the allocation error; leave it out")
         return value
 
+    @field_validator("survey_tokens", mode="before", json_schema_input_type=SurveyTokens | None)
+    @classmethod
+    def _usual_survey(cls, value: Any) -> Any:
+        return SURVEY_TOKENS if value is None else value
+
+    @field_validator("channels", mode="before", json_schema_input_type=Channels | None)
+    @classmethod
+    def _own_channels(cls, value: Any) -> Any:
+        return Channels.as_stored if value is None else value
+
+    @model_validator(mode="after")
+    def _channels_of_groups(self) -> "Sparsity":
+        patterns = (self.pattern, *(each.pattern for each in self.overrides if each.pattern is not None))
+        if self.channels is Channels.permuted and all(each.sparsity is None for each in patterns):
+            message = "has no effect without an n:m pattern; leave it out"
+            refuse(self, [Refusal(("channels",), message, self.channels)])
+        return self
+
     @model_validator(mode="after")
     def _no_open_rate(self) -> "Sparsity":
         refuse(self, self._open_rates() if self.pattern.sparsity is not None else ())
         return self
+
+    @model_validator(mode="after")
+    def _other_targets(self) -> "Sparsity":
+        refuse(self, self._wrong_further())
+        return self
+
+    def _wrong_further(self) -> Iterator[Refusal]:
+        own = {self.target if self.pattern == Pattern() else self.pattern}
+        for number, further in enumerate(self.further):
+            message = None
+            if further in own:
+                message = "is asked for already; leave it out"
+            elif isinstance(further, float) and self.pattern != Pattern():
+                message = f"needs the pattern unstructured, and the pattern {self.pattern} fixes every rate"
+            elif isinstance(further, Pattern) and self.overrides:
+                message = (
+                    f"fixes every rate, beside which overrides mean something else; ask for {further} by itself"
+                )
+            own.add(further)
+            if message is not None:
+                yield Refusal(("further", number), message, further)
+
+    def at(self, further: "float | Pattern") -> "Sparsity":
+        """The sparsity of one of the further targets by itself."""
+        if isinstance(further, Pattern):
+            return Sparsity(pattern=further, keep_zeros=self.keep_zeros, channels=self.channels)
+        return self.model_copy(update={"target": further, "further": ()})
 
     def _open_rates(self) -> Iterator[Refusal]:
         """Beside an n:m pattern no budget is shared out, so every rate must be said."""

@@ -27,7 +27,7 @@ from tests.app.contract import check_documented
 from tests.jobs import make_dataset, make_model
 
 # The machine may be busy; what counts is what comes out.
-hypothesis.settings.register_profile("app", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("app", hypothesis.settings.get_profile("any machine"), max_examples=50)
 hypothesis.settings.load_profile("app")
 
 MakeKey = Callable[..., str]

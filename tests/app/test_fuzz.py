@@ -23,7 +23,6 @@ bounded = settings(
     max_examples=CALLS,
     derandomize=True,
     database=None,
-    deadline=None,
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )

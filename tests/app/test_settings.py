@@ -1,4 +1,5 @@
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
@@ -31,12 +32,22 @@ def test_lists_are_written_as_one_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [name for name, field in Settings.model_fields.items() if NoneType in get_args(field.annotation)],
+)
+def test_an_empty_text_is_no_value_where_none_is_allowed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"SECATEUR_{name.upper()}", "")
+    assert getattr(Settings(**GOOD), name) is None
+
+
+@pytest.mark.parametrize(
     ("changes", "fix"),
     [
         ({"heartbeat_seconds": 30, "lease_seconds": 60}, "at most a third of lease_seconds"),
         ({"store_url": "file://data/store"}, "file:///an/absolute/folder"),
         ({"store_url": "/data/store"}, "file:///an/absolute/folder"),
         ({"store_url": "s3:///prefix"}, "s3://bucket/prefix"),
+        ({"metrics_listen": "9464"}, "0.0.0.0:9464"),
         ({"s3_endpoint": "seaweedfs:8333"}, "http://"),
         ({"device": "gpu"}, "cuda"),
         ({"broker_url": "amqp://:hidden-word@broker"}, "redis://"),

@@ -36,7 +36,9 @@ def prune_here(_command: list[str], request: dict[str, Any], _threads: int) -> F
     """In place of `run_child`: pruned in this process, which saves the seconds that a child takes to begin."""
     output = run(PruningJob.from_dict(request), Silent())
     model = str(Path(request["workspace"]) / "stage-00/model")
-    return Finished({"seconds": 1.0, "model": model, "summary": output.summary.model_dump()}, 1, 1)
+    return Finished(
+        {"seconds": 1.0, "processor_seconds": 1.0, "model": model, "summary": output.summary.model_dump()}, 1, 1
+    )
 
 
 @pytest.fixture

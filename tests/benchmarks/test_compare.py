@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from benchmarks import compare
+from benchmarks import compare, measure
 from benchmarks.child import Finished
 from benchmarks.measure import Bench
 from benchmarks.protocol import CALIBRATION, TESTS, Protocol
@@ -120,12 +120,27 @@ def test_ratio_takes_turns_and_compares_medians(bench: Bench, monkeypatch: pytes
 
     def prune(_: Bench, row: Row, workspace: Path) -> Finished:
         order.append(row.name)
-        return Finished({"seconds": 4.0 if row.peer else 1.0}, 2, 1)
+        return Finished({"seconds": 4.0 if row.peer else 1.0, "processor_seconds": 2.0}, 2, 1)
 
     monkeypatch.setattr(Bench, "prune", prune)
     found = compare_times(bench, 2)
-    there = ["50%/admm", "50%/admm@uniform", "50%/llmcompressor-sparsegpt"]
+    there = ["50%/admm:fast", "50%/admm:standard", "50%/llmcompressor-sparsegpt"]
     assert order[:6] == [*there, *reversed(there)]
-    assert [each["ours"] for each in found] == ["50%/admm", "50%/admm@uniform", "50%/wanda", "50%/wanda@uniform"]
-    assert [each["ratio"] for each in found] == [0.25] * 4
-    assert set(found[1]["runs"]) == {"50%/admm@uniform", "50%/llmcompressor-sparsegpt"}
+    assert [each["ours"] for each in found] == [*there[:2], "50%/wanda", "50%/wanda@uniform"]
+    assert [(each["ratio"], each["processor_ratio"]) for each in found] == [(0.25, 1.0)] * 4
+    assert set(found[1]["runs"]) == {"50%/admm:standard", "50%/llmcompressor-sparsegpt"}
+
+
+def test_a_peers_model_gets_the_tokenizer_that_all_are_evaluated_with(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pruned(_command: list[str], request: dict[str, str], _threads: int) -> Finished:
+        assert numpy.load(request["windows"]).shape == (4, 32)
+        Path(request["output"]).mkdir()
+        return Finished({"model": request["output"]}, 2, 1)
+
+    monkeypatch.setattr(measure, "run_child", pruned)
+    monkeypatch.setattr(measure, "peers_python", lambda cache: cache)
+    (row,) = choose("2:4/llmcompressor-sparsegpt")
+    folder = Path(bench.prune(row, tmp_path).answer["model"])
+    assert (folder / "tokenizer.json").read_bytes() == (bench.model / "tokenizer.json").read_bytes()

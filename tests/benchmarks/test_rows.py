@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks.rows import COMPARED, METHODS, PATTERNS, PEERS, TIMED, Row, all_rows, choose
+from secateur.spec.effort import Effort
 
 
 def test_every_pattern_has_every_method_and_every_peer() -> None:
@@ -49,4 +50,12 @@ def test_timed_rows_are_of_ours_and_of_a_peer() -> None:
         assert rows[peer].peer in PEERS
         assert all(rows[name].method is not None for name in ours)
         assert {rows[name].pattern for name in (*ours, peer)} == {"50%"}
-        assert [rows[name].sparsity.get("allocation") for name in ours] == [None, "uniform"]
+        assert len({str((rows[name].method, rows[name].sparsity)) for name in ours}) == len(ours)
+
+
+def test_every_effort_is_a_row_of_its_own_that_the_engine_takes() -> None:
+    for pattern in PATTERNS:
+        found = [row for row in all_rows() if row.name.startswith(f"{pattern}/admm:")]
+        assert [row.name.rpartition(":")[2] for row in found] == list(Effort)
+        assert all(row.known for row in found)
+        assert found[0].method != found[1].method

@@ -1,15 +1,18 @@
-"""A real HTTP server that answers as a test scripts it, for what the real service does not do on demand, and the
-command line against it."""
+"""A real HTTP server that answers as a test scripts it, for what the real service does not do on demand; both
+clients and the command line against it."""
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from secateur import AsyncClient, Client
+from secateur.calls.base import Calls
 from tests import command_line
 
 
@@ -40,6 +43,76 @@ class Reply:
 
 Answer = Callable[[Request], Reply]
 Run = Callable[..., tuple[int, str, str]]
+Connect = Callable[..., Client]
+"""Makes a client of the kind that is tested."""
+
+
+class Bridge:
+    """An AsyncClient for tests written for a Client: each call runs on an event loop in another thread."""
+
+    def __init__(self, target: Any, portal: BlockingPortal) -> None:
+        self._target = target
+        self._portal = portal
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if isinstance(found, Calls):
+            return Bridge(found, self._portal)
+        return self._calling(found) if callable(found) else found
+
+    def _calling(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            answer = function(*arguments, **named)
+            return (
+                self._rows(answer) if isinstance(answer, AsyncGenerator) else self._portal.call(_awaited, answer)
+            )
+
+        return call
+
+    def _rows(self, rows: AsyncGenerator[Any, None]) -> Iterator[Any]:
+        try:
+            while True:
+                try:
+                    row = self._portal.call(rows.__anext__)
+                except StopAsyncIteration:
+                    return
+                yield row
+        finally:
+            self._portal.call(rows.aclose)
+
+    def __enter__(self) -> "Bridge":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._portal.call(self._target.close)
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
+
+
+@pytest.fixture(scope="session")
+def portal() -> Iterator[BlockingPortal]:
+    """An event loop in a thread."""
+    with start_blocking_portal() as portal:
+        yield portal
+
+
+@pytest.fixture(params=["blocking", "awaited"])
+def connect(request: pytest.FixtureRequest, portal: BlockingPortal) -> Iterator[Connect]:
+    """Client, and AsyncClient as if it were one: what holds for one holds for the other."""
+    if request.param == "blocking":
+        yield Client
+        return
+    made: list[AsyncClient] = []
+
+    def bridge(*arguments: Any, **named: Any) -> Client:
+        made.append(AsyncClient(*arguments, **named))
+        return cast("Client", Bridge(made[-1], portal))
+
+    yield bridge
+    for each in made:
+        portal.call(each.close)
 
 
 class ScriptedServer:
@@ -87,6 +160,12 @@ class ScriptedServer:
                 """Quiet."""
 
         return Handler
+
+
+@pytest.fixture(autouse=True)
+def _no_login(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody has stored on this machine is not the tests'."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """The command line: exit codes, clear errors; against scripted answers."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from secateur.cli import app
 from tests.secateur.conftest import Reply, Run, ScriptedServer, job_document
 
 FAILURE = {"code": "too_few_tokens", "cause": "user", "message": "the text is too short", "field": "/domains/0"}
@@ -96,6 +99,9 @@ def test_what_an_intake_found_is_shown(run: Run, scripted: ScriptedServer) -> No
         ["change", "job_1"],
         ["logs", "job_1", "--follow", "--json"],
         ["verify", "job_1", "folder", "--stored"],
+        ["plot", "job_1", "r.svg"],
+        ["plot", "job_1", "r"],
+        ["plot", "job_1", "r.png", "--with", "job_2"],
         ["nonsense"],
     ],
 )
@@ -103,6 +109,21 @@ def test_wrong_use_is_exit_code_2(run: Run, arguments: list[str]) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert "Traceback" not in err
+
+
+def test_every_command_but_two_has_json() -> None:
+    def names(group: Any, path: str = "") -> Iterator[str]:
+        for name, each in group.commands.items():
+            if hasattr(each, "commands"):
+                yield from names(each, f"{path}{name} ")
+            elif not any("--json" in option.opts for option in each.params):
+                yield path + name
+
+    assert set(names(get_command(app))) == {"up", "demo"}
+
+
+def test_an_argument_that_is_no_text_is_an_error_of_one_line(run: Run) -> None:
+    assert run("get", "job_\udcff") == (1, "", "error: '\\udcff' is no text in utf-8\n")
 
 
 def test_unknown_job_is_an_error_of_one_line(run: Run, scripted: ScriptedServer) -> None:
@@ -196,13 +217,18 @@ def test_logs_are_printed_line_by_line(run: Run, scripted: ScriptedServer) -> No
 
 
 def test_logs_follow_from_the_tail(run: Run, scripted: ScriptedServer) -> None:
-    scripted.script = [_page(_line(9, "nine")), Reply.json(job_document("failed")), _page(_line(10, "ten"))]
+    ten = f"id: 10\nevent: log\ndata: {json.dumps(_line(10, 'ten'))}\n\n".encode()
+    scripted.script = [
+        _page(_line(9, "nine")),
+        Reply(200, ten, {"Content-Type": "text/event-stream"}),
+        Reply(204, b""),
+    ]
     code, out, _ = run("logs", "job_1", "--tail", "1", "--follow")
     assert (code, [line.split()[-1] for line in out.splitlines()]) == (0, ["nine", "ten"])
-    assert [request.path for request in scripted.requests] == [
-        "/v1/jobs/job_1/logs/tail?limit=1",
-        "/v1/jobs/job_1",
-        "/v1/jobs/job_1/logs?after=9",
+    assert [(request.path, request.headers.get("last-event-id")) for request in scripted.requests] == [
+        ("/v1/jobs/job_1/logs/tail?limit=1", None),
+        ("/v1/jobs/job_1/logs", "9"),
+        ("/v1/jobs/job_1/logs", "10"),
     ]
 
 
@@ -219,10 +245,11 @@ def test_events_say_what_happened(run: Run, scripted: ScriptedServer) -> None:
 def test_attempts_say_who_tried_and_how_it_ended(run: Run, scripted: ScriptedServer) -> None:
     times = {"started_at": "2026-01-01T00:00:00Z", "ended_at": "2026-01-01T00:01:00Z", "fence": 1}
     lost = {"number": 1, "worker": "gpu0@a", "outcome": "worker_lost", "error": {"message": "no heartbeat"}}
+    lost["engine"] = {"device": "cuda:0", "fingerprint": {"name": "Pretend"}}
     open = {"number": 2, "worker": "gpu0@b", "outcome": None, "error": None}
     scripted.script = [_page(lost | times, open | times | {"ended_at": None})]
     lines = run("attempts", "job_1")[1].splitlines()
-    assert lines[1].split()[:2] == ["1", "gpu0@a"]
+    assert lines[1].split()[:3] == ["1", "gpu0@a", "Pretend"]
     assert lines[1].endswith("worker_lost  no heartbeat")
     assert lines[2].split()[-2:] == ["–", "–"]
 
@@ -269,12 +296,17 @@ def test_a_place_in_the_queue_is_shown(run: Run, scripted: ScriptedServer) -> No
         {"code": "model", "id": "mdl_1", "until": None},
         {"code": "backoff", "id": None, "until": "2026-01-01T00:00:00Z"},
         {"code": "jobs", "id": None, "until": None},
-    ]
+        {
+            "code": "memory", "id": None, "until": None,
+            "needs": {"memory_bytes": 9 * 2**30, "host_bytes": 2**30, "device_bytes": 96 * 2**30},
+        },
+    ]  # fmt: skip
     place = {"job": "job_1", "state": "queued", "position": 3, "ahead": 2, "waits_for": waits}
     gone = {"job": "job_1", "state": "running", "position": None, "ahead": None, "waits_for": []}
     scripted.script = [Reply.json(place), Reply.json(gone), Reply.json(place)]
     _, out, _ = run("queue", "job_1")
     for text in ("position 3, 2 ahead", "waits for model mdl_1", "waits for backoff ", "waits for jobs"):
         assert text in out
+    assert "waits for memory that no worker has: 96.0 GiB of a GPU and 1.0 GiB beside it, or 9.0 GiB" in out
     assert "running" in run("queue", "job_1")[1]
     assert json.loads(run("queue", "job_1", "--json")[1]) == place

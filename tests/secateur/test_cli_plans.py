@@ -35,7 +35,9 @@ PLAN: dict[str, Any] = {
 
 
 def _plan(state: str, result: Any = None, error: Any = None) -> Reply:
-    return Reply.json({"id": "pln_1", "state": state, "result": result, "error": error})
+    return Reply.json(
+        {"id": "pln_1", "state": state, "spec": {"effort": "fast"}, "result": result, "error": error}
+    )
 
 
 def test_plan_waits_and_shows_what_would_be_done(run: Run, scripted: ScriptedServer, tmp_path: Path) -> None:
@@ -49,7 +51,15 @@ def test_plan_waits_and_shows_what_would_be_done(run: Run, scripted: ScriptedSer
     ]
     assert json.loads(scripted.requests[0].body) == {"model": "mdl_1"}
     assert "no Gram is kept (statistics_dropped)" in out
-    for words in ("400 zeros", "3 tensors: not a matrix", "q* matches 1", "pattern: 1 wins", "3.0 MiB", "50.00%"):
+    for words in (
+        "fast",
+        "400 zeros",
+        "3 tensors: not a matrix",
+        "q* matches 1",
+        "pattern: 1 wins",
+        "3.0 MiB",
+        "50.00%",
+    ):
         assert words in out
 
 

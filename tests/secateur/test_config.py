@@ -34,10 +34,20 @@ def test_local_stack_is_found(state: Path) -> None:
     assert find_config(None, None) == Config("http://local", "local key")
 
 
-def test_local_key_is_not_sent_elsewhere(state: Path) -> None:
+@pytest.mark.parametrize("url", ["http://local/", "HTTP://Local:80", "http://local:80/"])
+def test_a_server_is_known_however_its_address_is_written(state: Path, url: str) -> None:
+    _local_stack(state)
+    assert find_config(url, None).key == "local key"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://elsewhere", "https://local", "http://local:81", "http://local/x", "http://x@local", "http://local:x"],
+)
+def test_local_key_is_not_sent_elsewhere(state: Path, url: str) -> None:
     _local_stack(state)
     with pytest.raises(SecateurError, match="no API key"):
-        find_config("http://elsewhere", None)
+        find_config(url, None)
 
 
 def test_nothing_known_tells_what_to_do() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from secateur import Client, DownloadError, UnsafePath
-from tests.secateur.conftest import Reply, Request, ScriptedServer
+from tests.secateur.conftest import Connect, Reply, Request, ScriptedServer
 
 CONTENT = bytes(range(256)) * 4096
 
@@ -56,8 +56,8 @@ class Artifacts:
 
 
 @pytest.fixture
-def client(scripted: ScriptedServer) -> Client:
-    return Client(scripted.url, "sctr_key", retry_seconds=5)
+def client(connect: Connect, scripted: ScriptedServer) -> Client:
+    return connect(scripted.url, "sctr_key", retry_seconds=5)
 
 
 def test_every_file_arrives_and_nothing_else(client: Client, scripted: ScriptedServer, tmp_path: Path) -> None:
@@ -92,12 +92,12 @@ def test_server_without_ranges_sends_all_again(client: Client, scripted: Scripte
 
 
 def test_interrupted_download_is_resumed_by_a_later_call(
-    client: Client, scripted: ScriptedServer, tmp_path: Path
+    connect: Connect, client: Client, scripted: ScriptedServer, tmp_path: Path
 ) -> None:
     server = Artifacts({"a": CONTENT}, breaks=1, break_at=700_000)
     scripted.answer = server
     with pytest.raises(DownloadError, match="connection broke"):
-        Client(scripted.url, "sctr_key", retry_seconds=0).download("job_1", tmp_path)
+        connect(scripted.url, "sctr_key", retry_seconds=0).download("job_1", tmp_path)
     assert not (tmp_path / "a").exists()
     client.download("job_1", tmp_path)
     assert server.downloads[-1].headers["range"] == "bytes=700000-"

@@ -7,15 +7,15 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from secateur import Client, DownloadError, ProblemError
-from tests.secateur.conftest import Reply, Run, ScriptedServer
+from tests.secateur.conftest import Connect, Reply, Run, ScriptedServer
 
 PLACE = {"job": "job_1", "stage": 0, "lineage_stage": 2, "domain": "law", "block": 1, "basis": "domain"}
 ROW = {**PLACE, "matrix": "q_proj", "mean": 0.25, "total": 2.0, "share": 0.125, "quantiles": {"0.5": 0.2}}
 
 
 @pytest.fixture
-def client(scripted: ScriptedServer) -> Client:
-    return Client(scripted.url, "sctr_key", retry_seconds=2)
+def client(connect: Connect, scripted: ScriptedServer) -> Client:
+    return connect(scripted.url, "sctr_key", retry_seconds=2)
 
 
 def query(scripted: ScriptedServer, index: int = -1) -> dict[str, list[str]]:
@@ -76,15 +76,21 @@ def test_the_file_is_written_whole_or_not_at_all(run: Run, scripted: ScriptedSer
     assert [path.name for path in tmp_path.iterdir()] == ["history.parquet"]
 
 
-def test_a_failed_export_leaves_what_was_there(client: Client, scripted: ScriptedServer, tmp_path: Path) -> None:
+def test_a_failed_export_leaves_what_was_there(
+    connect: Connect, client: Client, scripted: ScriptedServer, tmp_path: Path
+) -> None:
     target = tmp_path / "history.parquet"
     target.write_bytes(b"earlier")
     scripted.script = [Reply.json({"code": "job_not_found", "detail": "no"}, 404)]
     with pytest.raises(ProblemError):
         client.export_history("job_1", target)
+    scripted.script = [Reply.json({"code": "job_unfinished", "detail": "no"}, 409)]
+    with pytest.raises(ProblemError) as refused:
+        client.export_history("job_1", target)
+    assert refused.value.code == "job_unfinished"
     scripted.answer = lambda _: Reply(body=b"x" * 50, cut=10)
     with pytest.raises(DownloadError, match="broke"):
-        Client(scripted.url, "sctr_key", retry_seconds=0).export_history("job_1", target)
+        connect(scripted.url, "sctr_key", retry_seconds=0).export_history("job_1", target)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"earlier"]
 
 

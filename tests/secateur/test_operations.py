@@ -1,19 +1,23 @@
-"""Every call of the API has a method of the client, which sends nothing that the API does not document."""
+"""Every call of the API has a method of the clients, which sends nothing that the API does not document and says
+what that answers."""
 
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from app.main import create_app
 from app.settings import Settings
-from secateur import Client
-from tests.secateur.conftest import Reply, Request, ScriptedServer
+from secateur import Client, answers
+from secateur.client import BlockingProjects, BlockingWebhooks
+from tests.secateur.conftest import Connect, Reply, Request, ScriptedServer
 
 EXCEPTIONS = {
     "livez": "for whoever runs the service",
@@ -164,10 +168,10 @@ def test_every_operation_has_a_method(operations: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("operation", CALLS)
 def test_a_method_sends_what_is_documented(
-    operation: str, operations: dict[str, Any], scripted: ScriptedServer, tmp_path: Path
+    connect: Connect, operation: str, operations: dict[str, Any], scripted: ScriptedServer, tmp_path: Path
 ) -> None:
     scripted.answer = answer
-    with Client(scripted.url, "sctr_key", retry_seconds=0) as client:
+    with connect(scripted.url, "sctr_key", retry_seconds=0) as client:
         CALLS[operation](client, tmp_path)
     method, template, described = operations[operation]
     pattern = re.sub(r"\{path\}", ".+", re.sub(r"\{(?!path\})\w+\}", "[^/]+", template))
@@ -175,6 +179,45 @@ def test_a_method_sends_what_is_documented(
     assert sent, json.dumps([(each.method, each.path) for each in scripted.requests])
     known = {each["name"] for each in described.get("parameters", ()) if each["in"] == "query"}
     assert {name for each in sent for name in parse_qs(urlsplit(each.path).query)} <= known
+
+
+@pytest.mark.parametrize("operation", CALLS)
+def test_a_method_says_what_its_operation_answers(operation: str, operations: dict[str, Any]) -> None:
+    """Its return type is the answer's schema, or has rows of the page that this is."""
+    responses = operations[operation][2]["responses"]
+    contents = [answer.get("content", {}) for status, answer in responses.items() if status.startswith("2")]
+    schemas = {each["application/json"]["schema"]["$ref"] for each in contents if "application/json" in each}
+    names = {ROWS.get(each, each.removeprefix("Page_").removesuffix("_")) for each in map(_last, schemas)}
+    with pytest.raises(Called) as called:
+        CALLS[operation](cast("Client", Asked(Client)), Path())
+    returned = inspect.signature(called.value.args[0]).return_annotation
+    for name in names:
+        type = getattr(answers, name)
+        assert type == returned or type in get_args(returned), (name, returned)
+
+
+class Called(Exception):
+    """The method that a caller of an operation calls first."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Stands for a client that is asked for one of its methods."""
+
+    kind: type
+
+    def __getattr__(self, name: str) -> "Asked":
+        if name in GROUPS:
+            return Asked(GROUPS[name])
+        raise Called(getattr(self.kind, name))
+
+
+GROUPS: dict[str, type] = {"projects": BlockingProjects, "webhooks": BlockingWebhooks}
+ROWS = {"UploadedFiles": "UploadedFileRead"}
+
+
+def _last(reference: str) -> str:
+    return reference.rpartition("/")[2]
 
 
 def _path(request: Request) -> str:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from secateur import Client
+from secateur.digests import file_sha256
 from secateur.errors import ProblemError, SecateurError
-from secateur.upload_model import NAMES, files_of
-from tests.secateur.conftest import Reply, Request, ScriptedServer
+from secateur.upload_model import NAMES
+from tests.secateur.conftest import Connect, Reply, Request, ScriptedServer
 
 DATA = bytes(range(256)) * 40
 
@@ -61,10 +61,12 @@ def folder(tmp_path: Path) -> Path:
     return model
 
 
-def test_a_folder_is_sent_whole_without_what_is_no_model(folder: Path, scripted: ScriptedServer) -> None:
+def test_a_folder_is_sent_whole_without_what_is_no_model(
+    connect: Connect, folder: Path, scripted: ScriptedServer
+) -> None:
     store, told = Store(), list[tuple[int, int]]()
     scripted.answer = store.answer
-    with Client(scripted.url, "sctr_key") as client:
+    with connect(scripted.url, "sctr_key") as client:
         model = client.upload_model(folder, on_bytes=lambda done, total: told.append((done, total)))
     assert (model["state"], store.completed) == ("pending", 1)
     assert {name: bytes(data) for name, data in store.files.items()} == {
@@ -74,21 +76,45 @@ def test_a_folder_is_sent_whole_without_what_is_no_model(folder: Path, scripted:
     assert told[-1] == (len(DATA) + 2, len(DATA) + 2)
     created = json.loads(scripted.requests[0].body)
     assert created["name"] == "mine"
-    assert [file["sha256"] for file in created["source"]["files"]] == [each["sha256"] for each in files_of(folder)]
+    digests = [file_sha256(folder / name) for name in ("config.json", "model.safetensors")]
+    assert [file["sha256"] for file in created["source"]["files"]] == digests
 
 
-def test_a_part_that_broke_off_goes_on_where_it_ended(folder: Path, scripted: ScriptedServer) -> None:
+def test_a_part_that_broke_off_goes_on_where_it_ended(
+    connect: Connect, folder: Path, scripted: ScriptedServer
+) -> None:
     store = Store(3000, 0, 1000)
     scripted.answer = store.answer
-    with Client(scripted.url, "sctr_key", retry_seconds=0) as client:
+    with connect(scripted.url, "sctr_key", retry_seconds=0) as client:
         client.upload_model(folder)
     assert bytes(store.files["model.safetensors"]) == DATA
 
 
-def test_an_upload_goes_on_in_a_later_call(folder: Path, scripted: ScriptedServer) -> None:
+@pytest.mark.parametrize("status", [502, 504])
+def test_a_part_that_a_proxy_gave_up_goes_on_where_it_ended(
+    connect: Connect, folder: Path, scripted: ScriptedServer, status: int
+) -> None:
+    store, parts = Store(), list[str]()
+
+    def answer(request: Request) -> Reply:
+        if request.method == "PUT":
+            parts.append(request.headers["upload-offset"])
+            if len(parts) == 2:  # of the second file, a piece has come
+                store.files["model.safetensors"] += request.body[:1000]
+                return Reply(status, b"<html>", {"Content-Type": "text/html"})
+        return store.answer(request)
+
+    scripted.answer = answer
+    with connect(scripted.url, "sctr_key", retry_seconds=0) as client:
+        client.upload_model(folder)
+    assert bytes(store.files["model.safetensors"]) == DATA
+    assert parts == ["0", "0", "1000"]
+
+
+def test_an_upload_goes_on_in_a_later_call(connect: Connect, folder: Path, scripted: ScriptedServer) -> None:
     store = Store(*[0] * 5)
     scripted.answer = store.answer
-    with Client(scripted.url, "sctr_key", retry_seconds=0) as client:
+    with connect(scripted.url, "sctr_key", retry_seconds=0) as client:
         with pytest.raises(SecateurError) as caught:
             client.upload_model(folder)
         assert "model='mdl_1'" in caught.value.__notes__[0]
@@ -97,10 +123,12 @@ def test_an_upload_goes_on_in_a_later_call(folder: Path, scripted: ScriptedServe
     assert len([each for each in scripted.requests if each.path == "/v1/models"]) == 1
 
 
-def test_a_file_that_changed_meanwhile_is_not_sent(folder: Path, scripted: ScriptedServer) -> None:
+def test_a_file_that_changed_meanwhile_is_not_sent(
+    connect: Connect, folder: Path, scripted: ScriptedServer
+) -> None:
     store = Store(*[0] * 5)
     scripted.answer = store.answer
-    with Client(scripted.url, "sctr_key", retry_seconds=0) as client:
+    with connect(scripted.url, "sctr_key", retry_seconds=0) as client:
         with pytest.raises(SecateurError):
             client.upload_model(folder)
         (folder / "model.safetensors").write_bytes(DATA + b"more")
@@ -109,15 +137,15 @@ def test_a_file_that_changed_meanwhile_is_not_sent(folder: Path, scripted: Scrip
 
 
 def test_a_folder_that_is_no_model_is_refused_before_anything_is_sent(
-    tmp_path: Path, scripted: ScriptedServer
+    connect: Connect, tmp_path: Path, scripted: ScriptedServer
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with Client(scripted.url, "sctr_key") as client, pytest.raises(SecateurError, match="save_pretrained"):
+    with connect(scripted.url, "sctr_key") as client, pytest.raises(SecateurError, match="save_pretrained"):
         client.upload_model(tmp_path)
     assert scripted.requests == []
 
 
-def test_a_refusal_is_not_tried_again(folder: Path, scripted: ScriptedServer) -> None:
+def test_a_refusal_is_not_tried_again(connect: Connect, folder: Path, scripted: ScriptedServer) -> None:
     store = Store()
 
     def answer(request: Request) -> Reply:
@@ -126,7 +154,7 @@ def test_a_refusal_is_not_tried_again(folder: Path, scripted: ScriptedServer) ->
         return store.answer(request)
 
     scripted.answer = answer
-    with Client(scripted.url, "sctr_key") as client, pytest.raises(ProblemError, match="full"):
+    with connect(scripted.url, "sctr_key") as client, pytest.raises(ProblemError, match="full"):
         client.upload_model(folder)
     assert len([each for each in scripted.requests if each.method == "PUT"]) == 1
 

@@ -188,7 +188,7 @@ def test_a_killed_worker_group_costs_nothing_but_time(finished: Finished, tmp_pa
     client, job = finished.client, finished.job
     with service(tmp_path / "state") as (_, other):
         copy = submit(other, tmp_path)
-        wait_until(lambda: other.job(copy)["progress"] is not None)
+        wait_until(lambda: other.job(copy)["progress"] is not None, 180)
         worker = gpu_worker(tmp_path / "state")
         family = worker.children(recursive=True)
         os.killpg(worker.pid, signal.SIGKILL)
@@ -218,7 +218,7 @@ READING = {
     f"compare {JOB} {JOB}": r"56 matrices: 56 with the same mask, 56 with the same weights\n$",
     f"lineage {JOB}": rf"\* {JOB} +succeeded +0\. first, 1\. second ",
     f"events {JOB}": r"^ +1 .* created .*\n(.*\n)*.* stage_finished +stage=1 .*\n(.*\n)*.*\bto=succeeded\b",
-    f"attempts {JOB}": r" 1 +gpu0@\S+ +20\d\d-.* succeeded",
+    f"attempts {JOB}": r" 1 +gpu0@\S+ +\S.* 20\d\d-.* succeeded",
     "models ls": r"mdl_\S+ +ready +llama +\S+ +[0-9.]+ M +[0-9.]+ .iB +tiny",
     "datasets ls": r"ds_\S+ +ready +txt +[0-9.]+ KiB +1 +second-test",
     f"verify {JOB} --stored": r"the store is as the manifest says\n",

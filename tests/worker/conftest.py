@@ -18,6 +18,15 @@ def jobs(session: Session, store: ObjectStore) -> JobMaker:
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """With a lease that a busy machine does not lose by itself: a worker in the test's own process does not die.
+
+    Those in processes of their own, which do, have the short one of `environment`.
+    """
+    return settings.model_copy(update={"lease_seconds": 60.0})
+
+
+@pytest.fixture
 def run(settings: Settings) -> Callable[..., int]:
     """how: to the engine. Keywords: settings."""
     return lambda *how, **changes: run_jobs(settings.model_copy(update=changes), "here", [*SCRIPTED, *how])

@@ -13,11 +13,14 @@ from pathlib import Path
 import psutil
 from sqlalchemy.orm import Session
 
+from app.settings import Settings
 from app.storage import ObjectStore
 from app.tables.jobs import Job, JobAttempt, JobBlock
 from app.tables.states import TERMINAL, State
 from tests import tiny
 from tests.jobs import JobMaker, make_dataset, make_model, make_project
+from tests.machines import cpu
+from worker.attempt.machine import kept_at
 
 SCRIPTED = (sys.executable, "-P", str(Path(__file__).with_name("scripted_engine.py")))
 """An engine of the standard library: the real protocol, the real isolation, no torch."""
@@ -136,7 +139,12 @@ def gone(processes: list[psutil.Process]) -> bool:
 def worker(
     environment: dict[str, str], log: Path, queue: str = "gpu", name: str = "w1", app: str = "worker.celery"
 ) -> AbstractContextManager[psutil.Process]:
-    """A real Celery worker."""
+    """A real Celery worker, on a machine that was measured before."""
+    given = {name: value for name, value in environment.items() if name.startswith("SECATEUR_")}
+    settings = Settings(**{name.removeprefix("SECATEUR_").lower(): value for name, value in given.items()})  # type: ignore[arg-type]
+    kept = kept_at(settings)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(cpu(threads=settings.threads).model_dump_json())
     command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queue, "-n", f"{name}@tests"]
     command += ["-c", "1", "--loglevel", "INFO", "--without-gossip", "--without-mingle"]
     return process(command, {**environment, "REMAP_SIGTERM": "SIGQUIT"}, log)

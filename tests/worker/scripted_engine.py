@@ -3,11 +3,13 @@
 It speaks the real protocol through the real reporter, isolates itself like the real engine, needs the files that a
 real one would need to resume, and computes contents that depend on nothing but the request and those files.
 `how` is a list of words: `slow` (a pause in each block), `hang` (for ever in the third one), `fail`, `user`,
-`device` (the operator's fault), `memory`, `greedy` (takes all there is), `disk`, `deaf` (ignores the order to
-stop), `spawn` (leaves a child of its own), `outside` (reports a file that is not in the workspace), `nonsense`,
+`device` (the operator's fault), `fault` (of its GPU or of a program), `ecc` (of its GPU for certain), `full` and
+`crowded` (its GPU's memory, which it holds alone or not), `memory`, `greedy` (takes all there is), `disk`, `deaf`
+(ignores the order to stop), `spawn` (leaves a child of its own), `outside` (reports a file that is not in the
+workspace), `nonsense`,
 `beyond` and `after` (a block and the end of a stage that the job has not), `plan` (answers no question), `online`
-(says that it has its network), `scores` (each block has a file for keeping, of which no more than the
-unacknowledged ones lie about).
+(says that it has its network), `H100` and `A100` (its GPU), `scores` (each block has a file for keeping, of which
+no more than the unacknowledged ones lie about).
 """
 
 import argparse
@@ -22,8 +24,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from secateur.spec.records.history import JobWarning, Phase
-from secateur.spec.records.pipe import Failed, Output, OutputFile, Planned, Progress
-from tests.records import BLOCKS, PLAN, block_result, evaluation, hello, stage_result, summary
+from secateur.spec.records.pipe import DeviceMemory, Failed, Output, OutputFile, Planned, Progress
+from tests.records import BLOCKS, PLAN, block_result, evaluation, fingerprint, hello, stage_result, summary
 from worker.engine.reporter import UNACKNOWLEDGED_BLOCKS, Reporter
 from worker.isolation.enclosure import isolate
 from worker.isolation.limits import Confinement
@@ -46,7 +48,8 @@ def main() -> int:
         reporter = Reporter(reports, Stopped)
         reporter.listen()
         isolation["network"] |= "online" in arguments.how
-        reporter.tell(hello(request["threads"], isolation))
+        device = next((fingerprint(word) for word in arguments.how if word in ("H100", "A100")), None)
+        reporter.tell(hello(request["threads"], isolation, device))
         try:
             perform(request, reporter, set(arguments.how))
         except Stopped:
@@ -181,6 +184,15 @@ def misbehave(how: set[str], reporter: Reporter) -> None:
         fail(reporter, "x", f"broke in {os.getcwd()}", detail="secret detail")
     if "same" in how:
         fail_the_same(reporter)
+    if "fault" in how:
+        fail(reporter, "device_unavailable", "no GPU", fingerprint="f")
+    if "ecc" in how:
+        fail(reporter, "device_unavailable", "no GPU")
+    for word, reserved in (("full", 79), ("crowded", 10)):
+        if word in how:
+            sizes = {"total_bytes": 80, "free_bytes": 0, "reserved_bytes": reserved, "allocated_bytes": 5}
+            memory = DeviceMemory(**{name: size * 10**9 for name, size in sizes.items()})
+            fail(reporter, "out_of_memory", "The job does not fit.", memory=memory)
     if "memory" in how:
         fail(reporter, "out_of_memory", "")
     held = []

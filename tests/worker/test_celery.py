@@ -88,10 +88,10 @@ def test_what_a_worker_learnt_of_its_host_holds_for_the_next_message(environment
     code = (
         "import worker.celery, worker.attempt\n"
         "seen = []\n"
-        "worker.attempt.run_jobs = lambda settings, name, backoff: seen.append(backoff)\n"
+        "worker.attempt.run_jobs = lambda settings, name, backoff, gate: seen.append((backoff, gate))\n"
         "worker.celery.run_jobs()\n"
         "worker.celery.run_jobs()\n"
-        "assert seen[0] is not None and seen[0] is seen[1]"
+        "assert all(one is not None and one is other for one, other in zip(*seen, strict=True))"
     )
     subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, check=True)
 

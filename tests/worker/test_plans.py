@@ -14,19 +14,23 @@ from safetensors.torch import load_file
 from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
+from app.delivery import sizing
+from app.delivery.claim import claim
 from app.jobs import control
 from app.plans import service as plans
 from app.settings import Settings
 from app.storage import ObjectStore
 from app.tables.datasets import Dataset
-from app.tables.jobs import JobDataset
+from app.tables.jobs import Job, JobDataset
 from app.tables.models import Model
 from app.tables.plans import Plan
-from app.tables.tasks import Task
+from app.tables.tasks import PLANNING, Task
 from app.tasks import service as tasks
+from app.workers import registry
 from secateur.spec.job import JobContinue, JobCreate
 from tests.app.lineage.lineages import publish
 from tests.jobs import CALIBRATION, SPEC, make_dataset, make_model, make_project
+from tests.machines import cpu, gpu
 from tests.tiny import make_tiny_llama
 from tests.worker.harness import make_tiny_jobs
 from worker.attempt.engine_process import EngineProcess
@@ -131,6 +135,82 @@ def test_a_plan_of_a_continuation_counts_what_is_continued(
     refused = read(session, orphan).error
     assert refused is not None
     assert (refused["code"], refused["field"]) == ("job_not_found", "/continues")
+
+
+def test_a_plan_is_for_the_workers_that_there_are(
+    session: Session, store: ObjectStore, settings: Settings, tmp_path: Path
+) -> None:
+    id = ask(session, make_tiny_llama(tmp_path / "tiny"), store)
+    for name, machine in {"a": gpu(80), "b": gpu(80), "c": cpu(8)}.items():
+        registry.register(session, name, machine)
+    session.commit()
+    run(id, unguarded, lambda: None, settings)
+    plan = read(session, id)
+    assert plan.result is not None
+    estimates = plan.result["estimates"]
+    assert [(each["kind"], each["workers"], each["fits"]) for each in estimates["workers"]] == [
+        (gpu(80).kind, 2, True),
+        (cpu(8).kind, 1, True),
+    ]
+    assert estimates["kind"] in (gpu(80).kind, cpu(8).kind)
+
+
+def test_what_no_worker_holds_is_refused_by_its_largest_part(
+    session: Session, store: ObjectStore, settings: Settings, tmp_path: Path
+) -> None:
+    id = ask(session, make_tiny_llama(tmp_path / "tiny"), store)
+    registry.register(session, "small", gpu(0.5))
+    session.commit()
+    run(id, unguarded, lambda: None, settings)
+    plan = read(session, id)
+    assert (plan.state, plan.result) == ("failed", None)
+    assert plan.error is not None
+    assert (plan.error["code"], plan.error["field"]) == ("fits_no_worker", "/model")
+    for words in ("GiB of GPU memory", gpu(0.5).kind, "0.5 GiB", "choose a smaller model"):
+        assert words in plan.error["message"]
+
+
+def test_a_job_that_may_be_too_large_is_estimated_and_then_claimed_by_whom_it_fits(
+    session: Session, store: ObjectStore, settings: Settings, tmp_path: Path
+) -> None:
+    jobs = make_tiny_jobs(session, store, make_tiny_llama(tmp_path / "tiny"))
+    job = jobs.make()
+    session.query(Model).update({"bytes": 2**40})
+    for name, machine in {"small": gpu(0.5), "large": gpu(80)}.items():
+        registry.register(session, name, machine)
+    session.commit()
+    for _ in range(2):
+        assert claim(session, "small", 60) is None
+        session.commit()
+    assert run_tasks(settings, "w", PLANNING) == 1
+    session.rollback()
+    needs = sizing.needs_of(session.get_one(Job, job, populate_existing=True))
+    assert needs is not None
+    assert 2**29 < needs.device_bytes < 2**32
+    assert claim(session, "small", 60) is None
+    taken = claim(session, "large", 60)
+    assert taken is not None
+    assert taken.machine == gpu(80).model_dump(mode="json")
+    session.commit()
+
+
+def test_a_job_whose_model_no_engine_takes_is_let_go(
+    session: Session, store: ObjectStore, settings: Settings, tmp_path: Path
+) -> None:
+    folder = make_tiny_llama(tmp_path / "tiny")
+    (folder / "config.json").write_text('{"model_type": "nothing"}')
+    job = make_tiny_jobs(session, store, folder).make()
+    session.query(Model).update({"bytes": 2**40})
+    registry.register(session, "small", gpu(24))
+    session.commit()
+    assert claim(session, "small", 60) is None
+    session.commit()
+    assert run_tasks(settings, "w", PLANNING) == 1
+    session.rollback()
+    found = session.get_one(Job, job, populate_existing=True)
+    assert (found.state, sizing.needs_of(found)) == ("queued", None)
+    assert claim(session, "small", 60) is not None
+    session.commit()
 
 
 def test_a_lost_lease_writes_nothing(session: Session, settings: Settings) -> None:

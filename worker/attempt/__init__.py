@@ -6,6 +6,8 @@ renews the lease, and kills the engine by its own clock when that fails for too 
 """
 
 from worker.attempt.claim_backoff import PROCESS_BACKOFF, ClaimBackoff
+from worker.attempt.device_gate import DeviceGate, process_gate
+from worker.attempt.patience import OutOfPatience
 from worker.attempt.runner import run_jobs
 
-__all__ = ["PROCESS_BACKOFF", "ClaimBackoff", "run_jobs"]
+__all__ = ["PROCESS_BACKOFF", "ClaimBackoff", "DeviceGate", "OutOfPatience", "process_gate", "run_jobs"]

@@ -3,11 +3,15 @@
 import errno
 import logging
 import os
+import time
 from collections.abc import Sequence
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
+from app.counts import LEASES_LOST, count
+from app.db.engine import transaction
 from app.delivery import checkpoint as checkpoints
 from app.delivery import commits, endings, input_digests
 from app.delivery.checkpoint import Checkpoint
@@ -15,11 +19,15 @@ from app.delivery.claim import Claim
 from app.delivery.commits import CommitsLost
 from app.delivery.endings import Failure
 from app.delivery.lease import LeaseLost, OwnerRequests, renew
+from app.kit.origin import on_behalf
+from app.kit.tracing import named, note_past, span
 from app.settings import Settings
 from app.storage import ObjectStore, StoreError, StoreFull
 from app.tables.jobs import Outcome
 from app.tables.states import ENDINGS, LOSSES, Reason
+from secateur.packed import PackError
 from worker.attempt.context import AttemptContext, Ending
+from worker.attempt.device_gate import DeviceGate
 from worker.attempt.engine_messages import hear_engine
 from worker.attempt.engine_process import EngineProcess, confinement, engine_limits
 from worker.attempt.interrupts import AttemptFailed, Interrupted, Interrupts
@@ -45,11 +53,34 @@ def run_attempt(
     store: ObjectStore,
     interrupts: Interrupts,
     command: Sequence[str],
+    gate: DeviceGate,
 ) -> bool | None:
     """Work until the job has another state, or the lease is lost. Raises nothing but what the database says.
 
     since: `time.monotonic()` before the claim was sent. Returns whether the worker can work, see `Ending.sound`.
     """
+    lease = claim.lease
+    began = time.time_ns() - int(1e9 * (time.monotonic() - since))
+    names: dict[str, str | int] = {"job_id": lease.job_id, "attempt": lease.attempt, "fence": lease.fence}
+    names["project"] = claim.project_id
+    with on_behalf(claim.origin, "attempt", names, started=began) as current:
+        note_past("claim", began)
+        ending = _hold(claim, since, settings, store, interrupts, command, gate)
+        if ending is not None:
+            current.set_attributes(named({"state": ending.state}))
+    return ending.sound if ending is not None else None
+
+
+def _hold(
+    claim: Claim,
+    since: float,
+    settings: Settings,
+    store: ObjectStore,
+    interrupts: Interrupts,
+    command: Sequence[str],
+    gate: DeviceGate,
+) -> Ending | None:
+    """With the lease kept; None when it was lost."""
     lease = claim.lease
 
     def heed(requests: OwnerRequests) -> None:
@@ -67,18 +98,25 @@ def run_attempt(
         on_lost=interrupts.lose,
         on_orders=heed,
     )
-    log.info("%s: attempt %d begins", lease.job_id, lease.attempt)
+    log.info("the attempt begins")
     with heartbeat:
         try:
-            ending = _run_to_end(AttemptContext(claim, settings, store, interrupts, heartbeat), command)
+            ending = _run_to_end(AttemptContext(claim, settings, store, interrupts, heartbeat, gate), command)
         except CommitsLost as lost:
-            log.error("%s: the database has lost %s: this attempt is over", lease.job_id, lost)
+            log.error("the database has lost %s: this attempt is over", lost)
         except LeaseLost:
-            log.warning("%s: the lease of attempt %d is lost", lease.job_id, lease.attempt)
+            log.warning("the lease is lost")
+            _count_loss()
         else:
-            log.info("%s: attempt %d left it %s", lease.job_id, lease.attempt, ending.state)
-            return ending.sound
+            log.info("the attempt left the job %s", ending.state)
+            return ending
     return None
+
+
+def _count_loss() -> None:
+    """For the metrics; where the database is away, it is told by what the reaper counts."""
+    with suppress(Exception), transaction() as session:
+        count(session, LEASES_LOST)
 
 
 def _run_to_end(context: AttemptContext, command: Sequence[str]) -> Ending:
@@ -91,13 +129,13 @@ def _run_to_end(context: AttemptContext, command: Sequence[str]) -> Ending:
     except AttemptFailed as error:
         found = error.failure
     except StoreError as error:
-        log.error("%s: %s", job, error)
+        log.error("%s", error)
         found = Failure(Reason.store_failed, STORE_FULL if isinstance(error, StoreFull) else "")
     except OSError as error:
-        log.exception("%s: the worker's own files failed", job)
+        log.exception("the worker's own files failed")
         found = _disk_trouble(error)
-    except (KeyError, TypeError, ValueError):
-        log.exception("%s: the job could not be prepared", job)
+    except (KeyError, TypeError, ValueError, PackError):
+        log.exception("the job could not be prepared")
         found = Failure(Reason.engine_failed, "The worker could not prepare the job.")
     return found if isinstance(found, Ending) else _fail(context, found)
 
@@ -106,10 +144,24 @@ def _perform(context: AttemptContext, scratch: Scratch, command: Sequence[str]) 
     """Stage, start the engine, hear it; published, or the reason why not."""
     interrupts = context.interrupts
     checkpoint, next_line = _look_back(context)
-    bring(context.claim, checkpoint, scratch, context.settings, context.store, interrupts)
-    request = make_request(context.claim, checkpoint, scratch, context.settings)
-    killed_before = oom_kills()
+    with span("staging"):
+        bring(context.claim, checkpoint, scratch, context.settings, context.store, interrupts)
+        request = make_request(context.claim, checkpoint, scratch, context.settings, context.gate.name)
     interrupts.check()
+    with span("engine"):
+        return _run_engine(context, scratch, command, request, checkpoint, next_line)
+
+
+def _run_engine(
+    context: AttemptContext,
+    scratch: Scratch,
+    command: Sequence[str],
+    request: dict[str, Any],
+    checkpoint: Checkpoint,
+    next_line: int,
+) -> Ending | Failure:
+    interrupts = context.interrupts
+    killed_before = oom_kills()
     limits = engine_limits(context.settings)
     confined = confinement(request, scratch.workspace, limits)
     engine = EngineProcess(scratch.workspace, request["threads"], command, confined)
@@ -132,12 +184,12 @@ def _perform(context: AttemptContext, scratch: Scratch, command: Sequence[str]) 
     interrupts.check()
     if found is not None:
         return found
-    log.error("%s: the engine ended with %d and no report", context.lease.job_id, code)
+    log.error("the engine ended with %d and no report", code)
     if engine.outgrown:
         text = (
             f"The engine took more than the {(limits.memory_bytes or 0) / 1e9:.1f} GB of memory that it may hold."
         )
-        return Failure(Reason.out_of_memory, text)
+        return Failure(Reason.out_of_memory, text, details={"limit_bytes": limits.memory_bytes})
     if code >= 0:
         return Failure(Reason.engine_failed, f"The engine ended with exit code {code}.")
     return Failure(Reason.out_of_memory if oom_kills() > killed_before else Reason.engine_killed)
@@ -183,7 +235,9 @@ def _end_as_ordered(context: AttemptContext) -> Ending:
 
 def _fail(context: AttemptContext, failure: Failure) -> Ending:
     budgets = endings.budgets(context.settings)
-    log.warning("%s: %s", context.lease.job_id, failure.message or ENDINGS[failure.reason].message)
+    if not context.interrupts.stopping.is_set():  # then there is no time to look
+        failure = context.gate.settle(failure)
+    log.warning("%s: %s", failure.reason, failure.message or ENDINGS[failure.reason].message)
     ending = context.end(lambda session: endings.fail(session, context.lease, failure, budgets))
     return ending if ending.sound or failure.reason not in LOSSES else Ending(ending.state, sound=False)
 

@@ -2,16 +2,20 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from app.delivery.object_keys import StoredFile
+from app.settings import Settings
 from app.storage import StoreError
 from secateur.digests import file_sha256
 
 LOCK_PAUSE_SECONDS: Final = 0.2
+CACHE_SHARE: Final = 1 / 3
+"""Of the work folder's disk. A job beside it needs room for several copies of its model."""
 Pause = Callable[[float], None]
 
 
@@ -44,8 +48,7 @@ class Cache:
 
     def evict(self) -> int:
         """Remove what was used least recently until the bound holds; bytes removed. Linked files stay."""
-        total = sum(status.st_size for _, status in _stats(self._folder / "objects"))
-        return _remove_oldest(self._folder, total - self._bound)
+        return _remove_oldest(self._folder, held_bytes(self._folder.parent) - self._bound)
 
     def _entry(self, sha256: str) -> Path:
         return self._folder / "objects" / sha256[:2] / sha256
@@ -76,6 +79,18 @@ def _remove_oldest(folder: Path, size: int) -> int:
                 path.unlink()
                 removed += status.st_size
     return removed
+
+
+def held_bytes(work_dir: Path) -> int:
+    """What lies in the cache now."""
+    return sum(status.st_size for _, status in _stats(work_dir / "cache" / "objects"))
+
+
+def bound_of(settings: Settings) -> int:
+    """How large the cache may be: as set, or CACHE_SHARE of the disk."""
+    if settings.cache_bytes is not None:
+        return settings.cache_bytes
+    return int(CACHE_SHARE * shutil.disk_usage(settings.work_dir).total)
 
 
 def sweep_partial(work_dir: Path) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from sqlalchemy.orm import Session
@@ -12,6 +13,7 @@ from app.delivery.lease import Lease, guard
 from app.settings import Settings
 from app.storage import ObjectStore
 from app.tables.states import State
+from worker.attempt.device_gate import DeviceGate
 from worker.attempt.interrupts import Interrupts, transact
 from worker.attempt.lease_heartbeat import LeaseHeartbeat
 
@@ -33,10 +35,15 @@ class AttemptContext:
     store: ObjectStore
     interrupts: Interrupts
     heartbeat: LeaseHeartbeat
+    gate: DeviceGate
 
     @property
     def lease(self) -> Lease:
         return self.claim.lease
+
+    def download(self, key: str, path: Path) -> None:
+        """Write an object's bytes to a path; every piece looks at the interrupts."""
+        self.store.download(key, path, self.interrupts.check)
 
     def commit(self, write: Callable[[Session], Result]) -> Result:
         """Run a function in a transaction that the lease guards."""

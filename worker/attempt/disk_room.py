@@ -1,12 +1,14 @@
 """A worker whose disk is nearly full claims nothing: an attempt would fail there, and cost the job one."""
 
 import logging
+import math
 import threading
 from typing import Final
 
 from app.settings import Settings
 from app.storage.disk import Watermark
 from worker.attempt.cache import shrink
+from worker.attempt.patience import Patience
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +25,14 @@ def has_room(settings: Settings) -> bool:
     return watermark.room() >= 0
 
 
-def wait_for_room(settings: Settings, stopping: threading.Event) -> None:
-    """Return once there is room, or the worker must stop."""
+def wait_for_room(settings: Settings, stopping: threading.Event, seconds: float = math.inf) -> None:
+    """Return once there is room, or the worker must stop. Raises OutOfPatience after so many seconds."""
     if has_room(settings):
         return
-    log.error("the disk's reserve (`disk_reserve_bytes`) is touched: nothing is claimed until there is room")
-    while not stopping.wait(LOOK_SECONDS):
+    said = "the disk's reserve (`disk_reserve_bytes`) is touched"
+    log.error("%s: nothing is claimed until there is room", said)
+    patience = Patience(seconds)
+    while not stopping.wait(patience.next(LOOK_SECONDS, said)):
         if has_room(settings):
             log.warning("the disk has room again")
             return

@@ -2,25 +2,36 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Final, TypeVar
 
 from sqlalchemy.exc import DataError, IntegrityError, NoResultFound, StatementError
+from sqlalchemy.orm import Session
 
 from app.delivery import checkpoint as checkpoints
-from app.delivery import commits
+from app.delivery import commits, device_change
 from app.delivery.checkpoint import Checkpoint
 from app.delivery.claim import Claim
+from app.delivery.device_change import Change
 from app.delivery.endings import Failure
 from app.delivery.object_keys import MODEL, StoredFile, attempt_folder
 from app.delivery.publish import make_manifest, publish
+from app.history.evaluation import evaluation_of
+from app.kit.redaction import redacted
+from app.kit.tracing import span
+from app.settings import Settings
+from app.tables.jobs import Job
 from app.tables.states import Reason
+from secateur.packed import PackError
+from secateur.spec.job import stage_names
+from secateur.spec.output import Form
 from secateur.spec.records.history import JobWarning
 from secateur.spec.records.pipe import (
     BlockResult,
+    DeviceMemory,
     Ended,
     Engine,
     Evaluation,
@@ -33,12 +44,16 @@ from secateur.spec.records.pipe import (
     StageResult,
 )
 from secateur.spec.records.plan import SkippedTensor
+from worker.attempt import card
 from worker.attempt.context import AttemptContext, Ending
+from worker.attempt.device_gate import others_bytes
 from worker.attempt.engine_process import EngineProcess
 from worker.attempt.interrupts import AttemptFailed
 from worker.attempt.job_log import JobLog
 from worker.attempt.news import News
-from worker.attempt.redaction import Redactor, redacted
+from worker.attempt.packing import Packing, base_name, form_of
+from worker.attempt.phases import Phases
+from worker.attempt.redaction import Redactor
 from worker.attempt.scratch import Scratch
 from worker.attempt.staging import OPERATORS_FIELDS
 from worker.attempt.stall_watchdog import StallWatchdog
@@ -47,11 +62,20 @@ from worker.attempt.uploads import Uploads
 log = logging.getLogger(__name__)
 
 HEAR_SECONDS: Final = 0.25
-NAMED: Final = frozenset({Reason.out_of_memory, Reason.disk_full})
+NAMED: Final = frozenset({Reason.out_of_memory, Reason.device_unavailable, Reason.disk_full})
 """Failures of the system that the engine tells apart; every other one is `engine_failed`."""
 KEPT: Final = (BlockResult, Evaluation, StageResult)
 """Messages after which nothing is lost when the engine stops."""
-UNUSABLE: Final = (LookupError, TypeError, ValueError, DataError, IntegrityError, NoResultFound, StatementError)
+UNUSABLE: Final = (
+    LookupError,
+    TypeError,
+    ValueError,
+    DataError,
+    IntegrityError,
+    NoResultFound,
+    StatementError,
+    PackError,
+)
 Said = TypeVar("Said", Note, JobWarning)
 
 
@@ -62,13 +86,16 @@ class _Hearing:
     context: AttemptContext
     engine: EngineProcess
     uploads: Uploads
+    packing: Packing
     redact: Redactor
     job_log: JobLog
     news: News
+    phases: Phases
 
     @property
-    def domains(self) -> list[str]:
-        return [domain["name"] for domain in self.context.claim.spec["domains"]]
+    def stages(self) -> list[str]:
+        """Their names."""
+        return stage_names(self.context.claim.spec)
 
     def redacted(self, said: Said) -> Said:
         """Free of the worker's paths, like all that an owner reads."""
@@ -84,8 +111,14 @@ def hear_engine(
     next_line: number of the job's next line of log. Raises Interrupted, and AttemptFailed for what cannot be used.
     """
     hearing = _listen(context, engine, scratch, next_line)
-    # The artifact is made of the last stage's, by their local names.
-    committed = {file.path: file for file in checkpoint.files_of.get(len(hearing.domains) - 1, ())}
+    with hearing.phases:
+        return _hear_out(hearing, checkpoint)
+
+
+def _hear_out(hearing: _Hearing, checkpoint: Checkpoint) -> Ending | Failure | None:
+    context, engine = hearing.context, hearing.engine
+    # The artifact is made of these, by their local names.
+    committed = {file.path: file for file in checkpoint.files}
     watchdog, interrupts = StallWatchdog(context.settings.stall_seconds), context.interrupts
     about: Engine | None = None
     failure: Failure | None = None
@@ -96,7 +129,7 @@ def hear_engine(
         interrupts.in_block = at_work and not (resting and not engine.has_more())
         interrupts.check()
         with _usable():
-            match message := _next(engine, watchdog, interrupts.stalled.set):
+            match message := _next(hearing, watchdog):
                 case Ended():
                     hearing.news.write()
                     return failure
@@ -127,13 +160,16 @@ def _listen(context: AttemptContext, engine: EngineProcess, scratch: Scratch, ne
     job_log = JobLog(next_line, settings.log_lines, redact)
     engine.listen(lambda line: job_log.add("info", line))
     folder = attempt_folder(claim.root, lease.job_id, lease.fence)
+    uploads = Uploads(context.store, folder, scratch.workspace, context.interrupts)
     return _Hearing(
         context=context,
         engine=engine,
-        uploads=Uploads(context.store, folder, scratch.workspace, context.interrupts),
+        uploads=uploads,
+        packing=Packing(claim, scratch, uploads, context.interrupts, context.download),
         redact=redact,
         job_log=job_log,
         news=News(context, job_log),
+        phases=Phases(),
     )
 
 
@@ -148,14 +184,15 @@ def _usable() -> Iterator[None]:
         raise AttemptFailed(Failure(Reason.engine_failed, text)) from error
 
 
-def _next(engine: EngineProcess, watchdog: StallWatchdog, stall: Callable[[], None]) -> Message | Ended | None:
+def _next(hearing: _Hearing, watchdog: StallWatchdog) -> Message | Ended | None:
     """The engine's next message, if any; an engine that is silent for too long stalls the attempt."""
-    message = engine.hear(HEAR_SECONDS)
+    message = hearing.engine.hear(HEAR_SECONDS)
     if message is None and watchdog.is_over():
         log.error("no report of the engine for %.0f s", watchdog.silence())
-        stall()
+        hearing.context.interrupts.stalled.set()
     elif message is not None and not isinstance(message, Ended):
         watchdog.hear(message)
+        hearing.phases.hear(message)
     return message
 
 
@@ -170,7 +207,20 @@ def _greet(hearing: _Hearing, message: Hello) -> Engine:
     if message.engine.isolation.get("network"):
         warn_of_network()
     note = hearing.redacted(_count_skipped(message.skipped)) if message.skipped else None
-    context.commit(lambda session: commits.write_hello(session, context.lease, message, hearing.domains, note))
+    device = message.engine.fingerprint
+
+    def write(session: Session) -> Change | None:
+        change = device_change.settle(session, context.lease, device) if device is not None else None
+        if change is None or not change.refused:
+            commits.write_hello(session, context.lease, message, hearing.stages, note)
+        if change is not None:
+            data = {"code": "device_changed", "before": change.before, "now": change.now}
+            commits.write_note(session, context.lease, Note(level="warning", message=change.message, data=data))
+        return change
+
+    change = context.commit(write)
+    if change is not None and change.refused:
+        raise AttemptFailed(Failure(Reason.other_device, change.message))
     return message.engine
 
 
@@ -198,7 +248,7 @@ def _keep_block(hearing: _Hearing, about: Engine, message: BlockResult) -> dict[
     stored = {path: hearing.uploads.put_block(path, stage) for _, path in message.files}
     files = [{"role": role, **asdict(stored[path])} for role, path in message.files]
     block = commits.Block(
-        result=message, domain=hearing.domains[stage], engine_format=about.engine_format, files=files
+        result=message, domain=hearing.stages[stage], engine_format=about.engine_format, files=files
     )
     context.commit(lambda session: commits.write_block(session, context.lease, block))
     for role, path in message.files:
@@ -216,21 +266,46 @@ def _failure(hearing: _Hearing, message: Failed) -> Failure:
     text = hearing.redact(message.message)
     if message.cause == "user" and message.field not in OPERATORS_FIELDS:
         return Failure(Reason.invalid_input, text, message.code, message.field)
+    known: dict[str, Any] = {"fingerprint": message.fingerprint, "details": _figures(message.memory)}
+    if message.field == "/device":
+        return Failure(Reason.device_unavailable, **known)
     if message.code in NAMED:
-        return Failure(Reason(message.code))
-    return Failure(Reason.engine_failed, text, fingerprint=message.fingerprint)
+        reason = Reason(message.code)
+        if reason is Reason.out_of_memory and _is_shared(hearing.context.settings, known["details"]):
+            return Failure(Reason.device_shared, details=known["details"])
+        return Failure(reason, text, **known)
+    return Failure(Reason.engine_failed, text, **known)
+
+
+def _is_shared(settings: Settings, figures: dict[str, Any] | None) -> bool:
+    return figures is not None and figures["others_bytes"] > settings.device_foreign_bytes
+
+
+def _figures(memory: DeviceMemory | None) -> dict[str, Any] | None:
+    """others_bytes: what other processes hold, by what is neither free nor this engine's."""
+    if memory is None:
+        return None
+    return memory.model_dump() | {"others_bytes": others_bytes(memory)}
 
 
 def _publish(hearing: _Hearing, about: Engine, message: Output, committed: Mapping[str, StoredFile]) -> Ending:
+    with span("publish", {"files": len(message.files)}):
+        return _publish_all(hearing, about, message, committed)
+
+
+def _publish_all(hearing: _Hearing, about: Engine, message: Output, committed: Mapping[str, StoredFile]) -> Ending:
     """Upload what is not there yet, then one guarded update."""
     context, lease = hearing.context, hearing.context.lease
     hearing.news.tell_publishing()
     files: list[StoredFile] = []
     for file in message.files:
         context.interrupts.check()
-        files.append(hearing.uploads.put_output(file.local, file.path, committed))
+        files.append(hearing.packing.put_output(file.local, file.path, committed))
     model = [file for file in files if file.path.startswith(MODEL)]
-    files += context.commit(lambda session: checkpoints.kept_files(session, lease.job_id, model))
+    kept = context.commit(lambda session: checkpoints.kept_files(session, lease.job_id, model))
+    files += map(hearing.packing.put_kept, kept)
+    # After the files that stages share: the card is about the last one's model.
+    files += _put_card(hearing, message)
     manifest = make_manifest(files, _provenance(context.claim, about))
     text = json.dumps(manifest, sort_keys=True).encode()
     manifest["key"] = hearing.uploads.put_manifest(manifest["digest"], text)
@@ -242,6 +317,16 @@ def _publish(hearing: _Hearing, about: Engine, message: Output, committed: Mappi
     return ending
 
 
+def _put_card(hearing: _Hearing, message: Output) -> list[StoredFile]:
+    context, claim = hearing.context, hearing.context.claim
+    evaluation = context.commit(lambda session: evaluation_of(session, session.get_one(Job, claim.lease.job_id)))
+    text = card.make_card(claim, evaluation, message.summary)
+    if text is None:
+        hearing.job_log.add("warning", "The model card could not be written; the artifact is without one.")
+        return []
+    return [hearing.uploads.put_made(card.PATH, text)]
+
+
 def _provenance(claim: Claim, about: Engine) -> dict[str, Any]:
     base = claim.base and {"job": claim.spec["continues"], "manifest_digest": claim.base.manifest_digest}
     return {
@@ -249,8 +334,12 @@ def _provenance(claim: Claim, about: Engine) -> dict[str, Any]:
         **({"continues": base} if base else {}),
         "spec_digest": claim.spec_digest,
         "model": {"id": claim.model_id, "digest": claim.model_digest},
+        "form": form_of(claim.spec),
+        **({"masks_of": base_name(claim)} if form_of(claim.spec) is Form.masks else {}),
         "datasets": {name: text.file.sha256 for name, text in sorted(claim.datasets.items())},
-        "engine": about.model_dump(exclude={"isolation"}),
+        # Which of a host's equal GPUs it was decides no bit.
+        "engine": about.model_dump(exclude={"isolation": True, "fingerprint": {"uuid"}})
+        | {"device": about.device.partition(":")[0]},
     }
 
 

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from app.kit.tracing import traceparent
 from app.settings import Settings
 from secateur.spec.records.pipe import Ended, Message, read_message
+from secateur.spec.request import HIDDEN_PART
 from worker.isolation.child import END, Child
 from worker.isolation.limits import Confinement, Limits, host_memory_bytes
 
@@ -26,7 +28,9 @@ class EngineProcess(Child):
         command: Sequence[str] = COMMAND,
         confinement: Confinement | None = None,
     ) -> None:
-        super().__init__(workspace, threads, command, confinement)
+        # By the name that OpenTelemetry gives it: a profiler in the engine can say which trace it belongs to.
+        traced = {name.upper(): value for name, value in traceparent().items()}
+        super().__init__(workspace, threads, command, confinement, traced)
 
     def hear(self, seconds: float) -> Message | Ended | None:
         """The next message, Ended after the last one, None when there is none within the time.
@@ -49,4 +53,14 @@ def confinement(request: dict[str, Any], workspace: Path, limits: Limits) -> Con
 
 def engine_limits(settings: Settings) -> Limits:
     """Of a job's engine, which may fill the machine but not bring it down: only its memory."""
-    return Limits(memory_bytes=settings.engine_memory_bytes or int(ENGINE_SHARE * host_memory_bytes()))
+    return Limits(memory_bytes=engine_memory(settings))
+
+
+def engine_memory(settings: Settings) -> int:
+    """Bytes that a job's engine may hold."""
+    return settings.engine_memory_bytes or int(ENGINE_SHARE * host_memory_bytes())
+
+
+def hidden_bytes(settings: Settings) -> int:
+    """Of these, the part for hidden states."""
+    return engine_memory(settings) // HIDDEN_PART if settings.hidden_bytes is None else settings.hidden_bytes

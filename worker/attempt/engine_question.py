@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from secateur.spec.records.pipe import Ended, Failed, Inspection, Message, Planned
+from secateur.spec.records.pipe import Ended, Failed, Inspection, Measured, Message, Planned
 from worker.attempt.engine_process import COMMAND, EngineProcess, confinement
 from worker.isolation import LimitReached, Limits
 from worker.isolation.question import died_of
 from worker.model_files.errors import IntakeError
 
-Answer = TypeVar("Answer", Inspection, Planned)
+Answer = TypeVar("Answer", Inspection, Measured, Planned)
 
 MODULE_BYTES: Final = 40_000
 """Of each tensor, for the module around it in a graph without weights."""

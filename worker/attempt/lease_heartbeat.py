@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Self
 
 from sqlalchemy.orm import Session
@@ -41,9 +42,10 @@ class LeaseHeartbeat:
         self._deadline = since + lease_seconds
         self._done = threading.Event()
         self._leaving = threading.Event()
+        # Each in its maker's context, for the log.
         self._threads = [
-            threading.Thread(target=self._beat, name="heartbeat", daemon=True),
-            threading.Thread(target=self._watch, name="fence", daemon=True),
+            threading.Thread(target=copy_context().run, args=(loop,), name=name, daemon=True)
+            for name, loop in (("heartbeat", self._beat), ("fence", self._watch))
         ]
 
     def __enter__(self) -> Self:

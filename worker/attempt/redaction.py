@@ -1,12 +1,13 @@
-"""Text that leaves the worker: without its paths, without control characters, of bounded length."""
+"""Text that leaves the worker: without its paths and secrets, without control characters, of bounded length."""
 
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from app.kit.redaction import redact
 from worker.isolation.environment import SOURCE_ROOT
 
 LINE_LENGTH: Final = 2_000
@@ -37,16 +38,5 @@ class Redactor:
         """One line, fit for the database and for a stranger's eyes."""
         for path, name in self._pairs:
             text = text.replace(path, name)
-        text = _CONTROL.sub(" ", _ESCAPES.sub("", text)).replace("\n", " ⏎ ")
+        text = _CONTROL.sub(" ", _ESCAPES.sub("", redact(text))).replace("\n", " ⏎ ")
         return text if len(text) <= LINE_LENGTH else f"{text[:LINE_LENGTH]} …"
-
-
-def redacted(data: Any, redact: Callable[[str], str]) -> Any:
-    """A JSON value with every string in it redacted, keys of objects among them."""
-    if isinstance(data, str):
-        return redact(data)
-    if isinstance(data, Mapping):
-        return {redact(str(key)): redacted(value, redact) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [redacted(value, redact) for value in data]
-    return data

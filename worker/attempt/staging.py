@@ -9,17 +9,22 @@ from typing import Any, Final
 from app.delivery.checkpoint import Checkpoint
 from app.delivery.claim import Claim, SourceText
 from app.delivery.endings import Failure
+from app.delivery.object_keys import MODEL
 from app.settings import Settings
 from app.storage import ObjectMissing, ObjectStore
 from app.tables.states import Reason
+from secateur.packed import Base, unpack_file
+from secateur.packed.folder import SUFFIX
+from secateur.packed.format import PREFIX
 from secateur.spec.job import Pruning
-from worker.attempt.cache import Cache, fetch_checked
+from worker.attempt.cache import Cache, bound_of, fetch_checked
+from worker.attempt.engine_process import hidden_bytes
 from worker.attempt.interrupts import AttemptFailed, Interrupts, persist
 from worker.attempt.scratch import Scratch
 
 BASE: Final = "base"
 """Where in the workspace the files of the job before lie; the engine only reads them."""
-OPERATORS_FIELDS: Final = frozenset({"/workspace", "/device", "/threads", "/hidden_bytes"})
+OPERATORS_FIELDS: Final = frozenset({"/workspace", "/device", "/threads", "/hidden_bytes", "/machines"})
 """Of the request, what the worker's settings say and no owner of a job can mend."""
 
 
@@ -43,7 +48,7 @@ def bring(
             message = "An object that the job needs is no longer in the store."
             raise AttemptFailed(Failure(Reason.store_failed, message)) from error
 
-    cache = Cache(settings.work_dir, settings.cache_bytes, download, interrupts.pause)
+    cache = Cache(settings.work_dir, bound_of(settings), download, interrupts.pause)
     base = claim.base.files if claim.base is not None else ()
     linked = [
         *((file, scratch.model) for file in claim.model_files),
@@ -57,6 +62,19 @@ def bring(
         target = safe_join(scratch.workspace, file.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         fetch(partial(fetch_checked, file, target, download))
+    _unpack(scratch.workspace / BASE / MODEL, scratch.model, interrupts.check)
+
+
+def _unpack(folder: Path, model: Path, check: Callable[[], None]) -> None:
+    """Make the dense files of packed ones in `folder`, the weights that a job continues, in their place.
+
+    model: the folder of the dense model, for masks. Raises PackError.
+    """
+    packed = sorted(folder.glob(f"{PREFIX}*{SUFFIX}"))
+    base = Base.open(model, "base") if packed else None
+    for path in packed:
+        unpack_file(path, folder, base, check)
+        path.unlink()
 
 
 def safe_join(folder: Path, relative: str) -> Path:
@@ -67,16 +85,19 @@ def safe_join(folder: Path, relative: str) -> Path:
     return folder / path
 
 
-def make_request(claim: Claim, checkpoint: Checkpoint, scratch: Scratch, settings: Settings) -> dict[str, Any]:
-    """The engine's request, as `secateur.spec.request` has it."""
+def make_request(
+    claim: Claim, checkpoint: Checkpoint, scratch: Scratch, settings: Settings, device: str
+) -> dict[str, Any]:
+    """The engine's request, as `secateur.spec.request` has it. device: the worker's, resolved."""
     request = {
         **computed(claim.spec),
         "workspace": os.fspath(scratch.workspace),
         "model": os.fspath(scratch.model),
         "texts": {id: _text(source, scratch) for id, source in claim.datasets.items()},
-        "device": settings.device,
+        "device": device,
         "threads": checkpoint.threads or settings.threads,
-        "hidden_bytes": settings.hidden_bytes,
+        "hidden_bytes": hidden_bytes(settings),
+        "machines": [claim.machine] if claim.machine is not None else [],
         "resume": {
             "stages": checkpoint.stages,
             "blocks": checkpoint.blocks,

@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 from typing import Final
 
 GIVE_BACK_SECONDS: Final = 20.0
@@ -24,7 +25,8 @@ def supervise(work: Callable[[], int], stopping: threading.Event) -> int:
         except BaseException as error:
             ended.set_exception(error)
 
-    thread = threading.Thread(target=run, name="runner", daemon=True)
+    # In its caller's context, for the log.
+    thread = threading.Thread(target=copy_context().run, args=(run,), name="runner", daemon=True)
     thread.start()
     try:
         ended.exception()  # waits

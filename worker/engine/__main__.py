@@ -8,20 +8,14 @@ report says how that went.
 """
 
 import argparse
-import errno
-import hashlib
 import os
-import re
 import sys
-import traceback
-from functools import partial
 
-from secateur.spec.records.pipe import Engine, Failed, Hello, Planned, Reading
+from secateur.spec.records.pipe import Engine, Hello, Measured, Planned, Reading
 from secateur.spec.records.plan import PlanResult
 from worker.engine.reporter import Reporter
 from worker.isolation.enclosure import isolate
 from worker.isolation.limits import Confinement
-from worker.model_files.errors import is_out_of_memory
 
 
 def main() -> int:
@@ -37,6 +31,7 @@ def main() -> int:
     # Large tensors get pages of their own (`heap.map_large`): huge ones, where the system has them, cost less.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Only now: torch reads the environment.
+    from worker.engine.failures import describe
     from worker.pruning import Stopped
     from worker.pruning.runtime import memory as heap
 
@@ -50,7 +45,7 @@ def main() -> int:
         except Stopped:
             return 1
         except BaseException as error:
-            reporter.tell(_describe(error))
+            reporter.tell(describe(error, line))
             return 1
     return 0
 
@@ -60,60 +55,41 @@ def _run(line: bytes, reporter: Reporter, isolation: dict[str, bool]) -> None:
     import torch
 
     from worker.pruning import ENGINE_FORMAT, inspect, plan, run
-    from worker.pruning.estimate import estimates
+    from worker.pruning.fitting import estimates
     from worker.pruning.plan import look, skipped
-    from worker.pruning.request import InspectionRequest, read_request
-    from worker.pruning.runtime.numerics import versions
+    from worker.pruning.request import InspectionRequest, MeasurementRequest, read_request
+    from worker.pruning.runtime.fingerprint import fingerprint, versions
+    from worker.pruning.runtime.machine import measure
+    from worker.pruning.runtime.numerics import pick_devices, torch_settings
 
     job = read_request(line)
     torch.set_num_threads(job.threads)
     if isinstance(job, InspectionRequest):
         reporter.tell(inspect(job.inspect, lambda: reporter.tell(Reading())))
         return
+    if isinstance(job, MeasurementRequest):
+        machine = measure(job.device, job.measure, job.threads, job.host_bytes)
+        reporter.tell(Measured(machine=machine))
+        return
     if job.dry_run:
         reporter.tell(Planned(plan=PlanResult.model_validate(plan(job))))
         return
+    devices = pick_devices(job.device)
+    with torch_settings(job.threads, job.numerics, devices[0]):
+        known = fingerprint(devices[0], len(devices))
     engine = Engine(
         engine_format=ENGINE_FORMAT,
         versions=versions(),
         device=job.device,
+        fingerprint=known,
         threads=job.threads,
         isolation=isolation,
     )
     found = look(job)
-    left = skipped(found.graph, found.checkpoint, found.shares)
+    left = skipped(found)
     expected = estimates(found)
     reporter.tell(Hello(engine=engine, blocks=len(found.graph.blocks), skipped=left, estimates=expected))
     reporter.tell(run(job, reporter, found))
-
-
-def _describe(error: BaseException) -> Failed:
-    """A failure for its owner; `detail` is for the operator's log only."""
-    from worker.pruning import IllConditioned, UserError
-
-    detail = "".join(traceback.format_exception(error))
-    if isinstance(error, UserError):
-        told = detail if error.__cause__ is not None else None
-        return Failed(code=error.code, cause="user", message=error.message, field=error.field, detail=told)
-    if isinstance(error, IllConditioned):
-        # The same job would end the same way: only other settings, another text or another model can help.
-        return Failed(code="ill_conditioned", cause="user", message=str(error))
-    system = partial(Failed, cause="system", detail=detail)
-    if is_out_of_memory(error):
-        return system(code="out_of_memory", message="The engine ran out of memory.")
-    if os.strerror(errno.ENOSPC) in str(error):  # safetensors has an exception of its own for it
-        return system(code="disk_full", message="The worker's disk is full.")
-    message = "The engine stopped with an error of its own. Its operator finds it in the worker's log."
-    return system(code="engine_failed", message=message, fingerprint=_fingerprint(error))
-
-
-def _fingerprint(error: BaseException) -> str:
-    """The same for the same error at the same place, in whatever process: its type, its words without numbers, and
-    the lines that led to it."""
-    lines = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
-    said = re.sub(r"0x[0-9a-f]+|\d+", "#", str(error))
-    text = "\n".join([type(error).__qualname__, said, *lines])
-    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -40,6 +40,10 @@ class Reporter:
         if isinstance(record, Output):
             self._wait(lambda: self._published)
 
+    def settle(self) -> None:
+        """Wait until every block is acknowledged."""
+        self._wait(lambda: not self._waiting)
+
     def check(self) -> None:
         if self._stop:
             raise self._stopped()

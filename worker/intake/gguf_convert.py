@@ -14,7 +14,8 @@ from typing import Any, Final
 from worker.intake.gguf_keys import CODE, WAY_OUT, settle
 from worker.intake.gguf_rope import FACTORS, settle_rope
 from worker.intake.gguf_tokenizer import check_ids, check_tokenizer, doubts, settle_tokenizer
-from worker.model_files.errors import IntakeError, is_out_of_memory, no_room
+from worker.machine_errors import is_out_of_memory
+from worker.model_files.errors import IntakeError, no_room
 
 BYTES: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Of one weight, once it is converted."""

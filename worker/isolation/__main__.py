@@ -14,7 +14,8 @@ from typing import Any
 
 from worker.isolation.enclosure import isolate
 from worker.isolation.limits import Confinement
-from worker.model_files.errors import IntakeError, is_out_of_memory
+from worker.machine_errors import is_out_of_memory
+from worker.model_files.errors import IntakeError
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Final
 
 from worker.isolation.environment import environment
@@ -22,6 +23,17 @@ WATCH_SECONDS: Final = 0.05
 """Between two looks at the child's memory."""
 END: Final = b""
 """Follows the child's last line."""
+KILLED_SECONDS: Final = 15.0
+"""What the kernel gets to end a killed child; shorter than a stopping worker waits for its attempt. It never ends
+one that waits in a driver which does not answer."""
+
+_lingering: Final[list["Child"]] = []
+
+
+def lingering() -> list[int]:
+    """Process ids of killed children that still have not ended."""
+    _lingering[:] = [child for child in _lingering if not child.has_ended()]
+    return [child.pid for child in _lingering]
 
 
 class Child:
@@ -31,9 +43,15 @@ class Child:
     """
 
     def __init__(
-        self, workspace: Path, threads: int, command: Sequence[str], confinement: Confinement | None = None
+        self,
+        workspace: Path,
+        threads: int,
+        command: Sequence[str],
+        confinement: Confinement | None = None,
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """workspace: where it is at home; its working folder. command: takes what is added below."""
+        """workspace: where it is at home; its working folder. command: takes what is added below. variables: of
+        its environment, beside those that every child has."""
         confinement = confinement or Confinement()
         reports, theirs = os.pipe()
         try:
@@ -47,7 +65,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs,),
                 start_new_session=True,
-                env=environment(workspace, threads),
+                env={**environment(workspace, threads), **variables},
                 cwd=workspace,
             )
         except BaseException:
@@ -110,12 +128,16 @@ class Child:
         self._signal(signal.SIGKILL)
 
     def finish(self, grace: float) -> int:
-        """Exit code, negative for a signal; a child that does not end by itself is killed. Frees everything."""
+        """Exit code, negative for a signal; a child that does not end by itself is killed. Frees everything.
+
+        One that the kernel cannot end is left (`lingering`), and counts as killed: it runs no code any more.
+        """
         self._ended_within(grace)
         self.kill()
         self._closed.set()
-        while not self._ended_within(1):
-            pass
+        if not self._ended_within(KILLED_SECONDS):
+            _lingering.append(self)
+            return -signal.SIGKILL  # its pipes are still being read
         with self._reaping:
             code = self._process.wait()
         for pipe in (self._process.stdin, self._reports):
@@ -126,12 +148,12 @@ class Child:
 
     def _is_silent(self) -> bool:
         """Whether it ended some time ago: a process that it left behind may still hold the pipe open."""
-        if not self._has_ended():
+        if not self.has_ended():
             return False
         self._ended_at = self._ended_at or time.monotonic()
         return time.monotonic() - self._ended_at > SILENCE_SECONDS
 
-    def _has_ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Seen without reaping it."""
         if self._process.returncode is not None:
             return True
@@ -142,7 +164,7 @@ class Child:
 
     def _ended_within(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
-        while not self._has_ended():
+        while not self.has_ended():
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.05)
@@ -158,7 +180,7 @@ class Child:
 
     def _watch_memory(self, limit: int) -> None:
         """Kill the child when it holds more. Pages of files, which the kernel lets go of, do not count."""
-        while not self._has_ended():
+        while not self.has_ended():
             if _held_bytes(self.pid) > limit:
                 self.outgrown = True
                 self.kill()

@@ -1,6 +1,5 @@
 """The one error of an intake that is the user's to mend."""
 
-import errno
 from typing import Any
 
 
@@ -28,15 +27,4 @@ def no_room(size: int) -> IntakeError:
         "too_large",
         f"This needs {size / 1e9:.1f} GB of disk, more than the service has left. Use a smaller one, or ask its "
         "operator for more room.",
-    )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch has an exception for CUDA only; the processor's allocators say it in words."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("allocate memory", "bad_alloc")
     )

@@ -1,6 +1,6 @@
 """What a state file says that it holds, and whether a job can continue it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +8,14 @@ import torch
 
 from secateur.spec.job import Numerics
 from secateur.spec.method import Method, Mode
-from secateur.spec.sparsity import Allocation, Curvature
+from secateur.spec.sparsity import Allocation, Channels, Curvature
 from worker.pruning.allocation.output_grams import KEY as OUTPUT_GRAMS
 from worker.pruning.errors import UserError
 from worker.pruning.evaluation.losses import forward_dtype
 from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.request import PruningJob
 from worker.pruning.state.file import read_document
-from worker.pruning.state.moments import Accumulated, Factors
+from worker.pruning.state.moments import Factors
 from worker.pruning.state.stage_folder import StageFolder, stage_folder
 from worker.pruning.targets.budget import WeightTarget
 
@@ -25,10 +25,14 @@ MEMBERS = "members"
 FOLLOWING = "following"
 """In the document: the groups with a matrix that is solved towards the dense prefix. One that has no `cross` is
 left out of the comparison (see `dense_prefix`)."""
+CHANNELS = "channels"
+"""In the document: the matrices whose inputs are in another order than in the model as it came, and what moved."""
 PREFIX = "prefix"
 """In the document: what every window began with."""
 FIELD = "/continues"
 """What the owner wrote to continue a state."""
+KINDS = ("gram", "importance", "cross")
+"""Of a group's sums, those that a method may do without."""
 Document = Mapping[str, Any]
 """The JSON of a state file."""
 
@@ -36,19 +40,17 @@ Document = Mapping[str, Any]
 def held_statistics(
     job: PruningJob,
     stage: int,
-    sums: Mapping[str, Accumulated],
+    sums: Mapping[str, Mapping[str, Any]],
     others: Sequence[str],
     before: Document | None,
     surveyed: Sequence[WeightTarget],
 ) -> dict[str, Any]:
     """What a block's state of one of the job's stages holds, for its document.
 
-    sums: by group. others: kinds beside them. before: the document of the stage before, None in a first stage.
-    surveyed: the matrices of which the block has loss curves.
+    sums: by group, what the document says of them. others: kinds beside them. before: the document of the stage
+    before, None in a first stage. surveyed: the matrices of which the block has loss curves.
     """
-    grams = any(each.gram is not None for each in sums.values())
-    importance = any(each.importance for each in sums.values())
-    cross = any(each.cross is not None for each in sums.values())
+    grams, importance, cross = (any(each.get(kind) for each in sums.values()) for kind in KINDS)
     kinds = {"moments": bool(sums), "gram": grams, "importance": importance, "cross": cross}
     earlier = (before or {}).get(KEY, {})
     found: dict[str, Any] = {
@@ -92,26 +94,34 @@ def _adapting(job: PruningJob, surveyed: Sequence[WeightTarget]) -> bool | list[
 def factors(job: PruningJob, stage: int, before: Document | None) -> Factors:
     """How one of the job's stages adds to the sums. before: the document of the stage before, None in a first one.
 
-    A state that does not say its scale was never divided.
+    A state that does not say its scale was never divided. A further target adds nothing.
     """
     scale = None
     if before is not None:
         stages = before.get(KEY, {}).get("stages", [])
         scale = float(stages[-1].get("scale", 1.0)) if stages else 1.0
+    if not job.learns(stage):
+        return Factors(1.0, 0.0, scale or 1.0)
     return Factors.of(job.domains[stage].weight, job.method.keeps, scale)
 
 
 def _stages(job: PruningJob, stage: int, earlier: Mapping[str, Any], scale: float) -> list[dict[str, Any]]:
-    """Every stage of the lineage so far with its domain, the domain's weight, the recency γ, and the common factor
-    of the sums where that is not 1.
-
-    A state of an older engine does not say the latter two: it knew only 1.
-    """
-    number = job.first_stage + stage
-    unsaid = [{"domain": name, "weight": 1.0, "recency": 1.0} for name in job.lineage[:number]]
+    """Every stage of the lineage so far, see `stages_before`, with the common factor of the sums where that is not
+    1."""
     domain = job.domains[stage]
     own = {"domain": domain.name, "weight": domain.weight, "recency": job.method.keeps}
-    return [*earlier.get("stages", unsaid), own if scale == 1 else own | {"scale": scale}]
+    return [*stages_before(job, stage, earlier), own if scale == 1 else own | {"scale": scale}]
+
+
+def stages_before(job: PruningJob, stage: int, said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The lineage's stages before one of the job's, each with its domain, the domain's weight and the recency γ.
+
+    said: what the state of the stage before holds. One of an older engine says none of it: it knew only 1.
+    """
+    names = job.lineage[: job.first_stage + stage]
+    unsaid = [{"domain": name, "weight": 1.0, "recency": 1.0} for name in names]
+    found: list[dict[str, Any]] = said.get("stages", unsaid)
+    return found
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,8 @@ class _Check:
         mine, theirs = self.job.sparsity.keep_zeros, self.said.get("keep_zeros", False)
         if self.said and mine != theirs:
             yield f"was made with keep_zeros {theirs}, and this job's is {mine}: keep it, or begin a new lineage"
+        if CHANNELS in self.document and self.job.sparsity.channels is not Channels.permuted:
+            yield "was made with channels permuted, and this job's are as stored: keep their order"
         if method.mode is Mode.accumulated:
             yield from self._sums()
         yield from self._survey()
@@ -217,7 +229,7 @@ def check_statistics(
             raise UserError("state_mismatch", f"the state that is continued {lack}", FIELD)
 
 
-def check_moments(groups: Sequence[Sequence[PrunableWeight]], before: Mapping[str, Accumulated]) -> None:
+def check_moments(groups: Sequence[Sequence[PrunableWeight]], before: Container[str]) -> None:
     """Refuse sums without one of the groups, which a state of an older engine could not be asked for earlier."""
     for group in groups:
         if group[0].name not in before:

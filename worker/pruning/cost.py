@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from secateur.spec.method import Method
-from secateur.spec.sparsity import Allocation
+from secateur.spec.job import Calibration
+from secateur.spec.method import Method, Refine
+from secateur.spec.sparsity import Allocation, Channels
+from worker.pruning.calibration.windows import held_out_indices
 from worker.pruning.methods.auto import sampled_rows
 from worker.pruning.methods.output_weighting import STEPS, WIDEST
 from worker.pruning.methods.registry import SOLVERS, admm_work
@@ -22,8 +24,6 @@ PREFIX_PRODUCTS = 7.0
 """Of a matrix with one of a Gram's shape, to find a target behind the dense prefix and to measure by it."""
 WEIGHING_STEPS = STEPS + 6.0
 """Products of a matrix with a Gram on either side: the steps, and the errors before and after them."""
-SURVEY_TOKENS = 8192
-"""At how many calibration tokens a survey looks at most: of more it learns little."""
 
 
 def token_work(block: Block) -> float:
@@ -75,6 +75,22 @@ def _choice_work(tried: Sequence[Method], matrix: PrunableWeight) -> float:
     return factors + sum(solve_work(each, sample) for each in tried) + 2 * solve_work(tried[0], matrix)
 
 
+def tuning_work(method: Method, block: Block, tokens: int) -> float:
+    """The epochs of tuning a block: each token forward, and backward for twice that. The two passes of the windows
+    held out make up for what is not tuned on them."""
+    return 0.0 if method.refinement is None else 3.0 * method.refinement.epochs * tokens * token_work(block)
+
+
+def distilling_work(method: Method, graph: ModelGraph, tokens: int) -> float:
+    """The epochs of tuning the whole model: each token forward, forward once more on the way back, and backward;
+    and through the head for both models. What comes before and after them is not counted."""
+    if method.refine is not Refine.model or method.refinement is None:
+        return 0.0
+    blocks = sum(map(token_work, graph.blocks))
+    vocabulary = graph.model.get_output_embeddings().weight.shape[0]
+    return method.refinement.epochs * tokens * (4.0 * blocks + 3.0 * head_work(graph, vocabulary))
+
+
 def head_work(graph: ModelGraph, vocabulary: int) -> float:
     """One token through the output head."""
     width = getattr(graph.config.get_text_config(), "hidden_size", 1024)
@@ -86,36 +102,52 @@ def planned_work(
 ) -> dict[Kind, float]:
     """The whole job: T + 1 evaluations, T stages."""
     row = evaluated_tokens * (sum(map(token_work, graph.blocks)) + head_work(graph, vocabulary))
-    stages = [stage_work(job, graph, shares, domain.calibration.tokens) for domain in job.domains]
+    stages = [stage_work(job, graph, shares, number) for number in range(len(job.stage_names))]
     return {
-        Kind.evaluate: row * (len(job.domains) + 1),
+        Kind.evaluate: row * (len(stages) + 1),
         Kind.forward: sum(forward for forward, _ in stages),
         Kind.solve: sum(solve for _, solve in stages),
     }
 
 
+def stage_tokens(job: PruningJob, stage: int) -> int:
+    """Tokens of the windows that a stage passes: of a further target, those held out."""
+    calibration = job.domain_of(stage).calibration
+    if job.learns(stage):
+        return calibration.tokens
+    return len(held_out_indices(calibration.samples, calibration.held_out)) * calibration.sequence_length
+
+
 def stage_work(
-    job: PruningJob, graph: ModelGraph, shares: dict[str, WeightTarget], tokens: int
+    job: PruningJob, graph: ModelGraph, shares: dict[str, WeightTarget], stage: int
 ) -> tuple[float, float]:
-    """Forwards and solving of one stage."""
-    forward = solve = 0.0
+    """Forwards and solving of one of the job's stages."""
+    forward, solve, tokens = 0.0, 0.0, stage_tokens(job, stage)
+    calibration = job.domain_of(stage).calibration
+    if job.sparsity.channels is Channels.permuted and not job.first_stage + stage:
+        forward += survey_tokens(job, calibration) * sum(map(token_work, graph.blocks))
     for block in graph.blocks:
         one, two = block_work(job, block, shares, tokens)
         forward, solve = forward + one, solve + two
-    return forward + survey_work(job, graph, shares, tokens), solve
+    if job.method.refine is Refine.model:
+        forward += tokens * sum(map(token_work, graph.blocks)) + distilling_work(job.method, graph, tokens)
+    return forward + (survey_work(job, graph, shares, calibration) if job.learns(stage) else 0.0), solve
 
 
-def survey_tokens(calibration: int) -> int:
-    """At how many of a domain's tokens a survey looks, from the first window on."""
-    return min(calibration, SURVEY_TOKENS)
+def survey_tokens(job: PruningJob, calibration: Calibration) -> int:
+    """At how many of a domain's tokens a survey looks: whole windows from the first one on, one at the least."""
+    length = calibration.sequence_length
+    return min(calibration.samples, max(1, job.sparsity.survey_tokens // length)) * length
 
 
-def survey_work(job: PruningJob, graph: ModelGraph, shares: dict[str, WeightTarget], tokens: int) -> float:
+def survey_work(
+    job: PruningJob, graph: ModelGraph, shares: dict[str, WeightTarget], calibration: Calibration
+) -> float:
     """The passes over the dense model before a stage that shares its sparsity out."""
     passes = {Allocation.uniform: 0, Allocation.owl: 1, Allocation.error: 3}[job.sparsity.allocation]
     if weighs_outputs(job.method, shares) and job.sparsity.allocation is not Allocation.error:
         passes += 3
-    return passes * survey_tokens(tokens) * sum(map(token_work, graph.blocks))
+    return passes * survey_tokens(job, calibration) * sum(map(token_work, graph.blocks))
 
 
 def block_work(job: PruningJob, block: Block, shares: dict[str, WeightTarget], tokens: int) -> tuple[float, float]:
@@ -124,5 +156,10 @@ def block_work(job: PruningJob, block: Block, shares: dict[str, WeightTarget], t
     asked = [(job.method.named(share.method), share.matrix) for share in pruned]
     importance = sum(importance_work(method, matrix) for method, matrix in asked)
     passes, grams = (3, 2) if follows_dense(job.method, shares) else (2, 1)
-    forward = tokens * (passes * token_work(block) + grams * 2.0 * sum(width**2 for width in widths) + importance)
+    tuned = bool(pruned) and job.method.refine is Refine.block
+    forward = tokens * (
+        (passes + tuned) * token_work(block) + grams * 2.0 * sum(width**2 for width in widths) + importance
+    )
+    if tuned:
+        forward += tuning_work(job.method, block, tokens)
     return forward, sum(solve_work(method, matrix) for method, matrix in asked)

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from worker.model_files.errors import IntakeError, is_out_of_memory
+from worker.machine_errors import trouble_of
+from worker.model_files.errors import IntakeError
 
 MACHINE: Final = frozenset(
     {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
@@ -68,7 +69,7 @@ def blaming(code: str, what: str, field: str | None) -> Iterator[None]:
     except IntakeError as error:
         raise UserError(code, error.message, field) from None
     except BaseException as error:
-        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno in MACHINE):
+        if trouble_of(error) is not None or (isinstance(error, OSError) and error.errno in MACHINE):
             raise
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(code, f"{what}: {said}", field) from error

@@ -1,40 +1,43 @@
-"""What a job will need, from shapes alone: memory, disk and time. Rough figures; each says how it is made."""
+"""What a job will need of memory, from shapes alone. Rough figures; each says how it is made."""
 
 import os
-import time
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import torch
-
-from secateur.spec.job import Precision
-from secateur.spec.method import Method
-from secateur.spec.records.plan import Estimate, Estimates
-from secateur.spec.sparsity import Allocation
+from secateur.spec.job import Numerics
+from secateur.spec.method import Method, MethodName
+from secateur.spec.output import Precision
+from secateur.spec.records.plan import HOST_PARTS, Estimate
 from worker.pruning.allocation.survey import COPIES as SURVEYED_COPIES
-from worker.pruning.cost import planned_work, survey_tokens
-from worker.pruning.evaluation.losses import FEWEST, LOGITS, forward_dtype
+from worker.pruning.calibration.portions import portions
+from worker.pruning.evaluation.losses import FEWEST, LOGITS
 from worker.pruning.methods.output_weighting import WIDEST
 from worker.pruning.model.block_runner import BATCH_TOKENS
-from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import Block, ModelGraph, PrunableWeight
+from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.request import PruningJob
-from worker.pruning.runtime.numerics import pick_device
-from worker.pruning.runtime.progress import Kind
-from worker.pruning.targets.budget import WeightTarget, follows_dense, weighs_outputs
+from worker.pruning.runtime.attention import SCORES
+from worker.pruning.runtime.hidden_states import host_room
+from worker.pruning.runtime.transfers import page_locked
+from worker.pruning.subject import FLOAT, Subject, input_widths, keeps_grams, width
+from worker.pruning.survey_memory import surveyed_bytes, surveys_loss
+from worker.pruning.targets.budget import follows_dense
+from worker.pruning.tuning_memory import distilling_bytes, tuned_blocks_bytes, tunes_blocks, tuning_bytes
 
-FLOAT = 4
-PROBE_SIDE = 768
-PROBE_SECONDS = 0.1
-SOLVER_COPIES = 8
-"""Matrices of a weight's shape that a solver holds at once: weight, scores, mask, and ADMM's iterates."""
-UNCOMMITTED = 3
-"""Blocks whose files for the artifact alone are still on the worker's disk: two on their way, one at work."""
+HALF = 2
+SOLVER_COPIES = 13
+"""Matrices of a weight's shape that a solver holds at once: weight, scores, mask, and the iterates and temporaries
+of ADMM, the most being held where it chooses a mask."""
+SEARCH_COPIES = 3
+"""As many more that ALPS holds: what its search may come back to."""
+GPU_CONTEXT: Final = 2**30
+"""That a process takes of a GPU before it computes, for its context and the libraries' workspaces."""
+GPU_RUNTIME: Final = 2**31
+"""That a process with a GPU takes of the host for it: the driver's libraries, and page-locked buffers."""
+BUFFERS = 4
+"""Batches of one stream of hidden states between a GPU and memory: two each way."""
 FACTOR_COPIES = 4
 """Matrices of a Gram's shape while one is factorised: itself, normalised, its factor, its inverse."""
-HOST_PARTS: Final = ("process", "hidden_states", "read_ahead")
-"""Of the memory, what is not on the GPU."""
 EVALUATED_COPIES = 3
 """Of logits, while their losses are computed: as they come, in float32, as logarithms of probabilities."""
 PREFIX_COPIES = 4
@@ -45,148 +48,56 @@ OPTION_COPIES = 4
 factors of the default and of the best so far, two matrices each."""
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is estimated."""
-
-    job: PruningJob
-    graph: ModelGraph
-    checkpoint: Checkpoint
-    shares: dict[str, WeightTarget]
-
-    def pruned(self, block: Block) -> dict[PrunableWeight, Method]:
-        """The block's matrices that no override skips, with the method of each."""
-        shares = (self.shares[matrix.name] for matrix in block.matrices)
-        return {each.matrix: self.job.method.named(each.method) for each in shares if each.zeros is not None}
+def device_bytes(subject: Subject) -> float:
+    """What the job needs of a GPU, beside the hidden states that it may have there."""
+    return sum(needed for name, needed in memory(subject, "cuda").parts.items() if name not in HOST_PARTS)
 
 
-def estimates(subject: Subject) -> Estimates:
-    """What the job needs, on a machine and a device like this one."""
-    needed, device = memory(subject), pick_device(subject.job.device)
-    host = needed.total if device.type == "cpu" else sum(needed.parts[name] for name in HOST_PARTS)
-    return Estimates(
-        memory_bytes=needed,
-        disk_bytes=disk(subject),
-        seconds=seconds(subject),
-        host_bytes=host,
-        device_bytes=needed.total - host,
-        device=device.type,
-        operations=float(sum(_work(subject).values())),
-    )
-
-
-def memory(subject: Subject) -> Estimate:
-    """Peak of the engine's memory (on a GPU: hidden states and texts are the host's, the rest the device's)."""
+def memory(subject: Subject, device: str = "cpu") -> Estimate:
+    """Peak of the engine's memory, with a GPU that of both (`HOST_PARTS` are the host's). device: cpu or cuda."""
     job, graph = subject.job, subject.graph
-    stored = (sum(subject.checkpoint.tensors[name].bytes for name in block.tensors) for block in graph.blocks)
+    taken = page_locked if device == "cuda" else int
+    stored = max(
+        sum(taken(subject.checkpoint.tensors[name].bytes) for name in block.tensors) for block in graph.blocks
+    )
+    state = max(_held_state_bytes(subject, block) for block in graph.blocks)
+    scores = sensitivity_bytes(subject)
     parts = {
         "process": float(_resident_bytes()),
         "outer_weights": float(FLOAT * sum(subject.checkpoint.tensors[name].numbers for name in graph.outer)),
-        "block_weights": float(max(_block_bytes(subject, block) for block in graph.blocks)),
-        "read_ahead": float(max(stored)),
+        "block_weights": float(max(_block_bytes(subject, block, device) for block in graph.blocks)),
+        "read_ahead": 2.0 * stored,
         "statistics": float(max(_statistics_bytes(subject, block) for block in graph.blocks)),
-        "state": float(max(_state_bytes(subject, block, len(job.lineage)) for block in graph.blocks)),
-        "sensitivities": float(_sensitivity_bytes(subject)),
+        "state": float(state),
+        "sensitivities": float(scores),
+        "being_written": float(stored + state + scores),
         "solver": float(max(_solver_bytes(subject, block) for block in graph.blocks)),
-        "hidden_states": float(min(_hidden_bytes(subject), job.hidden_bytes)),
-        "activations": float(_activation_bytes(subject)),
+        "tuning": distilling_bytes(subject, device)
+        or float(max(tuning_bytes(subject, block, _solver_bytes(subject, block)) for block in graph.blocks)),
+        "tuned_blocks": tuned_blocks_bytes(subject),
+        "hidden_states": float(min(hidden_bytes(subject), host_room(job.hidden_bytes))),
+        "survey": 2.0 * surveyed_bytes(subject),
+        "activations": float(_activation_bytes(subject, device)),
     }
+    if device == "cuda":
+        parts |= {"gpu_context": float(GPU_CONTEXT), "gpu_runtime": float(GPU_RUNTIME)}
+        parts["hidden_buffers"] = float(_buffer_bytes(subject))
     how = (
         "Sum of what is held at once, from shapes: weights outside the blocks and the largest block in float32 "
-        "(and once as stored), the next block as stored, Gram matrices of that block by the widths of its inputs "
+        "(on a GPU its matrices in bfloat16), this block and the next one as stored, "
+        "Gram matrices of that block by the widths of its inputs "
+        "(of experts, of as many as are measured at once) "
         "(and what compares them with those behind the dense prefix, where weights are solved towards it), "
         "its state as it will be stored (with every domain's own Gram matrices where they are kept), its scores "
-        "in float32 where they are kept, a solver's and a factorisation's copies of the largest matrix, hidden "
-        "states of all windows up to hidden_bytes, one batch's activations and logits, and what the planning "
-        "process holds. Evaluation counts max_windows also where texts are shorter."
+        "in float32 where they are kept, the block before with its state and scores while it is written, a "
+        "solver's and a factorisation's copies of the largest matrix, what tuning a block or the model holds "
+        "beyond these (of the model, all blocks as stored before and after), "
+        "hidden states of all windows up to hidden_bytes (on a "
+        "GPU, those that do not fit there), a survey's last hidden states and their gradients, one batch's "
+        "activations and logits, and what the planning process holds. Evaluation counts "
+        "max_windows also where texts are shorter."
     )
     return Estimate(total=sum(parts.values()), parts=parts, how=how)
-
-
-def disk(subject: Subject) -> Estimate:
-    """Peak of a worker's disk for the job, without its text."""
-    stages = len(subject.job.domains)
-    model = float(sum(info.bytes for info in subject.checkpoint.tensors.values()))
-    first = subject.job.first_stage
-    states = [_whole_state_bytes(subject, first + stage + 1) for stage in range(stages)]
-    parts = {"model": model, "stages_weights": stages * model, "stages_state": float(sum(states))}
-    if first:
-        parts["base"] = model + _whole_state_bytes(subject, first)
-    parts["sensitivities"] = float(min(UNCOMMITTED, len(subject.graph.blocks)) * _sensitivity_bytes(subject))
-    parts["hidden_states"] = float(
-        max(_hidden_bytes(subject) - subject.job.hidden_bytes, _survey_bytes(subject), 0)
-    )
-    how = (
-        f"The model as stored, and for each of {stages} stages its weights (as large as the model) and its state: "
-        f"per input the triangle of its Gram matrix in {subject.job.output.state_precision} where a solver needs "
-        "it (and as many whole matrices where weights are solved towards the dense prefix), four float32 vectors "
-        "and, where each domain's own statistics are kept, a triangle in float16 and a vector for every domain of "
-        "the lineage so far; triangles of outputs where these are weighed; per weight a float32 where a reading "
-        "of COPAL sums over tokens. A job that continues another has that one's beside it. "
-        f"Then, where scores are kept, {UNCOMMITTED} blocks' in float32; hidden states beyond hidden_bytes, or "
-        "the inputs of all blocks that a survey keeps."
-    )
-    return Estimate(total=sum(parts.values()), parts=parts, how=how)
-
-
-def seconds(subject: Subject) -> Estimate:
-    """Time of the job on a machine like this one."""
-    job, work = subject.job, _work(subject)
-    device = pick_device(job.device)
-    dtype = forward_dtype(device, job.numerics)
-    careful = probe(device, torch.float32)
-    fast = careful if dtype == "float32" else probe(device, torch.bfloat16)
-    rates = {Kind.forward: fast, Kind.evaluate: fast, Kind.solve: careful}
-    parts = {kind.value: work[kind] / rates[kind] for kind in Kind}
-    how = (
-        "Operations counted by the engine's own progress meter, divided by the rate of a matrix product measured "
-        f"just now on {device.type} with {torch.get_num_threads()} threads: {fast / 1e9:.0f} GFLOP/s for forward "
-        f"passes, {careful / 1e9:.0f} GFLOP/s for solving. Reading, writing and attention are left out; another "
-        "machine has other rates; a running job's eta_at is better."
-    )
-    return Estimate(total=sum(parts.values()), parts=parts, how=how)
-
-
-def _work(subject: Subject) -> dict[Kind, float]:
-    """Operations of each kind."""
-    job, graph = subject.job, subject.graph
-    vocabulary = graph.model.get_output_embeddings().weight.shape[0]
-    return planned_work(job, graph, subject.shares, vocabulary, evaluation_tokens(job))
-
-
-def probe(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a matrix product."""
-    one = torch.ones((PROBE_SIDE, PROBE_SIDE), device=device, dtype=dtype)
-    _finish(one @ one)
-    count, began = 0, time.perf_counter()
-    while (passed := time.perf_counter() - began) < PROBE_SECONDS or not count:
-        _finish(one @ one)
-        count += 1
-    return 2.0 * PROBE_SIDE**3 * count / passed
-
-
-def input_widths(matrices: list[PrunableWeight]) -> list[int]:
-    """Widths of the different inputs of a block's matrices, one for each group.
-
-    Which matrices read the same tensor is known only once the block runs. Taken here: of one module's (or
-    expert's) matrices of equal width, two of the same shape read one input (gate and up), others two (query, key
-    and value; output).
-    """
-    shapes: dict[tuple[int | None, str, int], list[int]] = {}
-    for matrix in matrices:
-        expert = matrix.expert.index if matrix.expert else None
-        place = (expert, matrix.module.rpartition(".")[0], matrix.columns)
-        shapes.setdefault(place, []).append(matrix.rows)
-    widths: list[int] = []
-    for (_, _, columns), rows in shapes.items():
-        alone = len(rows) == 1 or (len(rows) == 2 and rows[0] == rows[1])
-        widths += [columns] * (1 if alone else 2)
-    return widths
-
-
-def width(graph: ModelGraph) -> int:
-    """Numbers in one token's hidden state."""
-    return int(graph.config.get_text_config().hidden_size)
 
 
 def evaluation_tokens(job: PruningJob) -> int:
@@ -194,31 +105,37 @@ def evaluation_tokens(job: PruningJob) -> int:
     return len(job.evaluated) * job.evaluation.max_windows * job.evaluation.sequence_length
 
 
-def _hidden_bytes(subject: Subject) -> int:
+def hidden_bytes(subject: Subject) -> int:
     """Hidden states of the windows that pass through the blocks together."""
     calibration = max(domain.calibration.tokens for domain in subject.job.domains)
-    streams = 1 + follows_dense(subject.job.method, subject.shares)
-    return FLOAT * width(subject.graph) * max(streams * calibration, evaluation_tokens(subject.job))
+    return FLOAT * width(subject.graph) * max(_streams(subject) * calibration, evaluation_tokens(subject.job))
 
 
-def _survey_bytes(subject: Subject) -> int:
-    """The inputs of every block, which a backward pass needs, and what it finds for weighed outputs, on disk."""
-    weighs = weighs_outputs(subject.job.method, subject.shares)
-    if subject.job.sparsity.allocation is not Allocation.error and not weighs:
-        return 0
-    found = FLOAT * sum(_gradient_numbers(subject, block) for block in subject.graph.blocks)
-    calibration = max(domain.calibration.tokens for domain in subject.job.domains)
-    tokens = survey_tokens(calibration)
-    return found + FLOAT * width(subject.graph) * tokens * len(subject.graph.blocks)
+def _streams(subject: Subject) -> int:
+    """Of hidden states that pass through the blocks together: the pruned model's, the dense one's where weights
+    are solved towards it, and what a block should give where it is tuned."""
+    return 1 + follows_dense(subject.job.method, subject.shares) + tunes_blocks(subject)
 
 
-def _block_bytes(subject: Subject, block: Block) -> int:
-    """In float32 inside its module, and as stored."""
-    stored = (subject.checkpoint.tensors[name] for name in block.tensors)
-    return sum(FLOAT * each.numbers + each.bytes for each in stored)
+def _block_bytes(subject: Subject, block: Block, device: str) -> int:
+    """Inside its module: in float32; on a GPU its matrices in bfloat16 where numerics are fast, and once more as
+    stored if that is another dtype."""
+    rounds = device == "cuda" and subject.job.numerics is Numerics.fast
+    matrices = {matrix.tensor for matrix in block.matrices} if rounds else set()
+    found = 0
+    for name in block.tensors:
+        info = subject.checkpoint.tensors[name]
+        kept = HALF * info.numbers + (info.bytes if info.dtype != "BF16" else 0)
+        found += kept if name in matrices else FLOAT * info.numbers
+    return found
 
 
-def _sensitivity_bytes(subject: Subject) -> int:
+def _buffer_bytes(subject: Subject) -> int:
+    """Batches of hidden states on their way to a GPU and from it, where they do not all stay there."""
+    return BUFFERS * _streams(subject) * FLOAT * width(subject.graph) * _batch_tokens(subject.job)
+
+
+def sensitivity_bytes(subject: Subject) -> int:
     """Of the largest block's scores where they are kept, none of which may fit float16."""
     if not subject.job.output.keep_sensitivities:
         return 0
@@ -226,13 +143,9 @@ def _sensitivity_bytes(subject: Subject) -> int:
     return FLOAT * max(sum(matrix.weights for matrix in block) for block in blocks)
 
 
-def _keeps_grams(subject: Subject, block: Block) -> bool:
-    return any(method.updates_weights for method in subject.pruned(block).values())
-
-
-def _importance_numbers(subject: Subject, block: Block) -> int:
-    """Weights of the block whose scores come from sums of their own size."""
-    return sum(matrix.weights for matrix, method in subject.pruned(block).items() if method.importance)
+def _importance_numbers(subject: Subject, matrices: Iterable[PrunableWeight]) -> int:
+    """Weights whose scores come from sums of their own size."""
+    return sum(matrix.weights for matrix in matrices if subject.method_of(matrix).importance)
 
 
 def _compared_widths(subject: Subject, block: Block) -> list[int]:
@@ -248,7 +161,7 @@ def _cross_numbers(subject: Subject, block: Block) -> int:
     return sum(side**2 for side in _compared_widths(subject, block))
 
 
-def _gradient_numbers(subject: Subject, block: Block) -> int:
+def gradient_numbers(subject: Subject, block: Block) -> int:
     """How the loss's gradients by outputs go together, of the block's matrices that weigh them."""
     weighing = (matrix for matrix, method in subject.pruned(block).items() if method.weighs_outputs)
     return sum(matrix.rows * min(matrix.rows, WIDEST) for matrix in weighing)
@@ -258,73 +171,114 @@ def _statistics_bytes(subject: Subject, block: Block) -> int:
     """Grams of all groups: this domain's, its held-out windows', the sum, and the one from the stage before; of a
     reading's importance the same without the second, and what a batch adds."""
     domains = subject.job.domains
-    kept = _keeps_grams(subject, block)
+    kept = keeps_grams(subject, block)
     held_out = any(domain.calibration.held_out > 0 for domain in domains)
     grams = 1 + held_out + kept + (kept and len(subject.job.lineage) > 1)
     cross = (PREFIX_COPIES + (len(subject.job.lineage) > 1)) * _cross_numbers(subject, block)
     pruned = subject.pruned(block)
-    widths = input_widths(list(pruned))
+    widest = max(input_widths(list(pruned)), default=0)
     # Errors under the own Grams of earlier domains unpack one at a time, when nothing is factorised.
     solving = FACTOR_COPIES + OPTION_COPIES * any(method.chooses for method in pruned.values())
     copies = solving if kept else int(subject.job.output.keep_domain_statistics)
-    factor = copies * max(widths, default=0) ** 2
-    importance = (3 + (len(subject.job.lineage) > 1)) * _importance_numbers(subject, block)
-    gradients = 2 * _gradient_numbers(subject, block)
-    return FLOAT * (grams * sum(side**2 for side in widths) + cross + factor + importance + gradients)
+    stages = 3 + (len(subject.job.lineage) > 1)
+    at_once = max(
+        (
+            grams * sum(side**2 for side in input_widths(own)) + stages * _importance_numbers(subject, own)
+            for own in portions_of(subject, block)
+        ),
+        default=0,
+    )
+    gradients = 2 * gradient_numbers(subject, block)
+    return FLOAT * (at_once + cross + copies * widest**2 + gradients)
+
+
+def portions_of(subject: Subject, block: Block) -> list[list[PrunableWeight]]:
+    """The block's pruned matrices by what is measured and solved at once."""
+    groups: dict[object, list[PrunableWeight]] = {}
+    for matrix in subject.pruned(block):
+        place = matrix.expert and (matrix.module, matrix.expert.index, matrix.expert.activated)
+        groups.setdefault(place or matrix.name, []).append(matrix)
+    return [[matrix for group in portion for matrix in group] for portion in portions(list(groups.values()))]
 
 
 def _solver_bytes(subject: Subject, block: Block) -> int:
     """For the largest matrix."""
     pruned = subject.pruned(block).items()
-    copies = (matrix.weights * (SOLVER_COPIES + OPTION_COPIES * method.chooses) for matrix, method in pruned)
+    copies = (matrix.weights * _solver_copies(method) for matrix, method in pruned)
     return FLOAT * max(copies, default=0)
 
 
-def _whole_state_bytes(subject: Subject, stages: int) -> float:
-    return float(sum(_state_bytes(subject, block, stages) for block in subject.graph.blocks))
+def _solver_copies(method: Method) -> int:
+    searches = method.chooses or method.name is MethodName.alps
+    return SOLVER_COPIES + SEARCH_COPIES * searches + OPTION_COPIES * method.chooses
 
 
-def _state_bytes(subject: Subject, block: Block, stages: int) -> int:
+def state_bytes(subject: Subject, stages: int) -> float:
+    return float(sum(block_state_bytes(subject, block, stages) for block in subject.graph.blocks))
+
+
+def _held_state_bytes(subject: Subject, block: Block) -> int:
+    """Of the block's state while it waits to be written: where there are several portions, in a scratch file."""
+    if len(portions_of(subject, block)) > 1:
+        return 0
+    return block_state_bytes(subject, block, len(subject.job.lineage))
+
+
+def block_state_bytes(subject: Subject, block: Block, stages: int) -> int:
     """After so many stages of the lineage, each of whose domains may have kept its own Grams."""
     output = subject.job.output
     size = {Precision.float16: 2, Precision.float32: FLOAT}[output.state_precision]
-    kept = _keeps_grams(subject, block) * size
+    kept = keeps_grams(subject, block) * size
     cross = size * _cross_numbers(subject, block)
     if cross:
         cross += FLOAT * sum(_compared_widths(subject, block))
-    gradients = size * _gradient_numbers(subject, block) // 2
+    gradients = size * gradient_numbers(subject, block) // 2
     own = stages if output.keep_domain_statistics else 0
     moments = sum(
         (kept + own * 2) * side * (side + 1) // 2 + (4 + own) * FLOAT * side
         for side in input_widths(list(subject.pruned(block)))
     )
-    return moments + cross + gradients + FLOAT * _importance_numbers(subject, block)
+    return moments + cross + gradients + FLOAT * _importance_numbers(subject, subject.pruned(block))
 
 
-def _activation_bytes(subject: Subject) -> int:
-    """A batch inside a block (its widest layers and one head's attention scores) or at the output head."""
+def _lengths(job: PruningJob) -> list[int]:
+    """Tokens of its windows, of every kind."""
+    return [*(domain.calibration.sequence_length for domain in job.domains), job.evaluation.sequence_length]
+
+
+def _batch_tokens(job: PruningJob) -> int:
+    """Of the largest batch."""
+    return max(BATCH_TOKENS, *_lengths(job))
+
+
+def _activation_bytes(subject: Subject, device: str) -> int:
+    """A batch inside a block (its widest layers, and attention's scores, which a GPU has piece by piece) or at the
+    output head."""
     job, graph = subject.job, subject.graph
-    lengths = [*(domain.calibration.sequence_length for domain in job.domains), job.evaluation.sequence_length]
-    longest = max(lengths)
-    tokens = max(BATCH_TOKENS, longest)
+    lengths = _lengths(job)
+    longest, tokens = max(lengths), _batch_tokens(job)
     widest = max(sum({matrix.columns, matrix.rows}) for block in graph.blocks for matrix in block.matrices)
     heads = int(getattr(graph.config.get_text_config(), "num_attention_heads", 1))
-    inside = tokens * (4 * width(graph) + 2 * widest) + heads * tokens * longest
-    return FLOAT * max(inside, _head_numbers(subject, min(lengths), tokens))
+    scores = heads * tokens * longest
+    if device == "cuda":
+        scores = min(scores, SCORES)
+    inside = tokens * (4 * width(graph) + 2 * widest) + scores
+    return FLOAT * max(inside, _head_numbers(subject, min(lengths), tokens, LOGITS[device]))
 
 
-def _head_numbers(subject: Subject, shortest: int, tokens: int) -> int:
+def _head_numbers(subject: Subject, shortest: int, tokens: int, logits: int) -> int:
     """At the output head: copies of a piece's logits, and its weight in bfloat16 (half a number each).
 
     shortest: tokens of a window, of which a batch's piece has one of each at the least. tokens: of a batch.
+    logits: of a piece, where that is no fewer.
     """
     vocabulary = subject.graph.model.get_output_embeddings().weight.shape[0]
     fewest, all_of_them = max(FEWEST, BATCH_TOKENS // shortest) * vocabulary, tokens * vocabulary
     held = 0
     if evaluation_tokens(subject.job):
-        held = EVALUATED_COPIES * min(max(LOGITS, fewest), all_of_them)
-    if subject.job.sparsity.allocation is Allocation.error or weighs_outputs(subject.job.method, subject.shares):
-        held = max(held, min(max(LOGITS, SURVEYED_COPIES * fewest), SURVEYED_COPIES * all_of_them))
+        held = EVALUATED_COPIES * min(max(logits, fewest), all_of_them)
+    if surveys_loss(subject):
+        held = max(held, min(max(logits, SURVEYED_COPIES * fewest), SURVEYED_COPIES * all_of_them))
     return held + (vocabulary * width(subject.graph) // 2 if held else 0)
 
 
@@ -335,9 +289,3 @@ def _resident_bytes() -> int:
     except OSError:
         return 0
     return int(pages[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _finish(result: torch.Tensor) -> None:
-    """Wait until a device has computed it."""
-    if result.device.type == "cuda":
-        torch.cuda.synchronize(result.device)

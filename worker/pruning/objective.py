@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from worker.pruning.allocation.output_grams import summed
-from worker.pruning.calibration.collect import Group
-from worker.pruning.calibration.hooks import dense_weight
+from worker.pruning.calibration.portions import Group
 from worker.pruning.continuation import factors
 from worker.pruning.errors import about
 from worker.pruning.methods.output_weighting import OutputMetric
 from worker.pruning.methods.prefix_target import PrefixTarget, prefix_target
 from worker.pruning.model.graph import Block, PrunableWeight
+from worker.pruning.model.loading import dense_weight
 from worker.pruning.state.context import StageContext
 from worker.pruning.state.file import read_document
 from worker.pruning.state.moments import Inputs

@@ -12,13 +12,15 @@ from worker.pruning.allocation.allocate import comparison_group
 from worker.pruning.calibration.copal_sums import check_reading
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.vocabulary import tokens_beyond_rows
-from worker.pruning.errors import SpecError
-from worker.pruning.estimate import Subject, estimates
+from worker.pruning.errors import SpecError, UserError
+from worker.pruning.fitting import estimates
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.graph import ModelGraph, build_graph
 from worker.pruning.model.inspection import inspect as read_all
+from worker.pruning.refine.norms import norms
 from worker.pruning.report.warnings import already_sparse
 from worker.pruning.request import PruningJob
+from worker.pruning.subject import Subject
 from worker.pruning.targets.budget import WeightTarget, assign
 from worker.pruning.targets.overrides import overlaps, settle
 
@@ -49,7 +51,7 @@ def plan(job: PruningJob) -> dict[str, Any]:
         "zeros": zeros,
         "sparsity": zeros / weights,
         "matched": matched,
-        "skipped": [each.model_dump() for each in skipped(subject.graph, checkpoint, shares)],
+        "skipped": [each.model_dump() for each in skipped(subject)],
         **_overrides(subject),
         "estimates": estimates(subject).model_dump(),
         "warnings": [each.model_dump() for each in tokens_beyond_rows(subject.graph, tokenizer)],
@@ -76,6 +78,12 @@ def look(job: PruningJob) -> Subject:
     graph = build_graph(job.model, checkpoint)
     check_lengths(job, graph)
     shares = assign(graph.matrices, job.sparsity)
+    for number, further in enumerate(job.sparsity.further):  # what cannot be met is refused before anything runs
+        try:
+            assign(graph.matrices, job.sparsity.at(further))
+        except UserError as error:
+            message = f"the further target {further} is not possible: {error.message}"
+            raise UserError(error.code, message, f"/sparsity/further/{number}") from None
     check_reading(job.method, shares)
     return Subject(job, graph, checkpoint, shares)
 
@@ -131,17 +139,31 @@ def _statistics(method: Method) -> list[str]:
     return ["input_norms"] * method.scores_inputs + sorted(method.statistics)
 
 
-def skipped(graph: ModelGraph, checkpoint: Checkpoint, shares: dict[str, WeightTarget]) -> list[SkippedTensor]:
-    """Tensors that stay as they are."""
+def skipped(subject: Subject) -> list[SkippedTensor]:
+    """Tensors that are not pruned."""
+    tuned = _tuned(subject)
     found = [
-        SkippedTensor(name=name, reason=reason, weights=checkpoint.tensors[name].numbers)
-        for name, reason in graph.skipped.items()
+        SkippedTensor(
+            name=name,
+            reason=reason + ("; tuned with its block" if name in tuned else ""),
+            weights=subject.checkpoint.tensors[name].numbers,
+        )
+        for name, reason in subject.graph.skipped.items()
     ]
-    for share in shares.values():
+    for share in subject.shares.values():
         if share.zeros is None:
             reason = f"skipped by the override {share.overrides[-1]}"
             found.append(SkippedTensor(name=share.matrix.name, reason=reason, weights=share.matrix.weights))
     return found
+
+
+def _tuned(subject: Subject) -> set[str]:
+    """Norms and biases that do not stay as they are."""
+    refinement = subject.job.method.refinement
+    if refinement is None or not refinement.norms:
+        return set()
+    blocks = (block for block in subject.graph.blocks if subject.pruned(block))
+    return {name for block in blocks for name in norms(subject.graph, subject.checkpoint, block)}
 
 
 def _overrides(subject: Subject) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 import json
 from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from secateur.spec.request import EngineRequest, Location, Threads
+from secateur.spec.request import Device, EngineRequest, Location, Threads
 from secateur.spec.strict import Strict, explain
 from worker.pruning.errors import SpecError
 
@@ -33,11 +33,22 @@ class InspectionRequest(_Checked):
     threads: Threads = 2
 
 
-def read_request(line: bytes) -> PruningJob | InspectionRequest:
+class MeasurementRequest(_Checked):
+    """How fast the machine is; `measure` is a folder on the disk that engines work on."""
+
+    measure: Location
+    device: Device = "auto"
+    threads: Threads = 2
+    host_bytes: int | None = Field(default=None, gt=0, description="That an engine may hold.")
+
+
+def read_request(line: bytes) -> PruningJob | InspectionRequest | MeasurementRequest:
     """A request as the engine's process is sent one: a line of JSON. Raises SpecError."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
         raise SpecError("", "must be a line of JSON") from None
-    asked = InspectionRequest if isinstance(request, dict) and "inspect" in request else PruningJob
-    return asked.from_dict(request)
+    named = request if isinstance(request, dict) else {}
+    if "inspect" in named:
+        return InspectionRequest.from_dict(request)
+    return (MeasurementRequest if "measure" in named else PruningJob).from_dict(request)

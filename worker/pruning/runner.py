@@ -1,51 +1,57 @@
-"""The story of one job: evaluate the dense model; for each domain prune block by block, then evaluate; report."""
+"""The story of one job: evaluate the dense model; for each domain, then for each further target, prune block by
+block and evaluate; report."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from secateur.digests import file_sha256
-from secateur.spec.method import Mode
+from secateur.spec.method import Mode, Refine
 from secateur.spec.records.history import JobWarning, Phase
 from secateur.spec.records.pipe import Output, OutputFile, StageResult
+from secateur.spec.sparsity import further_folder
 from worker.pruning.allocation.allocate import allocate
 from worker.pruning.allocation.output_grams import OutputGrams
 from worker.pruning.calibration.collect import pass_dense
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.vocabulary import check_ids, tokens_beyond_rows
 from worker.pruning.calibration.windows import calibration_windows
+from worker.pruning.channels.stage import as_written, with_channels
 from worker.pruning.continuation import check_statistics, settle_dtype
-from worker.pruning.cost import block_work, planned_work, stage_work, token_work
-from worker.pruning.estimate import Subject
+from worker.pruning.cost import block_work, planned_work, stage_tokens, stage_work, token_work
+from worker.pruning.estimate import device_bytes
 from worker.pruning.evaluation.losses import precision
 from worker.pruning.evaluation.perplexity import test_set
 from worker.pruning.evaluation.r_matrix import Entries, evaluate_row, missing
+from worker.pruning.fitting import check_memory
 from worker.pruning.model.block_runner import BlockRunner, batches
 from worker.pruning.model.checkpoint import Checkpoint, read_file
-from worker.pruning.model.graph import Block
+from worker.pruning.model.graph import Block, build_graph
 from worker.pruning.model.inspection import inspect
 from worker.pruning.observer import Observer
 from worker.pruning.plan import check_prefix, look
 from worker.pruning.prune_block import advance_through, prune_block, read_block
+from worker.pruning.refine.model import refine_model
 from worker.pruning.report.records import read_history
 from worker.pruning.report.report import REPORT, final_report, stage_figures
 from worker.pruning.report.warnings import after_pruning, after_stage, already_sparse, before_pruning
 from worker.pruning.request import PruningJob
-from worker.pruning.runtime.numerics import pick_device, torch_settings
+from worker.pruning.runtime.behind import Behind
+from worker.pruning.runtime.hidden_states import Room
+from worker.pruning.runtime.numerics import pick_devices, torch_settings, without_order
 from worker.pruning.runtime.prefetch import read_ahead
 from worker.pruning.runtime.progress import Kind, Tracker
 from worker.pruning.state.atomic import write_json
-from worker.pruning.state.context import PreparedRun, RunContext, StageContext
+from worker.pruning.state.context import PreparedRun, RunContext, StageContext, Tensors
 from worker.pruning.state.stage_folder import stage_folder
-from worker.pruning.targets.budget import follows_dense, weighs_outputs
-
-Tensors = dict[str, Tensor]
-"""A block's, by the checkpoint's names."""
+from worker.pruning.subject import Subject
+from worker.pruning.targets.budget import assign, follows_dense, weighs_outputs
 
 
 def run(job: PruningJob, observer: Observer, subject: Subject | None = None) -> Output:
@@ -55,18 +61,20 @@ def run(job: PruningJob, observer: Observer, subject: Subject | None = None) -> 
     device give the same bytes, interrupted or not. Raises UserError for what the user
     can mend, Stopped when the observer asks, anything else when the system is at fault.
     """
-    with torch_settings(job.threads, job.numerics):
-        prepared = _prepare(job, observer, subject)
+    devices = pick_devices(job.device)
+    with torch_settings(job.threads, job.numerics, devices[0]), Behind(observer) as behind:
+        prepared = _prepare(job, behind, subject, devices)
         if not job.resume.stages + job.resume.blocks:  # else an earlier run has said so
             _say(prepared, prepared.warnings)
         entries = {(each.row, each.domain): each.perplexity for each in job.resume.evaluations}
         entries |= _evaluate(prepared, None, entries)
-        for stage in range(len(job.domains)):
+        for stage in range(len(job.stage_names)):
             began = time.monotonic()
             if done := stage < job.resume.stages:
                 _skip_stage(prepared, stage)
             else:
                 _prune_stage(prepared, stage)
+                _refine_stage(prepared, stage)
             entries |= _evaluate(prepared, stage, entries)
             if not done:
                 _tell_stage(prepared, stage, time.monotonic() - began)
@@ -74,41 +82,47 @@ def run(job: PruningJob, observer: Observer, subject: Subject | None = None) -> 
         return _publish(prepared, entries)
 
 
-def _prepare(job: PruningJob, observer: Observer, subject: Subject | None) -> PreparedRun:
+def _prepare(
+    job: PruningJob, behind: Behind, subject: Subject | None, devices: Sequence[torch.device]
+) -> PreparedRun:
     """Read everything but weights, and refuse what cannot be done; what is quick to refuse comes first."""
-    device = pick_device(job.device)
+    device = devices[0]
     found = subject or look(job)
+    check_memory(found, device)
     source, graph, targets = found.checkpoint, found.graph, found.shares
     tokenizer = Tokenizer(job.model)
     check_prefix(job, tokenizer)
     beyond = tokens_beyond_rows(graph, tokenizer)
     if job.first_stage + job.resume.stages:
-        before = stage_folder(job, job.resume.stages - 1, len(graph.blocks))
+        before = stage_folder(job, min(job.resume.stages, len(job.domains)) - 1, len(graph.blocks))
         check_statistics(job, graph.blocks, targets, before, tokenizer.prefix)
     dtype = settle_dtype(job, device)
-    observer.check()
+    behind.check()
     windows = []
     for number, domain in enumerate(job.domains):
         field = f"/domains/{number}/calibration"
         windows.append(calibration_windows(tokenizer, job.texts[domain.dataset], domain.calibration, field))
         check_ids((windows[-1].solved_on, windows[-1].held_out), graph, tokenizer, field)
-    observer.check()
+    behind.check()
     sets = []
     for name, text, field in job.evaluated:
         sets.append(test_set(name, text, job.evaluation, tokenizer, dtype, field))
         check_ids((sets[-1].windows,), graph, tokenizer, field)
     digests = [file_sha256(job.texts[domain.dataset].path) for domain in job.domains]
-    warnings = already_sparse(inspect(source, graph, observer.check), keep_zeros=job.sparsity.keep_zeros)
+    warnings = already_sparse(inspect(source, graph, behind.check), keep_zeros=job.sparsity.keep_zeros)
     warnings += [*beyond, *before_pruning(job, targets, windows, sets)]
-    runner = BlockRunner(graph, source, device)
+    room = Room.beside(device_bytes(found), devices, job.hidden_bytes)
+    others = [BlockRunner(build_graph(job.model, source), source, each, dtype) for each in devices[1:]]
+    runner = BlockRunner(graph, source, device, dtype, others)
     planned = planned_work(job, graph, targets, runner.vocabulary, sum(item.windows.numel() for item in sets))
     return PreparedRun(
         job=job,
         source=source,
         runner=runner,
         dtype=dtype,
-        tracker=Tracker(observer, len(job.domains), len(graph.blocks), planned),
-        observer=observer,
+        room=room,
+        tracker=Tracker(behind, len(job.stage_names), len(graph.blocks), planned),
+        behind=behind,
         targets=targets,
         windows=windows,
         digests=digests,
@@ -129,7 +143,7 @@ def _evaluate(prepared: PreparedRun, stage: int | None, known: Entries) -> Entri
         return {}
     checkpoint, domain = prepared.source, None
     if stage is not None:
-        folder, domain = prepared.folder_of(stage), prepared.job.domains[stage].name
+        folder, domain = prepared.folder_of(stage), prepared.job.stage_names[stage]
         folder.complete(prepared.source, prepared.runner.graph)
         checkpoint = Checkpoint.open(folder.path(folder.model))
     prepared.tracker.move(Phase.evaluating, stage, domain)
@@ -138,71 +152,88 @@ def _evaluate(prepared: PreparedRun, stage: int | None, known: Entries) -> Entri
 
 def _skip_stage(prepared: PreparedRun, stage: int) -> None:
     """Count as done what an earlier run has done."""
-    tokens = prepared.job.domains[stage].calibration.tokens
-    forward, solve = stage_work(prepared.job, prepared.runner.graph, prepared.targets, tokens)
+    forward, solve = stage_work(prepared.job, prepared.runner.graph, prepared.targets, stage)
     prepared.tracker.skip(Kind.forward, forward)
     prepared.tracker.skip(Kind.solve, solve)
 
 
 def _prune_stage(prepared: PreparedRun, stage: int) -> None:
     """Prune the blocks that are left, after passing those that an earlier run has committed."""
-    job, domain = prepared.job, prepared.job.domains[stage]
+    job, name, tokens = prepared.job, prepared.job.stage_names[stage], stage_tokens(prepared.job, stage)
     committed = job.resume.blocks if stage == job.resume.stages else 0
-    prepared.tracker.move(Phase.pruning, stage, domain.name)
     prepared.tracker.restart_clock()
     for block in prepared.blocks[:committed]:
-        forward, solve = block_work(job, block, prepared.targets, domain.calibration.tokens)
+        forward, solve = block_work(job, block, prepared.targets, tokens)
         prepared.tracker.skip(Kind.solve, solve)
         passes = 1 + follows_dense(job.method, prepared.targets)
-        prepared.tracker.skip(Kind.forward, forward - passes * token_work(block) * domain.calibration.tokens)
+        prepared.tracker.skip(Kind.forward, forward - passes * token_work(block) * tokens)
     if committed == len(prepared.blocks):
         return
     with ExitStack() as stack:
-        context = allocate(_stage_context(prepared, stage, stack))
+        context = allocate(with_channels(_stage_context(prepared, stage, stack)))
         _enter(context)
         for block, (written, dense) in read_ahead(partial(_as_committed, context), context.blocks[:committed]):
-            context.tracker.move(Phase.pruning, stage, domain.name, block.index)
+            context.tracker.move(Phase.pruning, stage, name, block.index)
             _pass_committed(context, block, written, dense)
         for block, tensors in read_ahead(partial(read_block, context), context.blocks[committed:]):
-            context.tracker.move(Phase.pruning, stage, domain.name, block.index)
-            context.observer.tell(prune_block(context, block, tensors))
+            context.tracker.move(Phase.pruning, stage, name, block.index)
+            prune_block(context, block, tensors)
+        context.behind.finish()
+
+
+def _refine_stage(prepared: PreparedRun, stage: int) -> None:
+    """Tune the stage's model as a whole, where the job asks for it."""
+    if prepared.job.method.refine is Refine.model:
+        with ExitStack() as stack:
+            refine_model(as_written(_stage_context(prepared, stage, stack)))
 
 
 def _stage_context(prepared: PreparedRun, stage: int, stack: ExitStack) -> StageContext:
     """With empty stores of hidden states, which `stack` closes."""
-    sequential = prepared.job.method.mode is Mode.sequential and prepared.job.first_stage + stage > 0
+    job, targets = prepared.job.at_stage(stage), prepared.targets
+    windows = prepared.windows[min(stage, len(prepared.windows) - 1)]
+    if not job.learns(stage):
+        targets = assign(prepared.runner.graph.matrices, job.sparsity)
+        windows = replace(windows, solved_on=windows.solved_on[:0])
+    sequential = job.method.mode is Mode.sequential and job.first_stage + stage > 0
     # What the stage before has pruned has no dense prefix, and nothing in it is solved for again.
-    follows = follows_dense(prepared.job.method, prepared.targets) and not sequential
-    weighs = weighs_outputs(prepared.job.method, prepared.targets) and not sequential
-    stores = [stack.enter_context(prepared.hidden_states(1 + follows)) for _ in range(1 + follows)]
+    follows = follows_dense(job.method, targets) and not sequential
+    weighs = weighs_outputs(job.method, targets) and not sequential
+    tunes = job.method.refine is Refine.block
+    count = 1 + follows + tunes
+    stores = [stack.enter_context(prepared.hidden_states(count)) for _ in range(count)]
     return StageContext(
-        job=prepared.job,
+        job=job,
         source=prepared.source,
         runner=prepared.runner,
         dtype=prepared.dtype,
+        room=prepared.room,
         tracker=prepared.tracker,
-        observer=prepared.observer,
+        behind=prepared.behind,
         stage=stage,
-        windows=prepared.windows[stage],
-        targets=prepared.targets,
+        windows=windows,
+        targets=targets,
         hidden=stores[0],
         dense=stores[1] if follows else None,
         output_grams=stack.enter_context(OutputGrams(prepared.job.workspace)) if weighs else None,
+        wanted=stores[-1] if tunes else None,
     )
 
 
 def _as_committed(context: StageContext, block: Block) -> tuple[Tensors, Tensors]:
     """A block as an earlier run has written it, and as the dense model has it where that is passed, too."""
-    folder = context.folder
-    dense = {} if context.dense is None else context.source.read(block.tensors)
-    return read_file(folder.path(folder.shard(block.index))), dense
+    folder, pinned = context.folder, context.runner.pinned
+    dense = {} if context.dense is None else context.source.read(block.tensors, pinned=pinned)
+    return read_file(folder.path(folder.shard(block.index)), pinned=pinned), dense
 
 
 def _pass_committed(context: StageContext, block: Block, written: Tensors, dense: Tensors) -> None:
     if context.dense is not None and block is not context.blocks[-1]:
         context.runner.load_block(block, dense)
         pass_dense(context, block)
-    advance_through(context, block, written)
+    if block is not context.blocks[-1]:
+        context.runner.load_block(block, written)
+    advance_through(context, block)
 
 
 def _enter(context: StageContext) -> None:
@@ -214,41 +245,59 @@ def _enter(context: StageContext) -> None:
     with precision(context.device, context.dtype):
         for part in (windows.solved_on, windows.held_out):
             for rows in batches(*part.shape):
-                entered = context.runner.enter(part[rows])
+                entered = context.runner.enter(part[rows], len(context.hidden))
                 for states in context.both:
                     states.append(entered)
 
 
 def _tell_stage(prepared: PreparedRun, stage: int, seconds: float) -> None:
-    domain = prepared.job.domains[stage]
-    records = _records(prepared, stage)[stage]
-    _say(prepared, after_stage(stage, domain.name, records))
+    job, name = prepared.job, prepared.job.stage_names[stage]
+    records = _records(prepared, stage)
+    _say(prepared, after_stage(stage, name, records))
+    if without_order:
+        operations = sorted(without_order)
+        prepared.warn(
+            "on this GPU the model adds up in no fixed order: bits may differ", {"operations": operations}
+        )
     figures = stage_figures(records)
-    tokens = domain.calibration.tokens
+    tokens = job.domains[stage].calibration.tokens if job.learns(stage) else 0
     prepared.observer.tell(
-        StageResult(stage=stage, domain=domain.name, **figures, calibration_tokens=tokens, seconds=seconds)
+        StageResult(stage=stage, domain=name, **figures, calibration_tokens=tokens, seconds=seconds)
     )
 
 
-def _records(context: RunContext, last: int) -> list[list[dict[str, Any]]]:
-    """The matrices' records of every stage up to the last one, whose state files carry them all."""
-    folder, first = context.folder_of(last), context.job.first_stage
+def _records(context: RunContext, stage: int) -> list[dict[str, Any]]:
+    """The matrices' records of a stage; the last ones that its state files carry."""
+    folder = context.folder_of(stage)
+    histories = (read_history(folder.path(folder.state(block.index))) for block in context.blocks)
+    return [dict(record) for history in histories for record in history[-1]]
+
+
+def _all_records(context: RunContext) -> list[list[dict[str, Any]]]:
+    """Those of every stage: the last domain's files carry them of all domains."""
+    domains, first = len(context.job.domains), context.job.first_stage
+    folder = context.folder_of(domains - 1)
     histories = [read_history(folder.path(folder.state(block.index))) for block in context.blocks]
-    return [
-        [dict(record) for history in histories for record in history[first + stage]] for stage in range(last + 1)
+    found = [
+        [dict(record) for history in histories for record in history[first + stage]] for stage in range(domains)
     ]
+    return found + [_records(context, stage) for stage in range(domains, len(context.job.stage_names))]
 
 
 def _publish(prepared: PreparedRun, entries: Entries) -> Output:
     job, graph, last = prepared.job, prepared.runner.graph, len(prepared.job.domains) - 1
     folder = prepared.folder_of(last)
     files = folder.complete(prepared.source, graph)
-    report, summary = final_report(prepared, entries, _records(prepared, last))
+    report, summary = final_report(prepared, entries, _all_records(prepared))
     _say(prepared, after_pruning(summary.bwt, summary.log_bwt))
     write_json(job.workspace / REPORT, report)
     states = [folder.state(block.index) for block in graph.blocks]
     named = [
         (f"{kind}/{Path(local).name}", local) for kind, of in (("model", files), ("state", states)) for local in of
     ]
+    for stage, further in enumerate(job.sparsity.further, last + 1):
+        kind = f"{further_folder(further)}/model"
+        models = prepared.folder_of(stage).complete(prepared.source, graph)
+        named += ((f"{kind}/{Path(local).name}", local) for local in models)
     named.append((REPORT, REPORT))
     return Output(files=[OutputFile(path=path, local=local) for path, local in named], summary=summary)

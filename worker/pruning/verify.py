@@ -3,14 +3,17 @@
     python -m worker.pruning.verify FOLDER [--report FILE] [--pattern 2:4] [--target 0.5]
 
 FOLDER is a model's folder, or a job's artifacts with `model/` in it. Without --pattern and --target it is held
-against its report (report.json in FOLDER or beside it). Exit status: 0 all holds, 1 something differs, 2 it cannot
-be checked.
+against its report (report.json in FOLDER or beside it). A packed folder is unpacked beside itself for as long as
+it takes; masks take the dense model's folder, --base DENSE. Exit status: 0 all holds, 1 something differs, 2 it
+cannot be checked.
 """
 
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -19,7 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.spec.sparsity import Pattern
+from secateur.packed import Base, PackError, unpack_folder
+from secateur.packed.folder import SUFFIX
+from secateur.packed.format import PREFIX
+from secateur.spec.sparsity import Pattern, further_folder
 from worker.pruning.errors import UserError
 from worker.pruning.methods.masks import follows
 from worker.pruning.model.checkpoint import Checkpoint
@@ -30,6 +36,8 @@ from worker.pruning.targets.budget import exact
 
 TOTALS = ("weights", "zeros", "masks_sha256", "weights_sha256")
 """Of a report's summary, what the files can prove; the digests in the order of FINGERPRINTS."""
+FURTHER = Path(further_folder("")).name
+"""The folder of an artifact that has the models of further targets."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +78,14 @@ class Verification:
     differences: tuple[Difference, ...]
 
 
-def verify_report(folder: Path, report: dict[str, Any]) -> Verification:
-    """Hold a model's folder against its job's report: every matrix's shape, zeros and pattern, totals, digests.
+def verify_report(folder: Path, report: dict[str, Any], place: Path | None = None) -> Verification:
+    """Hold a model's folder against its job's report: every matrix's shape, zeros and pattern, totals, digests. A
+    folder `targets/NAME/model` is that of a further target. place: where the model is, if `folder` is a copy.
 
     Tensors are read one at a time. Raises UserError for what is neither a checkpoint nor a report.
     """
-    expected, summary = _expectations(report)
+    place = place or folder
+    expected, summary = _expectations(report, place.parent if _is_further(place) else None)
     found, totals = _check(folder, expected)
     wrong = (Difference.of(None, name, summary[name], value) for name, value in totals.items())
     return replace(found, differences=(*found.differences, *chain.from_iterable(wrong)))
@@ -142,9 +152,19 @@ def _violations(weight: Tensor, pattern: Pattern) -> str:
     return f"{len(wrong)} groups with more non-zeros, the first at {first}"
 
 
-def _expectations(report: dict[str, Any]) -> tuple[dict[str, Expected], dict[str, Any]]:
-    """By matrix, from the last stage's records; and the report's summary."""
+def _is_further(model: Path) -> bool:
+    return model.parent.parent.name == FURTHER
+
+
+def _expectations(report: dict[str, Any], further: Path | None) -> tuple[dict[str, Expected], dict[str, Any]]:
+    """By matrix, from a stage's records, and the totals: those of the last domain, or of a further target, by the
+    folder that its `model` lies in."""
     try:
+        stage, totals = len(report["domains"]) - 1, report["summary"]
+        if further is not None:
+            asked = [further_folder(each) for each in report["sparsity"]["further"]]
+            stage += 1 + asked.index(f"{FURTHER}/{further.name}")
+            totals = report["stages"][stage]
         expected = {
             str(record["matrix"]): Expected(
                 (record["rows"], record["columns"]),
@@ -152,18 +172,19 @@ def _expectations(report: dict[str, Any]) -> tuple[dict[str, Expected], dict[str
                 int(record["zeros"]),
                 {kind: str(record[kind]) for kind in FINGERPRINTS},
             )
-            for record in report["matrices"][-1]
+            for record in report["matrices"][stage]
         }
-        summary = {key: report["summary"][key] for key in TOTALS}
+        summary = {key: totals[key] for key in TOTALS}
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError("invalid_report", f"{REPORT} is not the report of a pruning job: {error!r}") from None
     return expected, summary
 
 
 def locate(folder: Path, report: Path | None) -> tuple[Path, Path]:
-    """The model's folder, and where its report is: named, in the folder, or beside it."""
+    """The model's folder, and where its report is: named, in the folder, beside it, or beside all targets'."""
     model = folder / "model" if (folder / "model" / "config.json").is_file() else folder
-    places = [report] if report else [model / REPORT, model.parent / REPORT]
+    beside = [model, model.parent, *([model.parent.parent.parent] if _is_further(model) else [])]
+    places = [report] if report else [each / REPORT for each in beside]
     return model, next((place for place in places if place.is_file()), places[0])
 
 
@@ -177,12 +198,24 @@ def _read(report: Path) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def _dense(model: Path, base: Path | None) -> Iterator[Path]:
+    """The folder of a model, unpacked where it is packed. Raises PackError."""
+    if not any(model.glob(f"{PREFIX}*{SUFFIX}")):
+        yield model
+        return
+    with tempfile.TemporaryDirectory(dir=model.parent) as folder:
+        unpack_folder(model, Path(folder), Base.open(base, "base") if base is not None else None)
+        yield Path(folder)
+
+
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m worker.pruning.verify", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("folder", type=Path, help="a model's folder, or a job's artifacts")
     parser.add_argument("--report", type=Path, help="its report.json, where it is elsewhere")
+    parser.add_argument("--base", type=Path, help="the dense model's folder, for masks")
     parser.add_argument("--pattern", type=Pattern.parse, help="hold every matrix against this pattern instead")
     parser.add_argument("--target", type=float, help="and all of them together against this sparsity")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -200,11 +233,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _arguments(arguments)
     model, report = locate(options.folder, options.report)
     try:
-        if options.pattern is not None or options.target is not None:
-            found = verify_pattern(model, options.pattern or Pattern(), options.target)
-        else:
-            found = verify_report(model, _read(report))
-    except (UserError, OSError) as error:
+        with _dense(model, options.base) as dense:
+            if options.pattern is not None or options.target is not None:
+                found = verify_pattern(dense, options.pattern or Pattern(), options.target)
+            else:
+                found = verify_report(dense, _read(report), model)
+    except (UserError, PackError, OSError) as error:
         sys.stderr.write(f"cannot be checked: {error}\n")
         return 2
     text = json.dumps(asdict(found), indent=2) if options.json else "\n".join(_lines(found))

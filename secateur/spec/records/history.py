@@ -51,7 +51,11 @@ class Phase(StrEnum):
     staging = "staging"
     """The worker is: its engine has not begun."""
     evaluating = "evaluating"
+    surveying = "surveying"
+    """One pass over the dense model that says where weights may go and what outputs mean for the loss."""
     pruning = "pruning"
+    tuning = "tuning"
+    """The whole model is, behind its last block."""
     publishing = "publishing"
 
 
@@ -81,7 +85,8 @@ class MatrixRecord(Record):
     solver: Annotated[str, StringConstraints(max_length=40)]
     seconds: float
     relative_error: float | None = Field(
-        description="‖X(W−W0)ᵀ‖² / ‖XW0ᵀ‖² on this stage's calibration inputs that were solved on."
+        description="‖X(W−W0)ᵀ‖² / ‖XW0ᵀ‖² on this stage's calibration inputs that were solved on; with `refine`, "
+        "as solved, before it (`notes.refine` has what that changed)."
     )
     held_out_error: float | None = Field(
         description="The same on the calibration windows held out; null when there were none."
@@ -158,7 +163,7 @@ class JobWarning(Record):
     code: str = Field(
         description="Of jobs and plans: `too_few_tokens`, `held_out_overlaps`, `held_out_alike`, `texts_overlap`, "
         "`expert_fallback`, `masks_unchanged`, `forgetting`, `already_sparse`, `sparser_than_asked`, "
-        "`evaluation_lost`, `statistics_dropped`, …; of models: "
+        "`not_refined`, `evaluation_lost`, `statistics_dropped`, …; of models: "
         "`weights_not_taken`, `index_mismatch`, `index_total_size`, `tensors_not_used`, `tokenizer_split`, …",
         examples=["forgetting"],
     )

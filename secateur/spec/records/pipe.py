@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from secateur.spec.metrics import Figures
+from secateur.spec.records.device import Fingerprint
 from secateur.spec.records.history import (
     Count,
     Data,
@@ -20,6 +21,7 @@ from secateur.spec.records.history import (
     StageFigures,
     Words,
 )
+from secateur.spec.records.machine import Machine
 from secateur.spec.records.plan import Estimates, PlanResult, SkippedTensor
 
 
@@ -29,6 +31,7 @@ class Engine(Record):
     engine_format: Number
     versions: dict[str, str]
     device: str
+    fingerprint: Fingerprint | None = Field(default=None, description="All that decides the last bits on it.")
     threads: Number
     isolation: dict[str, bool] = Field(description="What it could be cut off from.")
 
@@ -125,6 +128,15 @@ class Output(Record):
     summary: Summary
 
 
+class DeviceMemory(Record):
+    """Of a GPU, at one moment."""
+
+    total_bytes: Count
+    free_bytes: Count
+    reserved_bytes: Count = Field(description="What this engine's allocator holds of it.")
+    allocated_bytes: Count = Field(description="Of that, what its tensors hold.")
+
+
 class Failed(Record):
     """Why there is no result. detail: for the operator's log only."""
 
@@ -134,6 +146,7 @@ class Failed(Record):
     message: Words
     field: Words | None = Field(default=None, description="JSON pointer into the request.")
     fingerprint: str | None = Field(default=None, description="The same for the same error at the same place.")
+    memory: DeviceMemory | None = Field(default=None, description="Of its GPU, when it failed.")
     detail: Words | None = None
 
 
@@ -149,6 +162,13 @@ class Inspection(Record):
     type: Literal["inspection"] = "inspection"
     unused: List[str]
     warnings: List[JobWarning]
+
+
+class Measured(Record):
+    """What the machine has, and how fast it is."""
+
+    type: Literal["measured"] = "measured"
+    machine: Machine
 
 
 class Planned(Record):
@@ -169,6 +189,7 @@ Message = Annotated[
     | Failed
     | Reading
     | Inspection
+    | Measured
     | Planned,
     Field(discriminator="type"),
 ]

@@ -1,5 +1,8 @@
 """What a job would do, found out without doing it."""
 
+from enum import StrEnum
+from typing import Final
+
 from pydantic import Field
 
 from secateur.spec.records.history import JobWarning, Record
@@ -29,7 +32,7 @@ class PlannedMatrix(Record):
 
 
 class SkippedTensor(Record):
-    """A tensor that stays as it is."""
+    """A tensor that is not pruned. It stays as it is, unless its reason says otherwise."""
 
     name: str
     reason: str
@@ -61,17 +64,77 @@ class Estimate(Record):
     how: str = Field(description="How it was made, and what it leaves out.")
 
 
+HOST_PARTS: Final = (
+    "process",
+    "hidden_states",
+    "read_ahead",
+    "state",
+    "sensitivities",
+    "being_written",
+    "tuned_blocks",
+    "gpu_runtime",
+)
+"""Parts of `memory_bytes` that a machine with a GPU has on the host."""
+
+
+class Needs(Record):
+    """Memory without which the job is not begun, at its peak, in bytes."""
+
+    memory_bytes: float = Field(description="Of a machine without a GPU.")
+    host_bytes: float = Field(description="Of one with a GPU, beside that.")
+    device_bytes: float = Field(description="Of its GPU.")
+
+
+class Lack(StrEnum):
+    """What a kind of worker has too little of."""
+
+    device_memory = "device_memory"
+    memory = "memory"
+    disk = "disk"
+
+
+class WorkerFit(Record):
+    """One kind of worker: whether the job fits there, and how long it takes."""
+
+    kind: str
+    device: str = Field(description="`cpu` or `cuda`.")
+    workers: int | None = Field(
+        default=None, description="How many of it are there; null for the machine that made the plan."
+    )
+    fits: bool
+    lacks: list[Lack] = Field(description="What it has too little of for this job.")
+    host_bytes: float = Field(description="It has, for the job's engine.")
+    device_bytes: float = Field(description="Of a GPU's memory; 0 without one.")
+    disk_bytes: float
+    seconds: float
+    parts: dict[str, float] = Field(
+        description="Of the seconds: `start`, `forward`, `evaluate`, `solve`, `transfer` (over a GPU's bus), "
+        "`disk`, `host` (what is done to weights beside products)."
+    )
+
+
 class Estimates(Record):
     """What the job will need."""
 
     memory_bytes: Estimate
     disk_bytes: Estimate
     seconds: Estimate
+    artifact_bytes: Estimate | None = Field(
+        default=None, description="Of the files that it leaves, their models in the form of `output.form`."
+    )
     host_bytes: float | None = Field(default=None, description="Of `memory_bytes`, what is the host's.")
     device_bytes: float | None = Field(default=None, description="And what is the GPU's; 0 without one.")
-    device: str | None = Field(default=None, description="Where `seconds` was measured: `cpu`, `cuda`.")
+    device: str | None = Field(default=None, description="That `seconds` is for: `cpu`, `cuda`.")
+    kind: str | None = Field(
+        default=None,
+        description="Of the worker that `seconds` is for: the quickest on which the job fits.",
+    )
     operations: float | None = Field(
         default=None, description="Floating point operations in all: the same on every machine."
+    )
+    needs: Needs | None = Field(default=None, description="By which a worker is chosen.")
+    workers: list[WorkerFit] = Field(
+        default=[], description="Each kind of worker that is there; without any the machine that made the plan."
     )
 
 

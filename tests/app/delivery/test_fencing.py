@@ -34,7 +34,8 @@ from tests.records import block_result, evaluation, hello, stage_result, summary
 from worker.attempt.interrupts import Interrupts, transact
 from worker.attempt.uploads import Uploads
 
-BLOCK = commits.Block(block_result(0, 0), "d0", 1, [{"key": "k"}])
+FILE = {"role": "weights", "path": "p", "sha256": "", "bytes": 1, "key": "k"}
+BLOCK = commits.Block(block_result(0, 0), "d0", 1, [FILE])
 MANIFEST = make_manifest([StoredFile("a", "0" * 64, 1, "k")], {})
 
 GUARDED: dict[str, Callable[[Session, Lease], object]] = {

@@ -123,6 +123,22 @@ def test_an_attempt_that_made_progress_costs_nothing(session: Session, job: str)
     assert session.get_one(Job, job).lost_attempts == 0
 
 
+def test_a_block_that_is_committed_once_more_keeps_what_the_artifact_will_have(session: Session, job: str) -> None:
+    lease = take()
+    rounds = (("weights", "shard", "1"), ("sensitivity", "scores", "1")), (("weights", "shard", "2"),)
+    for files in rounds:
+        stored = [{"role": role, "path": path, "sha256": own, "bytes": 1, "key": own} for role, path, own in files]
+        with transaction() as other:
+            guard(other, lease)
+            commits.write_block(other, lease, commits.Block(block_result(0, 0), "d0", 1, stored))
+    session.rollback()
+    found = session.get_one(JobBlock, (job, 0, 0)).files
+    assert {file["path"]: file["sha256"] for file in found} == {"shard": "2", "scores": "1"}
+    with transaction() as other:
+        assert [file.path for file in checkpoint.load(other, job).files] == ["shard"]
+        assert [file.path for file in checkpoint.kept_files(other, job, [])] == ["scores"]
+
+
 def test_nothing_is_committed_behind_a_gap(session: Session, job: str) -> None:
     """As when a replica takes over that has not seen the last commits."""
     lease = take()

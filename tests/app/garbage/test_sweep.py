@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.db.clock import from_now
 from app.db.engine import make_engine, transaction
-from app.delivery import commits, input_digests
+from app.delivery import checkpoint, commits, input_digests
 from app.delivery.claim import Claim, claim
 from app.delivery.lease import guard
 from app.delivery.object_keys import attempt_folder
@@ -76,8 +76,10 @@ def upload(store: ObjectStore, taken: Claim, part: object, name: str) -> str:
     return key
 
 
-def commit(taken: Claim, stage: int, block: int, *keys: str) -> None:
-    files = [{"role": "weights", "path": f"{stage}/{k}", "sha256": "", "bytes": 1, "key": k} for k in keys]
+def commit(taken: Claim, stage: int, block: int, *keys: str, solved: str | None = None) -> None:
+    """solved: as it was before the whole model was tuned."""
+    roles = dict.fromkeys(keys, "weights") | ({} if solved is None else {solved: "solved"})
+    files = [{"role": r, "path": f"{stage}/{k}", "sha256": "", "bytes": 1, "key": k} for k, r in roles.items()]
     done = commits.Block(block_result(stage, block), f"d{stage}", 1, files)
     with transaction() as session:
         guard(session, taken.lease)
@@ -328,3 +330,27 @@ def sweep_jobs(store: ObjectStore) -> None:
     pass_ = Sweep(store, lambda: None, timedelta(0))
     for root in list(store.folders("jobs")):
         pass_.chain(root)
+
+
+def test_what_a_model_was_tuned_from_stays_until_its_stage_is_finished(
+    jobs: JobMaker, objects: ObjectStore, session: Session
+) -> None:
+    """No later attempt fetches it then, and no project pays for it."""
+    job = jobs.make()
+    taken = take()
+    weights, solved = ([upload(objects, taken, 0, f"{name}{n}") for n in range(2)] for name in ("now", "before"))
+    for block in range(2):
+        commit(taken, 0, block, weights[block], solved=solved[block])
+
+    def held() -> tuple[set[str], int]:
+        session.rollback()
+        found = {file.key for file in checkpoint.load(session, job).files}
+        return found, session.get_one(Job, job, populate_existing=True).stored_bytes
+
+    assert held() == ({*weights, *solved}, 4)
+    sweep(objects)
+    assert keys(objects) == {*weights, *solved}
+    finish_stage(taken, 0)
+    assert held() == (set(weights), 2)
+    sweep(objects)
+    assert keys(objects) == set(weights)

@@ -16,8 +16,16 @@ from app.tables.datasets import Dataset
 from app.tables.jobs import Job
 from app.tables.models import Model
 from app.tables.states import State
+from app.workers import registry
 from tests.app.conftest import Inputs, MakeKey, client_of, running
 from tests.jobs import make_dataset, make_model
+from tests.machines import GIB, gpu
+
+
+@pytest.fixture
+def environment(environment: dict[str, str]) -> dict[str, str]:
+    """With workers that a busy machine does not forget between two calls."""
+    return {**environment, "SECATEUR_LEASE_SECONDS": "60"}
 
 
 def place(api: httpx.Client, job: str) -> dict[str, Any]:
@@ -74,6 +82,27 @@ def test_what_a_job_waits_for_is_named(api: httpx.Client, inputs: Inputs, sessio
         ("model", inputs.model), ("dataset", inputs.second), ("backoff", None),
     ]  # fmt: skip
     assert waits[2]["until"] is not None
+
+
+def test_a_job_that_no_worker_holds_says_what_it_needs(
+    api: httpx.Client, inputs: Inputs, session: Session, job: str
+) -> None:
+    sizes = {"needs_memory_bytes": 90 * GIB, "needs_host_bytes": 20 * GIB, "needs_device_bytes": 60 * GIB}
+    session.execute(update(Job).where(Job.id == job).values(**sizes))
+    session.commit()
+    assert codes(api, job) == ["worker"], "nothing is known of any"
+    registry.register(session, "small", gpu(24))
+    session.commit()
+    (wait,) = place(api, job)["waits_for"]
+    assert wait["code"] == "memory"
+    assert wait["needs"] == {name.removeprefix("needs_"): float(size) for name, size in sizes.items()}
+    registry.register(session, "large", gpu(80))
+    session.commit()
+    assert codes(api, job) == ["worker"]
+    session.execute(update(Job).where(Job.id == job).values(estimate_due_at=from_now(60)))
+    session.commit()
+    (wait,) = place(api, job)["waits_for"]
+    assert (wait["code"], wait["until"] is not None) == ("estimate", True)
 
 
 def test_a_project_at_its_limit_waits_for_itself(

@@ -72,7 +72,7 @@ def test_a_state_that_will_have_less_is_said(api: httpx.Client, inputs: Inputs, 
     )["id"]
     (note,) = notes(api, wanda)
     assert (note["level"], note["code"], note["parent"]) == ("warning", "statistics_dropped", parent)
-    assert note["kinds"] == ["gram", "domain_grams"]
+    assert note["kinds"] == ["cross", "gram", "output_grams", "domain_grams"]
     spec = api.get(f"/v1/jobs/{wanda}").json()["spec"]
     (told,) = foreseen(session, [session.get_one(Job, parent)], spec)
     assert {"level": "warning", "message": told.message, "code": told.code, **told.data} == note, (
@@ -99,7 +99,10 @@ def test_what_was_said_at_first_is_in_the_result_too(
     ]
     assert said[:2] == notes(api, job)
     assert [each["code"] for each in warnings] == ["evaluation_lost", "statistics_dropped", "masks_unchanged"]
-    assert (warnings[0]["data"], warnings[1]["data"]["kinds"]) == ({"domains": ["law"]}, ["gram"])
+    assert (warnings[0]["data"], warnings[1]["data"]["kinds"]) == (
+        {"domains": ["law"]},
+        ["cross", "gram", "output_grams"],
+    )
     assert warnings[2] == unchanged.model_dump()
 
 
@@ -143,7 +146,7 @@ def test_output_and_weights_of_a_continuation(api: httpx.Client, inputs: Inputs,
     publish(session, parent)
     body: dict[str, Any] = {"continues": parent, "domains": [domain("x", inputs.first)]}
     kept = api.post("/v1/jobs", json={**body, "output": {"keep_sensitivities": True}}).json()["spec"]["output"]
-    output = {**output, "keep_stages": False, "publish_to": None}
+    output = {**output, "form": "dense", "keep_stages": False, "publish_to": None}
     assert kept == {**output, "keep_sensitivities": True}
     assert api.post("/v1/jobs", json=body).json()["spec"]["output"] == {**output, "keep_sensitivities": False}
     for change, pointer in [
@@ -356,3 +359,47 @@ def test_stages_of_a_continuation_are_its_own(
     history = lineage.history_of(session, session.get_one(Job, job))
     assert history.domains == ["law", "code", "sales", "hr"]
     assert history.lost == frozenset()
+
+
+def test_the_effort_is_one_for_a_lineage(api: httpx.Client, inputs: Inputs, session: Session) -> None:
+    parent = submit(api, inputs.body(method={"name": "admm"}, effort="fast"))
+    publish(session, parent)
+    body = {"continues": parent, "domains": [domain("sales", inputs.first)]}
+    spec = api.post("/v1/jobs", json=body).json()["spec"]
+    assert (spec["effort"], spec["method"]["target"]) == ("fast", "dense")
+    assert api.post("/v1/jobs", json={**body, "effort": "fast"}).status_code == 201
+    refused = api.post("/v1/jobs", json={**body, "effort": "best"}).json()
+    assert refused["code"] == "lineage_mismatch"
+    assert [error["pointer"] for error in refused["errors"]] == ["/effort"]
+
+
+def test_a_lineage_from_before_there_were_efforts_goes_on_as_it_was(
+    api: httpx.Client, inputs: Inputs, session: Session
+) -> None:
+    parent = submit(api, inputs.body(method={"name": "admm"}, effort=None))
+    publish(session, parent)
+    job = session.get_one(Job, parent)
+    job.spec = {name: value for name, value in job.spec.items() if name != "effort"}
+    session.commit()
+    spec = api.post("/v1/jobs", json={"continues": parent, "domains": [domain("sales", inputs.first)]}).json()[
+        "spec"
+    ]
+    assert (spec["effort"], spec["method"], spec["sparsity"]) == (None, job.spec["method"], job.spec["sparsity"])
+    assert spec["method"]["target"] == "dense"
+
+
+def test_a_field_that_an_older_lineage_does_not_name_has_its_default(
+    api: httpx.Client, inputs: Inputs, session: Session
+) -> None:
+    parent = submit(api, inputs.body())
+    publish(session, parent)
+    job = session.get_one(Job, parent)
+    newer = {"channels", "further", "curvature", "survey_tokens"}
+    older = {name: value for name, value in job.spec["sparsity"].items() if name not in newer}
+    job.spec = {**job.spec, "sparsity": older}
+    session.commit()
+    body = {"continues": parent, "domains": [domain("sales", inputs.first)]}
+    said = {"channels": "as_stored", "further": [], "survey_tokens": 8192}
+    assert api.post("/v1/jobs", json={**body, "sparsity": said}).status_code == 201
+    refused = api.post("/v1/jobs", json={**body, "sparsity": {"channels": "permuted"}}).json()
+    assert [error["pointer"] for error in refused["errors"]] == ["/sparsity/channels"]

@@ -84,6 +84,9 @@ def test_plans_are_made_by_the_cpu_queue(
     assert (estimates["device"], estimates["device_bytes"]) == ("cpu", 0)
     assert estimates["host_bytes"] == estimates["memory_bytes"]["total"]
     assert estimates["operations"] > 1e6
+    (fit,) = estimates["workers"]
+    assert (fit["workers"], fit["fits"], fit["lacks"], fit["kind"]) == (None, True, [], estimates["kind"])
+    assert fit["seconds"] == estimates["seconds"]["total"] == pytest.approx(sum(fit["parts"].values()))
     assert {tuple(entry["statistics"]) for entry in result["matched"]} == {
         ("input_norms",),
         ("input_norms", "gram"),
@@ -190,19 +193,26 @@ def test_plans_are_listed_filtered_and_paged(
 def test_a_plan_stands_beside_what_jobs_took(
     api: httpx.Client, stranger: httpx.Client, real: Inputs, session: Session
 ) -> None:
-    """Operations by the speeds of finished jobs: 1, 2 and 4 operations a second."""
+    """What is expected of the quickest kind on which jobs have finished, which took 4, 2 and 1 times as long."""
     id = api.post("/v1/plans", json=body(real)).json()["id"]
     ran = [api.post("/v1/jobs", json=body(real)).json()["id"] for _ in range(3)]
     other = api.post("/v1/jobs", json=body(real, target=0.25)).json()["id"]
     plan = session.get_one(Plan, id)
-    figure = {"total": 10.0, "parts": {}, "how": "made up"}
-    estimates = dict.fromkeys(("seconds", "memory_bytes", "disk_bytes"), figure) | {"operations": 80.0}
+    figure = {"total": 20.0, "parts": {}, "how": "made up"}
+    fit = {"device": "cpu", "fits": True, "lacks": [], "host_bytes": 1.0, "device_bytes": 0.0, "disk_bytes": 1.0}
+    workers = [
+        fit | {"kind": "quick", "seconds": 5.0, "parts": {}, "fits": False},
+        fit | {"kind": "slow", "seconds": 30.0, "parts": {}},
+        fit | {"kind": "own", "seconds": 20.0, "parts": {}},
+        fit | {"kind": "new", "seconds": 10.0, "parts": {}},
+    ]
+    estimates = dict.fromkeys(("seconds", "memory_bytes", "disk_bytes"), figure) | {"workers": workers}
     plan.state, plan.result = "ready", PLAN.model_dump(mode="json") | {"estimates": estimates}
     session.commit()
     assert api.get(f"/v1/plans/{id}").json()["calibrated"] is None
 
     def finish(job: str, seconds: float, **changes: Any) -> None:
-        expected = {"seconds": 10.0, "operations": 40.0, "device": "cpu"} | changes.pop("estimates", {})
+        expected = {"seconds": 10.0, "device": "cpu", "kind": "own"} | changes.pop("estimates", {})
         values = {"state": "succeeded", "attempts": 1, "runtime_seconds": seconds, "finished_at": func.now()}
         session.execute(update(Job).where(Job.id == job).values(**values | {"estimates": expected} | changes))
         session.commit()
@@ -212,14 +222,15 @@ def test_a_plan_stands_beside_what_jobs_took(
     found = api.get(f"/v1/plans/{id}").json()
     assert found["calibrated"] == {
         "seconds": 40.0, "low": 20.0, "high": 80.0, "jobs": 3, "method": "copal", "device": "cpu",
+        "kind": "own",
     }  # fmt: skip
-    assert found["result"]["estimates"]["seconds"]["total"] == 10.0
+    assert found["result"]["estimates"]["seconds"]["total"] == 20.0
     taken = {
         each["id"]: (each["runtime_seconds"], each["expected_seconds"], each["ratio"]) for each in found["jobs"]
     }
     assert taken == {ran[0]: (40.0, 10.0, 4.0), ran[1]: (20.0, 10.0, 2.0), ran[2]: (0.0, None, None)}
     assert found["jobs"][0]["state"] == "queued"
-    for wrong in ({"attempts": 2}, {"state": "failed"}, {"method": "wanda"}, {"estimates": {"device": "cuda"}}):
+    for wrong in ({"attempts": 2}, {"state": "failed"}, {"method": "wanda"}, {"estimates": {"kind": "slow"}}):
         finish(ran[1], 20.0, **wrong)
         assert api.get(f"/v1/plans/{id}").json()["calibrated"]["jobs"] < 3
         finish(ran[1], 20.0, method="copal")

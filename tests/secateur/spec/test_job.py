@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import time
@@ -8,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from secateur.spec.job import JobCreate, canonical_digest
+from secateur.spec.job import JobCreate, canonical_digest, stage_names
 from secateur.spec.method import MethodName, read_method
-from secateur.spec.sparsity import Curvature, Override, Pattern
+from secateur.spec.sparsity import Channels, Curvature, Override, Pattern
 from secateur.spec.strict import explain
 from worker.pruning.targets.overrides import matching
 
@@ -170,13 +171,13 @@ def test_an_override_may_name_every_method_there_is() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resolved_spec_is_itself(method: dict[str, Any]) -> None:
     for sparsity in SPARSITIES:
-        resolved = job(method=method, sparsity=sparsity).resolved()
+        resolved = job(method=method, sparsity=sparsity, effort=None).resolved()
         assert job(**resolved).resolved() == resolved
         assert read_method(resolved["method"]) == read_method(method)
 
 
 def test_a_curvature_is_of_the_allocation_error() -> None:
-    assert job(sparsity={"target": 0.5}).sparsity.curvature is Curvature.adapting
+    assert job(sparsity={"target": 0.5}, effort=None).sparsity.curvature is Curvature.adapting
     assert job(sparsity={"target": 0.5, "curvature": "plain"}).sparsity.curvature is Curvature.plain
     for other in (
         {"target": 0.5, "allocation": "owl"},
@@ -187,6 +188,16 @@ def test_a_curvature_is_of_the_allocation_error() -> None:
         with pytest.raises(ValidationError, match="no effect without the allocation error") as caught:
             job(sparsity={**other, "curvature": "plain"})
         assert [error["loc"] for error in caught.value.errors()] == [("sparsity", "curvature")]
+
+
+def test_channels_are_permuted_for_groups_alone() -> None:
+    assert job(sparsity={"pattern": "2:4"}, effort=None).sparsity.channels is Channels.as_stored
+    one = [{"match": "*", "pattern": "4:8"}]
+    for sparsity in ({"pattern": "2:4"}, {"target": 0.5, "overrides": one}):
+        assert job(sparsity=sparsity | {"channels": "permuted"}).sparsity.channels is Channels.permuted
+    with pytest.raises(ValidationError, match="no effect without an n:m pattern") as caught:
+        job(sparsity={"target": 0.5, "channels": "permuted"})
+    assert [error["loc"] for error in caught.value.errors()] == [("sparsity", "channels")]
 
 
 @pytest.mark.parametrize("allocation", ["owl", "error"])
@@ -270,9 +281,95 @@ def test_other_patterns_do_not_exist(pattern: str) -> None:
         ("app.main", "torch transformers worker"),
         ("secateur.spec.request", "torch transformers worker app httpx typer celery pyarrow"),
         ("secateur", "pydantic httpx typer"),
+        ("secateur.client", "torch app worker fastapi celery sqlalchemy pydantic typer"),
         ("worker.pruning", "app celery sqlalchemy fastapi typer"),
     ],
 )
 def test_what_is_imported_brings_nothing_of_the_others(module: str, unwanted: str) -> None:
     check = f"import sys, {module}; found = set({unwanted.split()}) & set(sys.modules); assert not found, found"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def several(*further: object, **method: object) -> dict[str, Any]:
+    return {
+        "model": "mdl_1",
+        "method": {"name": "admm", **method},
+        "sparsity": {"target": 0.5, "further": list(further)},
+        "domains": [{"name": "a", "dataset": "ds_1"}],
+    }
+
+
+def test_further_targets_are_stages_behind_those_of_domains() -> None:
+    job = JobCreate.model_validate(several(0.7, "2:4"))
+    assert job.stage_names == ("a", "at 0.7", "at 2:4")
+    resolved = json.loads(json.dumps(job.resolved()))
+    assert stage_names(resolved) == ["a", "at 0.7", "at 2:4"]
+    assert JobCreate.model_validate(resolved).sparsity == job.sparsity
+    of_a_pattern = job.sparsity.at(job.sparsity.further[1])
+    assert (of_a_pattern.target, of_a_pattern.allocation, of_a_pattern.further) == (0.5, "uniform", ())
+    assert job.sparsity.at(0.7).target == 0.7
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "said"),
+    [
+        (several(0.5), "/sparsity/further/0", "asked for already"),
+        (several(0.6, 0.6), "/sparsity/further/1", "asked for already"),
+        (several(0.6, "unstructured"), "/sparsity/further/1", "between 0 and 1, or n:m"),
+        (several(1), "/sparsity/further/0", "between 0 and 1, or n:m"),
+        (several(0.6, mode="restart"), "/sparsity/further", "the mode accumulated"),
+        (several(0.6, refine="block"), "/sparsity/further", "set `method.refine` to none"),
+        (several() | {"sparsity": {"pattern": "2:4", "further": [0.6]}}, "/sparsity/further/0", "fixes every"),
+    ],
+)
+def test_further_targets_that_mean_nothing_are_refused(body: dict[str, Any], field: str, said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        JobCreate.model_validate(body)
+    pointer, message = explain(caught.value.errors()[0], body)
+    assert pointer == field
+    assert said in message
+
+
+def form(form: str, **changes: Any) -> str | None:
+    """Why a job may not have that form; None where it may."""
+    spec = {"model": "m", "method": {"name": "wanda"}, "sparsity": {"target": 0.5}, "domains": DOMAINS}
+    try:
+        JobCreate.model_validate(spec | {"output": {"form": form}} | changes)
+    except ValidationError as error:
+        place, message = explain(error.errors()[0], {"output": {"form": form}})
+        assert place == "/output/form"
+        return message
+    return None
+
+
+@pytest.mark.parametrize(
+    "method", [{"name": "magnitude"}, {"name": "wanda"}, {"name": "copal", "reading": "token"}]
+)
+def test_masks_are_enough_where_weights_stay(method: dict[str, Any]) -> None:
+    assert form("masks", method=method, sparsity={"target": 0.5, "further": [0.7, "2:4"]}) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"method": {"name": "admm"}}, "`method.name` admm"),
+        ({"method": {"name": "auto"}}, "`method.name` auto"),
+        ({"method": {"name": "wanda", "weight_update": "admm"}}, "`method.weight_update` admm"),
+        ({"method": {"name": "wanda", "refine": "model"}}, "`method.refine` model"),
+        ({"sparsity": {"pattern": "2:4", "channels": "permuted"}}, "`sparsity.channels` permuted"),
+        (
+            {
+                "sparsity": {
+                    "target": 0.5,
+                    "overrides": [{"match": "a", "skip": True}, {"match": "b", "method": "alps"}],
+                }
+            },
+            "`sparsity.overrides[1].method` alps",
+        ),
+    ],
+)
+def test_masks_are_refused_where_weights_change_and_what_changes_them_is_named(
+    changes: dict[str, Any], what: str
+) -> None:
+    assert what in (form("masks", **changes) or "")
+    assert form("packed", **changes) is None

@@ -11,11 +11,12 @@ from secateur.spec.method import (
     Method,
     MethodName,
     Reading,
+    Refinement,
     Scope,
     SparseGptSettings,
     read_method,
 )
-from secateur.spec.partial import MethodPart
+from secateur.spec.partial import MethodPart, merge_method
 from tests.specs import make_method
 
 SETTINGS: dict[str, type[BaseModel]] = {
@@ -40,6 +41,8 @@ TAKEN_BY: dict[str, set[str]] = {
     "admm": UPDATED | {"admm"},
     "alps": {"alps"},
     "sparsegpt": {"sparsegpt"},
+    "refine": set(MethodName),
+    "refinement": set(),
     "iterations": set(),
 }
 
@@ -102,6 +105,8 @@ def test_a_method_takes_only_its_own_parameters(name: MethodName) -> None:
         "admm": {},
         "alps": {},
         "sparsegpt": {},
+        "refine": "block",
+        "refinement": {},
         "iterations": 3,
     }
     for key, value in values.items():
@@ -110,6 +115,35 @@ def test_a_method_takes_only_its_own_parameters(name: MethodName) -> None:
         assert is_taken({"name": name, key: value}) is plain, key
         if name in UPDATED and key != "weight_update":
             assert is_taken({"name": name, "weight_update": "admm", key: value}) is (name in TAKEN_BY[key]), key
+
+
+@pytest.mark.parametrize("name", MethodName)
+def test_a_refinement_is_taken_within_its_limits_and_with_refine_alone(name: MethodName) -> None:
+    tried = {True: 0, False: 0}
+    for key, limits in Refinement.model_json_schema()["properties"].items():
+        schema = limits.get("anyOf", [limits])[0] | ({"enum": [True, False]} if key == "norms" else {})
+        for value, expected in around(schema):
+            own = (expected or (value is None and "anyOf" in limits)) and not (value is True and key != "norms")
+            assert is_taken({"name": name, "refine": "block", "refinement": {key: value}}) is own, (key, value)
+            tried[own] += 1
+    assert min(tried.values()) > 5
+    assert not is_taken({"name": name, "refinement": {}})
+    assert not is_taken({"name": name, "refine": "none", "refinement": {"epochs": 2}})
+
+
+def test_a_whole_model_is_tuned_at_a_lower_rate() -> None:
+    refinement = make_method(MethodName.wanda, refine="model").refinement
+    assert refinement is not None
+    assert refinement.learning_rate == 3e-4
+
+
+def test_a_refinement_is_written_out() -> None:
+    assert make_method(MethodName.wanda).refinement is None
+    assert make_method(MethodName.wanda, refine="block").model_dump(mode="json")["refinement"] == {
+        "epochs": 4,
+        "learning_rate": 0.001,
+        "norms": False,
+    }
 
 
 @pytest.mark.parametrize("name", MethodName)
@@ -216,3 +250,23 @@ def test_a_target_goes_to_every_named_method_that_solves(name: MethodName) -> No
         assert own.named(name).weighs_outputs is follows
         assert ({"cross", "output_grams"} <= own.named(name).statistics) is follows
         assert not read_method(job).named(name).follows_dense
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"refine": "block", "refinement": {"epochs": 2, "learning_rate": 0.001, "norms": False}}),
+        (
+            {"refinement": {"norms": True}},
+            {"refine": "block", "refinement": {"epochs": 2, "learning_rate": 0.001, "norms": True}},
+        ),
+        ({"refine": "none"}, {"refine": "none"}),
+        ({"name": "wanda"}, {"refine": "none"}),
+    ],
+)
+def test_a_continuation_says_of_its_refinement_what_differs(
+    given: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    parent = read_method({"name": "admm", "refine": "block", "refinement": {"epochs": 2}}).model_dump(mode="json")
+    merged = read_method(merge_method(parent, MethodPart(**given).model_dump(mode="json", exclude_unset=True)))
+    assert {name: value for name, value in merged.model_dump(mode="json").items() if "refine" in name} == expected

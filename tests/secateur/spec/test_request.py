@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from secateur.spec.job import Output
 from secateur.spec.method import (
     AdmmSettings,
     Mode,
@@ -15,6 +14,7 @@ from secateur.spec.method import (
     Scope,
     WeightUpdate,
 )
+from secateur.spec.output import Output
 from secateur.spec.sparsity import Pattern
 from worker.pruning import PruningJob, SpecError
 

@@ -31,6 +31,7 @@ from app.tables.jobs import (
     JobEvaluation,
     JobEvent,
     JobLease,
+    JobLog,
     JobMatrix,
     JobStage,
 )
@@ -39,7 +40,7 @@ from app.tables.states import State
 from tests.app.storage.test_store import s3_settings
 from tests.jobs import JobMaker
 from tests.worker.harness import SCRIPTED, Watch, attempts, driver, engines, gone, wait_until
-from worker.attempt import run_jobs
+from worker.attempt import card, run_jobs
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,7 @@ def test_a_job_runs_to_its_end(
     assert row.state == State.succeeded
     assert row.manifest is not None
     assert [file["path"] for file in row.manifest["files"]] == [
+        "model/README.md",
         *(f"model/model-{block + 1:05d}-of-00005.safetensors" for block in range(5)),
         "report.json",
         *(f"state/block-{block:04d}.safetensors" for block in range(4)),
@@ -87,6 +89,18 @@ def test_a_job_runs_to_its_end(
     assert attempts(session, row.id) == ["succeeded"]
     assert session.query(JobLease).count() == 0
     assert list((settings.work_dir / "scratch").iterdir()) == []
+
+
+def test_a_card_that_cannot_be_written_costs_nobody_a_job(
+    jobs: JobMaker, session: Session, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card, "write_card", lambda *_: {}["odd"])
+    watch = Watch(session, jobs.make())
+    assert run() == 1
+    assert watch.state is State.succeeded
+    assert card.PATH not in {file["path"] for file in (watch.row.manifest or {})["files"]}
+    warnings = session.query(JobLog).filter_by(job_id=watch.id, level="warning")
+    assert ["model card" in line.message for line in warnings] == [True]
 
 
 def scores_of(manifest: dict[str, Any] | None) -> dict[str, str]:
@@ -120,7 +134,7 @@ def test_what_is_for_keeping_outlives_its_stage_the_sweep_and_the_attempt(
     run("scores")
     watch = Watch(session, jobs.make())
     with driver(environment, tmp_path / "log", "slow", "scores") as worker:
-        watch.wait_for_blocks(6)
+        watch.wait_for_blocks(5)
         if how == "killed":
             worker.kill()
         else:

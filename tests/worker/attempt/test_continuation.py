@@ -19,6 +19,7 @@ from tests import tiny
 from tests.jobs import JobMaker
 from tests.worker.harness import Watch, make_tiny_jobs
 from worker.attempt import run_jobs
+from worker.attempt.card import PATH as CARD
 
 BLOCKS = 2
 METHODS: list[dict[str, Any]] = [
@@ -38,14 +39,13 @@ def jobs(session: Session, store: ObjectStore, tmp_path: Path) -> JobMaker:
 def test_a_continuation_is_what_one_job_would_have_been(
     jobs: JobMaker, session: Session, settings: Settings, method: dict[str, Any]
 ) -> None:
-    patient = settings.model_copy(update={"lease_seconds": 60.0})  # nobody dies here, however busy the machine is
     whole = Watch(session, jobs.make(method=method))
     texts = jobs.datasets
     jobs.datasets = texts[:2]
     parent = Watch(session, jobs.make(method=method))
-    assert run_jobs(patient, "first") == 2
+    assert run_jobs(settings, "first") == 2
     child = Watch(session, jobs.go_on(parent.id, texts[2]))
-    assert run_jobs(patient, "months later") == 1
+    assert run_jobs(settings, "months later") == 1
     assert (child.state, child.row.failure) == (State.succeeded, None)
     once, later = whole.row.result, child.row.result
     assert once is not None
@@ -53,7 +53,9 @@ def test_a_continuation_is_what_one_job_would_have_been(
     for name in ("masks_sha256", "weights_sha256", "sparsity", "bwt", "mean_perplexity"):
         assert later[name] == once[name], name
     pruned = [_files(watch, "model/") for watch in (whole, child)]
+    cards = [files.pop(CARD) for files in pruned]
     assert pruned[0] == pruned[1]
+    assert cards[0] != cards[1], "a card says what was continued"
     rows = [_rows(session, watch) for watch in (whole, child)]
     assert rows[1][0] == rows[0][0], "the dense model's"
     assert rows[1][3] == rows[0][3], "the last stage's"

@@ -97,7 +97,7 @@ class Learner(ClaimBackoff):
         ("fail", "engine_failed", False),
         ("memory", "out_of_memory", False),
         ("user", "invalid_input", None),
-        ("device", "engine_failed", False),
+        ("device", "device_unavailable", False),
         ("hang", "engine_stalled", True),
         ("", "succeeded", True),
     ],
@@ -107,7 +107,8 @@ def test_an_attempt_tells_whether_its_worker_can_work(
 ) -> None:
     """Whatever its end: with a block committed the worker is not what was wrong."""
     learner, job = Learner(), jobs.make()
-    changed = {"lease_seconds": 60} | ({"stall_seconds": 5.0} if how == "hang" else {})
+    # Else the job that a GPU was lost to is there again at once, and so is a worker that does not wait.
+    changed = {"max_preemptions": 1} | ({"stall_seconds": 5.0} if how == "hang" else {})
     run_jobs(settings.model_copy(update=changed), "here", [*SCRIPTED, *how.split()], learner)
     assert attempts(session, job) == [outcome]
     assert learner.told == [sound]

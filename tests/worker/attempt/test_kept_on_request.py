@@ -17,6 +17,7 @@ from app.tables.sensitivity import JobDomainSensitivity, JobSensitivity
 from tests import tiny
 from tests.worker.harness import Watch, make_tiny_jobs
 from worker.attempt import run_jobs
+from worker.attempt.card import PATH as CARD
 
 pytestmark = pytest.mark.slow
 
@@ -59,12 +60,14 @@ def test_the_artifact_has_every_stages_model_when_they_are_asked_for(
         shorter = Watch(session, replace(jobs, datasets=jobs.datasets[: stage + 1]).make())
         assert run_jobs(settings, "here") == 1
         model = {path: sha256 for path, sha256 in _files(shorter).items() if path.startswith("model/")}
+        del model[CARD]
         assert {path: files.get(f"stage-{stage:02d}/{path}") for path in model} == model
         assert not [path for path in _files(shorter) if path.startswith("stage-")], "nobody asked for more"
     assert (
         files["stage-00/model/model-00001-of-00003.safetensors"] != files["model/model-00001-of-00003.safetensors"]
     )
     assert not [path for path in files if path.startswith("stage-02")], "the last one's is at model/"
+    assert [path for path in files if path.endswith("README.md")] == [CARD], "which has the only card"
 
 
 def _files(watch: Watch) -> dict[str, str]:

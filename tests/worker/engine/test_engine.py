@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,28 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import make_tiny_llama, text
-from worker.engine.__main__ import _describe
+from worker.engine.failures import describe
+from worker.isolation.environment import SOURCE_ROOT
 
 pytestmark = pytest.mark.slow
 
 FULL = os.strerror(errno.ENOSPC)
 
 
-def reports(request: Any) -> list[dict[str, Any]]:
+ENGINE = (sys.executable, "-m", "worker.engine")
+
+
+def reports(request: Any, engine: Sequence[str] = ENGINE) -> list[dict[str, Any]]:
     """Everything that one engine says to a request, or to a line of bytes."""
     line = request if isinstance(request, bytes) else json.dumps(request).encode()
     reading, writing = os.pipe()
-    command = [sys.executable, "-m", "worker.engine", "--report-fd", str(writing), "--parent", str(os.getpid())]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[writing]) as engine:
+    command = [*engine, "--report-fd", str(writing), "--parent", str(os.getpid())]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE_ROOT)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[writing], env=environment) as process:
         os.close(writing)
-        assert engine.stdin is not None
-        engine.stdin.write(line + b"\n")
-        engine.stdin.flush()
+        assert process.stdin is not None
+        process.stdin.write(line + b"\n")
+        process.stdin.flush()
         with os.fdopen(reading) as lines:
             return [json.loads(line) for line in lines]
 
@@ -95,7 +101,7 @@ def test_an_error_is_known_again_at_its_place_alone() -> None:
         try:
             raise error
         except Exception as caught:
-            return str(_describe(caught).fingerprint)
+            return str(describe(caught).fingerprint)
 
     first = fail(KeyError("/scratch/job-1/17 at 0x7f00"))
     assert first == fail(KeyError("/scratch/job-2/18 at 0x7fab"))
@@ -103,7 +109,7 @@ def test_an_error_is_known_again_at_its_place_alone() -> None:
     assert first != fail(KeyError("another"))
     with pytest.raises(KeyError) as elsewhere:
         raise KeyError("/scratch/job-1/17 at 0x7f00")
-    assert first != _describe(elsewhere.value).fingerprint
+    assert first != describe(elsewhere.value).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -120,6 +126,6 @@ def test_an_error_is_known_again_at_its_place_alone() -> None:
     ],
 )
 def test_a_failure_is_told_in_words_its_owner_can_use(error: Exception, code: str, message: str) -> None:
-    told = _describe(error)
+    told = describe(error)
     assert (told.code, told.cause, told.message) == (code, "system", message)
     assert type(error).__name__ in told.detail

@@ -28,6 +28,7 @@ class Repo:
     """Without this token the repository is not to be seen."""
     other: bool = False
     """Contents are replaced by as many other bytes."""
+    private: bool = False
     extra: bytes = b""
     """Sent behind the announced contents of every file."""
 
@@ -49,6 +50,8 @@ class Hub:
 
     url: str
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    """Large files that were sent, by their sha256."""
     requests: list[str] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
     content_tokens: set[str | None] = field(default_factory=set)
@@ -67,9 +70,9 @@ class Hub:
 
 
 @contextmanager
-def run_hub() -> Iterator[Hub]:
-    """A hub on a free port of this machine."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+def run_hub(handler: type[BaseHTTPRequestHandler] | None = None) -> Iterator[Hub]:
+    """A hub on a free port of this machine. handler: of one that can do more than be read."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler or _Handler)
     server.daemon_threads = True
     hub = Hub(f"http://127.0.0.1:{server.server_port}")
     server.hub = hub  # type: ignore[attr-defined]

@@ -80,6 +80,12 @@ def test_headers_that_are_not_strict_json_are_refused(header: bytes, tmp_path: P
         read_header(write(tmp_path / "m.safetensors", header))
 
 
+@pytest.mark.parametrize("header", [rb'{"\ud800": {}}', rb'{"__metadata__": {"a": "\ud800"}}'])
+def test_names_that_are_not_text_are_refused(header: bytes, tmp_path: Path) -> None:
+    with pytest.raises(IntakeError, match="not Unicode text"):
+        read_header(write(tmp_path / "m.safetensors", header))
+
+
 @pytest.mark.parametrize("length", [0, 1, 3, HEADER_BYTES + 1, 2**63])
 def test_a_header_length_out_of_bounds_is_refused(length: int, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"

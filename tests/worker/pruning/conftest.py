@@ -3,15 +3,20 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import torch
 
 from secateur.spec.records.pipe import BlockResult, Evaluation, Message, Note, Output, Progress, StageResult
+from tests.pretend_gpu import pretend_gpu
 from tests.tiny import make_tiny_llama, text
 from worker.pruning import PruningJob, Silent, run
+
+DEVICE: Final = os.environ.get("SECATEUR_TEST_DEVICE", "cpu")
+"""What jobs of these tests run on: `cpu`, `cuda` for a real GPU, or `pretend` for one that counts."""
 
 
 class Recorder(Silent):
@@ -42,11 +47,22 @@ class Recorder(Silent):
         self.checks += 1
 
 
+def on_device() -> AbstractContextManager[object]:
+    """Inside it jobs have their device; every test is."""
+    return pretend_gpu() if DEVICE == "pretend" else nullcontext()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_is_synced() -> Iterator[None]:
     """A test fears no power cut, and waiting for the disk takes a fifth of a tiny job."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _device() -> Iterator[None]:
+    with on_device():
         yield
 
 
@@ -93,6 +109,11 @@ Request = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def request_for(tiny_llama: Path, texts: Path, tmp_path: Path) -> Request:
+    """See `requests_in`."""
+    return requests_in(tmp_path, tiny_llama, texts)
+
+
+def requests_in(folder: Path, model: Path, texts: Path) -> Request:
     """Makes engine requests; keyword arguments replace whole fields, `domains` is a string of names or a list.
 
     Texts are known by their files' names without the ending: `a`, `b`, `c`, and those that a listed domain has.
@@ -111,9 +132,9 @@ def request_for(tiny_llama: Path, texts: Path, tmp_path: Path) -> Request:
                     if path.suffix:
                         paths[path.stem] = str(path)
         return {
-            "workspace": str(tmp_path / workspace),
-            "model": str(tiny_llama),
-            "device": "cpu",
+            "workspace": str(folder / workspace),
+            "model": str(model),
+            "device": "cpu" if DEVICE == "cpu" else "cuda:0",
             "threads": 1,
             "method": {"name": "wanda"},
             "sparsity": {"target": 0.5, "allocation": "uniform"},

@@ -83,6 +83,7 @@ def test_a_method_without_its_statistics_is_refused(
             {**UNIFORM, "overrides": [{"match": "*.down_proj.weight", "method": "admm"}]},
             "has no gram of model.layers.0.mlp.down_proj.weight, which admm solves with",
         ),
+        ({"pattern": "2:4", "channels": "permuted"}, {"pattern": "2:4"}, "was made with channels permuted"),
         (UNIFORM | ZEROS, UNIFORM, "was made with keep_zeros True, and this job's is False: keep it"),
         (UNIFORM, UNIFORM | ZEROS, "was made with keep_zeros False, and this job's is True: keep it"),
     ],

@@ -15,16 +15,22 @@ import torch
 
 from secateur.spec.records.pipe import BlockResult, Message
 from tests.tiny import make_tiny_llama
-from tests.worker.pruning.conftest import Recorder, Request, domain, prune
+from tests.worker.pruning.conftest import Recorder, Request, domain, known_again, prune
+from tests.worker.pruning.test_runner import contents
+from worker.engine.failures import describe
+from worker.pruning import Stopped
 from worker.pruning import prune_block as pruning
+from worker.pruning import write_block as writing
 from worker.pruning.evaluation import r_matrix
 from worker.pruning.model.checkpoint import read_file
 from worker.pruning.report.records import HISTORY
+from worker.pruning.runtime.behind import Behind
 from worker.pruning.state.context import StageContext
 
 pytestmark = pytest.mark.slow
 
 PREFIX = {"name": "admm", "target": "prefix", "output_weighting": "gradients"}
+TUNED = {"name": "admm", "target": "prefix", "refine": "block"}
 
 
 class Weigher(Recorder):
@@ -58,8 +64,29 @@ def frozen() -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.mark.usefixtures("frozen")
-@pytest.mark.parametrize("method", [{"name": "wanda"}, {"name": "admm"}, PREFIX], ids=["wanda", "admm", "prefix"])
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block is being written until the next one is, so that as much as can be is held at once."""
+    waited = threading.Event()
+    finish, write = Behind.finish, writing.write_tensors
+
+    def finishing(behind: Behind) -> None:
+        waited.set()
+        finish(behind)
+        waited.clear()
+
+    def slow(*arguments: Any) -> None:
+        assert waited.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(Behind, "finish", finishing)
+    monkeypatch.setattr(writing, "write_tensors", slow)
+
+
+@pytest.mark.usefixtures("frozen", "slow_disk")
+@pytest.mark.parametrize(
+    "method", [{"name": "wanda"}, {"name": "admm"}, PREFIX, TUNED], ids=["wanda", "admm", "prefix", "tuned"]
+)
 def test_live_tensors_do_not_grow_with_the_blocks(
     request_for: Request, tmp_path: Path, method: dict[str, str]
 ) -> None:
@@ -79,53 +106,112 @@ def test_live_tensors_do_not_grow_with_the_blocks(
 
 @pytest.mark.parametrize("mode", ["accumulated", "sequential"])
 def test_hidden_states_on_disk_give_the_same_bytes(request_for: Request, mode: str) -> None:
-    method = {"name": "copal", "weight_update": "admm", "mode": mode, "target": "prefix"}
+    method = {"name": "copal", "weight_update": "admm", "mode": mode, "target": "prefix", "refine": "block"}
     one = prune(request_for(domains="ab", method=method, workspace="one"))
     two = prune(request_for(domains="ab", method=method, workspace="two", hidden_bytes=0))
     assert one.summary == two.summary
 
 
-def test_a_block_is_told_of_when_its_files_are_there_and_its_hidden_states_are_passed_meanwhile(
+class Reader(Recorder):
+    """Finds every block's files whole when it is told of it."""
+
+    def __init__(self, workspace: str) -> None:
+        super().__init__()
+        self.workspace = Path(workspace)
+
+    def tell(self, record: Message) -> None:
+        super().tell(record)
+        files = record.files if isinstance(record, BlockResult) else []
+        assert all(read_file(self.workspace / path) for _, path in files)
+
+
+def test_a_block_is_written_while_the_next_is_computed_and_told_of_when_its_files_are_whole(
     request_for: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = request_for()
-    writing, passing = threading.Event(), threading.Event()
-    write, forward = pruning.write_tensors, pruning.advance_through
+    request, plain = request_for(), request_for(workspace="plain")
+    begun, computed = threading.Event(), threading.Event()
+    write, measure = writing.write_tensors, pruning.BlockInputs
 
-    def slow_write(*arguments: Any) -> None:
-        writing.set()
-        assert passing.wait(10)
-        write(*arguments)
+    def slow_write(path: Path, *arguments: Any) -> None:
+        if "block-0000" in path.name:
+            begun.set()
+            assert computed.wait(60)
+        write(path, *arguments)
 
-    def seen_forward(*arguments: Any) -> None:
-        assert writing.wait(10)
-        passing.set()
-        forward(*arguments)
+    def seen(context: Any, block: Any) -> Any:
+        if block.index == 1:
+            assert begun.wait(60)
+            assert not (Path(request["workspace"]) / "stage-00/state/block-0000.safetensors").exists()
+            computed.set()
+        return measure(context, block)
 
-    class Reader(Recorder):
-        def tell(self, record: Message) -> None:
-            super().tell(record)
-            files = record.files if isinstance(record, BlockResult) else []
-            assert all(read_file(Path(request["workspace"]) / path) for _, path in files)
-
-    monkeypatch.setattr(pruning, "write_tensors", slow_write)
-    monkeypatch.setattr(pruning, "advance_through", seen_forward)
-    recorder = Reader()
-    prune(request, recorder)
+    expected = contents(plain, prune(plain))
+    monkeypatch.setattr(writing, "write_tensors", slow_write)
+    monkeypatch.setattr(pruning, "BlockInputs", seen)
+    recorder = Reader(request["workspace"])
+    assert contents(request, prune(request, recorder)) == expected
     assert [block.block for block in recorder.blocks] == [0, 1]
 
 
 def test_block_that_cannot_be_written_is_not_told_of(
-    request_for: Request, monkeypatch: pytest.MonkeyPatch
+    request_for: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The job ends before a third block is begun, with what is said of a full disk."""
+
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pruning, "write_tensors", full)
-    recorder = Recorder()
-    with pytest.raises(OSError, match="No space left"):
-        prune(request_for(), recorder)
+    entered = []
+    measure = pruning.BlockInputs
+    monkeypatch.setattr(pruning, "BlockInputs", lambda *a: entered.append(a[1].index) or measure(*a))
+    monkeypatch.setattr(writing, "write_tensors", full)
+    recorder, model = Recorder(), make_tiny_llama(tmp_path / "model", blocks=4)
+    with pytest.raises(OSError, match="No space left") as raised:
+        prune(request_for(model=str(model)), recorder)
+    assert describe(raised.value).code == "disk_full"
     assert recorder.blocks == []
+    assert max(entered) <= 1
+
+
+@pytest.mark.parametrize("method", [{"name": "admm"}, TUNED], ids=["admm", "tuned"])
+def test_stopped_while_a_block_is_written_the_job_ends_in_the_same_bytes(
+    request_for: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: dict[str, str]
+) -> None:
+    model = str(make_tiny_llama(tmp_path / "model", blocks=3))
+    whole, again = (request_for(model=model, domains="ab", method=method, workspace=name) for name in "wa")
+    expected = contents(whole, prune(whole))
+    handed, begun, stopped = threading.Event(), threading.Event(), threading.Event()
+    write, advance = writing.write_tensors, pruning.advance_through
+
+    def slow_write(path: Path, *arguments: Any) -> None:
+        if "block-0001" in path.name:
+            begun.set()
+            assert stopped.wait(60)
+        write(path, *arguments)
+
+    def handed_over(context: Any, block: Any) -> None:
+        if block.index == 1:
+            handed.set()
+        advance(context, block)
+
+    class Stopping(Recorder):
+        def check(self) -> None:
+            if handed.is_set():
+                assert begun.wait(60)
+                stopped.set()
+                raise Stopped
+
+    stopping = Stopping()
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "write_tensors", slow_write)
+        patch.setattr(pruning, "advance_through", handed_over)
+        with pytest.raises(Stopped):
+            prune(again, stopping)
+    assert [(each.stage, each.block) for each in stopping.blocks] == [(0, 0)]
+    again["resume"] = {"stages": 0, "blocks": 1, "evaluations": known_again(stopping.evaluations)}
+    rest = Recorder()
+    assert contents(again, prune(again, rest)) == expected
+    assert [(each.stage, each.block) for each in rest.blocks] == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
 
 
 def test_block_with_nothing_to_prune_is_passed_once(request_for: Request, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +259,7 @@ def test_forward_passes_in_bfloat16_keep_float32_statistics_and_are_reported(req
         prune(request, recorder)
         assert {e.protocol["dtype"] for e in recorder.evaluations} == {dtype}
         report = json.loads((Path(request["workspace"]) / "report.json").read_text())
-        assert report["settings"]["dtype"] == {"forward": dtype, "statistics": "float32"}
+        assert report["settings"]["dtype"] == {"forward": dtype, "statistics": "float32", "search": "medium"}
     states = [read_file(Path(r["workspace"]) / "stage-00/state/block-0000.safetensors") for r in (wide, half)]
     for state in states:
         state.pop(HISTORY)

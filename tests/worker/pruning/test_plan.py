@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from secateur.packed import Base, pack_file
+from secateur.safetensors_header import read_header
 from secateur.spec.job import Evaluation
 from secateur.spec.method import read_method
 from secateur.spec.request import Text
@@ -13,11 +15,14 @@ from tests.tiny import make_tiny_llama
 from tests.worker.pruning.conftest import Request, prune
 from tests.worker.pruning.lineages import chain, continuing
 from worker.pruning import PruningJob, UserError, perplexities, plan
+from worker.pruning.artifact import artifact
 from worker.pruning.cost import solve_work
-from worker.pruning.estimate import disk, input_widths, memory, probe
+from worker.pruning.disk import disk
+from worker.pruning.estimate import memory
 from worker.pruning.model.experts import Expert
 from worker.pruning.model.graph import PrunableWeight
 from worker.pruning.plan import look
+from worker.pruning.subject import input_widths, width
 
 
 def planned(request: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +107,34 @@ def test_estimated_disk_is_what_the_job_then_takes(
     assert estimate.parts["stages_state"] <= state <= estimate.parts["stages_state"] + documents * len(job.domains)
 
 
+@pytest.mark.parametrize("form", ["dense", "packed", "masks"])
+def test_the_estimated_artifact_is_what_the_job_then_leaves(
+    request_for: Request, tmp_path: Path, tiny_llama: Path, form: str
+) -> None:
+    request = request_for(
+        method={"name": "wanda"}, sparsity={"target": 0.5, "further": [0.7]}, output={"form": form}
+    )
+    estimate = artifact(look(PruningJob.from_dict(request)))
+    assert sum(estimate.parts.values()) == estimate.total
+    output, found = prune(request), {"models": 0, "state": 0}
+    base = Base.open(tiny_llama) if form == "masks" else None
+    for file in output.files:
+        path = Path(request["workspace"]) / file.local
+        if file.path.startswith("state/"):
+            found["state"] += path.stat().st_size
+        elif file.path.endswith(".safetensors"):
+            (folder := tmp_path / file.path).mkdir(parents=True)
+            written = path if form == "dense" else pack_file(path, folder, base)
+            found["models"] += tensor_bytes(written)
+    assert estimate.parts["models"] <= found["models"] <= 1.01 * estimate.parts["models"]
+    assert estimate.parts["state"] <= found["state"] <= estimate.parts["state"] + 32_768
+
+
+def tensor_bytes(path: Path) -> int:
+    """Of a safetensors file's tensors."""
+    return path.stat().st_size - read_header(path).begin
+
+
 def test_disk_counts_the_job_that_is_continued(request_for: Request) -> None:
     (parent,) = chain(request_for, "ab", output={"keep_domain_statistics": True})
     request = request_for(domains="c", workspace="child", output={"keep_domain_statistics": True})
@@ -174,6 +207,19 @@ def test_hidden_states_beyond_the_budget_go_to_disk(request_for: Request) -> Non
     assert disk(tight).parts["hidden_states"] == whole - 1000
 
 
+@pytest.mark.parametrize(("tokens", "windows"), [(256, 1), (700, 3), (2**20, 4)])
+def test_a_survey_holds_whole_windows_twice(request_for: Request, tokens: int, windows: int) -> None:
+    """Their last hidden states and the gradients of these; on disk, the inputs of all blocks."""
+    request = request_for(sparsity={"target": 0.5, "survey_tokens": tokens})
+    request["domains"][0]["calibration"] |= {"samples": 4, "sequence_length": 200}
+    subject = look(PruningJob.from_dict(request))
+    states = 4 * width(subject.graph) * windows * 200
+    assert memory(subject).parts["survey"] == 2 * states
+    assert disk(subject).parts["hidden_states"] == states * len(subject.graph.blocks)
+    request["sparsity"] |= {"allocation": "uniform"}
+    assert memory(look(PruningJob.from_dict(request))).parts["survey"] == 0
+
+
 def test_time_grows_with_the_work(request_for: Request) -> None:
     short = planned(request_for())["estimates"]["seconds"]
     request = request_for(domains="abc", method={"name": "admm", "admm": {"iterations": 1000}})
@@ -194,10 +240,6 @@ def test_choosing_counts_trials_and_two_solutions(request_for: Request) -> None:
     )
     assert choosing["solver"] > plain["solver"]
     assert choosing["statistics"] > plain["statistics"]
-
-
-def test_the_probe_multiplies_in_either_dtype() -> None:
-    assert all(probe(torch.device("cpu"), dtype) > 1e3 for dtype in (torch.float32, torch.bfloat16))
 
 
 def test_a_plan_is_refused_like_the_job(request_for: Request) -> None:

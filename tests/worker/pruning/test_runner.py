@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 COPAL_ADMM = {"name": "copal", "weight_update": "admm"}
 TOWARDS_PREFIX = {"name": "admm", "target": "prefix"}
 WEIGHED = {"name": "admm", "output_weighting": "gradients"}
+TUNED = {**TOWARDS_PREFIX, "refine": "block", "refinement": {"norms": True}}
 
 
 def contents(request: dict[str, Any], output: Output) -> dict[str, bytes]:
@@ -49,11 +50,13 @@ STOPS = list(itertools.product((0, 1), (0, 1, 2)))
         ({"name": "alps"}, [(0, 1), (1, 1)]),
         (TOWARDS_PREFIX, STOPS),
         (WEIGHED, [(0, 1), (1, 1)]),
+        (TUNED, [(0, 1), (1, 1)]),
+        ({"name": "wanda", "mode": "sequential", "refine": "block"}, [(0, 1), (1, 1)]),
     ],
-    ids=["copal+admm", "admm", "alps", "prefix", "weighed"],
+    ids=["copal+admm", "admm", "alps", "prefix", "weighed", "tuned", "tuned again"],
 )
 def test_interrupted_job_ends_in_the_same_bytes(
-    request_for: Request, method: dict[str, str], stops: list[tuple[int, int]]
+    request_for: Request, method: dict[str, Any], stops: list[tuple[int, int]]
 ) -> None:
     """Whatever block the run was stopped after, the resumed one gives bit-identical files."""
     whole = request_for(domains="ab", method=method)
@@ -83,8 +86,10 @@ def copy_committed(source: Path, target: Path, stages: int, blocks: int) -> None
                 shutil.copy(source / name, target / name)
 
 
-@pytest.mark.parametrize("method", [COPAL_ADMM, TOWARDS_PREFIX | WEIGHED], ids=["copal+admm", "both"])
-def test_same_job_gives_the_same_bytes(request_for: Request, method: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "method", [COPAL_ADMM, TOWARDS_PREFIX | WEIGHED, TUNED], ids=["copal+admm", "both", "tuned"]
+)
+def test_same_job_gives_the_same_bytes(request_for: Request, method: dict[str, Any]) -> None:
     one, two = request_for(method=method, workspace="one"), request_for(method=method, workspace="two")
     assert contents(one, prune(one)) == contents(two, prune(two))
 

@@ -24,7 +24,8 @@ from datasets.packaged_modules.text.text import Text
 from app.datasets.text import MAX_LINE_BYTES
 from secateur.documents import DEFAULT_FIELDS, read_row
 from worker.intake.rows.unpack import KINDS, check_ratio, check_text, too_large
-from worker.model_files.errors import IntakeError, is_out_of_memory
+from worker.machine_errors import is_out_of_memory
+from worker.model_files.errors import IntakeError
 
 MODULES: Final = {
     ".parquet": "parquet",

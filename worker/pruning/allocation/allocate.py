@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from secateur.spec.method import Method, Scope
+from secateur.spec.records.history import Phase
 from secateur.spec.sparsity import Allocation
 from worker.pruning.allocation.curves import share_out
 from worker.pruning.allocation.owl import block_rates
@@ -39,10 +40,13 @@ def allocate(context: StageContext) -> StageContext:
     if not shares_out and context.output_grams is None:
         return context
     earlier = [previous.path(previous.state(block.index)) for block in context.blocks] if previous else []
-    if context.prunes_the_pruned:
+    if context.prunes_the_pruned or not context.learns:
+        if not shares_out:
+            return context
         found = read_survey(earlier)
     else:
         by = factors(job, context.stage, read_document(earlier[0]) if earlier else None)
+        context.tracker.move(Phase.surveying, context.stage, context.domain.name)
         found = survey(context).times(by.weight)
         if context.output_grams is not None:
             context.output_grams.weight = by.weight

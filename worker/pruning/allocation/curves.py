@@ -6,9 +6,13 @@ the row being free to adapt (1/[H⁻¹]_jj, as in Optimal Brain Surgeon) or not 
 independent, and the weights' losses as additive: good for sharing out, not for predicting.
 """
 
+from itertools import pairwise
+
 import numpy
 import torch
 from torch import Tensor
+
+from worker.pruning.runtime.waiting import either, shows_at_once
 
 POINTS = 100
 """A curve has a value at every hundredth of sparsity."""
@@ -33,7 +37,7 @@ def output_weights(outputs: Tensor, *, squared: bool) -> Tensor:
     mean, see `floored`. outputs: F, (out,)."""
     relative = floored(outputs / outputs.mean().clamp_min(torch.finfo(outputs.dtype).tiny))
     # Without any gradient in the whole matrix every row counts the same.
-    relative = relative if bool(relative.any()) else torch.ones_like(relative)
+    relative = either(relative.any(), relative, torch.ones_like(relative))
     return relative if squared else relative.sqrt()
 
 
@@ -43,13 +47,28 @@ def floored(outputs: Tensor) -> Tensor:
 
 
 def loss_curve(scores: Tensor) -> Tensor:
-    """Sum of the lowest 0, 1, … 100 hundredths of the scores, (POINTS + 1,), float32. scores: not negative."""
-    values = numpy.sort(scores.detach().float().cpu().numpy().ravel())
-    places = numpy.rint(numpy.linspace(0, values.size, POINTS + 1)).astype(numpy.int64)
+    """Sum of the lowest 0, 1, … 100 hundredths of the scores, (POINTS + 1,), float32, on the CPU. scores: not
+    negative."""
+    flat = scores.detach().float().flatten()
+    places = numpy.rint(numpy.linspace(0, flat.numel(), POINTS + 1)).astype(numpy.int64)
+    parts = _sums(flat, places) if shows_at_once(flat) else _sums_on_device(flat, places)
+    return torch.from_numpy(numpy.concatenate([[0.0], parts.cumsum()]).astype(numpy.float32))
+
+
+def _sums(flat: Tensor, places: numpy.ndarray) -> numpy.ndarray:
+    """Of the scores in order, between each place and the next."""
+    values = numpy.sort(flat.numpy())
     # Part by part: the running sum of all scores would take four times their memory.
     parts = numpy.add.reduceat(values, numpy.minimum(places[:-1], values.size - 1), dtype=numpy.float64)
     parts[places[1:] == places[:-1]] = 0.0  # where reduceat gives the next score instead
-    return torch.from_numpy(numpy.concatenate([[0.0], parts.cumsum()]).astype(numpy.float32))
+    return parts
+
+
+def _sums_on_device(flat: Tensor, places: numpy.ndarray) -> numpy.ndarray:
+    """The same on a GPU. A running sum would add up in another order every time."""
+    values = flat.sort().values
+    parts = [values[start:end].sum(dtype=torch.float64) for start, end in pairwise(places.tolist())]
+    return torch.stack(parts).cpu().numpy()
 
 
 def share_out(curves: dict[str, Tensor], weights: dict[str, int], zeros: float) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor
 
-from secateur.spec.job import Precision
+from secateur.spec.output import Precision
 from worker.pruning.methods.output_weighting import parts
 from worker.pruning.model.checkpoint import read_file
 from worker.pruning.model.graph import PrunableWeight

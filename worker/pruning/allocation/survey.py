@@ -18,19 +18,22 @@ from worker.pruning.allocation.curves import loss_curve, loss_scores
 from worker.pruning.allocation.output_grams import GradientSums
 from worker.pruning.allocation.owl import outliers
 from worker.pruning.allocation.result import Survey
-from worker.pruning.calibration.hooks import dense_weight, find_groups, measure
+from worker.pruning.calibration.hooks import find_groups, measure
+from worker.pruning.calibration.portions import portions
+from worker.pruning.calibration.routed_tokens import routed_tokens
 from worker.pruning.cost import pass_work, survey_tokens
 from worker.pruning.errors import IllConditioned, about
 from worker.pruning.evaluation.losses import pieces, precision
 from worker.pruning.methods.damping import cholesky, with_more_damping
 from worker.pruning.methods.wanda import input_norms, wanda_scores
-from worker.pruning.model.block_runner import batches, unload
+from worker.pruning.model.block_runner import batches
 from worker.pruning.model.graph import Block, PrunableWeight
+from worker.pruning.model.loading import dense_weight
 from worker.pruning.runtime import memory
-from worker.pruning.runtime.activations import ActivationCache
-from worker.pruning.runtime.numerics import all_finite, plain_attention
+from worker.pruning.runtime.hidden_states import HiddenStates, Room
+from worker.pruning.runtime.numerics import all_finite
 from worker.pruning.runtime.progress import Kind
-from worker.pruning.state.context import StageContext
+from worker.pruning.state.context import StageContext, Tensors
 from worker.pruning.state.moments import Measured
 
 COPIES = 4
@@ -42,59 +45,64 @@ DAMPING = 0.1
 def survey(context: StageContext) -> Survey:
     """Of the stage's domain, looking at the first windows that are solved on. Raises IllConditioned."""
     windows = context.windows.solved_on
-    windows = windows[: max(1, survey_tokens(context.domain.calibration.tokens) // windows.shape[1])]
+    windows = windows[: survey_tokens(context.job, context.domain.calibration) // windows.shape[1]]
     parts = [windows[part] for part in batches(*windows.shape)]
+    with precision(context.device, context.dtype):
+        if context.job.sparsity.allocation is not Allocation.owl:
+            return _of_the_loss(context, parts)
+        with context.hidden_states() as hidden:
+            found = _outliers(context, parts, hidden)
+        if context.output_grams is not None:
+            _of_the_loss(context, parts)
+        return found
+
+
+def _of_the_loss(context: StageContext, parts: list[Tensor]) -> Survey:
     # On disk whatever its size: every block's inputs are kept, and memory must not grow with blocks.
-    with ActivationCache(context.job.workspace, 0) as inputs, precision(context.device, context.dtype):
-        if context.job.sparsity.allocation is Allocation.owl:
-            found = _outliers(context, parts, inputs)
-            if context.output_grams is None:
-                return found
-            inputs.clear()
-            _backward(context, inputs, _loss_gradients(context, parts, _forward(context, parts, inputs)))
-            return found
+    with HiddenStates(context.job.workspace, context.device, Room()) as inputs:
         return _backward(context, inputs, _loss_gradients(context, parts, _forward(context, parts, inputs)))
 
 
-def _load(context: StageContext, block: Block, sample: Tensor) -> list[list[PrunableWeight]]:
+def _load(context: StageContext, block: Block, tensors: Tensors, sample: Tensor) -> list[list[PrunableWeight]]:
     """Load a block and find its groups. sample: its inputs in one window."""
-    context.runner.load_block(block, context.source.read(block.tensors))
-    sample = sample.to(context.device)
+    context.runner.load_block(block, tensors)
     return find_groups(block, context.pruned(block), lambda: context.runner.forward(block, sample))
 
 
-def _outliers(context: StageContext, parts: list[Tensor], hidden: ActivationCache) -> Survey:
+def _outliers(context: StageContext, parts: list[Tensor], hidden: HiddenStates) -> Survey:
     for part in parts:
         hidden.append(context.runner.enter(part))
     shares: dict[int, Tensor] = {}
-    for block in context.blocks:
-        groups = _load(context, block, hidden[0][:1])
+    for block, tensors in context.read_ahead(context.blocks):
+        groups = _load(context, block, tensors, hidden.window(0))
+        del tensors
 
         def run(block: Block = block) -> None:
             for index, state in enumerate(hidden):
                 with memory.reusing():
-                    hidden[index] = context.runner.forward(block, state.to(context.device))
+                    hidden[index] = context.runner.forward(block, state)
                 context.tracker.advance(Kind.forward, pass_work(block, state))
 
         none = {group[0].name: 0 for group in groups}
         measured = measure(block, groups, run, context.device, gram_tokens=none)
         if groups:
             shares[block.index] = _outlier_share(block, groups, measured)
-        unload(block.module)
+        context.runner.unload(block)
     return Survey(outliers=shares)
 
 
-def _forward(context: StageContext, parts: list[Tensor], inputs: ActivationCache) -> list[Tensor]:
+def _forward(context: StageContext, parts: list[Tensor], inputs: HiddenStates) -> list[Tensor]:
     """Put every block's inputs into `inputs`, block by block; return the last block's outputs."""
-    states = [context.runner.enter(part).cpu() for part in parts]
-    for block in context.blocks:
-        context.runner.load_block(block, context.source.read(block.tensors))
+    states = [context.runner.enter(part) for part in parts]
+    for block, tensors in context.read_ahead(context.blocks):
+        context.runner.load_block(block, tensors)
+        del tensors
         for index, state in enumerate(states):
             inputs.append(state)
             with memory.reusing():
-                states[index] = context.runner.forward(block, state.to(context.device)).cpu()
+                states[index] = context.runner.forward(block, state)
             context.tracker.advance(Kind.forward, pass_work(block, state))
-        unload(block.module)
+        context.runner.unload(block)
     return states
 
 
@@ -104,8 +112,8 @@ def _loss_gradients(context: StageContext, parts: list[Tensor], states: list[Ten
     unpredicted = min(len(context.windows.prefix) + 1, parts[0].shape[1] - 1)
     found = []
     with context.runner.head() as head:
-        for ids, state in zip(parts, states, strict=True):
-            ids, hidden = ids.to(context.device), state.to(context.device)
+        for part, hidden in zip(parts, states, strict=True):
+            ids = part.to(context.device)
             gradient = torch.zeros_like(hidden)
             for piece in pieces(ids, context.runner.vocabulary, COPIES, unpredicted):
                 given = hidden[:, piece].clone().requires_grad_()
@@ -115,48 +123,63 @@ def _loss_gradients(context: StageContext, parts: list[Tensor], states: list[Ten
                     functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
                 assert given.grad is not None  # noqa: S101 - for the type checker
                 gradient[:, piece] = given.grad
-            found.append(gradient.cpu())
+            found.append(gradient)
     return found
 
 
-def _backward(context: StageContext, inputs: ActivationCache, gradients: list[Tensor]) -> Survey:
+def _backward(context: StageContext, inputs: HiddenStates, gradients: list[Tensor]) -> Survey:
     """gradients: of the last block's outputs, replaced by those of the block before as blocks are passed. What is
     found of outputs that are weighed goes to `context.output_grams`."""
     found, sums = Survey(), GradientSums()
     shares_out = context.job.sparsity.allocation is Allocation.error
-    for block in reversed(context.blocks):
+    for block, tensors in context.read_ahead(context.blocks[::-1]):
         first = block.index * len(gradients)
-        groups = _load(context, block, inputs[first][:1])
+        groups = _load(context, block, tensors, inputs.window(first))
+        del tensors
+        grams = {g[0].name: 0 for g in groups if not (shares_out and any(map(context.adapts, g)))}
         squares: dict[str, Tensor] = {}
 
         def run(block: Block = block, first: int = first) -> None:
-            for index, gradient in enumerate(gradients):
-                state = inputs[first + index].to(context.device, copy=True).requires_grad_()
-                with memory.reusing(), plain_attention(context.device):
+            own = inputs[first : first + len(gradients)]
+            for index, (gradient, given) in enumerate(zip(gradients, own, strict=True)):
+                state = given.clone().requires_grad_()
+                with memory.reusing():
                     with torch.enable_grad():
                         output = context.runner.forward(block, state)
                     output.backward(gradient.to(output))  # type: ignore[no-untyped-call]
                 assert state.grad is not None  # noqa: S101 - for the type checker
-                gradients[index] = state.grad.cpu()
+                gradients[index] = state.grad
                 context.tracker.advance(Kind.forward, 2 * pass_work(block, state))
-
-        grams = {g[0].name: 0 for g in groups if not (shares_out and any(map(context.adapts, g)))}
 
         def hear(matrix: PrunableWeight, output: Tensor, first: int, squares: dict[str, Tensor] = squares) -> None:
             _add_squares(squares, matrix, output, first)
             if context.output_grams is not None and context.method_of(matrix).weighs_outputs:
                 _when_it_comes_back(matrix, output, first, partial(sums.add, matrix))
 
-        measured = measure(block, groups, run, context.device, hear=hear, gram_tokens=grams)
         tokens = sum(gradient.shape[0] * gradient.shape[1] for gradient in gradients)
+        with routed_tokens(
+            portions(groups), context.job.workspace, context.device, context.observer.check
+        ) as routed:
+            for number, portion in enumerate(portions(groups)):
+                heard = None if number else hear
+                measured = measure(
+                    block,
+                    portion,
+                    run,
+                    context.device,
+                    hear=heard,
+                    heard=context.pruned(block),
+                    gram_tokens=grams,
+                    routed=routed,
+                )
+                for group in portion if shares_out else ():
+                    of_group = _of_group(context, block, group, measured.pop(group[0].name), squares, tokens)
+                    found.outputs.update(of_group.outputs)
+                    found.curves.update(of_group.curves)
+                    memory.trim()
         if context.output_grams is not None:
             context.output_grams.put(_finite(sums.means(tokens)))
-        for group in groups if shares_out else ():
-            of_group = _of_group(context, block, group, measured[group[0].name], squares, tokens)
-            found.outputs.update(of_group.outputs)
-            found.curves.update(of_group.curves)
-            memory.trim()
-        unload(block.module)
+        context.runner.unload(block)
     return found
 
 
@@ -185,7 +208,7 @@ def _of_group(
         across = curved if context.adapts(matrix) else measured.second
         outputs = (squares[matrix.name] / measured.tokens).float()
         scores = loss_scores(dense_weight(block, matrix).float(), outputs, across)
-        if not bool(torch.isfinite(scores).all()):
+        if not all_finite(scores):
             raise IllConditioned(f"{matrix.name}: the gradients of the loss are not finite")
         found.outputs[matrix.name] = outputs.cpu()
         found.curves[matrix.name] = loss_curve(scores) * (measured.tokens / tokens)

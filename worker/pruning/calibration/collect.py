@@ -2,19 +2,27 @@
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Final
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
+from typing import Final, Self
+
+from torch import Tensor
 
 from worker.pruning.calibration.copal_sums import CopalSums, complete, find_copal_sums
 from worker.pruning.calibration.dense_prefix import PROBE_TOKENS, PrefixGap, comparable_groups
-from worker.pruning.calibration.domain_grams import DomainGrams, with_domain_grams
+from worker.pruning.calibration.domain_grams import DomainGrams, read_domain_grams, with_domain_grams
 from worker.pruning.calibration.expert_fallback import ExpertTokens, feed
-from worker.pruning.calibration.hooks import AllHeard, dense_weight, find_groups, measure
+from worker.pruning.calibration.hooks import AllHeard, find_groups, measure
+from worker.pruning.calibration.portions import Group, portions
+from worker.pruning.calibration.routed_tokens import RoutedTokens, routed_tokens
+from worker.pruning.calibration.spread import Spread
 from worker.pruning.continuation import check_moments, factors
-from worker.pruning.cost import gram_work, importance_work, pass_work
+from worker.pruning.cost import gram_work, importance_work, pass_work, solve_work
 from worker.pruning.errors import IllConditioned
-from worker.pruning.model.graph import Block, PrunableWeight
+from worker.pruning.model.graph import Block
+from worker.pruning.model.loading import dense_weight
 from worker.pruning.runtime import memory
 from worker.pruning.runtime.progress import Kind
 from worker.pruning.state.context import StageContext
@@ -24,57 +32,179 @@ from worker.pruning.state.moments import Accumulated, Inputs, Measured, accumula
 ERROR_TOKENS: Final = 4096
 """Errors of weights that are not solved for are measured on so many tokens at least, if there are as many: the
 Gram of all of them would take longer than all the rest of such a method."""
-Group = list[PrunableWeight]
-"""Matrices that read one input; it goes by the name of its first one."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """groups: a block's pruned matrices by the input that they read. inputs: by group. experts: by matrix, for
-    those of experts. domain_grams: by group, every domain's own, where the job keeps them."""
+    """groups: of a portion, its pruned matrices by the input that they read. inputs: by group. experts: by matrix,
+    for those of experts. domain_grams: by group, every domain's own, where the job keeps them."""
 
-    groups: list[Group] = field(default_factory=list)
-    inputs: Mapping[str, Inputs] = field(default_factory=dict)
-    experts: Mapping[str, ExpertTokens] = field(default_factory=dict)
-    domain_grams: DomainGrams = field(default_factory=dict)
+    groups: list[Group]
+    inputs: Mapping[str, Inputs]
+    experts: Mapping[str, ExpertTokens]
+    domain_grams: DomainGrams
 
 
-def collect(context: StageContext, block: Block) -> Collected:
-    """All that is known of the inputs of the loaded block.
+class BlockInputs:
+    """All that is known of the inputs of a loaded block, portion by portion.
 
-    Raises IllConditioned for inputs that are not finite, UserError for a state to continue that lacks a group.
+    portions: its groups, see `portions`; none where nothing of it is pruned. Raises UserError for a state to
+    continue that lacks a group.
     """
-    if not (matrices := context.pruned(block)):
-        pass_dense(context, block)
-        return Collected()
-    solved_on = context.solved_on
-    before = _carried(context, block)
-    groups = find_groups(block, matrices, lambda: context.forward(block, solved_on[0][:1]))
-    if context.accumulates and context.previous is not None:
-        check_moments(groups, before)
-    copal_sums = find_copal_sums(groups, context.method_of, before, solved_on[0].shape[1], context.device)
-    compared = _compared(context, block, groups)
-    measured = _measure(context, block, groups, 0, _gap(context, compared, judges=False), copal_sums)
-    measured, experts = feed(block, groups, measured, copal_sums, before)
-    measured = complete(groups, measured, copal_sums, lambda matrix: dense_weight(block, matrix))
-    domain_grams = _domain_grams(context, block, measured)
-    judged = {}
-    if context.held_out:
-        judged = _measure(context, block, groups, len(solved_on), _gap(context, compared, judges=True))
+
+    def __init__(self, context: StageContext, block: Block) -> None:
+        self._context, self._block = context, block
+        self.portions: list[list[Group]] = []
+        self._stack = ExitStack()
+        if not (matrices := context.pruned(block)):
+            pass_dense(context, block)
+            return
+        groups = find_groups(block, matrices, lambda: context.forward(block, context.probe))
+        self.portions = portions(groups)
+        if (path := context.state_before(block)) is not None and context.accumulates:
+            check_moments(groups, read_document(path)["groups"])
+        self._compared = _compared(context, block, groups)
+        # The calls of experts that are repeated portion by portion are all of one device.
+        if len(self.portions) > 1:
+            self.spread = Spread.alone(block, context.device)
+        else:
+            self.spread = Spread.over(context.runner, block, groups, partial(group_cost, context))
+        self._solving, self._judging = (
+            self._stack.enter_context(
+                routed_tokens(self.portions, context.job.workspace, context.device, context.observer.check)
+            )
+            for _ in range(2)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def collect(self, groups: list[Group]) -> Collected:
+        """One of the portions. Raises IllConditioned for inputs that are not finite."""
+        context, block, solving = self._context, self._block, self._solving
+        before = _carried(context, block, groups, self.spread)
+        if not context.learns:
+            return self._as_before(groups, before)
+        length, home = context.windows.solved_on.shape[1], self.spread.home
+        copal_sums = find_copal_sums(groups, context.method_of, before, length, home)
+        measured = self._measure(groups, solving, copal_sums)
+        pooled = None if solving is None else partial(solving.pooled, block, context.device)
+        measured, experts = feed(block, groups, measured, copal_sums, before, pooled)
+        names = {matrix: group[0].name for group in groups for matrix in group}
+        measured = complete(
+            groups,
+            measured,
+            copal_sums,
+            lambda matrix: dense_weight(self.spread.block(names[matrix]), matrix),
+        )
+        domain_grams = _domain_grams(context, block, measured)
+        judged = self._judge(groups)
+        for name, statistics in measured.items():
+            if statistics.tokens == 0:
+                context.warn("no calibration token reached this input", {"matrix": name})
+        _check_finite(measured)
+        inputs = _summed(context, block, groups, before, measured, judged)
+        return Collected(groups, inputs, experts, domain_grams)
+
+    def _as_before(self, groups: list[Group], before: Mapping[str, Accumulated]) -> Collected:
+        """With the sums as they were left, and the windows held out behind what this stage has pruned."""
+        judged = self._judge(groups)
+        path = self._context.state_before(self._block)
+        kept = {} if path is None else read_domain_grams(path, before)
+        inputs = {name: Inputs(sums, None, _reached(judged.get(name))) for name, sums in before.items()}
+        return Collected(groups, inputs, {}, kept)
+
+    def _judge(self, groups: list[Group]) -> dict[str, Measured]:
+        """The windows held out, if there are any."""
+        judged = self._measure(groups, self._judging, judges=True) if self._context.held_out else {}
+        _check_finite(judged)
+        return judged
+
+    def _measure(
+        self,
+        groups: list[Group],
+        routed: RoutedTokens | None,
+        copal_sums: Mapping[str, CopalSums] | None = None,
+        *,
+        judges: bool = False,
+    ) -> dict[str, Measured]:
+        """judges: the windows held out; else those to solve on. routed: of these windows, where there are several
+        portions."""
+        context, block = self._context, self._block
+        again = routed is not None and routed.complete
+        gap = None if again else _gap(context, self._compared, self.spread, judges=judges)
+        limits = {group[0].name: ERROR_TOKENS for group in groups if not _needs_gram(context, group)}
+        return measure(
+            block,
+            groups,
+            partial(self._pass, judges, gap, routed),
+            context.device,
+            copal_sums,
+            stop_early=True,
+            gram_tokens=limits,
+            prefix_gap=gap,
+            routed=routed,
+            spread=self.spread,
+        )
+
+    def _pass(self, judges: bool, gap: PrefixGap | None, routed: RoutedTokens | None) -> None:
+        """The windows held out through the block, or those to solve on."""
+        context, block = self._context, self._block
+        states = context.held_out if judges else context.solved_on
+        first = len(context.solved_on) if judges else 0
+        behind = (
+            repeat(None) if gap is None or context.dense is None else context.dense[first : first + len(states)]
+        )
+        for index, (state, dense) in enumerate(zip(states, behind, strict=False), first):
+            with suppress(AllHeard), memory.reusing():
+                context.forward(block, self._heard(state))
+            if gap is not None and dense is not None:
+                with gap.dense_pass(), nullcontext() if routed is None else routed.paused():
+                    _pass_batch(context, block, index, self._heard(dense))
+            context.tracker.advance(Kind.forward, pass_work(block, state) + self._measuring(state))
+
+    def _heard(self, state: Tensor) -> Tensor:
+        """A batch on a device that is listened to."""
+        return state if state.device in self.spread.blocks else state.to(self._context.device)
+
+    def _measuring(self, state: Tensor) -> float:
+        """The operations that a batch's statistics take in all portions."""
+        context, matrices = self._context, self._context.pruned(self._block)
+        importance = sum(importance_work(context.method_of(matrix), matrix) for matrix in matrices)
+        return gram_work(self._block, state) + importance * math.prod(state.shape[:2])
+
+
+def group_cost(context: StageContext, group: Group) -> float:
+    """Operations of a group's statistics and of what is solved with them."""
+    tokens = context.windows.solved_on.numel()
+    solved = sum(solve_work(context.method_of(matrix), matrix) for matrix in group)
+    return 2.0 * tokens * group[0].columns ** 2 + solved
+
+
+def _check_finite(measured: Mapping[str, Measured]) -> None:
     for name, statistics in measured.items():
-        if statistics.tokens == 0:
-            context.warn("no calibration token reached this input", {"matrix": name})
-    for name, statistics in [*measured.items(), *judged.items()]:
         if not statistics.finite:
             raise IllConditioned(f"{name}: its inputs are not finite")
-    inputs = _summed(context, block, groups, before, measured, judged)
-    return Collected(groups, inputs, experts, domain_grams)
 
 
-def _carried(context: StageContext, block: Block) -> dict[str, Accumulated]:
+def _reached(judged: Measured | None) -> Measured | None:
+    """What windows held out say of an input; None where none of their tokens reached it."""
+    return judged if judged is not None and judged.tokens else None
+
+
+def _carried(context: StageContext, block: Block, groups: list[Group], spread: Spread) -> dict[str, Accumulated]:
     """The sums of earlier domains, by group."""
     path = context.state_before(block)
-    return {} if path is None or not context.accumulates else read_state(path, context.device)
+    found: dict[str, Accumulated] = {}
+    if path is None or not context.accumulates:
+        return found
+    for device in spread.blocks:
+        names = {group[0].name for group in groups if spread.home(group[0].name) == device}
+        found |= read_state(path, device, names) if names else {}
+    return found
 
 
 def _compared(context: StageContext, block: Block, groups: list[Group]) -> list[Group]:
@@ -82,57 +212,28 @@ def _compared(context: StageContext, block: Block, groups: list[Group]) -> list[
     if context.dense is None:
         return []
     asking = [group for group in groups if any(context.method_of(matrix).follows_dense for matrix in group)]
-    state = context.solved_on[0][:1, :PROBE_TOKENS]
+    state = context.probe[:, :PROBE_TOKENS]
     return comparable_groups(block, asking, lambda given: context.forward(block, given), state)
 
 
-def _gap(context: StageContext, groups: list[Group], *, judges: bool) -> PrefixGap | None:
+def _gap(context: StageContext, groups: list[Group], spread: Spread, *, judges: bool) -> PrefixGap | None:
     """None where no dense prefix is followed. judges: of windows held out."""
     if context.dense is None:
         return None
-    return PrefixGap({group[0].name: group[0].columns for group in groups}, context.device, judges=judges)
+    return PrefixGap({group[0].name: group[0].columns for group in groups}, spread.home, judges=judges)
 
 
 def pass_dense(context: StageContext, block: Block) -> None:
     """What is behind the dense prefix through the loaded block, which is dense; nothing where none is followed."""
-    for index in range(len(context.dense or ())):
-        _pass_batch(context, block, index)
+    for index, state in enumerate(context.dense or ()):
+        _pass_batch(context, block, index, state)
 
 
-def _pass_batch(context: StageContext, block: Block, index: int) -> None:
+def _pass_batch(context: StageContext, block: Block, index: int, state: Tensor) -> None:
     assert context.dense is not None  # noqa: S101 - for the type checker
-    state = context.dense[index]
     with memory.reusing():
         context.dense[index] = context.forward(block, state)
     context.tracker.advance(Kind.forward, pass_work(block, state))
-
-
-def _measure(
-    context: StageContext,
-    block: Block,
-    groups: list[Group],
-    first: int,
-    gap: PrefixGap | None,
-    copal_sums: Mapping[str, CopalSums] | None = None,
-) -> dict[str, Measured]:
-    """first: the batch that the windows to measure begin with, those to solve on or those held out."""
-    batches = context.held_out if first else context.solved_on
-    importance = sum(importance_work(context.method_of(matrix), matrix) for group in groups for matrix in group)
-
-    def run() -> None:
-        for index, state in enumerate(batches, first):
-            with suppress(AllHeard), memory.reusing():
-                context.forward(block, state)
-            if gap is not None:
-                with gap.dense_pass():
-                    _pass_batch(context, block, index)
-            measuring = gram_work(block, state) + importance * math.prod(state.shape[:2])
-            context.tracker.advance(Kind.forward, pass_work(block, state) + measuring)
-
-    limits = {group[0].name: ERROR_TOKENS for group in groups if not _needs_gram(context, group)}
-    return measure(
-        block, groups, run, context.device, copal_sums, stop_early=True, gram_tokens=limits, prefix_gap=gap
-    )
 
 
 def _needs_gram(context: StageContext, group: Group) -> bool:
@@ -144,6 +245,7 @@ def _needs_gram(context: StageContext, group: Group) -> bool:
 
 
 def _domain_grams(context: StageContext, block: Block, measured: Mapping[str, Measured]) -> DomainGrams:
+    """Those of the groups that were measured."""
     if not context.job.output.keep_domain_statistics:
         return {}
     grams = {name: each.gram for name, each in measured.items()}
@@ -164,14 +266,14 @@ def _summed(
     found = {}
     for group in groups:
         name = group[0].name
-        statistics, carried, held_out = measured[name], before.get(name), judged.get(name)
+        statistics, carried = measured[name], before.get(name)
         keep = any(context.method_of(matrix).updates_weights for matrix in group)
         sums = accumulate(carried, statistics, keep_gram=keep, weight=by.weight, keeps=by.keeps)
         only = carried is None and context.domain.weight == 1
         found[name] = Inputs(
             sums=sums,
             measured=statistics,
-            held_out=held_out if held_out is not None and held_out.tokens else None,
+            held_out=_reached(judged.get(name)),
             alone=None if only else alone(carried, statistics),
         )
     return found

@@ -58,14 +58,15 @@ def find_copal_sums(
     method: Callable[[PrunableWeight], Method],
     before: Mapping[str, Accumulated],
     length: int,
-    device: torch.device,
+    device: Callable[[str], torch.device],
 ) -> dict[str, CopalSums]:
     """By matrix, for those whose method needs it. before: by group, the earlier domains' sums; empty in the first
-    domain and where earlier ones do not count. length: see CopalSums."""
+    domain and where earlier ones do not count. length: see CopalSums. device: of each group's sums."""
     found: dict[str, CopalSums] = {}
     for group in groups:
-        sums = before.get(group[0].name)
-        mean = sums.mean / sums.domains if sums is not None else torch.zeros(group[0].columns, device=device)
+        name = group[0].name
+        sums = before.get(name)
+        mean = sums.mean / sums.domains if sums is not None else torch.zeros(group[0].columns, device=device(name))
         for matrix in group:
             if (own := method(matrix).importance) is not None:
                 shifted = own.perturbation is Perturbation.domain_shift

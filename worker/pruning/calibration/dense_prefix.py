@@ -29,8 +29,9 @@ class PrefixGap:
     A batch passes the block twice: behind the pruned prefix, then, inside `dense_pass`, behind the dense one.
     """
 
-    def __init__(self, widths: Mapping[str, int], device: torch.device, *, judges: bool) -> None:
-        self.cross = {name: torch.zeros((width, width), device=device) for name, width in widths.items()}
+    def __init__(self, widths: Mapping[str, int], device: Callable[[str], torch.device], *, judges: bool) -> None:
+        """device: of each group's sums."""
+        self.cross = {name: torch.zeros((width, width), device=device(name)) for name, width in widths.items()}
         self.gap = {name: torch.zeros_like(each) for name, each in self.cross.items()} if judges else {}
         self.in_dense = False
         self._pruned: dict[str, Tensor] = {}
@@ -43,13 +44,13 @@ class PrefixGap:
             yield
         finally:
             self.in_dense = False
-            self._pruned.clear()
 
-    def add(self, name: str, inputs: Tensor) -> None:
-        """inputs: (tokens, in), float32, of the group of that name; other groups' are passed over."""
+    def add(self, name: str, inputs: Tensor, *, dense: bool) -> None:
+        """inputs: (tokens, in), float32, of the group of that name; other groups' are passed over. dense: heard in
+        a `dense_pass`."""
         if name not in self.cross:
             return
-        if not self.in_dense:
+        if not dense:
             self._pruned[name] = inputs.clone()  # a block may go on to write where its inputs are
             return
         pruned = self._pruned.pop(name)
@@ -60,6 +61,7 @@ class PrefixGap:
 
     def put_into(self, measured: Mapping[str, Measured]) -> dict[str, Measured]:
         """The groups' statistics with these beside them, per token. The sums are used up."""
+        self._pruned.clear()
         found = dict(measured)
         for name, cross in self.cross.items():
             tokens = max(measured[name].tokens, 1)

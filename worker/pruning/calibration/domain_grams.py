@@ -1,9 +1,8 @@
 """Each domain's own Gram beside the sums: what later weights cost a domain of which nothing else is left."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,9 +36,10 @@ DomainGrams = dict[str, dict[str, Packed]]
 """By group, then by domain in the order of the stages."""
 
 
-def read_domain_grams(path: Path) -> DomainGrams:
-    """Those of a state file; empty when the job that wrote it kept none."""
-    kept: dict[str, list[str]] = read_document(path).get(KEY, {})
+def read_domain_grams(path: Path, wanted: Container[str] | None = None) -> DomainGrams:
+    """Those of a state file; empty when the job that wrote it kept none. wanted: of which groups; None: all."""
+    held: dict[str, list[str]] = read_document(path).get(KEY, {})
+    kept = {group: domains for group, domains in held.items() if wanted is None or group in wanted}
     names = {name for group, domains in kept.items() for domain in domains for name in _names(group, domain)}
     tensors = read_file(path, names) if names else {}
     return {
@@ -53,17 +53,17 @@ def with_domain_grams(earlier: Path | None, domain: str, grams: Mapping[str, Ten
 
     grams: of the new domain by group, per token, (in, in), float32.
     """
-    before = {} if earlier is None else read_domain_grams(earlier)
+    before = {} if earlier is None else read_domain_grams(earlier, grams)
     return {group: {**before.get(group, {}), domain: Packed.of(gram)} for group, gram in grams.items()}
 
 
-def stored_domain_grams(grams: DomainGrams) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and part of the document for a state file."""
+def stored_domain_grams(grams: DomainGrams) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Tensors for a state file, and what its document says of them under KEY."""
     tensors: dict[str, Tensor] = {}
     for group, domains in grams.items():
         for domain, packed in domains.items():
             tensors |= zip(_names(group, domain), (packed.triangle, packed.diagonal), strict=True)
-    return tensors, {KEY: {group: list(domains) for group, domains in grams.items()}} if grams else {}
+    return tensors, {group: list(domains) for group, domains in grams.items()}
 
 
 def domain_errors(

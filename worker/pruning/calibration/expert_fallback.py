@@ -12,7 +12,7 @@ have taught the expert. Then its own t tokens alone are added, as the part t / T
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -22,9 +22,9 @@ from torch import Tensor
 from secateur.spec.method import Reading
 from secateur.spec.records.history import JobWarning
 from worker.pruning.calibration.copal_sums import CopalSums
-from worker.pruning.calibration.hooks import dense_weight
 from worker.pruning.methods.copal import response_power
 from worker.pruning.model.graph import Block, PrunableWeight
+from worker.pruning.model.loading import dense_weight
 from worker.pruning.state.moments import Accumulated, Measured
 
 MESSAGE: Final = "too few calibration tokens reached these experts' matrices: the layer's statistics stand in"
@@ -57,11 +57,13 @@ def feed(
     measured: dict[str, Measured],
     copal_sums: Mapping[str, CopalSums] | None = None,
     before: Mapping[str, Accumulated] | None = None,
+    pooled: Callable[[str, bool], Measured] | None = None,
 ) -> tuple[dict[str, Measured], dict[str, ExpertTokens]]:
     """The statistics with those of starved experts mixed, and how every expert's matrix (by its name) fared.
 
     block: loaded with its dense weights. measured: by group; groups without an expert are handed on. copal_sums:
-    by matrix, for those with an importance. before: by group, the earlier domains' sums.
+    by matrix, for those with an importance. before: by group, the earlier domains' sums. pooled: the statistics of
+    all of a module's tokens, or of all its experts' activations, where `groups` are not all of its experts'.
     """
     experts: dict[str, ExpertTokens] = {}
     result = dict(measured)
@@ -74,14 +76,15 @@ def feed(
             experts |= {matrix.name: share for matrix in group}
             if not share.stand_ins and share.tokens < share.threshold:
                 result[name] = replace(measured[name], share=share.tokens / share.threshold)
-    for (_, activated), members in kinds.items():
+    for (module, activated), members in kinds.items():
         starved = [group for group in members if experts[group[0].name].stand_ins]
         if not starved:
             continue
-        pooled = _pooled([measured[group[0].name] for group in members])
+        everyone = [measured[group[0].name] for group in members]
+        whole = _pooled(everyone) if pooled is None else pooled(module, activated)
         for group in starved:
             name, own = group[0].name, measured[group[0].name]
-            shared = _isotropic(own, pooled) if activated else pooled
+            shared = _isotropic(own, whole) if activated else whole
             result[name] = _mixed(own, shared, experts[name].stand_ins)
             importance = {}
             for matrix in group:

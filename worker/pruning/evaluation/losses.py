@@ -4,23 +4,24 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from secateur.spec.job import Numerics
-from worker.pruning.model.block_runner import BlockRunner, batches, unload
+from worker.pruning.model.block_runner import BlockRunner, batches
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.runtime import memory
-from worker.pruning.runtime.activations import ActivationCache
+from worker.pruning.runtime.hidden_states import HiddenStates
 from worker.pruning.runtime.numerics import check_outputs
 from worker.pruning.runtime.prefetch import read_ahead
 
-LOGITS = 7 << 20
-"""Logits held at once, (windows × positions × vocabulary); in float32, `memory.reusing` has a place
-for as many."""
+LOGITS: Final = {"cpu": 7 << 20, "cuda": 1 << 28}
+"""Logits held at once, (windows × positions × vocabulary), by the kind of device: on a CPU `memory.reusing` has a
+place for as many, in float32; on a GPU fewer would spend more time on reading the head's weight than on using it.
+Constants, so that what happens to be free decides nothing."""
 FEWEST = 128
 """Positions taken at once, whatever the vocabulary: with fewer, reading the head's weight takes longer than using
 it."""
@@ -80,7 +81,7 @@ def window_losses(
     checkpoint: Checkpoint,
     sets: list[TestSet],
     dtype: str,
-    hidden: ActivationCache,
+    hidden: HiddenStates,
     advance: Callable[[int, int], None],
 ) -> list[list[float]]:
     """Mean loss of every window, per set, computed from `checkpoint`'s blocks inside the shell's outer weights.
@@ -90,24 +91,22 @@ def window_losses(
     """
     parts = [(number, part) for number, item in enumerate(sets) for part in batches(*item.windows.shape)]
     with precision(runner.device, dtype):
-        for number, part in parts:
-            hidden.append(runner.enter(sets[number].windows[part]))
-        reads = read_ahead(lambda block: checkpoint.read(block.tensors), runner.graph.blocks)
+        for index, (number, part) in enumerate(parts):
+            hidden.append(runner.enter(sets[number].windows[part], index))
+        reads = read_ahead(lambda each: checkpoint.read(each.tensors, pinned=runner.pinned), runner.graph.blocks)
         for block, tensors in reads:
             runner.load_block(block, tensors)
             del tensors
             for index, state in enumerate(hidden):
                 with memory.reusing():
-                    hidden[index] = runner.forward(block, state.to(runner.device))
+                    hidden[index] = runner.forward(block, state)
                 advance(block.index, state.shape[0] * state.shape[1])
-            unload(block.module)
+            runner.unload(block)
         losses: list[list[float]] = [[] for _ in sets]
         with runner.head() as head, memory.reusing():
             for (number, part), state in zip(parts, hidden, strict=True):
-                ids = sets[number].windows[part].to(runner.device)
-                losses[number] += _losses(
-                    head, ids, state.to(runner.device), runner.vocabulary, sets[number].context
-                )
+                ids = sets[number].windows[part].to(state.device)
+                losses[number] += _losses(head, ids, state, runner.vocabulary, sets[number].context)
                 advance(len(runner.graph.blocks), ids.numel())
     return losses
 
@@ -123,7 +122,7 @@ def pieces(ids: Tensor, vocabulary: int, copies: int = 1, context: int = 1) -> l
     copies: of them held. context: tokens that are not predicted; the last one of them predicts the first other.
     """
     windows, length = ids.shape
-    size = max(1, max(FEWEST, LOGITS // (copies * vocabulary)) // windows)
+    size = max(1, max(FEWEST, LOGITS[ids.device.type] // (copies * vocabulary)) // windows)
     return [slice(start, min(start + size, length - 1)) for start in range(context - 1, length - 1, size)]
 
 

@@ -5,11 +5,13 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from secateur.digests import file_sha256
 from secateur.spec.job import Evaluation as EvaluationSpec
 from secateur.spec.job import Numerics
 from secateur.spec.records.pipe import Evaluation
-from secateur.spec.request import HIDDEN_BYTES, Text
+from secateur.spec.request import Text
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.vocabulary import check_ids
 from worker.pruning.calibration.windows import evaluation_windows
@@ -19,7 +21,7 @@ from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.graph import build_graph
 from worker.pruning.model.inspection import inspect
 from worker.pruning.observer import Observer, Silent
-from worker.pruning.runtime.activations import ActivationCache
+from worker.pruning.runtime.hidden_states import HiddenStates, Room
 from worker.pruning.runtime.numerics import pick_device, torch_settings
 
 
@@ -72,16 +74,18 @@ def perplexities(
     scratch: folder for what hidden states do not fit in memory; the system's folder for such things by default.
     """
     listener = observer or Silent()
-    with torch_settings(threads, numerics):
-        where = pick_device(device)
+    where = pick_device(device)
+    with torch_settings(threads, numerics, where):
         source = Checkpoint.open(folder)
         graph = build_graph(folder, source)
         inspect(source, graph, listener.check)
-        runner = BlockRunner(graph, source, where)
         tokenizer, dtype = Tokenizer(folder), forward_dtype(where, numerics)
+        runner = BlockRunner(graph, source, where, dtype)
         sets = [test_set(name, text, spec, tokenizer, dtype, f"/{name}") for name, text in texts.items()]
         for item in sets:
             check_ids((item.windows,), graph, tokenizer, f"/{item.domain}")
-        with ActivationCache(scratch or Path(tempfile.gettempdir()), HIDDEN_BYTES) as hidden:
+        # A block, its activations and logits are far less than the GPU that somebody chose for the model.
+        room = Room.beside(torch.cuda.mem_get_info(where)[0] / 2 if where.type == "cuda" else 0, [where], None)
+        with HiddenStates(scratch or Path(tempfile.gettempdir()), where, room) as hidden:
             losses = window_losses(runner, source, sets, dtype, hidden, lambda _block, _tokens: listener.check())
     return {item.domain: evaluation(0, item, own) for item, own in zip(sets, losses, strict=True)}

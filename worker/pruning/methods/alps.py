@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -11,9 +11,10 @@ from secateur.spec.method import AlpsSettings
 from worker.pruning.errors import IllConditioned
 from worker.pruning.methods.admm import polish
 from worker.pruning.methods.damping import with_more_damping
-from worker.pruning.methods.masks import Selection, Solution
-from worker.pruning.methods.wanda import input_norms
+from worker.pruning.methods.masks import Selection, Solution, as_numbers, masked
+from worker.pruning.methods.wanda import dead_inputs, input_norms
 from worker.pruning.runtime.numerics import all_finite
+from worker.pruning.runtime.waiting import either, settled, shows_at_once
 
 GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
 """ρ grows by the factor beside the first share of the kept weights that moved in or out since the last look."""
@@ -21,6 +22,9 @@ SETTLED = 0.005
 """Until at least this share moved at once, ρ is too large for the support to move at all."""
 CALM = (30, 0.0003)
 """After so many steps, less movement than this share ends the search."""
+LOOKS: Final = 4
+"""On a GPU the host asks at every fourth look whether the search is at its end: to ask is to wait for all that is
+queued, and what has come to its end stays as it is."""
 RHO_RANGE = (1e-5, 1e6)
 STRIPS = 4
 
@@ -29,17 +33,18 @@ STRIPS = 4
 class AlpsFactor:
     """What the matrices of one group share, in coordinates where every input has norm one.
 
-    norms: (in,). gram: D⁻¹(H + λI)D⁻¹ = Q diag(values) Qᵀ, (in, in). vectors: Q. dead: inputs always zero.
+    norms: (in,). gram: D⁻¹(H + λI)D⁻¹ = Q diag(values) Qᵀ, (in, in). vectors: Q. dead: inputs always
+    zero, None where none is.
     """
 
     norms: Tensor
     gram: Tensor
     values: Tensor
     vectors: Tensor
-    dead: Tensor
+    dead: Tensor | None
     notes: dict[str, Any] = field(default_factory=dict)
 
-    def inverse(self, rho: float) -> Tensor:
+    def inverse(self, rho: Tensor | float) -> Tensor:
         """(gram + ρI)⁻¹ from the eigendecomposition. It is symmetric: only its upper strips are multiplied."""
         scaled = self.vectors * (self.values + rho).rsqrt()
         width = len(scaled)
@@ -57,8 +62,9 @@ def factorise(gram: Tensor, config: AlpsSettings) -> AlpsFactor:
 
     gram: Σ_domains XᵀX / tokens, (in, in), float32. Raises IllConditioned when no damping makes it definite.
     """
-    dead = gram.diagonal() == 0
-    mean = gram.diagonal().mean() if not bool(dead.all()) else gram.new_ones(())
+    dead = dead_inputs(gram.diagonal())
+    mean = gram.diagonal().mean()
+    mean = torch.where(mean > 0, mean, 1.0)
 
     def attempt(damping: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
         damped = gram.to(dtype) + damping * mean * torch.eye(len(gram), device=gram.device, dtype=dtype)
@@ -92,13 +98,13 @@ def solve_alps(
     v0 = dense.float() * factor.norms
     v, notes = _search(v0, factor, selection, config, check)
     mask = selection.mask(_scores(v, factor.dead))
-    v = polish(v * mask, v0, factor.gram, mask, config.polish_steps, check)
+    v = polish(v * as_numbers(mask), v0, factor.gram, mask, config.polish_steps, check)
     start = selection.mask(_scores(v0, factor.dead))
     # Where inputs hardly correlate the search can lead away from an optimum that it began with.
-    if _error(v0 * start, v0, factor.gram) < _error(v, v0, factor.gram):
+    if bool(settled(_error(v0 * start, v0, factor.gram) < _error(v, v0, factor.gram))):
         mask, notes = start, notes | {"kept": "the mask the search started from"}
         v = polish(v0 * mask, v0, factor.gram, mask, config.polish_steps, check)
-    weight = torch.where(mask, v / factor.norms, 0.0)
+    weight = masked(v / factor.norms, mask)
     if not all_finite(weight):
         raise IllConditioned("the ALPS solution is not finite")
     return Solution(weight, mask, {**factor.notes, **notes})
@@ -108,50 +114,60 @@ def _search(
     v0: Tensor, factor: AlpsFactor, selection: Selection, config: AlpsSettings, check: Callable[[], None]
 ) -> tuple[Tensor, dict[str, Any]]:
     """ADMM with growing ρ: the weights before the last projection, and the steps taken and ρ reached."""
-    g, rho, moving = v0 @ factor.gram, config.rho, False
-    before = start = selection.mask(_scores(v0, factor.dead))
-    v, z, u, inverse = v0, v0 * start, torch.zeros_like(v0), factor.inverse(config.rho)
-    step = 0
+    g, start = v0 @ factor.gram, selection.mask(_scores(v0, factor.dead))
+    anew, before = v0 * start, start
+    rho = torch.full((), config.rho, dtype=torch.float64, device=v0.device)
+    found, v, z, u, inverse = v0, v0, anew, torch.zeros_like(v0), factor.inverse(rho)
+    moving, ended = torch.zeros_like(rho, dtype=torch.bool), torch.zeros_like(rho, dtype=torch.bool)
+    steps = torch.full_like(rho, config.max_steps)
     for step in range(1, config.max_steps + 1):
         check()
         v = (g + rho * (z - u)) @ inverse
         wanted = v + u
         mask = selection.mask(_scores(wanted, factor.dead))
-        z = wanted * mask
-        u = wanted - z
+        z = wanted * as_numbers(mask)
+        u = wanted.sub_(z)
         if step % config.update_every:
             continue
-        moved = int((mask != before).sum()) / max(int(mask.sum()), 1)
-        before, moving = mask, moving or moved >= SETTLED
-        if _finished(step, moved, rho, moving):
+        moved = torch.count_nonzero(mask != before).double() / torch.count_nonzero(mask).clamp_min(1)
+        moving = moving | (moved >= SETTLED)
+        ending = _finished(step, moved, rho, moving)
+        found, steps = either(ended, found, v), torch.where(ending & ~ended, float(step), steps)
+        ended = ended | ending
+        if (shows_at_once(ended) or step % (LOOKS * config.update_every) == 0) and bool(settled(ended)):
             break
-        if moving:
-            rho, u = _grown(rho, u, moved)
-        else:
-            rho, z, u, before = rho / 5, v0 * start, torch.zeros_like(v0), start
+        larger, less = _grown(rho, u, moved)
+        rho = torch.where(ended, rho, torch.where(moving, larger, rho / 5))
+        z, before = either(moving, z, anew), either(moving, mask, start)
+        u = either(moving, less, u.new_zeros(()))
+        del less
         inverse = factor.inverse(rho)
-    return v, {"steps": step, "rho": rho}
+    taken, reached = settled(torch.stack([steps, rho])).tolist()
+    return either(ended, found, v), {"steps": int(taken), "rho": reached}
 
 
-def _grown(rho: float, u: Tensor, moved: float) -> tuple[float, Tensor]:
-    """ρ and the scaled dual once the share `moved` of the kept weights has changed."""
-    factor_by = next(by for share, by in GROWTH if moved >= share)
-    grown = min(rho * factor_by, RHO_RANGE[1])
+def _grown(rho: Tensor, u: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+    """ρ and the scaled dual once the share `moved` of the kept weights has changed. rho, moved: float64, no
+    dimension."""
+    growth = torch.full_like(rho, GROWTH[-1][1])
+    for share, by in reversed(GROWTH[:-1]):
+        growth = torch.where(moved >= share, by, growth)
+    grown = (rho * growth).clamp_max(RHO_RANGE[1])
     # The dual is ρu: it stays what it is, so its scaled form shrinks.
     return grown, u / (grown / rho)
 
 
-def _finished(step: int, moved: float, rho: float, moving: bool) -> bool:
+def _finished(step: int, moved: Tensor, rho: Tensor, moving: Tensor) -> Tensor:
     """Nothing moves any more, or ρ has become as small as makes sense and nothing ever did."""
-    if not moving:
-        return rho / 5 < RHO_RANGE[0]
-    return moved == 0 or (step > CALM[0] and moved < CALM[1])
+    calm = moved < CALM[1] if step > CALM[0] else moved == 0
+    return torch.where(moving, calm, rho / 5 < RHO_RANGE[0])
 
 
-def _error(v: Tensor, v0: Tensor, gram: Tensor) -> float:
-    return float((((v - v0) @ gram) * (v - v0)).sum(dtype=torch.float64))
+def _error(v: Tensor, v0: Tensor, gram: Tensor) -> Tensor:
+    return (((v - v0) @ gram) * (v - v0)).sum(dtype=torch.float64)
 
 
-def _scores(values: Tensor, dead: Tensor) -> Tensor:
+def _scores(values: Tensor, dead: Tensor | None) -> Tensor:
     """|v|, below everything for dead inputs."""
-    return values.abs().masked_fill(dead, -1.0)
+    found = values.abs()
+    return found if dead is None else found.masked_fill_(dead, -1.0)

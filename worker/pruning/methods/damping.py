@@ -8,6 +8,7 @@ from torch import Tensor
 
 from worker.pruning.errors import IllConditioned
 from worker.pruning.runtime.numerics import all_finite, one_thread
+from worker.pruning.runtime.waiting import settled
 
 T = TypeVar("T")
 
@@ -35,4 +36,4 @@ def with_more_damping(
 def cholesky(matrix: Tensor) -> Tensor | None:
     """The lower factor; None where the matrix is not positive definite or the factor is not finite."""
     root, failed = torch.linalg.cholesky_ex(matrix)
-    return root if int(failed) == 0 and all_finite(root) else None
+    return root if int(settled(failed)) == 0 and all_finite(root) else None

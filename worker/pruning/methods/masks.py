@@ -6,12 +6,12 @@ Everywhere: a higher score is more worth keeping; among equal scores the lowest 
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
 from secateur.spec.method import Scope
 from secateur.spec.sparsity import Pattern
+from worker.pruning.methods.lowest import without_lowest
 
 SMALL_GROUP = 8
 """Inputs of an n:m group up to which comparing all pairs beats sorting."""
@@ -51,10 +51,23 @@ class Selection:
             protected = best_of_groups(scores, self.pattern.kept, self.pattern.group)
             if count >= self.zeros:
                 return protected
-            return _without_lowest(scores.masked_fill(protected, torch.inf).flatten(), count).view_as(scores)
+            return _without_lowest(scores.masked_fill(protected, torch.inf), count)
         if self.scope is Scope.row:
             return _without_lowest_per_row(scores, count)
-        return _without_lowest(scores.flatten(), count).view_as(scores)
+        return _without_lowest(scores, count)
+
+
+def as_numbers(mask: Tensor) -> Tensor:
+    """1 where True, 0 elsewhere, float32: read as bytes, in a sixth of the time of reading booleans."""
+    return mask.view(torch.uint8).float()
+
+
+def masked(weight: Tensor, mask: Tensor) -> Tensor:
+    """The weights where the mask is True, +0 elsewhere. weight: finite.
+
+    A product takes a tenth of the time of torch.where on a CPU; it leaves zeros with a sign, to be rid of.
+    """
+    return (weight * as_numbers(mask)).add_(0.0)
 
 
 def best_of_groups(scores: Tensor, kept: int, group: int) -> Tensor:
@@ -86,27 +99,9 @@ def follows(weight: Tensor, pattern: Pattern) -> bool:
     return bool((filled <= pattern.kept).all())
 
 
-def kth_smallest(values: Tensor, k: int) -> Tensor:
-    """The k-th smallest value (k ≥ 1) along the last dimension, of a 1-D or 2-D tensor.
-
-    NumPy's vectorised partition is ten times as fast as torch.kthvalue on a CPU; both give the same value.
-    """
-    if values.device.type == "cpu":
-        return torch.from_numpy(numpy.partition(values.numpy(), k - 1, axis=-1)[..., k - 1 : k]).squeeze(-1)
-    return values.kthvalue(k, dim=-1).values
-
-
 def _without_lowest(scores: Tensor, count: int) -> Tensor:
-    """False for the `count` lowest of a flat tensor, equal ones from the front."""
-    if count <= 0:
-        return torch.ones_like(scores, dtype=torch.bool)
-    threshold = kth_smallest(scores, count)
-    keep = scores > threshold
-    tied = scores.numel() - count - int(torch.count_nonzero(keep))
-    if tied:
-        equal = (scores == threshold).nonzero().flatten()
-        keep[equal[len(equal) - tied :]] = True
-    return keep
+    """False for the `count` lowest of a matrix, in the order of the flat index where they are equal."""
+    return without_lowest(scores.reshape(1, -1), count).view_as(scores)
 
 
 def _without_lowest_per_row(scores: Tensor, count: int) -> Tensor:
@@ -116,18 +111,7 @@ def _without_lowest_per_row(scores: Tensor, count: int) -> Tensor:
     keep = torch.ones_like(scores, dtype=torch.bool)
     for part, number in ((slice(0, more), each + 1), (slice(more, rows), each)):
         if number and scores[part].numel():
-            keep[part] = _without_lowest_in_rows(scores[part], number)
-    return keep
-
-
-def _without_lowest_in_rows(scores: Tensor, count: int) -> Tensor:
-    threshold = kth_smallest(scores, count).unsqueeze(1)
-    keep = scores > threshold
-    tied = scores.shape[1] - count - keep.sum(dim=1, keepdim=True)
-    if len(rows := tied.flatten().nonzero().flatten()):
-        equal = scores[rows] == threshold[rows]
-        lost = equal.sum(dim=1, keepdim=True) - tied[rows]
-        keep[rows] |= equal & (equal.cumsum(dim=1) > lost)
+            keep[part] = without_lowest(scores[part], number)
     return keep
 
 

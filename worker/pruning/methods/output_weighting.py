@@ -12,7 +12,9 @@ from torch import Tensor
 from worker.pruning.allocation.curves import floored
 from worker.pruning.errors import IllConditioned
 from worker.pruning.methods.admm import AdmmFactor
+from worker.pruning.methods.masks import as_numbers, masked
 from worker.pruning.runtime.numerics import all_finite
+from worker.pruning.runtime.waiting import add_scaled, either, settled, shows_at_once
 
 WIDEST: Final = 512
 """Outputs that are weighed together at the most; a wider matrix has as many equal parts as it takes."""
@@ -45,12 +47,10 @@ def metric(gram: Tensor) -> Tensor:
     """G' = 0.7 · G / mean diag G + 0.3 · diag(floored diag G) / mean diag G, (out, out); the identity without
     gradients."""
     outputs = gram.diagonal()
-    mean = float(outputs.mean())
-    if not mean > 0:
-        return torch.eye(len(gram), device=gram.device)
+    mean = outputs.mean().double()
     found = gram * (TOGETHER / mean)
     found.diagonal().add_(floored(outputs) * ((1 - TOGETHER) / mean))
-    return found
+    return either(mean > 0, found, torch.eye(len(gram), device=gram.device))
 
 
 def weigh_outputs(
@@ -67,20 +67,21 @@ def weigh_outputs(
     windows solved on, with the factor's ridge, and on those `held_out`; a damping that was raised. Raises
     IllConditioned.
     """
-    moved, before, after = torch.empty_like(weight), [0.0, 0.0], [0.0, 0.0]
+    moved = torch.empty_like(weight)
+    errors = torch.zeros((2, 2), dtype=torch.float64, device=weight.device)  # before and after, of either Gram
     for rows, gram in zip(parts(len(weight)), outputs.grams, strict=True):
         own, target = weight[rows], towards[rows].float()
         weighed = metric(gram)
         v = descend(own * factor.norms, target * factor.norms, factor.gram, mask[rows], weighed, check)
-        moved[rows] = torch.where(mask[rows], v / factor.norms, 0.0)
+        moved[rows] = masked(v / factor.norms, mask[rows])
         for number, inputs in enumerate((factor.gram, outputs.held_out)):
             scale = factor.norms if number == 0 else 1.0
             if inputs is not None:
-                before[number] += _error((own - target) * scale, inputs, weighed)
-                after[number] += _error((moved[rows] - target) * scale, inputs, weighed)
+                errors[0, number] += _error((own - target) * scale, inputs, weighed)
+                errors[1, number] += _error((moved[rows] - target) * scale, inputs, weighed)
     if not all_finite(moved):
         raise IllConditioned("the solution with weighed outputs is not finite")
-    gained = [1 - end / start if start > 0 else 0.0 for start, end in zip(before, after, strict=True)]
+    gained = [1 - end / start if start > 0 else 0.0 for start, end in settled(errors).T.tolist()]
     notes = {"gained": gained[0], "held_out": None if outputs.held_out is None else gained[1]}
     return moved, notes | factor.notes
 
@@ -99,32 +100,36 @@ def descend(
     v, v0, mask: (out, in); gram: H, (in, in), and weighed: G', (out, out), positive definite. What rounding made
     worse is given back as it came.
     """
-    support = mask.float()
+    support = as_numbers(mask)
     diagonal = torch.outer(weighed.diagonal(), gram.diagonal())
     precondition = diagonal.reciprocal().masked_fill_(diagonal <= 0, 0.0).mul_(support)
     residual = (weighed @ ((v0 - v) @ gram)).mul_(support)
     direction = residual * precondition
     product = _dot(residual, direction)
     found = v.clone()
+    going = torch.ones_like(product, dtype=torch.bool)
     for _ in range(steps):
         check()
         image = (weighed @ (direction @ gram)).mul_(support)
         bend = _dot(direction, image)
-        if not (product > 0 and bend > 0):
+        going = going & (product > 0) & (bend > 0)
+        if shows_at_once(going) and not bool(going):
             break
-        found.add_(direction, alpha=product / bend)
-        residual.sub_(image, alpha=product / bend)
+        rate = torch.where(going, product / bend, 0.0)
+        add_scaled(found, direction, rate)
+        add_scaled(residual, image, -rate)
         scaled = residual * precondition
         new = _dot(residual, scaled)
-        direction = scaled.add_(direction, alpha=new / product)
-        product = new
-    return found if _error(found - v0, gram, weighed) < _error(v - v0, gram, weighed) else v
+        add_scaled(scaled, direction, torch.where(going, new / product, 0.0))
+        direction, product = scaled, new
+    return either(_error(found - v0, gram, weighed) < _error(v - v0, gram, weighed), found, v)
 
 
-def _error(lost: Tensor, gram: Tensor, weighed: Tensor) -> float:
+def _error(lost: Tensor, gram: Tensor, weighed: Tensor) -> Tensor:
     """tr(G' L H Lᵀ). lost: L, (out, in)."""
-    return max(_dot(weighed @ lost, lost @ gram), 0.0)
+    return _dot(weighed @ lost, lost @ gram).clamp_min(0.0)
 
 
-def _dot(one: Tensor, other: Tensor) -> float:
-    return float((one * other).sum(dim=0).double().sum())
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """Of no dimension, float64."""
+    return (one * other).sum(dim=0).double().sum()

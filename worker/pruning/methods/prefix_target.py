@@ -13,6 +13,7 @@ from torch import Tensor
 from worker.pruning.methods.damping import cholesky, with_more_damping
 from worker.pruning.methods.wanda import input_norms
 from worker.pruning.runtime.numerics import all_finite
+from worker.pruning.runtime.waiting import settled
 from worker.pruning.state.moments import Accumulated, Measured, quadratic_forms
 
 SHARES: Final = (0.25, 0.5)
@@ -98,9 +99,8 @@ class _Fit:
     def of(cls, change: Tensor, dense: Tensor, held_out: Measured) -> "_Fit":
         """change: Δ. dense: W0. Both (out, in), float32."""
         assert held_out.gap is not None  # noqa: S101 - for the type checker
-        (gap,) = quadratic_forms(dense, [held_out.gap])
-        (moved,) = quadratic_forms(change, [held_out.gram])
-        return cls(gap, _product(change, dense, held_out), moved)
+        gap, moved = quadratic_forms(dense, [held_out.gap]), quadratic_forms(change, [held_out.gram])
+        return cls(*settled(torch.cat([gap, _product(change, dense, held_out), moved])).tolist())
 
     def left(self, share: float) -> float:
         """‖X(W0 + αΔ)ᵀ − YW0ᵀ‖²."""
@@ -113,14 +113,14 @@ class _Fit:
         return (2 * share * self.gained - share**2 * self.moved) / self.gap
 
 
-def _product(change: Tensor, dense: Tensor, held_out: Measured) -> float:
-    """⟨XΔᵀ, (Y − X)W0ᵀ⟩ per token. change: Δ, (out, in)."""
+def _product(change: Tensor, dense: Tensor, held_out: Measured) -> Tensor:
+    """⟨XΔᵀ, (Y − X)W0ᵀ⟩ per token, (1,), float64. change: Δ, (out, in)."""
     assert held_out.cross is not None  # noqa: S101 - for the type checker
-    return float((change @ held_out.cross.T).mul_(dense).sum(dim=0).double().sum())
+    return (change @ held_out.cross.T).mul_(dense).sum(dim=0).double().sum().view(1)
 
 
 def _behind_dense(dense: Tensor, held_out: Measured) -> float:
     """‖YW0ᵀ‖² per token."""
     assert held_out.gap is not None  # noqa: S101 - for the type checker
-    forms = [quadratic_forms(dense, [each])[0] for each in (held_out.gram, held_out.gap)]
-    return sum(forms) + 2 * _product(dense, dense, held_out)
+    forms = [quadratic_forms(dense, [each]) for each in (held_out.gram, held_out.gap)]
+    return float(forms[0] + forms[1] + 2 * _product(dense, dense, held_out))

@@ -16,11 +16,12 @@ from worker.pruning.methods.alps import solve_alps
 from worker.pruning.methods.candidates import CANDIDATES, Candidate
 from worker.pruning.methods.copal import GRADIENT_SUMS, copal_scores
 from worker.pruning.methods.magnitude import magnitude_scores
-from worker.pruning.methods.masks import Selection, Solution, follows
+from worker.pruning.methods.masks import Selection, Solution, follows, masked
 from worker.pruning.methods.output_weighting import OutputMetric, weigh_outputs
 from worker.pruning.methods.sparsegpt import solve_sparsegpt, sparsegpt_scores
 from worker.pruning.methods.wanda import wanda_scores
 from worker.pruning.runtime.numerics import all_finite
+from worker.pruning.runtime.waiting import shows_at_once
 from worker.pruning.state.moments import Accumulated
 
 Check = Callable[[], None]
@@ -234,12 +235,14 @@ def _solved(
     if own is not None:
         solution = own(method, towards, group, selection, check)
     else:
-        sensitivity = sensitivity.masked_fill(group.sums.dead, -1.0)
+        dead = group.sums.dead
+        if not shows_at_once(dead) or bool(dead.any()):
+            sensitivity = sensitivity.masked_fill(dead, -1.0)
         if method.mode is Mode.sequential:
             # An earlier stage's zeros stay zero whatever is chosen: others beside them would exceed the target.
             sensitivity = sensitivity.masked_fill(dense == 0, -torch.inf)
         mask = selection.mask(sensitivity)
-        solution = Solution(torch.where(mask, dense, 0.0), mask)
+        solution = Solution(masked(dense, mask), mask)
     if method.update is None or group.update is None:
         return solution
     updated = solve_admm(towards, group.update, selection, method.update, solution.mask, check)

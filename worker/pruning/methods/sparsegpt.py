@@ -1,24 +1,27 @@
 """SparseGPT: input by input, the error of a removed weight is made up for by the inputs still to come
 (Frantar & Alistarh 2023, arXiv 2301.00774, alg. 1)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from secateur.spec.method import Scope, SparseGptSettings
 from secateur.spec.sparsity import Pattern
 from worker.pruning.errors import IllConditioned
 from worker.pruning.methods.damping import cholesky, with_more_damping
-from worker.pruning.methods.masks import Selection, Solution
+from worker.pruning.methods.lowest import without_lowest_of_each
+from worker.pruning.methods.masks import Selection, Solution, as_numbers, masked
 from worker.pruning.runtime.numerics import all_finite
+from worker.pruning.runtime.waiting import shows_at_once
 
 STRIP = 32
-"""Inputs eliminated one by one before their error moves on in one product: the fastest of 8 to 128 on a CPU."""
-
+"""Inputs eliminated together before their error moves on in one product: the fastest of 8 to 128 on a CPU. On a
+GPU every row has a system of so many inputs."""
 
 WHOLE = 256
 """Inputs up to which a triangular matrix is inverted as a whole."""
@@ -43,12 +46,13 @@ def factorise(gram: Tensor, config: SparseGptSettings) -> SparseGptFactor:
     """
     dead = gram.diagonal() == 0
     # The scale cancels in masks and updates alike.
-    scale = float(gram.diagonal().sum()) / max(int((~dead).sum()), 1) or 1.0
+    scale = gram.diagonal().sum().double() / (~dead).sum().clamp_min(1)
+    scale = torch.where(scale == 0, 1.0, scale)
 
     def attempt(damping: float, dtype: torch.dtype) -> Tensor | None:
         damped = gram.to(dtype) / scale
         damped.diagonal().add_(damping)
-        damped.diagonal()[dead] = 1.0
+        damped.diagonal().masked_fill_(dead, 1.0)
         lower = cholesky(damped.flip(0, 1))
         if lower is None:
             return None
@@ -113,7 +117,7 @@ def solve_sparsegpt(
         errors = _eliminate(
             part, root, keep, dead, selection.pattern, None if allowed is None else allowed.T[block]
         )
-        weight[:, block] = torch.where(keep, part, 0.0).T
+        weight[:, block] = masked(part, keep).T
         mask[:, block] = keep.T
         weight[:, rest].addmm_(errors.T, factor.root[block, rest], alpha=-1)
     if not all_finite(weight):
@@ -124,7 +128,7 @@ def solve_sparsegpt(
 def _eliminate(
     part: Tensor, root: Tensor, keep: Tensor, dead: Tensor, pattern: Pattern, allowed: Tensor | None
 ) -> Tensor:
-    """Remove what `keep` does not hold, input by input; n:m fills `keep` itself, group by group.
+    """Remove what `keep` does not hold, strip by strip; n:m fills `keep` itself, group by group.
 
     part, keep: (inputs, out), changed in place; allowed: the selection's, same shape. Returns the errors w / U_jj
     of the removed weights, same shape.
@@ -137,11 +141,35 @@ def _eliminate(
             scores = _scores(part[start:end], root.diagonal()[start:end], dead[start:end])
             within = None if allowed is None else allowed[start:end].T
             keep[start:end] = Selection(pattern, Scope.matrix, 0, allowed=within).mask(scores).T
-        for j in range(start, end):
-            torch.div(part[j].masked_fill(keep[j], 0.0), root[j, j], out=errors[j])
-            part[j + 1 : end].addr_(root[j, j + 1 : end], errors[j], alpha=-1)
+        inputs = slice(start, end)
+        eliminate = one_by_one if shows_at_once(part) else in_one_solve
+        eliminate(part[inputs], root[inputs, inputs], keep[inputs], errors[inputs])
         part[end:].addmm_(root[start:end, end:].T, errors[start:end], alpha=-1)
     return errors
+
+
+def one_by_one(part: Tensor, root: Tensor, keep: Tensor, errors: Tensor) -> None:
+    """Remove a strip's inputs from it in their order, which takes three launches each. All but `root`, (inputs,
+    inputs), are (inputs, out); `part` and `errors` are changed in place."""
+    errors.copy_(as_numbers(~keep))
+    for j in range(len(part)):
+        errors[j].mul_(part[j]).div_(root[j, j])
+        part[j + 1 :].addr_(root[j, j + 1 :], errors[j], alpha=-1)
+
+
+def in_one_solve(part: Tensor, root: Tensor, keep: Tensor, errors: Tensor) -> None:
+    """The same in a few launches for all inputs: each row's errors solve e_P U_PP = w_P, P being what it loses.
+
+    Written as a system of all inputs: where a weight stays, U's column has its diagonal alone, and w a zero.
+    """
+    for start in range(0, len(part), STRIP):
+        own, rest = slice(start, start + STRIP), slice(start + STRIP, None)
+        upper, lost = root[own, own], ~keep[own].T
+        systems = torch.where(lost.unsqueeze(1), upper, upper.diagonal().diag())
+        removed = (part[own].T * as_numbers(lost)).unsqueeze(1)
+        errors[own] = torch.linalg.solve_triangular(systems, removed, upper=True, left=False).squeeze(1).T
+        part[own].addmm_(upper.triu(1).T, errors[own], alpha=-1)
+        part[rest].addmm_(root[own, rest].T, errors[own], alpha=-1)
 
 
 def _scores(part: Tensor, diagonal: Tensor, dead: Tensor) -> Tensor:
@@ -149,13 +177,17 @@ def _scores(part: Tensor, diagonal: Tensor, dead: Tensor) -> Tensor:
     return (part.T / diagonal).abs().masked_fill(dead, -1.0)
 
 
-def _choose(scores: Tensor, selection: Selection, zeros: list[tuple[slice, int]]) -> Tensor:
-    """True where a weight of the block stays. scores: (out, inputs); zeros: how many among which rows."""
+def _choose(scores: Tensor, selection: Selection, zeros: list[tuple[slice, int | Tensor]]) -> Tensor:
+    """True where a weight of the block stays. scores: (out, inputs); zeros: see `_quotas`."""
     keep = torch.ones_like(scores, dtype=torch.bool)
     factors = selection.rows if selection.scope is Scope.matrix else None
     for rows, count in zeros:
         allowed = None if selection.allowed is None else selection.allowed[rows]
-        keep[rows] = Selection(Pattern(), selection.scope, count, factors, allowed).mask(scores[rows])
+        if isinstance(count, Tensor):
+            barred = ~selection.allowed if selection.allowed is not None else torch.zeros_like(keep)
+            keep = without_lowest_of_each(scores.masked_fill(barred, -torch.inf), count).logical_and_(~barred)
+        else:
+            keep[rows] = Selection(Pattern(), selection.scope, count, factors, allowed).mask(scores[rows])
     return keep
 
 
@@ -166,40 +198,54 @@ def _edges(width: int, block: int, pattern: Pattern) -> list[int]:
     return [*range(0, width, block), width]
 
 
-def _quotas(selection: Selection, rows: int, dead: Tensor, edges: list[int]) -> list[tuple[slice, list[int]]]:
-    """For each set of rows that share a count: the zeros of every block. All of them add up to the selection's."""
+def _quotas(
+    selection: Selection, rows: int, dead: Tensor, edges: list[int]
+) -> list[tuple[slice, Sequence[int | Tensor]]]:
+    """For each set of rows that share a count: the zeros of every block. Where rows differ in what may stay, and
+    so in where zeros are, those of each row, (rows,). All of them add up to the selection's."""
     allowed = selection.allowed
     if selection.scope is Scope.matrix:
-        return [(slice(0, rows), spread(selection.zeros, _ranks(dead, allowed, rows, edges)))]
+        barred = None if allowed is None else (~allowed).sum(dim=0, keepdim=True)
+        return [(slice(0, rows), _shares(selection.zeros, _ranks(dead, barred, rows, edges)))]
     each, more = divmod(selection.zeros, rows)
-    found = []
-    sets = [(slice(0, more), each + 1), (slice(more, rows), each)]
-    if allowed is not None:  # rows differ in what may stay, and so in where their zeros are
-        sets = [(slice(row, row + 1), each + (row < more)) for row in range(rows)]
-    for part, count in sets:
+    if allowed is not None:
+        counts = each + (torch.arange(rows, device=dead.device) < more)
+        return [(slice(0, rows), spread(counts, _ranks(dead, ~allowed, 1, edges)).unbind(dim=1))]
+    found: list[tuple[slice, Sequence[int | Tensor]]] = []
+    for part, count in ((slice(0, more), each + 1), (slice(more, rows), each)):
         if size := part.stop - part.start:
-            ranks = _ranks(dead, None if allowed is None else allowed[part], 1, edges)
-            found.append((part, [zeros * size for zeros in spread(count, ranks)]))
+            found.append((part, [zeros * size for zeros in _shares(count, _ranks(dead, None, 1, edges))]))
     return found
 
 
-def _ranks(dead: Tensor, allowed: Tensor | None, rows: int, edges: list[int]) -> list[list[int]]:
-    """Of so many rows, how many weights lie before each edge: of those that may not stay, which go first, then of
-    dead inputs', then of all others. dead: (in,); allowed: (rows, in)."""
-    barred = torch.zeros_like(dead, dtype=torch.int64) if allowed is None else (~allowed).sum(dim=0)
-    gone = dead * (rows - barred)
-    totals = [[0, *each.cumsum(0).tolist()] for each in (barred, gone, rows - barred - gone)]
-    return [[total[edge] for edge in edges] for total in totals]
+def _ranks(dead: Tensor, barred: Tensor | None, rows: int, edges: list[int]) -> list[Tensor]:
+    """Of so many rows, how many weights lie before each edge, (sets, edges): of those that may not stay, which go
+    first, then of dead inputs', then of all others. dead: (in,); barred: how many may not stay, (sets, in), or
+    none."""
+    if barred is None:
+        barred = torch.zeros_like(dead, dtype=torch.int64).unsqueeze(0)
+    blocks = []
+    for start, end in pairwise(edges):
+        own = barred[:, start:end].long()
+        gone = dead[start:end] * (rows - own)
+        blocks.append([kind.sum(dim=1) for kind in (own, gone, rows - own - gone)])
+    sums = (torch.stack(kind, dim=1).cumsum(dim=1) for kind in zip(*blocks, strict=True))
+    return [functional.pad(each, (1, 0)) for each in sums]
 
 
-def spread(zeros: int, ranks: list[list[int]]) -> list[int]:
-    """Zeros for every block of inputs: a rank goes after the one before, and evenly.
+def _shares(zeros: int, ranks: list[Tensor]) -> list[int]:
+    """Of one set; see `spread`."""
+    return spread(torch.full((1,), zeros, device=ranks[0].device), ranks)[0].tolist()
 
-    ranks: see `_ranks`. The counts add up to `zeros`, and none exceeds what its block has.
+
+def spread(zeros: Tensor, ranks: list[Tensor]) -> Tensor:
+    """Zeros for every block of inputs, (sets, blocks): a rank goes after the one before, and evenly.
+
+    zeros: (sets,); ranks: see `_ranks`. A set's counts add up to its zeros, and none exceeds what its block has.
     """
-    before = [0] * len(ranks[0])
+    before = torch.zeros_like(ranks[0])
     for rank in ranks:
-        lost = min(zeros, rank[-1])
-        zeros -= lost
-        before = [count + lost * here // max(rank[-1], 1) for count, here in zip(before, rank, strict=True)]
-    return [after - earlier for earlier, after in pairwise(before)]
+        lost = torch.minimum(zeros, rank[:, -1])
+        zeros = zeros - lost
+        before += lost.unsqueeze(1) * rank // rank[:, -1:].clamp_min(1)
+    return before.diff(dim=1)

@@ -11,6 +11,12 @@ def input_norms(second: Tensor) -> Tensor:
     return second.sqrt() + FLOOR
 
 
+def dead_inputs(second: Tensor) -> Tensor | None:
+    """Those that were always zero, (in,); None where none was. second: the Gram's diagonal, (in,)."""
+    dead = second == 0
+    return dead if bool(dead.any()) else None
+
+
 def wanda_scores(dense: Tensor, second: Tensor) -> Tensor:
     """|W0| · n. dense: (out, in); second: Σ_domains E x², (in,)."""
     return dense.abs() * input_norms(second)

@@ -6,8 +6,9 @@ everything else between the blocks stay the model's own code.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from worker.pruning.errors import UserError
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import Block, ModelGraph
+from worker.pruning.model.graph import Block, ModelGraph, PrunableWeight
+from worker.pruning.model.loading import load, load_block, put_weight, unload
 from worker.pruning.model.tracing import (
     LENGTH,
     Call,
@@ -26,7 +28,7 @@ from worker.pruning.model.tracing import (
     run_model,
     trace,
 )
-from worker.pruning.runtime import memory
+from worker.pruning.runtime.attention import attention, bound_own_formula
 from worker.pruning.runtime.numerics import check_outputs
 
 BATCH_TOKENS = 4096
@@ -72,34 +74,41 @@ def batches(count: int, length: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def load(module: nn.Module, tensors: dict[str, Tensor], device: torch.device) -> None:
-    """Put copies of `tensors` (names relative to `module`) in the place of its parameters and buffers, in the
-    dtypes that these have: float32, or what a buffer counts in."""
-    kept = module.state_dict()
-    state = {
-        name: tensor.to(device=device, dtype=kept[name].dtype) for name, tensor in tensors.items() if name in kept
-    }
-    # strict=False: a tied name may be absent; the names were compared before.
-    module.load_state_dict(state, assign=True, strict=False)
-    module.requires_grad_(False)
-
-
-def unload(module: nn.Module) -> None:
-    """Forget the parameters' values, and give their memory back, so that no block adds to the one before."""
-    for part in module.modules():
-        for name, parameter in part.named_parameters(recurse=False):
-            setattr(part, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
-    memory.trim()
+Head = Callable[[Tensor, Tensor], Tensor]
+"""See `BlockRunner.head`."""
 
 
 class BlockRunner:
-    """The model around its blocks. Holds the outer weights (embeddings, last norm, head) on `device`."""
+    """The model around its blocks. Holds the outer weights (embeddings, last norm, head) on `device`.
 
-    def __init__(self, graph: ModelGraph, checkpoint: Checkpoint, device: torch.device) -> None:
+    Where there are others, each has the whole model on a device of its own, and is loaded with the same blocks; a
+    batch is computed on the device that its hidden states are on.
+    """
+
+    def __init__(
+        self,
+        graph: ModelGraph,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: str = "float32",
+        others: Sequence["BlockRunner"] = (),
+    ) -> None:
+        """dtype: of products in blocks; where it is not float32, blocks are to be run under `precision`.
+
+        others: of the same model, by a graph of their own.
+        """
         self.graph = graph
         self.device = device
+        self.everyone = (self, *others)
+        self.devices = tuple(each.device for each in self.everyone)
+        self._unchecked: deque[tuple[Tensor, str]] = deque()
+        self.pinned = device.type == "cuda"
+        """Whether what is to be loaded should be read into page-locked memory."""
+        self._forward = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         self._calls: dict[tuple[int, int], list[Call]] = {}
         model = graph.model
+        if device.type == "cuda":
+            bound_own_formula(model)
         load(model, graph.names.state(checkpoint.read(graph.outer)), device)
         # The library's own rule, as it loads a checkpoint: what is stored and differs is not tied, whatever the
         # configuration says, and of two tied tensors the one that is stored serves both.
@@ -112,21 +121,66 @@ class BlockRunner:
         check_calls(graph, device, outputs=self._outputs)
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
 
+    def on(self, device: torch.device) -> "BlockRunner":
+        """The one on that device; without others this one, whatever the device is called."""
+        return next((each for each in self.everyone[1:] if each.device == device), self)
+
+    def own(self, block: Block) -> Block:
+        """A block of any of them as this one has it."""
+        return self.graph.blocks[block.index]
+
     def load_block(self, block: Block, tensors: dict[str, Tensor]) -> None:
-        """tensors: by the checkpoint's names."""
-        state = self.graph.names.state(tensors)
-        load(block.module, {name.removeprefix(f"{block.prefix}."): state[name] for name in state}, self.device)
+        """On every device. tensors: by the checkpoint's names."""
+        self.settle()
+        for each in self.everyone:
+            load_block(each.own(block), tensors, each.graph.names.state, each.device, each._forward)
+
+    def put_weight(self, block: Block, matrix: PrunableWeight, written: Tensor) -> None:
+        """Replace a matrix of a loaded block on every device. written: as its file has it, on any of them."""
+        for each in self.everyone:
+            put_weight(each.own(block), matrix, written.to(each.device))
+
+    def unload(self, block: Block) -> None:
+        self.settle()
+        for each in self.everyone:
+            unload(each.own(block))
 
     def forward(self, block: Block, hidden: Tensor) -> Tensor:
-        """One loaded block over (windows, length, width) on the device. Raises UserError `not_finite`, or
-        `unsupported_model` where the model's code fails."""
-        with _models_own(hidden.shape[1]):
-            found = self.calls(*hidden.shape[:2])[block.index].run(block.module, hidden)
-        return check_outputs(found, block.prefix)
+        """One loaded block over (windows, length, width) on a device. Raises UserError `not_finite`, or
+        `unsupported_model` where the model's code fails.
 
-    def enter(self, ids: Tensor) -> Tensor:
-        """Hidden states before the first block, (windows, length, width), on the device. ids: (windows, len)."""
+        With several devices outputs are looked at (`settle`) when each has computed as much again: to look is to
+        wait, and meanwhile the others would have nothing to do.
+        """
+        found = self.run(block, hidden)
+        self._unchecked.append((found.detach(), block.prefix))
+        self._settle_to(len(self.everyone) - 1)
+        return found
 
+    def settle(self) -> None:
+        """Look at all outputs that were not looked at yet. Raises UserError `not_finite`."""
+        self._settle_to(0)
+
+    def _settle_to(self, most: int) -> None:
+        while len(self._unchecked) > most:
+            check_outputs(*self._unchecked.popleft())
+
+    def run(self, block: Block, hidden: Tensor) -> Tensor:
+        """The same, whatever comes out of it: of weights that are not the model's own."""
+        return self.on(hidden.device)._run_block(block, hidden)
+
+    def _run_block(self, block: Block, hidden: Tensor) -> Tensor:
+        with _models_own(hidden.shape[1]), torch.no_grad():
+            call = self.calls(*hidden.shape[:2])[block.index]
+        with _models_own(hidden.shape[1]), attention(self.device):
+            return call.run(self.own(block).module, hidden)
+
+    def enter(self, ids: Tensor, number: int = 0) -> Tensor:
+        """Hidden states before the first block, (windows, length, width). ids: (windows, length). number: of the
+        batch; devices take turns."""
+        return self.everyone[number % len(self.everyone)]._enter(ids)
+
+    def _enter(self, ids: Tensor) -> Tensor:
         def stop(index: int, hidden: Tensor) -> Tensor:
             raise _Reached(hidden)
 
@@ -138,13 +192,19 @@ class BlockRunner:
         raise UserError("unsupported_model", "the model does not call its decoder blocks", "/model")
 
     @contextmanager
-    def head(self) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
+    def head(self) -> Iterator[Head]:
         """What comes after the last block: a function of ids, (windows, positions), and that block's outputs for
         them, (windows, positions, width), which gives logits, (windows, positions, vocabulary).
 
         No position sees another one there, so that a text can be taken piece by piece. Under autocast the head's
         weight is converted once, not at every call.
         """
+        with ExitStack() as stack:
+            heads = {each.device: stack.enter_context(each._head()) for each in self.everyone}
+            yield lambda ids, hidden: heads[self.on(hidden.device).device](ids, hidden)
+
+    @contextmanager
+    def _head(self) -> Iterator[Head]:
         given: list[Tensor] = []
         last = len(self.graph.blocks) - 1
 
@@ -184,7 +244,7 @@ class BlockRunner:
     def _trace_first(self, checkpoint: Checkpoint) -> int:
         """How many outputs are in the tuples that blocks return, 0 for no tuple: run the first one for real."""
         block = self.graph.blocks[0]
-        self.load_block(block, checkpoint.read(block.tensors))
+        load_block(block, checkpoint.read(block.tensors), self.graph.names.state, self.device)
         seen: list[Any] = []
 
         def keep(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -198,5 +258,5 @@ class BlockRunner:
             pass
         finally:
             handle.remove()
-            unload(block.module)
+            unload(block)
         return len(seen[0]) if seen and isinstance(seen[0], tuple | list) else 0

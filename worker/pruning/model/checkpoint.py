@@ -72,14 +72,19 @@ class Checkpoint:
                 tensors[info.name] = info
         return cls(folder, tensors)
 
-    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The named tensors as stored, in memory of their own."""
+    @classmethod
+    def of_file(cls, path: Path) -> "Checkpoint":
+        """The tensors of one safetensors file."""
+        return cls(path.parent, {info.name: info for info in _headers(path.parent, path.name)})
+
+    def read(self, names: Iterable[str], *, pinned: bool = False) -> dict[str, Tensor]:
+        """The named tensors as stored, in memory of their own. pinned: page-locked, for a GPU to fetch."""
         by_file: dict[str, list[TensorInfo]] = defaultdict(list)
         for name in names:
             by_file[self.tensors[name].file].append(self.tensors[name])
         found: dict[str, Tensor] = {}
         for file, wanted in by_file.items():
-            found |= _read(self.folder / file, wanted)
+            found |= _read(self.folder / file, wanted, pinned=pinned)
         return found
 
     def read_slice(self, name: str, index: int | None) -> Tensor:
@@ -120,13 +125,13 @@ def _width(info: TensorInfo) -> int:
     return int(STORED[info.dtype].itemsize)
 
 
-def read_file(path: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:
-    """Tensors of one safetensors file: every one, or those of `names`."""
+def read_file(path: Path, names: Collection[str] | None = None, *, pinned: bool = False) -> dict[str, Tensor]:
+    """Tensors of one safetensors file: every one, or those of `names`. pinned: see `Checkpoint.read`."""
     infos = _headers(path.parent, path.name)
-    return _read(path, [info for info in infos if names is None or info.name in names])
+    return _read(path, [info for info in infos if names is None or info.name in names], pinned=pinned)
 
 
-def _read(path: Path, wanted: list[TensorInfo]) -> dict[str, Tensor]:
+def _read(path: Path, wanted: list[TensorInfo], *, pinned: bool = False) -> dict[str, Tensor]:
     """Plain reads into torch's own memory.
 
     Not the library's: its map of a file is slower, takes a second copy and ends the process when a disk fails, and
@@ -135,7 +140,7 @@ def _read(path: Path, wanted: list[TensorInfo]) -> dict[str, Tensor]:
     found = {}
     with path.open("rb") as handle:
         for info in sorted(wanted, key=lambda info: info.start):
-            tensor = torch.empty(info.shape, dtype=STORED[info.dtype])
+            tensor = torch.empty(info.shape, dtype=STORED[info.dtype], pin_memory=pinned)
             handle.seek(info.start)
             if handle.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data) != info.bytes:
                 raise OSError(f"{path.name} ended within {info.name}")

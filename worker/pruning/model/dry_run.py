@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.pytorch_utils import Conv1D
 
-from worker.model_files.errors import is_out_of_memory
+from worker.machine_errors import trouble_of
 from worker.pruning.errors import UserError
 from worker.pruning.model.experts import (
     count_experts,
@@ -78,7 +78,7 @@ def _run(prefix: str, block: nn.Module, call: Call) -> frozenset[str]:
     except UserError:
         raise
     except Exception as error:  # a model's own code may raise anything
-        if is_out_of_memory(error):
+        if trouble_of(error) is not None:
             raise
         raise unsupported_run(block, error) from error
     if before.shape != one.shape:

@@ -7,9 +7,10 @@ Nothing here knows a family by name.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -125,16 +126,25 @@ def _unsupported(message: str) -> UserError:
 
 @contextmanager
 def listening(
-    modules: dict[str, nn.Module], hear: Callable[[str, str, int, Tensor, Tensor], None]
+    modules: dict[str, nn.Module],
+    hear: Callable[[str, str, int, Tensor, Tensor], None],
+    called: Callable[[str, tuple[Tensor, ...]], None] = lambda key, given: None,
+    only: Mapping[str, Collection[int]] | None = None,
 ) -> Iterator[None]:
-    """While inside, `modules` of experts (by any key) tell what each does: hear(key, parameter, expert, x, z)."""
+    """While inside, `modules` of experts (by any key) tell what each does: hear(key, parameter, expert, x, z).
+
+    called: told what each module was called with. only: see `run_experts`, by key.
+    """
     with ExitStack() as stack:
         for key, module in modules.items():
 
             def forward(*args: Any, _key: str = key, _module: nn.Module = module, **kwargs: Any) -> Tensor:
                 # Families call the arguments by names of their own, in one order.
                 bound = inspect.signature(type(_module).forward).bind(_module, *args, **kwargs)
-                return run_experts(_module, lambda *heard: hear(_key, *heard), *bound.args[1:])
+                tokens, index, weights = bound.args[1:]
+                called(_key, (tokens, index, weights))
+                some = None if only is None else only[_key]
+                return run_experts(_module, lambda *heard: hear(_key, *heard), tokens, index, weights, some)
 
             module.forward = forward
             stack.callback(delattr, module, "forward")
@@ -142,16 +152,23 @@ def listening(
 
 
 def run_experts(
-    module: Any, hear: Hear, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
+    module: Any,
+    hear: Hear,
+    hidden_states: Tensor,
+    top_k_index: Tensor,
+    top_k_weights: Tensor,
+    only: Collection[int] | None = None,
 ) -> Tensor:
     """The module's own result, expert after expert. hidden_states: (tokens, width); the others: (tokens, k).
 
-    The parameters' names are those of the modules' interface.
+    only: of these experts, where the others' part of the result is not wanted. The parameters' names are those of
+    the modules' interface.
     """
     up = first_parameter(module)
     result = torch.zeros_like(hidden_states)
-    for index in sorted(set(top_k_index.flatten().tolist())):
-        token, place = torch.where(top_k_index == index)
+    for index, token, place in routes(top_k_index, count_experts(module)):
+        if only is not None and index not in only:
+            continue
         inputs = hidden_states[token]
         raised = _product(module, up, index, inputs)
         hear(up, index, inputs, raised)
@@ -159,8 +176,22 @@ def run_experts(
         lowered = _product(module, DOWN, index, activated)
         hear(DOWN, index, activated, lowered)
         outputs = lowered * top_k_weights[token, place, None]
-        result = result.index_add(0, token, outputs.to(result.dtype))
+        result.index_add_(0, token, outputs.to(result.dtype))
     return result
+
+
+def routes(top_k_index: Tensor, experts: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Each expert that tokens go to, in order, with these and the places where they name it, (tokens,) each.
+
+    One sort, and one look at how many go where, whatever the number of experts. top_k_index: (tokens, k).
+    """
+    given, order = torch.sort(top_k_index.flatten(), stable=True)
+    token, place = order // top_k_index.shape[1], order % top_k_index.shape[1]
+    numbers = torch.arange(experts + 1, device=given.device, dtype=given.dtype)
+    bounds = torch.searchsorted(given, numbers).tolist()
+    for index, (start, end) in enumerate(pairwise(bounds)):
+        if start < end:
+            yield index, token[start:end], place[start:end]
 
 
 def first_parameter(module: Any) -> str:
@@ -175,5 +206,9 @@ def _product(module: Any, parameter: str, index: int, inputs: Tensor) -> Tensor:
 
 def expert_weight(module: Any, parameter: str, index: int) -> Tensor:
     """(out, in), whichever way the module keeps it."""
-    weight: Tensor = getattr(module, parameter)[index]
-    return weight.T if module.is_transposed else weight
+    return of_expert(module, getattr(module, parameter), index)
+
+
+def of_expert(module: Any, held: Tensor, index: int) -> Tensor:
+    """The same. held: what the module has of all experts."""
+    return held[index].T if module.is_transposed else held[index]

@@ -6,7 +6,7 @@ Names of tensors and matrices are the checkpoint's own, whatever the modules are
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.pytorch_utils import Conv1D
 
+from worker.machine_errors import is_out_of_memory
 from worker.model_files.architectures import causal_models
 from worker.model_files.config import read_config
-from worker.model_files.errors import is_out_of_memory
 from worker.pruning.errors import UserError, blaming
 from worker.pruning.model.checkpoint import DTYPES, UNQUANTISED, Checkpoint
 from worker.pruning.model.dry_run import called_layers
@@ -62,7 +62,8 @@ class PrunableWeight:
 class Block:
     """One decoder block: its module (weights on the meta device until loaded) and its tensors' names.
 
-    prefix: the module's own path in the model, which need not be how its tensors' names begin.
+    prefix: the module's own path in the model, which need not be how its tensors' names begin. unrounded: of a
+    loaded block, by path, the parameters as stored that its module holds in a dtype that may round them.
     """
 
     index: int
@@ -70,6 +71,7 @@ class Block:
     module: nn.Module
     tensors: tuple[str, ...]
     matrices: tuple[PrunableWeight, ...]
+    unrounded: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def weights(self) -> int:

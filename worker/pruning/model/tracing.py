@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from worker.model_files.errors import is_out_of_memory
+from worker.machine_errors import trouble_of
 from worker.pruning.errors import UserError
 
 LENGTH = 4
@@ -192,7 +192,7 @@ def attempt(graph: Traceable, *, outputs: int) -> tuple[list[Call], list[Call]] 
     try:
         return _trace_two(graph, torch.device("cpu"), outputs=outputs)
     except Exception as error:
-        if is_out_of_memory(error):
+        if trouble_of(error) is not None:
             raise
         return error
 

@@ -70,6 +70,11 @@ class Names:
         part = self._parts.get(name)
         return part.target if part else None
 
+    def is_renamed(self, name: str) -> bool:
+        """Whether a checkpoint tensor is one of the model's under another name, and no part of a conversion."""
+        part = self._parts.get(name)
+        return part is not None and part.converter is None
+
     def sources(self, target: str) -> list[Part]:
         """The checkpoint tensors that a tensor of the model is made of, in the order of the conversion's lists."""
         return self._by_target.get(target, [])

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from secateur.spec.method import Method
+from secateur.spec.metrics import mean
 from secateur.spec.records.history import MatrixRecord
 from worker.pruning.calibration.expert_fallback import ExpertTokens
 from worker.pruning.methods.masks import Solution
 from worker.pruning.model.checkpoint import read_file
-from worker.pruning.state.digests import mask_sha256, weights_sha256
+from worker.pruning.state.digests import FINGERPRINTS, Bits, Contents, count
 from worker.pruning.state.file import read_document
 from worker.pruning.targets.budget import WeightTarget
 
@@ -27,8 +28,7 @@ HISTORY: Final = "history"
 
 @dataclass(frozen=True)
 class Solved:
-    """One matrix of a stage, solved by a method and cast. written: in the checkpoint's own dtype and orientation,
-    on the CPU.
+    """One matrix of a stage, solved by a method and cast. written: in the checkpoint's own dtype and orientation.
 
     scores: what its mask was chosen by, or what the search for it began with, (out, in). relative_error,
     held_out_error: of `written` in front of the layer's inputs.
@@ -44,55 +44,70 @@ class Solved:
 
 
 def matrix_record(target: WeightTarget, solved: Solved, dead: int, expert: ExpertTokens | None) -> MatrixRecord:
-    """Counts and digests are taken from the tensor as it is written.
+    """Of a matrix as it was solved; what its tensor shows is put in by `with_contents`.
 
     dead: inputs that were always zero. expert: how its expert fared, None for a matrix of no expert.
     """
-    matrix, written = target.matrix, solved.written
-    zeros = matrix.weights - int(torch.count_nonzero(written))  # summing booleans would widen each to 64 bits
-    return MatrixRecord(
-        matrix=matrix.name,
-        rows=matrix.rows,
-        columns=matrix.columns,
-        weights=matrix.weights,
-        zeros=zeros,
-        sparsity=zeros / matrix.weights,
-        target=target.target,
-        pattern=str(target.pattern),
-        relative_error=solved.relative_error,
-        held_out_error=solved.held_out_error,
-        seconds=solved.seconds,
-        mask_sha256=mask_sha256(written),
-        weights_sha256=weights_sha256(written),
-        solver=solved.method.solver,
-        notes=_notes(target, solved, zeros, dead, expert),
-    )
-
-
-def _notes(
-    target: WeightTarget, solved: Solved, zeros: int, dead: int, expert: ExpertTokens | None
-) -> dict[str, Any]:
-    notes = dict(solved.solution.notes)
-    if zeros != target.zeros:
-        # Zeros of the dense weights that the mask kept, or values too small for the dtype.
-        notes["zeros_beyond_mask"] = zeros - (target.zeros or 0)
+    matrix, notes = target.matrix, dict(solved.solution.notes)
     if dead:
         notes["dead_inputs"] = dead
     if target.overrides:
         notes["overrides"] = list(target.overrides)
     if expert is not None:
         notes["expert"] = expert.notes
-    return notes
+    return MatrixRecord(
+        matrix=matrix.name,
+        rows=matrix.rows,
+        columns=matrix.columns,
+        weights=matrix.weights,
+        zeros=0,
+        sparsity=0.0,
+        target=target.target,
+        pattern=str(target.pattern),
+        relative_error=solved.relative_error,
+        held_out_error=solved.held_out_error,
+        seconds=solved.seconds,
+        solver=solved.method.solver,
+        notes=notes,
+    )
 
 
-def compare_masks(record: MatrixRecord, written: Tensor, before: Tensor) -> MatrixRecord:
+def tuned_record(record: MatrixRecord, notes: dict[str, Any]) -> MatrixRecord:
+    """The record of a matrix after its block was tuned. notes: of the tuning. Errors are of what was solved: all
+    matrices together are not there to keep each one's outputs."""
+    return record.model_copy(update={"notes": record.notes | {"refine": notes}})
+
+
+def refined(records: Iterable[Record]) -> dict[str, Any] | None:
+    """Of a stage's matrices whose blocks were tuned: how many, how many of them kept that, and the mean loss on
+    the windows held out before and after; None where none was."""
+    notes = [record["notes"]["refine"] for record in records if "refine" in record["notes"]]
+    if not notes:
+        return None
+    after = [each["after"] if each["kept"] else each["before"] for each in notes]
+    kept = sum(each["kept"] for each in notes)
+    means = {"before": mean([each["before"] for each in notes]), "after": mean(after)}
+    return {"matrices": len(notes), "kept": kept, **means}
+
+
+def with_contents(record: MatrixRecord, target: WeightTarget, contents: Contents) -> MatrixRecord:
+    """The record with what the tensor shows as it is written."""
+    zeros = record.weights - contents.kept
+    found: dict[str, Any] = {name: getattr(contents, name) for name in FINGERPRINTS}
+    found |= {"zeros": zeros, "sparsity": zeros / record.weights}
+    if zeros != target.zeros:
+        # Zeros of the dense weights that the mask kept, or values too small for the dtype.
+        found["notes"] = record.notes | {"zeros_beyond_mask": zeros - (target.zeros or 0)}
+    return record.model_copy(update=found)
+
+
+def compare_masks(record: MatrixRecord, now: Bits, then: Bits) -> MatrixRecord:
     """The record with what the mask has in common with the stage before's.
 
-    written, before: the matrix now and then, both as in their files. Overlap is the Jaccard index of the sets of
-    weights that are kept, |A ∩ B| / |A ∪ B|, and 1 where both are empty; the others are shares of all weights.
+    now, then: the mask in both. Overlap is the Jaccard index of the sets of weights that are kept,
+    |A ∩ B| / |A ∪ B|, and 1 where both are empty; the others are shares of all weights.
     """
-    now, then = written != 0, before != 0
-    revived, pruned, united = (int(torch.count_nonzero(part)) for part in (now & ~then, then & ~now, now | then))
+    revived, pruned, united = count(now & ~then), count(then & ~now), count(now | then)
     return record.model_copy(
         update={
             "mask_changed": (revived + pruned) / record.weights,

@@ -8,6 +8,7 @@ from secateur.spec.job import Domain
 from secateur.spec.method import Mask, Mode, Scope, WeightUpdate
 from secateur.spec.metrics import figures, mean
 from secateur.spec.records.pipe import Summary
+from secateur.spec.sparsity import further_name
 from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.allocation.allocate import comparison_group
 from worker.pruning.calibration.windows import held_out_indices
@@ -15,12 +16,13 @@ from worker.pruning.evaluation.r_matrix import Entries
 from worker.pruning.methods.registry import SOLVERS
 from worker.pruning.model.block_runner import BATCH_TOKENS
 from worker.pruning.plan import skipped
-from worker.pruning.report.records import mask_overlap
+from worker.pruning.report.records import mask_overlap, refined
 from worker.pruning.report.warnings import after_pruning, after_stage
 from worker.pruning.request import PruningJob
-from worker.pruning.runtime.numerics import pinned
+from worker.pruning.runtime.fingerprint import pinned
 from worker.pruning.state.context import PreparedRun
 from worker.pruning.state.digests import total
+from worker.pruning.subject import Subject
 
 REPORT = "report.json"
 
@@ -36,9 +38,12 @@ def final_report(
     columns = {item.domain for item in run.sets}
     found = figures(job.lineage, {place: value for place, value in entries.items() if place[1] in columns})
     stages = [stage_figures(each) for each in records]
-    after = [after_stage(stage, domain.name, records[stage]) for stage, domain in enumerate(domains)]
+    after = [after_stage(stage, name, records[stage]) for stage, name in enumerate(job.stage_names)]
     summary = Summary(
-        **{name: stages[-1][name] for name in ("weights", "zeros", "sparsity", "masks_sha256", "weights_sha256")},
+        **{
+            name: stages[len(domains) - 1][name]
+            for name in ("weights", "zeros", "sparsity", "masks_sha256", "weights_sha256")
+        },
         **found.model_dump(),
         warnings=[*run.warnings, *chain.from_iterable(after), *after_pruning(found.bwt, found.log_bwt)],
     )
@@ -50,15 +55,16 @@ def final_report(
             "blocks": len(graph.blocks),
             "prefix": list(run.windows[-1].prefix),
         },
+        "effort": job.effort,
         "method": _method(job, comparison_group(job, job.method, run.targets)),
         "sparsity": job.sparsity.model_dump(mode="json"),
         "output": job.output.model_dump(mode="json"),
         "lineage": {"first_stage": job.first_stage, "domains": list(job.lineage)},
         "domains": [_domain(domain, digest) for domain, digest in zip(domains, run.digests, strict=True)],
         "evaluation": _evaluation(run, entries),
-        "stages": [_stage(run, stage, stages[stage], records[stage]) for stage in range(len(domains))],
+        "stages": [_stage(run, stage, stages[stage], records[stage]) for stage in range(len(stages))],
         "matrices": records,
-        "skipped": [each.model_dump() for each in skipped(graph, run.source, run.targets)],
+        "skipped": [each.model_dump() for each in skipped(Subject(job, graph, run.source, run.targets))],
         "summary": summary.model_dump(),
     }
     return report, summary
@@ -100,19 +106,19 @@ def _evaluation(run: PreparedRun, entries: Entries) -> dict[str, Any]:
     columns = [item.domain for item in run.sets]
     rows = [
         {"row": row, "after": after, "perplexity": {name: entries.get((row, name)) for name in columns}}
-        for row, after in enumerate([None, *run.job.lineage])
+        for row, after in enumerate([None, *run.job.lineage, *map(further_name, run.job.sparsity.further)])
     ]
     return {"domains": columns, "rows": rows, "protocols": {item.domain: item.protocol for item in run.sets}}
 
 
 def _stage(run: PreparedRun, stage: int, figures: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
-    domain = run.job.domains[stage]
     return {
         "stage": stage,
-        "domain": domain.name,
+        "domain": run.job.stage_names[stage],
         **figures,
-        "calibration_tokens": domain.calibration.tokens,
+        "calibration_tokens": run.job.domains[stage].calibration.tokens if run.job.learns(stage) else 0,
         "experts": _experts(records),
+        **({} if (tuned := refined(records)) is None else {"refine": tuned}),
     }
 
 

@@ -10,7 +10,7 @@ from worker.pruning.calibration.overlap import shared_shares
 from worker.pruning.calibration.windows import CalibrationWindows
 from worker.pruning.evaluation.losses import TestSet
 from worker.pruning.model.inspection import SPARSE, Sparsity
-from worker.pruning.report.records import Record, mask_overlap
+from worker.pruning.report.records import Record, mask_overlap, refined
 from worker.pruning.request import PruningJob
 from worker.pruning.targets.budget import WeightTarget
 
@@ -61,6 +61,7 @@ def after_stage(stage: int, domain: str, records: Sequence[Record]) -> list[JobW
         expert_fallback(stage, domain, records),
         masks_unchanged(stage, domain, mask_overlap(records)),
         _sparser_than_asked(stage, domain, records),
+        _not_refined(stage, domain, records),
     )
     return [warning for warning in found if warning is not None]
 
@@ -85,6 +86,15 @@ def _sparser_than_asked(stage: int, domain: str, records: Sequence[Record]) -> J
     data = {"stage": stage, "domain": domain, "sparsity": zeros / weights, "target": wanted / weights}
     data["matrices"] = sum(found > part for found, part in parts)
     return JobWarning(code="sparser_than_asked", message=message, data=data)
+
+
+def _not_refined(stage: int, domain: str, records: Sequence[Record]) -> JobWarning | None:
+    """No tuning that was asked for was of use."""
+    found = refined(records)
+    if found is None or found["kept"]:
+        return None
+    message = "tuning made nothing better on the windows held out, so that all weights are as they were solved"
+    return JobWarning(code="not_refined", message=message, data={"stage": stage, "domain": domain})
 
 
 def _too_few_tokens(

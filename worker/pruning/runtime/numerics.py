@@ -1,50 +1,151 @@
-"""Process-wide torch settings for the time of a job, and what else decides the last bits of its result.
+"""The precision policy: process-wide torch settings for the time of a job, and what else decides the last bits of
+its result.
 
 How exact products are, whatever the processor. Torch may make float32 products of factors that it rounds (its
 precision `medium`: bfloat16 on a processor with AMX, TF32 on a GPU, plain float32 elsewhere). Here all float32
 products are exact (`highest`), with two exceptions:
 
 - A Gram of inputs that a layer reads in bfloat16: they are rounded first, and the product of two such numbers is
-  exact in float32, so that `medium` loses nothing (`products_of`).
+  exact in float32, so that `medium` loses nothing (`products_of`). TF32 has 11 significant bits, bfloat16 has 8.
 - The steps by which ADMM looks for a mask, in a job with fast numerics (`search_products`): they are rounded, and
   what they find is polished exactly.
 
 Forward passes, and the survey's gradients, are in bfloat16 where a job's forward dtype says so (`evaluate`), by
 autocast and never by `medium`: that would also round what a model computes in float32 on purpose, such as the
 angles of its positions.
+
+On a GPU, too, sums of products are float32, whatever the factors: cuBLAS may not reduce halves in halves. All of
+torch's own operations add up in one order, where they have one (`CUDA_SETTINGS`, `_repeatable`, and `attention`).
 """
 
-import platform
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from operator import attrgetter
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import deterministic
 
 from secateur.spec.job import Numerics
+from secateur.spec.request import single_devices
+from worker import cuda_environment
 from worker.pruning.errors import SpecError, UserError
+from worker.pruning.runtime.waiting import settled
 
 _search: ContextVar[str] = ContextVar("search", default="highest")
 """Torch's precision of products that only search."""
 
 
+CPU: Final = torch.device("cpu")
+CUDA_SETTINGS: Final = {
+    "cuda.matmul.allow_bf16_reduced_precision_reduction": False,
+    "cuda.matmul.allow_fp16_reduced_precision_reduction": False,
+    "cuda.matmul.allow_fp16_accumulation": False,
+    "cudnn.allow_tf32": False,
+    "cudnn.benchmark": False,
+    "cudnn.deterministic": True,
+}
+"""Of torch.backends, for a job on a GPU: sums of products in float32, convolutions as exact as other products, and
+no kernel chosen by how long it took."""
+
+without_order: Final[set[str]] = set()
+"""Operations of the model that a GPU has had to add up in no fixed order, in this job so far."""
+UNORDERED: Final = r"(.+?) does not have a deterministic implementation"
+"""How torch says so."""
+KERNELS: Final = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Of attention on a GPU, see `attention`."""
+
+
 @contextmanager
-def torch_settings(threads: int, numerics: Numerics = Numerics.exact) -> Iterator[None]:
+def torch_settings(
+    threads: int, numerics: Numerics = Numerics.exact, device: torch.device = CPU
+) -> Iterator[None]:
     """Threads pinned (sums depend on how they are split), products as above, no gradients; restored afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     token = _search.set("medium" if numerics is Numerics.fast else "highest")
     try:
-        with torch.no_grad(), products("highest"):
+        with torch.no_grad(), products("highest"), _repeatable(device):
             yield
     finally:
         _search.reset(token)
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """On a GPU, the same sums in the same order each time. A model's own operation that has no such way runs as it
+    is, and is noticed (`without_order`). Elsewhere nothing changes."""
+    if device.type != "cuda":
+        yield
+        return
+    mode = torch.get_deterministic_debug_mode()
+    fills = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    before = {name: attrgetter(name)(torch.backends) for name in CUDA_SETTINGS}
+    try:
+        deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.set_deterministic_debug_mode("warn")
+        _set_backends(CUDA_SETTINGS)
+        with sdpa_kernel(KERNELS), _noticing():
+            yield
+    finally:
+        _set_backends(before)
+        torch.set_deterministic_debug_mode(mode)
+        deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+
+
+@contextmanager
+def in_any_order() -> Iterator[None]:
+    """For what no order changes: counts, and values that each go to a place of their own. In torch's fixed order a
+    GPU would sort them first, and take many times the memory."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+
+
+@contextmanager
+def _noticing() -> Iterator[None]:
+    """Keep the names of operations which torch warns of that they have no fixed order."""
+    show = warnings.showwarning
+
+    def notice(message: Warning | str, *rest: Any, **named: Any) -> None:
+        if found := re.match(UNORDERED, str(message)):
+            if found[1] in without_order:
+                return
+            without_order.add(found[1])
+        show(message, *rest, **named)
+
+    without_order.clear()
+    with warnings.catch_warnings():  # which forgets what an earlier job has shown
+        warnings.filterwarnings("always", message=UNORDERED)
+        warnings.showwarning = notice
+        yield
+
+
+def _set_backends(settings: Mapping[str, bool]) -> None:
+    for name, value in settings.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(attrgetter(owner)(torch.backends), attribute, value)
+
+
+def flags(device: torch.device) -> dict[str, str]:
+    """What decides how products and sums are made on a device, beside a job's own numerics."""
+    if device.type != "cuda":
+        return {}
+    workspace = os.environ.get(cuda_environment.WORKSPACE, "")
+    return {name: str(value) for name, value in CUDA_SETTINGS.items()} | {
+        "deterministic_algorithms": "True",
+        cuda_environment.WORKSPACE: workspace,
+    }
 
 
 @contextmanager
@@ -74,63 +175,56 @@ def products_of(dtype: torch.dtype) -> AbstractContextManager[None]:
     return products("medium" if dtype is torch.bfloat16 else "highest")
 
 
+def search_precision(device: torch.device, numerics: Numerics) -> str:
+    """What the factors of a search's products are rounded to; torch's `medium` on a CPU, where the processor
+    decides whether that is bfloat16 or float32."""
+    if numerics is Numerics.exact:
+        return "float32"
+    return "tf32" if device.type == "cuda" else "medium"
+
+
 def search_products() -> AbstractContextManager[None]:
     """For products that look for something which exact ones then settle."""
     return products(_search.get())
 
 
-@contextmanager
-def plain_attention(device: torch.device) -> Iterator[None]:
-    """On a GPU, attention by its plain formula: the backward passes of the fused kernels add up in no fixed order,
-    so that the same job would not give the same bytes. Elsewhere nothing changes."""
-    if device.type != "cuda":
-        yield
-        return
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
-
-
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU, or the CPU where there is none. Raises SpecError for a GPU that is not there."""
+    """The first of `pick_devices`."""
+    return pick_devices(name)[0]
+
+
+def pick_devices(name: str) -> tuple[torch.device, ...]:
+    """`auto` is the first GPU, or the CPU where there is none; `cuda:0,1` several. Raises SpecError for a GPU that
+    is not there, for several that are not alike, or where this process has begun to use one in a way that does not
+    give the same results again."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        cuda_environment.complete()
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    device = torch.device(("cuda" if count else "cpu") if name == "auto" else name)
-    if device.type == "cuda" and (device.index or 0) >= count:
+    named = ("cuda" if count else "cpu") if name == "auto" else name
+    devices = tuple(map(torch.device, single_devices(named)))
+    on_gpu = devices[0].type == "cuda"
+    if on_gpu and max(each.index or 0 for each in devices) >= count:
         raise SpecError("/device", f"is {name}, and torch finds {count} GPUs here: choose cpu, or auto")
-    return device
+    if on_gpu and not cuda_environment.repeats(os.environ):
+        setting = f"{cuda_environment.WORKSPACE}={cuda_environment.REPEATABLE[0]}"
+        raise SpecError("/device", f"is a GPU that this process began to use without {setting}: set it before")
+    if len(devices) > 1 and len(kinds := dict.fromkeys(map(_kind, devices))) > 1:
+        said = " and ".join(kinds)
+        raise SpecError("/device", f"names GPUs that are not alike, {said}: give them to workers of their own")
+    return devices
 
 
-def pinned(
-    threads: int, batch_tokens: int, device: torch.device, dtype: str, numerics: Numerics
-) -> dict[str, Any]:
-    """What two runs of one job must have in common to give the same bytes. dtype: of forward passes."""
-    processor = f"{processor_model()}, {torch.backends.cpu.get_cpu_capability()}"
-    if device.type == "cuda":
-        processor = torch.cuda.get_device_name(device)
-    return {
-        "threads": threads,
-        "batch_tokens": batch_tokens,
-        "device": device.type,
-        "processor": processor,
-        "dtype": {"forward": dtype, "statistics": "float32"},
-        "numerics": numerics,
-        "versions": versions(),
-    }
+def _kind(device: torch.device) -> str:
+    """The same for GPUs that compute the same bits, and hold as much."""
+    found: Any = torch.cuda.get_device_properties(device)
+    return f"{found.name} ({found.major}.{found.minor}, {found.total_memory / 2**30:.0f} GiB)"
 
 
-def processor_model() -> str:
-    """What libraries of linear algebra choose their code by, beside the instructions that a processor has."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of every library that computes or writes."""
-    names = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+def as_read(inputs: Tensor) -> Tensor:
+    """A layer's inputs as it multiplies them: under autocast rounded to its dtype."""
+    if torch.is_autocast_enabled(inputs.device.type):
+        return inputs.to(torch.get_autocast_dtype(inputs.device.type))
+    return inputs
 
 
 def all_finite(values: Tensor) -> bool:
@@ -139,7 +233,7 @@ def all_finite(values: Tensor) -> bool:
     A thirtieth of the time of asking each. values: any shape, a floating dtype.
     """
     values = values.detach()
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+    return bool(settled(torch.isfinite(values.sum()))) or bool(torch.isfinite(values).all())
 
 
 def check_outputs(values: Tensor, whose: str) -> Tensor:

@@ -1,11 +1,10 @@
-"""Reading and writing beside computing: one thread, one thing at a time, one step ahead at the most.
+"""Reading beside computing: one thread, one thing at a time, one step ahead at the most.
 
 What runs here must not compute with torch: its threads are counted for the computing thread alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -22,15 +21,3 @@ def read_ahead(read: Callable[[Item], Read], items: Sequence[Item]) -> Iterator[
         for number, item in enumerate(items):
             waiting += [thread.submit(read, following) for following in items[number + 1 : number + 2]]
             yield item, waiting.pop(0).result()
-
-
-@contextmanager
-def beside(task: Callable[[], object]) -> Iterator[None]:
-    """Run `task` on a thread while the body runs. Leaves when both have ended, with the error of either.
-
-    The body's error goes first: it came first, or is an order to stop.
-    """
-    with ThreadPoolExecutor(1, "beside") as thread:
-        ending = thread.submit(task)
-        yield
-        ending.result()

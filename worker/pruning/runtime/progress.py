@@ -26,7 +26,7 @@ class _Where:
     phase: Phase = Phase.evaluating
     stage: int | None = None
     domain: str | None = None
-    block: int = 0
+    block: int | None = None
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Tracker:
         if now - self._told >= SECONDS_BETWEEN:
             self.tell()
 
-    def move(self, phase: Phase, stage: int | None, domain: str | None, block: int = 0) -> None:
+    def move(self, phase: Phase, stage: int | None, domain: str | None, block: int | None = None) -> None:
         self._where = _Where(phase, stage, domain, block)
         self.observer.check()
         self.tell()

@@ -1,9 +1,9 @@
 """What all stages of a run have in common, and what all blocks of a stage have."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, device
 
@@ -15,28 +15,40 @@ from secateur.spec.sparsity import Curvature
 from worker.pruning.allocation.output_grams import OutputGrams
 from worker.pruning.allocation.result import Survey
 from worker.pruning.calibration.windows import CalibrationWindows
+from worker.pruning.channels.moved import MovedChannels
 from worker.pruning.evaluation.losses import TestSet, precision
 from worker.pruning.model.block_runner import BlockRunner, batches
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.observer import Observer
 from worker.pruning.request import PruningJob
-from worker.pruning.runtime.activations import ActivationCache
+from worker.pruning.runtime.behind import Behind
+from worker.pruning.runtime.hidden_states import Batches, HiddenStates, Room
+from worker.pruning.runtime.prefetch import read_ahead
 from worker.pruning.runtime.progress import Tracker
 from worker.pruning.state.stage_folder import StageFolder, stage_folder
 from worker.pruning.targets.budget import WeightTarget
 
+Tensors = dict[str, Tensor]
+"""A block's, by the checkpoint's names."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """dtype: of the products in forward passes."""
+    """dtype: of the products in forward passes. room: for all hidden states together. behind: where blocks are
+    written."""
 
     job: PruningJob
     source: Checkpoint
     runner: BlockRunner
     dtype: str
     tracker: Tracker
-    observer: Observer
+    behind: Behind
+    room: Room
+
+    @property
+    def observer(self) -> Observer:
+        return self.behind
 
     @property
     def device(self) -> device:
@@ -53,9 +65,13 @@ class RunContext:
     def warn(self, message: str, data: dict[str, Any]) -> None:
         self.observer.tell(Note(level="warning", message=message, data=data))
 
-    def hidden_states(self, stores: int = 1) -> ActivationCache:
-        """An empty store, one of so many that share the memory which hidden states may take."""
-        return ActivationCache(self.job.workspace, self.job.hidden_bytes // stores)
+    def read_ahead(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Tensors]]:
+        """Each with its dense tensors, the next one's being read meanwhile."""
+        return read_ahead(lambda block: self.source.read(block.tensors, pinned=self.runner.pinned), blocks)
+
+    def hidden_states(self, stores: int = 1) -> HiddenStates:
+        """An empty store, one of so many that share the room which hidden states have."""
+        return HiddenStates(self.job.workspace, self.runner.devices, self.room.shared(stores))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,30 +91,47 @@ class PreparedRun(RunContext):
 
 @dataclass(frozen=True, kw_only=True)
 class StageContext(RunContext):
-    """One domain's stage. targets: by matrix. survey: what they follow from, empty where every rate is the same.
+    """One domain's stage, or one of a further target. job: as this stage has it. targets: by matrix. survey: what
+    they follow from, empty where every rate is the same.
 
-    hidden: inputs of the next block, one tensor a batch, on the CPU, replaced as blocks are passed; first those of
-    the windows that are solved on, then those held out. dense: the same in the dense model, where a matrix is
-    solved towards it; else None. output_grams: of the stage's domain, how the loss's gradients by outputs that are
-    weighed go together; None where none are.
+    hidden: inputs of the next block, one tensor a batch, replaced as blocks are passed; first those of the windows
+    that are solved on, then those held out. dense: the same in the dense model, where a matrix is solved towards
+    it; else None. output_grams: of the stage's domain, how the loss's gradients by outputs that are weighed go
+    together; None where none are. wanted: as `hidden`, the block's outputs that it is tuned towards; None where
+    nothing is tuned. channels: by the matrix that reads them, those which are in another order in `source` than in
+    the model as it was registered.
     """
 
     stage: int
     windows: CalibrationWindows
     targets: dict[str, WeightTarget]
-    hidden: ActivationCache
-    dense: ActivationCache | None = None
+    hidden: HiddenStates
+    dense: HiddenStates | None = None
     output_grams: OutputGrams | None = None
+    wanted: HiddenStates | None = None
     survey: Survey = field(default_factory=Survey)
+    channels: Mapping[str, MovedChannels] = field(default_factory=dict)
+
+    def on(self, where: device) -> Self:
+        """The same, for what is to be computed on that one of the job's devices."""
+        runner = self.runner.on(where)
+        return self if runner is self.runner else replace(self, runner=runner)
 
     @property
-    def both(self) -> tuple[ActivationCache, ...]:
+    def both(self) -> tuple[HiddenStates, ...]:
         """What is there of hidden states."""
         return (self.hidden,) if self.dense is None else (self.hidden, self.dense)
 
     @property
+    def learns(self) -> bool:
+        """Whether the stage is a domain's own; else it has the sums of those before it, and its windows only
+        judge."""
+        return self.job.learns(self.stage)
+
+    @property
     def domain(self) -> Domain:
-        return self.job.domains[self.stage]
+        """Whose windows these are."""
+        return self.job.domain_of(self.stage)
 
     @property
     def folder(self) -> StageFolder:
@@ -106,8 +139,10 @@ class StageContext(RunContext):
 
     @property
     def previous(self) -> StageFolder | None:
-        """What the stage continues; None for the first one of a lineage."""
-        return self.folder_of(self.stage - 1) if self.job.first_stage + self.stage else None
+        """What the stage continues; None for the first one of a lineage. All further targets continue the last
+        domain's stage."""
+        before = min(self.stage, len(self.job.domains)) - 1
+        return self.folder_of(before) if self.job.first_stage + self.stage else None
 
     @property
     def accumulates(self) -> bool:
@@ -119,12 +154,17 @@ class StageContext(RunContext):
         return self.job.method.mode is Mode.sequential and self.previous is not None
 
     @property
-    def solved_on(self) -> list[Tensor]:
+    def probe(self) -> Tensor:
+        """One of the next block's inputs, (1, length, width)."""
+        return self.hidden[:].window(0)
+
+    @property
+    def solved_on(self) -> Batches:
         """The next block's inputs in the windows to solve on, (windows, length, width) a batch."""
         return self.hidden[: self._batches_solved_on]
 
     @property
-    def held_out(self) -> list[Tensor]:
+    def held_out(self) -> Batches:
         """The same for the windows that only judge."""
         return self.hidden[self._batches_solved_on :]
 
@@ -135,6 +175,10 @@ class StageContext(RunContext):
     def state_before(self, block: Block) -> Path | None:
         """The block's state file of the stage before."""
         return None if self.previous is None else self.previous.path(self.previous.state(block.index))
+
+    def shard_before(self, block: Block) -> Path | None:
+        """The block as the stage before has written it."""
+        return None if self.previous is None else self.previous.path(self.previous.shard(block.index))
 
     def pruned(self, block: Block) -> tuple[PrunableWeight, ...]:
         """The block's matrices that no override skips."""
@@ -151,4 +195,4 @@ class StageContext(RunContext):
     def forward(self, block: Block, state: Tensor) -> Tensor:
         """One batch through the loaded block."""
         with precision(self.device, self.dtype):
-            return self.runner.forward(block, state.to(self.device))
+            return self.runner.forward(block, state)

@@ -1,7 +1,7 @@
 """State files: the sums that go from domain to domain, a file a block, with a JSON document beside them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.spec.job import Precision
+from secateur.spec.output import Precision
 from worker.pruning.model.checkpoint import read_file, read_metadata
-from worker.pruning.state.moments import ROWS, Accumulated, mirror
+from worker.pruning.runtime.numerics import in_any_order
+from worker.pruning.state.moments import PARTS, Accumulated, mirror, strips
 
 StateContent = tuple[dict[str, Tensor], tuple[str, str]]
 """Tensors and metadata of a state file."""
@@ -19,36 +20,57 @@ ROUNDING = 2.0**-11
 """What float16 can make of a correlation, next to one."""
 
 
+class StateParts:
+    """A block's sums as a state file holds them, put together group by group.
+
+    precision: of the Grams, see `pack`. keep: where a tensor is to stay until the file is written, if not simply
+    on the CPU.
+    """
+
+    def __init__(self, precision: Precision, keep: Callable[[Tensor], Tensor] | None = None) -> None:
+        self._precision, self._keep = precision, keep
+        self._tensors: dict[str, Tensor] = {}
+        self.groups: dict[str, dict[str, Any]] = {}
+
+    def add(self, groups: Mapping[str, Accumulated]) -> None:
+        for name, sums in groups.items():
+            self.groups[name] = {
+                "domains": sums.domains,
+                "tokens": sums.tokens,
+                "gram": sums.gram is not None,
+                "importance": sorted(sums.importance),
+            } | ({} if sums.cross is None else {"cross": True})
+            found = {part: getattr(sums, part) for part in ("second", "shift", "mean")}
+            if sums.gram is not None:
+                found["gram"] = pack(sums.gram, sums.second, self._precision)
+            if sums.cross is not None:
+                found |= pack_cross(sums.cross, sums.second, self._precision)
+            self.add_tensors({f"{name}/{part}": value for part, value in found.items()})
+            self.add_tensors({f"{matrix}/importance": value for matrix, value in sums.importance.items()})
+
+    def add_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Others, under their own names."""
+        self._tensors |= {name: (self._keep or _on_cpu)(tensor) for name, tensor in tensors.items()}
+
+    def content(self, document: Mapping[str, Any]) -> StateContent:
+        """With a JSON document that says what they are."""
+        text = json.dumps({"groups": self.groups, **document}, sort_keys=True, allow_nan=False)
+        return self._tensors, ("secateur", text)
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    return tensor.cpu()
+
+
 def state_content(
-    groups: dict[str, Accumulated],
-    document: dict[str, Any],
-    others: Mapping[str, Tensor] | None = None,
+    groups: Mapping[str, Accumulated],
+    document: Mapping[str, Any],
     precision: Precision = Precision.float16,
 ) -> StateContent:
-    """One block's sums as a state file holds them, plus a JSON document that says what they are.
-
-    others: tensors to keep beside them, under their own names. precision: of the Grams, see `pack`.
-    """
-    tensors: dict[str, Tensor] = dict(others or {})
-    counts = {}
-    for name, sums in groups.items():
-        counts[name] = {
-            "domains": sums.domains,
-            "tokens": sums.tokens,
-            "gram": sums.gram is not None,
-            "importance": sorted(sums.importance),
-        } | ({} if sums.cross is None else {"cross": True})
-        for part in ("second", "shift", "mean"):
-            tensors[f"{name}/{part}"] = getattr(sums, part).cpu()
-        if sums.gram is not None:
-            tensors[f"{name}/gram"] = pack(sums.gram, sums.second, precision).cpu()
-        if sums.cross is not None:
-            for part, value in pack_cross(sums.cross, sums.second, precision).items():
-                tensors[f"{name}/{part}"] = value.cpu()
-        for matrix, value in sums.importance.items():
-            tensors[f"{matrix}/importance"] = value.cpu()
-    text = json.dumps({"groups": counts, **document}, sort_keys=True, allow_nan=False)
-    return tensors, ("secateur", text)
+    """Of sums that are there at once, see `StateParts`."""
+    parts = StateParts(precision)
+    parts.add(groups)
+    return parts.content(document)
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -57,13 +79,14 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def read_state(path: Path, device: torch.device) -> dict[str, Accumulated]:
-    """The sums of a state file, by group."""
-    document = read_document(path)
-    names = {part for name, counts in document["groups"].items() for part in _tensors(name, counts)}
+def read_state(path: Path, device: torch.device, wanted: Container[str] | None = None) -> dict[str, Accumulated]:
+    """The sums of a state file, by group. wanted: which groups; None: all."""
+    held = read_document(path)["groups"]
+    asked = {name: counts for name, counts in held.items() if wanted is None or name in wanted}
+    names = {part for name, counts in asked.items() for part in _tensors(name, counts)}
     tensors = {name: tensor.to(device) for name, tensor in read_file(path, names).items()}
     groups = {}
-    for name, counts in document["groups"].items():
+    for name, counts in asked.items():
         sums = Accumulated(
             gram=None,
             second=tensors[f"{name}/second"],
@@ -110,12 +133,28 @@ def pack(gram: Tensor, diagonal: Tensor, precision: Precision = Precision.float1
     """
     scale = diagonal.sqrt().reciprocal().masked_fill(diagonal == 0, 0.0)
     packed = []
-    for start in range(0, len(gram), ROWS):
-        strip = gram[start : start + ROWS]
+    for rows in strips(len(gram), PARTS):
+        strip = gram[rows, rows.start :]
         if precision is Precision.float16:
-            strip = (strip * scale * scale[start : start + ROWS, None]).half()
-        packed.append(torch.cat([row[start + index :] for index, row in enumerate(strip)]))
+            strip = (strip * scale[rows.start :] * scale[rows, None]).half()
+        places, size = _places(rows, len(gram), gram.device)
+        # What is below the diagonal all goes to one place behind the others.
+        triangle = torch.empty(size + 1, dtype=strip.dtype, device=strip.device)
+        below = torch.ones_like(strip, dtype=torch.bool).tril(-1)
+        with in_any_order():
+            triangle.scatter_(0, places.masked_fill_(below, size).flatten(), strip.flatten())
+        packed.append(triangle[:size])
     return torch.cat(packed)
+
+
+def _places(rows: slice, width: int, device: torch.device) -> tuple[Tensor, int]:
+    """Where the entries of some rows, from the first row's diagonal to the right, are in these rows' part of the
+    triangle, and how many that part has. Of an entry below the diagonal the place means nothing."""
+    height = rows.stop - rows.start
+    row = torch.arange(height, device=device).unsqueeze(1)
+    column = torch.arange(width - rows.start, device=device)
+    left = width - rows.start
+    return row * left - row * (row + 1) // 2 + column, height * left - height * (height - 1) // 2
 
 
 def pack_cross(cross: Tensor, diagonal: Tensor, precision: Precision = Precision.float16) -> dict[str, Tensor]:
@@ -141,11 +180,12 @@ def unpack_cross(packed: Tensor, rows: Tensor, diagonal: Tensor) -> Tensor:
 def unpack(packed: Tensor, diagonal: Tensor) -> Tensor:
     """The Gram that `pack` stored, (in, in), float32, symmetric, with its diagonal exact; its dtype says how."""
     width, root = diagonal.numel(), diagonal.sqrt()
-    gram = torch.zeros((width, width), device=packed.device)
+    gram = torch.empty((width, width), device=packed.device)
     start = 0
-    for index in range(width):
-        gram[index, index:] = packed[start : start + width - index]
-        start += width - index
+    for rows in strips(width, PARTS):
+        places, size = _places(rows, width, packed.device)
+        gram[rows, rows.start :] = packed[start : start + size].take(places.clamp_min_(0))
+        start += size
     if packed.dtype == torch.float16:
         gram *= root
         gram *= root.unsqueeze(1)

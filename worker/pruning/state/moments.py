@@ -6,16 +6,19 @@ divided by its own number of tokens, so that a long domain does not outvote a sh
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from worker.pruning.runtime.numerics import all_finite
+from worker.pruning.runtime.waiting import settled
 
 STRIPS = 4
-ROWS = 256
-"""Rows of a Gram handled at once where a whole second Gram is not worth its memory."""
+PARTS = 16
+"""Of a Gram's rows, handled one after the other where a whole second Gram is not worth its memory. Their number
+does not grow with the Gram: each costs a GPU some launches."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,21 @@ class Measured:
 class Inputs:
     """What is known of one group's inputs.
 
-    sums: what is solved on. measured: this domain's part of them. held_out: the windows of this domain that are in
-    neither, None when there are none. alone: see `alone`; None where that is what the sums are.
+    sums: what is solved on. measured: this domain's part of them, None where it has none. held_out: the windows of
+    this domain that are in neither, None when there are none. alone: see `alone`; None where that is what the sums
+    are.
     """
 
     sums: "Accumulated"
-    measured: Measured
+    measured: Measured | None
     held_out: Measured | None
     alone: "Accumulated | None" = None
+
+    @property
+    def solved_on(self) -> Tensor | None:
+        """The Gram that errors are measured by beside the one of windows held out, (in, in), on any scale: this
+        domain's, or of all where it has none; None where that was not kept."""
+        return self.sums.gram if self.measured is None else self.measured.gram
 
 
 @dataclass(frozen=True)
@@ -170,14 +180,39 @@ def _shift(previous: Accumulated | None, measured: Measured) -> Tensor:
     return (second - 2 * earlier * measured.mean + earlier**2).clamp_min(0)
 
 
+Statistics = TypeVar("Statistics", Inputs, Measured, Accumulated)
+
+
+def on_device(found: Statistics, device: torch.device, known: dict[int, Tensor] | None = None) -> Statistics:
+    """The same with all tensors on that device; what several share is copied once. known: by what they were."""
+    copies = {} if known is None else known
+    return replace(
+        found, **{each.name: _moved(getattr(found, each.name), device, copies) for each in fields(found)}
+    )
+
+
+def _moved(value: Any, device: torch.device, copies: dict[int, Tensor]) -> Any:
+    """No function inside another: that would hold itself, and with it all Grams, until circles are collected."""
+    if isinstance(value, Tensor):
+        if id(value) not in copies:
+            copies[id(value)] = value.to(device)
+        return copies[id(value)]
+    if isinstance(value, dict):
+        return {name: _moved(each, device, copies) for name, each in value.items()}
+    if isinstance(value, Measured):
+        return on_device(value, device, copies)
+    return on_device(value, device, copies) if isinstance(value, Accumulated) else value
+
+
 class Accumulator:
     """Sums of one group over the batches of one domain.
 
-    gram_tokens: batches go into the Gram until it has so many tokens; None: all of them.
+    gram_tokens: batches go into the Gram until it has so many tokens; None: all of them; 0: there is none.
     """
 
     def __init__(self, width: int, device: torch.device, gram_tokens: int | None = None) -> None:
-        self.gram = torch.zeros((width, width), device=device)
+        side = 0 if gram_tokens == 0 else width
+        self.gram = torch.zeros((side, side), device=device)
         self.total = torch.zeros(width, device=device, dtype=torch.float64)
         self.squares = None if gram_tokens is None else torch.zeros_like(self.total)
         self.tokens = self.in_gram = 0
@@ -196,7 +231,7 @@ class Accumulator:
 
     def _add_products(self, inputs: Tensor) -> None:
         # A Gram is symmetric: strips from the diagonal to the right save a third of the products.
-        for rows in _strips(len(self.gram)):
+        for rows in strips(len(self.gram)):
             self.gram[rows, rows.start :].addmm_(inputs[:, rows].T, inputs[:, rows.start :])
         self.in_gram += inputs.shape[0]
 
@@ -218,11 +253,10 @@ class Accumulator:
 
 def mirror(gram: Tensor) -> Tensor:
     """Copy the upper triangle to the lower one, in place."""
-    for start in range(0, len(gram), ROWS):
-        rows = slice(start, start + ROWS)
+    for rows in strips(len(gram), PARTS):
         corner = gram[rows, rows]
         corner.copy_(corner.triu() + corner.triu(1).T)
-        gram[start + ROWS :, rows] = gram[rows, start + ROWS :].T
+        gram[rows.stop :, rows] = gram[rows, rows.stop :].T
     return gram
 
 
@@ -237,33 +271,34 @@ def relative_error(weight: Tensor, dense: Tensor, gram: Tensor) -> float | None:
 def relative_errors(weight: Tensor, dense: Tensor, grams: Sequence[Tensor]) -> list[float | None]:
     """The same under several Grams, which costs hardly more than under one."""
     lost = weight - dense
-    forms = zip(quadratic_forms(dense, grams), quadratic_forms(lost, grams), strict=True)
+    forms = torch.stack([quadratic_forms(dense, grams), quadratic_forms(lost, grams)], dim=1)
     found: list[float | None] = []
-    for gram, (whole, rest) in zip(grams, forms, strict=True):
+    for gram, (whole, rest) in zip(grams, settled(forms).tolist(), strict=True):
         if not math.isfinite(whole + rest):
             # Squares of large inputs times squares of large weights can leave float32.
-            whole, rest = (quadratic_forms(part.double(), [gram.double()])[0] for part in (dense, lost))
+            whole, rest = (float(quadratic_forms(part.double(), [gram.double()])) for part in (dense, lost))
         found.append(max(rest / whole, 0.0) if whole > 0 else None)
     return found
 
 
-def quadratic_forms(weight: Tensor, grams: Sequence[Tensor]) -> list[float]:
-    """‖X Wᵀ‖² = tr(W H Wᵀ) for each Gram H. weight: (out, in); grams: (in, in), symmetric.
+def quadratic_forms(weight: Tensor, grams: Sequence[Tensor]) -> Tensor:
+    """‖X Wᵀ‖² = tr(W H Wᵀ) for each Gram H, float64. weight: (out, in); grams: (in, in), symmetric.
 
     As Σ (WᵀW ⊙ H): all products are WᵀW's, once for all Grams, and of a symmetric matrix only those from the
     diagonal blocks to the right.
     """
-    totals = [0.0] * len(grams)
-    for rows in _strips(weight.shape[1]):
+    totals = torch.zeros(len(grams), dtype=torch.float64, device=weight.device)
+    for rows in strips(weight.shape[1]):
         product = weight[:, rows].T @ weight[:, rows.start :]
         for index, gram in enumerate(grams):
             strip = gram[rows, rows.start :]
             last = index == len(grams) - 1
             sums = (product.mul_(strip) if last else product * strip).sum(dim=0).double()
-            totals[index] += float(2 * sums.sum() - sums[: rows.stop - rows.start].sum())
+            totals[index] += 2 * sums.sum() - sums[: rows.stop - rows.start].sum()
     return totals
 
 
-def _strips(width: int) -> list[slice]:
-    step = -(-width // STRIPS)
+def strips(width: int, parts: int = STRIPS) -> list[slice]:
+    """Rows of a Gram, in so many parts at the most."""
+    step = max(-(-width // parts), 1)
     return [slice(start, min(start + step, width)) for start in range(0, width, step)]

@@ -40,6 +40,10 @@ class StageFolder:
     def state(self, block: int) -> str:
         return f"{self.root}/state/block-{block:04d}.safetensors"
 
+    def solved(self, block: int) -> str:
+        """A block as it was before the whole model was tuned; there once it is."""
+        return f"{self.root}/solved/block-{block:04d}.safetensors"
+
     def sensitivity(self, block: int) -> str:
         """Apart from the stage's folder: it is kept when that goes, and is called the same in the artifact."""
         return f"sensitivity/stage-{self.stage:02d}/block-{block:04d}.safetensors"

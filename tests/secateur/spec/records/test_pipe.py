@@ -10,6 +10,7 @@ from secateur.spec.records.history import JobWarning, Phase, Record
 from secateur.spec.records.pipe import (
     Failed,
     Inspection,
+    Measured,
     Message,
     Note,
     Output,
@@ -19,6 +20,7 @@ from secateur.spec.records.pipe import (
     Reading,
     read_message,
 )
+from tests.machines import gpu
 from tests.records import PLAN, block_result, evaluation, hello, matrix_record, stage_result, summary
 
 WARNING = JobWarning(code="forgetting", message="über", data={"matrices": ["a", "b"], "share": 0.1})
@@ -33,6 +35,7 @@ SAID: list[Record] = [
     Failed(code="x", cause="user", message="m", field="/model"),
     Reading(),
     Inspection(unused=["a"], warnings=[WARNING]),
+    Measured(machine=gpu()),
     Planned(plan=PLAN),
 ]
 

@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 
+from worker.pruning.allocation import curves
 from worker.pruning.allocation.curves import (
     FLOOR,
     HIGHEST,
@@ -47,6 +48,14 @@ def test_a_curve_sums_the_lowest_scores() -> None:
     assert curve[POINTS] == sum(range(1, 201))
 
 
+@pytest.mark.parametrize("size", [1, 7, 99, 100, 101, 5000])
+def test_a_curve_made_on_a_gpu_is_the_same(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = torch.rand(size, 3) ** 4
+    expected = loss_curve(scores)
+    monkeypatch.setattr(curves, "shows_at_once", lambda value: False)
+    torch.testing.assert_close(loss_curve(scores), expected)
+
+
 def test_equal_curves_get_equal_rates() -> None:
     curve = loss_curve(torch.rand(30, 40))
     rates = share_out({"a": curve, "b": curve.clone()}, {"a": 1200, "b": 1200}, 0.7 * 2400)
@@ -55,24 +64,24 @@ def test_equal_curves_get_equal_rates() -> None:
 
 
 def test_the_budget_is_met_and_nothing_is_emptied_before_its_time() -> None:
-    curves = {name: loss_curve(torch.rand(20, 20) * scale) for name, scale in (("a", 1e-6), ("b", 1.0))}
+    found = {name: loss_curve(torch.rand(20, 20) * scale) for name, scale in (("a", 1e-6), ("b", 1.0))}
     weights = {"a": 400, "b": 800}
     for share in (0.1, 0.5, 0.9, 0.999, 1.0):
-        rates = share_out(curves, weights, share * 1200)
+        rates = share_out(found, weights, share * 1200)
         assert sum(rates[name] * weights[name] for name in rates) == pytest.approx(share * 1200, abs=1e-6)
-    assert share_out(curves, weights, 0.5 * 1200)["a"] == pytest.approx(HIGHEST / POINTS)
+    assert share_out(found, weights, 0.5 * 1200)["a"] == pytest.approx(HIGHEST / POINTS)
 
 
 def test_no_other_rates_lose_less() -> None:
     scores = {name: torch.rand(10, 10) ** power for name, power in (("a", 1), ("b", 2), ("c", 4))}
-    curves = {name: loss_curve(each) for name, each in scores.items()}
+    curves_of = {name: loss_curve(each) for name, each in scores.items()}
     weights = dict.fromkeys(scores, 100)
-    rates = share_out(curves, weights, 150)
+    rates = share_out(curves_of, weights, 150)
     steps = {name: round(rate * POINTS) for name, rate in rates.items()}
-    found = sum(float(curves[name][step]) for name, step in steps.items())
+    found = sum(float(curves_of[name][step]) for name, step in steps.items())
     allowed = range(HIGHEST + 1)
     best = min(
-        float(curves["a"][a] + curves["b"][b] + curves["c"][150 - a - b])
+        float(curves_of["a"][a] + curves_of["b"][b] + curves_of["c"][150 - a - b])
         for a, b in product(allowed, allowed)
         if 0 <= 150 - a - b <= HIGHEST
     )

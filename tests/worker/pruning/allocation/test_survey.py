@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
+from secateur.spec.sparsity import SURVEY_TOKENS
 from tests.tiny import make_tiny, make_tiny_llama
 from worker.pruning.allocation.curves import loss_curve, loss_scores
 from worker.pruning.allocation.output_grams import OutputGrams
@@ -25,7 +26,8 @@ from worker.pruning.model.experts import is_experts, run_experts
 from worker.pruning.model.graph import build_graph
 from worker.pruning.observer import Silent
 from worker.pruning.request import PruningJob
-from worker.pruning.runtime.activations import ActivationCache
+from worker.pruning.runtime.behind import Behind
+from worker.pruning.runtime.hidden_states import HiddenStates, Room
 from worker.pruning.runtime.numerics import torch_settings
 from worker.pruning.runtime.progress import Kind, Tracker
 from worker.pruning.state.context import StageContext
@@ -41,6 +43,7 @@ def _stage(
     prefix: tuple[int, ...] = (),
     method: dict[str, str] | None = None,
     output_grams: OutputGrams | None = None,
+    survey_tokens: int = SURVEY_TOKENS,
 ) -> StageContext:
     """Of a job whose method selects only where none is given, with all of the windows to look at."""
     samples, length = windows.shape
@@ -50,7 +53,7 @@ def _stage(
             "model": str(folder),
             "workspace": str(folder.parent),
             "method": method or {"name": "wanda"},
-            "sparsity": {"target": 0.5, "allocation": allocation},
+            "sparsity": {"target": 0.5, "allocation": allocation, "survey_tokens": survey_tokens},
             "domains": [{"name": "a", "dataset": "a", "calibration": calibration}],
             "texts": {"a": {"path": "a.txt"}},
         }
@@ -63,11 +66,12 @@ def _stage(
         runner=BlockRunner(graph, source, torch.device("cpu")),
         dtype=dtype,
         tracker=Tracker(Silent(), 1, len(graph.blocks), dict.fromkeys(Kind, 1.0)),
-        observer=Silent(),
+        behind=Behind(Silent()),
         stage=0,
         windows=CalibrationWindows(windows, windows[:0], windows.numel(), prefix=prefix),
         targets=assign(graph.matrices, job.sparsity),
-        hidden=ActivationCache(folder.parent, 0),
+        room=Room(),
+        hidden=HiddenStates(folder.parent, torch.device("cpu"), Room()),
         output_grams=output_grams,
     )
 
@@ -255,6 +259,15 @@ def test_a_gram_that_needs_more_damping_is_reported_and_one_beyond_help_is_refus
         curvature(torch.tensor([[1.0, 5.0], [5.0, 1.0]]))
 
 
-@pytest.mark.parametrize(("calibration", "expected"), [(700, 700), (8192, 8192), (1_000_000, 8192)])
-def test_a_survey_looks_at_no_more_than_it_learns_from(calibration: int, expected: int) -> None:
-    assert survey_tokens(calibration) == expected
+@pytest.mark.parametrize(("tokens", "looked_at"), [(256, 2), (300, 2), (384, 3), (SURVEY_TOKENS, 4)])
+def test_a_survey_looks_at_the_first_whole_windows_of_so_many_tokens(
+    tokens: int, looked_at: int, tmp_path: Path
+) -> None:
+    folder, windows = make_tiny_llama(tmp_path / "model"), torch.randint(0, 320, (4, 128))
+    stage = _stage(folder, windows, survey_tokens=tokens)
+    assert survey_tokens(stage.job, stage.domain.calibration) == looked_at * 128
+    with torch_settings(1):
+        found, expected = survey(stage), survey(_stage(folder, windows[:looked_at]))
+    for name, outputs in expected.outputs.items():
+        assert torch.equal(found.outputs[name], outputs)
+        assert torch.equal(found.curves[name], expected.curves[name])

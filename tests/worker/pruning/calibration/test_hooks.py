@@ -9,11 +9,12 @@ import torch
 from secateur.spec.method import Reading
 from tests.tiny import FAMILIES, WINDOW, make_tiny
 from worker.pruning.calibration.copal_sums import CopalSums
-from worker.pruning.calibration.hooks import AllHeard, dense_weight, find_groups, measure
+from worker.pruning.calibration.hooks import AllHeard, find_groups, measure
 from worker.pruning.evaluation.losses import precision
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.graph import Block, build_graph
+from worker.pruning.model.loading import dense_weight
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

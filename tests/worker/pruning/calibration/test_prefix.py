@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from secateur.spec.job import Numerics
 from tests.tiny import make_tiny, put_before
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from tests.worker.pruning.lineages import continuing, run_job
@@ -62,7 +63,12 @@ def test_perplexity_is_that_of_transformers_behind_the_prefix(
     windows = [[*prefix, *ids[start : start + length]] for start in range(0, 6 * length, length)]
     text = Text(path=texts / "c.txt")
     found = perplexities(
-        folder, {"c": text}, EvaluationSpec(sequence_length=32, max_windows=6), device="cpu", threads=1
+        folder,
+        {"c": text},
+        EvaluationSpec(sequence_length=32, max_windows=6),
+        device="cpu",
+        threads=1,
+        numerics=Numerics.exact,
     )["c"]
     context = max(len(before), 1)
     assert found.perplexity == pytest.approx(theirs(folder, windows, context), rel=1e-5)
@@ -97,9 +103,9 @@ def test_what_is_learned_is_what_stands_behind_the_prefix(
     first_looked_at: set[int] = set()
     enter, pieces = BlockRunner.enter, survey.pieces
 
-    def watch(runner: BlockRunner, ids: Tensor) -> Tensor:
+    def watch(runner: BlockRunner, ids: Tensor, *batch: int) -> Tensor:
         seen.append(ids)
-        return enter(runner, ids)
+        return enter(runner, ids, *batch)
 
     def cut(*arguments: Any) -> list[slice]:
         found = pieces(*arguments)
@@ -159,6 +165,7 @@ def test_separate_documents_have_their_own_windows(texts: Path, llama: Path, tmp
         ids = tokenizer(part, add_special_tokens=False)["input_ids"]
         windows += [[*prefix, *ids[start : start + 30]] for start in range(0, len(ids) - 29, 30)]
     spec = EvaluationSpec(sequence_length=32, max_windows=7, documents=Documents.separate)
-    found = perplexities(llama, {"c": Text(path=path, format=Format.jsonl)}, spec, device="cpu", threads=1)["c"]
+    documents = {"c": Text(path=path, format=Format.jsonl)}
+    found = perplexities(llama, documents, spec, device="cpu", threads=1, numerics=Numerics.exact)["c"]
     assert found.perplexity == pytest.approx(theirs(llama, windows[:7], 2), rel=1e-5)
     assert found.protocol["documents"] == "separate"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.spec.job import Precision
 from secateur.spec.method import MethodName
+from secateur.spec.output import Precision
 from tests.specs import make_method
 from tests.worker.pruning.conftest import Request
 from tests.worker.pruning.lineages import Ran, chain, continuing, run_job, with_own_texts

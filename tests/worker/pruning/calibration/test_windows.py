@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -55,7 +55,6 @@ def test_held_out_windows_lie_where_nothing_is_solved_on(tiny_llama: Path, tmp_p
     assert torch.equal(again.held_out, windows.held_out)
 
 
-@settings(deadline=None)  # a busy machine is not a fault
 @given(st.data())
 def test_held_out_windows_keep_apart(data: st.DataObject) -> None:
     """Against every start there is: a window that shares a place is moved, clear of the other held-out ones too if
@@ -127,7 +126,6 @@ def test_held_out_windows_are_spread_evenly(samples: int, share: float, expected
     assert held_out_indices(samples, share) == expected
 
 
-@settings(deadline=None)  # a busy machine is not a fault
 @given(st.integers(2, 400), st.integers(1, 499))
 def test_about_the_share_is_held_out_and_never_the_half(samples: int, thousandths: int) -> None:
     count = len(held_out_indices(samples, thousandths / 1000))

@@ -20,11 +20,12 @@ CPU = torch.device("cpu")
 def test_pieces_cover_every_predicting_position_once(
     windows: int, length: int, vocabulary: int, copies: int
 ) -> None:
-    found = pieces(torch.zeros(windows, length), vocabulary, copies)
+    ids = torch.zeros(windows, length)
+    found = pieces(ids, vocabulary, copies)
     covered = [position for piece in found for position in range(length)[piece]]
     assert covered == list(range(length - 1))
     largest = windows * max(piece.stop - piece.start for piece in found)
-    assert largest <= max(FEWEST, LOGITS // (copies * vocabulary), windows)
+    assert largest <= max(FEWEST, LOGITS[ids.device.type] // (copies * vocabulary), windows)
 
 
 @torch.no_grad()

@@ -11,6 +11,10 @@ from worker.pruning.methods.masks import Selection
 HALF = Selection(Pattern(), Scope.matrix, 16 * 24)
 
 
+def number(value: float) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("rho", [1e-3, 0.1, 10.0])
 def test_the_decomposition_gives_the_inverse_for_every_rho(rho: float) -> None:
     gram = gram_of(200, 30)
@@ -65,15 +69,15 @@ def test_it_is_never_worse_than_the_mask_it_starts_from() -> None:
 )
 def test_the_penalty_grows_by_how_much_moved_and_the_dual_stays(moved: float, growth: float) -> None:
     u = torch.randn(3, 4)
-    rho, scaled = _grown(0.7, u, moved)
-    assert rho == pytest.approx(0.7 * growth)
+    rho, scaled = _grown(number(0.7), u, number(moved))
+    assert float(rho) == pytest.approx(0.7 * growth)
     torch.testing.assert_close(rho * scaled, 0.7 * u)
 
 
 def test_at_the_largest_penalty_the_dual_is_left_alone() -> None:
     u = torch.randn(4, 5)
-    rho, scaled = _grown(RHO_RANGE[1], u, 1.0)
-    assert rho == RHO_RANGE[1]
+    rho, scaled = _grown(number(RHO_RANGE[1]), u, number(1.0))
+    assert float(rho) == RHO_RANGE[1]
     assert torch.equal(scaled, u)
 
 
@@ -81,9 +85,9 @@ def test_the_search_grows_the_penalty_at_every_look(monkeypatch: pytest.MonkeyPa
     """What is found after four looks is where ρ and u are what `_grown` made of them at the ones before."""
     calls: list[tuple[float, float]] = []
 
-    def grown(rho: float, u: torch.Tensor, moved: float) -> tuple[float, torch.Tensor]:
+    def grown(rho: torch.Tensor, u: torch.Tensor, moved: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         found = _grown(rho, u, moved)
-        calls.append((rho, found[0]))
+        calls.append((float(rho), float(found[0])))
         return found
 
     monkeypatch.setattr("worker.pruning.methods.alps._grown", grown)

@@ -46,7 +46,7 @@ def gathered(
     sums: Accumulated | None = None
     for windows in domains:
         before = {"w": sums} if sums is not None else {}
-        copal_sums = find_copal_sums(groups, lambda _: method, before, windows.shape[1], CPU)
+        copal_sums = find_copal_sums(groups, lambda _: method, before, windows.shape[1], lambda _: CPU)
         accumulator = Accumulator(COLUMNS, CPU)
         for batch in windows.split(2):
             accumulator.add(batch.reshape(-1, COLUMNS))

@@ -3,7 +3,7 @@ import torch
 
 from secateur.spec.method import Scope
 from secateur.spec.sparsity import Pattern
-from worker.pruning.methods.masks import Selection, best_of_groups, follows, kth_smallest
+from worker.pruning.methods.masks import Selection, best_of_groups, follows
 
 
 def selection(zeros: int, scope: Scope = Scope.matrix, pattern: str = "unstructured") -> Selection:
@@ -110,9 +110,3 @@ def test_verifier_refuses_a_full_group_and_an_odd_width() -> None:
 def test_bad_patterns_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="n"):
         Pattern.parse(text)
-
-
-def test_partition_agrees_with_torch() -> None:
-    values = torch.rand(7, 50)
-    assert torch.equal(kth_smallest(values, 13), values.kthvalue(13, dim=1).values)
-    assert torch.equal(kth_smallest(values[0], 50), values[0].max())

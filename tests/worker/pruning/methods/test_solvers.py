@@ -190,7 +190,7 @@ def assert_optimal(weight: Tensor, dense: Tensor, damped: Tensor, mask: Tensor) 
     assert best * (1 - 1e-6) <= output_error(weight, dense, damped) <= best * (1 + 1e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_counts_patterns_and_numbers_are_exact_whatever_the_problem(data: st.DataObject) -> None:
     method = data.draw(st.sampled_from(ALL), label="method")
@@ -224,7 +224,7 @@ def test_counts_patterns_and_numbers_are_exact_whatever_the_problem(data: st.Dat
         assert int(zeros.max() - zeros.min()) <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_zeros_that_are_kept_stay_and_count(data: st.DataObject) -> None:
     method = data.draw(st.sampled_from(ALL), label="method")

@@ -7,6 +7,7 @@ from secateur.spec.method import MethodName, Scope, SparseGptSettings
 from secateur.spec.sparsity import Pattern
 from tests.specs import make_method
 from tests.worker.pruning.methods.oracles import gram_of, mean_damped, output_error, solve_with, textbook_sparsegpt
+from worker.pruning.methods import sparsegpt
 from worker.pruning.methods.masks import Selection
 from worker.pruning.methods.sparsegpt import WHOLE, _ranks, factorise, inverse_of_upper, solve_sparsegpt, spread
 
@@ -32,6 +33,41 @@ def test_it_is_the_textbook_column_by_column(selection: Selection, width: int) -
     found = solve_with(make_method(MethodName.sparsegpt), dense, gram, selection)
     assert torch.equal(found.mask, expected != 0)
     torch.testing.assert_close(found.weight.double(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [24, 72, 200])
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "5:8", "20:50"])
+def test_a_strip_in_one_solve_is_the_strip_input_by_input(
+    pattern: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where every launch costs."""
+    parsed = Pattern.parse(pattern)
+    width = width if parsed.group is None else width // parsed.group * parsed.group or parsed.group
+    dense, gram = torch.randn(8, width), gram_of(400, width)
+    zeros = (
+        4 * width
+        if parsed.kept is None or parsed.group is None
+        else 8 * width * (parsed.group - parsed.kept) // parsed.group
+    )
+    selection = Selection(parsed, Scope.matrix, zeros)
+    expected = solve_with(make_method(MethodName.sparsegpt), dense, gram, selection)
+    monkeypatch.setattr(sparsegpt, "shows_at_once", lambda value: False)
+    found = solve_with(make_method(MethodName.sparsegpt), dense, gram, selection)
+    assert torch.equal(found.mask, expected.mask)
+    torch.testing.assert_close(found.weight, expected.weight, rtol=1e-3, atol=1e-4)
+
+
+def test_rows_that_differ_in_what_may_stay_have_their_own_shares() -> None:
+    """Row by row they are what each row would be alone."""
+    dense, gram, config = torch.randn(6, 40), gram_of(200, 40), SparseGptSettings(block=16)
+    dense[torch.rand(6, 40) < 0.2] = 0.0
+    factor, allowed = factorise(gram, config), dense != 0
+    whole = solve_sparsegpt(dense, factor, Selection(Pattern(), Scope.row, 6 * 20 + 2, allowed=allowed), config)
+    for row in range(6):
+        own = Selection(Pattern(), Scope.row, 20 + (row < 2), allowed=allowed[row : row + 1])
+        alone = solve_sparsegpt(dense[row : row + 1], factor, own, config)
+        assert torch.equal(whole.mask[row], alone.mask[0])
+        assert int((~whole.mask[row]).sum()) == 20 + (row < 2)
 
 
 def test_blocks_change_only_where_masks_are_chosen() -> None:
@@ -97,7 +133,7 @@ def test_weights_of_inputs_that_never_fire_stay_what_they_are() -> None:
 def test_shares_of_blocks_add_up_and_fit(problem: tuple[list[bool], tuple[int, int], int]) -> None:
     dead, (rows, zeros), block = problem
     edges = [*range(0, len(dead), block), len(dead)]
-    shares = spread(zeros, _ranks(torch.tensor(dead), None, rows, edges))
+    shares = spread(torch.tensor([zeros]), _ranks(torch.tensor(dead), None, rows, edges))[0].tolist()
     assert sum(shares) == zeros
     for share, start, end in zip(shares, edges, edges[1:], strict=False):
         lost = rows * sum(dead[start:end])

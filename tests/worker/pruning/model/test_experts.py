@@ -15,11 +15,13 @@ from benchmarks.family_models import make_model
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, domain, prune
 from worker.pruning import PruningJob, plan
-from worker.pruning.calibration.hooks import dense_weight, find_groups, measure
+from worker.pruning.calibration.hooks import find_groups, measure
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.experts import is_experts, run_experts
 from worker.pruning.model.graph import Block, build_graph
+from worker.pruning.model.loading import dense_weight
+from worker.pruning.state.digests import Contents
 from worker.pruning.verify import verify_report
 
 MIXTURES = ["mixtral", "qwen3-moe", "qwen2-moe"]
@@ -201,9 +203,12 @@ def test_experts_in_one_tensor_are_matrices_of_their_own(family: str, tmp_path: 
 @pytest.mark.parametrize("mode", ["accumulated", "sequential"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_experts_in_one_tensor_over_two_domains(
-    mode: str, dtype: torch.dtype, tmp_path: Path, request_for: Request
+    mode: str, dtype: torch.dtype, tmp_path: Path, request_for: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every figure of the report is that of the slices as they were written."""
+    """Every figure of the report is that of the slices as they were written, which are not held twice for it."""
+    shown: list[Tensor] = []
+    of = Contents.of
+    monkeypatch.setattr(Contents, "of", lambda weight: (shown.append(weight), of(weight))[1])
     folder = make_model(tmp_path / "model", "gpt_oss")
     path = folder / "model.safetensors"
     save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path, {"format": "pt"})
@@ -215,6 +220,8 @@ def test_experts_in_one_tensor_over_two_domains(
         domains="ab",
     )
     prune(request)
+    slices = [weight for weight in shown if weight.nbytes < weight.untyped_storage().nbytes()]
+    assert len(slices) == 2 * (4 * 2 * 4 - 1)
     workspace = Path(request["workspace"])
     report = json.loads((workspace / "report.json").read_text())
     assert verify_report(workspace / "stage-01/model", report).differences == ()

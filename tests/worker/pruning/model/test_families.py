@@ -16,9 +16,10 @@ from tests.tiny import FAMILIES, WINDOW, make_tiny
 from tests.worker.pruning.conftest import Request, domain, prune
 from worker.pruning import UserError
 from worker.pruning.calibration.hooks import find_groups
-from worker.pruning.model.block_runner import BlockRunner, unload
+from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.graph import ModelGraph, build_graph, find_blocks
+from worker.pruning.model.loading import unload
 from worker.pruning.model.tracing import LENGTH as LENGTH_LOOKED_AT
 from worker.pruning.model.tracing import TUPLES, attempt, check_blocks, difference, outside, stand_ins
 
@@ -47,7 +48,7 @@ def block_wise_logits(folder: Path, ids: Tensor) -> Tensor:
     for block in graph.blocks:
         runner.load_block(block, checkpoint.read(block.tensors))
         hidden = runner.forward(block, hidden)
-        unload(block.module)
+        unload(block)
     with runner.head() as head:
         return torch.cat([head(ids[:, piece], hidden[:, piece]) for piece in (slice(5), slice(5, None))], dim=1)
 

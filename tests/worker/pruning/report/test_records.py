@@ -14,6 +14,7 @@ from tests.worker.pruning.conftest import Recorder, Request, prune
 from tests.worker.pruning.lineages import chain
 from worker.pruning.report.records import compare_masks, mask_overlap, read_history, timeless
 from worker.pruning.report.warnings import UNCHANGED_ABOVE, masks_unchanged
+from worker.pruning.state.digests import mask_bits
 
 
 def record_of(written: torch.Tensor, name: str = "m") -> MatrixRecord:
@@ -23,7 +24,7 @@ def record_of(written: torch.Tensor, name: str = "m") -> MatrixRecord:
 
 
 def compared(now: torch.Tensor, then: torch.Tensor, name: str = "m") -> MatrixRecord:
-    return compare_masks(record_of(now, name), now, then)
+    return compare_masks(record_of(now, name), mask_bits(now), mask_bits(then))
 
 
 def test_figures_of_two_masks_by_hand() -> None:

@@ -4,15 +4,44 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
 from secateur.spec.method import SparseGptSettings
 from secateur.spec.records.history import Basis, SensitivitySummary
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from worker.pruning.methods import sparsegpt
+from worker.pruning.report import sensitivity
 from worker.pruning.report.sensitivity import summarise
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where scores are: on a GPU they are counted instead of sorted."""
+    name: str = request.param
+    monkeypatch.setattr(sensitivity, "shows_at_once", lambda value: name == "cpu")
+    return name
+
+
+@given(
+    arrays.arrays(
+        numpy.float32,
+        arrays.array_shapes(min_dims=2, max_dims=2, max_side=30),
+        elements=st.one_of(st.floats(0, 2.0**100, width=32), st.sampled_from([0.0, 1.0, 1e-45])),
+    )
+)
+def test_scores_are_counted_as_they_are_sorted(values: numpy.ndarray) -> None:
+    scores = torch.from_numpy(values).flatten()
+    one, other = sensitivity._Sorted(scores), sensitivity._OnDevice(scores)
+    assert (one.quantiles, one.positive) == (other.quantiles, other.positive)
+    assert one.total == pytest.approx(other.total)
+    edges = numpy.unique(values)
+    assert one.below(edges) == other.below(edges)
+
+
+@pytest.mark.usefixtures("device")
 def test_summary_of_known_scores() -> None:
     summary = summarise("w", torch.arange(1.0, 101.0).view(10, 10))
     assert summary.mean == 50.5
@@ -31,6 +60,7 @@ def test_summary_of_known_scores() -> None:
     assert summary.histogram["edges"][-1] == pytest.approx(2.0)
 
 
+@pytest.mark.usefixtures("device")
 def test_bins_count_the_powers_of_ten() -> None:
     """Twenty bins over four powers of ten: five a power, each with its lower edge; zeros are in the first."""
     scores = torch.tensor([0.0, 0.0, 1.0, 1.5, 2.0, 15.0, 9000.0, 10000.0]).view(2, 4)
@@ -39,6 +69,7 @@ def test_bins_count_the_powers_of_ten() -> None:
     assert histogram["counts"] == [4, 1, 0, 0, 0, 1, *[0] * 13, 2]
 
 
+@pytest.mark.usefixtures("device")
 def test_bins_agree_with_a_histogram_of_logarithms() -> None:
     scores = torch.rand(200, 50) ** 4
     summary = summarise("w", scores)
@@ -51,6 +82,7 @@ def test_bins_agree_with_a_histogram_of_logarithms() -> None:
     }
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("value", [0.0, 3.0, 1e-30])
 def test_equal_scores_have_a_summary_too(value: float) -> None:
     summary = summarise("w", torch.full((4, 5), value))

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from worker.pruning.runtime.prefetch import beside, read_ahead
+from worker.pruning.runtime.prefetch import read_ahead
 
 
 def test_one_item_is_read_ahead_and_no_more() -> None:
@@ -40,43 +40,3 @@ def test_abandoned_reading_leaves_no_thread() -> None:
     next(reads)
     reads.close()  # type: ignore[attr-defined]
     assert set(threading.enumerate()) <= before
-
-
-def test_task_and_body_run_at_the_same_time() -> None:
-    here, there = threading.Event(), threading.Event()
-
-    def task() -> None:
-        there.set()
-        assert here.wait(10)
-
-    with beside(task):
-        assert there.wait(10)
-        here.set()
-
-
-def test_error_of_the_task_surfaces_at_the_end() -> None:
-    def task() -> None:
-        raise OSError("disk full")
-
-    reached = []
-    with pytest.raises(OSError, match="disk full"), beside(task):
-        reached.append(True)
-    assert reached
-
-
-def test_error_of_the_body_goes_first_and_the_task_is_waited_for() -> None:
-    ended = threading.Event()
-    go = threading.Event()
-
-    def task() -> None:
-        go.wait(10)
-        ended.set()
-
-    def body() -> None:
-        with beside(task):
-            go.set()
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        body()
-    assert ended.is_set()

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from secateur.spec.job import Precision
+from secateur.spec.output import Precision
 from worker.pruning.state.atomic import write_tensors
 from worker.pruning.state.file import (
     pack,

@@ -1,7 +1,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.spec.sparsity import Override, Pattern, Sparsity
@@ -160,7 +160,6 @@ def test_an_override_whose_pattern_does_not_fit_is_pointed_at() -> None:
     st.lists(st.floats(-0.5, 1.5), min_size=len(SHAPES) * 3, max_size=len(SHAPES) * 3),
     st.booleans(),
 )
-@settings(deadline=None)
 def test_rates_of_an_allocation_are_met_to_the_weight(target: float, wanted: list[float], mixed: bool) -> None:
     target = min(max(target, 0.2), 0.8)  # what the fixed ones leave possible
     chosen = (override("*.part1.weight", 0.4), override("*.0.part2.weight", pattern="2:4")) if mixed else ()

@@ -1,0 +1,291 @@
+"""Jobs that tune the whole model at the end of a stage."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+from secateur.spec.records.pipe import BlockResult, Message, Output
+from tests.tiny import make_tiny
+from tests.worker.pruning.conftest import (
+    Recorder,
+    Request,
+    domain,
+    known_again,
+    on_device,
+    prune,
+    requests_in,
+)
+from worker.pruning import PruningJob, UserError, fitting
+from worker.pruning.calibration.tokenizer import Tokenizer
+from worker.pruning.calibration.windows import calibration_windows
+from worker.pruning.disk import disk
+from worker.pruning.estimate import memory
+from worker.pruning.plan import look
+from worker.pruning.state.atomic import write_tensors
+from worker.pruning.verify import verify_report
+
+ADMM: dict[str, Any] = {"name": "admm"}
+TUNED: dict[str, Any] = {**ADMM, "refine": "model", "refinement": {"learning_rate": 1e-3}}
+
+
+def written(folder: Path, stage: int = 0) -> dict[str, torch.Tensor]:
+    files = sorted((folder / f"stage-{stage:02d}/model").glob("*.safetensors"))
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def longer(texts: Path, name: str = "a") -> dict[str, Any]:
+    found = domain(texts, name)
+    found["calibration"] |= {"samples": 20}
+    return found
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "qwen3-moe"])
+def test_the_loss_is_the_cross_entropy_against_the_dense_model(
+    request_for: Request, texts: Path, tmp_path: Path, family: str
+) -> None:
+    """By transformers' own forward passes over the windows held out, of the model as solved and as written."""
+    model = make_tiny(family, tmp_path / "model")
+    sparsity = {"target": 0.7}
+    # Where forwards are in bfloat16, its rounding would be in the loss.
+    fields: dict[str, Any] = {
+        "model": str(model),
+        "domains": [longer(texts)],
+        "sparsity": sparsity,
+        "numerics": "exact",
+    }
+    plain, tuned = (
+        request_for(method={**method, "name": "wanda"}, workspace=name, **fields)
+        for name, method in (("plain", ADMM), ("tuned", TUNED))
+    )
+    prune(plain)
+    recorder = Recorder()
+    prune(tuned, recorder)
+    job = PruningJob.from_dict(tuned)
+    text = job.texts[job.domains[0].dataset]
+    windows = calibration_windows(Tokenizer(model), text, job.domains[0].calibration, "/x").held_out
+    solved, new = (Path(each["workspace"]) / "stage-00/model" for each in (plain, tuned))
+    (note,) = {str(r.notes["refine"]): r.notes["refine"] for b in recorder.blocks[3:] for r in b.records}.values()
+    assert note["kept"]
+    assert note["before"] == pytest.approx(divergence(model, solved, windows), rel=1e-4)
+    assert note["after"] == pytest.approx(divergence(model, new, windows), rel=1e-4)
+    assert note["after"] < note["before"]
+    before, after = written(Path(plain["workspace"])), written(Path(tuned["workspace"]))
+    assert all(torch.equal(after[name] == 0, tensor == 0) for name, tensor in before.items())
+    assert any(not torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def divergence(dense: Path, pruned: Path, windows: torch.Tensor) -> float:
+    with torch.no_grad():
+        logits = [
+            AutoModelForCausalLM.from_pretrained(each, dtype=torch.float32)(windows).logits[:, :-1].flatten(0, 1)
+            for each in (dense, pruned)
+        ]
+        return float(functional.cross_entropy(logits[1], logits[0].softmax(dim=-1)))
+
+
+def test_blocks_are_committed_once_more_with_what_they_were(request_for: Request, texts: Path) -> None:
+    request = request_for(method=TUNED, domains=[longer(texts)])
+    recorder = Recorder()
+    summary = prune(request, recorder).summary
+    folder = Path(request["workspace"])
+    assert [(block.stage, block.block) for block in recorder.blocks] == [(0, 0), (0, 1), (0, 0), (0, 1)]
+    assert [role for role, _ in recorder.blocks[-1].files] == ["weights", "state", "solved"]
+    first, again = recorder.blocks[0].records, recorder.blocks[2].records
+    for one, other in zip(first, again, strict=True):
+        assert one.mask_sha256 == other.mask_sha256
+        assert one.weights_sha256 != other.weights_sha256
+        assert (one.zeros, one.relative_error) == (other.zeros, other.relative_error)
+    assert verify_report(folder / "stage-00/model", json_of(folder / "report.json")).differences == ()
+    assert summary.weights_sha256 == json_of(folder / "report.json")["stages"][0]["weights_sha256"]
+    assert not any(file.path.startswith("solved") for file in prune(request_for(method=TUNED)).files)
+
+
+def json_of(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+class Killed(Exception):
+    """Raised in place of an order to stop."""
+
+
+class Committing(Recorder):
+    """Kills the job behind so many blocks."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self._most = blocks
+
+    def tell(self, record: Message) -> None:
+        super().tell(record)
+        if len(self.blocks) == self._most:
+            raise Killed
+
+
+class Keeper(Recorder):
+    """Keeps every block's files as its commit does, and kills the job behind so many."""
+
+    def __init__(self, workspace: Path, kept: Path, blocks: int) -> None:
+        super().__init__()
+        self._workspace, self._kept, self._left = workspace, kept, blocks
+
+    def tell(self, record: Message) -> None:
+        super().tell(record)
+        if isinstance(record, BlockResult):
+            for _, file in record.files:
+                (self._kept / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(self._workspace / file, self._kept / file)
+            self._left -= 1
+            if not self._left:
+                raise Killed
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A job that nothing has stopped."""
+
+    request: dict[str, Any]
+    recorder: Recorder
+    output: Output
+
+    @classmethod
+    def of(cls, request: dict[str, Any]) -> "Whole":
+        recorder = Recorder()
+        return cls(request, recorder, prune(request, recorder))
+
+    def known(self, rows: int) -> list[dict[str, Any]]:
+        """Its evaluations before that row, as a later attempt is told of them."""
+        return known_again(each for each in self.recorder.evaluations if each.row < rows)
+
+    def assert_same(self, request: dict[str, Any], found: Output) -> None:
+        """As that request's, byte by byte."""
+        assert {file.path for file in found.files} == {file.path for file in self.output.files}
+        one, two = (Path(each["workspace"]) for each in (self.request, request))
+        for file in self.output.files:
+            assert (two / file.local).read_bytes() == (one / file.local).read_bytes(), file.path
+
+
+def two_domains(texts: Path) -> dict[str, Any]:
+    return {"domains": [longer(texts, "a"), longer(texts, "b")], "method": TUNED}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_llama: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    with on_device():
+        return Whole.of(requests_in(tmp_path_factory.mktemp("whole"), tiny_llama, texts)(**two_domains(texts)))
+
+
+@pytest.mark.parametrize("blocks", range(1, 9))
+def test_a_killed_job_ends_in_the_same_bytes(request_for: Request, texts: Path, whole: Whole, blocks: int) -> None:
+    """Behind every commit: of a block as solved, and of one as tuned, when others are not yet."""
+    killed, again = (request_for(workspace=name, **two_domains(texts)) for name in ("killed", "again"))
+    keeper = Keeper(Path(killed["workspace"]), Path(again["workspace"]), blocks)
+    with pytest.raises(Killed):
+        prune(killed, keeper)
+    stages = len(keeper.stages)
+    there = {block.block for block in keeper.blocks if block.stage == stages}
+    again["resume"] = {"stages": stages, "blocks": len(there), "evaluations": whole.known(stages + 1)}
+    whole.assert_same(again, prune(again))
+
+
+@pytest.mark.parametrize("overrides", [[], [{"match": "model.layers.1.*", "skip": True}]])
+def test_a_job_killed_between_two_files_ends_in_the_same_bytes(
+    request_for: Request, texts: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[dict[str, Any]]
+) -> None:
+    """Above all of the last block, behind which nothing else is left to be tuned; also where its norms alone
+    are."""
+    fields: dict[str, Any] = {
+        "domains": [longer(texts)],
+        "method": TUNED | {"refinement": {"learning_rate": 1e-3, "norms": True}},
+        "sparsity": {"target": 0.5, "allocation": "uniform", "overrides": overrides},
+    }
+    expected = Whole.of(request_for(workspace="whole", **fields))
+    resume = {"stages": 0, "blocks": 2, "evaluations": expected.known(1)}
+    again = request_for(workspace="again", **fields)
+    folder = Path(again["workspace"])
+    recorder = Committing(2)
+    with pytest.raises(Killed):
+        prune(again, recorder)
+    shutil.move(folder, solved := folder.with_name("solved"))
+    for calls in range(6):
+        left = iter(range(calls))
+
+        def killed(*arguments: Any, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise Killed
+            write_tensors(*arguments)
+
+        shutil.copytree(solved, folder)
+        with monkeypatch.context() as patch:
+            patch.setattr("worker.pruning.refine.model.write_tensors", killed)
+            with pytest.raises(Killed):
+                prune(again | {"resume": resume})
+        expected.assert_same(again, prune(again | {"resume": resume}))
+        shutil.rmtree(folder)
+
+
+def test_what_makes_nothing_better_is_not_kept(request_for: Request, texts: Path) -> None:
+    wild = {**TUNED, "refinement": {"learning_rate": 1.0, "epochs": 1}}
+    plain, tuned = (
+        request_for(method=method, domains=[longer(texts)], workspace=name)
+        for name, method in (("plain", ADMM), ("tuned", wild))
+    )
+    prune(plain)
+    summary = prune(tuned).summary
+    before, after = (written(Path(each["workspace"])) for each in (plain, tuned))
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert "not_refined" in {warning.code for warning in summary.warnings}
+
+
+def test_it_waits_for_commits_and_can_be_stopped(request_for: Request, texts: Path) -> None:
+    class Listener(Recorder):
+        settled = 0
+
+        def settle(self) -> None:
+            assert len(self.blocks) == 2
+            self.settled += 1
+
+    listener = Listener()
+    surveyed = {"target": 0.5, "allocation": "error"}
+    prune(request_for(method={**TUNED, "name": "wanda"}, domains=[longer(texts)], sparsity=surveyed), listener)
+    assert listener.settled == 1
+    phases = [phase.value for phase, _ in groupby(progress.phase for progress in listener.progresses)]
+    assert phases == ["evaluating", "surveying", "pruning", "tuning", "evaluating", "publishing"]
+    fractions = [progress.fraction for progress in listener.progresses]
+    assert fractions == sorted(fractions)
+
+    class Stopping(Recorder):
+        def check(self) -> None:
+            if len(self.blocks) == 2:
+                self.checks += 1
+            if self.checks == 12:
+                raise Killed
+
+    with pytest.raises(Killed):
+        prune(request_for(method=TUNED, domains=[longer(texts)], workspace="stopped"), stopping := Stopping())
+    assert len(stopping.blocks) == 2
+
+
+def test_a_model_that_does_not_fit_is_refused(request_for: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = request_for(method=TUNED)
+    subject = look(PruningJob.from_dict(request))
+    needed = memory(subject)
+    assert needed.parts["tuning"] > memory(look(PruningJob.from_dict(request_for()))).parts["tuning"] == 0
+    assert disk(subject).parts["stages_solved"] == disk(subject).parts["stages_weights"]
+    monkeypatch.setattr(fitting, "host_memory_bytes", lambda: needed.total / 2)
+    with pytest.raises(UserError, match="this machine has") as caught:
+        prune(request)
+    assert caught.value.field == "/method/refine"
+    prune(request_for(method={**TUNED, "refine": "block"}))
+    monkeypatch.setattr(fitting, "host_memory_bytes", lambda: needed.total * 2)
+    prune(request_for(method=TUNED, workspace="fits"))

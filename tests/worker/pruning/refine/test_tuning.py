@@ -1,0 +1,81 @@
+"""Adam over part of a module's parameters."""
+
+import pytest
+import torch
+from torch import nn
+
+from secateur.spec.method import Refinement
+from worker.pruning.refine.tuning import Tunable, cosine, own_copies, shuffled, tune, windows_of_a_step
+
+INPUTS, WANTED = torch.randn(64, 6), torch.randn(64, 3)
+
+
+def layer() -> nn.Linear:
+    found = nn.Linear(6, 3, bias=False)
+    found.requires_grad_(False)
+    return found
+
+
+def run(module: nn.Linear, free: torch.Tensor | None, epochs: int = 1, rate: float = 0.05) -> Tunable:
+    (tunable,) = own_copies(module, {"weight": free}).values()
+    settings = Refinement(epochs=epochs, learning_rate=rate)
+    order = [shuffled(64, 8, f"{epoch}") for epoch in range(epochs)]
+
+    def add_gradients(windows: list[int]) -> None:
+        with torch.enable_grad():
+            (module(INPUTS[windows]) - WANTED[windows]).square().mean().backward()
+
+    done = list(tune([tunable], order, sum(map(len, order)), settings, add_gradients))
+    assert sorted(number for windows in done for number in windows) == sorted([*range(64)] * epochs)
+    return tunable
+
+
+def test_what_may_change_goes_to_the_least_squares_on_its_inputs() -> None:
+    torch.manual_seed(1)
+    module = layer()
+    free = torch.tensor([True, True, False, True, False, False]).expand(3, 6)
+    with torch.no_grad():
+        module.weight *= free
+    tuned = run(module, free, epochs=100).parameter.detach()
+    best = torch.linalg.lstsq(INPUTS[:, free[0]], WANTED).solution.T
+    torch.testing.assert_close(tuned[:, free[0]], best, atol=0.02, rtol=0.02)
+
+
+def test_what_may_not_change_keeps_its_bits_whatever_the_gradients_are() -> None:
+    module = layer()
+    before, free = module.weight.detach().clone(), torch.rand(3, 6) < 0.5
+    before[~free] = torch.tensor([-0.0, 1e-30, 3.0])[torch.arange(int((~free).sum())) % 3]
+    module.weight = nn.Parameter(before.clone(), requires_grad=False)
+    tuned = run(module, free).parameter.detach()
+    assert torch.equal(tuned[~free].view(torch.int32), before[~free].view(torch.int32))
+    assert bool((tuned[free] != before[free]).all())
+    torch.manual_seed(2)
+    module.weight = nn.Parameter(torch.where(free, before, torch.tensor(1e38)), requires_grad=False)
+    tuned = run(module, free).parameter.detach()
+    assert bool((tuned[~free] == 1e38).all())
+
+
+def test_copies_leave_what_was_loaded_alone() -> None:
+    module = layer()
+    loaded = module.weight.detach()
+    before = loaded.clone()
+    run(module, None)
+    assert torch.equal(loaded, before)
+    assert not torch.equal(module.weight, before)
+
+
+def test_the_order_is_by_the_seed_and_has_every_window_once() -> None:
+    one, two, other = (shuffled(7, 2, seed) for seed in ("0/1/2/3", "0/1/2/3", "0/1/2/4"))
+    assert one == two != other
+    assert sorted(number for windows in one for number in windows) == [*range(7)]
+    assert [len(windows) for windows in one] == [2, 2, 2, 1]
+
+
+def test_the_rate_falls_along_a_cosine() -> None:
+    rates = [cosine(0.1, step, 4) for step in range(5)]
+    assert rates == pytest.approx([0.1, 0.05 * (1 + 0.5**0.5), 0.05, 0.05 * (1 - 0.5**0.5), 0.0])
+
+
+@pytest.mark.parametrize(("length", "windows"), [(32, 2), (2048, 2), (2049, 1), (131_072, 1)])
+def test_a_step_has_few_windows(length: int, windows: int) -> None:
+    assert windows_of_a_step(length) == windows

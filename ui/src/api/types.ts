@@ -1,0 +1,38 @@
+/** The API's words, by the names of its OpenAPI document. */
+import type { components } from "./schema";
+
+type Schemas = components["schemas"];
+export type Job = Schemas["JobRead"];
+export type JobState = Schemas["State"];
+export type Event = Schemas["EventRead"];
+export type LogLine = Schemas["LogRead"];
+export type Method = Schemas["MethodRead"];
+export type Parameter = Schemas["ParameterRead"];
+export type Model = Schemas["ModelRead"];
+export type Dataset = Schemas["DatasetRead"];
+export type Evaluation = Schemas["EvaluationRead"];
+export type Stage = Schemas["StageRead"];
+export type Matrix = Schemas["MatrixRead"];
+export type BlockSensitivity = Schemas["BlockSensitivityRead"];
+export type Sensitivity = Schemas["SensitivityRead"];
+export type Lineage = Schemas["LineageRead"];
+export type LineageJob = Schemas["LineageJobRead"];
+export type Comparison = Schemas["ComparisonRead"];
+export type Manifest = Schemas["ManifestRead"];
+export type Plan = Schemas["PlanRead"];
+export type Place = Schemas["QueuePlace"];
+export type Attempt = Schemas["AttemptRead"];
+export type Project = Schemas["ProjectRead"];
+export type Key = Schemas["KeyRead"];
+export type NewKey = Schemas["KeyCreated"];
+export type Whoami = Schemas["Whoami"];
+export type ProblemDocument = Schemas["Problem"];
+export type ProblemField = Schemas["ProblemField"];
+export type Scope = Schemas["Scope"];
+export type Webhook = Schemas["WebhookRead"];
+export type NewWebhook = Schemas["WebhookWithSecret"];
+export type Delivery = Schemas["DeliveryRead"];
+export type DeliveryState = Schemas["DeliveryState"];
+export type DeliveryAttempt = Schemas["DeliveryAttempt"];
+export type EventType = Schemas["EventType"];
+export type AuditEvent = Schemas["AuditRead"];

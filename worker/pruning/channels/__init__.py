@@ -1,0 +1,1 @@
+"""Moving an MLP's intermediate channels, so that n:m patterns lose less."""

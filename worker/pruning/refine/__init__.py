@@ -1,0 +1,1 @@
+"""Tuning the weights that stay of all matrices together, on fixed masks."""

@@ -1,0 +1,241 @@
+"""Tuning the whole model on one stage's windows: what stays of all blocks' matrices, towards the probabilities
+that the dense model gives (distillation).
+
+The dense model passes first, block by block, and only its last hidden states are kept; the head makes the same
+logits of them again for every step. A step keeps every block's inputs, and runs each block once more on the way
+back.
+"""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from secateur.spec.records.history import MatrixRecord, Phase
+from secateur.spec.records.pipe import BlockResult
+from worker.pruning.cost import distilling_work, pass_work
+from worker.pruning.evaluation.losses import pieces, precision
+from worker.pruning.model.block_runner import batches
+from worker.pruning.model.checkpoint import read_file
+from worker.pruning.model.graph import Block
+from worker.pruning.model.loading import load_block
+from worker.pruning.refine.block import Tuned
+from worker.pruning.refine.earlier import Earlier, earlier
+from worker.pruning.refine.schedule import Schedule
+from worker.pruning.refine.tuning import DISTILLED_COPIES, Tunable, own_copies, tune
+from worker.pruning.refine.written import Tensors, as_written, free_parameters
+from worker.pruning.report.records import HISTORY, read_history, tuned_record
+from worker.pruning.runtime import memory
+from worker.pruning.runtime.progress import Kind
+from worker.pruning.state.atomic import write_tensors
+from worker.pruning.state.context import StageContext
+from worker.pruning.state.digests import weights_sha256
+from worker.pruning.state.file import read_document
+
+TUNED: Final = "tuned"
+"""In a state's document: whether its block is what the whole model's tuning made of it."""
+
+
+@dataclass(frozen=True)
+class _Distillation:
+    """One stage's model, loaded as a whole. `context.hidden` has the dense model's last hidden states."""
+
+    context: StageContext
+    schedule: Schedule
+    earlier: Sequence[Earlier]
+
+    def add_gradients(self, windows: list[int]) -> None:
+        """Of windows that are solved on, by number, and of what holds the weights back."""
+        ids, wanted = self.context.windows.solved_on[windows], self.schedule.gather(self.context.hidden, windows)
+        inputs: list[Tensor] = []
+        last = self._forward(ids, inputs)
+        _, gradient = self._divergence(ids, last, wanted, learns=True)
+        for block in reversed(self.context.blocks):
+            given = inputs.pop().requires_grad_()
+            with torch.enable_grad():
+                output = self._block(block, given)
+            output.backward(gradient.to(output))  # type: ignore[no-untyped-call]
+            assert given.grad is not None  # noqa: S101 - for the type checker
+            gradient = given.grad
+        for each in self.earlier:
+            each.pull()
+
+    def held_out(self) -> float:
+        """Mean cross entropy over the windows that nothing is tuned on."""
+        windows, first = self.context.windows.held_out, len(self.context.solved_on)
+        total = 0.0
+        for index, rows in enumerate(batches(*windows.shape), first):
+            self.context.observer.check()
+            ids = windows[rows]
+            with memory.reusing():
+                loss, _ = self._divergence(ids, self._forward(ids), self.context.hidden[index], learns=False)
+            total += loss * len(ids)
+        return total / len(windows)
+
+    def _forward(self, ids: Tensor, inputs: list[Tensor] | None = None) -> Tensor:
+        """The last block's outputs. inputs: gets every block's."""
+        with precision(self.context.device, self.context.dtype):
+            state = self.context.runner.enter(ids)
+        for block in self.context.blocks:
+            if inputs is not None:
+                inputs.append(state)
+            state = self._block(block, state)
+        return state
+
+    def _block(self, block: Block, state: Tensor) -> Tensor:
+        with precision(self.context.device, self.context.dtype):
+            return self.context.runner.run(block, state)
+
+    def _divergence(self, ids: Tensor, last: Tensor, wanted: Tensor, *, learns: bool) -> tuple[float, Tensor]:
+        """The mean cross entropy against the dense model's probabilities, and its gradient by `last`.
+
+        ids: (windows, length); last, wanted: the last hidden states of both, (windows, length, width).
+        """
+        device, unpredicted = self.context.device, min(len(self.context.windows.prefix) + 1, ids.shape[1] - 1)
+        ids, wanted = ids.to(device), wanted.to(device)
+        gradient, total = torch.zeros_like(last), torch.zeros((), device=device)
+        count = ids.shape[0] * (ids.shape[1] - unpredicted)
+        with precision(device, self.context.dtype), self.context.runner.head() as head:
+            for piece in pieces(ids, self.context.runner.vocabulary, DISTILLED_COPIES, unpredicted):
+                target = head(ids[:, piece], wanted[:, piece]).float().softmax(dim=-1).flatten(0, 1)
+                given = last[:, piece].clone().requires_grad_(learns)
+                with torch.set_grad_enabled(learns):
+                    logits = head(ids[:, piece], given).float().flatten(0, 1)
+                    loss = functional.cross_entropy(logits, target, reduction="sum") / count
+                total += loss.detach()
+                if learns:
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    assert given.grad is not None  # noqa: S101 - for the type checker
+                    gradient[:, piece] = given.grad
+        return float(total), gradient
+
+
+def refine_model(context: StageContext) -> None:
+    """Tune a stage whose blocks are all committed, and commit them once more. Nothing, where that has been done.
+
+    The blocks as they were solved stay beside: what was killed before the last of them is committed anew begins
+    with these again.
+    """
+    folder, tokens = context.folder, context.domain.calibration.tokens
+    work = distilling_work(context.job.method, context.runner.graph, tokens)
+    places = [folder.path(folder.solved(block.index)) for block in context.blocks]
+    if all(place.is_file() for place in places) and all(_is_tuned(context, block) for block in context.blocks):
+        context.tracker.skip(Kind.forward, work)
+        return
+    shards = [folder.path(folder.shard(block.index)) for block in context.blocks]
+    solved = [read_file(place if place.is_file() else shard) for place, shard in zip(places, shards, strict=True)]
+    context.tracker.move(Phase.tuning, context.stage, context.domain.name)
+    began = time.monotonic()
+    _pass_dense(context)
+    tuned, found = _distil(context, solved, work)
+    each = (time.monotonic() - began) / sum(len(context.pruned(block)) for block in context.blocks)
+    for states in context.both:
+        states.clear()
+    # What is still on its way to be committed is not written over.
+    context.observer.settle()
+    for block, before in zip(context.blocks, solved, strict=True):
+        context.observer.check()
+        written = found[block.index] if tuned.kept else before
+        context.observer.tell(_commit(context, block, before, written, tuned, each))
+
+
+def _pass_dense(context: StageContext) -> None:
+    """Fill `context.hidden` with the dense model's last hidden states."""
+    context.hidden.clear()
+    with precision(context.device, context.dtype):
+        for part in (context.windows.solved_on, context.windows.held_out):
+            for rows in batches(*part.shape):
+                context.hidden.append(context.runner.enter(part[rows], len(context.hidden)))
+    for block, tensors in context.read_ahead(context.blocks):
+        context.runner.load_block(block, tensors)
+        del tensors
+        for index, state in enumerate(context.hidden):
+            with memory.reusing():
+                context.hidden[index] = context.forward(block, state)
+            context.tracker.advance(Kind.forward, pass_work(block, state))
+        context.runner.unload(block)
+
+
+def _distil(context: StageContext, solved: Sequence[Tensors], work: float) -> tuple[Tuned, list[Tensors]]:
+    """What became of the held-out loss, and the blocks as they would be written. work: of all steps."""
+    _load(context, solved)
+    schedule = Schedule(context, "model")
+    anchors = [earlier(context, block, diagonal=True) for block in context.blocks]
+    distillation = _Distillation(context, schedule, anchors)
+    before = distillation.held_out()
+    tunables: list[dict[str, Tunable]] = [
+        own_copies(block.module, free_parameters(context, block, tensors))
+        for block, tensors in zip(context.blocks, solved, strict=True)
+    ]
+    every = [tunable for own in tunables for tunable in own.values()]
+    with memory.reusing():
+        for _ in tune(every, schedule.epochs(), schedule.steps, schedule.settings, distillation.add_gradients):
+            context.tracker.advance(Kind.forward, work / schedule.steps)
+    found = [
+        as_written(context, block, tensors, own)
+        for block, tensors, own in zip(context.blocks, solved, tunables, strict=True)
+    ]
+    del every, tunables
+    written = [tensors for tensors in found if tensors is not None]
+    after, lost = math.nan, None
+    if len(written) == len(found):
+        _load(context, written)
+        after = distillation.held_out()
+        losses = [each.lost for each in anchors]
+        lost = sum(each for each in losses if each is not None) if any(each.anchors for each in anchors) else None
+    for block in context.blocks:
+        context.runner.unload(block)
+    return Tuned(before, after if math.isfinite(after) else None, lost), written
+
+
+def _load(context: StageContext, blocks: Sequence[Tensors]) -> None:
+    for block, tensors in zip(context.blocks, blocks, strict=True):
+        load_block(block, tensors, context.runner.graph.names.state, context.device)
+
+
+def _commit(
+    context: StageContext, block: Block, solved: Tensors, written: Tensors, tuned: Tuned, seconds: float
+) -> BlockResult:
+    """Write a block, its records and what it was, and say so. seconds: a matrix's part of the time.
+
+    What it was comes first, so that it can be tuned again, and the state, which says that it is tuned, last.
+    """
+    folder, index = context.folder, block.index
+    shard, state, kept = (folder.path(place(index)) for place in (folder.shard, folder.state, folder.solved))
+    if not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(kept, solved)
+    records = _records(context, block, written, tuned, seconds)
+    history = [*read_history(state)[:-1], [record.model_dump(exclude={"seconds"}) for record in records]]
+    text = json.dumps(history, sort_keys=True, allow_nan=False)
+    tensors = read_file(state) | {HISTORY: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
+    document = json.dumps(read_document(state) | {TUNED: True}, sort_keys=True, allow_nan=False)
+    write_tensors(shard, written)
+    write_tensors(state, tensors, ("secateur", document))
+    files = [("weights", folder.shard(index)), ("state", folder.state(index)), ("solved", folder.solved(index))]
+    return BlockResult(stage=context.stage, block=index, files=files, records=records, sensitivity=[])
+
+
+def _is_tuned(context: StageContext, block: Block) -> bool:
+    """Whether the block's state says so."""
+    return bool(read_document(context.folder.path(context.folder.state(block.index))).get(TUNED, False))
+
+
+def _records(
+    context: StageContext, block: Block, written: Tensors, tuned: Tuned, seconds: float
+) -> list[MatrixRecord]:
+    """The block's records of this stage, of what is written now; their time is that of the tuning."""
+    matrices = {matrix.name: matrix for matrix in block.matrices}
+    state = context.folder.path(context.folder.state(block.index))
+    held = [MatrixRecord(**{**record, "seconds": seconds}) for record in read_history(state)[-1]]
+    digests = {record.matrix: weights_sha256(matrices[record.matrix].of(written)) for record in held}
+    return [
+        tuned_record(record, tuned.notes).model_copy(update={"weights_sha256": digests[record.matrix]})
+        for record in held
+    ]

@@ -1,0 +1,92 @@
+"""Some epochs of Adam over part of a module's parameters. What is not to change does not change in a bit."""
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from secateur.spec.method import Refinement
+from worker.pruning.model.block_runner import BATCH_TOKENS
+
+BETAS: Final = (0.9, 0.95)
+"""Of Adam: the second one is shorter than usual, because there are few steps."""
+DISTILLED_COPIES: Final = 6
+"""Of a piece's logits, while a loss against the dense model's probabilities is computed, with its gradient."""
+WINDOWS: Final = 2
+"""Calibration windows of a step, if they are not too long."""
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """One parameter, float32, and which of its numbers may change, of its shape, bool; None: all of them."""
+
+    parameter: nn.Parameter
+    free: Tensor | None
+
+
+def own_copies(module: nn.Module, free: Mapping[str, Tensor | None]) -> dict[str, Tunable]:
+    """The named parameters of a loaded module as copies that may be changed in place: what is loaded may be the
+    very memory that it was loaded from. free: by name, see `Tunable`."""
+    found = {}
+    for name, allowed in free.items():
+        path, _, leaf = name.rpartition(".")
+        copied = nn.Parameter(module.get_parameter(name).detach().clone(), requires_grad=True)
+        setattr(module.get_submodule(path), leaf, copied)
+        found[name] = Tunable(copied, allowed)
+    return found
+
+
+def windows_of_a_step(length: int) -> int:
+    """Of so many tokens each."""
+    return max(1, min(WINDOWS, BATCH_TOKENS // length))
+
+
+def shuffled(count: int, size: int, seed: str) -> list[list[int]]:
+    """The numbers below `count` in an order of chance, `size` at a time."""
+    order = list(range(count))
+    random.Random(seed).shuffle(order)  # noqa: S311 - an order, not a secret
+    return [order[start : start + size] for start in range(0, count, size)]
+
+
+def cosine(rate: float, step: int, steps: int) -> float:
+    """The learning rate of a step, from 0 on."""
+    return rate / 2 * (1 + math.cos(math.pi * step / steps))
+
+
+def tune(
+    tunables: Sequence[Tunable],
+    epochs: Iterable[Sequence[list[int]]],
+    steps: int,
+    settings: Refinement,
+    add_gradients: Callable[[list[int]], None],
+) -> Iterator[list[int]]:
+    """Adam by what `add_gradients(windows)` leaves in the parameters. Yields each step's windows behind it.
+
+    epochs: the windows of every step. steps: of all epochs together.
+    """
+    assert settings.learning_rate is not None  # noqa: S101 - for the type checker
+    parameters = [each.parameter for each in tunables]
+    # One tensor after another: together they would take as much memory again.
+    optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate, betas=BETAS, foreach=False)
+    done = 0
+    for epoch in epochs:
+        for windows in epoch:
+            optimiser.param_groups[0]["lr"] = cosine(settings.learning_rate, done, steps)
+            add_gradients(windows)
+            _hold(tunables)
+            optimiser.step()
+            optimiser.zero_grad()
+            done += 1
+            yield windows
+
+
+def _hold(tunables: Iterable[Tunable]) -> None:
+    """A number whose gradient is always 0 has moments of 0 and makes steps of 0."""
+    for each in tunables:
+        if each.free is not None and each.parameter.grad is not None:
+            # Not by a product: what is not finite times zero is not zero.
+            each.parameter.grad.masked_fill_(~each.free, 0.0)
