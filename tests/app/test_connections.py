@@ -23,7 +23,7 @@ OURS: Final = 20
 """Connections of one address."""
 SHORT: Final = Patience(head=1, crowded=1, keep_alive=1, unread=1, write=1, sweep=0.05)
 NEVER: Final = Patience(*[3600.0] * 5, sweep=0.05)
-LARGE: Final = 3 * UNSENT_BYTES
+LARGE: Final = 2 * UNSENT_BYTES
 """An answer that the kernel does not hold as a whole, with little left for WRITE_RATE."""
 LIVE: Final = head("GET", "/livez", {})
 
