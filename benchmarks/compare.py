@@ -3,8 +3,9 @@
     python -m benchmarks.compare --data DIR [--rows '50%/*,dense'] [--out FILE]
     python -m benchmarks.compare --data DIR --ratio [--repeats 3]
 
-DIR holds wikitext2/test.txt, ptb/test.txt, c4/calibration.jsonl and c4/test.jsonl. Prints a table and writes JSON.
-Rows are kept in --cache and not measured again while nothing that determines them has changed; --again does.
+DIR holds wikitext2/test.txt, ptb/test.txt, c4/calibration.jsonl and c4/test.jsonl. Prints a table and writes JSON;
+"planned" are the seconds that a plan of the row says on this machine. Rows are kept in --cache and not measured
+again while nothing that determines them has changed; --again does.
 --ratio runs ours and the peer's in turn and prints how their wall times compare; nothing of it is cached.
 The peers' environment (llmcompressor, pinned in peers.txt) is made in --cache on first use.
 """
@@ -31,7 +32,7 @@ from worker.pruning import PruningError
 from worker.pruning.evaluation.losses import native_dtype
 from worker.pruning.state.atomic import write_json
 
-COLUMNS = ("row", *TESTS, "mean", "sparsity", "seconds", "peak RSS", "peak anon")
+COLUMNS = ("row", *TESTS, "mean", "sparsity", "seconds", "planned", "peak RSS", "peak anon")
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -54,9 +55,10 @@ def line(name: str, row: dict[str, Any]) -> str:
     cells = [name, *(f"{value:.2f}" for value in perplexities), f"{statistics.fmean(perplexities):.2f}"]
     if "seconds" in row:
         sizes = (f"{row[size] / 2**20:.0f} MiB" for size in ("peak_rss_bytes", "peak_anon_bytes"))
-        cells += [f"{row['sparsity']:.4%}", f"{row['seconds']:.1f}", *sizes]
+        planned = f"{row['planned_seconds']:.1f}" if "planned_seconds" in row else ""
+        cells += [f"{row['sparsity']:.4%}", f"{row['seconds']:.1f}", planned, *sizes]
     else:
-        cells += [""] * 4
+        cells += [""] * (len(COLUMNS) - len(cells))
     return "| " + " | ".join(cells) + " |"
 
 

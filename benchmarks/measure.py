@@ -102,8 +102,9 @@ class Bench:
 
 
 def figures(finished: Finished) -> dict[str, Any]:
+    times = ("seconds", "processor_seconds", "planned_seconds")
     return {
-        **{name: round(finished.answer[name], 2) for name in ("seconds", "processor_seconds")},
+        **{name: round(finished.answer[name], 2) for name in times if name in finished.answer},
         "peak_rss_bytes": finished.peak_rss_bytes,
         "peak_anon_bytes": finished.peak_anon_bytes,
     }

@@ -21,8 +21,10 @@ def compare_times(bench: Bench, repeats: int) -> list[dict[str, Any]]:
         for number in range(repeats):
             # Whoever goes second may find warmer files or a warmer processor: take turns at it.
             for name in runs if number % 2 == 0 else reversed(runs):
-                runs[name].append(_once(bench, rows[name]))
-                print(f"{name}: {runs[name][-1]['seconds']:.1f} s", flush=True)
+                run = _once(bench, rows[name])
+                runs[name].append(run)
+                planned = f", planned {run['planned_seconds']:.1f} s" if "planned_seconds" in run else ""
+                print(f"{name}: {run['seconds']:.1f} s{planned}", flush=True)
         compared += [_entry(name, peer, {each: runs[each] for each in (name, peer)}) for name in ours]
     return compared
 

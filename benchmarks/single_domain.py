@@ -25,6 +25,7 @@ from secateur.spec.effort import Effort
 from secateur.spec.job import Numerics
 from secateur.spec.records.pipe import Message, Progress
 from worker.pruning import PruningJob, Silent, run
+from worker.pruning.plan import plan
 from worker.pruning.state.atomic import write_json
 
 
@@ -41,10 +42,12 @@ class Shown(Silent):
 def measure(model: Path, asked: dict[str, Any], protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
     """Prune in a folder that is removed afterwards, and evaluate. asked: method and sparsity."""
     with tempfile.TemporaryDirectory(dir=options.cache) as workspace:
-        began, before = time.monotonic(), time.process_time()
         request = protocol.request(model, Path(workspace), **asked) | {"numerics": options.numerics}
+        job = PruningJob.from_dict(request)
+        planned = plan(job)["estimates"]["seconds"]["total"]
+        began, before = time.monotonic(), time.process_time()
         with amx() if options.amx else nullcontext():
-            output = run(PruningJob.from_dict(request), Shown())
+            output = run(job, Shown())
         seconds, processor = time.monotonic() - began, time.process_time() - before
         # Of the process, so of the heaviest row so far.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
@@ -54,6 +57,7 @@ def measure(model: Path, asked: dict[str, Any], protocol: Protocol, options: arg
         "sparsity": output.summary.sparsity,
         "pruning_seconds": round(seconds, 1),
         "processor_seconds": round(processor, 1),
+        "planned_seconds": round(planned, 1),
         "peak_rss_bytes": peak,
     }
 
@@ -61,8 +65,8 @@ def measure(model: Path, asked: dict[str, Any], protocol: Protocol, options: arg
 def show(name: str, row: dict[str, Any]) -> None:
     figures = "".join(f"{row['perplexity'][text]:11.2f}" for text in TESTS)
     mean = sum(row["perplexity"].values()) / len(TESTS)
-    taken = (row.get("processor_seconds", 0), row.get("pruning_seconds", 0), row.get("peak_rss_bytes", 0) >> 20)
-    print(f"{name:14}{figures}{mean:9.2f}{taken[0]:11.0f} s{taken[1]:9.0f} s{taken[2]:8} MiB", flush=True)
+    times = "".join(f"{row.get(f'{what}_seconds', 0):9.0f} s" for what in ("planned", "processor", "pruning"))
+    print(f"{name:14}{figures}{mean:9.2f}{times}{row.get('peak_rss_bytes', 0) >> 20:8} MiB", flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -116,7 +120,7 @@ def main() -> None:
     if options.channels:
         sparsity["channels"] = options.channels
     heads = "".join(f"{name:>11}" for name in TESTS)
-    print(f"{'':14}{heads}     mean    processor    pruning    peak RSS", flush=True)
+    print(f"{'':14}{heads}     mean    planned  processor    pruning    peak RSS", flush=True)
     rows: dict[str, Any] = {}
     if not options.no_dense:
         rows["dense"] = {"perplexity": protocol.perplexity(model)}
