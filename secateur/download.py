@@ -1,8 +1,9 @@
 """Downloading a job's files: resumed, checked, never outside the folder, through no link and into no dotfile."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,10 +31,15 @@ class ManifestFile:
 
 
 async def download_all(
-    transport: Transport, job: str, manifest: ManifestRead, folder: Path, on_bytes: OnBytes | None
+    transport: Transport,
+    job: str,
+    manifest: ManifestRead,
+    folder: Path,
+    only: Collection[str] | None,
+    on_bytes: OnBytes | None,
 ) -> list[Path]:
-    """Every file of the manifest below `folder`; see Client.download."""
-    files = manifest_files(manifest)
+    """Files of the manifest below `folder`; see Client.download."""
+    files = _chosen(manifest_files(manifest), only)
     folder.mkdir(parents=True, exist_ok=True)
     targets = [refuse_links(folder, file.path) for file in files]
     total = sum(file.bytes for file in files)
@@ -114,6 +120,16 @@ def manifest_files(manifest: ManifestRead) -> list[ManifestFile]:
     if tree_digest((file.path, file.sha256) for file in files) != manifest["digest"]:
         raise DownloadError("the manifest's digest does not match its files")
     return files
+
+
+def _chosen(files: list[ManifestFile], only: Collection[str] | None) -> list[ManifestFile]:
+    """The files whose paths one of the globs matches. Raises DownloadError for a glob that matches none."""
+    if only is None:
+        return files
+    for glob in only:
+        if not any(fnmatchcase(file.path, glob) for file in files):
+            raise DownloadError(f"the job has no file {glob!r}")
+    return [file for file in files if any(fnmatchcase(file.path, glob) for glob in only)]
 
 
 def _check_path(path: str) -> None:

@@ -50,8 +50,8 @@ def publish(
 ) -> Published:
     """Make the repository hold the job's model; again, it changes nothing.
 
-    repo: `owner/name`, made when there is none. folder: where the job's files are downloaded to, or are already.
-    private: of a repository that is made. packed: the packed form in place of the plain one. licence: an
+    repo: `owner/name`, made when there is none. folder: below which the model's files are downloaded, or are
+    already. private: of a repository that is made. packed: the packed form in place of the plain one. licence: an
     identifier of the hub's, for the card; by default what the card says. Raises SecateurError.
     """
     found: Answer = client.job(job)
@@ -59,7 +59,7 @@ def publish(
         raise SecateurError(f"{job} is {found['state']}: the model of a job that has succeeded is published")
     hub = _hub()
     made = folder / "model"
-    _only_its_own(client.download(job, folder), made, job)
+    _only_its_own(client.download(job, folder, only=[f"{made.name}/*"]), made, job)
     packed = packed and not any(made.glob("packed-*.safetensors"))  # else the job has packed it
     with tempfile.TemporaryDirectory(prefix="secateur-hub-") as temporary:
         model = _pack(made, Path(temporary) / "packed") if packed else made

@@ -1,6 +1,6 @@
 """What jobs made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from secateur import answers, download
@@ -19,15 +19,22 @@ class Artifacts(Calls):
 
     @operation
     async def download(
-        self, id: str, folder: Path, *, on_bytes: Callable[[int, int], None] | None = None
+        self,
+        id: str,
+        folder: Path,
+        *,
+        only: Collection[str] | None = None,
+        on_bytes: Callable[[int, int], None] | None = None,
     ) -> list[Path]:
-        """Download every file of a job below `folder` and check it; what is there and correct stays.
+        """Download a job's files below `folder` and check each; what is there and correct stays.
 
-        A broken download goes on where it ended, also in a later call. on_bytes(done, total) tells the progress.
-        Raises UnsafePath before the first byte, DownloadError.
+        only: globs of the manifest's paths, such as `model/*`, in which `*` is any text, slashes too; by default
+        every file. A broken download goes on where it ended, also in a later call. on_bytes(done, total) tells
+        the progress.
+        Raises UnsafePath before the first byte, DownloadError, also for a glob that no file matches.
         """
         manifest = await _manifest(self._transport, id)
-        return await download.download_all(self._transport, id, manifest, folder, on_bytes)
+        return await download.download_all(self._transport, id, manifest, folder, only, on_bytes)
 
     @operation
     async def export_state(self, id: str, target: Path) -> None:

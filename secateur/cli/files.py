@@ -11,11 +11,21 @@ from secateur.cli.exits import Exit
 Folder = Annotated[Path | None, typer.Argument(help="Default: a folder named after the job.", show_default=False)]
 
 
-def download(context: typer.Context, job: JobId, folder: Folder = None, as_json: AsJson = False) -> None:
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB", help="Only files whose path it matches, such as 'model/*'; repeatable.", show_default=False
+    ),
+]
+
+
+def download(
+    context: typer.Context, job: JobId, folder: Folder = None, only: Only = None, as_json: AsJson = False
+) -> None:
     """Download a job's files and check each against the manifest; goes on where it was interrupted."""
     target = folder or Path(job)
     with client_of(context) as client, bytes_bar() as on_bytes:
-        paths = client.download(job, target, on_bytes=on_bytes)
+        paths = client.download(job, target, only=only, on_bytes=on_bytes)
     found = {"folder": str(target), "files": [str(path) for path in paths]}
     say(as_json, found, f"{len(paths)} files in {target}, all as the manifest says")
 

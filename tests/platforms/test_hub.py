@@ -46,6 +46,7 @@ def test_the_pages_lines_publish_a_model_with_its_card(platform: Platform, tmp_p
             return done.stdout.strip()
 
         published = [call(line) for line in lines]
+        assert [path.name for path in (tmp_path / job).iterdir()] == ["model"], "what no hub needs stays"
         assert call(lines[0]) == published[0], "the same again changes nothing"
         repos = {id: repo for (_, id), repo in hub.repos.items()}
     first, second = repos["org/llama-50"], repos["org/llama-50-packed"]

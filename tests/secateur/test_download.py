@@ -3,13 +3,14 @@
 import contextlib
 import hashlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from secateur import Client, DownloadError, UnsafePath
-from tests.secateur.conftest import Connect, Reply, Request, ScriptedServer
+from tests.secateur.conftest import Connect, Reply, Request, Run, ScriptedServer
 
 CONTENT = bytes(range(256)) * 4096
 
@@ -71,6 +72,45 @@ def test_every_file_arrives_and_nothing_else(client: Client, scripted: ScriptedS
     assert found == files
     assert seen[-1] == (len(CONTENT) + 2, len(CONTENT) + 2)
     assert client.verify("job_1", tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        (["model/*"], ["model/a.safetensors", "model/sub/b"]),
+        (("*.safetensors", "report.json"), ["model/a.safetensors", "report.json", "stage-00/model/a.safetensors"]),
+        (["model/*", "*"], ["model/a.safetensors", "model/sub/b", "report.json", "stage-00/model/a.safetensors"]),
+        ([], []),
+    ],
+)
+def test_only_what_a_glob_matches_arrives(
+    client: Client, scripted: ScriptedServer, tmp_path: Path, only: Collection[str], expected: list[str]
+) -> None:
+    paths = ("model/a.safetensors", "model/sub/b", "report.json", "stage-00/model/a.safetensors")
+    scripted.answer = Artifacts({path: path.encode() for path in paths})
+    seen = [(0, 0)]
+    arrived = client.download("job_1", tmp_path, only=only, on_bytes=lambda *bytes: seen.append(bytes))
+    assert sorted(arrived) == [tmp_path / path for path in expected]
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(arrived)
+    assert seen[-1] == (sum(map(len, expected)),) * 2
+
+
+def test_a_glob_that_no_file_matches_is_an_error(client: Client, scripted: ScriptedServer, tmp_path: Path) -> None:
+    """Not fewer files than were asked for, without a word; so is a string in place of a list."""
+    server = scripted.answer = Artifacts({"model/a": CONTENT})
+    for only in (["model/*", "report.json"], "model/*"):
+        with pytest.raises(DownloadError, match=r"no file '(report\.json|m)'"):
+            client.download("job_1", tmp_path, only=only)
+    assert server.downloads == []
+
+
+def test_the_command_takes_globs(run: Run, scripted: ScriptedServer, tmp_path: Path) -> None:
+    scripted.answer = Artifacts({"model/a": b"a", "report.json": b"{}", "state/b": b"b"})
+    code, _, _ = run("download", "job_1", str(tmp_path), "--only", "model/*", "--only", "report.json")
+    assert code == 0
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"a", "report.json"}
+    assert run("download", "job_1", str(tmp_path))[0] == 0
+    assert (tmp_path / "state" / "b").is_file()
 
 
 def test_broken_connection_goes_on_where_it_broke(
