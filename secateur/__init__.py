@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from secateur.client import AsyncClient, Client
     from secateur.errors import (
+        BadAnswer,
         DownloadError,
         NotReachable,
         ProblemError,
@@ -22,6 +23,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 
 __all__ = [
     "AsyncClient",
+    "BadAnswer",
     "Client",
     "DownloadError",
     "NotReachable",

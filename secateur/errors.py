@@ -15,6 +15,10 @@ class NotReachable(SecateurError):
     """The server did not answer, after all retries."""
 
 
+class BadAnswer(SecateurError):
+    """What answered is not Secateur, or its answer was spoilt on the way."""
+
+
 class WaitTimeout(SecateurError):
     """What was waited for did not happen in time."""
 
@@ -64,7 +68,7 @@ class ProblemError(SecateurError):
     @classmethod
     def of(cls, response: httpx.Response) -> "ProblemError":
         """From a response with an error status, whose body has been read; also from a proxy's HTML page."""
-        body = _json_object(response)
+        body = _problem(response)
         errors = body.get("errors")
         fields = tuple(
             FieldProblem(str(entry.get("detail", "")), entry.get("pointer"), entry.get("parameter"))
@@ -91,18 +95,22 @@ class ProblemError(SecateurError):
 
 def problem_code(response: httpx.Response) -> str | None:
     """The stable code of a refusal; None of what is not a problem document."""
-    code = _json_object(response).get("code")
+    code = _problem(response).get("code")
     return code if isinstance(code, str) else None
 
 
-def _json_object(response: httpx.Response) -> dict[str, Any]:
-    if "json" not in response.headers.get("content-type", ""):
-        return {}
+def json_object(response: httpx.Response) -> dict[str, Any] | None:
+    """The object of a body that has been read; None of any other body."""
     try:
         body = response.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
+    except (ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _problem(response: httpx.Response) -> dict[str, Any]:
+    said = "json" in response.headers.get("content-type", "")
+    return (json_object(response) if said else None) or {}
 
 
 def _phrase(status: int) -> str:

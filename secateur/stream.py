@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import httpx
 
-from secateur.errors import NotReachable, ProblemError, SecateurError
+from secateur.errors import BadAnswer, NotReachable, ProblemError
 from secateur.retries import BACKOFF, requested_pause
 from secateur.transport import Transport
 from secateur.waiting import Absence
@@ -23,7 +23,7 @@ MOST: Final = 30.0
 
 async def stream_rows(transport: Transport, path: str, after: int) -> AsyncGenerator[Any, None]:
     """The rows above `after`, until the job has ended and all were read. A server that is away for a while is
-    waited for. Raises ProblemError, NotReachable."""
+    waited for. Raises ProblemError, NotReachable, BadAnswer."""
     stream, absence, failures = _Stream(transport, path, after), Absence(), 0
     while not stream.ended:
         try:
@@ -58,7 +58,8 @@ class _Stream:
         self._retry = RETRY
 
     async def read(self) -> AsyncGenerator[Any, None]:
-        """The rows of one connection. Raises ProblemError, NotReachable; then, too, it may be read again."""
+        """The rows of one connection. Raises ProblemError, NotReachable, after which it may be read again, and
+        BadAnswer."""
         self.answered = False
         try:
             async with self.transport.open(
@@ -69,16 +70,25 @@ class _Stream:
                 self.answered = True
                 async with aclosing(_messages(self.transport.wire.pieces(response))) as messages:
                     async for fields in messages:
-                        if "retry" in fields:
-                            # The last word of a server that stops; after a row there is more, or the end.
-                            self._retry = self.pause = min(float(fields["retry"]) / 1000, MOST)
-                        if "data" in fields:
-                            row = json.loads(fields["data"])
-                            self.after, self.pause = row["seq"], 0.0
+                        if (row := self._row(fields)) is not None:
                             yield row
         except httpx.TransportError as error:
             self.pause = self._retry
             raise self.transport.not_reachable(error) from error
+
+    def _row(self, fields: dict[str, str]) -> Any:
+        """The row of a message, if it has one. Raises BadAnswer."""
+        try:
+            if "retry" in fields:
+                # The last word of a server that stops; after a row there is more, or the end.
+                self._retry = self.pause = min(max(0.0, float(fields["retry"]) / 1000), MOST)
+            if "data" not in fields:
+                return None
+            row = json.loads(fields["data"])
+            self.after, self.pause = int(row["seq"]), 0.0
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            raise BadAnswer(f"{self.path} does not answer with rows") from error
+        return row
 
     async def _is_stream(self, response: httpx.Response) -> bool:
         """False at the end of it. Raises ProblemError."""
@@ -89,7 +99,7 @@ class _Stream:
             raise ProblemError.of(response)
         self.ended = response.status_code == 204
         if not self.ended and not response.headers.get("content-type", "").startswith(MEDIA_TYPE):
-            raise SecateurError(f"{response.url} does not answer with a stream ({response.status_code})")
+            raise BadAnswer(f"{response.url} does not answer with a stream ({response.status_code})")
         return not self.ended
 
 
@@ -102,7 +112,7 @@ async def _messages(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[dict[
         async for piece in pieces:
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
-                name, _, value = line.removesuffix(b"\r").decode().partition(":")
+                name, _, value = line.removesuffix(b"\r").decode(errors="replace").partition(":")
                 value = value.removeprefix(" ")
                 if name:
                     fields[name] = f"{fields[name]}\n{value}" if name == "data" and name in fields else value

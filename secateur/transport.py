@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from secateur.errors import NotReachable, ProblemError, SecateurError
+from secateur.errors import BadAnswer, NotReachable, ProblemError, SecateurError, json_object
 from secateur.retries import Retries, may_repeat, requested_pause, should_repeat
 from secateur.wire import Body, Wire
 
@@ -37,9 +37,7 @@ class Transport:
     """Requests to one server with one key."""
 
     def __init__(self, wire: type[Wire], url: str, key: str, *, timeout: float, retry_seconds: float) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise SecateurError(f"{url!r} is not the URL of a server (http://host or https://host)")
+        host = _host(url)
         if not key or not key.isascii() or not key.isprintable():
             raise SecateurError("the API key has characters that no key has")
         self.url = url.rstrip("/")
@@ -54,7 +52,7 @@ class Transport:
             timeout=self._timeout(),
             verify=_trusted(),
             # A proxy for the internet is not a way to this machine.
-            trust_env=parts.hostname not in ("localhost", "127.0.0.1", "::1"),
+            trust_env=host not in ("localhost", "127.0.0.1", "::1"),
         )
 
     async def call(
@@ -73,7 +71,7 @@ class Transport:
 
         repeatable: whether sending it twice does no harm; by default decided by the method. slow: the server may
         take as long as it needs.
-        Raises ProblemError and NotReachable.
+        Raises ProblemError, NotReachable and BadAnswer, as all calls do.
         """
         again = method in REPEATABLE if repeatable is None else repeatable
         timeout = httpx.Timeout(None, connect=CONNECT_SECONDS) if slow else self._timeout()
@@ -110,8 +108,7 @@ class Transport:
         response = await self._send(
             lambda: self.wire.send("PUT", path, headers=headers, body=body, timeout=self._timeout()), again=False
         )
-        if response.is_error:
-            raise ProblemError.of(response)
+        _demand_success(response)
 
     async def look(self, path: str, *, held: float, etag: str | None, until: str | None = None) -> Look:
         """A GET that the server may hold for `held` seconds: with an ETag until the resource is another, without
@@ -163,8 +160,8 @@ class Transport:
             return self.wire.send("DELETE", path)
 
         response = await self._send(ask, again=True)
-        if response.is_error and not (tries > 1 and response.status_code == 404):
-            raise ProblemError.of(response)
+        if not (tries > 1 and response.status_code == 404):
+            _demand_success(response)
 
     async def pages(self, path: str, params: Mapping[str, Any] | None = None) -> AsyncGenerator[Any, None]:
         """Every row of a list, page by page as they are consumed."""
@@ -184,7 +181,7 @@ class Transport:
         params: Mapping[str, Any] | None = None,
         silence: float | None = None,
     ) -> AbstractAsyncContextManager[httpx.Response]:
-        """A GET whose body is read by the caller. Follows redirects (to an object store, without our key).
+        """A GET whose body is read by the caller.
 
         silence: seconds without a byte after which the connection counts as broken.
         """
@@ -193,14 +190,27 @@ class Transport:
             headers={"Accept-Encoding": "identity", **headers},
             params=_present(params),
             timeout=httpx.Timeout(silence or self.timeout, connect=CONNECT_SECONDS),
-            follow_redirects=True,
         )
 
 
 @cache
 def _trusted() -> ssl.SSLContext:
     """The machine's certificates, read once: they are by far the most of what a client costs."""
-    return httpx.create_ssl_context()
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        raise SecateurError(f"this machine's certificates cannot be read: {error}") from error
+
+
+def _host(url: str) -> str:
+    """The host of a server's URL. Raises SecateurError for what is none."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return httpx.URL(url).host
+    except (httpx.InvalidURL, ValueError):
+        pass
+    raise SecateurError(f"{url!r} is not the URL of a server (http://host or https://host)")
 
 
 def _present(params: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -209,15 +219,22 @@ def _present(params: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _object(response: httpx.Response) -> Json:
+    _demand_success(response)
+    body = json_object(response)
+    if body is None:
+        raise _foreign(response)
+    return body
+
+
+def _demand_success(response: httpx.Response) -> None:
     if response.is_error:
         raise ProblemError.of(response)
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not response.is_success or not isinstance(body, dict):
-        raise SecateurError(f"{response.url} does not answer like Secateur ({response.status_code})")
-    return body
+    if not response.is_success:  # a redirect says that nothing was done
+        raise _foreign(response)
+
+
+def _foreign(response: httpx.Response) -> BadAnswer:
+    return BadAnswer(f"{response.url} does not answer like Secateur ({response.status_code})")
 
 
 def path_of(*parts: str) -> str:

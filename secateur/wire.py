@@ -2,7 +2,15 @@
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    aclosing,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -12,6 +20,7 @@ import anyio.to_thread
 import httpx
 
 from secateur.digests import file_sha256
+from secateur.errors import BadAnswer, SecateurError
 
 CHUNK_BYTES: Final = 1 << 20
 T = TypeVar("T")
@@ -40,7 +49,8 @@ class Body:
 
 
 class Wire(Protocol):
-    """The way to a server. Raises httpx.TransportError."""
+    """The way to a server. Raises httpx.TransportError for what broke, which may be tried again, and SecateurError
+    for what would break again."""
 
     def __init__(self, **options: Any) -> None: ...
 
@@ -48,7 +58,7 @@ class Wire(Protocol):
         """The answer, read whole."""
 
     def open(self, path: str, **options: Any) -> AbstractAsyncContextManager[httpx.Response]:
-        """The answer to a GET, not yet read."""
+        """The answer to a GET, not yet read. Follows redirects (to an object store, without our key)."""
 
     async def read(self, response: httpx.Response) -> None:
         """Read the whole body of an opened answer."""
@@ -71,22 +81,33 @@ class BlockingWire:
     """Never suspends: a coroutine over it ends at its first step."""
 
     def __init__(self, **options: Any) -> None:
-        self._client = httpx.Client(**options)
+        with _usable_machine():
+            self._client = httpx.Client(**options)
 
     async def send(self, method: str, path: str, *, body: Body | None = None, **options: Any) -> httpx.Response:
-        return self._client.request(method, path, content=_flow(body) if body else None, **options)
+        with _sendable():
+            content = _flow(body) if body else None
+            request = self._client.build_request(method, path, content=content, **options)
+        with _readable():
+            return self._client.send(request)
 
     @asynccontextmanager
     async def open(self, path: str, **options: Any) -> AsyncIterator[httpx.Response]:
-        with self._client.stream("GET", path, **options) as response:
+        with _sendable():
+            request = self._client.build_request("GET", path, **options)
+        with _readable():
+            response = self._client.send(request, stream=True, follow_redirects=True)
+        with closing(response):
             yield response
 
     async def read(self, response: httpx.Response) -> None:
-        response.read()
+        with _readable():
+            response.read()
 
     async def pieces(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
-        for piece in response.iter_raw():
-            yield piece
+        with _readable():
+            for piece in response.iter_raw():
+                yield piece
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -105,23 +126,35 @@ class AsyncWire:
     """Over an event loop; files are read and written in threads."""
 
     def __init__(self, **options: Any) -> None:
-        self._client = httpx.AsyncClient(**options)
+        with _usable_machine():
+            self._client = httpx.AsyncClient(**options)
 
     async def send(self, method: str, path: str, *, body: Body | None = None, **options: Any) -> httpx.Response:
-        if body is None:
-            return await self._client.request(method, path, **options)
-        async with aclosing(_async_flow(body)) as content:
-            return await self._client.request(method, path, content=content, **options)
+        async with aclosing(_async_flow(body)) if body else nullcontext() as content:
+            with _sendable():
+                request = self._client.build_request(method, path, content=content, **options)
+            with _readable():
+                return await self._client.send(request)
 
-    def open(self, path: str, **options: Any) -> AbstractAsyncContextManager[httpx.Response]:
-        return self._client.stream("GET", path, **options)
+    @asynccontextmanager
+    async def open(self, path: str, **options: Any) -> AsyncIterator[httpx.Response]:
+        with _sendable():
+            request = self._client.build_request("GET", path, **options)
+        with _readable():
+            response = await self._client.send(request, stream=True, follow_redirects=True)
+        try:
+            yield response
+        finally:
+            await response.aclose()
 
     async def read(self, response: httpx.Response) -> None:
-        await response.aread()
+        with _readable():
+            await response.aread()
 
     async def pieces(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
-        async for piece in response.aiter_raw():
-            yield piece
+        with _readable():
+            async for piece in response.aiter_raw():
+                yield piece
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
@@ -135,6 +168,40 @@ class AsyncWire:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+@contextmanager
+def _usable_machine() -> Iterator[None]:
+    """Raises SecateurError where a client cannot be made."""
+    try:
+        yield
+    except (httpx.InvalidURL, ValueError, ImportError) as error:
+        raise SecateurError(f"this machine's proxy settings cannot be used: {error}") from error
+
+
+@contextmanager
+def _sendable() -> Iterator[None]:
+    """Raises SecateurError for what is no request: an address too long, headers and JSON that are no text."""
+    try:
+        yield
+    except (httpx.InvalidURL, ValueError) as error:
+        raise SecateurError(f"this cannot be sent: {error}") from error
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Raises BadAnswer for an answer that cannot be read. What broke stays httpx's.
+
+    An address that the system will not look up is a UnicodeError or OverflowError, of which anyio makes a group.
+    """
+    try:
+        yield
+    except httpx.TransportError:
+        raise
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict) as error:
+        raise BadAnswer(f"the answer cannot be read: {str(error) or type(error).__name__}") from error
+    except (UnicodeError, OverflowError, ExceptionGroup) as error:
+        raise SecateurError(f"the address cannot be used: {error}") from error
 
 
 def _flow(body: Body) -> Iterator[bytes]:

@@ -303,7 +303,18 @@ def test_upload_asks_for_the_format_it_cannot_guess(client: Client, tmp_path: Pa
         client.upload_dataset(tmp_path / "corpus.bin")
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8640", "ftp://host", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8640",
+        "ftp://host",
+        "http://",
+        "http://[::1",
+        "http://host:99999",
+        "http://host:x",
+        "http://a\0b",
+    ],
+)
 def test_url_must_be_one(connect: Connect, url: str) -> None:
     with pytest.raises(SecateurError, match="not the URL of a server"):
         connect(url, "sctr_key")
