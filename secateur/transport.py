@@ -1,7 +1,9 @@
 """HTTP: the key in the header, problems as exceptions, retries."""
 
+import math
 import platform
 import ssl
+import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -17,6 +19,8 @@ from secateur.retries import Retries, may_repeat, requested_pause, should_repeat
 from secateur.wire import Body, Wire
 
 CONNECT_SECONDS: Final = 10.0
+LATE: Final = 5.0
+"""Seconds behind a deadline for which an answer to what was asked before is still waited for."""
 REPEATABLE: Final = {"GET", "HEAD", "PUT", "DELETE"}
 Json = dict[str, Any]
 Answer = Mapping[str, Any]
@@ -110,28 +114,37 @@ class Transport:
         )
         _demand_success(response)
 
-    async def look(self, path: str, *, held: float, etag: str | None, until: str | None = None) -> Look:
+    async def look(
+        self, path: str, *, held: float, etag: str | None, until: str | None = None, deadline: float | None = None
+    ) -> Look:
         """A GET that the server may hold for `held` seconds: with an ETag until the resource is another, without
         one until it is finished, or until what the server is told to wait for.
 
+        deadline: by the monotonic clock; it is held for no longer, and not asked again behind it.
         Raises ProblemError and NotReachable.
         """
-        params = _present({"wait": f"{held:g}", "for": until}) if held > 0 else None
         headers = {"If-None-Match": etag} if etag is not None else None
-        timeout = self._timeout(held)
-        response = await self._send(
-            lambda: self.wire.send("GET", path, params=params, headers=headers, timeout=timeout), again=True
-        )
+
+        def ask() -> Awaitable[httpx.Response]:
+            left = _left(deadline)
+            wait = min(held, left)
+            params = _present({"wait": f"{wait:g}", "for": until}) if wait > 0 else None
+            timeout = self._timeout(wait, within=left + LATE)
+            return self.wire.send("GET", path, params=params, headers=headers, timeout=timeout)
+
+        response = await self._send(ask, again=True, deadline=deadline)
         if response.status_code == 304:  # a proxy that compresses has another way to write the same tag
             return Look(None, etag, requested_pause(response))
         return Look(_object(response), response.headers.get("etag"), requested_pause(response))
 
-    def _timeout(self, held: float = 0) -> httpx.Timeout:
-        return httpx.Timeout(self.timeout + held, connect=CONNECT_SECONDS)
+    def _timeout(self, held: float = 0, within: float = math.inf) -> httpx.Timeout:
+        return httpx.Timeout(min(self.timeout + held, within), connect=min(CONNECT_SECONDS, within))
 
-    async def _send(self, ask: Callable[[], Awaitable[httpx.Response]], again: bool) -> httpx.Response:
+    async def _send(
+        self, ask: Callable[[], Awaitable[httpx.Response]], again: bool, deadline: float | None = None
+    ) -> httpx.Response:
         """The answer, after as many tries as there is time for. again: whether asking twice does no harm."""
-        retries = self.retries()
+        retries = Retries(min(self.retry_seconds, _left(deadline)), self.wire.sleep)
         while True:
             try:
                 response = await ask()
@@ -211,6 +224,11 @@ def _host(url: str) -> str:
     except (httpx.InvalidURL, ValueError):
         pass
     raise SecateurError(f"{url!r} is not the URL of a server (http://host or https://host)")
+
+
+def _left(deadline: float | None) -> float:
+    """Seconds until then."""
+    return math.inf if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def _present(params: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -50,9 +50,9 @@ async def wait_for(
     with it after every look.
 
     every: the least time between two looks. hold: whether the server can hold a request until there is news.
-    Raises WaitTimeout.
+    Raises WaitTimeout, also of a server that is away.
     """
-    started, absence = time.monotonic(), Absence()
+    deadline, absence = None if timeout is None else time.monotonic() + timeout, Absence()
     # Whoever wants news is told how it is at once, and after that when something has changed.
     news = on_update is not None or awaited != "end"
     first: Look | None = None
@@ -60,14 +60,16 @@ async def wait_for(
     etag: str | None = None
     while True:
         asked = time.monotonic()
-        left = HELD if timeout is None else max(0.0, started + timeout - asked)
-        held = min(HELD, left) if hold and (not news or etag is not None) else 0.0
+        held = HELD if hold and (not news or etag is not None) else 0.0
         requested: float | None = None
+        missed: Exception | None = None
         try:
             until = "state" if awaited == "state" and on_update is None else None
-            found = await transport.look(path, held=held, etag=etag if news else None, until=until)
+            known = etag if news else None
+            found = await transport.look(path, held=held, etag=known, until=until, deadline=deadline)
         except (NotReachable, ProblemError) as error:
             absence.forgive(error)
+            missed = error
         else:
             absence.answered()
             requested, etag, last, first = found.pause, found.etag, found.body or last, first or found
@@ -79,9 +81,11 @@ async def wait_for(
         rest = every if requested is None else requested
         if held > 0 or etag is not None:
             rest = max(0.0, every - (time.monotonic() - asked))
-        if timeout is not None and time.monotonic() + rest - started > timeout:
-            what = "as it was" if awaited != "end" else "not finished"
-            raise WaitTimeout(f"{path.rpartition('/')[2]} is {what} after {timeout:g} s")
+        if deadline is not None and time.monotonic() + rest > deadline:
+            what = "is as it was" if awaited != "end" else "is not finished"
+            if missed is not None:
+                what = f"cannot be seen ({missed})"
+            raise WaitTimeout(f"{path.rpartition('/')[2]} {what} after {timeout:g} s") from missed
         await transport.wire.sleep(rest)
 
 

@@ -98,7 +98,8 @@ class Jobs(Calls):
         every: float = 1.0,
         on_update: Callable[[answers.JobRead], None] | None = None,
     ) -> answers.JobRead:
-        """The job once it is finished, however that is. Raises WaitTimeout.
+        """The job once it is finished, however that is. Raises WaitTimeout, after `timeout` seconds also of a
+        server that is away.
 
         for_: `state` also returns it once its state is another than when it was first looked at, `change` once
         anything of it is. The server holds each request until there is news; every: the least time between two.

@@ -9,7 +9,30 @@ from sqlalchemy.orm import Session
 from secateur import Client, WaitTimeout
 from tests.app.conftest import Inputs, MakeKey, application, inputs, make_key, project, service  # noqa: F401
 from tests.app.history.test_feeds import end
-from tests.secateur.conftest import Connect, Reply, ScriptedServer
+from tests.secateur.conftest import Connect, Reply, Request, ScriptedServer
+
+
+class Clock:
+    """Stands for the module `time` and for pauses: it goes on by what is slept alone."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, _: Any, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in ("waiting", "transport", "retries"):
+        monkeypatch.setattr(f"secateur.{module}.time", clock)
+    for kind in ("BlockingWire", "AsyncWire"):
+        monkeypatch.setattr(f"secateur.wire.{kind}.sleep", lambda *given: clock.sleep(*given))
+    return clock
 
 
 @pytest.fixture
@@ -70,6 +93,45 @@ def test_no_change_in_time_is_said(client: Client, scripted: ScriptedServer) -> 
     scripted.answer = lambda _: job("running", "1")
     with pytest.raises(WaitTimeout, match=r"job_1 is as it was after 0\.05 s"):
         client.wait("job_1", for_="change", every=0.01, timeout=0.05)
+
+
+@pytest.mark.parametrize("reply", [Reply(503, b""), Reply(200, b"{}", cut=0)], ids=["busy", "broken"])
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda client: client.wait("job_1", timeout=20),
+        lambda client: client.wait("job_1", for_="change", timeout=20),
+        lambda client: client.wait_for_model("mdl_1", timeout=20),
+    ],
+)
+def test_a_server_that_is_away_is_tried_again_until_the_deadline_alone(
+    wait: Any, reply: Reply, connect: Connect, scripted: ScriptedServer, clock: Clock
+) -> None:
+    scripted.answer = lambda _: reply
+    begun = clock.now
+    with pytest.raises(WaitTimeout, match=r"cannot be seen \(.+\) after 20 s"):
+        wait(connect(scripted.url, "sctr_key", retry_seconds=60))
+    assert clock.now - begun <= 20
+    assert len(scripted.requests) > 4
+    asked = [float(each.path.partition("wait=")[2].partition("&")[0] or 0) for each in scripted.requests]
+    assert asked == sorted(asked, reverse=True)
+    assert asked[0] <= 20
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_behind_the_deadline(
+    connect: Connect, scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secateur.transport.LATE", 0.1)
+    given_up = threading.Event()
+
+    def answer(_: Request) -> Reply:
+        given_up.wait(20)
+        return job("succeeded", "1")
+
+    scripted.answer = answer
+    with pytest.raises(WaitTimeout):
+        connect(scripted.url, "sctr_key", retry_seconds=60).wait("job_1", timeout=0.1)
+    given_up.set()
 
 
 def test_the_real_service_is_waited_for(
