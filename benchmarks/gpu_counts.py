@@ -49,6 +49,10 @@ class Counted:
     def seconds(self, name: str) -> Counter[str]:
         return sum((own for phase, own in self.counts.seconds.items() if _in(phase, name)), Counter())
 
+    def modelled(self, name: str) -> float:
+        """Seconds a block by arithmetic on the counts: copies beside the work take none of their own."""
+        return sum(value for kind, value in self.seconds(name).items() if kind != "bus beside") / self.blocks
+
     def bus(self, name: str, way: str) -> float:
         """Bytes a block, in stored blocks. way: uploads or downloads."""
         return self.of(name)[f"{way}_bytes"] / self.blocks / self.stored
@@ -115,7 +119,7 @@ def show(found: Counted, shape: str) -> None:
         print(f"{phase:26s}{numbers}  {spent}")
     for name in PASSES:
         own, blocks = found.of(name), found.blocks
-        work = sum(value for kind, value in found.seconds(name).items() if kind != "bus beside") / blocks
+        work = found.modelled(name)
         asked = f"{own['launches'] // blocks} launches, {own['synchronisations'] // blocks} synchronisations"
         whole = f"{BLOCKS[shape]} blocks {work * BLOCKS[shape] / 60:.1f} min"
         bus = f"{found.bus(name, 'uploads'):.2f} blocks up, {found.bus(name, 'downloads'):.2f} down"
@@ -130,13 +134,15 @@ def rows(found: Counted, shape: str, method: str) -> list[str]:
         asked = " | ".join(f"{found.by_block(name, figure):,}" for figure in ("launches", "synchronisations"))
         sent, back = found.sent(name), found.bus(name, "downloads")
         verdict = "" if sent <= ALLOWED else f", more than {ALLOWED}"
-        lines.append(f"| {shape} {method} | {name} | {asked} | {sent:.2f}{verdict} | {back:.2f} |")
+        sizes = f"{sent:.2f}{verdict} | {back:.2f} | {found.modelled(name):.2f}"
+        lines.append(f"| {shape} {method} | {name} | {asked} | {sizes} |")
     return lines
 
 
 def tabulate(sizes: dict[str, int]) -> None:
     print(
-        "| job | pass | launches | synchronisations | blocks up, a load | blocks down |\n|---|---|---|---|---|---|"
+        "| job | pass | launches | synchronisations | blocks up, a load | blocks down | seconds modelled |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for shape, method in TABLE:
         with tempfile.TemporaryDirectory() as folder:

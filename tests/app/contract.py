@@ -67,15 +67,15 @@ def _check_headers(response: httpx.Response, documented: dict[str, Any], place: 
 @cache
 def validator(path: tuple[str, str, str, str]) -> Any:
     """Of a body, by path, method, status and media type. Unknown fields are mistakes."""
-    whole = _strict()
     parts = ("paths", path[0], path[1], "responses", path[2], "content", path[3], "schema")
     pointer = "/".join(quote(part.replace("~", "~0").replace("/", "~1"), safe="~") for part in parts)
-    return jsonschema_rs.Draft202012Validator({**whole, "$ref": f"#/{pointer}"}, validate_formats=True)
+    schema = {"$ref": f"urn:document#/{pointer}"}
+    return jsonschema_rs.Draft202012Validator(schema, registry=_strict(), validate_formats=True)
 
 
 @cache
-def _strict() -> dict[str, Any]:
-    """The document with every object closed that names its fields."""
+def _strict() -> jsonschema_rs.Registry:
+    """The document, read once for all validators, with every object closed that names its fields."""
     whole = copy.deepcopy(_DOCUMENT)
     pending: list[Any] = list(whole["components"]["schemas"].values())
     while pending:
@@ -86,7 +86,7 @@ def _strict() -> dict[str, Any]:
             pending.extend(value for name, value in item.items() if name not in ("example", "examples", "default"))
         elif isinstance(item, list):
             pending.extend(item)
-    return whole
+    return jsonschema_rs.Registry([("urn:document", whole)])
 
 
 def _operation(request: httpx.Request) -> tuple[str, dict[str, Any]] | None:

@@ -138,11 +138,11 @@ def test_what_is_added_up_stays_the_same(
     rows = session.query(MetricCount).all()
     assert len(rows) == len({(row.metric, str(row.labels), row.bound) for row in rows})
     assert max(row.count for row in rows) == 3
-    assert {key: scrape()[key] for key in before} == before
+    assert before.items() <= scrape().items()
     with transaction() as other:
         monkeypatch.setattr(counts, "FEW", 0)
         counts.fold(other)
-    assert {key: scrape()[key] for key in before} == before
+    assert before.items() <= scrape().items()
 
 
 def test_a_histogram_s_bound_is_in_its_bucket(session: Session, scrape: Scrape) -> None:
