@@ -614,6 +614,12 @@ class MethodRead(TypedDict):
     parameters: list[ParameterRead]
 
 
+class ModelLicense(TypedDict):
+    id: str
+    name: str | None
+    link: str | None
+
+
 class ModelRead(TypedDict):
     id: str
     object: NotRequired[Literal["model"]]
@@ -627,6 +633,7 @@ class ModelRead(TypedDict):
     blocks: int | None
     bytes: int | None
     digest: str | None
+    license: ModelLicense | None
     warnings: list[JobWarning]
     error: InputError | None
     created_at: str

@@ -16,9 +16,9 @@ PART_BYTES: Final = 64 << 20
 TRIES: Final = 5
 """Times that one part is sent before it is given up."""
 NAMES: Final = re.compile(
-    r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.(?:safetensors|json|txt|model|jinja)|(?:LICENSE|NOTICE|USE_POLICY|COPYING)[A-Z_-]*(?:\.(?:md|rst|pdf))?"
+    r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.(?:safetensors|json|txt|model|jinja)|(?:LICENSE|NOTICE|USE_POLICY|COPYING)[A-Z_-]*(?:\.(?:md|rst|pdf))?|README\.md"
 )
-"""Files of a folder that belong to a model. Others stay where they are: code, pickles, READMEs."""
+"""What is sent of a folder: a model's files, and its card for the licence. Code and pickles stay."""
 
 OnBytes = Callable[[int, int], None]
 

@@ -106,6 +106,8 @@ class Claim:
     """The worker's, as it has described it; None for one that has not."""
     model_source: dict[str, Any] = field(default_factory=dict)
     """Where the model came from, as its row has it."""
+    model_license: dict[str, Any] | None = None
+    """What its card names, as its row has it."""
     origin: dict[str, Any] | None = None
     """The call that the job came of: see kit/origin.py."""
 
@@ -196,6 +198,7 @@ def _describe(session: Session, job: Job, lease: Lease, worker: str) -> Claim:
         model_id=model.id,
         model_digest=model.digest or "",
         model_source=model.source,
+        model_license=model.license,
         model_files=tuple(map(StoredFile.of, model.files or [])),
         datasets={dataset.id: _text(dataset) for dataset in datasets},
         spec=job.spec,

@@ -96,6 +96,14 @@ class ModelCreate(Strict):
     source: Source
 
 
+class ModelLicense(BaseModel):
+    """The licence that a model's card names."""
+
+    id: str = Field(description="The hub's identifier, such as `apache-2.0`, `llama3.2` or `other`.")
+    name: str | None
+    link: str | None
+
+
 class ModelRead(BaseModel):
     """A dense model. What intake finds out is null until it is ready."""
 
@@ -113,6 +121,10 @@ class ModelRead(BaseModel):
     blocks: int | None
     bytes: int | None
     digest: str | None
+    license: ModelLicense | None = Field(
+        description="As the model's card (the front matter of README.md) has it; null without one, and of a model "
+        "that was taken in before this was recorded."
+    )
     warnings: list[JobWarning] = Field(description="What intake found that its owner should know.")
     error: InputError | None
     created_at: datetime

@@ -43,6 +43,8 @@ class Model(Base):
     """sha256 over the sorted (path, sha256) pairs of `files`."""
     files: Mapped[JsonList | None]
     """`path`, `sha256`, `bytes`, `key` of each file."""
+    license: Mapped[Json | None]
+    """`id`, `name`, `link` of the licence that the model's card names."""
     warnings: Mapped[JsonList] = mapped_column(default=list, server_default="[]")
     """`code`, `message`, `data` of what the owner should know about a model that is ready."""
     error: Mapped[Json | None]

@@ -21,7 +21,10 @@ def publish(
     public: Annotated[bool, typer.Option("--public", help="Of a repository that is made.")] = False,
     packed: Annotated[bool, typer.Option("--packed", help="The packed form in place of the plain one.")] = False,
     licence: Annotated[
-        str | None, typer.Option("--license", help="The hub's identifier of the model's licence, for the card.")
+        str | None,
+        typer.Option(
+            "--license", help="The hub's identifier of the licence. Default: the base model's, as far as known."
+        ),
     ] = None,
     endpoint: Annotated[str | None, typer.Option(help="The hub; else HF_ENDPOINT.", show_default=False)] = None,
     as_json: AsJson = False,

@@ -56,7 +56,8 @@ def folder(tmp_path: Path) -> Path:
     model.mkdir()
     (model / "config.json").write_text("{}")
     (model / "model.safetensors").write_bytes(DATA)
-    for name in ("modeling.py", "pytorch_model.bin", ".hidden.json", "README.md"):
+    (model / "README.md").write_text("card")
+    for name in ("modeling.py", "pytorch_model.bin", ".hidden.json", "NOTES.md"):
         (model / name).write_text("stays")
     return model
 
@@ -70,13 +71,14 @@ def test_a_folder_is_sent_whole_without_what_is_no_model(
         model = client.upload_model(folder, on_bytes=lambda done, total: told.append((done, total)))
     assert (model["state"], store.completed) == ("pending", 1)
     assert {name: bytes(data) for name, data in store.files.items()} == {
+        "README.md": b"card",
         "config.json": b"{}",
         "model.safetensors": DATA,
     }
-    assert told[-1] == (len(DATA) + 2, len(DATA) + 2)
+    assert told[-1] == (len(DATA) + 6, len(DATA) + 6)
     created = json.loads(scripted.requests[0].body)
     assert created["name"] == "mine"
-    digests = [file_sha256(folder / name) for name in ("config.json", "model.safetensors")]
+    digests = [file_sha256(folder / name) for name in ("README.md", "config.json", "model.safetensors")]
     assert [file["sha256"] for file in created["source"]["files"]] == digests
 
 
@@ -99,7 +101,7 @@ def test_a_part_that_a_proxy_gave_up_goes_on_where_it_ended(
     def answer(request: Request) -> Reply:
         if request.method == "PUT":
             parts.append(request.headers["upload-offset"])
-            if len(parts) == 2:  # of the second file, a piece has come
+            if len(parts) == 3:  # of the third file, a piece has come
                 store.files["model.safetensors"] += request.body[:1000]
                 return Reply(status, b"<html>", {"Content-Type": "text/html"})
         return store.answer(request)
@@ -108,7 +110,7 @@ def test_a_part_that_a_proxy_gave_up_goes_on_where_it_ended(
     with connect(scripted.url, "sctr_key", retry_seconds=0) as client:
         client.upload_model(folder)
     assert bytes(store.files["model.safetensors"]) == DATA
-    assert parts == ["0", "0", "1000"]
+    assert parts == ["0", "0", "0", "1000"]
 
 
 def test_an_upload_goes_on_in_a_later_call(connect: Connect, folder: Path, scripted: ScriptedServer) -> None:
@@ -171,10 +173,11 @@ def test_whatever_is_sent_is_taken() -> None:
         "LICENSE-MIT",
         "LICENSEold",
         "COPYING.LESSER",
+        "README",
         "model",
         "a",
     )
     ends = ("", ".txt", ".md", ".rst", ".pdf", ".html", ".py", ".json", ".model", ".jinja", ".safetensors", ".bin")
     sent = [name for name in (stem + end for stem in stems for end in ends) if NAMES.fullmatch(name)]
-    assert {"LICENSE", "LICENSE.txt", "LICENSE-MIT", "COPYING.md", "model.safetensors"} <= set(sent)
+    assert {"LICENSE", "LICENSE.txt", "LICENSE-MIT", "COPYING.md", "README.md", "model.safetensors"} <= set(sent)
     assert [_allowed(name) for name in sent] == sent

@@ -42,12 +42,13 @@ a program uses them."""
 
 @dataclass(frozen=True)
 class Subject:
-    """What a card is about. terms: names of the files with the model's terms; datasets: sha256 by id; base: digest
-    of the manifest of the job that was continued."""
+    """What a card is about. license: `id`, `name` and `link` of the dense model's card; terms: names of the files
+    with the model's terms; datasets: sha256 by id; base: digest of the manifest of the job that was continued."""
 
     spec: Mapping[str, Any]
     model_digest: str
     source: Mapping[str, Any]
+    license: Mapping[str, Any] | None
     terms: Sequence[str]
     datasets: Mapping[str, str]
     base: str | None
@@ -68,6 +69,7 @@ def subject_of(claim: Claim) -> Subject:
         spec=claim.spec,
         model_digest=claim.model_digest,
         source=claim.model_source,
+        license=claim.model_license,
         terms=terms_of(file.path for file in claim.model_files),
         datasets={id: text.file.sha256 for id, text in claim.datasets.items()},
         base=claim.base.manifest_digest if claim.base is not None else None,
@@ -111,10 +113,28 @@ def _front_matter(subject: Subject) -> str:
     lines = ["---", f"library_name: {library}", "pipeline_tag: text-generation"]
     if subject.source.get("type") == "hub":
         lines.append(f"base_model: {_json(subject.source.get('id'))}")
-    if subject.terms:
-        lines += ["license: other", f"license_link: {_json(subject.terms[0])}"]
+    lines += [f"{name}: {_json(value)}" for name, value in _license(subject).items() if value]
     lines += ["tags:", "- pruned", "- sparse", f"- {_json(str(subject.spec['method']['name']))}", "---"]
     return "\n".join(lines)
+
+
+def _license(subject: Subject) -> dict[str, Any]:
+    """The licence in the hub's fields. A link leads to an address, or to a file of terms that is here, too."""
+    said = subject.license or {"id": "other"} if subject.terms else subject.license
+    if said is None:
+        return {}
+    link = said.get("link")
+    if link not in subject.terms and not str(link).startswith(("https://", "http://")):
+        link = subject.terms[0] if subject.terms and said["id"] == "other" else None
+    return {"license": said["id"], "license_name": said.get("name"), "license_link": link}
+
+
+def _terms(subject: Subject) -> str:
+    files = ", ".join(map(quoted, subject.terms))
+    if subject.license is not None:
+        named = quoted(str(subject.license.get("name") or subject.license["id"]))
+        return f"{named} by its card" + (f", and in {files}" if files else "")
+    return f"in {files}" if files else "whose files held none; its owner has them"
 
 
 def _introduction(subject: Subject, summary: Summary) -> str:
@@ -124,13 +144,10 @@ def _introduction(subject: Subject, summary: Summary) -> str:
     else:
         name = "a model without a public name"
     domains = ", ".join(quoted(domain["name"]) for domain in subject.spec["domains"])
-    terms = ", ".join(map(quoted, subject.terms))
     return "\n".join(
         [
             f"- Base model: {name}, digest {quoted(subject.model_digest)}.",
-            f"- Terms: those of the base model, in {terms}."
-            if terms
-            else "- Terms: those of the base model, whose files held none; its owner has them.",
+            f"- Terms: those of the base model, {_terms(subject)}.",
             f"- Method: {quoted(str(method['name']))}, pattern "
             f"{quoted(str(subject.spec['sparsity'].get('pattern', 'unstructured')))}.",
             f"- Pruned: {summary.zeros:,} of {summary.weights:,} weights of the pruned matrices are zero "

@@ -15,6 +15,7 @@ from worker.intake.context import Context
 from worker.intake.fit import check_fit
 from worker.intake.gguf import convert
 from worker.intake.hub import HubFile, HubRepo, open_repo
+from worker.intake.licence import CARD, CARD_BYTES
 from worker.intake.roots import resolve, root_of
 from worker.intake.scan import SHOWN
 from worker.intake.scanning import small_files_of, weights_of
@@ -114,7 +115,7 @@ def _take(source: Source, context: Context) -> dict[str, Any]:
     """Scan the small files before any weight is fetched, then the weights, then store all of them."""
     listing = source.listing()
     files = source.fetch(small_files(listing))
-    description = small_files_of(files, context)
+    description, license = small_files_of(files | _card(source, listing, context), context)
     files |= source.fetch(weight_files(listing, files.get(INDEX, Path(INDEX))))
     if left := weights_left(listing, files):
         message = "the folder has other weights, which were not taken, nor merged: " + ", ".join(left[:SHOWN])
@@ -127,6 +128,7 @@ def _take(source: Source, context: Context) -> dict[str, Any]:
     if any(stamp(path) != before[name] for name, path in files.items()):
         raise IntakeError("source_changed", "The files changed while they were read; register the model again.")
     return {
+        "license": license,
         "architecture": description.architecture,
         "model_type": description.model_type,
         "blocks": description.blocks,
@@ -137,6 +139,15 @@ def _take(source: Source, context: Context) -> dict[str, Any]:
         "digest": tree_digest((file["path"], file["sha256"]) for file in stored),
         "warnings": context.warnings,
     }
+
+
+def _card(source: Source, listing: Mapping[str, int], context: Context) -> dict[str, Path]:
+    """The model's card, which is read and not taken."""
+    if listing.get(CARD, 0) > CARD_BYTES:
+        message = f"the licence of {CARD} was not recorded: it is larger than {CARD_BYTES} bytes"
+        context.warn("licence_not_read", message)
+        return {}
+    return source.fetch([CARD]) if CARD in listing else {}
 
 
 def _store(files: Mapping[str, Path], context: Context) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from worker.intake.licence import CARD, Licence, read_licence
 from worker.model_files.choose import (
     CONFIG,
     INDEX,
@@ -38,13 +39,14 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]*", re.ASCII)
 def answer(request: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """The scan as a child's work (`worker.isolation`). request: `step`, small or weights; `files`, name → path."""
     files = {name: Path(path) for name, path in request["files"].items()}
-    if request["step"] == "small":
-        return {"description": asdict(scan_small_files(files))}
     warnings: list[dict[str, Any]] = []
 
     def warn(code: str, message: str, **data: Any) -> None:
         warnings.append({"code": code, "message": message, "data": data})
 
+    if request["step"] == "small":
+        description = asdict(scan_small_files(files))
+        return {"description": description, "license": scan_card(files, warn), "warnings": warnings}
     weights = scan_weights(files, lambda: tell({}), warn)
     tensors = {name: (each.dtype, each.shape, each.start, each.bytes) for name, each in weights.tensors.items()}
     return {"tensors": tensors, "warnings": warnings}
@@ -82,6 +84,15 @@ def scan_small_files(files: Mapping[str, Path]) -> Description:
     description = read_config(files[CONFIG])
     _check_tokenizer(files)
     return description
+
+
+def scan_card(files: Mapping[str, Path], warn: Warn) -> Licence | None:
+    """The licence that the model's card names, if there is a card."""
+    try:
+        return read_licence(files[CARD]) if CARD in files else None
+    except ValueError as error:
+        warn("licence_not_read", f"the licence of {CARD} was not recorded: {error}")
+        return None
 
 
 def scan_weights(files: Mapping[str, Path], check: Callable[[], None], warn: Warn) -> Weights:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from worker.intake.context import Context
+from worker.intake.licence import Licence
 from worker.intake.scan import Weights
 from worker.isolation import Limits, run_isolated
 from worker.model_files.config import Description
@@ -13,20 +14,26 @@ from worker.model_files.safetensors_header import Entry
 SCAN: Final = "worker.intake.scan"
 
 
-def small_files_of(files: Mapping[str, Path], context: Context) -> Description:
-    """See `scan.scan_small_files`."""
-    return Description(**_ask("small", "the model's configuration and tokenizer", files, context)["description"])
+def small_files_of(files: Mapping[str, Path], context: Context) -> tuple[Description, Licence | None]:
+    """See `scan.scan_small_files` and `scan.scan_card`; what they warn of is noted."""
+    answer = _ask("small", "the model's configuration, tokenizer and card", files, context)
+    _note(answer, context)
+    return Description(**answer["description"]), answer["license"]
 
 
 def weights_of(files: Mapping[str, Path], context: Context) -> Weights:
     """See `scan.scan_weights`; what it warns of is noted."""
     answer = _ask("weights", "the headers of the weights", files, context)
-    for said in answer["warnings"]:
-        context.warn(said["code"], said["message"], **said["data"])
+    _note(answer, context)
     entries = answer["tensors"].items()
     return Weights(
         {name: Entry(dtype, tuple(shape), start, size) for name, (dtype, shape, start, size) in entries}
     )
+
+
+def _note(answer: Mapping[str, Any], context: Context) -> None:
+    for said in answer["warnings"]:
+        context.warn(said["code"], said["message"], **said["data"])
 
 
 def _ask(step: str, what: str, files: Mapping[str, Path], context: Context) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def test_a_key_without_scopes_sees_no_actions(dashboard: Dashboard, make_key: Ma
 def test_a_model_is_uploaded_over_a_broken_line(signed_in: Dashboard, tmp_path: Path, api: Any) -> None:
     folder = tmp_path / "tiny"
     (folder / "below").mkdir(parents=True)
-    for name in ("config.json", "model.safetensors", "README.md", "below/tokenizer.json"):
+    for name in ("config.json", "model.safetensors", "NOTES.md", "below/tokenizer.json"):
         (folder / name).write_text("{}" * 100)
     page = signed_in.page
     page.route("**/files/model.safetensors", lambda route: route.abort(), times=1)

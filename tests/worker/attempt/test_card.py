@@ -3,12 +3,15 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import yaml
 
 from app.jobs.schemas import EvaluationRead, RowRead
+from secateur.hub import write_card as card_for_hub
 from tests.records import summary
 from worker.attempt.card import Subject, quoted, terms_of, write_card
 
@@ -25,6 +28,7 @@ SUBJECT = Subject(
     spec=SPEC,
     model_digest=DIGEST,
     source={"type": "hub", "id": "org/model", "commit": "c" * 40},
+    license=None,
     terms=["LICENSE"],
     datasets={"ds_1": "1" * 64, "ds_2": "2" * 64},
     base="b" * 64,
@@ -85,16 +89,68 @@ def test_a_model_of_no_hub_is_said_to_be_without_name_and_terms() -> None:
     assert "/srv" not in card
 
 
+APACHE = {"id": "apache-2.0", "name": None, "link": None}
+LLAMA = {"id": "other", "name": "llama", "link": "LICENSE"}
+
+
+@pytest.mark.parametrize(
+    ("license", "terms", "fields", "said"),
+    [
+        (APACHE, [], {"license": "apache-2.0"}, "`apache-2.0` by its card."),
+        (APACHE, ["LICENSE"], {"license": "apache-2.0"}, "`apache-2.0` by its card, and in `LICENSE`."),
+        (
+            LLAMA,
+            ["LICENSE", "NOTICE"],
+            {"license": "other", "license_name": "llama", "license_link": "LICENSE"},
+            "`llama` by its card, and in `LICENSE`, `NOTICE`.",
+        ),
+        (LLAMA, [], {"license": "other", "license_name": "llama"}, "`llama` by its card."),
+        (
+            LLAMA | {"link": "javascript:x"},
+            ["COPYING"],
+            {"license": "other", "license_name": "llama", "license_link": "COPYING"},
+            "`llama` by its card, and in `COPYING`.",
+        ),
+        (
+            LLAMA | {"link": "https://llama.example/terms"},
+            [],
+            {"license": "other", "license_name": "llama", "license_link": "https://llama.example/terms"},
+            "`llama` by its card.",
+        ),
+        (None, ["NOTICE"], {"license": "other", "license_link": "NOTICE"}, "in `NOTICE`."),
+    ],
+)
+def test_the_licence_is_the_dense_models(
+    license: dict[str, Any] | None, terms: list[str], fields: dict[str, str], said: str
+) -> None:
+    """A link leads to an address or to a file that is there."""
+    card = write_card(replace(SUBJECT, license=license, terms=terms), EVALUATION, summary())
+    assert {name: value for name, value in front_matter(card).items() if name.startswith("license")} == fields
+    assert f"- Terms: those of the base model, {said}\n" in card
+
+
+def test_a_hub_gets_the_licence_of_the_card_unless_another_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(write_card(replace(SUBJECT, license=LLAMA), EVALUATION, summary()))
+    kept = front_matter(card_for_hub(huggingface_hub, path, [], None, packed=False))
+    assert [kept[name] for name in ("license", "license_name", "license_link")] == ["other", "llama", "LICENSE"]
+    named = front_matter(card_for_hub(huggingface_hub, path, [], "mit", packed=False))
+    assert named["license"] == "mit"
+    assert not {"license_name", "license_link"} & named.keys()
+
+
 HOSTILE = ['"\n---\nlicense: mit', "```\n# Owned", "<script>", "a|b", "`", "x\x1b[2J", "[a](javascript:b)", " "]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_text_is_markup(text: str) -> None:
     spec = SPEC | {"sparsity": SPEC["sparsity"] | {"overrides": [{"match": text, "skip": True}]}}
-    subject = replace(SUBJECT, spec=spec, source={"type": "hub", "id": text, "commit": text}, terms=[text])
+    hub = {"type": "hub", "id": text, "commit": text}
+    licence = {"id": "other", "name": text, "link": text}
+    subject = replace(SUBJECT, spec=spec, source=hub, license=licence, terms=[text])
     card = write_card(subject, EVALUATION, summary())
     found = front_matter(card)
-    assert (found["base_model"], found["license_link"]) == (text, text)
+    assert [found[name] for name in ("base_model", "license_name", "license_link")] == [text] * 3
     inside = card.split("```json\n")[1].split("\n```\n\nModels")[0]
     assert json.loads(inside)["sparsity"]["overrides"][0]["match"] == text
     assert [line for line in card.splitlines() if line.startswith("#")] == [

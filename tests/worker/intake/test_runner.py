@@ -32,6 +32,7 @@ from worker.intake import datasets
 from worker.intake.context import Context
 from worker.intake.datasets import TEXT, hold_text
 from worker.intake.hub import HubUnavailable
+from worker.intake.licence import CARD_BYTES
 from worker.intake.runner import run
 
 pytestmark = pytest.mark.slow
@@ -96,6 +97,24 @@ def test_terms_go_with_a_model_and_what_was_left_is_said(intake: Any, tiny: Path
     assert {"LICENSE", "NOTICE.txt"} <= {file["path"] for file in model.files}
     (warning,) = model.warnings
     assert (warning["code"], warning["data"]) == ("weights_not_taken", {"files": ["model.fp16.safetensors"]})
+
+
+def test_the_licence_of_a_card_is_recorded_and_the_card_is_not_taken(intake: Any, tiny: Path) -> None:
+    (tiny / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: tiny\nlicense_link: LICENSE\n---\n# A model\n"
+    )
+    model = intake(folder_model())
+    assert model.license == {"id": "other", "name": "tiny", "link": "LICENSE"}
+    assert "README.md" not in {file["path"] for file in model.files}
+    digest = model.digest
+    (tiny / "README.md").write_text("---\nlicense: [mit, apache-2.0]\n---\n")
+    model = intake(folder_model())
+    assert (model.state, model.license, model.digest) == ("ready", None, digest)
+    assert [each["code"] for each in model.warnings] == ["licence_not_read"]
+    (tiny / "README.md").write_bytes(b"x" * (CARD_BYTES + 1))
+    model = intake(folder_model())
+    assert (model.state, model.license) == ("ready", None)
+    assert [each["code"] for each in model.warnings] == ["licence_not_read"]
 
 
 def test_what_the_engine_would_refuse_is_refused_and_what_it_would_ignore_is_said(
@@ -191,11 +210,15 @@ def test_an_uploaded_file_that_is_not_what_was_announced_is_named(
 
 def test_a_hub_model_is_the_same_model_with_its_commit(intake: Any, tiny: Path, hub: Hub) -> None:
     repo = hub.add(
-        "model", "team/tiny", contents(tiny) | {"pytorch_model.bin": b"\x80", "deep/x.safetensors": b""}
+        "model",
+        "team/tiny",
+        contents(tiny)
+        | {"pytorch_model.bin": b"\x80", "deep/x.safetensors": b"", "README.md": b"---\nlicense: mit\n---\n"},
     )
     model = intake(hub_model())
     assert model.state == "ready"
     assert model.source == {"type": "hub", "id": "team/tiny", "revision": "main", "commit": repo.commit("main")}
+    assert model.license == {"id": "mit", "name": None, "link": None}
     assert model.digest == intake(folder_model()).digest
     assert not {"pytorch_model.bin", "deep/x.safetensors"} & set(hub.downloads())
 

@@ -10,9 +10,9 @@ import { send } from "./upload";
 const PART = 64 * 2 ** 20;
 const READ = 4 * 2 ** 20;
 const TRIES = 5;
-/** What a file of a model may be called, as in the command line. Others stay behind: code, pickles, READMEs. */
+/** What a file of a model may be called, as in the command line; its card is one, for the licence. Code and pickles stay. */
 const NAMES =
-  /^(?:[A-Za-z0-9_][A-Za-z0-9_.-]*\.(?:safetensors|json|txt|model|jinja)|(?:LICENSE|NOTICE|USE_POLICY|COPYING)[A-Z_-]*(?:\.(?:md|rst|pdf))?)$/;
+  /^(?:[A-Za-z0-9_][A-Za-z0-9_.-]*\.(?:safetensors|json|txt|model|jinja)|(?:LICENSE|NOTICE|USE_POLICY|COPYING)[A-Z_-]*(?:\.(?:md|rst|pdf))?|README\.md)$/;
 
 export interface Step {
   doing: string;

@@ -1,0 +1,52 @@
+"""The licence of a model, as the front matter of its card tells hubs."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+CARD: Final = "README.md"
+CARD_BYTES: Final = 2**20
+"""A longer card is not fetched."""
+HEAD_BYTES: Final = 2**16
+"""What is read of it."""
+
+_FRONT: Final = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---\s", re.DOTALL)
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,99}", re.ASCII)
+_LONGEST: Final = {"license_name": 200, "license_link": 2000}
+
+Licence = dict[str, str | None]
+"""`id`, the hub's identifier; `name` and `link` where the card has them, as of a licence that is `other`."""
+
+
+def read_licence(path: Path) -> Licence | None:
+    """None of a card that names no licence. Raises ValueError, with what is wrong, for one that cannot be read."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    text = head.decode("utf-8", errors="replace") + "\n"
+    front = _FRONT.match(text)
+    if front is None:
+        if len(head) == HEAD_BYTES and text.lstrip().startswith("---"):
+            raise ValueError(f"its front matter is longer than {HEAD_BYTES} bytes")
+        return None
+    try:
+        found = yaml.load(front[1], yaml.BaseLoader)  # noqa: S506 - it makes texts, lists and mappings alone
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError("its front matter is no YAML") from error
+    said = found.get("license") if isinstance(found, dict) else None
+    if not said:
+        return None
+    identifier = said[0] if isinstance(said, list) and len(said) == 1 else said
+    if not isinstance(identifier, str) or not _IDENTIFIER.fullmatch(identifier):
+        raise ValueError("`license` is not one identifier")
+    name, link = (_text(found.get(field), field) for field in _LONGEST)
+    return {"id": identifier, "name": name, "link": link}
+
+
+def _text(value: object, field: str) -> str | None:
+    if not value:
+        return None
+    if not isinstance(value, str) or len(value) > _LONGEST[field] or not value.isprintable():
+        raise ValueError(f"`{field}` is not one short line")
+    return value
