@@ -61,7 +61,7 @@ def check(job: str, counts: Counts) -> None:
             f"{job} asks a GPU for less, hold on to it with `{ACCEPT}`: {'; '.join(lowered)}", stacklevel=2
         )
     assert not raised, (
-        f"{job} asks more of a GPU than before (of a job over two blocks and two domains):\n"
+        f"{job} asks more of a GPU than before (of a job over two blocks):\n"
         + "\n".join(raised)
         + f"\nIf this is worth it: `{ACCEPT}`, and say why in the commit."
     )
