@@ -20,6 +20,8 @@ FIGURES: Final = (
     "host_cast_bytes",
 )
 ACCEPT: Final = "python -m pytest tests/worker/pruning/gpu --accept-counts"
+SLACK: Final = 200
+"""One in so many may come or go by the last bits of a processor's sums, which decide how long a search goes on."""
 Key = tuple[str, str, str]
 """Job, phase, figure."""
 
@@ -50,11 +52,12 @@ def check(job: str, counts: Counts) -> None:
     raised, lowered = [], []
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key, 0), now.get(key, 0)
-        if new > old:
+        slack = old // SLACK
+        if new > old + slack:
             _, phase, figure = key
             lines = [f"      {number:>9} at {line}" for line, number in counts.worst(phase, figure)]
             raised.append("\n".join([f"  {phase}: {figure} {old} -> {new}; most of them now", *lines]))
-        elif new < old:
+        elif new < old - slack:
             lowered.append(f"{key[1]}: {key[2]} {old} -> {new}")
     if lowered:
         warnings.warn(
