@@ -13,7 +13,7 @@ import pytest
 from tests.pretend_gpu import pretend_gpu
 from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Request, known_again
-from tests.worker.pruning.gpu.test_jobs import ERROR, PREFIX_WEIGHED, UNIFORM, small
+from tests.worker.pruning.gpu.test_jobs import ADMM, ERROR, PREFIX_WEIGHED, UNIFORM, small
 from tests.worker.pruning.lineages import run_job
 from tests.worker.pruning.test_runner import copy_committed
 from worker.pruning.channels import stage as channels
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 JOBS: Final[dict[str, dict[str, Any]]] = {
     "wanda": {"method": {"name": "wanda"}, "sparsity": ERROR},
-    "admm": {"method": {"name": "admm"}, "sparsity": UNIFORM, "domains": "ab"},
+    "admm": {"method": ADMM, "sparsity": UNIFORM, "domains": "ab"},
     "prefix-refined": {"method": {**PREFIX_WEIGHED, "refine": "block"}, "sparsity": UNIFORM},
     "alps": {"method": {"name": "alps", "alps": {"max_steps": 3}}, "sparsity": UNIFORM},
     "sparsegpt": {"method": {"name": "sparsegpt", "mode": "sequential"}, "sparsity": UNIFORM, "domains": "ab"},
@@ -107,7 +107,7 @@ def several(request: dict[str, Any], device: str) -> dict[str, Any]:
 
 
 def test_experts_are_solved_on_both(request_for: Request, tmp_path: Path) -> None:
-    fields = {"model": str(make_tiny("mixtral", tmp_path / "m")), "method": {"name": "admm"}, "sparsity": UNIFORM}
+    fields = {"model": str(make_tiny("mixtral", tmp_path / "m")), "method": ADMM, "sparsity": UNIFORM}
     with pretend_gpu():
         one = run_job(several(request_for(workspace="one", **fields), "cuda:0"))
     with pretend_gpu(devices=2):
@@ -118,7 +118,7 @@ def test_experts_are_solved_on_both(request_for: Request, tmp_path: Path) -> Non
 
 def test_begun_on_one_device_and_ended_on_two(request_for: Request, half_llama: Path) -> None:
     def job(workspace: str, device: str) -> dict[str, Any]:
-        fields: dict[str, Any] = {"method": {"name": "admm"}, "sparsity": UNIFORM, "model": str(half_llama)}
+        fields: dict[str, Any] = {"method": ADMM, "sparsity": UNIFORM, "model": str(half_llama)}
         return several(request_for(domains="ab", workspace=workspace, **fields), device)
 
     with pretend_gpu(devices=2):
