@@ -72,6 +72,7 @@ def walk(page: Page) -> list[str]:
             break
         if way and here["number"] == way[-1]:
             continue
+        assert here["number"] >= 0, f"what came later: {here['what']}"
         way.append(here["number"])
         if not here["isDrawn"] or not here["shown"]:
             faults.append(f"not to be seen: {here['what']}")
@@ -99,6 +100,8 @@ def test_tab_leads_to_every_control_and_shows_where_it_is(
     found: list[str] = []
     for path, prepare in PAGES.items():
         signed_in.open(path.format(**vars(history)))
+        page.locator(".project[title]").wait_for(state="attached")  # before that, no action is offered
+        signed_in.settle()
         prepare(page)
         found += [f"{path}: {fault}" for fault in walk(page)]
     assert found == []
