@@ -2,6 +2,8 @@
 # Three images from one file: `api` (API, dispatcher, migrations: no torch), `worker-cpu` (intakes and plans, with
 # torch's build for processors alone, a tenth of the other's size) and `worker-gpu` (jobs).
 ARG PYTHON=3.11
+# What a worker's image has: with `tasks` in it, jobs are followed by tasks of the lm-evaluation-harness.
+ARG EXTRAS=worker,tracing
 # Where torch's builds for processors alone are published.
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 
@@ -28,14 +30,15 @@ RUN pip install --constraint deploy/constraints.txt --target /opt/node nodejs-wh
  && pip install --no-deps --force-reinstall .
 
 FROM build AS build-worker-cpu
-ARG TORCH_CPU_INDEX
+ARG EXTRAS TORCH_CPU_INDEX
 RUN pip install --no-deps --index-url ${TORCH_CPU_INDEX} torch==2.13.0 \
- && pip install --constraint deploy/constraints.txt '.[worker,tracing]'
+ && pip install --constraint deploy/constraints.txt ".[${EXTRAS}]"
 
 # CUDA comes with torch, as packages: CUDA 13.0, which needs a driver of 580 or later on the host.
 FROM build AS build-worker-gpu
+ARG EXTRAS
 RUN pip install --constraint deploy/constraints.txt --constraint deploy/constraints-gpu.txt torch==2.13.0 \
- && pip install --constraint deploy/constraints.txt --constraint deploy/constraints-gpu.txt '.[worker,tracing]'
+ && pip install --constraint deploy/constraints.txt --constraint deploy/constraints-gpu.txt ".[${EXTRAS}]"
 
 FROM python:${PYTHON}-slim AS runtime
 RUN useradd --uid 10001 --create-home --home-dir /home/secateur secateur \

@@ -207,6 +207,10 @@ class Settings(BaseSettings):
     """Hidden states that an engine holds in memory, beside those that fit on its GPU; the rest goes to a scratch
     file below `work_dir`. Without it: an eighth of what the engine may hold."""
 
+    task_data: Path | None = None
+    """A Hugging Face cache (`HF_HOME`) that jobs' engines, which have no network, read the data of the
+    lm-evaluation-harness's own tasks from; they write nothing there. Without it only tasks with a dataset run."""
+
     hf_endpoint: str = "https://huggingface.co"
     """Its host may have an internal address; what it redirects to must be public, or among `hf_hosts`."""
     hf_hosts: Annotated[tuple[str, ...], NoDecode] = ()

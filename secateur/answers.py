@@ -390,6 +390,7 @@ class EvaluationRead(TypedDict):
     not_measured: list[str]
     rows: list[RowRead]
     protocols: dict[str, dict[str, Any]]
+    tasks: list[TaskRead]
 
 
 class FailureRead(TypedDict):
@@ -411,6 +412,13 @@ class Gate(TypedDict):
     max_bwt: NotRequired[float | None]
     max_log_bwt: NotRequired[float | None]
     max_mean_perplexity: NotRequired[float | None]
+
+
+class HarnessTask(TypedDict):
+    name: str
+    dataset: NotRequired[str | None]
+    few_shot: NotRequired[int | None]
+    limit: NotRequired[int | None]
 
 
 class HubTokenRead(TypedDict):
@@ -465,6 +473,7 @@ class JobSpec(TypedDict):
     evaluation: NotRequired[Evaluation]
     numerics: NotRequired[Literal["fast", "exact"]]
     output: NotRequired[Output]
+    tasks: NotRequired[list[HarnessTask]]
     model: str
     gate: NotRequired[Gate | None]
     continues: NotRequired[str | None]
@@ -1024,6 +1033,30 @@ class TakenOverEvent(TypedDict):
     data: TakenOverData
 
 
+class TaskMetric(TypedDict):
+    name: str
+    filter: NotRequired[str]
+    value: float
+    stderr: NotRequired[float | None]
+    higher_is_better: NotRequired[bool | None]
+
+
+class TaskRead(TypedDict):
+    task: int
+    name: str
+    model: Literal["dense", "pruned"]
+    metrics: list[TaskMetric]
+    rows: int | None
+    few_shot: int | None
+    limit: int | None
+    max_tokens: int | None
+    dtype: str | None
+    harness: str | None
+    version: str | None
+    text_sha256: str | None
+    error: str | None
+
+
 TransitionData = TypedDict(
     "TransitionData", {"from": "State", "to": "State", "reason": "str | None", "message": "str | None"}
 )
@@ -1198,7 +1231,7 @@ IntakeState: TypeAlias = Literal["pending", "ready", "failed"]
 KeyState: TypeAlias = Literal["alive", "expired", "revoked"]
 
 
-Lack: TypeAlias = Literal["device_memory", "memory", "disk"]
+Lack: TypeAlias = Literal["device_memory", "memory", "disk", "harness"]
 
 
 ModelState: TypeAlias = Literal["uploading", "pending", "ready", "failed"]
@@ -1222,7 +1255,9 @@ State: TypeAlias = Literal[
 ]
 
 
-WaitsFor: TypeAlias = Literal["model", "dataset", "backoff", "estimate", "memory", "quota", "jobs", "worker"]
+WaitsFor: TypeAlias = Literal[
+    "model", "dataset", "backoff", "estimate", "memory", "harness", "quota", "jobs", "worker"
+]
 
 
 EventRead: TypeAlias = (

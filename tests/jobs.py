@@ -67,7 +67,12 @@ def make_model(
 
 
 def make_dataset(
-    session: Session, project: str, text: str = "", store: ObjectStore | None = None, state: str = "ready"
+    session: Session,
+    project: str,
+    text: str = "",
+    store: ObjectStore | None = None,
+    state: str = "ready",
+    format: str = "txt",
 ) -> str:
     """A text dataset's id; with a store its text is there."""
     import hashlib
@@ -82,7 +87,8 @@ def make_dataset(
         name="text",
         state=state,
         source="upload",
-        format="txt",
+        format=format,
+        text_field="question" if format == "jsonl" else None,
         bytes=len(text.encode()),
         sha256=digest,
         object_key=key,

@@ -5,8 +5,9 @@ from typing import Any
 
 from secateur.spec.records.device import Fingerprint
 from secateur.spec.records.history import Basis, JobWarning, MatrixRecord, SensitivitySummary
-from secateur.spec.records.pipe import BlockResult, Engine, Evaluation, Hello, StageResult, Summary
+from secateur.spec.records.pipe import BlockResult, Engine, Evaluation, Hello, StageResult, Summary, TaskResult
 from secateur.spec.records.plan import PlanResult, SkippedTensor
+from secateur.spec.records.tasks import TaskMetric
 from worker.engine_format import ENGINE_FORMAT
 
 BLOCKS = 4
@@ -67,6 +68,14 @@ def block_result(stage: int, block: int, files: Sequence[tuple[str, str]] = ()) 
         matrix=matrix.matrix, basis=Basis.accumulated, mean=1.0, total=4.0, quantiles={}, histogram={}
     )
     return BlockResult(stage=stage, block=block, files=list(files), records=[matrix], sensitivity=[scores])
+
+
+def task_result(task: int = 0, model: str = "dense", error: str | None = None) -> TaskResult:
+    metric = TaskMetric(name="acc", value=0.5, stderr=0.1, higher_is_better=True)
+    counted: dict[str, Any] = {"rows": 12, "few_shot": 0, "harness": "0.4.13"}
+    return TaskResult(
+        task=task, name="own", model=model, metrics=[] if error else [metric], error=error, **counted
+    )
 
 
 def stage_result(stage: int, domain: str) -> StageResult:

@@ -17,6 +17,10 @@ class _Remedy(NamedTuple):
     fix: str
 
 
+NO_HARNESS: Final = (
+    "No worker that holds the job has the lm-evaluation-harness: leave `tasks` out, or ask the service's operator "
+    "to install it there (the extra `tasks`)."
+)
 _MODEL: Final = _Remedy("/model", "choose a smaller model")
 _METHOD: Final = _Remedy("/method", "choose a method that keeps less, such as wanda")
 _REFINE: Final = _Remedy("/method/refine", "tune a block at a time (`refine: block`), or not at all")
@@ -28,6 +32,7 @@ _REMEDIES: Final = {
     "stages_weights": _Remedy("/domains", "prune for fewer domains in one job, and continue it"),
     "sensitivities": _Remedy("/output/keep_sensitivities", "do not keep the scores"),
     "hidden_states": _Remedy("/domains/0/calibration/samples", "take fewer calibration windows"),
+    **dict.fromkeys(("tasks", "harness"), _Remedy("/tasks", "do the tasks elsewhere, with the artifact")),
     **dict.fromkeys(("tuning", "tuned_blocks", "stages_solved"), _REFINE),
     "survey": _Remedy("/sparsity/survey_tokens", "look at fewer tokens before pruning"),
     "activations": _Remedy("/domains/0/calibration/sequence_length", "take shorter windows"),
@@ -56,6 +61,8 @@ def _refusal(estimates: Estimates) -> IntakeError:
     """By the kind of worker that the estimates are for; as none holds the job, that is the largest."""
     fit = next(each for each in estimates.workers if each.kind == estimates.kind)
     lack = fit.lacks[0]
+    if lack is Lack.harness:
+        return IntakeError("fits_no_worker", NO_HARNESS, "/tasks")
     needed, there, parts = _compared(estimates, fit, lack)
     largest = max(parts, key=lambda name: parts[name])
     remedy = _REMEDIES.get(largest, _MODEL)

@@ -12,15 +12,17 @@ from app.delivery.commits import KEPT_ROLE, STAGE_FIGURES, WEIGHTS_ROLE, first_n
 from app.delivery.events import append_event
 from app.delivery.lease import Lease
 from app.delivery.object_keys import StoredFile, is_state, stage_name
+from app.jobs import repository
 from app.lineage import stages as lineage
 from app.tables.event_types import EventType
-from app.tables.jobs import Job, JobBlock, JobEvaluation, JobMatrix, JobStage
+from app.tables.jobs import Job, JobBlock, JobEvaluation, JobMatrix, JobStage, JobTask
 from app.tables.sensitivity import JobDomainSensitivity, JobSensitivity
 
 RECORDS: Final[tuple[type[Base], ...]] = (
     JobBlock,
     JobMatrix,
     JobEvaluation,
+    JobTask,
     JobSensitivity,
     JobDomainSensitivity,
 )
@@ -39,6 +41,8 @@ class Checkpoint:
     """By stage: those of the last finished one, of those blocks, and of what further targets need; paths are the
     engine's."""
     evaluations: tuple[dict[str, Any], ...] = ()
+    tasks: tuple[dict[str, Any], ...] = ()
+    """What was reached in tasks; those that failed, too."""
     threads: int | None = None
     """Threads of the attempt that made it; another number could give other bits."""
 
@@ -68,7 +72,8 @@ def load(session: Session, job_id: str) -> Checkpoint:
         )
         for stage in {row.stage for row in rows}
     }
-    return Checkpoint(stages, blocks, files, _evaluations(session, job_id), _threads(session, job_id))
+    tasks = tuple(repository.task_scores(session, job_id))
+    return Checkpoint(stages, blocks, files, _evaluations(session, job_id), tasks, _threads(session, job_id))
 
 
 def kept_files(session: Session, job_id: str, model: Sequence[StoredFile]) -> list[StoredFile]:

@@ -26,10 +26,11 @@ from app.tables.jobs import (
     JobMatrix,
     JobProgress,
     JobStage,
+    JobTask,
 )
 from app.tables.sensitivity import TABLES
 from secateur.spec.records.history import Phase, StageFigures
-from secateur.spec.records.pipe import BlockResult, Evaluation, Hello, Note, Progress, StageResult
+from secateur.spec.records.pipe import BlockResult, Evaluation, Hello, Note, Progress, StageResult, TaskResult
 from secateur.spec.records.plan import Estimates
 
 OF_A_STAGE: Final = {Phase.surveying, Phase.pruning, Phase.tuning}
@@ -140,6 +141,12 @@ def write_evaluation(session: Session, lease: Lease, evaluation: Evaluation) -> 
     if session.scalar(statement.returning(literal_column("xmax = 0"))):
         data = {**entry, "perplexity": evaluation.perplexity}
         append_event(session, session.get_one(Job, lease.job_id), EventType.evaluated, data)
+
+
+def write_task(session: Session, lease: Lease, result: TaskResult) -> None:
+    """What a model reached in a task."""
+    key = {"job_id": lease.job_id, "task": result.task, "model": result.model}
+    session.execute(_upsert(JobTask, key, {"scores": result.model_dump(exclude={"type"})}))
 
 
 def next_log_seq(session: Session, job_id: str) -> int:

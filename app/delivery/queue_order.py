@@ -99,7 +99,7 @@ class Place:
     at_limit: bool
     """Its project runs as many jobs as it may: it waits for one of them, whatever is ahead."""
     held: bool = True
-    """Whether a worker is there whose memory holds it, or none at all is known."""
+    """Whether a worker is there that can run it, or none at all is known."""
 
 
 _RIVAL: Final = f"(SELECT bool_or({holding.HELD_BY}) FROM rooms w) IS NOT FALSE"  # noqa: S608 - constants only

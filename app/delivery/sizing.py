@@ -18,7 +18,7 @@ from secateur.spec.records.plan import Needs
 COMFORT: Final = 4
 """A worker with so many times the memory of the model as stored takes any job of it unasked."""
 TUNED_COMFORT: Final = 16
-"""The same, where the whole model is tuned: in float32, with its gradients and their moments."""
+"""The same, where the whole model is tuned, in float32 with its gradients and their moments, or does tasks."""
 ESTIMATE_SECONDS: Final = 600.0
 """A job that nobody has estimated within this time goes to whoever takes it."""
 
@@ -32,7 +32,8 @@ def is_sized(session: Session, job: Job, room: Mapping[str, Any]) -> bool:
         return True
     memory = room["host_bytes" if room["device"] == "cpu" else "device_bytes"]
     size = session.scalar(select(Model.bytes).where(Model.id == job.model_id)) or 0
-    comfort = TUNED_COMFORT if job.spec["method"].get("refine") == Refine.model else COMFORT
+    whole = job.spec["method"].get("refine") == Refine.model or job.spec.get("tasks")
+    comfort = TUNED_COMFORT if whole else COMFORT
     if size * comfort <= memory:
         return True
     job.estimate_due_at = from_now(ESTIMATE_SECONDS)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from app.jobs import repository
-from app.jobs.schemas import EvaluationRead, RowRead
+from app.jobs.schemas import EvaluationRead, RowRead, TaskRead
 from app.lineage.stages import History, Stage, history_of
 from app.tables.jobs import Job, JobEvaluation
 from secateur.spec.metrics import Entries, figures
@@ -13,8 +13,10 @@ from secateur.spec.sparsity import further_name
 
 
 def evaluation_of(session: Session, job: Job) -> EvaluationRead:
-    """R of a job's lineage as far as it is known."""
-    return matrix_of(job.id, history_of(session, job), repository.evaluations(session, job.id))
+    """R of a job's lineage, and what was reached in the job's tasks, as far as it is known."""
+    matrix = matrix_of(job.id, history_of(session, job), repository.evaluations(session, job.id))
+    tasks = map(TaskRead.model_validate, repository.task_scores(session, job.id))
+    return matrix.model_copy(update={"tasks": list(tasks)})
 
 
 def matrix_of(job: str, history: History, entries: Sequence[JobEvaluation]) -> EvaluationRead:

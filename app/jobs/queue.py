@@ -17,6 +17,7 @@ from app.tables.datasets import Dataset, IntakeState
 from app.tables.jobs import Job, JobDataset
 from app.tables.models import Model
 from app.tables.states import State
+from app.workers.registry import has_harness
 from secateur.spec.records.plan import Needs
 
 
@@ -33,6 +34,8 @@ class WaitsFor(StrEnum):
     """What it needs is being estimated, because it may be too large for some worker."""
     memory = "memory"
     """No worker that is there has the memory that it `needs`."""
+    harness = "harness"
+    """It has tasks, and no worker that is there has the lm-evaluation-harness."""
     quota = "quota"
     """Its project runs as many jobs as it may."""
     jobs = "jobs"
@@ -78,7 +81,8 @@ def queue_place(session: Session, project: str, id: str, settings: Settings) -> 
         return QueuePlace(job=job.id, state=State(state), position=None, ahead=None, waits_for=[])
     waits = [*_intakes(session, job), *_later(session, job)]
     if not place.held:
-        waits.append(WaitRead(code=WaitsFor.memory, needs=needs_of(job)))
+        lacks = bool(job.spec.get("tasks")) and not has_harness(session)
+        waits.append(WaitRead(code=WaitsFor.harness) if lacks else _too_large(job))
     if place.at_limit:
         waits.append(WaitRead(code=WaitsFor.quota))
     if place.ahead:
@@ -90,6 +94,10 @@ def queue_place(session: Session, project: str, id: str, settings: Settings) -> 
         ahead=place.ahead,
         waits_for=waits or [WaitRead(code=WaitsFor.worker)],
     )
+
+
+def _too_large(job: Job) -> WaitRead:
+    return WaitRead(code=WaitsFor.memory, needs=needs_of(job))
 
 
 def _intakes(session: Session, job: Job) -> list[WaitRead]:

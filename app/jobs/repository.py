@@ -39,6 +39,7 @@ from app.tables.jobs import (
     JobMatrix,
     JobProgress,
     JobStage,
+    JobTask,
 )
 from app.tables.models import Model
 from secateur.spec.sparsity import further_name
@@ -197,6 +198,12 @@ def evaluations(session: Session, job: str) -> Sequence[JobEvaluation]:
     """All entries of R, without the losses of single windows, of which there can be a hundred thousand each."""
     query = select(JobEvaluation).where(JobEvaluation.job_id == job).options(defer(JobEvaluation.window_losses))
     return session.scalars(query.order_by(JobEvaluation.row, JobEvaluation.domain)).all()
+
+
+def task_scores(session: Session, job: str) -> Sequence[dict[str, Any]]:
+    """What was reached in the job's tasks, each by the dense model first."""
+    query = select(JobTask.scores).where(JobTask.job_id == job)
+    return session.scalars(query.order_by(JobTask.task, JobTask.model)).all()
 
 
 def matrix_methods(session: Session, job: Job) -> list[MatrixMethod]:

@@ -14,6 +14,7 @@ from secateur.spec.job import Labels, Priority
 from secateur.spec.limits import Limits
 from secateur.spec.metrics import Figures
 from secateur.spec.records.history import JobWarning, MatrixRecord, Phase, Position, StageFigures
+from secateur.spec.records.tasks import TaskScores
 from secateur.spec.strict import Strict
 
 OF_A_RECORD = ConfigDict(strict=False, from_attributes=True, json_schema_serialization_defaults_required=True)
@@ -214,6 +215,12 @@ class RowRead(BaseModel):
     )
 
 
+class TaskRead(TaskScores):
+    """What one model reached in one task of the lm-evaluation-harness."""
+
+    model_config = OF_A_RECORD
+
+
 class EvaluationRead(Figures):
     """The matrix R of the lineage up to this job, and what follows from it. A BWT is not to be read without R:
     0 can also mean that nothing changed."""
@@ -228,3 +235,6 @@ class EvaluationRead(Figures):
     )
     rows: list[RowRead]
     protocols: dict[str, dict[str, Any]] = Field(description="By domain; different ones do not compare.")
+    tasks: list[TaskRead] = Field(
+        default=[], description="This job's own, in the order of its spec, each by the dense model first."
+    )

@@ -1,12 +1,16 @@
 """Rules of jobs that many calls share: finding them, and whether what they need is there."""
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
+from app.datasets import repository as datasets
 from app.jobs import repository
 from app.jobs.repository import Found, Part
 from app.kit.problems import FieldError, Invalid, NotFound, Problem, exists
 from app.lineage import stages as lineages
-from app.tables.datasets import IntakeState
+from app.tables.datasets import Dataset, IntakeState
+from secateur.spec.tasks import HarnessTask
 
 
 class JobNotFound(NotFound):
@@ -57,6 +61,26 @@ def check_inputs(session: Session, project: str, model_id: str, wanted: dict[str
     ]
     if errors:
         raise InputRefused(errors=errors)
+
+
+def check_questions(session: Session, project: str, tasks: Sequence[HarnessTask]) -> None:
+    """Of every task's dataset the rows are kept as they were sent. Raises InputRefused."""
+    asked = {f"/tasks/{n}/dataset": task.dataset for n, task in enumerate(tasks) if task.dataset is not None}
+    found = datasets.find_for_use(session, project, list(asked.values())) if asked else {}
+    message = "keeps its texts alone; a task's questions are rows of an uploaded jsonl"
+    errors = [
+        FieldError(message, pointer=pointer)
+        for pointer, id in asked.items()
+        if id in found and not _keeps_rows(found[id])
+    ]
+    if errors:
+        raise InputRefused(errors=errors)
+
+
+def _keeps_rows(dataset: Dataset) -> bool:
+    """An upload of before its file was described is stored as it came."""
+    sent = (dataset.upload or {}).get("format", dataset.format)
+    return dataset.source == "upload" and sent == "jsonl"
 
 
 def _reason(what: str, missing: bool) -> str:

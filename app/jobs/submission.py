@@ -7,7 +7,7 @@ from app.jobs import insertion, repository
 from app.jobs.documents import Snapshot
 from app.jobs.limits import set_limits
 from app.jobs.publication import claim_place
-from app.jobs.service import check_inputs
+from app.jobs.service import check_inputs, check_questions
 from app.kit.ids import Prefix, new_id
 from app.kit.tracing import span
 from app.lineage import stages
@@ -27,6 +27,7 @@ def submit(session: Session, project: str, body: JobCreate | JobContinue) -> Sna
     """
     completed = complete(session, project, body)
     check_inputs(session, project, completed.asked.model, completed.asked.datasets())
+    check_questions(session, project, completed.asked.tasks)
     return make(session, project, completed)
 
 

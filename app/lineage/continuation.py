@@ -109,7 +109,8 @@ def _merge(
 ) -> JobCreate:
     """The request over the parent's spec. Raises LineageMismatch."""
     inherited = {name: value for name, value in parent.spec.items() if name != "continues"}
-    own = body.model_dump(mode="json", include={"domains", *({"gate"} & body.model_fields_set)})
+    said = {"gate"} & body.model_fields_set | ({"tasks"} if body.tasks is not None else set())
+    own = body.model_dump(mode="json", include={"domains", *said})
     merged = {**inherited, **own, **{name: getattr(body, name) for name in NOT_IN_SPEC}}
     # A place of the store is one job's: it is not inherited.
     merged["output"] = {**inherited.get("output", {}), "publish_to": None, **body.given("output")}

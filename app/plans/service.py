@@ -2,7 +2,7 @@
 
 from sqlalchemy.orm import Session
 
-from app.jobs.service import check_inputs
+from app.jobs.service import check_inputs, check_questions
 from app.kit.ids import Prefix, new_id
 from app.kit.problems import NotFound, exists
 from app.lineage.continuation import complete
@@ -24,6 +24,7 @@ def ask(session: Session, project: str, body: JobCreate | JobContinue) -> Plan:
     """A pending plan and the task that makes it. Raises InputRefused, and what `continuation.complete` raises."""
     completed = complete(session, project, body)
     check_inputs(session, project, completed.asked.model, completed.asked.datasets())
+    check_questions(session, project, completed.asked.tasks)
     plan = Plan(
         id=new_id(Prefix.plan),
         project_id=project,

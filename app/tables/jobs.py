@@ -322,3 +322,17 @@ class JobEvaluation(Base):
     window_losses: Mapped[list[float]] = mapped_column(ARRAY(Double))
     protocol: Mapped[Json]
     at: Mapped[Created]
+
+
+class JobTask(Base):
+    """What one model reached in one of the spec's tasks for the lm-evaluation-harness."""
+
+    __tablename__ = "job_tasks"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey(_JOB, ondelete="CASCADE"), primary_key=True)
+    task: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    model: Mapped[str] = mapped_column(String(10), primary_key=True)
+    """dense or pruned."""
+    scores: Mapped[Json]
+    """All of `secateur.spec.records.tasks.TaskScores`."""
+    at: Mapped[Created]

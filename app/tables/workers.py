@@ -23,6 +23,8 @@ class Worker(Base):
     """Memory of its GPU, of each of several; 0 without one."""
     host_bytes: Mapped[int] = mapped_column(BigInteger)
     """Memory that its engine may hold."""
+    harness: Mapped[str | None] = mapped_column(String(40))
+    """Version of lm-eval, where it is installed: only there jobs with tasks are run."""
     machine: Mapped[Json]
     """All of `secateur.spec.records.machine.Machine`."""
     started_at: Mapped[Created]

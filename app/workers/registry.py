@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -37,6 +37,7 @@ def register(session: Session, name: str, machine: Machine) -> None:
         "device": machine.device,
         "device_bytes": machine.device_bytes,
         "host_bytes": machine.host_bytes,
+        "harness": machine.harness,
         "machine": machine.model_dump(mode="json"),
         "started_at": func.now(),
         "seen_at": func.clock_timestamp(),
@@ -62,11 +63,17 @@ def forget(session: Session) -> int:
     return len(session.scalars(gone.returning(Worker.name)).all()) + devices.forget(session, FORGOTTEN_SECONDS)
 
 
+def has_harness(session: Session) -> bool:
+    """Whether a worker is there that can do tasks of the lm-evaluation-harness."""
+    live = (Worker.seen_at > from_now(-get_settings().lease_seconds), Worker.harness.is_not(None))
+    return bool(session.scalar(select(exists().where(*live))))
+
+
 def kinds(session: Session) -> Sequence[Kind]:
     """What runs jobs now, the largest first."""
     live = select(Worker.machine).where(Worker.seen_at > from_now(-get_settings().lease_seconds))
     rows = session.scalars(live.order_by(Worker.device_bytes.desc(), Worker.host_bytes.desc(), Worker.name))
-    alike: dict[str, list[Machine]] = {}
+    alike: dict[tuple[str, bool], list[Machine]] = {}
     for machine in map(Machine.model_validate, rows):
-        alike.setdefault(machine.kind, []).append(machine)
+        alike.setdefault((machine.kind, machine.harness is not None), []).append(machine)
     return [Kind(machines[0], len(machines)) for machines in alike.values()]

@@ -151,7 +151,7 @@ def get(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
 
 
 def evaluation(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
-    """Show every domain's perplexity after every stage, and how much was forgotten (BWT)."""
+    """Show every domain's perplexity after every stage, how much was forgotten (BWT), and what tasks gave."""
     with client_of(context) as client:
         found = client.evaluation(job)
     if as_json:
@@ -159,6 +159,8 @@ def evaluation(context: typer.Context, job: JobId, as_json: AsJson = False) -> N
         return
     show.print_table(output, show.evaluation_table(found))
     output.print(f"BWT {show.number(found.get('bwt'))} · log BWT {show.number(found.get('log_bwt'), 4)}")
+    if found.get("tasks"):
+        show.print_table(output, show.tasks_table(found["tasks"]))
 
 
 def _watch(client: Client, id: str, as_json: bool, gate: bool) -> Exit:

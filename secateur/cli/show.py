@@ -143,6 +143,24 @@ def evaluation_table(evaluation: Answer) -> Table:
     return found
 
 
+def tasks_table(tasks: Iterable[Answer]) -> Table:
+    """One line a task, model and figure."""
+    found = table("task", "model", "figure", ">value", ">± error", ">rows", ">few-shot", "~why not")
+    for each in tasks:
+        for metric in each["metrics"] or [{}]:
+            filter = metric.get("filter", "none")
+            found.add_row(
+                each["name"],
+                each["model"],
+                metric.get("name", "–") + ("" if filter == "none" else f" ({filter})"),
+                number(metric.get("value"), 4),
+                number(metric.get("stderr"), 4),
+                *("–" if count is None else str(count) for count in (each["rows"], each["few_shot"])),
+                each["error"] or "",
+            )
+    return found
+
+
 def number(value: Any, digits: int = 2) -> str:
     return "–" if value is None else f"{float(value):.{digits}f}"
 

@@ -23,6 +23,7 @@ from secateur.spec.output import Form, Output, changes_of
 from secateur.spec.partial import MethodPart, SparsityPart
 from secateur.spec.sparsity import Sparsity, further_name
 from secateur.spec.strict import Choice, Refusal, Strict, refuse
+from secateur.spec.tasks import MOST_TASKS, Tasks
 
 DomainName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$")]
@@ -167,11 +168,25 @@ class Pruning(Stages):
         "multiply in bfloat16 where the hardware does so natively.",
     )
     output: Output = Output()
+    tasks: Tasks = Field(
+        default=(),
+        max_length=MOST_TASKS,
+        description="Done by the lm-evaluation-harness when the last stage is, with the dense model and with the "
+        "result of all domains, each loaded as a whole. A task that fails is recorded so, and the job goes on.",
+    )
 
     @property
     def stage_names(self) -> tuple[str, ...]:
         """What each stage is called: a domain, in their order, then the further targets."""
         return (*(domain.name for domain in self.domains), *map(further_name, self.sparsity.further))
+
+    @model_validator(mode="after")
+    def _distinct_tasks(self) -> Self:
+        names = [task.name for task in self.tasks]
+        message = "is another task's name, too; every task needs one of its own"
+        used = (number for number, name in enumerate(names) if name in names[:number])
+        refuse(self, (Refusal(("tasks", number, "name"), message, names[number]) for number in used))
+        return self
 
     @model_validator(mode="after")
     def _statistics_for_more(self) -> Self:
@@ -276,14 +291,14 @@ class JobCreate(_Request, Pruning):
 
     def datasets(self) -> dict[str, str]:
         """Dataset id → JSON pointer of its first mention."""
-        return dataset_pointers(self.model_dump(include={"domains"}))
+        return dataset_pointers(self.model_dump(include={"domains", "tasks"}))
 
 
 class JobContinue(_Request):
     """Continue a finished job's final state with further domains. What is left out of `model`, `effort`, `method`,
-    `sparsity`, `evaluation`, `numerics`, `output` and `gate` is that job's; `limits`, `priority`, `labels` and
-    each domain's `calibration` begin with their defaults. What is given must fit that job: the model, `effort`,
-    `sparsity`, `evaluation`, `numerics` and the method's mode are one for a whole lineage."""
+    `sparsity`, `evaluation`, `numerics`, `output`, `tasks` and `gate` is that job's; `limits`, `priority`,
+    `labels` and each domain's `calibration` begin with their defaults. What is given must fit that job: the model,
+    `effort`, `sparsity`, `evaluation`, `numerics` and the method's mode are one for a whole lineage."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_CONTINUATION]})
 
@@ -302,6 +317,9 @@ class JobContinue(_Request):
     evaluation: Evaluation | None = None
     numerics: Numerics | None = Field(default=None, description="The lineage's.")
     output: Output | None = Field(default=None, description="What is left out in it is the parent's, too.")
+    tasks: Tasks | None = Field(
+        default=None, max_length=MOST_TASKS, description="Take the place of the parent's as a whole; [] for none."
+    )
     gate: Gate | None = Field(
         default=None,
         description="Takes the place of the parent's as a whole; null ends it. Left out, the parent's holds.",
@@ -345,6 +363,9 @@ def dataset_pointers(spec: dict[str, Any]) -> dict[str, str]:
         for name in ("dataset", "evaluation"):
             if domain.get(name) is not None:
                 found.setdefault(domain[name], f"/domains/{index}/{name}")
+    for index, task in enumerate(spec.get("tasks", ())):
+        if task.get("dataset") is not None:
+            found.setdefault(task["dataset"], f"/tasks/{index}/dataset")
     return found
 
 

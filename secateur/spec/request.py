@@ -17,6 +17,7 @@ from pydantic import (
 from secateur.spec.job import Domain, DomainName, Pruning
 from secateur.spec.method import Mode
 from secateur.spec.records.machine import Machine
+from secateur.spec.records.tasks import TaskScores
 from secateur.spec.strict import Choice, Refusal, Strict, refuse
 
 HIDDEN_PART: Final = 8
@@ -141,6 +142,7 @@ class Resume(Strict):
     stages: int = Field(default=0, ge=0, description="Complete stages, whose files are in the workspace.")
     blocks: int = Field(default=0, ge=0, description="Committed blocks of the next stage.")
     evaluations: Annotated[tuple[Measured, ...], Field(strict=False)] = ()
+    tasks: Annotated[tuple[TaskScores, ...], Field(strict=False)] = ()
 
 
 class EngineRequest(Pruning):
@@ -163,6 +165,11 @@ class EngineRequest(Pruning):
         default=(),
         description="What may run it, for the estimates, the likeliest first; without any the machine at hand is "
         "measured.",
+    )
+    task_data: Location | None = Field(
+        default=None,
+        description="A Hugging Face cache, with `datasets` in it, for the harness's own tasks: of no other place "
+        "are their data read.",
     )
     resume: Resume = Resume()
     base: Base | None = Field(default=None, description="The job that this one continues.")
@@ -199,6 +206,7 @@ class EngineRequest(Pruning):
         }
         earlier = self.base.evaluations if self.base is not None else ()
         named |= {("base", "evaluations", n, "dataset"): each.dataset for n, each in enumerate(earlier)}
+        named |= {("tasks", n, "dataset"): task.dataset for n, task in enumerate(self.tasks) if task.dataset}
         message = "is not in `texts`, which must say where it is"
         refuse(self, (Refusal(at, message, name) for at, name in named.items() if name not in self.texts))
         return self

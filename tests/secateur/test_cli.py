@@ -161,6 +161,22 @@ def test_evaluation_prints_the_matrix(run: Run, scripted: ScriptedServer) -> Non
     ]
 
 
+def test_evaluation_prints_what_tasks_gave(run: Run, scripted: ScriptedServer) -> None:
+    metric = {"name": "acc", "filter": "none", "value": 0.5, "stderr": 0.125}
+    task = {"name": "own", "rows": 16, "few_shot": 0, "error": None}
+    tasks = [
+        {**task, "model": "dense", "metrics": [metric]},
+        {**task, "model": "pruned", "metrics": [], "error": "x"},
+    ]
+    given = {"domains": [], "rows": [], "bwt": None, "log_bwt": None, "tasks": tasks}
+    scripted.script = [Reply.json(given)]
+    lines = [line.split() for line in run("evaluation", "job_1")[1].splitlines()]
+    assert lines[-2:] == [
+        ["own", "dense", "acc", "0.5000", "0.1250", "16", "0"],
+        ["own", "pruned", "–", "–", "–", "16", "0", "x"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("command", "state"), [("cancel", "cancelling"), ("pause", "pausing"), ("resume", "queued")]
 )

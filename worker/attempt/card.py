@@ -15,6 +15,7 @@ from app.delivery.claim import Claim
 from app.jobs.schemas import EvaluationRead
 from secateur.spec.output import Form
 from secateur.spec.records.pipe import Summary
+from secateur.spec.records.tasks import TaskMetric
 from worker.attempt.packing import form_of
 from worker.model_files.choose import SMALL_FILES, is_companion
 
@@ -89,6 +90,7 @@ def write_card(subject: Subject, evaluation: EvaluationRead, summary: Summary) -
         _introduction(subject, summary),
         "## Perplexity",
         _r_table(evaluation),
+        *(["## Tasks", _tasks(evaluation)] if evaluation.tasks else []),
         "## At inference",
         f"{_FILES[form_of(subject.spec)]}\n\n{_INFERENCE}",
         "## How it was made",
@@ -171,6 +173,26 @@ def _r_table(evaluation: EvaluationRead) -> str:
     return f"{table}\n\n{figures}: how much worse earlier domains became."
 
 
+def _tasks(evaluation: EvaluationRead) -> str:
+    """A row a task and model."""
+    rows = [["task", "model", "figures", "rows", "few-shot"], ["---"] * 5]
+    for each in evaluation.tasks:
+        shown = ", ".join(f"{_named(metric)} {_measured(metric)}" for metric in each.metrics)
+        counts = ["–" if count is None else str(count) for count in (each.rows, each.few_shot)]
+        rows.append([quoted(each.name), each.model, shown or "none: it failed", *counts])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    versions = ", ".join(sorted({each.harness for each in evaluation.tasks if each.harness is not None}))
+    return f"{table}\n\nBy lm-eval {versions}, ± the standard error."
+
+
+def _named(metric: TaskMetric) -> str:
+    return quoted(metric.name if metric.filter == "none" else f"{metric.name} ({metric.filter})")
+
+
+def _measured(metric: TaskMetric) -> str:
+    return _number(metric.value) + ("" if metric.stderr is None else f" ± {_number(metric.stderr)}")
+
+
 def _making(subject: Subject) -> str:
     """The spec with digests for ids. A backtick is written so that no text of it ends the block."""
     spec = {name: value for name, value in subject.spec.items() if name not in _LEFT_OUT}
@@ -178,6 +200,9 @@ def _making(subject: Subject) -> str:
     spec["domains"] = [
         domain | {key: _digest_of(domain.get(key), subject.datasets) for key in ("dataset", "evaluation")}
         for domain in spec["domains"]
+    ]
+    spec["tasks"] = [
+        task | {"dataset": _digest_of(task.get("dataset"), subject.datasets)} for task in spec.get("tasks", ())
     ]
     spec["model"] = f"sha256:{subject.model_digest}"
     if subject.base is not None:

@@ -42,6 +42,7 @@ from secateur.spec.records.pipe import (
     Output,
     Progress,
     StageResult,
+    TaskResult,
 )
 from secateur.spec.records.plan import SkippedTensor
 from worker.attempt import card
@@ -64,7 +65,7 @@ log = logging.getLogger(__name__)
 HEAR_SECONDS: Final = 0.25
 NAMED: Final = frozenset({Reason.out_of_memory, Reason.device_unavailable, Reason.disk_full})
 """Failures of the system that the engine tells apart; every other one is `engine_failed`."""
-KEPT: Final = (BlockResult, Evaluation, StageResult)
+KEPT: Final = (BlockResult, Evaluation, StageResult, TaskResult)
 """Messages after which nothing is lost when the engine stops."""
 UNUSABLE: Final = (
     LookupError,
@@ -233,6 +234,10 @@ def _keep(hearing: _Hearing, message: Message) -> None:
             context.commit(lambda session: commits.write_evaluation(session, context.lease, message))
         case StageResult():
             context.commit(lambda session: commits.write_stage(session, context.lease, message))
+        case TaskResult():
+            said = message.error and hearing.redact(message.error)
+            result = message.model_copy(update={"error": said})
+            context.commit(lambda session: commits.write_task(session, context.lease, result))
         case Note():
             note = hearing.redacted(message)
             hearing.job_log.add(note.level, note.message)

@@ -46,7 +46,7 @@ class EngineProcess(Child):
 def confinement(request: dict[str, Any], workspace: Path, limits: Limits) -> Confinement:
     """Of an engine with that request: it reads the files that the request names, and writes its workspace."""
     texts = (text["path"] for text in request.get("texts", {}).values())
-    named = (request.get("model"), request.get("inspect"), *texts)
+    named = (request.get("model"), request.get("inspect"), request.get("task_data"), *texts)
     readable = tuple(path for path in named if isinstance(path, str) and path.startswith("/"))
     return Confinement(readable, (str(workspace),), limits)
 

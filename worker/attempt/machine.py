@@ -16,6 +16,7 @@ from secateur.spec.records.machine import Machine
 from secateur.spec.records.pipe import Measured
 from worker.attempt.engine_process import engine_limits
 from worker.attempt.engine_question import ask_engine
+from worker.harness import harness_version
 from worker.isolation.limits import Limits
 
 SILENT_SECONDS: Final = 120.0
@@ -63,6 +64,7 @@ def _key(settings: Settings, uuid: str | None) -> str:
         uuid,
         settings.threads,
         version("torch"),
+        harness_version(),
         visible,
         sorted(Machine.model_fields),
     ]

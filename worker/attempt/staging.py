@@ -24,7 +24,9 @@ from worker.attempt.scratch import Scratch
 
 BASE: Final = "base"
 """Where in the workspace the files of the job before lie; the engine only reads them."""
-OPERATORS_FIELDS: Final = frozenset({"/workspace", "/device", "/threads", "/hidden_bytes", "/machines"})
+OPERATORS_FIELDS: Final = frozenset(
+    {"/workspace", "/device", "/threads", "/hidden_bytes", "/machines", "/task_data"}
+)
 """Of the request, what the worker's settings say and no owner of a job can mend."""
 
 
@@ -102,8 +104,11 @@ def make_request(
             "stages": checkpoint.stages,
             "blocks": checkpoint.blocks,
             "evaluations": list(checkpoint.evaluations),
+            "tasks": list(checkpoint.tasks),
         },
     }
+    if settings.task_data is not None:
+        request["task_data"] = os.fspath(settings.task_data)
     if claim.base is not None:
         request["base"] = base_of(claim.base.domains, claim.base.evaluations)
     return request

@@ -31,6 +31,7 @@ def environment(workspace: Path, threads: int) -> dict[str, str]:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "TRANSFORMERS_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
+            "TQDM_DISABLE": "1",
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             # Threads that spin while they wait make a job many times slower as soon as anything else wants a core.

@@ -9,6 +9,7 @@ from torch import Tensor
 from secateur.spec.job import Calibration
 from secateur.spec.method import Method, Refine
 from secateur.spec.sparsity import Allocation, Channels
+from secateur.spec.tasks import HarnessTask
 from worker.pruning.calibration.windows import held_out_indices
 from worker.pruning.methods.auto import sampled_rows
 from worker.pruning.methods.output_weighting import STEPS, WIDEST
@@ -97,14 +98,31 @@ def head_work(graph: ModelGraph, vocabulary: int) -> float:
     return 2.0 * width * vocabulary
 
 
+TASK_ROWS = 1000
+"""Of a task without a `limit`, before anybody has looked at it."""
+ROW_TOKENS = 400
+"""Of a question with each of its choices, and of a solved one before it with all of them."""
+
+
+def task_tokens(task: HarnessTask) -> float:
+    """That one model reads for a task, roughly."""
+    return float(ROW_TOKENS * (task.limit or TASK_ROWS) * (1 + (task.few_shot or 0)))
+
+
+def task_work(graph: ModelGraph, vocabulary: int, tokens: float) -> float:
+    """Tokens through the whole model."""
+    return tokens * (sum(map(token_work, graph.blocks)) + head_work(graph, vocabulary))
+
+
 def planned_work(
     job: PruningJob, graph: ModelGraph, shares: dict[str, WeightTarget], vocabulary: int, evaluated_tokens: int
 ) -> dict[Kind, float]:
-    """The whole job: T + 1 evaluations, T stages."""
+    """The whole job: T + 1 evaluations, T stages, and every task with two models."""
     row = evaluated_tokens * (sum(map(token_work, graph.blocks)) + head_work(graph, vocabulary))
     stages = [stage_work(job, graph, shares, number) for number in range(len(job.stage_names))]
+    tasks = 2 * sum(map(task_tokens, job.tasks))
     return {
-        Kind.evaluate: row * (len(stages) + 1),
+        Kind.evaluate: row * (len(stages) + 1) + task_work(graph, vocabulary, tasks),
         Kind.forward: sum(forward for forward, _ in stages),
         Kind.solve: sum(solve for _, solve in stages),
     }

@@ -14,7 +14,15 @@ from secateur.spec.method import Refine
 from secateur.spec.records.machine import Machine
 from secateur.spec.records.plan import Estimate
 from secateur.spec.sparsity import Allocation
-from worker.pruning.cost import planned_work, stage_tokens, survey_tokens
+from worker.pruning.cost import (
+    ROW_TOKENS,
+    TASK_ROWS,
+    planned_work,
+    stage_tokens,
+    survey_tokens,
+    task_tokens,
+    task_work,
+)
 from worker.pruning.estimate import device_bytes, evaluation_tokens, hidden_bytes, state_bytes
 from worker.pruning.model.block_runner import BATCH_TOKENS
 from worker.pruning.runtime.hidden_states import SPARE
@@ -24,6 +32,10 @@ from worker.pruning.targets.budget import follows_dense, weighs_outputs
 
 EFFICIENCY: Final = {"cpu": 0.7, "cuda": 0.5}
 """Of a square product's rate, what products of a model's shapes reach."""
+HARNESS_SECONDS: Final = 10.0
+"""Until lm-eval is imported and its list of tasks is read."""
+INPUT_TOKENS: Final = 100
+"""Of a question with one of its choices."""
 GRAPH_SECONDS: Final = 2.0
 """Until the model's modules are made and its tokenizer is read."""
 BLOCK_SECONDS: Final = 0.15
@@ -59,6 +71,8 @@ class Course:
             "disk": self._disk(),
             "host": self._host(),
         }
+        if self.subject.job.tasks:
+            parts["tasks"] = self._tasks()
         how = (
             f"On {self.machine.kind}: operations counted by the engine's own progress meter, and attention's, by "
             "the rate of products of matrices that such a machine has measured, "
@@ -68,6 +82,11 @@ class Course:
             "by its bus; model, checkpoints and artifact, by its disk. The store's part is left out; a running "
             "job's eta_at is better."
         )
+        if self.subject.job.tasks:
+            how += (
+                f" Tasks: for both models, of {ROW_TOKENS} tokens a row, and {TASK_ROWS:,} rows where `limit` "
+                "does not say how many."
+            )
         return Estimate(total=sum(parts.values()), parts=parts, how=how)
 
     @cached_property
@@ -75,7 +94,26 @@ class Course:
         """Operations of each kind."""
         job, graph = self.subject.job, self.subject.graph
         vocabulary = graph.model.get_output_embeddings().weight.shape[0]
-        return planned_work(job, graph, self.subject.shares, vocabulary, evaluation_tokens(job))
+        found = planned_work(job, graph, self.subject.shares, vocabulary, evaluation_tokens(job))
+        found[Kind.evaluate] -= task_work(graph, vocabulary, self._task_tokens)
+        return found
+
+    @property
+    def _task_tokens(self) -> float:
+        """Of all tasks with both models."""
+        return 2.0 * sum(map(task_tokens, self.subject.job.tasks))
+
+    def _tasks(self) -> float:
+        """The harness is loaded, the model twice, and it reads an input at a time, on one of several GPUs."""
+        graph, rates = self.subject.graph, self.machine.rates
+        vocabulary = graph.model.get_output_embeddings().weight.shape[0]
+        products = task_work(graph, vocabulary, self._task_tokens) / (
+            EFFICIENCY[self.machine.device] * self._rate(Kind.evaluate)
+        )
+        # A choice's few tokens are less than what a product of matrices takes to read them.
+        read = self._task_tokens / INPUT_TOKENS * self._model_bytes / rates.memory
+        loaded = 2 * self._model_bytes / rates.disk_read
+        return HARNESS_SECONDS + loaded + max(products, read)
 
     def _rate(self, kind: Kind) -> float:
         rates = self.machine.rates

@@ -43,6 +43,10 @@ EVALUATED_COPIES = 3
 PREFIX_COPIES = 4
 """Of a Gram's shape, where a target is behind the dense prefix: how the gap goes with the inputs, in the windows
 solved on, summed, and held out, and the gap itself there."""
+HARNESS_BYTES: Final = 3 * 2**27
+"""Of memory that the libraries of lm-eval take."""
+STAYING: Final = ("process", "outer_weights", "gpu_context", "gpu_runtime")
+"""What is held beside a whole model, too."""
 OPTION_COPIES = 4
 """What `auto` holds beside these. Of a weight's shape: one whole solution while another is made. Of a Gram's: the
 factors of the default and of the best so far, two matrices each."""
@@ -82,6 +86,8 @@ def memory(subject: Subject, device: str = "cpu") -> Estimate:
     if device == "cuda":
         parts |= {"gpu_context": float(GPU_CONTEXT), "gpu_runtime": float(GPU_RUNTIME)}
         parts["hidden_buffers"] = float(_buffer_bytes(subject))
+    if job.tasks:
+        parts |= _tasks_bytes(subject, device, parts)
     how = (
         "Sum of what is held at once, from shapes: weights outside the blocks and the largest block in float32 "
         "(on a GPU its matrices in bfloat16), this block and the next one as stored, "
@@ -97,7 +103,24 @@ def memory(subject: Subject, device: str = "cpu") -> Estimate:
         "activations and logits, and what the planning process holds. Evaluation counts "
         "max_windows also where texts are shorter."
     )
+    if job.tasks:
+        how += (
+            " Tasks: what the harness and the whole model, loaded at once, take beyond all that; the dense model "
+            "and the pruned one come one after the other."
+        )
     return Estimate(total=sum(parts.values()), parts=parts, how=how)
+
+
+def _tasks_bytes(subject: Subject, device: str, parts: dict[str, float]) -> dict[str, float]:
+    """The harness's libraries, and by how much the whole model and its logits are more than what pruning holds."""
+    rounds = device == "cuda" and subject.job.numerics is Numerics.fast
+    numbers = sum(info.numbers for info in subject.checkpoint.tensors.values())
+    vocabulary = subject.graph.model.get_output_embeddings().weight.shape[0]
+    logits = EVALUATED_COPIES * FLOAT * subject.job.evaluation.sequence_length * vocabulary
+    wanted = float((HALF if rounds else FLOAT) * numbers + logits)
+    elsewhere = STAYING if device == "cpu" else (*STAYING, *HOST_PARTS)
+    held = sum(size for name, size in parts.items() if name not in elsewhere)
+    return {"harness": float(HARNESS_BYTES), "tasks": max(0.0, wanted - held)}
 
 
 def evaluation_tokens(job: PruningJob) -> int:

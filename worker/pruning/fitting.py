@@ -30,7 +30,8 @@ def estimates(subject: Subject) -> Estimates:
     needed, room = {device: memory(subject, device) for device in ("cpu", "cuda")}, disk(subject)
     needs = _needs(subject, needed["cpu"], needed["cuda"])
     times = {machine.kind: Course(subject, machine).seconds() for machine in machines}
-    fits = [_fit(machine, needs, room.total, times[machine.kind]) for machine in machines]
+    tasks = bool(subject.job.tasks)
+    fits = [_fit(machine, needs, room.total, times[machine.kind], tasks) for machine in machines]
     quickest = min(fits, key=lambda fit: (not fit.fits, fit.seconds if fit.fits else 0.0))
     chosen = machines[fits.index(quickest)]
     whole = needed[chosen.device]
@@ -78,7 +79,7 @@ def _host_bytes(job: PruningJob, device: torch.device) -> int:
 
 
 def _on_host(with_gpu: Estimate) -> float:
-    return sum(with_gpu.parts[name] for name in HOST_PARTS)
+    return sum(with_gpu.parts.get(name, 0.0) for name in HOST_PARTS)
 
 
 def _needs(subject: Subject, alone: Estimate, with_gpu: Estimate) -> Needs:
@@ -97,13 +98,15 @@ def _least(subject: Subject, needed: Estimate, on_host: float) -> float:
     return min(others + hidden_bytes(subject), others * HIDDEN_PART / (HIDDEN_PART - 1))
 
 
-def _fit(machine: Machine, needs: Needs, disk_bytes: float, time: Estimate) -> WorkerFit:
+def _fit(machine: Machine, needs: Needs, disk_bytes: float, time: Estimate, tasks: bool) -> WorkerFit:
+    """tasks: whether the job has some."""
     on_gpu = machine.device == "cuda"
     host = needs.host_bytes if on_gpu else needs.memory_bytes
     lacks = [
         Lack.device_memory if on_gpu and needs.device_bytes > machine.device_bytes else None,
         Lack.memory if host > machine.host_bytes else None,
         Lack.disk if disk_bytes > machine.disk_bytes else None,
+        Lack.harness if tasks and machine.harness is None else None,
     ]
     missing = [each for each in lacks if each is not None]
     return WorkerFit(

@@ -110,7 +110,7 @@ def _lengths(job: PruningJob) -> dict[str, int]:
         f"/domains/{number}/calibration/sequence_length": domain.calibration.sequence_length
         for number, domain in enumerate(job.domains)
     }
-    if job.evaluated:
+    if job.evaluated or job.tasks:
         lengths["/evaluation/sequence_length"] = job.evaluation.sequence_length
     return lengths
 

@@ -1,5 +1,5 @@
 """The story of one job: evaluate the dense model; for each domain, then for each further target, prune block by
-block and evaluate; report."""
+block and evaluate; have both models do the job's tasks; report."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -15,6 +15,7 @@ from secateur.digests import file_sha256
 from secateur.spec.method import Mode, Refine
 from secateur.spec.records.history import JobWarning, Phase
 from secateur.spec.records.pipe import Output, OutputFile, StageResult
+from secateur.spec.records.tasks import TaskScores
 from secateur.spec.sparsity import further_folder
 from worker.pruning.allocation.allocate import allocate
 from worker.pruning.allocation.output_grams import OutputGrams
@@ -40,7 +41,7 @@ from worker.pruning.prune_block import advance_through, prune_block, read_block
 from worker.pruning.refine.model import refine_model
 from worker.pruning.report.records import read_history
 from worker.pruning.report.report import REPORT, final_report, stage_figures
-from worker.pruning.report.warnings import after_pruning, after_stage, already_sparse, before_pruning
+from worker.pruning.report.warnings import after_pruning, after_stage, after_tasks, already_sparse, before_pruning
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.behind import Behind
 from worker.pruning.runtime.hidden_states import Room
@@ -52,6 +53,8 @@ from worker.pruning.state.context import PreparedRun, RunContext, StageContext, 
 from worker.pruning.state.stage_folder import stage_folder
 from worker.pruning.subject import Subject
 from worker.pruning.targets.budget import assign, follows_dense, weighs_outputs
+from worker.pruning.tasks.ready import ready_tasks
+from worker.pruning.tasks.score import score_tasks
 
 
 def run(job: PruningJob, observer: Observer, subject: Subject | None = None) -> Output:
@@ -78,8 +81,9 @@ def run(job: PruningJob, observer: Observer, subject: Subject | None = None) -> 
             entries |= _evaluate(prepared, stage, entries)
             if not done:
                 _tell_stage(prepared, stage, time.monotonic() - began)
+        scores = score_tasks(prepared) if job.tasks else []
         prepared.tracker.finish()
-        return _publish(prepared, entries)
+        return _publish(prepared, entries, scores)
 
 
 def _prepare(
@@ -108,6 +112,8 @@ def _prepare(
     for name, text, field in job.evaluated:
         sets.append(test_set(name, text, job.evaluation, tokenizer, dtype, field))
         check_ids((sets[-1].windows,), graph, tokenizer, field)
+    tasks = ready_tasks(job)
+    behind.check()
     digests = [file_sha256(job.texts[domain.dataset].path) for domain in job.domains]
     warnings = already_sparse(inspect(source, graph, behind.check), keep_zeros=job.sparsity.keep_zeros)
     warnings += [*beyond, *before_pruning(job, targets, windows, sets)]
@@ -128,6 +134,7 @@ def _prepare(
         digests=digests,
         sets=sets,
         warnings=warnings,
+        tasks=tasks,
     )
 
 
@@ -284,12 +291,12 @@ def _all_records(context: RunContext) -> list[list[dict[str, Any]]]:
     return found + [_records(context, stage) for stage in range(domains, len(context.job.stage_names))]
 
 
-def _publish(prepared: PreparedRun, entries: Entries) -> Output:
+def _publish(prepared: PreparedRun, entries: Entries, tasks: Sequence[TaskScores]) -> Output:
     job, graph, last = prepared.job, prepared.runner.graph, len(prepared.job.domains) - 1
     folder = prepared.folder_of(last)
     files = folder.complete(prepared.source, graph)
-    report, summary = final_report(prepared, entries, _all_records(prepared))
-    _say(prepared, after_pruning(summary.bwt, summary.log_bwt))
+    report, summary = final_report(prepared, entries, _all_records(prepared), tasks)
+    _say(prepared, [*after_tasks(tasks), *after_pruning(summary.bwt, summary.log_bwt)])
     write_json(job.workspace / REPORT, report)
     states = [folder.state(block.index) for block in graph.blocks]
     named = [

@@ -163,7 +163,7 @@ class JobWarning(Record):
     code: str = Field(
         description="Of jobs and plans: `too_few_tokens`, `held_out_overlaps`, `held_out_alike`, `texts_overlap`, "
         "`expert_fallback`, `masks_unchanged`, `forgetting`, `already_sparse`, `sparser_than_asked`, "
-        "`not_refined`, `evaluation_lost`, `statistics_dropped`, …; of models: "
+        "`not_refined`, `task_failed`, `evaluation_lost`, `statistics_dropped`, …; of models: "
         "`weights_not_taken`, `index_mismatch`, `index_total_size`, `tensors_not_used`, `tokenizer_split`, …",
         examples=["forgetting"],
     )

@@ -41,6 +41,10 @@ class Machine(Record):
     start_seconds: float = Field(ge=0, description="What an engine takes before it reads its first file.")
     rates: Rates
     fingerprint: Fingerprint | None = Field(default=None, description="What it computes on, in full.")
+    harness: str | None = Field(
+        default=None,
+        description="Version of lm-eval; null where it is not installed, and jobs with tasks not run.",
+    )
 
     @property
     def kind(self) -> str:

@@ -23,6 +23,7 @@ from secateur.spec.records.history import (
 )
 from secateur.spec.records.machine import Machine
 from secateur.spec.records.plan import Estimates, PlanResult, SkippedTensor
+from secateur.spec.records.tasks import TaskScores
 
 
 class Engine(Record):
@@ -91,6 +92,12 @@ class StageResult(StageFigures):
     domain: DomainName
     masks_sha256: Digest
     weights_sha256: Digest
+
+
+class TaskResult(TaskScores):
+    """A model has done a task."""
+
+    type: Literal["task"] = "task"
 
 
 class Note(Record):
@@ -184,6 +191,7 @@ Message = Annotated[
     | Evaluation
     | BlockResult
     | StageResult
+    | TaskResult
     | Note
     | Output
     | Failed

@@ -73,6 +73,7 @@ HOST_PARTS: Final = (
     "being_written",
     "tuned_blocks",
     "gpu_runtime",
+    "harness",
 )
 """Parts of `memory_bytes` that a machine with a GPU has on the host."""
 
@@ -91,6 +92,8 @@ class Lack(StrEnum):
     device_memory = "device_memory"
     memory = "memory"
     disk = "disk"
+    harness = "harness"
+    """lm-eval is not installed there, and the job has tasks."""
 
 
 class WorkerFit(Record):
@@ -109,7 +112,7 @@ class WorkerFit(Record):
     seconds: float
     parts: dict[str, float] = Field(
         description="Of the seconds: `start`, `forward`, `evaluate`, `solve`, `transfer` (over a GPU's bus), "
-        "`disk`, `host` (what is done to weights beside products)."
+        "`disk`, `host` (what is done to weights beside products), `tasks`."
     )
 
 

@@ -57,6 +57,18 @@ def test_a_large_job_waits_for_a_worker_that_holds_it_and_nobody_waits_behind_it
     assert taken("large") == large
 
 
+def test_a_job_with_tasks_waits_for_a_worker_with_the_harness(session: Session) -> None:
+    ours = make_jobs(session)
+    asking, plain = ours.make(priority=9, tasks=[{"name": "arc_easy"}]), ours.make()
+    register(session, without=cpu(), having=cpu(harness="0.4.13"))
+    assert [kind.workers for kind in registry.kinds(session)] == [1, 1]
+    assert taken("without") == plain
+    assert taken("without") is None
+    bells = session.query(OutboxMessage).filter_by(hint=asking, published_at=None).count()
+    assert bells, "the other worker is rung for"
+    assert taken("having") == asking
+
+
 @pytest.mark.parametrize(
     ("machine", "holds"),
     [

@@ -105,6 +105,20 @@ def test_a_job_that_no_worker_holds_says_what_it_needs(
     assert (wait["code"], wait["until"] is not None) == ("estimate", True)
 
 
+def test_a_job_with_tasks_says_that_no_worker_has_the_harness(
+    api: httpx.Client, inputs: Inputs, session: Session
+) -> None:
+    job = api.post("/v1/jobs", json=inputs.body(tasks=[{"name": "arc_easy"}])).json()["id"]
+    registry.register(session, "plain", gpu(80))
+    session.commit()
+    assert codes(api, job) == ["harness"]
+    registry.register(session, "small", gpu(24, harness="0.4.13"))
+    sizes = {"needs_memory_bytes": 90 * GIB, "needs_host_bytes": 20 * GIB, "needs_device_bytes": 60 * GIB}
+    session.execute(update(Job).where(Job.id == job).values(**sizes))
+    session.commit()
+    assert codes(api, job) == ["memory"], "the one that has it is too small"
+
+
 def test_a_project_at_its_limit_waits_for_itself(
     settings: Settings, make_key: MakeKey, inputs: Inputs, session: Session
 ) -> None:

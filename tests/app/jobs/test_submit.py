@@ -1,3 +1,4 @@
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +12,7 @@ from app.tables.models import Model
 from app.tables.outbox import OutboxMessage
 from tests.app.conftest import Inputs
 
+OCTETS = {"Content-Type": "application/octet-stream"}
 COUNT_JOBS = select(func.count()).select_from(Job)
 
 
@@ -55,6 +57,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"gate": {}}, "/gate"),
     ({"model": "mdl_" + "0" * 32}, "/model"),
     ({"domains": [{"name": "a", "dataset": "ds_x"}]}, "/domains/0/dataset"),
+    ({"tasks": [{"name": "a b"}]}, "/tasks/0/name"),
+    ({"tasks": [{"name": "a"}, {"name": "a", "limit": 5}]}, "/tasks/1/name"),
+    ({"tasks": [{"name": "a", "few_shot": -1}]}, "/tasks/0/few_shot"),
+    ({"tasks": [{"name": "a", "dataset": "ds_x"}]}, "/tasks/0/dataset"),
+    ({"tasks": [{"name": f"t{i}"} for i in range(17)]}, "/tasks"),
 ]
 
 
@@ -97,6 +104,20 @@ def test_pending_inputs_are_taken_and_failed_ones_not(api: httpx.Client, inputs:
     session.commit()
     refused = api.post("/v1/jobs", json=inputs.body())
     assert (refused.status_code, refused.json()["code"]) == (422, "input_refused")
+
+
+def test_questions_are_rows_of_an_uploaded_jsonl(api: httpx.Client, inputs: Inputs) -> None:
+    rows = json.dumps({"question": "the cat", "choices": ["a", "b"], "answer": 0})
+    given = {"name": "questions", "format": "jsonl", "text_field": "question"}
+    sent = api.post("/v1/datasets/upload", params=given, content=rows, headers=OCTETS)
+    assert sent.status_code == 201, sent.text
+    made = api.post("/v1/jobs", json=inputs.body(tasks=[{"name": "own", "dataset": sent.json()["id"]}]))
+    assert made.status_code == 201, made.text
+    assert api.delete(f"/v1/datasets/{sent.json()['id']}").status_code == 409, "the job needs it"
+    for path in ("/v1/jobs", "/v1/plans"):
+        refused = api.post(path, json=inputs.body(tasks=[{"name": "own", "dataset": inputs.first}]))
+        assert (refused.status_code, refused.json()["code"]) == (422, "input_refused")
+        assert refused.json()["errors"][0]["pointer"] == "/tasks/0/dataset"
 
 
 def test_another_projects_inputs_do_not_exist(stranger: httpx.Client, inputs: Inputs) -> None:

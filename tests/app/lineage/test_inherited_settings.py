@@ -27,6 +27,21 @@ def solved(api: httpx.Client, inputs: Inputs, session: Session) -> str:
     return job
 
 
+def test_tasks_are_the_parents_unless_others_are_named(
+    api: httpx.Client, inputs: Inputs, session: Session
+) -> None:
+    parent = submit(api, inputs.body(tasks=[{"name": "arc_easy", "limit": 5}]))
+    publish(session, parent)
+    own = {"name": "own", "dataset": None, "few_shot": 2, "limit": None}
+    cases: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
+        ({}, [{"name": "arc_easy", "dataset": None, "few_shot": None, "limit": 5}]),
+        ({"tasks": [{"name": "own", "few_shot": 2}]}, [own]),
+        ({"tasks": []}, []),
+    ]
+    for given, tasks in cases:
+        assert continued(api, parent, inputs.first, **given)["spec"]["tasks"] == tasks
+
+
 @pytest.mark.parametrize(
     "given",
     [

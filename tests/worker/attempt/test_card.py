@@ -10,9 +10,9 @@ import huggingface_hub
 import pytest
 import yaml
 
-from app.jobs.schemas import EvaluationRead, RowRead
+from app.jobs.schemas import EvaluationRead, RowRead, TaskRead
 from secateur.hub import write_card as card_for_hub
-from tests.records import summary
+from tests.records import summary, task_result
 from worker.attempt.card import Subject, quoted, terms_of, write_card
 
 DIGEST = "a" * 64
@@ -62,6 +62,21 @@ def test_what_a_hub_reads() -> None:
     }
     assert "| dense model | 8.2500 |" in card
     assert "| `law` | – |" in card
+
+
+def test_tasks_are_told_with_both_models_and_their_questions_by_digest() -> None:
+    tasks = [
+        task_result().model_dump(exclude={"type"}),
+        task_result(model="pruned", error="no memory").model_dump(),
+    ]
+    evaluation = EVALUATION.model_copy(update={"tasks": list(map(TaskRead.model_validate, tasks))})
+    asked = [{"name": "own", "dataset": "ds_2", "few_shot": None, "limit": None}]
+    card = write_card(replace(SUBJECT, spec=SPEC | {"tasks": asked}), evaluation, summary())
+    assert "| `own` | dense | `acc` 0.5000 ± 0.1000 | 12 | 0 |" in card
+    assert "| `own` | pruned | none: it failed | 12 | 0 |" in card
+    assert "lm-eval 0.4.13" in card
+    spec = json.loads(card.split("```json\n")[1].split("\n```")[0])
+    assert spec["tasks"][0]["dataset"] == f"sha256:{'2' * 64}"
 
 
 def test_the_spec_has_digests_in_place_of_ids_and_places() -> None:

@@ -8,6 +8,7 @@ from secateur.spec.job import Domain
 from secateur.spec.method import Mask, Mode, Scope, WeightUpdate
 from secateur.spec.metrics import figures, mean
 from secateur.spec.records.pipe import Summary
+from secateur.spec.records.tasks import TaskScores
 from secateur.spec.sparsity import further_name
 from worker.engine_format import ENGINE_FORMAT
 from worker.pruning.allocation.allocate import comparison_group
@@ -17,7 +18,7 @@ from worker.pruning.methods.registry import SOLVERS
 from worker.pruning.model.block_runner import BATCH_TOKENS
 from worker.pruning.plan import skipped
 from worker.pruning.report.records import mask_overlap, refined
-from worker.pruning.report.warnings import after_pruning, after_stage
+from worker.pruning.report.warnings import after_pruning, after_stage, after_tasks
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.fingerprint import pinned
 from worker.pruning.state.context import PreparedRun
@@ -28,11 +29,14 @@ REPORT = "report.json"
 
 
 def final_report(
-    run: PreparedRun, entries: Entries, records: Sequence[list[dict[str, Any]]]
+    run: PreparedRun,
+    entries: Entries,
+    records: Sequence[list[dict[str, Any]]],
+    tasks: Sequence[TaskScores] = (),
 ) -> tuple[dict[str, Any], Summary]:
     """The report and its summary. Zeros and digests were taken from the tensors as they were written.
 
-    records: per stage of this job, the matrices' records.
+    records: per stage of this job, the matrices' records. tasks: in their order, each by the dense model first.
     """
     job, graph, domains = run.job, run.runner.graph, run.job.domains
     columns = {item.domain for item in run.sets}
@@ -45,7 +49,12 @@ def final_report(
             for name in ("weights", "zeros", "sparsity", "masks_sha256", "weights_sha256")
         },
         **found.model_dump(),
-        warnings=[*run.warnings, *chain.from_iterable(after), *after_pruning(found.bwt, found.log_bwt)],
+        warnings=[
+            *run.warnings,
+            *chain.from_iterable(after),
+            *after_tasks(tasks),
+            *after_pruning(found.bwt, found.log_bwt),
+        ],
     )
     report = {
         "engine_format": ENGINE_FORMAT,
@@ -62,6 +71,7 @@ def final_report(
         "lineage": {"first_stage": job.first_stage, "domains": list(job.lineage)},
         "domains": [_domain(domain, digest) for domain, digest in zip(domains, run.digests, strict=True)],
         "evaluation": _evaluation(run, entries),
+        **({"tasks": [each.model_dump() for each in tasks]} if tasks else {}),
         "stages": [_stage(run, stage, stages[stage], records[stage]) for stage in range(len(stages))],
         "matrices": records,
         "skipped": [each.model_dump() for each in skipped(Subject(job, graph, run.source, run.targets))],

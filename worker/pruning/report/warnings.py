@@ -5,6 +5,7 @@ from typing import Final
 
 from secateur.spec.job import Domain
 from secateur.spec.records.history import JobWarning
+from secateur.spec.records.tasks import TaskScores
 from worker.pruning.calibration.expert_fallback import expert_fallback
 from worker.pruning.calibration.overlap import shared_shares
 from worker.pruning.calibration.windows import CalibrationWindows
@@ -73,6 +74,19 @@ def after_pruning(bwt: float | None, log_bwt: float | None) -> list[JobWarning]:
     message = "perplexity on the earlier domains' texts has risen since they were pruned for"
     figures = {"bwt": bwt, "log_bwt": log_bwt, "limit": FORGETTING}
     return [JobWarning(code="forgetting", message=message, data=figures)]
+
+
+def after_tasks(scores: Sequence[TaskScores]) -> list[JobWarning]:
+    """Tasks without figures, and why."""
+    return [
+        JobWarning(
+            code="task_failed",
+            message=f"the task {each.name} has no figures of the {each.model} model: {each.error}",
+            data={"task": each.task, "model": each.model},
+        )
+        for each in scores
+        if each.error is not None
+    ]
 
 
 def _sparser_than_asked(stage: int, domain: str, records: Sequence[Record]) -> JobWarning | None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from secateur.spec.records.machine import Machine, Rates
+from worker.harness import harness_version
 from worker.isolation.limits import host_memory_bytes
 from worker.pruning.runtime.fingerprint import fingerprint
 from worker.pruning.runtime.numerics import pick_devices, products
@@ -62,6 +63,7 @@ def measure(
         start_seconds=started,
         rates=_rates(device, folder, 0.2 if quick else 1.0),
         fingerprint=found,
+        harness=harness_version(),
     )
 
 

@@ -28,6 +28,7 @@ from worker.pruning.runtime.prefetch import read_ahead
 from worker.pruning.runtime.progress import Tracker
 from worker.pruning.state.stage_folder import StageFolder, stage_folder
 from worker.pruning.targets.budget import WeightTarget
+from worker.pruning.tasks.ready import ReadyTask
 
 Tensors = dict[str, Tensor]
 """A block's, by the checkpoint's names."""
@@ -79,7 +80,7 @@ class PreparedRun(RunContext):
     """All that is known before the first weight is pruned.
 
     targets: by matrix, of a uniform allocation. windows, digests: of each domain's calibration text. sets: of the
-    lineage's test texts, a column of R each. warnings: what model and texts alone say.
+    lineage's test texts, a column of R each. warnings: what model and texts alone say. tasks: still to be done.
     """
 
     targets: dict[str, WeightTarget]
@@ -87,6 +88,7 @@ class PreparedRun(RunContext):
     digests: list[str]
     sets: list[TestSet]
     warnings: list[JobWarning]
+    tasks: tuple[ReadyTask, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ export function Results({ job }: { job: Job }) {
         <Tile name="log BWT" value={signed(found.log_bwt, 3)} />
       </dl>
       <R evaluation={found} />
+      {found.tasks.length > 0 && <Tasks tasks={found.tasks} />}
       <Curve job={job} />
     </>
   );
@@ -61,6 +62,27 @@ function R({ evaluation }: { evaluation: Evaluation }) {
           ]}
         />
       }
+    />
+  );
+}
+
+function Tasks({ tasks }: { tasks: Evaluation["tasks"] }) {
+  const rows = tasks.flatMap((task) => (task.metrics.length > 0 ? task.metrics : [null]).map((metric) => ({ task, metric })));
+  return (
+    <Table
+      dense
+      caption={`Tasks of the lm-evaluation-harness ${tasks[0]?.harness ?? ""}`}
+      rows={rows}
+      rowKey={(row) => rows.indexOf(row)}
+      columns={[
+        { title: "Task", heads: true, cell: ({ task }) => task.name },
+        { title: "Model", cell: ({ task }) => task.model },
+        { title: "Figure", cell: ({ task, metric }) => (metric ? `${metric.name}${metric.filter === "none" ? "" : ` (${metric.filter})`}` : task.error) },
+        { title: "Value", figure: true, cell: ({ metric }) => metric && metric.value.toFixed(4) },
+        { title: "± error", figure: true, cell: ({ metric }) => metric?.stderr?.toFixed(4) },
+        { title: "Rows", figure: true, cell: ({ task }) => number(task.rows) },
+        { title: "Few-shot", figure: true, cell: ({ task }) => number(task.few_shot) },
+      ]}
     />
   );
 }

@@ -1,0 +1,11 @@
+"""Whether the lm-evaluation-harness is installed here: the extra `tasks`. Nothing of it is imported."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def harness_version() -> str | None:
+    """None where it is not."""
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,66 @@
+"""Questions of several choices, as their owner has uploaded them: one JSON object a line."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from secateur.documents import read_row
+from worker.pruning.errors import UserError
+
+MOST_ROWS: Final = 100_000
+MOST_CHOICES: Final = 64
+_FORM: Final = '{"question": "…", "choices": ["…", "…"], "answer": 0}'
+
+
+def read_rows(path: Path, field: str) -> list[dict[str, Any]]:
+    """`question`, `choices` and `answer` of every row. field: the dataset's place in the request.
+
+    Raises UserError, which names the first bad line.
+    """
+    found = list(_rows(path, field))
+    if not found:
+        raise UserError("invalid_questions", f"the dataset has no line; write one {_FORM} a line", field)
+    return found
+
+
+def _rows(path: Path, field: str) -> Iterator[dict[str, Any]]:
+    count = 0
+    with path.open("rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            if not line.strip():
+                continue
+            count += 1
+            try:
+                if count > MOST_ROWS:
+                    raise ValueError(f"is one question too many: send {MOST_ROWS:,} at the most")
+                yield _read(line)
+            except ValueError as error:
+                raise UserError("invalid_questions", f"line {number} {error}", field) from None
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    """Raises ValueError; its words follow "line 7": the fault and the fix."""
+    row = read_row(line)
+    question, choices, answer = (row.get(name) for name in ("question", "choices", "answer"))
+    if not _is_text(question):
+        raise ValueError(f"has no text under `question`; write {_FORM}")
+    if not isinstance(choices, list) or not 2 <= len(choices) <= MOST_CHOICES or not all(map(_is_text, choices)):
+        raise ValueError(f"needs 2 to {MOST_CHOICES} texts under `choices`; write {_FORM}")
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
+        last = len(choices) - 1
+        raise ValueError(
+            f"has {json.dumps(answer)[:40]} under `answer`; write the right choice's place, 0 to {last}"
+        )
+    return {"question": question, "choices": choices, "answer": answer}
+
+
+def _is_text(value: Any) -> bool:
+    """Some sign that is not blank, and nothing that no tokenizer takes."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
