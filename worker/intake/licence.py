@@ -12,7 +12,7 @@ CARD_BYTES: Final = 2**20
 HEAD_BYTES: Final = 2**16
 """What is read of it."""
 
-_FRONT: Final = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---\s", re.DOTALL)
+_FENCE: Final = "---"
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,99}", re.ASCII)
 _LONGEST: Final = {"license_name": 200, "license_link": 2000}
 
@@ -24,14 +24,16 @@ def read_licence(path: Path) -> Licence | None:
     """None of a card that names no licence. Raises ValueError, with what is wrong, for one that cannot be read."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-    text = head.decode("utf-8", errors="replace") + "\n"
-    front = _FRONT.match(text)
-    if front is None:
-        if len(head) == HEAD_BYTES and text.lstrip().startswith("---"):
+    lines = head.decode("utf-8", errors="replace").lstrip().splitlines()
+    if not lines or lines[0].rstrip() != _FENCE:
+        return None
+    end = next((number for number, line in enumerate(lines) if number and line.rstrip() == _FENCE), None)
+    if end is None:
+        if len(head) == HEAD_BYTES:
             raise ValueError(f"its front matter is longer than {HEAD_BYTES} bytes")
         return None
     try:
-        found = yaml.load(front[1], yaml.BaseLoader)  # noqa: S506 - it makes texts, lists and mappings alone
+        found = yaml.load("\n".join(lines[1:end]), yaml.BaseLoader)  # noqa: S506 - it makes texts, lists and mappings alone
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError("its front matter is no YAML") from error
     said = found.get("license") if isinstance(found, dict) else None

@@ -39,6 +39,8 @@ def test_it_is_read_as_hubs_read_it(front: bytes, expected: tuple[str | None, ..
         b"---\nlicense:\n---\n",
         b"---\nlicense: mit\n",
         b"# A model\n" * HEAD_BYTES,
+        b"---" + b"\n" * (HEAD_BYTES - 10),
+        b"---\n" + b"\r\n" * (HEAD_BYTES // 4) + b"--- no end",
     ],
 )
 def test_a_card_may_name_none(card: bytes, tmp_path: Path) -> None:

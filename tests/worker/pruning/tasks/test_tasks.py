@@ -69,7 +69,7 @@ class Listener(Recorder):
 
 
 def _accuracy(folder: Path, path: Path) -> dict[str, float]:
-    """Share of the rows whose answer is the likeliest choice: as it is, and for each of its bytes."""
+    """Share of the rows whose answer is the likeliest choice: as it is, and for each of its characters."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     right = {"acc": 0, "acc_norm": 0}
