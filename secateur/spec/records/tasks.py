@@ -10,7 +10,7 @@ from secateur.spec.records.history import Count, Digest, List, Number, Record, W
 class TaskMetric(Record):
     """One figure of a task."""
 
-    name: str = Field(description="`acc`, `acc_norm` (by the length of the choices in characters), `exact_match`, …")
+    name: str = Field(description="`acc`, `acc_norm` (by a choice's length in characters), `exact_match`, …")
     filter: str = Field(default="none", description="What the harness did to answers before it judged them.")
     value: float
     stderr: float | None = Field(default=None, description="Standard error; null where the harness knows none.")
