@@ -1,6 +1,7 @@
 """A whole model in memory, as the harness asks for one."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def for_harness(model: Any, folder: Path, longest: int, heard: Callable[[int], N
 
     model.register_forward_pre_hook(before, with_kwargs=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return HFLM(
+    asked = HFLM(
         pretrained=model,
         tokenizer=tokenizer,
         backend="causal",
@@ -46,3 +47,7 @@ def for_harness(model: Any, folder: Path, longest: int, heard: Callable[[int], N
         batch_size=1,
         softmax_dtype=torch.float32,
     )
+    for name in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+        # Its bar, drawn ten times a second for hours, would be the job's log.
+        setattr(asked, name, partial(getattr(asked, name), disable_tqdm=True))
+    return asked

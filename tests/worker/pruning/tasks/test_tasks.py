@@ -140,12 +140,15 @@ def test_a_task_that_fails_is_recorded_and_the_job_is_published(request_for: Req
     assert [warning.code for warning in output.summary.warnings] == ["task_failed", "task_failed"]
 
 
-def test_solved_questions_stand_before_each_and_a_limit_asks_fewer(request_for: Request, tmp_path: Path) -> None:
+def test_solved_questions_stand_before_each_and_a_limit_asks_fewer(
+    request_for: Request, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = _questions(tmp_path / "own.jsonl")
     task = {"name": "own", "dataset": "own", "few_shot": 2, "limit": 3}
     listener = Listener()
     prune(_asking(request_for, path, task, evaluation={"sequence_length": 96, "max_windows": 1}), listener)
     assert [(each.rows, each.few_shot, each.limit) for each in listener.tasks] == [(3, 2, 3)] * 2
+    assert "Running" not in capfd.readouterr().err, "no bar goes into the log"
 
 
 @pytest.mark.parametrize(
