@@ -5,7 +5,16 @@ from typing import Any
 
 from secateur.spec.records.device import Fingerprint
 from secateur.spec.records.history import Basis, JobWarning, MatrixRecord, SensitivitySummary
-from secateur.spec.records.pipe import BlockResult, Engine, Evaluation, Hello, StageResult, Summary, TaskResult
+from secateur.spec.records.pipe import (
+    BlockResult,
+    Engine,
+    Evaluation,
+    Hello,
+    StageResult,
+    Summary,
+    TaskBegun,
+    TaskResult,
+)
 from secateur.spec.records.plan import PlanResult, SkippedTensor
 from secateur.spec.records.tasks import TaskMetric
 from worker.engine_format import ENGINE_FORMAT
@@ -76,6 +85,10 @@ def task_result(task: int = 0, model: str = "dense", error: str | None = None) -
     return TaskResult(
         task=task, name="own", model=model, metrics=[] if error else [metric], error=error, **counted
     )
+
+
+def task_begun(task: int = 0, model: str = "dense") -> TaskBegun:
+    return TaskBegun(task=task, model=model)
 
 
 def stage_result(stage: int, domain: str) -> StageResult:

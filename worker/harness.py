@@ -3,6 +3,11 @@
 from importlib.metadata import PackageNotFoundError, version
 
 
+def has_harness() -> bool:
+    """Whether it is."""
+    return harness_version() is not None
+
+
 def harness_version() -> str | None:
     """None where it is not."""
     try:

@@ -15,8 +15,10 @@ from app.delivery.object_keys import StoredFile, is_state, stage_name
 from app.jobs import repository
 from app.lineage import stages as lineage
 from app.tables.event_types import EventType
-from app.tables.jobs import Job, JobBlock, JobEvaluation, JobMatrix, JobStage, JobTask
+from app.tables.jobs import Job, JobAttempt, JobBlock, JobEvaluation, JobMatrix, JobStage, JobTask, Outcome
 from app.tables.sensitivity import JobDomainSensitivity, JobSensitivity
+from app.tables.states import ENDINGS, Reason
+from secateur.spec.records.tasks import BrokenTask
 
 RECORDS: Final[tuple[type[Base], ...]] = (
     JobBlock,
@@ -27,6 +29,9 @@ RECORDS: Final[tuple[type[Base], ...]] = (
     JobDomainSensitivity,
 )
 """Tables with what was computed, all by `job_id`; with the stages they are the whole checkpoint."""
+
+NOT_ITS_DOING: Final = frozenset({*Outcome, Reason.worker_stopped, Reason.device_shared, Reason.other_device})
+"""Ends of attempts that no task brings about. A GPU that is gone may be: a job can be what makes it fail."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Checkpoint:
     evaluations: tuple[dict[str, Any], ...] = ()
     tasks: tuple[dict[str, Any], ...] = ()
     """What was reached in tasks; those that failed, too."""
+    broken: tuple[BrokenTask, ...] = ()
+    """Tasks in which attempts have ended, which are not asked again."""
     threads: int | None = None
     """Threads of the attempt that made it; another number could give other bits."""
 
@@ -73,7 +80,15 @@ def load(session: Session, job_id: str) -> Checkpoint:
         for stage in {row.stage for row in rows}
     }
     tasks = tuple(repository.task_scores(session, job_id))
-    return Checkpoint(stages, blocks, files, _evaluations(session, job_id), tasks, _threads(session, job_id))
+    return Checkpoint(
+        stages=stages,
+        blocks=blocks,
+        files_of=files,
+        evaluations=_evaluations(session, job_id),
+        tasks=tasks,
+        broken=_broken(session, job_id),
+        threads=_threads(session, job_id),
+    )
 
 
 def kept_files(session: Session, job_id: str, model: Sequence[StoredFile]) -> list[StoredFile]:
@@ -127,6 +142,20 @@ def _evaluations(session: Session, job_id: str) -> tuple[dict[str, Any], ...]:
     columns = (JobEvaluation.row, JobEvaluation.domain, JobEvaluation.perplexity, JobEvaluation.protocol)
     rows = session.execute(select(*columns).where(JobEvaluation.job_id == job_id).order_by(*columns[:2]))
     return tuple(dict(row._mapping) for row in rows)
+
+
+def _broken(session: Session, job_id: str) -> tuple[BrokenTask, ...]:
+    """Tasks that were begun in an attempt that did not end as it was told to, and have no result."""
+    same = (JobAttempt.job_id == JobTask.job_id) & (JobAttempt.number == JobTask.attempt)
+    query = select(JobTask.task, JobTask.model, JobAttempt.outcome, JobAttempt.error).join(JobAttempt, same)
+    open_ = (JobTask.job_id == job_id, JobTask.scores.is_(None), JobAttempt.outcome.is_not(None))
+    return tuple(
+        BrokenTask(task=task, model=model, why=(error or {}).get("message") or ENDINGS[Reason(outcome)].message)
+        for task, model, outcome, error in session.execute(
+            query.where(*open_).order_by(JobTask.task, JobTask.model)
+        )
+        if outcome not in NOT_ITS_DOING
+    )
 
 
 def _threads(session: Session, job_id: str) -> int | None:

@@ -112,13 +112,14 @@ class Claim:
     """The call that the job came of: see kit/origin.py."""
 
 
-def claim(session: Session, worker: str, lease_seconds: float) -> Claim | None:
+def claim(session: Session, worker: str, lease_seconds: float, *, harness: bool = False) -> Claim | None:
     """Take the next job of `queue_order` that the worker's memory holds.
 
+    harness: whether lm-eval is installed there, without which it gets no job with tasks.
     A job that this worker has just lost comes after all others: a sick worker must not fail it alone.
     The job is running, its attempt and lease exist when the caller commits. None when there is nothing to do.
     """
-    room = room_of(session, worker)
+    room = room_of(session, worker, harness=harness)
     job = _next(session, worker, room)
     if job is None:
         hand_on(session, room)

@@ -30,7 +30,16 @@ from app.tables.jobs import (
 )
 from app.tables.sensitivity import TABLES
 from secateur.spec.records.history import Phase, StageFigures
-from secateur.spec.records.pipe import BlockResult, Evaluation, Hello, Note, Progress, StageResult, TaskResult
+from secateur.spec.records.pipe import (
+    BlockResult,
+    Evaluation,
+    Hello,
+    Note,
+    Progress,
+    StageResult,
+    TaskBegun,
+    TaskResult,
+)
 from secateur.spec.records.plan import Estimates
 
 OF_A_STAGE: Final = {Phase.surveying, Phase.pruning, Phase.tuning}
@@ -143,10 +152,17 @@ def write_evaluation(session: Session, lease: Lease, evaluation: Evaluation) -> 
         append_event(session, session.get_one(Job, lease.job_id), EventType.evaluated, data)
 
 
+def write_task_begun(session: Session, lease: Lease, begun: TaskBegun) -> None:
+    """A model is about to do a task: an attempt that ends before its result has ended in it."""
+    key = {"job_id": lease.job_id, "task": begun.task, "model": begun.model}
+    session.execute(_upsert(JobTask, key, {"scores": None, "attempt": lease.attempt}))
+
+
 def write_task(session: Session, lease: Lease, result: TaskResult) -> None:
     """What a model reached in a task."""
     key = {"job_id": lease.job_id, "task": result.task, "model": result.model}
-    session.execute(_upsert(JobTask, key, {"scores": result.model_dump(exclude={"type"})}))
+    values = {"scores": result.model_dump(exclude={"type"}), "attempt": lease.attempt, "at": func.now()}
+    session.execute(_upsert(JobTask, key, values))
 
 
 def next_log_seq(session: Session, job_id: str) -> int:

@@ -17,7 +17,7 @@ from app.outbox import Queue, notify
 from app.settings import Settings
 from app.shares import charge
 from app.tables.event_types import EventType
-from app.tables.jobs import Job, JobAttempt, JobBlock, JobLease, Outcome
+from app.tables.jobs import Job, JobAttempt, JobBlock, JobLease, JobTask, Outcome
 from app.tables.states import ENDINGS, Reason, Retry, State
 from secateur.backoff import Backoff
 
@@ -67,7 +67,7 @@ class History:
     """What the policy needs to know about a job's attempts that ended in the same class as this one."""
 
     progressed: bool
-    """Whether this attempt committed at least one block."""
+    """Whether this attempt committed at least one block or task."""
     counted: int
     """Those that made no progress, before this one."""
     total: int
@@ -137,9 +137,10 @@ def close(session: Session, row: JobLease, failure: Failure, budgets: Budgets) -
 
 
 def has_progressed(session: Session, job_id: str, attempt: int) -> bool:
-    """Whether the attempt committed at least one block."""
+    """Whether the attempt committed at least one block, or what a model reached in a task."""
     blocks = exists().where(JobBlock.job_id == job_id, JobBlock.attempt == attempt)
-    return bool(session.scalar(select(blocks)))
+    done = (JobTask.job_id == job_id, JobTask.attempt == attempt, JobTask.scores.is_not(None))
+    return bool(session.scalar(select(blocks | exists().where(*done))))
 
 
 def end_attempt(

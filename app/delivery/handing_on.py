@@ -35,12 +35,11 @@ _RING_FOR: Final = text(f"""
 
 
 def hand_on(session: Session, room: Mapping[str, Any]) -> None:
-    """A worker with that memory has found nothing to do: ring for one that is idle and holds what it does not."""
-    given = holding.parameters()
-    if given.pop("by_memory") and room != holding.UNBOUNDED:
-        session.execute(_HAND_ON, {**room, **given, "pause": PAUSE_SECONDS})
+    """A worker with that room has found nothing to do: ring for one that is idle and holds what it does not."""
+    if room != holding.HOLDS_ALL:
+        session.execute(_HAND_ON, {**room, **holding.parameters(), "pause": PAUSE_SECONDS})
 
 
-def ring_for(session: Session, worker: str) -> None:
-    """A worker has come that may hold what none held before."""
-    session.execute(_RING_FOR, holding.room_of(session, worker))
+def ring_for(session: Session, worker: str, *, harness: bool) -> None:
+    """A worker has come that may hold what none held before. harness: whether lm-eval is installed there."""
+    session.execute(_RING_FOR, holding.room_of(session, worker, harness=harness))

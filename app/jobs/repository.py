@@ -202,8 +202,8 @@ def evaluations(session: Session, job: str) -> Sequence[JobEvaluation]:
 
 def task_scores(session: Session, job: str) -> Sequence[dict[str, Any]]:
     """What was reached in the job's tasks, each by the dense model first."""
-    query = select(JobTask.scores).where(JobTask.job_id == job)
-    return session.scalars(query.order_by(JobTask.task, JobTask.model)).all()
+    query = select(JobTask.scores).where(JobTask.job_id == job).order_by(JobTask.task, JobTask.model)
+    return [scores for scores in session.scalars(query) if scores is not None]
 
 
 def matrix_methods(session: Session, job: Job) -> list[MatrixMethod]:

@@ -7,7 +7,7 @@ keeps its objects below the name of its first job, and the sweep looks at the ro
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from app.datasets import repository as datasets
@@ -27,7 +27,7 @@ from app.outbox import Queue, notify
 from app.quotas.catalogue import Quota
 from app.quotas.service import reserve
 from app.tables.event_types import EventType
-from app.tables.jobs import Job, JobBlock, JobDataset, JobStage
+from app.tables.jobs import Job, JobBlock, JobDataset, JobStage, JobTask
 from app.tables.states import TERMINAL, Reason, State
 from secateur.spec.job import dataset_pointers, stage_names
 
@@ -48,8 +48,13 @@ class InputsChanged(Problem):
     status, code, title = 409, "inputs_changed", "The job's checkpoint was made from other inputs"
 
 
-TAKEN_OVER: Final[dict[str, Any]] = {"attempt": 0, "fence": 0}
-"""Whose blocks they are: none of the new job's attempts."""
+TAKEN_OVER: Final[dict[type[Base], dict[str, Any]]] = {
+    JobBlock: {"attempt": 0, "fence": 0},
+    JobTask: {"attempt": 0},
+}
+"""Whose blocks and tasks they are: none of the new job's attempts."""
+KEPT: Final[dict[type[Base], ColumnElement[bool]]] = {JobTask: JobTask.scores.is_not(None)}
+"""Which rows are worth it: a task that the old job was ended in is asked again."""
 
 
 def retry(session: Session, project: str, id: str) -> tuple[Found, bool]:
@@ -141,7 +146,7 @@ def _take_over(session: Session, old: Job, new: Job) -> None:
     new.basis = old.basis
     tables: tuple[type[Base], ...] = (JobStage, *RECORDS)
     for table in tables:
-        copy_rows(session, table, old.id, new.id, TAKEN_OVER if table is JobBlock else None)
+        copy_rows(session, table, old.id, new.id, TAKEN_OVER.get(table), KEPT.get(table))
     session.flush()
     blocks = session.query(JobBlock).filter_by(job_id=new.id).count()
     append_event(session, new, EventType.taken_over, {"job": old.id, "blocks": blocks})

@@ -325,7 +325,7 @@ class JobEvaluation(Base):
 
 
 class JobTask(Base):
-    """What one model reached in one of the spec's tasks for the lm-evaluation-harness."""
+    """What one model reached in one of the spec's tasks for the lm-evaluation-harness, or that it has begun it."""
 
     __tablename__ = "job_tasks"
 
@@ -333,6 +333,8 @@ class JobTask(Base):
     task: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     model: Mapped[str] = mapped_column(String(10), primary_key=True)
     """dense or pruned."""
-    scores: Mapped[Json]
-    """All of `secateur.spec.records.tasks.TaskScores`."""
+    scores: Mapped[Json | None]
+    """All of `secateur.spec.records.tasks.TaskScores`; null from its beginning to its end."""
+    attempt: Mapped[int]
+    """Of the job; 0 for what a retry has taken over."""
     at: Mapped[Created]

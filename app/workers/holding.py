@@ -9,17 +9,17 @@ from sqlalchemy.orm import Session
 from app.settings import Settings, get_settings
 from app.tables.workers import Worker
 
-_HOLDS: Final = (
+_MEMORY: Final = (
     "(coalesce(CASE {device} WHEN 'cpu' THEN j.needs_memory_bytes ELSE j.needs_host_bytes END, 0) <= {host}"
-    " AND ({device} = 'cpu' OR coalesce(j.needs_device_bytes, 0) <= {of_device})"
-    " AND ({harness} OR coalesce(jsonb_array_length(j.spec->'tasks'), 0) = 0))"
+    " AND ({device} = 'cpu' OR coalesce(j.needs_device_bytes, 0) <= {of_device}))"
 )
-HOLDS: Final = _HOLDS.format(
+_ASKS: Final = "coalesce(jsonb_array_length(j.spec->'tasks'), 0) > 0"
+_ROOM: Final = _MEMORY.format(
     device="CAST(:device AS text)",
     host="CAST(:host_bytes AS bigint)",
     of_device="CAST(:device_bytes AS bigint)",
-    harness="CAST(:harness AS boolean)",
 )
+HOLDS: Final = f"({_ROOM} AND (CAST(:harness AS boolean) OR NOT {_ASKS}))"
 """Condition on `jobs j`: the worker of `room_of` holds it. A job that nobody has estimated fits everywhere."""
 
 LIVE_WORKERS: Final = """
@@ -29,13 +29,13 @@ LIVE_WORKERS: Final = """
     )
 """
 """A common table expression: what the different workers there are have. Bind `parameters`."""
-HELD_BY: Final = _HOLDS.format(
-    device="w.device", host="w.host_bytes", of_device="w.device_bytes", harness="w.harness IS NOT NULL"
-)
-"""Condition on `jobs j` and a row `w` of `live`."""
+_ROOM_THERE: Final = _MEMORY.format(device="w.device", host="w.host_bytes", of_device="w.device_bytes")
+HELD_BY: Final = f"((NOT :by_memory OR {_ROOM_THERE}) AND (w.harness IS NOT NULL OR NOT {_ASKS}))"
+"""Condition on `jobs j` and a row `w` of `live`, or of `workers`. Bind `parameters`."""
 
 _ANY: Final = 2**63 - 1
-UNBOUNDED: Final[dict[str, Any]] = {"device": "cpu", "host_bytes": _ANY, "device_bytes": _ANY, "harness": True}
+_UNBOUNDED: Final[dict[str, Any]] = {"device": "cpu", "host_bytes": _ANY, "device_bytes": _ANY}
+HOLDS_ALL: Final = _UNBOUNDED | {"harness": True}
 """What holds every job."""
 
 
@@ -45,11 +45,10 @@ def parameters(settings: Settings | None = None) -> dict[str, Any]:
     return {"by_memory": settings.route_by_memory, "lease": settings.lease_seconds}
 
 
-def room_of(session: Session, worker: str) -> dict[str, Any]:
-    """What `HOLDS` is bound with: what the worker has. One that has not said what it has holds every job."""
-    if not get_settings().route_by_memory:
-        return UNBOUNDED
-    harness = Worker.harness.is_not(None).label("harness")
-    columns = select(Worker.device, Worker.host_bytes, Worker.device_bytes, harness).where(Worker.name == worker)
-    row = session.execute(columns).one_or_none()
-    return UNBOUNDED if row is None else dict(row._mapping)
+def room_of(session: Session, worker: str, *, harness: bool) -> dict[str, Any]:
+    """What `HOLDS` is bound with: what the worker has. The memory of one that has not said what it has holds every
+    job; whether it has the harness it knows without a row.
+    """
+    columns = select(Worker.device, Worker.host_bytes, Worker.device_bytes).where(Worker.name == worker)
+    row = session.execute(columns).one_or_none() if get_settings().route_by_memory else None
+    return (_UNBOUNDED if row is None else dict(row._mapping)) | {"harness": harness}

@@ -15,7 +15,8 @@ def upgrade() -> None:
         sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("model", sa.String(10), primary_key=True),
-        sa.Column("scores", JSONB(none_as_null=True), nullable=False),
+        sa.Column("scores", JSONB(none_as_null=True)),
+        sa.Column("attempt", sa.Integer, nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
     )
     op.add_column("workers", sa.Column("harness", sa.String(40)))

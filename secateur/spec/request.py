@@ -17,7 +17,7 @@ from pydantic import (
 from secateur.spec.job import Domain, DomainName, Pruning
 from secateur.spec.method import Mode
 from secateur.spec.records.machine import Machine
-from secateur.spec.records.tasks import TaskScores
+from secateur.spec.records.tasks import BrokenTask, TaskScores
 from secateur.spec.strict import Choice, Refusal, Strict, refuse
 
 HIDDEN_PART: Final = 8
@@ -143,6 +143,9 @@ class Resume(Strict):
     blocks: int = Field(default=0, ge=0, description="Committed blocks of the next stage.")
     evaluations: Annotated[tuple[Measured, ...], Field(strict=False)] = ()
     tasks: Annotated[tuple[TaskScores, ...], Field(strict=False)] = ()
+    broken: Annotated[tuple[BrokenTask, ...], Field(strict=False)] = Field(
+        default=(), description="Tasks in which an earlier run has ended: they are not asked again."
+    )
 
 
 class EngineRequest(Pruning):
@@ -170,6 +173,11 @@ class EngineRequest(Pruning):
         default=None,
         description="A Hugging Face cache, with `datasets` in it, for the harness's own tasks: of no other place "
         "are their data read.",
+    )
+    seconds_left: float | None = Field(
+        default=None,
+        description="Of `limits.max_runtime`, once the engine starts: tasks that would not be done before the job "
+        "must be published are left out. Null: without end.",
     )
     resume: Resume = Resume()
     base: Base | None = Field(default=None, description="The job that this one continues.")

@@ -147,6 +147,7 @@ def _perform(context: AttemptContext, scratch: Scratch, command: Sequence[str]) 
     with span("staging"):
         bring(context.claim, checkpoint, scratch, context.settings, context.store, interrupts)
         request = make_request(context.claim, checkpoint, scratch, context.settings, context.gate.name)
+        request["seconds_left"] = interrupts.runtime_left()
     interrupts.check()
     with span("engine"):
         return _run_engine(context, scratch, command, request, checkpoint, next_line)

@@ -12,6 +12,7 @@ from app.settings import Settings
 from app.workers import devices
 from worker.attempt.device_gate import DeviceGate
 from worker.device.finding import Finding, Health
+from worker.harness import has_harness
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,6 @@ class DeviceWatch:
             with transaction() as session:
                 devices.note_health(session, self._name, gate.wanted, gate.uuid, found.health, found.said)
                 if again:
-                    ring_for(session, self._name)
+                    ring_for(session, self._name, harness=has_harness())
         except Exception as error:
             log.warning("the database did not take how the device is (%s)", type(error).__name__)

@@ -42,6 +42,7 @@ from secateur.spec.records.pipe import (
     Output,
     Progress,
     StageResult,
+    TaskBegun,
     TaskResult,
 )
 from secateur.spec.records.plan import SkippedTensor
@@ -234,6 +235,8 @@ def _keep(hearing: _Hearing, message: Message) -> None:
             context.commit(lambda session: commits.write_evaluation(session, context.lease, message))
         case StageResult():
             context.commit(lambda session: commits.write_stage(session, context.lease, message))
+        case TaskBegun():
+            context.commit(lambda session: commits.write_task_begun(session, context.lease, message))
         case TaskResult():
             said = message.error and hearing.redact(message.error)
             result = message.model_copy(update={"error": said})

@@ -80,6 +80,10 @@ class Interrupts:
             self._pause_ends = time.monotonic() + seconds
             self.paused.set()
 
+    def runtime_left(self) -> float | None:
+        """Seconds; None without end."""
+        return None if math.isinf(self._runtime_ends) else self._runtime_ends - time.monotonic()
+
     def is_overtime(self) -> bool:
         return time.monotonic() >= self._runtime_ends
 

@@ -18,6 +18,7 @@ from worker.attempt.device_gate import DeviceGate
 from worker.attempt.interrupts import Interrupted
 from worker.attempt.machine import SILENT_SECONDS, machine_of
 from worker.device.finding import Health
+from worker.harness import has_harness
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Presence:
                     there = there and registry.beat(session, self._name)
                     if not there:
                         registry.register(session, self._name, machine)
-                        ring_for(session, self._name)
+                        ring_for(session, self._name, harness=has_harness())
                         there = True
             except Exception as error:
                 log.warning("the database did not take that this worker is there (%s)", type(error).__name__)

@@ -20,6 +20,7 @@ from worker.attempt.engine_process import COMMAND
 from worker.attempt.interrupts import Interrupts
 from worker.attempt.scratch import sweep
 from worker.attempt.supervise import supervise
+from worker.harness import has_harness
 
 
 def run_jobs(
@@ -37,7 +38,7 @@ def run_jobs(
     On SystemExit (Celery's shutdown) the engine is killed and the job given back without costing an attempt.
     """
     stopping, caution, seconds = threading.Event(), backoff or ClaimBackoff(), settings.lease_seconds
-    device = gate or DeviceGate(settings)
+    device, harness = gate or DeviceGate(settings), has_harness()
 
     def work() -> int:
         sweep(settings.work_dir)
@@ -51,7 +52,7 @@ def run_jobs(
             with device.occupied():  # before the claim: no lease runs out while another looks at the device
                 claimed = claim_when_possible(
                     stopping,
-                    lambda session: claim(session, worker, seconds),
+                    lambda session: claim(session, worker, seconds, harness=harness),
                     lambda session, taken: renew(session, taken.lease, seconds),
                 )
                 if claimed is None:

@@ -105,6 +105,7 @@ def make_request(
             "blocks": checkpoint.blocks,
             "evaluations": list(checkpoint.evaluations),
             "tasks": list(checkpoint.tasks),
+            "broken": [each.model_dump() for each in checkpoint.broken],
         },
     }
     if settings.task_data is not None:

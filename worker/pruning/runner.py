@@ -1,13 +1,14 @@
 """The story of one job: evaluate the dense model; for each domain, then for each further target, prune block by
 block and evaluate; have both models do the job's tasks; report."""
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -56,6 +57,9 @@ from worker.pruning.targets.budget import assign, follows_dense, weighs_outputs
 from worker.pruning.tasks.ready import ready_tasks
 from worker.pruning.tasks.score import score_tasks
 
+TASKS_SHARE: Final = 0.9
+"""Of the time that a job's owner has left it: what the rest is for is to publish the model."""
+
 
 def run(job: PruningJob, observer: Observer, subject: Subject | None = None) -> Output:
     """Do the whole job in job.workspace, or what is left of it (job.resume), and say which files are its result.
@@ -90,7 +94,7 @@ def _prepare(
     job: PruningJob, behind: Behind, subject: Subject | None, devices: Sequence[torch.device]
 ) -> PreparedRun:
     """Read everything but weights, and refuse what cannot be done; what is quick to refuse comes first."""
-    device = devices[0]
+    device, began = devices[0], time.monotonic()
     found = subject or look(job)
     check_memory(found, device)
     source, graph, targets = found.checkpoint, found.graph, found.shares
@@ -135,6 +139,7 @@ def _prepare(
         sets=sets,
         warnings=warnings,
         tasks=tasks,
+        tasks_until=math.inf if job.seconds_left is None else began + TASKS_SHARE * job.seconds_left,
     )
 
 

@@ -94,6 +94,14 @@ class StageResult(StageFigures):
     weights_sha256: Digest
 
 
+class TaskBegun(Record):
+    """A model is about to do a task. If it never ends, the task is what ended the engine."""
+
+    type: Literal["task_begun"] = "task_begun"
+    task: Number
+    model: Literal["dense", "pruned"]
+
+
 class TaskResult(TaskScores):
     """A model has done a task."""
 
@@ -191,6 +199,7 @@ Message = Annotated[
     | Evaluation
     | BlockResult
     | StageResult
+    | TaskBegun
     | TaskResult
     | Note
     | Output

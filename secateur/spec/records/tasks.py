@@ -17,6 +17,14 @@ class TaskMetric(Record):
     higher_is_better: bool | None = None
 
 
+class BrokenTask(Record):
+    """An attempt ended while a model did this task."""
+
+    task: Number
+    model: Literal["dense", "pruned"]
+    why: Words = Field(description="How the attempt ended.")
+
+
 class TaskScores(Record):
     """One model's figures in one task. Figures compare where all that is beside `model` is the same."""
 

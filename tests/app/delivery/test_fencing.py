@@ -30,7 +30,7 @@ from secateur.spec.records.history import Phase
 from secateur.spec.records.pipe import Note, Progress
 from tests.app.delivery.test_lease import BUDGETS
 from tests.jobs import make_jobs
-from tests.records import block_result, evaluation, hello, stage_result, summary, task_result
+from tests.records import block_result, evaluation, hello, stage_result, summary, task_begun, task_result
 from worker.attempt.interrupts import Interrupts, transact
 from worker.attempt.uploads import Uploads
 
@@ -45,6 +45,7 @@ GUARDED: dict[str, Callable[[Session, Lease], object]] = {
         s, lease, Progress(phase=Phase.pruning, stage=0, fraction=0.9)
     ),
     "write_evaluation": lambda s, lease: commits.write_evaluation(s, lease, evaluation(0)),
+    "write_task_begun": lambda s, lease: commits.write_task_begun(s, lease, task_begun()),
     "write_task": lambda s, lease: commits.write_task(s, lease, task_result()),
     "write_log": lambda s, lease: commits.write_log(s, lease, [commits.LogLine(1, "info", "late")]),
     "write_note": lambda s, lease: commits.write_note(s, lease, Note(level="info", message="late")),

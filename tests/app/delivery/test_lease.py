@@ -19,11 +19,11 @@ from app.delivery.transitions import transition
 from app.tables.event_types import EventType
 from app.tables.jobs import Job, JobAttempt, JobBlock, JobEvent, JobLease, Outcome
 from app.tables.models import Model
-from app.tables.states import Reason, State
+from app.tables.states import ENDINGS, Reason, State
 from app.tasks import repository as task_repository
 from tests.app.lineage.lineages import evaluate
 from tests.jobs import make_jobs
-from tests.records import DIGESTS, block_result, hello, stage_result, summary
+from tests.records import DIGESTS, block_result, hello, stage_result, summary, task_begun, task_result
 
 BUDGETS = {"max_attempts": 3, "max_memory_attempts": 2, "max_preemptions": 4}
 BLOCK = commits.Block(block_result(0, 0), "d0", 1, [])
@@ -121,6 +121,57 @@ def test_an_attempt_that_made_progress_costs_nothing(session: Session, job: str)
         expire(session)
         assert reap() is State.queued
     assert session.get_one(Job, job).lost_attempts == 0
+
+
+def test_an_attempt_that_did_a_task_costs_nothing(session: Session, job: str) -> None:
+    for number in range(5):
+        lease = take()
+        with transaction() as other:
+            guard(other, lease)
+            commits.write_task_begun(other, lease, task_begun(number))
+            commits.write_task(other, lease, task_result(number))
+            commits.write_task_begun(other, lease, task_begun(number + 1))
+        expire(session)
+        assert reap() is State.queued
+    assert session.get_one(Job, job).lost_attempts == 0
+    take()
+    expire(session)
+    assert reap() is State.queued
+    assert session.get_one(Job, job, populate_existing=True).lost_attempts == 1, "what others did is no progress"
+
+
+@pytest.mark.parametrize(
+    ("reason", "broken"),
+    [
+        (Reason.out_of_memory, True),
+        (Reason.engine_killed, True),
+        (Reason.engine_stalled, True),
+        (Reason.device_unavailable, True),
+        (Reason.worker_stopped, False),
+        (Reason.device_shared, False),
+        (Outcome.paused, False),
+    ],
+)
+def test_a_task_in_which_an_attempt_ended_is_known(
+    session: Session, job: str, reason: Reason | Outcome, broken: bool
+) -> None:
+    lease = take()
+    with transaction() as other:
+        guard(other, lease)
+        commits.write_task_begun(other, lease, task_begun(0))
+        commits.write_task(other, lease, task_result(0))
+        commits.write_task_begun(other, lease, task_begun(1))
+    assert checkpoint.load(session, job).broken == (), "it goes on"
+    with transaction() as other:
+        if isinstance(reason, Outcome):
+            endings.stop(other, lease, reason)
+        else:
+            endings.fail(other, lease, Failure(reason), BUDGETS)
+    session.rollback()
+    found = checkpoint.load(session, job)
+    assert [each["task"] for each in found.tasks] == [0]
+    assert [(each.task, each.model) for each in found.broken] == ([(1, "dense")] if broken else [])
+    assert all(each.why == ENDINGS[Reason(reason)].message for each in found.broken)
 
 
 def test_a_block_that_is_committed_once_more_keeps_what_the_artifact_will_have(session: Session, job: str) -> None:

@@ -25,9 +25,9 @@ from tests.jobs import make_jobs
 from tests.machines import GIB, cpu, gpu
 
 
-def taken(worker: str) -> str | None:
+def taken(worker: str, *, harness: bool = False) -> str | None:
     with transaction() as session:
-        found = claim(session, worker, 60)
+        found = claim(session, worker, 60, harness=harness)
         return found and found.lease.job_id
 
 
@@ -57,7 +57,12 @@ def test_a_large_job_waits_for_a_worker_that_holds_it_and_nobody_waits_behind_it
     assert taken("large") == large
 
 
-def test_a_job_with_tasks_waits_for_a_worker_with_the_harness(session: Session) -> None:
+@pytest.mark.parametrize("by_memory", [True, False])
+def test_a_job_with_tasks_waits_for_a_worker_with_the_harness(
+    session: Session, monkeypatch: pytest.MonkeyPatch, by_memory: bool
+) -> None:
+    monkeypatch.setenv("SECATEUR_ROUTE_BY_MEMORY", str(by_memory))
+    get_settings.cache_clear()
     ours = make_jobs(session)
     asking, plain = ours.make(priority=9, tasks=[{"name": "arc_easy"}]), ours.make()
     register(session, without=cpu(), having=cpu(harness="0.4.13"))
@@ -66,7 +71,14 @@ def test_a_job_with_tasks_waits_for_a_worker_with_the_harness(session: Session) 
     assert taken("without") is None
     bells = session.query(OutboxMessage).filter_by(hint=asking, published_at=None).count()
     assert bells, "the other worker is rung for"
-    assert taken("having") == asking
+    assert taken("having", harness=True) == asking
+    get_settings.cache_clear()
+
+
+def test_a_worker_without_a_row_still_knows_whether_it_has_the_harness(session: Session) -> None:
+    asking = make_jobs(session).make(tasks=[{"name": "arc_easy"}])
+    assert taken("without") is None
+    assert taken("having", harness=True) == asking
 
 
 @pytest.mark.parametrize(
@@ -222,7 +234,7 @@ def test_a_worker_that_comes_is_told_of_what_it_holds(session: Session) -> None:
     need(session, job, memory=500, device=60)
     register(session, small=gpu(24), large=gpu(80))
     for name, rung in (("small", []), ("large", [job])):
-        ring_for(session, name)
+        ring_for(session, name, harness=False)
         session.commit()
         assert bells(session) == rung
 

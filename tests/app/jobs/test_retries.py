@@ -11,12 +11,13 @@ from sqlalchemy.orm import Session
 from app.db.engine import transaction
 from app.delivery import checkpoint, input_digests
 from app.delivery.claim import claim
-from app.tables.jobs import Job, JobBlock
+from app.tables.jobs import Job, JobBlock, JobTask
 from app.tables.models import Model
 from app.tables.outbox import OutboxMessage
 from tests.app.conftest import Inputs
 from tests.app.jobs.test_control import events, put
 from tests.app.jobs.test_read import fill
+from tests.records import task_result
 
 
 @pytest.fixture
@@ -74,6 +75,18 @@ def test_blocks_of_the_old_job_are_no_progress_of_the_new_one(
         taken = claim(other, "w", 60)
         assert taken is not None
         assert (taken.lease.job_id, taken.lease.attempt) == (new, 1)
+
+
+def test_tasks_are_taken_over_but_for_the_one_that_the_job_ended_in(
+    api: httpx.Client, failed: str, session: Session
+) -> None:
+    done = task_result(0).model_dump(exclude={"type"})
+    for number, scores in enumerate((done, None)):
+        session.add(JobTask(job_id=failed, task=number, model="dense", scores=scores, attempt=1))
+    session.commit()
+    new = retry(api, failed)["id"]
+    rows = session.query(JobTask).filter_by(job_id=new)
+    assert [(row.task, row.scores, row.attempt) for row in rows] == [(0, done, 0)]
 
 
 def test_a_job_is_retried_once(api: httpx.Client, failed: str, session: Session) -> None:

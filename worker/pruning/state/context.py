@@ -1,5 +1,6 @@
 """What all stages of a run have in common, and what all blocks of a stage have."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,7 +81,8 @@ class PreparedRun(RunContext):
     """All that is known before the first weight is pruned.
 
     targets: by matrix, of a uniform allocation. windows, digests: of each domain's calibration text. sets: of the
-    lineage's test texts, a column of R each. warnings: what model and texts alone say. tasks: still to be done.
+    lineage's test texts, a column of R each. warnings: what model and texts alone say. tasks: still to be done,
+    until that reading of the monotonic clock.
     """
 
     targets: dict[str, WeightTarget]
@@ -89,6 +91,7 @@ class PreparedRun(RunContext):
     sets: list[TestSet]
     warnings: list[JobWarning]
     tasks: tuple[ReadyTask, ...] = ()
+    tasks_until: float = math.inf
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +12,7 @@ import numpy
 import torch
 
 from secateur.spec.records.history import Phase
-from secateur.spec.records.pipe import Note, TaskResult
+from secateur.spec.records.pipe import Note, TaskBegun, TaskResult
 from secateur.spec.records.tasks import TaskMetric, TaskScores
 from worker.machine_errors import OUT_OF_MEMORY, trouble_of
 from worker.pruning.cost import task_tokens, task_work
@@ -26,6 +27,11 @@ SEED: Final = 1234
 """Of the solved questions before each, and of all that a task draws; the harness's own."""
 BOOTSTRAPS: Final = 1000
 """Samples of a standard error that has no formula."""
+OVERTIME: Final = "`limits.max_runtime` left no time for it: what is left is for the model to be published"
+
+
+class OutOfTime(Exception):
+    """What is left of the job's time is for its publication."""
 
 
 def score_tasks(run: PreparedRun) -> list[TaskScores]:
@@ -48,15 +54,20 @@ def _work(run: PreparedRun, number: int) -> float:
 
 
 def _done_by(run: PreparedRun, model: str, tasks: Sequence[ReadyTask]) -> Iterator[TaskScores]:
-    """Each as it is done. The model is loaded for those that can be asked."""
-    yield from (task.scores(model, error=task.error) for task in tasks if task.error is not None)
-    sound = [task for task in tasks if task.error is None]
+    """Each as it is done. The model is loaded for those that can be asked.
+
+    What is about to be done is told: what kills the engine then is found by whoever tries again.
+    """
+    reasons = {task.number: task.error or _broken(run, task, model) for task in tasks}
+    yield from (task.scores(model, error=reasons[task.number]) for task in tasks if reasons[task.number])
+    sound = [task for task in tasks if not reasons[task.number]]
     if not sound:
         return
     run.tracker.move(Phase.evaluating, None, None)
     run.tracker.restart_clock()
     folder = run.job.model if model == "dense" else _pruned(run)
     meter = _Meter(run)
+    run.observer.tell(TaskBegun(task=sound[0].number, model=model))
     try:
         whole = load_whole(type(run.runner.graph.model), folder, run.device, run.dtype)
         asked = for_harness(whole, folder, run.job.evaluation.sequence_length, meter.hear)
@@ -65,8 +76,10 @@ def _done_by(run: PreparedRun, model: str, tasks: Sequence[ReadyTask]) -> Iterat
         yield from (task.scores(model, error=said) for task in sound)
         return
     for task in sound:
+        run.observer.tell(TaskBegun(task=task.number, model=model))
         meter.begin(_work(run, task.number))
         try:
+            meter.hear(0)
             figures = _ask(asked, task)
         except Exception as error:
             figures = {"error": _reason(error)}
@@ -76,6 +89,16 @@ def _done_by(run: PreparedRun, model: str, tasks: Sequence[ReadyTask]) -> Iterat
     memory.trim()
     if run.device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def _broken(run: PreparedRun, task: ReadyTask, model: str) -> str | None:
+    """What an attempt that ended in the task died of. Where the dense model's did, the pruned one is not asked."""
+    for each in run.job.resume.broken:
+        if each.task == task.number and each.model in ("dense", model):
+            return (
+                f"an attempt at the job ended while the {each.model} model did it, so it is left out: {each.why}"
+            )
+    return None
 
 
 def _pruned(run: PreparedRun) -> Path:
@@ -97,10 +120,12 @@ class _Meter:
         self._left = work
 
     def hear(self, tokens: int) -> None:
-        """Raises Stopped when the observer asks."""
+        """Raises Stopped when the observer asks, and OutOfTime."""
         done = min(tokens * self._by_token, self._left)
         self._left -= done
         self._run.tracker.advance(Kind.evaluate, done)
+        if time.monotonic() > self._run.tasks_until:
+            raise OutOfTime(OVERTIME)
 
     def end(self) -> None:
         self._run.tracker.skip(Kind.evaluate, self._left)
@@ -173,6 +198,8 @@ def _finite(value: Any) -> float | None:
 
 def _reason(error: Exception) -> str:
     """Why a task has no figures. Raises the error where the job is to stop, or the machine is at fault."""
+    if isinstance(error, OutOfTime):
+        return str(error)
     trouble = trouble_of(error)
     if trouble in OUT_OF_MEMORY:
         return "the memory did not hold the whole model with its longest input"

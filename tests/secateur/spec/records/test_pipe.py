@@ -21,7 +21,17 @@ from secateur.spec.records.pipe import (
     read_message,
 )
 from tests.machines import gpu
-from tests.records import PLAN, block_result, evaluation, hello, matrix_record, stage_result, summary, task_result
+from tests.records import (
+    PLAN,
+    block_result,
+    evaluation,
+    hello,
+    matrix_record,
+    stage_result,
+    summary,
+    task_begun,
+    task_result,
+)
 
 WARNING = JobWarning(code="forgetting", message="über", data={"matrices": ["a", "b"], "share": 0.1})
 SAID: list[Record] = [
@@ -30,6 +40,7 @@ SAID: list[Record] = [
     evaluation(0),
     block_result(0, 1, [("weights", "a"), ("state", "b")]),
     stage_result(0, "law"),
+    task_begun(),
     task_result(),
     Note(level="warning", message="a\nb", data={"nested": [{"x": None}]}),
     Output(files=[OutputFile(path="report.json", local="report.json")], summary=summary(WARNING)),

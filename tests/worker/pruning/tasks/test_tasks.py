@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from secateur.spec.records.pipe import Message, TaskResult
+from secateur.spec.records.pipe import Message, TaskBegun, TaskResult
 from secateur.spec.records.plan import Lack
 from tests.harness import needs_harness
 from tests.machines import cpu
@@ -21,6 +21,7 @@ from worker.harness import harness_version
 from worker.pruning import PruningJob, Stopped, UserError, plan
 from worker.pruning.tasks import ready
 from worker.pruning.tasks.ready import borrow
+from worker.pruning.tasks.score import OVERTIME
 
 needs_harness()
 ROWS = 12
@@ -55,10 +56,13 @@ class Listener(Recorder):
     def __init__(self, *, stops: bool = False) -> None:
         super().__init__()
         self.tasks: list[TaskResult] = []
+        self.begun: list[tuple[int, str]] = []
         self._stops = stops
 
     def tell(self, record: Message) -> None:
         super().tell(record)
+        if isinstance(record, TaskBegun):
+            self.begun.append((record.task, record.model))
         if isinstance(record, TaskResult):
             self.tasks.append(record)
 
@@ -138,6 +142,34 @@ def test_a_task_that_fails_is_recorded_and_the_job_is_published(request_for: Req
     assert [(each.model, each.metrics) for each in listener.tasks] == [("dense", []), ("pruned", [])]
     assert all(each.error for each in listener.tasks)
     assert [warning.code for warning in output.summary.warnings] == ["task_failed", "task_failed"]
+
+
+def test_a_task_that_ended_an_attempt_is_left_out_and_the_others_are_done(
+    request_for: Request, tmp_path: Path
+) -> None:
+    path = _questions(tmp_path / "own.jsonl", rows=3)
+    tasks = [{"name": name, "dataset": "own"} for name in ("deadly", "late", "sound")]
+    request = _asking(request_for, path, *tasks)
+    prune(request | {"tasks": []})
+    why = "The engine was killed by a signal."
+    ended = [{"task": 0, "model": "dense", "why": why}, {"task": 1, "model": "pruned", "why": why}]
+    listener = Listener()
+    output = prune(request | {"resume": {"stages": 1, "broken": ended}}, listener)
+    found = {(each.name, each.model): each.error for each in listener.tasks}
+    assert [key for key, error in found.items() if error is None] == [
+        ("late", "dense"), ("sound", "dense"), ("sound", "pruned"),
+    ]  # fmt: skip
+    assert all(why in error for error in found.values() if error is not None)
+    assert set(listener.begun) == {(1, "dense"), (2, "dense"), (2, "pruned")}
+    assert [warning.code for warning in output.summary.warnings] == ["task_failed"] * 3
+
+
+def test_a_job_whose_time_is_over_is_published_without_its_tasks(request_for: Request, tmp_path: Path) -> None:
+    listener = Listener()
+    request = _asking(request_for, _questions(tmp_path / "own.jsonl"), seconds_left=0.0)
+    output = prune(request, listener)
+    assert [each.error for each in listener.tasks] == [OVERTIME] * 2
+    assert {file.path for file in output.files} >= {"model/config.json"}
 
 
 def test_solved_questions_stand_before_each_and_a_limit_asks_fewer(
