@@ -149,13 +149,16 @@ def _broken(session: Session, job_id: str) -> tuple[BrokenTask, ...]:
     same = (JobAttempt.job_id == JobTask.job_id) & (JobAttempt.number == JobTask.attempt)
     query = select(JobTask.task, JobTask.model, JobAttempt.outcome, JobAttempt.error).join(JobAttempt, same)
     open_ = (JobTask.job_id == job_id, JobTask.scores.is_(None), JobAttempt.outcome.is_not(None))
+    rows = session.execute(query.where(*open_).order_by(JobTask.task, JobTask.model))
     return tuple(
-        BrokenTask(task=task, model=model, why=(error or {}).get("message") or ENDINGS[Reason(outcome)].message)
-        for task, model, outcome, error in session.execute(
-            query.where(*open_).order_by(JobTask.task, JobTask.model)
-        )
+        BrokenTask.model_validate({"task": task, "model": model, "why": _why(str(outcome), error)})
+        for task, model, outcome, error in rows
         if outcome not in NOT_ITS_DOING
     )
+
+
+def _why(outcome: str, error: dict[str, Any] | None) -> str:
+    return str((error or {}).get("message") or ENDINGS[Reason(outcome)].message)
 
 
 def _threads(session: Session, job_id: str) -> int | None:

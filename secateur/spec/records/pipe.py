@@ -23,7 +23,7 @@ from secateur.spec.records.history import (
 )
 from secateur.spec.records.machine import Machine
 from secateur.spec.records.plan import Estimates, PlanResult, SkippedTensor
-from secateur.spec.records.tasks import TaskScores
+from secateur.spec.records.tasks import AskedModel, TaskScores
 
 
 class Engine(Record):
@@ -99,7 +99,7 @@ class TaskBegun(Record):
 
     type: Literal["task_begun"] = "task_begun"
     task: Number
-    model: Literal["dense", "pruned"]
+    model: AskedModel
 
 
 class TaskResult(TaskScores):

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from secateur.spec.records.history import Count, Digest, List, Number, Record, Words
 
+AskedModel = Literal["dense", "pruned"]
+
 
 class TaskMetric(Record):
     """One figure of a task."""
@@ -21,7 +23,7 @@ class BrokenTask(Record):
     """An attempt ended while a model did this task."""
 
     task: Number
-    model: Literal["dense", "pruned"]
+    model: AskedModel
     why: Words = Field(description="How the attempt ended.")
 
 
@@ -30,7 +32,7 @@ class TaskScores(Record):
 
     task: Number = Field(description="Its place in the spec's `tasks`.")
     name: str
-    model: Literal["dense", "pruned"] = Field(description="`pruned`: after the stage of the last domain.")
+    model: AskedModel = Field(description="`pruned`: after the stage of the last domain.")
     metrics: List[TaskMetric] = Field(default=[])
     rows: Count | None = Field(default=None, description="Questions that were asked.")
     few_shot: Number | None = Field(default=None, description="Null for a group whose tasks differ in it.")

@@ -20,6 +20,7 @@ from app.delivery.endings import budgets
 from app.delivery.reaper import reap_one
 from app.dispatch.housekeeping import reap_jobs
 from app.garbage.sweep import Sweep
+from app.history.evaluation import evaluation_of
 from app.jobs import control, retries
 from app.local.servers import SeaweedServer
 from app.settings import Settings
@@ -333,6 +334,22 @@ def test_an_engine_that_holds_too_much_runs_out_of_memory(
     failure = watch.row.failure
     assert failure is not None
     assert "0.3 GB of memory" in failure["message"]
+
+
+def test_a_task_that_kills_the_engine_costs_one_attempt_and_not_the_model(
+    jobs: JobMaker, session: Session, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.attempt.runner.has_harness", lambda: True)
+    watch = Watch(session, jobs.make(tasks=[{"name": "deadly"}, {"name": "sound"}]))
+    run("deadly", max_attempts=2)
+    session.execute(update(Job).values(available_at=func.now()))
+    session.commit()
+    run("deadly", max_attempts=2)
+    assert watch.state is State.succeeded
+    assert attempts(session, watch.id) == ["engine_killed", "succeeded"]
+    found = evaluation_of(session, watch.row).tasks
+    assert [(each.task, each.model) for each in found] == [(n, m) for n in (0, 1) for m in ("dense", "pruned")]
+    assert [each.error for each in found] == ["The engine was killed by a signal.", None, None, None]
 
 
 @pytest.mark.parametrize("how", [["slow"], ["slow", "deaf", "spawn"]])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from secateur.digests import file_sha256
-from secateur.spec.records.tasks import TaskScores
+from secateur.spec.records.tasks import AskedModel, TaskScores
 from secateur.spec.tasks import HarnessTask
 from worker.harness import harness_version
 from worker.machine_errors import trouble_of
@@ -21,7 +21,7 @@ ABSENT: Final = (
     "the lm-evaluation-harness is not installed where the job runs: leave `tasks` out, or ask the service's "
     "operator for workers with the extra `tasks`"
 )
-MODELS: Final = ("dense", "pruned")
+MODELS: Final[tuple[AskedModel, ...]] = ("dense", "pruned")
 _METRICS: Final = [
     {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
 ]
@@ -37,7 +37,7 @@ class ReadyTask:
     text_sha256: str | None = None
     error: str | None = None
 
-    def scores(self, model: str, **figures: Any) -> TaskScores:
+    def scores(self, model: AskedModel, **figures: Any) -> TaskScores:
         """What is said of a model in this task."""
         return TaskScores.model_validate(
             {

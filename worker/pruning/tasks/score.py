@@ -13,7 +13,7 @@ import torch
 
 from secateur.spec.records.history import Phase
 from secateur.spec.records.pipe import Note, TaskBegun, TaskResult
-from secateur.spec.records.tasks import TaskMetric, TaskScores
+from secateur.spec.records.tasks import AskedModel, TaskMetric, TaskScores
 from worker.machine_errors import OUT_OF_MEMORY, trouble_of
 from worker.pruning.cost import task_tokens, task_work
 from worker.pruning.errors import MACHINE, PruningError
@@ -53,7 +53,7 @@ def _work(run: PreparedRun, number: int) -> float:
     return task_work(run.runner.graph, run.runner.vocabulary, task_tokens(run.job.tasks[number]))
 
 
-def _done_by(run: PreparedRun, model: str, tasks: Sequence[ReadyTask]) -> Iterator[TaskScores]:
+def _done_by(run: PreparedRun, model: AskedModel, tasks: Sequence[ReadyTask]) -> Iterator[TaskScores]:
     """Each as it is done. The model is loaded for those that can be asked.
 
     What is about to be done is told: what kills the engine then is found by whoever tries again.
@@ -91,7 +91,7 @@ def _done_by(run: PreparedRun, model: str, tasks: Sequence[ReadyTask]) -> Iterat
         torch.cuda.empty_cache()
 
 
-def _broken(run: PreparedRun, task: ReadyTask, model: str) -> str | None:
+def _broken(run: PreparedRun, task: ReadyTask, model: AskedModel) -> str | None:
     """What an attempt that ended in the task died of. Where the dense model's did, the pruned one is not asked."""
     for each in run.job.resume.broken:
         if each.task == task.number and each.model in ("dense", model):
