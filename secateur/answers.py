@@ -1050,6 +1050,7 @@ class TaskRead(TypedDict):
     few_shot: int | None
     limit: int | None
     max_tokens: int | None
+    truncated: int | None
     dtype: str | None
     harness: str | None
     version: str | None

@@ -104,9 +104,11 @@ ROW_TOKENS = 400
 """Of a question with each of its choices, and of a solved one before it with all of them."""
 
 
-def task_tokens(task: HarnessTask) -> float:
-    """That one model reads for a task, roughly."""
-    return float(ROW_TOKENS * (task.limit or TASK_ROWS) * (1 + (task.few_shot or 0)))
+def task_tokens(task: HarnessTask, rows: int | None = None, shots: int | None = None) -> float:
+    """That one model reads for a task, roughly. rows, shots: of it, or of one of a group, once they are known."""
+    asked = (task.limit or TASK_ROWS) if rows is None else min(rows, task.limit or rows)
+    solved = shots if task.few_shot is None else task.few_shot
+    return float(ROW_TOKENS * asked * (1 + (solved or 0)))
 
 
 def task_work(graph: ModelGraph, vocabulary: int, tokens: float) -> float:
@@ -115,12 +117,20 @@ def task_work(graph: ModelGraph, vocabulary: int, tokens: float) -> float:
 
 
 def planned_work(
-    job: PruningJob, graph: ModelGraph, shares: dict[str, WeightTarget], vocabulary: int, evaluated_tokens: int
+    job: PruningJob,
+    graph: ModelGraph,
+    shares: dict[str, WeightTarget],
+    vocabulary: int,
+    evaluated_tokens: int,
+    tasks_tokens: Sequence[float] | None = None,
 ) -> dict[Kind, float]:
-    """The whole job: T + 1 evaluations, T stages, and every task with two models."""
+    """The whole job: T + 1 evaluations, T stages, and every task with two models.
+
+    tasks_tokens: that one model reads for each, once they are known.
+    """
     row = evaluated_tokens * (sum(map(token_work, graph.blocks)) + head_work(graph, vocabulary))
     stages = [stage_work(job, graph, shares, number) for number in range(len(job.stage_names))]
-    tasks = 2 * sum(map(task_tokens, job.tasks))
+    tasks = 2 * sum(map(task_tokens, job.tasks) if tasks_tokens is None else tasks_tokens)
     return {
         Kind.evaluate: row * (len(stages) + 1) + task_work(graph, vocabulary, tasks),
         Kind.forward: sum(forward for forward, _ in stages),

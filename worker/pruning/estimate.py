@@ -15,6 +15,7 @@ from worker.pruning.evaluation.losses import FEWEST, LOGITS
 from worker.pruning.methods.output_weighting import WIDEST
 from worker.pruning.model.block_runner import BATCH_TOKENS
 from worker.pruning.model.graph import Block, PrunableWeight
+from worker.pruning.model.positions import longest_input
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.attention import SCORES
 from worker.pruning.runtime.hidden_states import host_room
@@ -116,7 +117,7 @@ def _tasks_bytes(subject: Subject, device: str, parts: dict[str, float]) -> dict
     rounds = device == "cuda" and subject.job.numerics is Numerics.fast
     numbers = sum(info.numbers for info in subject.checkpoint.tensors.values())
     vocabulary = subject.graph.model.get_output_embeddings().weight.shape[0]
-    logits = EVALUATED_COPIES * FLOAT * subject.job.evaluation.sequence_length * vocabulary
+    logits = EVALUATED_COPIES * FLOAT * longest_input(subject.graph) * vocabulary
     wanted = float((HALF if rounds else FLOAT) * numbers + logits)
     elsewhere = STAYING if device == "cpu" else (*STAYING, *HOST_PARTS)
     held = sum(size for name, size in parts.items() if name not in elsewhere)

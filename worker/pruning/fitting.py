@@ -1,5 +1,6 @@
 """What a job needs, and what becomes of it on each machine that may run it."""
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import gettempdir
@@ -56,6 +57,22 @@ def check_memory(subject: Subject, device: torch.device) -> None:
     block. Raises SpecError."""
     if subject.job.method.refine is not Refine.model:
         return
+    plain = replace(subject, job=subject.job.model_copy(update={"tasks": ()}))
+    if said := _lacking(plain, device):
+        message = f"model takes {said}: choose block, which is bounded by one block, or a smaller model"
+        raise SpecError("/method/refine", message)
+
+
+def tasks_lack(subject: Subject, device: torch.device) -> str | None:
+    """Why this machine cannot hold a model as a whole for the job's tasks, where that takes more than pruning."""
+    if not subject.job.tasks or not memory(subject, device.type).parts["tasks"]:
+        return None
+    said = _lacking(subject, device)
+    return said and f"the whole model takes {said}: do the tasks elsewhere, with the artifact"
+
+
+def _lacking(subject: Subject, device: torch.device) -> str | None:
+    """What of this machine's memory does not hold the job; None where it does."""
     needs = _needs(subject, memory(subject, "cpu"), memory(subject, "cuda"))
     host = _host_bytes(subject.job, device)
     held = [("memory", needs.memory_bytes, host)]
@@ -65,11 +82,8 @@ def check_memory(subject: Subject, device: torch.device) -> None:
         held.append(("memory on its GPU", needs.device_bytes, there.total_memory))
     for what, wanted, found in held:
         if wanted > found:
-            message = (
-                f"model takes {wanted / GIGABYTE:.2f} GB of {what}, and this machine has {found / GIGABYTE:.2f}: "
-                "choose block, which is bounded by one block, or a smaller model"
-            )
-            raise SpecError("/method/refine", message)
+            return f"{wanted / GIGABYTE:.2f} GB of {what}, and this machine has {found / GIGABYTE:.2f}"
+    return None
 
 
 def _host_bytes(job: PruningJob, device: torch.device) -> int:

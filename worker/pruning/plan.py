@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from secateur.spec.method import Method
 from secateur.spec.records.pipe import Inspection
@@ -17,15 +17,13 @@ from worker.pruning.fitting import estimates
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.graph import ModelGraph, build_graph
 from worker.pruning.model.inspection import inspect as read_all
+from worker.pruning.model.positions import positions
 from worker.pruning.refine.norms import norms
 from worker.pruning.report.warnings import already_sparse
 from worker.pruning.request import PruningJob
 from worker.pruning.subject import Subject
 from worker.pruning.targets.budget import WeightTarget, assign
 from worker.pruning.targets.overrides import overlaps, settle
-
-POSITIONS: Final = ("max_position_embeddings", "max_seq_len")
-"""What configurations call the number of a model's positions."""
 
 
 def plan(job: PruningJob) -> dict[str, Any]:
@@ -90,11 +88,9 @@ def look(job: PruningJob) -> Subject:
 
 def check_lengths(job: PruningJob, graph: ModelGraph) -> None:
     """Refuse windows longer than the model's positions."""
-    config = graph.config.get_text_config()
-    for name in POSITIONS:
-        longest = getattr(config, name, None)
+    for name, longest in positions(graph).items():
         for field, length in _lengths(job).items():
-            if isinstance(longest, int) and length > longest:
+            if length > longest:
                 raise SpecError(field, f"must be at most {longest}, the model's {name}")
 
 
@@ -110,7 +106,7 @@ def _lengths(job: PruningJob) -> dict[str, int]:
         f"/domains/{number}/calibration/sequence_length": domain.calibration.sequence_length
         for number, domain in enumerate(job.domains)
     }
-    if job.evaluated or job.tasks:
+    if job.evaluated:
         lengths["/evaluation/sequence_length"] = job.evaluation.sequence_length
     return lengths
 

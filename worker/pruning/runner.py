@@ -26,23 +26,31 @@ from worker.pruning.calibration.vocabulary import check_ids, tokens_beyond_rows
 from worker.pruning.calibration.windows import calibration_windows
 from worker.pruning.channels.stage import as_written, with_channels
 from worker.pruning.continuation import check_statistics, settle_dtype
-from worker.pruning.cost import block_work, planned_work, stage_tokens, stage_work, token_work
+from worker.pruning.cost import block_work, planned_work, stage_tokens, stage_work, task_tokens, token_work
 from worker.pruning.estimate import device_bytes
 from worker.pruning.evaluation.losses import precision
 from worker.pruning.evaluation.perplexity import test_set
 from worker.pruning.evaluation.r_matrix import Entries, evaluate_row, missing
-from worker.pruning.fitting import check_memory
+from worker.pruning.fitting import check_memory, tasks_lack
 from worker.pruning.model.block_runner import BlockRunner, batches
 from worker.pruning.model.checkpoint import Checkpoint, read_file
 from worker.pruning.model.graph import Block, build_graph
 from worker.pruning.model.inspection import inspect
+from worker.pruning.model.positions import longest_input
 from worker.pruning.observer import Observer
 from worker.pruning.plan import check_prefix, look
 from worker.pruning.prune_block import advance_through, prune_block, read_block
 from worker.pruning.refine.model import refine_model
 from worker.pruning.report.records import read_history
 from worker.pruning.report.report import REPORT, final_report, stage_figures
-from worker.pruning.report.warnings import after_pruning, after_stage, after_tasks, already_sparse, before_pruning
+from worker.pruning.report.warnings import (
+    after_pruning,
+    after_stage,
+    after_tasks,
+    already_sparse,
+    before_pruning,
+    before_tasks,
+)
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.behind import Behind
 from worker.pruning.runtime.hidden_states import Room
@@ -54,7 +62,7 @@ from worker.pruning.state.context import PreparedRun, RunContext, StageContext, 
 from worker.pruning.state.stage_folder import stage_folder
 from worker.pruning.subject import Subject
 from worker.pruning.targets.budget import assign, follows_dense, weighs_outputs
-from worker.pruning.tasks.ready import ready_tasks
+from worker.pruning.tasks.ready import kept_scores, ready_tasks
 from worker.pruning.tasks.score import score_tasks
 
 TASKS_SHARE: Final = 0.9
@@ -72,7 +80,7 @@ def run(job: PruningJob, observer: Observer, subject: Subject | None = None) -> 
     with torch_settings(job.threads, job.numerics, devices[0]), Behind(observer) as behind:
         prepared = _prepare(job, behind, subject, devices)
         if not job.resume.stages + job.resume.blocks:  # else an earlier run has said so
-            _say(prepared, prepared.warnings)
+            _say(prepared, [*prepared.warnings, *before_tasks(prepared.tasks)])
         entries = {(each.row, each.domain): each.perplexity for each in job.resume.evaluations}
         entries |= _evaluate(prepared, None, entries)
         for stage in range(len(job.stage_names)):
@@ -116,7 +124,11 @@ def _prepare(
     for name, text, field in job.evaluated:
         sets.append(test_set(name, text, job.evaluation, tokenizer, dtype, field))
         check_ids((sets[-1].windows,), graph, tokenizer, field)
-    tasks = ready_tasks(job)
+    longest = longest_input(graph)
+    kept = kept_scores(job, dtype, longest)
+    tasks = ready_tasks(job, kept, longest, tokenizer.count, tasks_lack(found, device))
+    known = {task.number: task.tokens for task in tasks if task.error is None}
+    task_sizes = [known.get(number, task_tokens(task)) for number, task in enumerate(job.tasks)]
     behind.check()
     digests = [file_sha256(job.texts[domain.dataset].path) for domain in job.domains]
     warnings = already_sparse(inspect(source, graph, behind.check), keep_zeros=job.sparsity.keep_zeros)
@@ -124,7 +136,8 @@ def _prepare(
     room = Room.beside(device_bytes(found), devices, job.hidden_bytes)
     others = [BlockRunner(build_graph(job.model, source), source, each, dtype) for each in devices[1:]]
     runner = BlockRunner(graph, source, device, dtype, others)
-    planned = planned_work(job, graph, targets, runner.vocabulary, sum(item.windows.numel() for item in sets))
+    evaluated = sum(item.windows.numel() for item in sets)
+    planned = planned_work(job, graph, targets, runner.vocabulary, evaluated, task_sizes)
     return PreparedRun(
         job=job,
         source=source,
@@ -139,6 +152,9 @@ def _prepare(
         sets=sets,
         warnings=warnings,
         tasks=tasks,
+        kept_scores=kept,
+        longest_input=longest,
+        task_tokens=task_sizes,
         tasks_until=math.inf if job.seconds_left is None else began + TASKS_SHARE * job.seconds_left,
     )
 

@@ -39,7 +39,11 @@ class TaskScores(Record):
     limit: Count | None = Field(default=None, description="As asked for.")
     max_tokens: Count | None = Field(
         default=None,
-        description="Longest input; one that is longer loses its beginning. It is `evaluation.sequence_length`.",
+        description="Longest input: the model's positions, 4096 at the most. A longer one loses its beginning.",
+    )
+    truncated: Count | None = Field(
+        default=None,
+        description="Inputs that lost their beginning; of a question with several choices each choice is one.",
     )
     dtype: str | None = Field(default=None, description="Of weights and products.")
     harness: str | None = Field(default=None, description="Version of lm-eval.")

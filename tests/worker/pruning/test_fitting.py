@@ -10,11 +10,12 @@ from secateur.spec.records.machine import Machine
 from secateur.spec.records.plan import Estimates, Lack
 from secateur.spec.request import HIDDEN_PART
 from tests.machines import GIB, GPU_RATES, RATES, cpu, gpu
+from tests.tiny import make_tiny_llama
 from tests.worker.pruning.conftest import Request
 from worker.pruning import UserError, fitting
 from worker.pruning.duration import Course
 from worker.pruning.estimate import device_bytes, memory
-from worker.pruning.fitting import check_memory, estimates
+from worker.pruning.fitting import check_memory, estimates, tasks_lack
 from worker.pruning.plan import look
 from worker.pruning.request import PruningJob, read_request
 from worker.pruning.runtime.progress import Kind
@@ -199,3 +200,21 @@ def test_without_machines_the_one_at_hand_is_measured(request_for: Request) -> N
 def test_a_measurement_is_a_request_of_its_own(tmp_path: Path) -> None:
     read = read_request(f'{{"measure": "{tmp_path}", "device": "cpu", "threads": 1}}'.encode())
     assert (type(read).__name__, getattr(read, "measure", None)) == ("MeasurementRequest", tmp_path)
+
+
+def test_tasks_that_a_machine_does_not_hold_are_known_before_they_are_begun(
+    request_for: Request, tmp_path: Path
+) -> None:
+    """Of a model whose blocks are together more than what pruning one takes."""
+    folder = make_tiny_llama(tmp_path / "deep", blocks=40, hidden=192)
+    request = request_for(model=str(folder), tasks=[{"name": "arc_easy"}]) | {"hidden_bytes": 0}
+    needed = memory(look(PruningJob.from_dict(request))).total
+
+    def lack(share: float, **fields: Any) -> str | None:
+        machine = cpu().model_copy(update={"host_bytes": round(share * needed)})
+        given = request | fields | {"machines": [machine.model_dump(mode="json")]}
+        return tasks_lack(look(PruningJob.from_dict(given)), torch.device("cpu"))
+
+    assert lack(2.0) is None
+    assert "the whole model takes" in str(lack(0.5))
+    assert lack(0.5, tasks=[]) is None

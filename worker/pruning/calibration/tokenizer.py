@@ -89,6 +89,10 @@ class Tokenizer:
             raise SpecError(field, message)
         return length - len(self.prefix)
 
+    def count(self, piece: str) -> int:
+        """Tokens of a short text, without prefix."""
+        return len(self._encode(piece)["input_ids"])
+
     def tokens(self, text: Text, field: str, limit: int | None = None) -> Ids:
         """Token ids of a whole text, documents joined by one blank, without prefix. limit: at the most so many."""
         return self._ids(joined(text, field, partial(self._render, field)), limit)

@@ -14,6 +14,7 @@ from worker.pruning.model.inspection import SPARSE, Sparsity
 from worker.pruning.report.records import Record, mask_overlap, refined
 from worker.pruning.request import PruningJob
 from worker.pruning.targets.budget import WeightTarget
+from worker.pruning.tasks.ready import ReadyTask
 
 FORGETTING: Final = 0.05
 """BWT on log-perplexity above which it is said: perplexities on earlier domains rose by a twentieth."""
@@ -76,9 +77,23 @@ def after_pruning(bwt: float | None, log_bwt: float | None) -> list[JobWarning]:
     return [JobWarning(code="forgetting", message=message, data=figures)]
 
 
-def after_tasks(scores: Sequence[TaskScores]) -> list[JobWarning]:
-    """Tasks without figures, and why."""
+def before_tasks(tasks: Sequence[ReadyTask]) -> list[JobWarning]:
+    """Tasks that cannot be asked, told before anything is pruned."""
     return [
+        JobWarning(
+            code="task_failed",
+            message=f"the task {each.asked.name} cannot be asked, and the job goes on without it: {each.error}",
+            data={"task": each.number},
+        )
+        for each in tasks
+        if each.error is not None
+    ]
+
+
+def after_tasks(scores: Sequence[TaskScores]) -> list[JobWarning]:
+    """Tasks without figures, and why; and which inputs were cut."""
+    cut = [each for each in scores if each.truncated]
+    found = [
         JobWarning(
             code="task_failed",
             message=f"the task {each.name} has no figures of the {each.model} model: {each.error}",
@@ -87,6 +102,12 @@ def after_tasks(scores: Sequence[TaskScores]) -> list[JobWarning]:
         for each in scores
         if each.error is not None
     ]
+    if cut:
+        inputs = sum(each.truncated or 0 for each in cut)
+        message = f"{inputs} inputs of tasks were longer than {cut[0].max_tokens} tokens and lost their beginning"
+        data = {"tasks": sorted({each.name for each in cut}), "inputs": inputs}
+        found.append(JobWarning(code="tasks_truncated", message=message, data=data))
+    return found
 
 
 def _sparser_than_asked(stage: int, domain: str, records: Sequence[Record]) -> JobWarning | None:

@@ -12,6 +12,7 @@ from secateur.spec.job import Domain
 from secateur.spec.method import Method, Mode
 from secateur.spec.records.history import JobWarning
 from secateur.spec.records.pipe import Note
+from secateur.spec.records.tasks import TaskScores
 from secateur.spec.sparsity import Curvature
 from worker.pruning.allocation.output_grams import OutputGrams
 from worker.pruning.allocation.result import Survey
@@ -82,7 +83,8 @@ class PreparedRun(RunContext):
 
     targets: by matrix, of a uniform allocation. windows, digests: of each domain's calibration text. sets: of the
     lineage's test texts, a column of R each. warnings: what model and texts alone say. tasks: still to be done,
-    until that reading of the monotonic clock.
+    until that reading of the monotonic clock. kept_scores: of those that are done. longest_input: tokens of a
+    task's. task_tokens: that one model reads for each of the job's tasks, roughly.
     """
 
     targets: dict[str, WeightTarget]
@@ -92,6 +94,9 @@ class PreparedRun(RunContext):
     warnings: list[JobWarning]
     tasks: tuple[ReadyTask, ...] = ()
     tasks_until: float = math.inf
+    kept_scores: Sequence[TaskScores] = ()
+    longest_input: int = 0
+    task_tokens: Sequence[float] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

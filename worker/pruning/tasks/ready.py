@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,6 +13,7 @@ from secateur.spec.records.tasks import AskedModel, TaskScores
 from secateur.spec.tasks import HarnessTask
 from worker.harness import harness_version
 from worker.machine_errors import trouble_of
+from worker.pruning.cost import task_tokens
 from worker.pruning.errors import UserError
 from worker.pruning.request import PruningJob
 from worker.pruning.tasks.rows import read_rows
@@ -21,6 +22,8 @@ ABSENT: Final = (
     "the lm-evaluation-harness is not installed where the job runs: leave `tasks` out, or ask the service's "
     "operator for workers with the extra `tasks`"
 )
+CHARACTERS: Final = 4
+"""Of a token, roughly."""
 MODELS: Final[tuple[AskedModel, ...]] = ("dense", "pruned")
 _METRICS: Final = [
     {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
@@ -29,13 +32,15 @@ _METRICS: Final = [
 
 @dataclass(frozen=True)
 class ReadyTask:
-    """number: its place in the spec. loaded: what `lm_eval.evaluator.evaluate` takes; empty with an error."""
+    """number: its place in the spec. loaded: what `lm_eval.evaluator.evaluate` takes; empty with an error.
+    tokens: that one model reads for it, roughly."""
 
     number: int
     asked: HarnessTask
     loaded: dict[str, Any]
     text_sha256: str | None = None
     error: str | None = None
+    tokens: float = 0.0
 
     def scores(self, model: AskedModel, **figures: Any) -> TaskScores:
         """What is said of a model in this task."""
@@ -52,19 +57,51 @@ class ReadyTask:
         )
 
 
-def ready_tasks(job: PruningJob) -> tuple[ReadyTask, ...]:
-    """Those that some model has still to do.
+def kept_scores(job: PruningJob, dtype: str, longest: int) -> list[TaskScores]:
+    """Of what earlier runs have reached, what compares with what this one would: the rest is asked again.
 
-    Raises UserError for what its owner can mend. Where the job is resumed, what this machine lacks is kept as the
-    task's error instead: what other workers have pruned is not lost for it.
+    dtype: of forward passes. longest: tokens of an input. Without the harness nothing can be asked again.
     """
-    done = {(each.task, each.model) for each in job.resume.tasks}
+    now = {"harness": harness_version(), "dtype": dtype, "max_tokens": longest}
+
+    def compares(scores: TaskScores) -> bool:
+        same = all(getattr(scores, name) == value for name, value in now.items())
+        dataset = job.tasks[scores.task].dataset
+        return same and (dataset is None or scores.text_sha256 == file_sha256(job.texts[dataset].path))
+
+    known = [each for each in job.resume.tasks if each.task < len(job.tasks)]
+    return [each for each in known if now["harness"] is None or each.error is not None or compares(each)]
+
+
+def ready_tasks(
+    job: PruningJob,
+    kept: Sequence[TaskScores],
+    longest: int,
+    count: Callable[[str], int],
+    lack: str | None = None,
+) -> tuple[ReadyTask, ...]:
+    """Those that some model has still to do. kept: what some have done. longest: tokens of an input. count: the
+    tokens of a text. lack: why none can be asked here.
+
+    Raises UserError for what its owner can mend. Where the job is resumed, it is the task's error instead: what is
+    pruned is not lost for it. So it is always where this worker alone has no data of a task.
+    """
+    done = {(each.task, each.model) for each in kept}
     open_ = [n for n in range(len(job.tasks)) if any((n, model) not in done for model in MODELS)]
     begun = bool(job.resume.stages + job.resume.blocks)
-    return tuple(_ready(job, open_, begun))
+    if lack is not None:
+        return tuple(ReadyTask(number, job.tasks[number], {}, error=lack) for number in open_)
+    return tuple(_ready(job, open_, begun, longest, count))
 
 
-def _ready(job: PruningJob, numbers: list[int], begun: bool) -> Iterator[ReadyTask]:
+def _ready(
+    job: PruningJob, numbers: list[int], begun: bool, longest: int, count: Callable[[str], int]
+) -> Iterator[ReadyTask]:
+    def check(choice: str) -> None:
+        # No token is shorter than a byte, but one may be added for the blank before it.
+        if len(choice.encode()) >= longest and (found := count(f" {choice}")) > longest:
+            raise ValueError(f"has a choice of {found} tokens, and the model reads {longest} at once; shorten it")
+
     manager = None
     for number in numbers:
         task = job.tasks[number]
@@ -72,29 +109,33 @@ def _ready(job: PruningJob, numbers: list[int], begun: bool) -> Iterator[ReadyTa
             if harness_version() is None:
                 raise UserError("no_harness", ABSENT, "/tasks")
             if task.dataset is not None:
-                yield _own_questions(job, number)
+                yield _own_questions(job, number, longest, check)
                 continue
             manager = manager or _manager(job)
-            yield ReadyTask(number, task, _load(manager, task, f"/tasks/{number}/name"))
+            loaded, tokens = _load(manager, task, f"/tasks/{number}/name")
+            yield ReadyTask(number, task, loaded, tokens=tokens)
         except UserError as error:
-            if not begun or error.code not in ("no_harness", "task_unavailable"):
+            if not begun and error.code != "task_unavailable":
                 raise
             yield ReadyTask(number, task, {}, error=error.message)
 
 
-def _own_questions(job: PruningJob, number: int) -> ReadyTask:
-    """A task of choices whose likelihoods are compared. Its solved questions are others of the same dataset."""
+def _own_questions(job: PruningJob, number: int, longest: int, check: Callable[[str], None]) -> ReadyTask:
+    """A task of choices whose likelihoods are compared. Its solved questions are others of the same dataset.
+
+    check: of a choice.
+    """
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
     task = job.tasks[number]
     path = job.texts[task.dataset or ""].path
-    rows = read_rows(path, f"/tasks/{number}/dataset")
+    rows = read_rows(path, f"/tasks/{number}/dataset", check)
     shots = task.few_shot or 0
     if shots >= len(rows):
         message = f"must be less than the {len(rows)} rows of the dataset, of which it takes others"
         raise UserError("invalid_spec", f"/tasks/{number}/few_shot: {message}", f"/tasks/{number}/few_shot")
-    logging.getLogger("lm_eval.api.task").setLevel(logging.ERROR)  # it warns of every task that is no file
+    quiet()
     made = ConfigurableTask(
         config={
             "task": task.name,
@@ -110,13 +151,31 @@ def _own_questions(job: PruningJob, number: int) -> ReadyTask:
         }
     )
     loaded = {"tasks": {task.name: made}, "groups": {}, "group_map": {}}
-    return ReadyTask(number, task, loaded, file_sha256(path))
+    tokens = _read_tokens(rows, shots, task.limit, longest)
+    return ReadyTask(number, task, loaded, file_sha256(path), tokens=tokens)
+
+
+def _read_tokens(rows: Sequence[dict[str, Any]], shots: int, limit: int | None, longest: int) -> float:
+    """That one model reads for rows of choices, each with its question and as many solved ones."""
+    whole = [len(row["question"]) + len(row["choices"][row["answer"]]) for row in rows]
+    before = shots * sum(whole) / len(whole)
+    return sum(
+        min((before + len(row["question"]) + len(choice)) / CHARACTERS, longest)
+        for row in rows[:limit]
+        for choice in row["choices"]
+    )
+
+
+def quiet() -> None:
+    """The harness warns of every task that is no file and of every input that is cut; what counts is told once."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 def _manager(job: PruningJob) -> Any:
     """What knows the harness's own tasks; it reads all their files."""
     from lm_eval.tasks import TaskManager
 
+    quiet()
     if job.task_data is not None:
         borrow(job.task_data)
     return TaskManager()
@@ -134,8 +193,10 @@ def borrow(data: Path) -> None:
                 (folder / name).symlink_to(Path(place, name).resolve())
 
 
-def _load(manager: Any, task: HarnessTask, field: str) -> dict[str, Any]:
-    """Raises UserError for what the harness does not have, has no data of here, or asks for more than a text."""
+def _load(manager: Any, task: HarnessTask, field: str) -> tuple[dict[str, Any], float]:
+    """What `ReadyTask` has of it, and the tokens that one model reads.
+
+    Raises UserError for what the harness does not have, has no data of here, or asks for more than a text."""
     if task.name not in {*manager.all_subtasks, *manager.all_groups}:
         near = get_close_matches(task.name, [*manager.all_subtasks, *manager.all_groups], 3)
         hint = f"; there are {', '.join(near)}" if near else ""
@@ -143,6 +204,7 @@ def _load(manager: Any, task: HarnessTask, field: str) -> dict[str, Any]:
         raise UserError("unknown_task", message, field)
     try:
         loaded: dict[str, Any] = manager.load([task.name])
+        rows = [(each, len(each.eval_docs)) for each in loaded["tasks"].values()]
     except Exception as error:
         if trouble_of(error) is not None:
             raise
@@ -156,4 +218,4 @@ def _load(manager: Any, task: HarnessTask, field: str) -> dict[str, Any]:
         if getattr(each, "UNSAFE_CODE", False) or getattr(each, "MULTIMODAL", False):
             what = "runs what a model writes" if getattr(each, "UNSAFE_CODE", False) else "asks for more than text"
             raise UserError("unsupported_task", f"the task {each.task_name} {what}, which is not done here", field)
-    return loaded
+    return loaded, sum(task_tokens(task, rows=count, shots=each.get_config("num_fewshot")) for each, count in rows)

@@ -1,7 +1,7 @@
 """Questions of several choices, as their owner has uploaded them: one JSON object a line."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,22 +10,25 @@ from worker.pruning.errors import UserError
 
 MOST_ROWS: Final = 100_000
 MOST_CHOICES: Final = 64
+MOST_INPUTS: Final = 400_000
+"""Choices of all rows: the harness holds a request for each, half a kilobyte or more."""
 _FORM: Final = '{"question": "…", "choices": ["…", "…"], "answer": 0}'
 
 
-def read_rows(path: Path, field: str) -> list[dict[str, Any]]:
-    """`question`, `choices` and `answer` of every row. field: the dataset's place in the request.
+def read_rows(path: Path, field: str, check: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
+    """`question`, `choices` and `answer` of every row. field: the dataset's place in the request. check: called
+    with every choice; raises ValueError as `_read` does.
 
     Raises UserError, which names the first bad line.
     """
-    found = list(_rows(path, field))
+    found = list(_rows(path, field, check))
     if not found:
         raise UserError("invalid_questions", f"the dataset has no line; write one {_FORM} a line", field)
     return found
 
 
-def _rows(path: Path, field: str) -> Iterator[dict[str, Any]]:
-    count = 0
+def _rows(path: Path, field: str, check: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    count = inputs = 0
     with path.open("rb") as handle:
         for number, line in enumerate(handle, start=1):
             if not line.strip():
@@ -34,7 +37,12 @@ def _rows(path: Path, field: str) -> Iterator[dict[str, Any]]:
             try:
                 if count > MOST_ROWS:
                     raise ValueError(f"is one question too many: send {MOST_ROWS:,} at the most")
-                yield _read(line)
+                row = _read(line)
+                if (inputs := inputs + len(row["choices"])) > MOST_INPUTS:
+                    raise ValueError(f"has a choice too many: send {MOST_INPUTS:,} in all at the most")
+                for choice in row["choices"]:
+                    check(choice)
+                yield row
             except ValueError as error:
                 raise UserError("invalid_questions", f"line {number} {error}", field) from None
 

@@ -15,7 +15,7 @@ from secateur.spec.records.history import Phase
 from secateur.spec.records.pipe import Note, TaskBegun, TaskResult
 from secateur.spec.records.tasks import AskedModel, TaskMetric, TaskScores
 from worker.machine_errors import OUT_OF_MEMORY, trouble_of
-from worker.pruning.cost import task_tokens, task_work
+from worker.pruning.cost import task_work
 from worker.pruning.errors import MACHINE, PruningError
 from worker.pruning.runtime import memory
 from worker.pruning.runtime.progress import Kind
@@ -36,7 +36,11 @@ class OutOfTime(Exception):
 
 def score_tasks(run: PreparedRun) -> list[TaskScores]:
     """What the models reach in the job's tasks. What no earlier run has kept is told as it comes."""
-    found = {(each.task, each.model): each for each in run.job.resume.tasks}
+    found = {(each.task, each.model): each for each in run.kept_scores}
+    if again := len(run.job.resume.tasks) - len(found):
+        run.warn(
+            "what models reached in tasks before was under other settings, and is asked again", {"scores": again}
+        )
     for model in MODELS:
         missing = [task for task in run.tasks if (task.number, model) not in found]
         run.tracker.skip(Kind.evaluate, sum(_work(run, n) for n in range(len(run.job.tasks))))
@@ -50,7 +54,7 @@ def score_tasks(run: PreparedRun) -> list[TaskScores]:
 
 
 def _work(run: PreparedRun, number: int) -> float:
-    return task_work(run.runner.graph, run.runner.vocabulary, task_tokens(run.job.tasks[number]))
+    return task_work(run.runner.graph, run.runner.vocabulary, run.task_tokens[number])
 
 
 def _done_by(run: PreparedRun, model: AskedModel, tasks: Sequence[ReadyTask]) -> Iterator[TaskScores]:
@@ -70,7 +74,7 @@ def _done_by(run: PreparedRun, model: AskedModel, tasks: Sequence[ReadyTask]) ->
     run.observer.tell(TaskBegun(task=sound[0].number, model=model))
     try:
         whole = load_whole(type(run.runner.graph.model), folder, run.device, run.dtype)
-        asked = for_harness(whole, folder, run.job.evaluation.sequence_length, meter.hear)
+        asked = for_harness(whole, folder, run.longest_input, meter.hear)
     except Exception as error:
         said = _reason(error)
         yield from (task.scores(model, error=said) for task in sound)
@@ -80,11 +84,12 @@ def _done_by(run: PreparedRun, model: AskedModel, tasks: Sequence[ReadyTask]) ->
         meter.begin(_work(run, task.number))
         try:
             meter.hear(0)
-            figures = _ask(asked, task)
+            asked.truncated = 0
+            figures = _ask(asked, task) | {"truncated": asked.truncated}
         except Exception as error:
             figures = {"error": _reason(error)}
         meter.end()
-        yield task.scores(model, max_tokens=run.job.evaluation.sequence_length, dtype=run.dtype, **figures)
+        yield task.scores(model, max_tokens=run.longest_input, dtype=run.dtype, **figures)
     del whole, asked
     memory.trim()
     if run.device.type == "cuda":

@@ -5,6 +5,7 @@ import os
 import random
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,18 +14,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from secateur.spec.records.pipe import Message, TaskBegun, TaskResult
 from secateur.spec.records.plan import Lack
+from secateur.spec.tasks import HarnessTask
 from tests.harness import needs_harness
 from tests.machines import cpu
 from tests.tiny import VOCABULARY, WORDS, make_tiny_llama
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from worker.harness import harness_version
 from worker.pruning import PruningJob, Stopped, UserError, plan
-from worker.pruning.tasks import ready
+from worker.pruning.cost import ROW_TOKENS
+from worker.pruning.tasks import ready, whole_model
 from worker.pruning.tasks.ready import borrow
 from worker.pruning.tasks.score import OVERTIME
 
 needs_harness()
 ROWS = 12
+POSITIONS = 256
+"""Of the tiny model."""
 
 
 def _questions(path: Path, rows: int = ROWS) -> Path:
@@ -122,7 +127,8 @@ def test_both_models_answer_uploaded_questions_and_an_interrupted_job_asks_only_
         assert {name: metric.value for name, metric in found.items()} == _accuracy(Path(folder), path)
         share = found["acc"].value
         assert found["acc"].stderr == pytest.approx((share * (1 - share) / (ROWS - 1)) ** 0.5)
-        assert (each.rows, each.few_shot, each.limit, each.max_tokens) == (ROWS, 0, None, 32)
+        assert (each.rows, each.few_shot, each.limit, each.max_tokens) == (ROWS, 0, None, POSITIONS)
+        assert each.truncated == 0
         assert (each.harness, each.dtype, each.error) == (harness_version(), "float32", None)
     report = json.loads((Path(request["workspace"]) / "report.json").read_text())
     assert report["tasks"] == [each.model_dump(exclude={"type"}) for each in scores]
@@ -132,16 +138,96 @@ def test_both_models_answer_uploaded_questions_and_an_interrupted_job_asks_only_
     assert output.summary.warnings == []
 
 
-def test_a_task_that_fails_is_recorded_and_the_job_is_published(request_for: Request, tmp_path: Path) -> None:
-    path = tmp_path / "own.jsonl"
-    long = " ".join(WORDS * 3)  # more than the 32 tokens of an input
-    path.write_text(json.dumps({"question": "the cat", "choices": [long, "dog"], "answer": 1}))
+def test_a_task_that_fails_is_recorded_and_the_job_is_published(
+    request_for: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: Any) -> None:
+        raise RuntimeError("no such figure")
+
+    monkeypatch.setattr("lm_eval.evaluator.evaluate", fail)
     listener = Listener()
-    output = prune(_asking(request_for, path), listener)
+    output = prune(_asking(request_for, _questions(tmp_path / "own.jsonl")), listener)
     assert {file.path for file in output.files} >= {"model/config.json", "report.json"}
     assert [(each.model, each.metrics) for each in listener.tasks] == [("dense", []), ("pruned", [])]
-    assert all(each.error for each in listener.tasks)
+    assert {each.error for each in listener.tasks} == {"RuntimeError: no such figure"}
     assert [warning.code for warning in output.summary.warnings] == ["task_failed", "task_failed"]
+
+
+def test_inputs_that_are_too_long_are_counted_and_told_once(request_for: Request, tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    long, short = " ".join(WORDS[:2] * 200), "the cat"
+    rows = [{"question": text, "choices": ["a", "dog", "rose"], "answer": 1} for text in (long, short)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    listener = Listener()
+    output = prune(_asking(request_for, path), listener)
+    assert [(each.truncated, each.error) for each in listener.tasks] == [(3, None)] * 2
+    (warning,) = output.summary.warnings
+    assert (warning.code, warning.data) == ("tasks_truncated", {"tasks": ["own"], "inputs": 6})
+
+
+def test_what_is_cut_keeps_the_tokenizers_prefix(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_model, "Tokenizer", lambda _: SimpleNamespace(prefix=(7,)))
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    asked = whole_model.for_harness(model, tiny_llama, 6, lambda _: None)
+    seen: list[list[int]] = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0].tolist()))
+    for context in ([7, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6], [7, 1, 2]):
+        asked._loglikelihood_tokens([(("", ""), context, [8, 9])], disable_tqdm=True)
+    assert seen == [[7, 3, 4, 5, 6, 8], [2, 3, 4, 5, 6, 8], [7, 1, 2, 8]]
+    assert asked.truncated == 2
+
+
+def test_scores_under_other_settings_are_asked_again(request_for: Request, tmp_path: Path) -> None:
+    path = _questions(tmp_path / "own.jsonl", rows=3)
+    request = _asking(request_for, path, *({"name": name, "dataset": "own"} for name in ("one", "two")))
+    first = Listener()
+    prune(request, first)
+    kept = [each.model_dump(exclude={"type"}) for each in first.tasks]
+    kept[0]["harness"] = kept[1]["harness"] = "0.0.1"
+    kept[1] |= {"metrics": [], "error": "it failed"}
+    listener = Listener()
+    prune(request | {"resume": {"stages": 1, "tasks": kept}}, listener)
+    again = [(each.task, each.model) for each in listener.tasks]
+    assert again == [(first.tasks[0].task, first.tasks[0].model)], "what has no figures compares with nothing"
+    assert listener.tasks[0] == first.tasks[0]
+    assert {"scores": 1} in [data for level, _, data in listener.notes if level == "warning"]
+
+
+def test_a_resumed_job_is_not_refused_for_its_tasks(request_for: Request, tmp_path: Path) -> None:
+    path = _questions(tmp_path / "own.jsonl", rows=2)
+    request = _asking(request_for, path, {"name": "own", "dataset": "own", "few_shot": 2})
+    prune(request | {"tasks": []})
+    listener = Listener()
+    prune(request | {"resume": {"stages": 1}}, listener)
+    assert [each.model for each in listener.tasks] == ["dense", "pruned"]
+    assert all("less than the 2 rows" in str(each.error) for each in listener.tasks)
+
+
+def test_a_model_that_this_machine_does_not_hold_is_pruned_without_its_tasks(
+    request_for: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lack = "the whole model takes 9.00 GB of memory, and this machine has 4.00"
+    monkeypatch.setattr("worker.pruning.runner.tasks_lack", lambda *_: lack)
+    listener = Listener()
+    output = prune(_asking(request_for, _questions(tmp_path / "own.jsonl")), listener)
+    assert [each.error for each in listener.tasks] == [lack] * 2
+    assert not listener.begun
+    assert [lack in message for level, message, _ in listener.notes if level == "warning"] == [True] * 3
+    assert {file.path for file in output.files} >= {"model/config.json"}
+
+
+def test_every_task_of_a_group_and_every_choice_counts_as_work() -> None:
+    def sub(rows: int, shots: int) -> Any:
+        return SimpleNamespace(eval_docs=[{}] * rows, get_config={"num_fewshot": shots}.get)
+
+    loaded = {"tasks": {"a": sub(300, 1), "b": sub(20, 0), "c": sub(90, 0)}}
+    manager = SimpleNamespace(all_subtasks=[], all_groups=["group"], load=lambda _: loaded)
+    _, tokens = ready._load(manager, HarnessTask(name="group", limit=50), "/tasks/0/name")
+    assert tokens == ROW_TOKENS * (50 * 2 + 20 + 50)
+    row = {"question": "q" * 30, "choices": ["c" * 10] * 5, "answer": 0}
+    assert ready._read_tokens([row] * 4, shots=0, limit=3, longest=99) == 3 * 5 * 10
+    assert ready._read_tokens([row] * 4, shots=2, limit=None, longest=99) == 4 * 5 * 30
+    assert ready._read_tokens([row] * 4, shots=2, limit=None, longest=16) == 4 * 5 * 16
 
 
 def test_a_task_that_ended_an_attempt_is_left_out_and_the_others_are_done(
@@ -183,6 +269,14 @@ def test_solved_questions_stand_before_each_and_a_limit_asks_fewer(
     assert "Running" not in capfd.readouterr().err, "no bar goes into the log"
 
 
+def test_a_choice_longer_than_any_input_is_refused_by_its_line(request_for: Request, tmp_path: Path) -> None:
+    path = _questions(tmp_path / "own.jsonl", rows=2)
+    row = {"question": "q", "choices": ["a", " ".join(WORDS[:2] * 200)], "answer": 0}
+    path.write_text(f"{path.read_text()}\n{json.dumps(row)}\n")
+    with pytest.raises(UserError, match=f"line 3 has a choice of .* and the model reads {POSITIONS} at once"):
+        prune(_asking(request_for, path))
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -222,19 +316,23 @@ def arc_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("arc_alone")
-@pytest.mark.parametrize(
-    ("name", "code", "said"),
-    [("arc_easy", "task_unavailable", "SECATEUR_TASK_DATA"), ("arc_eazy", "unknown_task", "there are arc_easy")],
-)
-def test_a_task_that_cannot_be_asked_is_refused_before_anything_is_pruned(
-    request_for: Request, name: str, code: str, said: str
-) -> None:
+def test_a_task_that_the_harness_does_not_know_is_refused_before_anything_is_pruned(request_for: Request) -> None:
     listener = Listener()
-    with pytest.raises(UserError) as error:
-        prune(request_for(tasks=[{"name": name}]), listener)
-    assert said in error.value.message
-    assert (error.value.code, error.value.field) == (code, "/tasks/0/name")
+    with pytest.raises(UserError, match="there are arc_easy") as error:
+        prune(request_for(tasks=[{"name": "arc_eazy"}]), listener)
+    assert (error.value.code, error.value.field) == ("unknown_task", "/tasks/0/name")
     assert not listener.evaluations
+
+
+@pytest.mark.usefixtures("arc_alone")
+def test_a_task_whose_data_this_worker_lacks_costs_its_figures_and_is_told_at_once(request_for: Request) -> None:
+    listener = Listener()
+    output = prune(request_for(tasks=[{"name": "arc_easy"}]), listener)
+    assert all("SECATEUR_TASK_DATA" in str(each.error) for each in listener.tasks)
+    assert [each.model for each in listener.tasks] == ["dense", "pruned"]
+    told = [message for level, message, _ in listener.notes if level == "warning"]
+    assert "the job goes on without it" in told[0]
+    assert {file.path for file in output.files} >= {"model/config.json"}
 
 
 def test_more_solved_questions_than_rows_are_refused(request_for: Request, tmp_path: Path) -> None:
@@ -275,7 +373,7 @@ def test_a_plan_counts_the_whole_model_and_needs_a_worker_with_the_harness(
     parts = found["memory_bytes"]["parts"]
     assert parts.keys() - plain["memory_bytes"]["parts"].keys() == {"harness", "tasks"}
     others = sum(parts[name] for name in parts.keys() - {"harness", "tasks", "process", "outer_weights"})
-    whole = 4 * known["parameters"] + 12 * 32 * VOCABULARY  # in float32, with three copies of an input's logits
+    whole = 4 * known["parameters"] + 12 * POSITIONS * VOCABULARY  # in float32, three copies of logits
     assert parts["tasks"] == whole - others > 0
     assert found["seconds"]["total"] > plain["seconds"]["total"]
     assert "the whole model" in found["memory_bytes"]["how"]
