@@ -109,6 +109,7 @@ def _merge(
 ) -> JobCreate:
     """The request over the parent's spec. Raises LineageMismatch."""
     inherited = {name: value for name, value in parent.spec.items() if name != "continues"}
+    inherited["tasks"] = _tasks_there(session, project, parent)
     said = {"gate"} & body.model_fields_set | ({"tasks"} if body.tasks is not None else set())
     own = body.model_dump(mode="json", include={"domains", *said})
     merged = {**inherited, **own, **{name: getattr(body, name) for name in NOT_IN_SPEC}}
@@ -132,6 +133,13 @@ def _merge(
     if errors:
         raise LineageMismatch(errors=errors)
     return asked
+
+
+def _tasks_there(session: Session, project: str, parent: Job) -> list[dict[str, Any]]:
+    """The parent's tasks, without those whose questions were deleted: `warnings_of` says which."""
+    tasks: list[dict[str, Any]] = parent.spec.get("tasks", [])
+    found = datasets.find_for_use(session, project, [task["dataset"] for task in tasks if task.get("dataset")])
+    return [task for task in tasks if not task.get("dataset") or task["dataset"] in found]
 
 
 def _further(body: JobContinue) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def _of(session: Session, path: Sequence[Job], spec: dict[str, Any], lost: list[
     """path: of the continued job. lost: earlier domains whose evaluation texts are gone."""
     return [
         *_lost(lost, gated=spec.get("gate") is not None),
+        *_lost_tasks(session, path[-1], spec),
         *_dropped(session, path[-1], spec),
         *_calibrated_on(session, path, spec),
     ]
@@ -55,6 +56,19 @@ def _lost(domains: list[str], *, gated: bool) -> list[JobWarning]:
     message = "the evaluation texts of earlier domains were deleted; these are not measured any more"
     message += ", and the gate looks at the others alone" * gated
     return [JobWarning(code="evaluation_lost", message=message, data={"domains": domains})] if domains else []
+
+
+def _lost_tasks(session: Session, parent: Job, spec: dict[str, Any]) -> list[JobWarning]:
+    """The parent's whose questions were deleted, where its others are this job's."""
+    before, now = parent.spec.get("tasks", []), spec.get("tasks", [])
+    missing = [task for task in before if task not in now]
+    wanted = [task.get("dataset") for task in missing]
+    if not missing or None in wanted or now != [task for task in before if task in now]:
+        return []
+    if session.scalars(select(Dataset.id).where(Dataset.id.in_(wanted))).first() is not None:
+        return []  # they were left out on purpose
+    message = "the questions of tasks of the job before were deleted; these tasks are not done any more"
+    return [JobWarning(code="tasks_lost", message=message, data={"tasks": [task["name"] for task in missing]})]
 
 
 def _dropped(session: Session, parent: Job, spec: dict[str, Any]) -> list[JobWarning]:

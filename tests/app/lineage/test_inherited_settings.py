@@ -1,5 +1,6 @@
 """What a continuation takes over of its parent's settings when it names some of them."""
 
+import json
 from typing import Any
 
 import httpx
@@ -7,6 +8,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from tests.app.conftest import Inputs
+from tests.app.jobs.test_control import events
 from tests.app.lineage.lineages import continued, domain, publish, submit
 
 ADMM = {"iterations": 9, "mask_steps": 5, "damping": 0.3}
@@ -40,6 +42,27 @@ def test_tasks_are_the_parents_unless_others_are_named(
     ]
     for given, tasks in cases:
         assert continued(api, parent, inputs.first, **given)["spec"]["tasks"] == tasks
+
+
+def test_a_task_whose_questions_were_deleted_is_left_out_with_a_warning(
+    api: httpx.Client, inputs: Inputs, session: Session
+) -> None:
+    rows = json.dumps({"question": "the cat", "choices": ["a", "b"], "answer": 0})
+    given = {"name": "questions", "format": "jsonl", "text_field": "question"}
+    octets = {"Content-Type": "application/octet-stream"}
+    sent = api.post("/v1/datasets/upload", params=given, content=rows, headers=octets).json()["id"]
+    parent = submit(api, inputs.body(tasks=[{"name": "own", "dataset": sent}, {"name": "arc_easy"}]))
+    publish(session, parent)
+    kept = continued(api, parent, inputs.first)
+    assert [task["name"] for task in kept["spec"]["tasks"]] == ["own", "arc_easy"]
+    assert api.post(f"/v1/jobs/{kept['id']}/cancel").is_success
+    assert api.delete(f"/v1/datasets/{sent}").status_code == 204
+    for tasks, lost in ((None, True), ([{"name": "hellaswag"}], False)):
+        said = {} if tasks is None else {"tasks": tasks}
+        job = continued(api, parent, inputs.first, **said)
+        assert [task["name"] for task in job["spec"]["tasks"]] == (["arc_easy"] if lost else ["hellaswag"])
+        notes = [event["data"] for event in events(api, job["id"]) if event["type"] == "note"]
+        assert [note.get("tasks") for note in notes if note["code"] == "tasks_lost"] == [["own"]] * lost
 
 
 @pytest.mark.parametrize(
