@@ -1,6 +1,7 @@
 """The matrix R and the figures that follow from it."""
 
 from collections.abc import Sequence
+from typing import Any, Final, get_args
 
 from sqlalchemy.orm import Session
 
@@ -9,14 +10,28 @@ from app.jobs.schemas import EvaluationRead, RowRead, TaskRead
 from app.lineage.stages import History, Stage, history_of
 from app.tables.jobs import Job, JobEvaluation
 from secateur.spec.metrics import Entries, figures
+from secateur.spec.records.tasks import AskedModel
 from secateur.spec.sparsity import further_name
+
+NOT_DONE: Final = "it was not done: the worker that ran the job was of a release that knows no tasks"
 
 
 def evaluation_of(session: Session, job: Job) -> EvaluationRead:
     """R of a job's lineage, and what was reached in the job's tasks, as far as it is known."""
     matrix = matrix_of(job.id, history_of(session, job), repository.evaluations(session, job.id))
-    tasks = map(TaskRead.model_validate, repository.task_scores(session, job.id))
-    return matrix.model_copy(update={"tasks": list(tasks)})
+    tasks = {(each["task"], each["model"]): each for each in repository.task_scores(session, job.id)}
+    if job.result is not None:
+        tasks = _left_out(job) | tasks
+    return matrix.model_copy(update={"tasks": [TaskRead.model_validate(tasks[key]) for key in sorted(tasks)]})
+
+
+def _left_out(job: Job) -> dict[tuple[int, str], dict[str, Any]]:
+    """What would be said of each of a published job's tasks if nothing was."""
+    return {
+        (number, model): {"task": number, "name": task["name"], "model": model, "error": NOT_DONE}
+        for number, task in enumerate(job.spec.get("tasks", ()))
+        for model in get_args(AskedModel)
+    }
 
 
 def matrix_of(job: str, history: History, entries: Sequence[JobEvaluation]) -> EvaluationRead:

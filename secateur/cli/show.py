@@ -144,13 +144,15 @@ def evaluation_table(evaluation: Answer) -> Table:
 
 
 def tasks_table(tasks: Iterable[Answer]) -> Table:
-    """One line a task, model and figure."""
+    """One line a task, model and figure; of which lm-eval, where that is not one for all."""
+    tasks = list(tasks)
+    differ = len({each.get("harness") for each in tasks} - {None}) > 1
     found = table("task", "model", "figure", ">value", ">± error", ">rows", ">few-shot", "~why not")
     for each in tasks:
         for metric in each["metrics"] or [{}]:
             filter = metric.get("filter", "none")
             found.add_row(
-                each["name"],
+                each["name"] + (f" (lm-eval {each.get('harness') or '–'})" if differ else ""),
                 each["model"],
                 metric.get("name", "–") + ("" if filter == "none" else f" ({filter})"),
                 number(metric.get("value"), 4),

@@ -175,6 +175,11 @@ def test_evaluation_prints_what_tasks_gave(run: Run, scripted: ScriptedServer) -
         ["own", "dense", "acc", "0.5000", "0.1250", "16", "0"],
         ["own", "pruned", "–", "–", "–", "16", "0", "x"],
     ]
+    for each, harness in zip(tasks, ("0.4.13", "0.4.14"), strict=True):
+        each["harness"] = harness
+    scripted.script = [Reply.json(given)]
+    lines = [line.split() for line in run("evaluation", "job_1")[1].splitlines()]
+    assert [line[:3] for line in lines[-2:]] == [["own", "(lm-eval", "0.4.13)"], ["own", "(lm-eval", "0.4.14)"]]
 
 
 @pytest.mark.parametrize(

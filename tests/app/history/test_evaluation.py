@@ -1,9 +1,15 @@
 import math
 from datetime import UTC, datetime
 
-from app.history.evaluation import matrix_of
+import httpx
+from sqlalchemy.orm import Session
+
+from app.history.evaluation import NOT_DONE, matrix_of
 from app.lineage.stages import History, Stage
-from app.tables.jobs import JobEvaluation
+from app.tables.jobs import JobEvaluation, JobTask
+from tests.app.conftest import Inputs
+from tests.app.lineage.lineages import publish, submit
+from tests.records import task_result
 
 R = {
     (0, "a"): 10.0,
@@ -44,6 +50,25 @@ def test_r_and_what_follows_from_it() -> None:
     assert math.isclose(found.log_bwt, math.log(15 / 12))
     assert found.mean_perplexity == 18.5
     assert found.protocols["b"] == {"text_sha256": "b", "windows": 2, "tokens": 64}
+
+
+def test_tasks_that_a_published_job_says_nothing_of_were_not_done(
+    api: httpx.Client, inputs: Inputs, session: Session
+) -> None:
+    job = submit(api, inputs.body(tasks=[{"name": "one"}, {"name": "two"}]))
+    scores = task_result(1).model_dump(exclude={"type"})
+    session.add(JobTask(job_id=job, task=1, model="dense", scores=scores, attempt=1))
+    session.add(JobTask(job_id=job, task=1, model="pruned", scores=None, attempt=1))
+    session.commit()
+
+    def said() -> list[tuple[int, str, str | None]]:
+        tasks = api.get(f"/v1/jobs/{job}/evaluation").json()["tasks"]
+        return [(each["task"], each["model"], each["error"]) for each in tasks]
+
+    assert said() == [(1, "dense", None)]
+    publish(session, job)
+    missing = [(0, "dense", NOT_DONE), (0, "pruned", NOT_DONE)]
+    assert said() == [*missing, (1, "dense", None), (1, "pruned", NOT_DONE)]
 
 
 def test_an_unfinished_r_has_no_figures() -> None:

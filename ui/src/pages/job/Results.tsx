@@ -68,14 +68,15 @@ function R({ evaluation }: { evaluation: Evaluation }) {
 
 function Tasks({ tasks }: { tasks: Evaluation["tasks"] }) {
   const rows = tasks.flatMap((task) => (task.metrics.length > 0 ? task.metrics : [null]).map((metric) => ({ task, metric })));
+  const versions = [...new Set(tasks.flatMap((task) => task.harness ?? []))];
   return (
     <Table
       dense
-      caption={`Tasks of the lm-evaluation-harness ${tasks[0]?.harness ?? ""}`}
+      caption={`Tasks of the lm-evaluation-harness ${versions.join(", ")}`}
       rows={rows}
       rowKey={(row) => rows.indexOf(row)}
       columns={[
-        { title: "Task", heads: true, cell: ({ task }) => task.name },
+        { title: "Task", heads: true, cell: ({ task }) => (versions.length > 1 ? `${task.name} (${task.harness ?? "–"})` : task.name) },
         { title: "Model", cell: ({ task }) => task.model },
         { title: "Figure", cell: ({ task, metric }) => (metric ? `${metric.name}${metric.filter === "none" ? "" : ` (${metric.filter})`}` : task.error) },
         { title: "Value", figure: true, cell: ({ metric }) => metric && metric.value.toFixed(4) },
