@@ -5,11 +5,12 @@ And without network, where the kernel lets it.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import update
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from app.db.engine import transaction
 from app.delivery import sizing
@@ -18,7 +19,7 @@ from app.lineage.stages import Stage
 from app.lineage.warnings import foreseen
 from app.settings import Settings
 from app.storage import ObjectStore, open_store
-from app.tables.datasets import IntakeState
+from app.tables.datasets import Dataset, IntakeState
 from app.tables.jobs import Job
 from app.tables.models import Model, ModelState
 from app.tables.plans import Plan
@@ -65,7 +66,7 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
         path = lineage.path_of(session, parent) if parent is not None else []
         stages = lineage.stages_of(path)
         warnings = [each.model_dump() for each in foreseen(session, path, plan.spec)]
-        workers = kinds(session)
+        workers, questions = kinds(session), _questions(session, plan.spec)
         session.expunge_all()
     if model.state in (ModelState.uploading, ModelState.pending):
         raise TooEarly
@@ -74,7 +75,7 @@ def run(plan_id: str, guard: Guard, check: Check, settings: Settings) -> None:
             raise IntakeError("model_failed", "The model's intake has failed; see its `error`.", "/model")
         if parent is None and "continues" in plan.spec:
             raise IntakeError("job_not_found", "The job to continue was deleted.", "/continues")
-        made = _make(plan.spec, stages, model.files or [], workers, check, settings)
+        made = _make(plan.spec, stages, model.files or [], questions, workers, check, settings)
         result = for_workers(made, workers).model_dump(mode="json")
         warnings += [*result["warnings"], *(said for said in model.warnings if said["code"] == SPARSE)]
         values = {"state": IntakeState.ready, "result": result | {"warnings": warnings}}
@@ -94,10 +95,10 @@ def estimate(job_id: str, guard: Guard, check: Check, settings: Settings) -> Non
         model = session.get_one(Model, job.model_id)
         parent = session.get(Job, job.continues) if job.continues is not None else None
         stages = lineage.stages_of(lineage.path_of(session, parent)) if parent is not None else []
-        workers = kinds(session)
+        workers, questions = kinds(session), _questions(session, job.spec)
         session.expunge_all()
     try:
-        needs = _make(job.spec, stages, model.files or [], workers, check, settings).estimates.needs
+        needs = _make(job.spec, stages, model.files or [], questions, workers, check, settings).estimates.needs
     except IntakeError as error:  # the job's own attempt will say so
         _log.info("%s cannot be estimated: %s", job_id, error.code)
         needs = None
@@ -111,20 +112,21 @@ def _make(
     spec: dict[str, Any],
     stages: list[Stage],
     files: list[dict[str, Any]],
+    questions: Mapping[str, str],
     workers: Sequence[Kind],
     check: Check,
     settings: Settings,
 ) -> PlanResult:
     store = open_store(settings)
     with scratch_folder(settings) as folder:
-        workspace, model = folder / "workspace", folder / "model"
-        for each in (workspace, model):
+        workspace, model, data = folder / "workspace", folder / "model", folder / "data"
+        for each in (workspace, model, data):
             each.mkdir(mode=0o700)
         headers = 0
         for file in files:
             check()
             headers += bring_outline(store, file, safe_join(model, file["path"]), check)
-        request = {
+        request: dict[str, Any] = {
             **_asked(spec, stages),
             "dry_run": True,
             "workspace": os.fspath(workspace),
@@ -135,9 +137,21 @@ def _make(
             "threads": settings.threads,
             "hidden_bytes": hidden_bytes(settings),
         }
+        for dataset, key in questions.items():
+            store.download(key, data / dataset, check)
+            request["texts"][dataset] = {"path": os.fspath(data / dataset), "format": "jsonl"}
         redact = Redactor({"<workspace>": workspace, "<model>": model, "<work>": settings.work_dir})
         limits = _limits(headers, settings)
         return ask_engine(request, workspace, limits, check, redact, Planned).plan
+
+
+def _questions(session: Session, spec: dict[str, Any]) -> dict[str, str]:
+    """Of the tasks' datasets that are there already, the keys in the store."""
+    wanted = {task["dataset"] for task in spec.get("tasks", ()) if task.get("dataset")}
+    there = select(Dataset.id, Dataset.object_key).where(
+        Dataset.id.in_(wanted), Dataset.state == IntakeState.ready
+    )
+    return {id: key for id, key in session.execute(there) if key is not None}
 
 
 def _limits(headers: int, settings: Settings) -> Limits:
@@ -147,7 +161,7 @@ def _limits(headers: int, settings: Settings) -> Limits:
 
 
 def _asked(spec: dict[str, Any], stages: list[Stage]) -> dict[str, Any]:
-    """The spec's part of a request. Of texts, and of what is continued, a plan reads no file."""
+    """The spec's part of a request. Of texts, and of what is continued, a plan reads no file but questions."""
     earlier = [(stage.domain, stage.evaluation) for stage in stages if stage.evaluation is not None]
     datasets = {*dataset_pointers(spec), *(dataset for _, dataset in earlier)}
     request = {**computed(spec), "texts": {dataset: {"path": dataset} for dataset in datasets}}

@@ -17,24 +17,26 @@ from worker.pruning.fitting import estimates
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.graph import ModelGraph, build_graph
 from worker.pruning.model.inspection import inspect as read_all
-from worker.pruning.model.positions import positions
+from worker.pruning.model.positions import longest_input, positions
 from worker.pruning.refine.norms import norms
 from worker.pruning.report.warnings import already_sparse
 from worker.pruning.request import PruningJob
 from worker.pruning.subject import Subject
 from worker.pruning.targets.budget import WeightTarget, assign
 from worker.pruning.targets.overrides import overlaps, settle
+from worker.pruning.tasks.ready import check_tasks
 
 
 def plan(job: PruningJob) -> dict[str, Any]:
     """Matched and skipped tensors with reasons, overrides, the exact budget, and what it will take.
 
-    Reads the model's configuration, headers and tokenizer, no weight and no text. Raises UserError when it cannot
-    run.
+    Reads the model's configuration, headers and tokenizer, no weight, and of texts no more than tasks' questions.
+    Raises UserError when it cannot run.
     """
     subject = look(job)
     tokenizer = Tokenizer(job.model)
     check_prefix(job, tokenizer)
+    check_tasks(job, longest_input(subject.graph), tokenizer.count)
     sparsity, shares, checkpoint = job.sparsity, subject.shares, subject.checkpoint
     matched = [_matched(job, share, shares) for share in shares.values() if share.zeros is not None]
     weights, zeros = (sum(entry[name] for entry in matched) for name in ("weights", "zeros"))

@@ -16,7 +16,7 @@ from worker.machine_errors import trouble_of
 from worker.pruning.cost import task_tokens
 from worker.pruning.errors import UserError
 from worker.pruning.request import PruningJob
-from worker.pruning.tasks.rows import read_rows
+from worker.pruning.tasks.rows import read_questions
 
 ABSENT: Final = (
     "the lm-evaluation-harness is not installed where the job runs: leave `tasks` out, or ask the service's "
@@ -97,11 +97,6 @@ def ready_tasks(
 def _ready(
     job: PruningJob, numbers: list[int], begun: bool, longest: int, count: Callable[[str], int]
 ) -> Iterator[ReadyTask]:
-    def check(choice: str) -> None:
-        # No token is shorter than a byte, but one may be added for the blank before it.
-        if len(choice.encode()) >= longest and (found := count(f" {choice}")) > longest:
-            raise ValueError(f"has a choice of {found} tokens, and the model reads {longest} at once; shorten it")
-
     manager = None
     for number in numbers:
         task = job.tasks[number]
@@ -109,7 +104,7 @@ def _ready(
             if harness_version() is None:
                 raise UserError("no_harness", ABSENT, "/tasks")
             if task.dataset is not None:
-                yield _own_questions(job, number, longest, check)
+                yield _own_questions(job, number, longest, count)
                 continue
             manager = manager or _manager(job)
             loaded, tokens = _load(manager, task, f"/tasks/{number}/name")
@@ -120,21 +115,14 @@ def _ready(
             yield ReadyTask(number, task, {}, error=error.message)
 
 
-def _own_questions(job: PruningJob, number: int, longest: int, check: Callable[[str], None]) -> ReadyTask:
-    """A task of choices whose likelihoods are compared. Its solved questions are others of the same dataset.
-
-    check: of a choice.
-    """
+def _own_questions(job: PruningJob, number: int, longest: int, count: Callable[[str], int]) -> ReadyTask:
+    """A task of choices whose likelihoods are compared. Its solved questions are others of the same dataset."""
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
     task = job.tasks[number]
     path = job.texts[task.dataset or ""].path
-    rows = read_rows(path, f"/tasks/{number}/dataset", check)
-    shots = task.few_shot or 0
-    if shots >= len(rows):
-        message = f"must be less than the {len(rows)} rows of the dataset, of which it takes others"
-        raise UserError("invalid_spec", f"/tasks/{number}/few_shot: {message}", f"/tasks/{number}/few_shot")
+    rows, shots = read_questions(job, number, longest, count), task.few_shot or 0
     quiet()
     made = ConfigurableTask(
         config={
@@ -193,15 +181,34 @@ def borrow(data: Path) -> None:
                 (folder / name).symlink_to(Path(place, name).resolve())
 
 
+def check_tasks(job: PruningJob, longest: int, count: Callable[[str], int]) -> None:
+    """Refuse what can be refused of tasks without their data: for a plan. Questions of one's own are read where
+    their file is there, and names looked up where the harness is. Raises UserError."""
+    named = []
+    for number, task in enumerate(job.tasks):
+        if task.dataset is None:
+            named.append(number)
+        elif job.texts[task.dataset].path.is_file():
+            read_questions(job, number, longest, count)
+    if named and harness_version() is not None:
+        manager = _manager(job)
+        for number in named:
+            _check_name(manager, job.tasks[number].name, f"/tasks/{number}/name")
+
+
+def _check_name(manager: Any, name: str, field: str) -> None:
+    known = [*manager.all_subtasks, *manager.all_groups]
+    if name not in known:
+        near = get_close_matches(name, known, 3)
+        hint = f"; there are {', '.join(near)}" if near else ""
+        raise UserError("unknown_task", f"lm-eval {harness_version()} has no task or group {name}{hint}", field)
+
+
 def _load(manager: Any, task: HarnessTask, field: str) -> tuple[dict[str, Any], float]:
     """What `ReadyTask` has of it, and the tokens that one model reads.
 
     Raises UserError for what the harness does not have, has no data of here, or asks for more than a text."""
-    if task.name not in {*manager.all_subtasks, *manager.all_groups}:
-        near = get_close_matches(task.name, [*manager.all_subtasks, *manager.all_groups], 3)
-        hint = f"; there are {', '.join(near)}" if near else ""
-        message = f"lm-eval {harness_version()} has no task or group {task.name}{hint}"
-        raise UserError("unknown_task", message, field)
+    _check_name(manager, task.name, field)
     try:
         loaded: dict[str, Any] = manager.load([task.name])
         rows = [(each, len(each.eval_docs)) for each in loaded["tasks"].values()]

@@ -6,13 +6,37 @@ from pathlib import Path
 from typing import Any, Final
 
 from secateur.documents import read_row
-from worker.pruning.errors import UserError
+from worker.pruning.errors import SpecError, UserError
+from worker.pruning.request import PruningJob
 
 MOST_ROWS: Final = 100_000
 MOST_CHOICES: Final = 64
 MOST_INPUTS: Final = 400_000
 """Choices of all rows: the harness holds a request for each, half a kilobyte or more."""
+MOST_BYTES: Final = 2**28
+"""Of the file, whose rows are held at once."""
 _FORM: Final = '{"question": "…", "choices": ["…", "…"], "answer": 0}'
+
+
+def read_questions(
+    job: PruningJob, number: int, longest: int, count: Callable[[str], int]
+) -> list[dict[str, Any]]:
+    """The rows of one of the job's tasks that has a dataset. longest: tokens of an input. count: those of a text.
+
+    Raises UserError for rows that cannot be asked.
+    """
+
+    def check(choice: str) -> None:
+        # No token is shorter than a byte, but one may be added for the blank before it.
+        if len(choice.encode()) >= longest and (found := count(f" {choice}")) > longest:
+            raise ValueError(f"has a choice of {found} tokens, and the model reads {longest} at once; shorten it")
+
+    task = job.tasks[number]
+    rows = read_rows(job.texts[task.dataset or ""].path, f"/tasks/{number}/dataset", check)
+    if (task.few_shot or 0) >= len(rows):
+        message = f"must be less than the {len(rows)} rows of the dataset, of which it takes others"
+        raise SpecError(f"/tasks/{number}/few_shot", message)
+    return rows
 
 
 def read_rows(path: Path, field: str, check: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
@@ -21,6 +45,9 @@ def read_rows(path: Path, field: str, check: Callable[[str], None] = lambda _: N
 
     Raises UserError, which names the first bad line.
     """
+    if (size := path.stat().st_size) > MOST_BYTES:
+        message = f"the dataset has {size / 1e6:.0f} MB; send questions of {MOST_BYTES / 1e6:.0f} MB at the most"
+        raise UserError("invalid_questions", message, field)
     found = list(_rows(path, field, check))
     if not found:
         raise UserError("invalid_questions", f"the dataset has no line; write one {_FORM} a line", field)

@@ -318,9 +318,11 @@ def arc_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("arc_alone")
 def test_a_task_that_the_harness_does_not_know_is_refused_before_anything_is_pruned(request_for: Request) -> None:
     listener = Listener()
-    with pytest.raises(UserError, match="there are arc_easy") as error:
-        prune(request_for(tasks=[{"name": "arc_eazy"}]), listener)
-    assert (error.value.code, error.value.field) == ("unknown_task", "/tasks/0/name")
+    request = request_for(tasks=[{"name": "arc_eazy"}])
+    for begin in (partial(prune, request, listener), partial(plan, PruningJob.from_dict(request))):
+        with pytest.raises(UserError, match="there are arc_easy") as error:
+            begin()
+        assert (error.value.code, error.value.field) == ("unknown_task", "/tasks/0/name")
     assert not listener.evaluations
 
 
@@ -340,6 +342,8 @@ def test_more_solved_questions_than_rows_are_refused(request_for: Request, tmp_p
     with pytest.raises(UserError, match="less than the 2 rows") as error:
         prune(_asking(request_for, path, {"name": "own", "dataset": "own", "few_shot": 2}))
     assert error.value.field == "/tasks/0/few_shot"
+    with pytest.raises(UserError, match="less than the 2 rows"):
+        plan(PruningJob.from_dict(_asking(request_for, path, {"name": "own", "dataset": "own", "few_shot": 2})))
 
 
 def test_without_the_harness_a_new_job_is_refused_and_a_resumed_one_keeps_what_was_pruned(
