@@ -5,6 +5,7 @@ matrices as small as a model's, and how often a weight is looked at beside any p
 from whole jobs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -85,7 +86,7 @@ class Course:
         if self.subject.job.tasks:
             how += (
                 f" Tasks: for both models, of {ROW_TOKENS} tokens a row, and {TASK_ROWS:,} rows where `limit` "
-                "does not say how many."
+                "does not say how many; uploaded questions as they are."
             )
         return Estimate(total=sum(parts.values()), parts=parts, how=how)
 
@@ -94,14 +95,22 @@ class Course:
         """Operations of each kind."""
         job, graph = self.subject.job, self.subject.graph
         vocabulary = graph.model.get_output_embeddings().weight.shape[0]
-        found = planned_work(job, graph, self.subject.shares, vocabulary, evaluation_tokens(job))
+        found = planned_work(
+            job, graph, self.subject.shares, vocabulary, evaluation_tokens(job), self._tasks_tokens
+        )
         found[Kind.evaluate] -= task_work(graph, vocabulary, self._task_tokens)
         return found
 
     @property
+    def _tasks_tokens(self) -> Sequence[float]:
+        """That one model reads for each task."""
+        known = self.subject.task_tokens
+        return known if known is not None else [task_tokens(task) for task in self.subject.job.tasks]
+
+    @property
     def _task_tokens(self) -> float:
         """Of all tasks with both models."""
-        return 2.0 * sum(map(task_tokens, self.subject.job.tasks))
+        return 2.0 * sum(self._tasks_tokens)
 
     def _tasks(self) -> float:
         """The harness is loaded, the model twice, and it reads an input at a time, on one of several GPUs."""

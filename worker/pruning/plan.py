@@ -1,6 +1,7 @@
 """What a job would do, found out without doing it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def plan(job: PruningJob) -> dict[str, Any]:
     subject = look(job)
     tokenizer = Tokenizer(job.model)
     check_prefix(job, tokenizer)
-    check_tasks(job, longest_input(subject.graph), tokenizer.count)
+    sizes = check_tasks(job, longest_input(subject.graph), tokenizer.count)
+    subject = replace(subject, task_tokens=sizes)
     sparsity, shares, checkpoint = job.sparsity, subject.shares, subject.checkpoint
     matched = [_matched(job, share, shares) for share in shares.values() if share.zeros is not None]
     weights, zeros = (sum(entry[name] for entry in matched) for name in ("weights", "zeros"))

@@ -1,5 +1,6 @@
 """What is estimated: a job, and the shapes of its model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from secateur.spec.method import Method
@@ -20,6 +21,8 @@ class Subject:
     graph: ModelGraph
     checkpoint: Checkpoint
     shares: dict[str, WeightTarget]
+    task_tokens: Sequence[float] | None = None
+    """That one model reads for each task; None as long as nobody has looked at them."""
 
     def method_of(self, matrix: PrunableWeight) -> Method:
         return self.job.method.named(self.shares[matrix.name].method)

@@ -181,19 +181,37 @@ def borrow(data: Path) -> None:
                 (folder / name).symlink_to(Path(place, name).resolve())
 
 
-def check_tasks(job: PruningJob, longest: int, count: Callable[[str], int]) -> None:
-    """Refuse what can be refused of tasks without their data: for a plan. Questions of one's own are read where
-    their file is there, and names looked up where the harness is. Raises UserError."""
+def check_tasks(job: PruningJob, longest: int, count: Callable[[str], int]) -> list[float]:
+    """The tokens that one model reads for each task, as far as that can be told without their data: for a plan.
+
+    Questions of one's own are read where their file is there, and names looked up where the harness is. Raises
+    UserError.
+    """
+    found = [task_tokens(task) for task in job.tasks]
     named = []
     for number, task in enumerate(job.tasks):
         if task.dataset is None:
             named.append(number)
         elif job.texts[task.dataset].path.is_file():
-            read_questions(job, number, longest, count)
+            rows = read_questions(job, number, longest, count)
+            found[number] = _read_tokens(rows, task.few_shot or 0, task.limit, longest)
     if named and harness_version() is not None:
         manager = _manager(job)
         for number in named:
-            _check_name(manager, job.tasks[number].name, f"/tasks/{number}/name")
+            name = job.tasks[number].name
+            _check_name(manager, name, f"/tasks/{number}/name")
+            found[number] *= _subtasks(manager.task_index, name)
+    return found
+
+
+def _subtasks(index: dict[str, Any], member: Any) -> int:
+    """How many tasks a name of the harness's index stands for, or what a group's file has in place of one."""
+    if isinstance(member, dict):
+        member = member.get("task") or member.get("group")
+    entry = index.get(member) if isinstance(member, str) else None
+    if entry is not None and entry.kind.name in ("GROUP", "TAG"):
+        member = list(entry.tags) if entry.kind.name == "TAG" else entry.cfg["task"]
+    return sum(_subtasks(index, each) for each in member) if isinstance(member, list) else 1
 
 
 def _check_name(manager: Any, name: str, field: str) -> None:

@@ -216,6 +216,20 @@ def test_a_model_that_this_machine_does_not_hold_is_pruned_without_its_tasks(
     assert {file.path for file in output.files} >= {"model/config.json"}
 
 
+def _index() -> dict[str, Any]:
+    """As the harness has one: a group of a group, a tag and a task with settings of its own."""
+
+    def entry(kind: str, *names: str, **cfg: Any) -> Any:
+        return SimpleNamespace(kind=SimpleNamespace(name=kind), tags=set(names), cfg=cfg)
+
+    return {
+        "all": entry("GROUP", task=["some", "tagged", {"task": "c", "num_fewshot": 5}]),
+        "some": entry("GROUP", task=["a", "b"]),
+        "tagged": entry("TAG", "a", "c"),
+        **{name: entry("TASK", task=name) for name in "abc"},
+    }
+
+
 def test_every_task_of_a_group_and_every_choice_counts_as_work() -> None:
     def sub(rows: int, shots: int) -> Any:
         return SimpleNamespace(eval_docs=[{}] * rows, get_config={"num_fewshot": shots}.get)
@@ -224,6 +238,7 @@ def test_every_task_of_a_group_and_every_choice_counts_as_work() -> None:
     manager = SimpleNamespace(all_subtasks=[], all_groups=["group"], load=lambda _: loaded)
     _, tokens = ready._load(manager, HarnessTask(name="group", limit=50), "/tasks/0/name")
     assert tokens == ROW_TOKENS * (50 * 2 + 20 + 50)
+    assert ready._subtasks(_index(), "all") == 5
     row = {"question": "q" * 30, "choices": ["c" * 10] * 5, "answer": 0}
     assert ready._read_tokens([row] * 4, shots=0, limit=3, longest=99) == 3 * 5 * 10
     assert ready._read_tokens([row] * 4, shots=2, limit=None, longest=99) == 4 * 5 * 30
