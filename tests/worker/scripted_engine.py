@@ -73,6 +73,7 @@ def perform(request: dict[str, Any], reporter: Reporter, how: set[str]) -> None:
     misbehave(how, reporter)
     print("environment", sorted(os.environ))
     print("network", os.readlink("/proc/self/ns/net"))
+    print("time is", "limited" if request.get("seconds_left", 0) else "without end")
     print("working in", request["workspace"], "\x1b[1mbold\x1b[0m")
     resume = request.get("resume", {})
     domains = request["domains"]

@@ -342,7 +342,7 @@ def test_a_task_that_kills_the_engine_costs_one_attempt_and_not_the_model(
     monkeypatch.setattr("worker.attempt.runner.has_harness", lambda: True)
     watch = Watch(session, jobs.make(tasks=[{"name": "deadly"}, {"name": "sound"}]))
     run("deadly", max_attempts=2)
-    session.execute(update(Job).values(available_at=func.now()))
+    session.execute(update(Job).values(available_at=func.now(), max_runtime_seconds=3600))
     session.commit()
     run("deadly", max_attempts=2)
     assert watch.state is State.succeeded
@@ -350,6 +350,8 @@ def test_a_task_that_kills_the_engine_costs_one_attempt_and_not_the_model(
     found = evaluation_of(session, watch.row).tasks
     assert [(each.task, each.model) for each in found] == [(n, m) for n in (0, 1) for m in ("dense", "pruned")]
     assert [each.error for each in found] == ["The engine was killed by a signal.", None, None, None]
+    lines = session.query(JobLog.message).filter(JobLog.message.startswith("time is")).order_by(JobLog.seq)
+    assert [line for (line,) in lines] == ["time is without end", "time is limited"]
 
 
 @pytest.mark.parametrize("how", [["slow"], ["slow", "deaf", "spawn"]])
