@@ -1,7 +1,7 @@
 """What a machine has and how fast it is, measured in about a second.
 
-Each rate is that of the best of several short runs. A processor's runs are timed by what they took of it, so that
-what else runs at the moment counts for little: at a worker's start much does.
+Each rate is that of the best of several short runs. What else runs at the moment counts for little: at a worker's
+start much does.
 """
 
 import os
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from secateur.spec.records.machine import Machine, Rates
 from worker.harness import harness_version
@@ -35,6 +34,8 @@ PATIENCE_SECONDS: Final = 0.1
 """Of one measurement, once it has had the fewest runs; what would take longer is not tried with more."""
 CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 """Microseconds of processor time, or `max`, in so many."""
+LOST: Final = 2.0
+"""Of a processor's threads, so many times what each would take by itself; what is more is other work's."""
 LEAST_SECONDS: Final = 1e-6
 """Shorter ones are the clock's."""
 
@@ -132,28 +133,37 @@ def _disk(folder: Path, size: int) -> tuple[float, float]:
     return size / max(read, LEAST_SECONDS), size / max(written, LEAST_SECONDS)
 
 
-def _best(device: torch.device, act: Callable[[], Tensor], patience: float) -> float:
-    """Seconds of the quickest run."""
+def _best(device: torch.device, act: Callable[[], object], patience: float) -> float:
+    """Seconds of the quickest run.
+
+    A processor's single thread is timed by what it takes of it. Several threads cannot be: they wait for each
+    other by turning on the spot, beside other work for many times what they do. By the clock they tell how much
+    quicker they are than one, which is believed within `LOST`.
+    """
+    if device.type == "cuda":
+
+        def finish() -> None:
+            act()
+            torch.cuda.synchronize(device)
+
+        return _quickest(finish, time.perf_counter, patience)
+    threads = torch.get_num_threads()
+    together = _quickest(act, time.perf_counter, patience) if threads > 1 else 0.0
+    torch.set_num_threads(1)
+    try:
+        shared = _quickest(act, time.process_time, patience) / min(threads, processors())
+    finally:
+        torch.set_num_threads(threads)
+    return min(max(together, shared), LOST * shared)
+
+
+def _quickest(act: Callable[[], object], clock: Callable[[], float], patience: float) -> float:
     times: list[float] = []
-    clock = _processors_clock() if device.type == "cpu" else time.perf_counter
     while len(times) < FEWEST or (len(times) < MOST and sum(times) < patience):
         began = clock()
-        _finish(device, act)
+        act()
         times.append(clock() - began)
     return max(min(times), LEAST_SECONDS)
-
-
-def _finish(device: torch.device, act: Callable[[], Tensor]) -> None:
-    """Wait until the device has done it."""
-    act()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _processors_clock() -> Callable[[], float]:
-    """Seconds of a step that keeps all of torch's threads busy, as far as there are processors for them."""
-    busy = min(torch.get_num_threads(), processors())
-    return lambda: time.process_time() / busy
 
 
 def processors() -> float:
