@@ -348,7 +348,7 @@ def test_a_task_whose_data_this_worker_lacks_costs_its_figures_and_is_told_at_on
     assert all("SECATEUR_TASK_DATA" in str(each.error) for each in listener.tasks)
     assert [each.model for each in listener.tasks] == ["dense", "pruned"]
     told = [message for level, message, _ in listener.notes if level == "warning"]
-    assert "the job goes on without it" in told[0]
+    assert any("the job goes on without it" in message for message in told)
     assert {file.path for file in output.files} >= {"model/config.json"}
 
 
