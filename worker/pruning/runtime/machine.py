@@ -8,8 +8,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -53,6 +53,8 @@ def measure(
     torch.empty(1, device=device).sum().item()  # from here on the device is ready
     started = time.process_time()
     found = fingerprint(device, len(devices))
+    with _of_threads(threads):
+        rates = _rates(device, folder, 0.2 if quick else 1.0)
     return Machine(
         device="cuda" if device.type == "cuda" else "cpu",
         name=found.name[:200],
@@ -62,7 +64,7 @@ def measure(
         disk_bytes=shutil.disk_usage(folder).free,
         threads=threads,
         start_seconds=started,
-        rates=_rates(device, folder, 0.2 if quick else 1.0),
+        rates=rates,
         fingerprint=found,
         harness=harness_version(),
     )
@@ -149,12 +151,20 @@ def _best(device: torch.device, act: Callable[[], object], patience: float) -> f
         return _quickest(finish, time.perf_counter, patience)
     threads = torch.get_num_threads()
     together = _quickest(act, time.perf_counter, patience) if threads > 1 else 0.0
-    torch.set_num_threads(1)
-    try:
+    with _of_threads(1):
         shared = _quickest(act, time.process_time, patience) / min(threads, processors())
-    finally:
-        torch.set_num_threads(threads)
     return min(max(together, shared), LOST * shared)
+
+
+@contextmanager
+def _of_threads(count: int) -> Iterator[None]:
+    """torch computes with so many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _quickest(act: Callable[[], object], clock: Callable[[], float], patience: float) -> float:

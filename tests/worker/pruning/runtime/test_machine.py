@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,3 +58,21 @@ def test_one_thread_is_timed_by_the_processor_alone(monkeypatch: pytest.MonkeyPa
     finally:
         torch.set_num_threads(before)
     assert clocks == [time.process_time]
+
+
+def test_what_is_measured_is_the_threads_that_are_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def quickest(act: Callable[[], object], clock: Callable[[], float], patience: float) -> float:
+        seen.add(torch.get_num_threads())
+        return 1.0
+
+    monkeypatch.setattr(machine, "_quickest", quickest)
+    before = torch.get_num_threads()
+    machine.measure("cpu", tmp_path, 1, quick=True)
+    assert seen == {1}
+    machine.measure("cpu", tmp_path, 3, quick=True)
+    assert seen == {1, 3}
+    assert torch.get_num_threads() == before
