@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worker.pruning.errors import IllConditioned
-from worker.pruning.runtime.numerics import all_finite, one_thread
+from worker.pruning.runtime.numerics import all_finite, threads_of
 from worker.pruning.runtime.waiting import settled
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ def with_more_damping(
         raise IllConditioned("the Gram matrix is not finite")
     stronger = damping * 10 or 0.01
     for used, dtype in ((damping, torch.float32), (stronger, torch.float32), (stronger, torch.float64)):
-        with one_thread():
+        with threads_of(1):  # between its many small steps threads mostly wait for each other
             found = attempt(used, dtype)
         if found is not None:
             reached = {"damping": used, "precision": str(dtype).removeprefix("torch.")}

@@ -8,8 +8,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ from secateur.spec.records.machine import Machine, Rates
 from worker.harness import harness_version
 from worker.isolation.limits import host_memory_bytes
 from worker.pruning.runtime.fingerprint import fingerprint
-from worker.pruning.runtime.numerics import pick_devices, products
+from worker.pruning.runtime.numerics import pick_devices, products, threads_of
 
 SIDES: Final = {"cpu": 768, "cuda": 8192}
 """Of a matrix that is multiplied: as fast as larger ones are, and no slower than need be."""
@@ -53,7 +53,7 @@ def measure(
     torch.empty(1, device=device).sum().item()  # from here on the device is ready
     started = time.process_time()
     found = fingerprint(device, len(devices))
-    with _of_threads(threads):
+    with threads_of(threads):
         rates = _rates(device, folder, 0.2 if quick else 1.0)
     return Machine(
         device="cuda" if device.type == "cuda" else "cpu",
@@ -151,20 +151,9 @@ def _best(device: torch.device, act: Callable[[], object], patience: float) -> f
         return _quickest(finish, time.perf_counter, patience)
     threads = torch.get_num_threads()
     together = _quickest(act, time.perf_counter, patience) if threads > 1 else 0.0
-    with _of_threads(1):
+    with threads_of(1):
         shared = _quickest(act, time.process_time, patience) / min(threads, processors())
     return min(max(together, shared), LOST * shared)
-
-
-@contextmanager
-def _of_threads(count: int) -> Iterator[None]:
-    """torch computes with so many."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _quickest(act: Callable[[], object], clock: Callable[[], float], patience: float) -> float:

@@ -67,15 +67,12 @@ def torch_settings(
     threads: int, numerics: Numerics = Numerics.exact, device: torch.device = CPU
 ) -> Iterator[None]:
     """Threads pinned (sums depend on how they are split), products as above, no gradients; restored afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     token = _search.set("medium" if numerics is Numerics.fast else "highest")
     try:
-        with torch.no_grad(), products("highest"), _repeatable(device):
+        with threads_of(threads), torch.no_grad(), products("highest"), _repeatable(device):
             yield
     finally:
         _search.reset(token)
-        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -149,10 +146,10 @@ def flags(device: torch.device) -> dict[str, str]:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """For factorisations: between their many small steps threads mostly wait for each other."""
+def threads_of(count: int) -> Iterator[None]:
+    """torch computes with so many."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
