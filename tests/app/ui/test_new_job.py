@@ -10,6 +10,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from secateur.spec.job import Output
 from secateur.spec.sparsity import Override
+from secateur.spec.tasks import HarnessTask
 from tests.app.ui.conftest import Dashboard, looks_right
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("history")]
@@ -80,6 +81,37 @@ def test_overrides_go_in_their_order_with_numerics_and_output(signed_in: Dashboa
     ]
     assert (spec["numerics"], spec["output"]["keep_stages"]) == ("exact", True)
     assert (spec["domains"][0]["calibration"]["samples"], spec["evaluation"]["max_windows"]) == (8, 4)
+
+
+def test_tasks_are_asked_and_what_is_wrong_with_one_is_said_at_it(signed_in: Dashboard, api: Any) -> None:
+    page = signed_in.page
+    signed_in.open("/new")
+    begin(page, "wanda")
+    add = page.get_by_role("button", name="Add a task")
+    first, second = (page.get_by_role("group", name=f"Task {number}") for number in (1, 2))
+    add.click()
+    expect(first.get_by_label("Name")).to_be_focused()
+    page.keyboard.type("arc easy")
+    add.click()
+    second.get_by_label("Name").fill("capitals")
+    second.get_by_label("Questions").select_option(index=1)
+    second.get_by_label("few_shot").fill("1")
+    shown = second.locator(".field > label").all_text_contents()
+    assert [name.lower().replace("questions", "dataset") for name in shown] == list(HarnessTask.model_fields)
+    page.get_by_role("button", name="Submit").click()
+    first.locator(".field", has_text="Name").locator(".fault").wait_for()
+    looks_right(page, "new-tasks")
+    first.get_by_role("button", name="Remove").click()
+    expect(page.locator(".fault")).to_have_count(0)
+    expect(add).to_be_focused()
+    page.get_by_role("button", name="Submit").click()
+    questions = first.locator(".field", has_text="Questions")
+    questions.locator(".fault").wait_for()  # a plain text asks nothing
+    questions.get_by_label("Questions").select_option("")
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_role("heading", name="wanda on tiny").wait_for()
+    [task] = api.get("/v1/jobs", params={"limit": 1}).json()["data"][0]["spec"]["tasks"]
+    assert task == {"name": "capitals", "dataset": None, "few_shot": 1, "limit": None}
 
 
 def test_every_field_that_the_service_describes_is_there(signed_in: Dashboard) -> None:

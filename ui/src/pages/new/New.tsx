@@ -14,6 +14,7 @@ import { DomainFields } from "./DomainFields";
 import { bodyOf, EFFORT, EMPTY, EMPTY_DOMAIN, EVALUATION, furtherOf, NUMERICS, OUTPUT, SPARSITY, type Form } from "./form";
 import { Overrides } from "./Overrides";
 import { PlanResult } from "./PlanResult";
+import { Tasks } from "./Tasks";
 
 const EVERYDAY = SPARSITY.filter(({ name }) => name === "pattern" || name === "allocation");
 /** The target has a field of its own. */
@@ -153,6 +154,14 @@ export function NewPage() {
         </div>
         <MoreFields title="Evaluation" fields={EVALUATION} values={form.evaluation} onValues={(values) => set("evaluation", values)} at="/evaluation" faults={faults} {...inherited} />
         <MoreFields title="Output" fields={OUTPUT} values={form.output} onValues={(values) => set("output", values)} at="/output" faults={faults} {...inherited} />
+        <Tasks
+          tasks={form.tasks}
+          names={names}
+          faults={faults}
+          change={(tasks) => set("tasks", tasks)}
+          moved={() => setError(undefined)}
+          about={continues ? "None: as the parent." : ""}
+        />
         {!continues && <MoreFields title="Numerics" fields={NUMERICS} values={form.more} onValues={(values) => set("more", values)} at="" faults={faults} otherwise="Default" />}
       </section>
       {plan && <PlanResult plan={plan} />}

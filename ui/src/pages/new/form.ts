@@ -1,6 +1,6 @@
 /** What the form of a job holds, and the request that it comes to. */
 import { fieldsOf, objectOf, type Values } from "../../api/fields";
-import { Calibration, Domain, Evaluation, JobCreate, Output, Override, Sparsity } from "../../api/schemas.json";
+import { Calibration, Domain, Evaluation, HarnessTask, JobCreate, Output, Override, Sparsity } from "../../api/schemas.json";
 import type { Method } from "../../api/types";
 
 export interface DomainForm {
@@ -8,6 +8,12 @@ export interface DomainForm {
   dataset: string;
   evaluation: string;
   calibration: Values;
+  more: Values;
+}
+
+export interface TaskForm {
+  name: string;
+  dataset: string;
   more: Values;
 }
 
@@ -28,12 +34,14 @@ export interface Form {
   label: string;
   priority: string;
   maxBwt: string;
+  tasks: readonly TaskForm[];
 }
 
 export const EMPTY_DOMAIN: DomainForm = { name: "", dataset: "", evaluation: "", calibration: {}, more: {} };
+export const EMPTY_TASK: TaskForm = { name: "", dataset: "", more: {} };
 export const EMPTY: Form = {
   model: "", domains: [EMPTY_DOMAIN], method: "copal", parameters: {}, effort: "", target: "0.5", further: "", sparsity: {}, overrides: [],
-  evaluation: {}, output: {}, more: {}, label: "", priority: "0", maxBwt: "",
+  evaluation: {}, output: {}, more: {}, label: "", priority: "0", maxBwt: "", tasks: [],
 };
 
 export const EFFORT = JobCreate.properties.effort;
@@ -43,6 +51,7 @@ export const SPARSITY = fieldsOf(Sparsity);
 export const OVERRIDE = fieldsOf(Override);
 export const EVALUATION = fieldsOf(Evaluation);
 export const OUTPUT = fieldsOf(Output);
+export const TASK = fieldsOf(HarnessTask, "few_shot", "limit");
 export const NUMERICS = fieldsOf(JobCreate, "numerics");
 
 const filled = (value: string) => (value === "" ? undefined : value);
@@ -57,6 +66,7 @@ export function bodyOf(form: Form, continues: string | null, method: Method | un
     output: objectOf(OUTPUT, form.output),
     priority: figure(form.priority),
     labels: name ? { [name.trim()]: (value ?? "").trim() } : undefined,
+    tasks: form.tasks.length ? form.tasks.map(taskOf) : undefined,
     gate: form.maxBwt === "" ? undefined : { max_bwt: Number(form.maxBwt) },
   };
   if (continues) return { ...common, continues };
@@ -73,6 +83,10 @@ export function bodyOf(form: Form, continues: string | null, method: Method | un
 
 function domainOf({ name, dataset, evaluation, calibration, more }: DomainForm): unknown {
   return { name, dataset, evaluation: filled(evaluation), calibration: objectOf(CALIBRATION, calibration), ...objectOf(DOMAIN, more) };
+}
+
+function taskOf({ name, dataset, more }: TaskForm): unknown {
+  return { name, dataset: filled(dataset), ...objectOf(TASK, more) };
 }
 
 /** Numbers, and patterns n:m as they are; what is neither the service refuses by its place. */
