@@ -14,6 +14,7 @@ from typing import Any, Final
 from worker.intake.gguf_keys import CODE, WAY_OUT, settle
 from worker.intake.gguf_rope import FACTORS, settle_rope
 from worker.intake.gguf_tokenizer import check_ids, check_tokenizer, doubts, settle_tokenizer
+from worker.intake.licence import CARD, write_card
 from worker.machine_errors import is_out_of_memory
 from worker.model_files.errors import IntakeError, no_room
 
@@ -94,6 +95,7 @@ def convert_file(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     settle_tokenizer(tokenizer, metadata)
     tokenizer.save_pretrained(target)
     check_tokenizer(AutoTokenizer.from_pretrained(target), metadata)
+    write_card(metadata, target / CARD)
     return doubts(metadata)
 
 

@@ -1,6 +1,7 @@
 """The licence of a model, as the front matter of its card tells hubs."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,13 @@ CARD_BYTES: Final = 2**20
 """A longer card is not fetched."""
 HEAD_BYTES: Final = 2**16
 """What is read of it."""
+
+GGUF_KEYS: Final = {
+    "license": "general.license",
+    "license_name": "general.license.name",
+    "license_link": "general.license.link",
+}
+"""Where a GGUF file has what a card's front matter says."""
 
 _FENCE: Final = "---"
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,99}", re.ASCII)
@@ -44,6 +52,13 @@ def read_licence(path: Path) -> Licence | None:
         raise ValueError("`license` is not one identifier")
     name, link = (_text(found.get(field), field) for field in _LONGEST)
     return {"id": identifier, "name": name, "link": link}
+
+
+def write_card(metadata: Mapping[str, object], path: Path) -> None:
+    """The licence that a GGUF file names, as a card; none where it names none."""
+    said = {field: str(metadata[key]) for field, key in GGUF_KEYS.items() if metadata.get(key)}
+    if said:
+        path.write_text(f"{_FENCE}\n{yaml.safe_dump(said)}{_FENCE}\n", "utf-8")
 
 
 def _text(value: object, field: str) -> str | None:

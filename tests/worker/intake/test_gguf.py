@@ -16,6 +16,7 @@ from secateur.digests import file_sha256
 from tests.worker.intake.tiny_gguf import write_tiny_gguf
 from worker.intake.context import Context
 from worker.intake.gguf import convert
+from worker.intake.licence import CARD, read_licence
 from worker.model_files.errors import IntakeError
 
 pytestmark = pytest.mark.slow
@@ -57,6 +58,16 @@ def test_an_untied_head_stays_and_the_dtype_is_the_one_named(context: Context, t
     tensors = load_file(folder / "model.safetensors")
     assert tensors["lm_head.weight"].dtype == torch.float32
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_the_licence_that_the_file_names_is_the_models(context: Context, tmp_path: Path) -> None:
+    keys = {
+        "general.license": "other",
+        "general.license.name": "terms: ours",
+        "general.license.link": "https://a/b",
+    }
+    folder = convert(write_tiny_gguf(tmp_path / "m.gguf", keys=keys), "float32", context)
+    assert read_licence(folder / CARD) == {"id": "other", "name": "terms: ours", "link": "https://a/b"}
 
 
 def test_an_architecture_that_transformers_does_not_know_is_refused(context: Context, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.intake.licence import HEAD_BYTES, read_licence
+from worker.intake.licence import HEAD_BYTES, read_licence, write_card
 
 
 def licence(card: bytes, tmp_path: Path) -> object:
@@ -67,3 +67,15 @@ def test_a_card_may_name_none(card: bytes, tmp_path: Path) -> None:
 def test_what_is_no_licence_is_told(front: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"license|front matter"):
         licence(b"---\n" + front + b"\n---\n", tmp_path)
+
+
+def test_a_card_says_what_a_gguf_file_says(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    write_card({"general.name": "m"}, card)
+    assert not card.exists()
+    write_card({"general.license": "mit", "general.license.name": "a: b # c"}, card)
+    assert read_licence(card) == {"id": "mit", "name": "a: b # c", "link": None}
+    for said in ("MIT OR Apache-2.0", "gpl-3.0\n---\n---\nlicense: mit"):
+        write_card({"general.license": said}, card)
+        with pytest.raises(ValueError, match="license"):
+            read_licence(card)
