@@ -15,10 +15,23 @@ LLAMA: Final = {"vocab_size": 128256, "num_key_value_heads": 8, "tie_word_embedd
 SHAPES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "1b": ("llama", {"hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, **LLAMA}),
     "8b": ("llama", {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, **LLAMA}),
+    "30b-a3b": (
+        "qwen3_moe",
+        {
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "moe_intermediate_size": 768,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+        },
+    ),
     "70b": ("llama", {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, **LLAMA}),
 }
 """A family and its configuration by name."""
-BLOCKS: Final = {"1b": 16, "8b": 32, "70b": 80}
+BLOCKS: Final = {"1b": 16, "8b": 32, "30b-a3b": 48, "70b": 80}
 """Of the real models."""
 
 

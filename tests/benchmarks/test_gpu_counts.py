@@ -4,8 +4,9 @@ Slow: bytes over the bus against a block, and memory, are only a model's at a mo
 """
 
 import pytest
+import torch
 
-from benchmarks.gpu_counts import ALLOWED, LOADS, PASSES, Counted, count, rows, show
+from benchmarks.gpu_counts import ALLOWED, LOADS, PASSES, Counted, _evenly, count, rows, show
 
 pytestmark = pytest.mark.slow
 
@@ -13,6 +14,15 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> Counted:
     return count(tmp_path_factory.mktemp("hollow"), "1b", {"name": "admm"}, {"target": 0.5}, samples=2, windows=1)
+
+
+def test_what_has_no_numbers_is_sent_to_every_expert_alike() -> None:
+    choices = torch.zeros((12, 2), dtype=torch.long, device="meta")
+    shares = [(index, len(token), len(place)) for index, token, place in _evenly(choices, 5)]
+    assert shares == [(0, 5, 5), (1, 5, 5), (2, 5, 5), (3, 5, 5), (4, 4, 4)]
+    assert [index for index, *_ in _evenly(choices[:1], 5)] == [0, 1]
+    known = torch.tensor([[1, 3], [3, 1]])
+    assert [index for index, *_ in _evenly(known, 5)] == [1, 3]
 
 
 def test_each_pass_sends_a_block_once(counted: Counted) -> None:

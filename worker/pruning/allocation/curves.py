@@ -6,12 +6,11 @@ the row being free to adapt (1/[H⁻¹]_jj, as in Optimal Brain Surgeon) or not 
 independent, and the weights' losses as additive: good for sharing out, not for predicting.
 """
 
-from itertools import pairwise
-
 import numpy
 import torch
 from torch import Tensor
 
+from worker.pruning.methods.lowest import PIECE
 from worker.pruning.runtime.waiting import either, shows_at_once
 
 POINTS = 100
@@ -67,8 +66,16 @@ def _sums(flat: Tensor, places: numpy.ndarray) -> numpy.ndarray:
 def _sums_on_device(flat: Tensor, places: numpy.ndarray) -> numpy.ndarray:
     """The same on a GPU. A running sum would add up in another order every time."""
     values = flat.sort().values
-    parts = [values[start:end].sum(dtype=torch.float64) for start, end in pairwise(places.tolist())]
-    return torch.stack(parts).cpu().numpy()
+    starts, ends = torch.from_numpy(numpy.stack([places[:-1], places[1:]])).to(flat.device).unsqueeze(2)
+    most = int(numpy.diff(places).max())
+    parts = []
+    step = max(PIECE // most, 1)
+    for first in range(0, POINTS, step):
+        rows = slice(first, first + step)
+        place = starts[rows] + torch.arange(most, device=flat.device)
+        there = place < ends[rows]
+        parts.append(values[place.clamp_max_(len(values) - 1)].mul_(there).sum(dim=1, dtype=torch.float64))
+    return torch.cat(parts).cpu().numpy()
 
 
 def share_out(curves: dict[str, Tensor], weights: dict[str, int], zeros: float) -> dict[str, float]:

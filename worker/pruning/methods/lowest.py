@@ -20,6 +20,8 @@ DIGIT: Final = 16
 SIDE: Final = 1 << DIGIT
 PIECE: Final = 1 << 25
 """Scores that are counted at once: their places are 64-bit numbers, which are not to take more than the scores."""
+SORTED: Final = 1 << 22
+"""So many scores, of a small matrix such as an expert's, are sorted sooner than counted: one launch for dozens."""
 LANES: Final = 16
 """Counters of one digit of many scores: equal ones side by side go to different counters, and wait less for each
 other."""
@@ -73,8 +75,11 @@ def by_counting(scores: Tensor, count: int) -> Tensor:
 def kth_lowest(values: Tensor, *ranks: int) -> Tensor:
     """The k-th lowest for each rank k ≥ 1, (ranks,), of a flat float32 tensor without NaN, on its device.
 
-    Digit by digit from the highest: the first bucket with whose count the lower ones reach k.
+    Of many, digit by digit from the highest: the first bucket with whose count the lower ones reach k.
     """
+    if values.numel() <= SORTED:
+        ordered = values.sort().values
+        return torch.stack([ordered[rank - 1] for rank in ranks])
     found = []
     with in_any_order():
         counts = _counts(values)

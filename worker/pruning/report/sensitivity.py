@@ -10,7 +10,7 @@ from torch import Tensor
 from secateur.spec.method import Method
 from secateur.spec.records.history import QUANTILES, Basis, SensitivitySummary
 from worker.pruning.methods import registry as methods
-from worker.pruning.methods.lowest import kth_lowest
+from worker.pruning.methods.lowest import SORTED, kth_lowest
 from worker.pruning.runtime.waiting import settled, shows_at_once
 
 BINS = 20
@@ -96,7 +96,13 @@ class _OnDevice:
         self.positive = (low, high) if high > 0 else None
 
     def below(self, edges: numpy.ndarray) -> list[int]:
-        found: list[int] = settled(torch.stack([(self._values < float(edge)).sum() for edge in edges])).tolist()
+        if self._values.numel() <= SORTED:
+            counts = torch.searchsorted(
+                self._values.sort().values, torch.from_numpy(edges).to(self._values.device)
+            )
+        else:
+            counts = torch.stack([(self._values < float(edge)).sum() for edge in edges])
+        found: list[int] = settled(counts).tolist()
         return found
 
 

@@ -18,6 +18,7 @@ On a GPU, too, sums of products are float32, whatever the factors: cuBLAS may no
 torch's own operations add up in one order, where they have one (`CUDA_SETTINGS`, `_repeatable`, and `attention`).
 """
 
+import math
 import os
 import re
 import warnings
@@ -224,13 +225,14 @@ def as_read(inputs: Tensor) -> Tensor:
     return inputs
 
 
-def all_finite(values: Tensor) -> bool:
+def all_finite(*values: Tensor) -> bool:
     """A sum is finite only where all its terms are; one that is not may have overflowed, so that each is asked.
 
-    A thirtieth of the time of asking each. values: any shape, a floating dtype.
+    A thirtieth of the time of asking each, and one look at all of them. values: any shapes, a floating dtype, of
+    one device.
     """
-    values = values.detach()
-    return bool(settled(torch.isfinite(values.sum()))) or bool(torch.isfinite(values).all())
+    sums = torch.stack([each.detach().sum() for each in values])
+    return math.isfinite(settled(sums.sum()).item()) or all(bool(torch.isfinite(each).all()) for each in values)
 
 
 def check_outputs(values: Tensor, whose: str) -> Tensor:

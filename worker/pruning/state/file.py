@@ -12,7 +12,7 @@ from torch import Tensor
 from secateur.spec.output import Precision
 from worker.pruning.model.checkpoint import read_file, read_metadata
 from worker.pruning.runtime.numerics import in_any_order
-from worker.pruning.state.moments import PARTS, Accumulated, mirror, strips
+from worker.pruning.state.moments import Accumulated, mirror, parts_of
 
 StateContent = tuple[dict[str, Tensor], tuple[str, str]]
 """Tensors and metadata of a state file."""
@@ -133,7 +133,7 @@ def pack(gram: Tensor, diagonal: Tensor, precision: Precision = Precision.float1
     """
     scale = diagonal.sqrt().reciprocal().masked_fill(diagonal == 0, 0.0)
     packed = []
-    for rows in strips(len(gram), PARTS):
+    for rows in parts_of(len(gram)):
         strip = gram[rows, rows.start :]
         if precision is Precision.float16:
             strip = (strip * scale[rows.start :] * scale[rows, None]).half()
@@ -182,7 +182,7 @@ def unpack(packed: Tensor, diagonal: Tensor) -> Tensor:
     width, root = diagonal.numel(), diagonal.sqrt()
     gram = torch.empty((width, width), device=packed.device)
     start = 0
-    for rows in strips(width, PARTS):
+    for rows in parts_of(width):
         places, size = _places(rows, width, packed.device)
         gram[rows, rows.start :] = packed[start : start + size].take(places.clamp_min_(0))
         start += size

@@ -17,8 +17,10 @@ from worker.pruning.runtime.waiting import settled
 
 STRIPS = 4
 PARTS = 16
-"""Of a Gram's rows, handled one after the other where a whole second Gram is not worth its memory. Their number
-does not grow with the Gram: each costs a GPU some launches."""
+"""Of a large Gram's rows, handled one after the other where a whole second Gram is not worth its memory. Their
+number does not grow with the Gram: each costs a GPU some launches."""
+FEWEST = 512
+"""Rows in such a part at least: a small Gram, such as an expert's, is handled in one."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,12 @@ class Measured:
 
     @property
     def finite(self) -> bool:
-        parts = (self.gram, self.second, self.cross, self.gap)
-        return all(all_finite(part) for part in parts if part is not None)
+        return all_finite(*self.parts)
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """What is finite where the inputs are."""
+        return [part for part in (self.gram, self.squares, self.cross, self.gap) if part is not None]
 
 
 @dataclass(frozen=True)
@@ -253,7 +259,7 @@ class Accumulator:
 
 def mirror(gram: Tensor) -> Tensor:
     """Copy the upper triangle to the lower one, in place."""
-    for rows in strips(len(gram), PARTS):
+    for rows in parts_of(len(gram)):
         corner = gram[rows, rows]
         corner.copy_(corner.triu() + corner.triu(1).T)
         gram[rows.stop :, rows] = gram[rows, rows.stop :].T
@@ -296,6 +302,11 @@ def quadratic_forms(weight: Tensor, grams: Sequence[Tensor]) -> Tensor:
             sums = (product.mul_(strip) if last else product * strip).sum(dim=0).double()
             totals[index] += 2 * sums.sum() - sums[: rows.stop - rows.start].sum()
     return totals
+
+
+def parts_of(width: int) -> list[slice]:
+    """See `PARTS`."""
+    return strips(width, min(PARTS, width // FEWEST + 1))
 
 
 def strips(width: int, parts: int = STRIPS) -> list[slice]:

@@ -48,8 +48,10 @@ def test_a_curve_sums_the_lowest_scores() -> None:
     assert curve[POINTS] == sum(range(1, 201))
 
 
+@pytest.mark.parametrize("piece", [1, 1000, 1 << 25])
 @pytest.mark.parametrize("size", [1, 7, 99, 100, 101, 5000])
-def test_a_curve_made_on_a_gpu_is_the_same(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_curve_made_on_a_gpu_is_the_same(size: int, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curves, "PIECE", piece)
     scores = torch.rand(size, 3) ** 4
     expected = loss_curve(scores)
     monkeypatch.setattr(curves, "shows_at_once", lambda value: False)
