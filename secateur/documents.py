@@ -6,6 +6,9 @@ from typing import Any, Final
 
 DEFAULT_FIELDS: Final = ("text", "messages", "conversations")
 """Where a document is looked for when nobody said where; the first one that is there counts."""
+SHOWN: Final = 5
+"""Names of other fields that an error has at most."""
+_NAME: Final = re.compile(r"\w[\w.-]{0,39}")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 """What JSON may hold and no tokenizer takes."""
 _ROLES: Final = {
@@ -37,9 +40,12 @@ def read_row(line: bytes) -> dict[str, Any]:
 
 def read_document(line: bytes, field: str) -> str:
     """The text of one line, under `field`. Raises ValueError as `read_row`."""
-    text = read_row(line).get(field)
+    row = read_row(line)
+    text = row.get(field)
     if not isinstance(text, str):
-        raise ValueError(f"has no string under `{field}`; name the field as text_field")
+        others = [f"`{name}`" for name, value in row.items() if isinstance(value, str) and _NAME.fullmatch(name)]
+        there = f", but under {', '.join(others[:SHOWN])}" if others else ""
+        raise ValueError(f"has no string under `{field}`{there}; name the field as text_field")
     if _SURROGATE.search(text):
         raise ValueError(f"has half of a pair of surrogates (\\ud800 to \\udfff) in `{field}`; remove it")
     return text

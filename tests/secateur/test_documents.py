@@ -21,7 +21,11 @@ def test_a_document_is_the_string_under_its_field(text: str, field: str, escaped
         (b'\xef\xbb\xbf{"text": "a"}', "is not JSON; write"),
         (b'{"text": "\xff"}', "is not UTF-8; convert"),
         (b"[]", "is not a JSON object; write"),
-        (b'{"txt": "a"}', "has no string under `text`; name the field"),
+        (
+            b'{"question": "a", "n": 1, "answer": "b", "`": "c"}',
+            "`text`, but under `question`, `answer`; name the",
+        ),
+        (b'{"a b": "a"}', "has no string under `text`; name the field"),
         (b'{"text": 1}', "has no string under `text`; name the field"),
         (b'{"text": null}', "has no string under `text`; name the field"),
         (b'{"text": "a \\ud83d b"}', "has half of a pair of surrogates"),
