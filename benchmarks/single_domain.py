@@ -33,9 +33,10 @@ class Shown(Silent):
     """Shows where a run is, on a terminal's error stream."""
 
     def tell(self, record: Message) -> None:
-        if isinstance(record, Progress):
+        if isinstance(record, Progress) and sys.stderr.isatty():
             eta = "" if record.eta_seconds is None else f"{record.eta_seconds:5.0f} s left"
-            where = f"{record.phase} {record.block}/{record.blocks} {record.fraction:4.0%}"
+            block = "" if record.block is None else f" {record.block}/{record.blocks}"
+            where = f"{record.phase}{block} {record.fraction:4.0%}"
             print(f"\r  {where} {eta}   ", end="", file=sys.stderr, flush=True)
 
 
