@@ -1,9 +1,9 @@
 import { Link, useSearchParams } from "wouter-preact";
 import { all, api, take } from "../api/client";
 import type { Comparison, Job } from "../api/types";
-import { lines, type Line } from "../charts/options";
-import { figure, modelOf, NONE, number, percent, short, signed } from "../format";
-import { Chart } from "../parts/Chart";
+import type { Line } from "../charts/options";
+import { figure, modelOf, number, percent, short, signed } from "../format";
+import { BlockLines } from "../parts/BlockLines";
 import { Select } from "../parts/Fields";
 import { Empty, ErrorNotice, Loading, Newest, Notice } from "../parts/Notices";
 import { Head } from "../parts/Shell";
@@ -120,24 +120,5 @@ function ByBlock({ history }: { history: NonNullable<Comparison["history"]> }) {
   };
   const series: Line[] = (["job", "other"] as const).map((which) => ({ name: which === "job" ? "first" : "second", points: blocks.map((block) => [block, mean(block, which)] as const) }));
   if (!series.some((line) => line.points.some(([, value]) => value !== null))) return null;
-  return (
-    <Chart
-      title="Error by block"
-      about="Mean relative error of the outputs of a block's matrices."
-      option={(palette) => lines(series, "block", "relative error", palette)}
-      table={
-        <Table
-          dense
-          caption="Error by block"
-          rows={blocks}
-          rowKey={(block) => block}
-          columns={[
-            { title: "Block", heads: true, cell: (block) => block },
-            { title: "First", figure: true, cell: (block) => figure(mean(block, "job")) },
-            { title: "Second", figure: true, cell: (block) => figure(mean(block, "other")) ?? NONE },
-          ]}
-        />
-      }
-    />
-  );
+  return <BlockLines title="Error by block" about="Mean relative error of the outputs of a block's matrices." unit="relative error" series={series} />;
 }

@@ -1,8 +1,9 @@
 import { useState } from "preact/hooks";
 import { all, api, take } from "../../api/client";
 import type { BlockSensitivity, Job, Matrix } from "../../api/types";
-import { bars, heatMap, lines, type Line } from "../../charts/options";
+import { bars, heatMap, type Line } from "../../charts/options";
 import { figure, percent, signed } from "../../format";
+import { BlockLines } from "../../parts/BlockLines";
 import { Chart } from "../../parts/Chart";
 import { Select } from "../../parts/Fields";
 import { Empty, ErrorNotice, Loading, Notice } from "../../parts/Notices";
@@ -71,26 +72,8 @@ function Depth({ rows }: { rows: readonly Matrix[] }) {
     { name: "error, held out", points: byBlock(rows, (row) => row.held_out_error) },
     { name: "mask changed", points: byBlock(rows, (row) => row.mask_changed) },
   ].filter((line) => line.points.some(([, value]) => value !== null));
-  const blocks = series[0]?.points.map(([block]) => block) ?? [];
-  return (
-    <Chart
-      title="By depth"
-      about="Means over each block's matrices: the share of zeros, the relative error of outputs, and the share of the mask that the stage changed."
-      option={(palette) => lines(series, "block", "share", palette)}
-      table={
-        <Table
-          dense
-          caption="By depth"
-          rows={blocks}
-          rowKey={(block) => block}
-          columns={[
-            { title: "Block", heads: true, cell: (block) => block },
-            ...series.map((line) => ({ title: line.name, figure: true, cell: (block: number) => figure(line.points.find(([at]) => at === block)?.[1]) })),
-          ]}
-        />
-      }
-    />
-  );
+  const about = "Means over each block's matrices: the share of zeros, the relative error of outputs, and the share of the mask that the stage changed.";
+  return <BlockLines title="By depth" about={about} unit="share" series={series} />;
 }
 
 function Allocation({ rows, target }: { rows: readonly Matrix[]; target: number | null }) {
