@@ -5,7 +5,6 @@ matrices as small as a model's, and how often a weight is looked at beside any p
 from whole jobs.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -21,7 +20,6 @@ from worker.pruning.cost import (
     planned_work,
     stage_tokens,
     survey_tokens,
-    task_tokens,
     task_work,
 )
 from worker.pruning.estimate import device_bytes, evaluation_tokens, hidden_bytes, state_bytes
@@ -96,21 +94,15 @@ class Course:
         job, graph = self.subject.job, self.subject.graph
         vocabulary = graph.model.get_output_embeddings().weight.shape[0]
         found = planned_work(
-            job, graph, self.subject.shares, vocabulary, evaluation_tokens(job), self._tasks_tokens
+            job, graph, self.subject.shares, vocabulary, evaluation_tokens(job), self.subject.tasks_tokens
         )
         found[Kind.evaluate] -= task_work(graph, vocabulary, self._task_tokens)
         return found
 
     @property
-    def _tasks_tokens(self) -> Sequence[float]:
-        """That one model reads for each task."""
-        known = self.subject.task_tokens
-        return known if known is not None else [task_tokens(task) for task in self.subject.job.tasks]
-
-    @property
     def _task_tokens(self) -> float:
         """Of all tasks with both models."""
-        return 2.0 * sum(self._tasks_tokens)
+        return 2.0 * sum(self.subject.tasks_tokens)
 
     def _tasks(self) -> float:
         """The harness is loaded, the model twice, and it reads an input at a time, on one of several GPUs."""

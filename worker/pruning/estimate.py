@@ -46,6 +46,9 @@ PREFIX_COPIES = 4
 solved on, summed, and held out, and the gap itself there."""
 HARNESS_BYTES: Final = 3 * 2**27
 """Of memory that the libraries of lm-eval take."""
+REQUEST_BYTES: Final = 64
+"""Of each token that a model reads for one task: all its requests are there at once, a kilobyte each beside their
+tokens as Python's integers."""
 STAYING: Final = ("process", "outer_weights", "gpu_context", "gpu_runtime")
 """What is held beside a whole model, too."""
 OPTION_COPIES = 4
@@ -113,7 +116,8 @@ def memory(subject: Subject, device: str = "cpu") -> Estimate:
 
 
 def _tasks_bytes(subject: Subject, device: str, parts: dict[str, float]) -> dict[str, float]:
-    """The harness's libraries, and by how much the whole model and its logits are more than what pruning holds."""
+    """The harness's libraries and a task's requests, and by how much the whole model and its logits are more than
+    what pruning holds."""
     rounds = device == "cuda" and subject.job.numerics is Numerics.fast
     numbers = sum(info.numbers for info in subject.checkpoint.tensors.values())
     vocabulary = subject.graph.model.get_output_embeddings().weight.shape[0]
@@ -121,7 +125,8 @@ def _tasks_bytes(subject: Subject, device: str, parts: dict[str, float]) -> dict
     wanted = float((HALF if rounds else FLOAT) * numbers + logits)
     elsewhere = STAYING if device == "cpu" else (*STAYING, *HOST_PARTS)
     held = sum(size for name, size in parts.items() if name not in elsewhere)
-    return {"harness": float(HARNESS_BYTES), "tasks": max(0.0, wanted - held)}
+    asked = REQUEST_BYTES * max(subject.tasks_tokens, default=0.0)
+    return {"harness": HARNESS_BYTES + asked, "tasks": max(0.0, wanted - held)}
 
 
 def evaluation_tokens(job: PruningJob) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from secateur.spec.method import Method
+from worker.pruning.cost import task_tokens
 from worker.pruning.model.checkpoint import Checkpoint
 from worker.pruning.model.graph import Block, ModelGraph, PrunableWeight
 from worker.pruning.request import PruningJob
@@ -23,6 +24,11 @@ class Subject:
     shares: dict[str, WeightTarget]
     task_tokens: Sequence[float] | None = None
     """That one model reads for each task; None as long as nobody has looked at them."""
+
+    @property
+    def tasks_tokens(self) -> Sequence[float]:
+        """The same, roughly where nobody has."""
+        return [task_tokens(task) for task in self.job.tasks] if self.task_tokens is None else self.task_tokens
 
     def method_of(self, matrix: PrunableWeight) -> Method:
         return self.job.method.named(self.shares[matrix.name].method)

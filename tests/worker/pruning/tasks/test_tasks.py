@@ -21,7 +21,8 @@ from tests.tiny import VOCABULARY, WORDS, make_tiny_llama
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from worker.harness import harness_version
 from worker.pruning import PruningJob, Stopped, UserError, plan
-from worker.pruning.cost import ROW_TOKENS
+from worker.pruning.cost import ROW_TOKENS, TASK_ROWS
+from worker.pruning.estimate import REQUEST_BYTES
 from worker.pruning.tasks import ready, whole_model
 from worker.pruning.tasks.ready import borrow
 from worker.pruning.tasks.score import OVERTIME
@@ -396,6 +397,9 @@ def test_a_plan_counts_the_whole_model_and_needs_a_worker_with_the_harness(
     assert parts["tasks"] == whole - others > 0
     assert found["seconds"]["total"] > plain["seconds"]["total"]
     assert "the whole model" in found["memory_bytes"]["how"]
+    two = [{"name": "arc_easy", "limit": 10}, {"name": "arc_challenge", "limit": 10_000}]
+    more = plan(PruningJob.from_dict(request | {"tasks": two}))["estimates"]["memory_bytes"]["parts"]
+    assert more["harness"] - parts["harness"] == REQUEST_BYTES * (10_000 - TASK_ROWS) * ROW_TOKENS
 
 
 def test_a_borrowed_cache_is_links_beside_locks_of_ones_own(
