@@ -27,6 +27,8 @@ SEED: Final = 1234
 """Of the solved questions before each, and of all that a task draws; the harness's own."""
 BOOTSTRAPS: Final = 1000
 """Samples of a standard error that has no formula."""
+ATTEMPTS: Final = 2
+"""So many may end in tasks: a job has three by default, and the last one is for the model to be published."""
 OVERTIME: Final = "`limits.max_runtime` left no time for it: what is left is for the model to be published"
 
 
@@ -97,12 +99,15 @@ def _done_by(run: PreparedRun, model: AskedModel, tasks: Sequence[ReadyTask]) ->
 
 
 def _broken(run: PreparedRun, task: ReadyTask, model: AskedModel) -> str | None:
-    """What an attempt that ended in the task died of. Where the dense model's did, the pruned one is not asked."""
+    """Why the task is left out: an attempt ended in it (where the dense model's did, the pruned one is not asked),
+    or enough of them in others, which may all have died of the model's size."""
     for each in run.job.resume.broken:
         if each.task == task.number and each.model in ("dense", model):
             return (
                 f"an attempt at the job ended while the {each.model} model did it, so it is left out: {each.why}"
             )
+    if len(ended := run.job.resume.broken) >= ATTEMPTS:
+        return f"{len(ended)} attempts at the job ended in tasks, so no more are done: {ended[-1].why}"
     return None
 
 

@@ -246,24 +246,24 @@ def test_every_task_of_a_group_and_every_choice_counts_as_work() -> None:
     assert ready._read_tokens([row] * 4, shots=2, limit=None, longest=16) == 4 * 5 * 16
 
 
-def test_a_task_that_ended_an_attempt_is_left_out_and_the_others_are_done(
-    request_for: Request, tmp_path: Path
+@pytest.mark.parametrize("ended", [[(0, "dense")], [(1, "pruned")], [(0, "dense"), (1, "pruned")]], ids=str)
+def test_a_task_that_ended_an_attempt_is_left_out_and_after_two_all_are(
+    request_for: Request, tmp_path: Path, ended: list[tuple[int, str]]
 ) -> None:
     path = _questions(tmp_path / "own.jsonl", rows=3)
-    tasks = [{"name": name, "dataset": "own"} for name in ("deadly", "late", "sound")]
-    request = _asking(request_for, path, *tasks)
+    request = _asking(request_for, path, *[{"name": name, "dataset": "own"} for name in ("one", "two", "three")])
     prune(request | {"tasks": []})
     why = "The engine was killed by a signal."
-    ended = [{"task": 0, "model": "dense", "why": why}, {"task": 1, "model": "pruned", "why": why}]
+    broken = [{"task": task, "model": model, "why": why} for task, model in ended]
     listener = Listener()
-    output = prune(request | {"resume": {"stages": 1, "broken": ended}}, listener)
-    found = {(each.name, each.model): each.error for each in listener.tasks}
-    assert [key for key, error in found.items() if error is None] == [
-        ("late", "dense"), ("sound", "dense"), ("sound", "pruned"),
-    ]  # fmt: skip
+    output = prune(request | {"resume": {"stages": 1, "broken": broken}}, listener)
+    found = {(each.task, each.model): each.error for each in listener.tasks}
+    left = {key for each in ended for key in (each, (each[0], "pruned"))} if len(ended) == 1 else found.keys()
+    assert {key for key, error in found.items() if error is not None} == left
     assert all(why in error for error in found.values() if error is not None)
-    assert set(listener.begun) == {(1, "dense"), (2, "dense"), (2, "pruned")}
-    assert [warning.code for warning in output.summary.warnings] == ["task_failed"] * 3
+    assert set(listener.begun) == found.keys() - left
+    assert [warning.code for warning in output.summary.warnings] == ["task_failed"] * len(left)
+    assert {file.path for file in output.files} >= {"model/config.json"}
 
 
 def test_a_job_whose_time_is_over_is_published_without_its_tasks(request_for: Request, tmp_path: Path) -> None:
