@@ -29,6 +29,8 @@ BOOTSTRAPS: Final = 1000
 """Samples of a standard error that has no formula."""
 ATTEMPTS: Final = 2
 """So many may end in tasks: a job has three by default, and the last one is for the model to be published."""
+ENDED: Final = "an attempt at the job ended"
+"""How the error of a task begins that is left out for it."""
 OVERTIME: Final = "`limits.max_runtime` left no time for it: what is left is for the model to be published"
 
 
@@ -103,11 +105,10 @@ def _broken(run: PreparedRun, task: ReadyTask, model: AskedModel) -> str | None:
     or enough of them in others, which may all have died of the model's size."""
     for each in run.job.resume.broken:
         if each.task == task.number and each.model in ("dense", model):
-            return (
-                f"an attempt at the job ended while the {each.model} model did it, so it is left out: {each.why}"
-            )
-    if len(ended := run.job.resume.broken) >= ATTEMPTS:
-        return f"{len(ended)} attempts at the job ended in tasks, so no more are done: {ended[-1].why}"
+            return f"{ENDED} while the {each.model} model did it, so it is left out: {each.why}"
+    told = {each.task for each in run.kept_scores if (each.error or "").startswith(ENDED)}
+    if len(told | {each.task for each in run.job.resume.broken}) >= ATTEMPTS:
+        return f"{ATTEMPTS} attempts at the job ended in tasks, so no more are done"
     return None
 
 
