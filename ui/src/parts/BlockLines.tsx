@@ -1,8 +1,7 @@
 import type { ComponentChildren } from "preact";
 import { lines, type Line } from "../charts/options";
-import { figure } from "../format";
+import { BlockTable } from "./BlockTable";
 import { Chart } from "./Chart";
-import { Table } from "./Table";
 
 interface Properties {
   title: string;
@@ -15,23 +14,13 @@ interface Properties {
 /** Figures by block, a line each. */
 export function BlockLines({ title, about, unit, series }: Properties) {
   const blocks = series[0]?.points.map(([block]) => block) ?? [];
+  const at = (name: string, block: number) => series.find((line) => line.name === name)?.points.find(([each]) => each === block)?.[1];
   return (
     <Chart
       title={title}
       about={about}
       option={(palette) => lines(series, "block", unit, palette)}
-      table={
-        <Table
-          dense
-          caption={title}
-          rows={blocks}
-          rowKey={(block) => block}
-          columns={[
-            { title: "Block", heads: true, cell: (block) => block },
-            ...series.map(({ name, points }) => ({ title: name, figure: true, cell: (block: number) => figure(points.find(([at]) => at === block)?.[1]) })),
-          ]}
-        />
-      }
+      table={<BlockTable caption={title} blocks={blocks} names={series.map(({ name }) => name)} at={at} />}
     />
   );
 }

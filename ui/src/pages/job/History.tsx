@@ -4,6 +4,7 @@ import type { BlockSensitivity, Job, Matrix } from "../../api/types";
 import { bars, heatMap, type Line } from "../../charts/options";
 import { figure, percent, signed } from "../../format";
 import { BlockLines } from "../../parts/BlockLines";
+import { BlockTable } from "../../parts/BlockTable";
 import { Chart } from "../../parts/Chart";
 import { Select } from "../../parts/Fields";
 import { Empty, ErrorNotice, Loading, Notice } from "../../parts/Notices";
@@ -114,18 +115,7 @@ function ByDomain({ rows }: { rows: readonly BlockSensitivity[] }) {
       about="The share of each domain's sensitivity that a block holds: blocks of stronger colour matter more to that domain."
       height="low"
       option={(palette) => heatMap({ rows: domains, columns: blocks.map(String), values: domains.map((domain) => blocks.map((block) => at(domain, block))), columnTitle: "block" }, palette)}
-      table={
-        <Table
-          dense
-          caption="Sensitivity by block and domain"
-          rows={blocks}
-          rowKey={(block) => block}
-          columns={[
-            { title: "Block", heads: true, cell: (block) => block },
-            ...domains.map((domain) => ({ title: domain, figure: true, cell: (block: number) => figure(at(domain, block)) })),
-          ]}
-        />
-      }
+      table={<BlockTable caption="Sensitivity by block and domain" blocks={blocks} names={domains} at={at} />}
     />
   );
 }
@@ -139,18 +129,7 @@ function ByMatrix({ title, rows }: { title: string; rows: readonly { block: numb
       title={title}
       about="Mean sensitivity of a weight, by logarithm: matrices of stronger colour matter more."
       option={(palette) => heatMap({ rows: kinds, columns: blocks.map(String), values: kinds.map((name) => blocks.map((block) => at(name, block))), columnTitle: "block", log: true }, palette)}
-      table={
-        <Table
-          dense
-          caption={title}
-          rows={blocks}
-          rowKey={(block) => block}
-          columns={[
-            { title: "Block", heads: true, cell: (block) => block },
-            ...kinds.map((name) => ({ title: name, figure: true, cell: (block: number) => figure(at(name, block)) })),
-          ]}
-        />
-      }
+      table={<BlockTable caption={title} blocks={blocks} names={kinds} at={at} />}
     />
   );
 }
