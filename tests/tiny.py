@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+POSITIONS = 256
+"""Of a tiny Llama."""
 VOCABULARY = 320
 SENTENCE = """the a cat dog tree branch blade gardener cuts prunes grows in on under near of and but then slowly
 quickly old new green dry spring winter rose apple wall path water light root leaf stone bird sings waits"""
@@ -147,7 +149,7 @@ def _shape(blocks: int, hidden: int) -> dict[str, Any]:
         "intermediate_size": 2 * hidden,
         "num_hidden_layers": blocks,
         "num_attention_heads": 4,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": POSITIONS,
         "bos_token_id": None,
         "eos_token_id": 0,
         "pad_token_id": None,
