@@ -41,6 +41,7 @@ from secateur.spec.records.pipe import (
     TaskResult,
 )
 from secateur.spec.records.plan import Estimates
+from secateur.spec.sparsity import FurtherStatistics
 
 OF_A_STAGE: Final = {Phase.surveying, Phase.pruning, Phase.tuning}
 """Phases in which a stage is at work."""
@@ -262,8 +263,11 @@ def write_stage(session: Session, lease: Lease, stage: StageResult) -> None:
 
 def first_needed(spec: dict[str, Any], stage: int) -> int:
     """The first stage whose files a job still needs once `stage` is finished: that one, or the last domain's,
-    which all further targets are solved from and the artifact is made of."""
-    return min(stage, len(spec["domains"]) - 1)
+    which all further targets are solved from and the artifact is made of; where they measure that domain's text
+    themselves, the one before it."""
+    sparsity, last = spec["sparsity"], len(spec["domains"]) - 1
+    own = sparsity.get("further") and sparsity.get("further_statistics") == FurtherStatistics.own
+    return max(0, min(stage, last - 1 if own else last))
 
 
 def keeps_stages(spec: dict[str, Any]) -> bool:

@@ -21,7 +21,7 @@ from app.lineage.stages import Stage
 from app.models import repository as models
 from app.tables.jobs import Job
 from app.tables.states import TERMINAL, State
-from secateur.spec.effort import Effort
+from secateur.spec.effort import PRESETS, Effort
 from secateur.spec.gate import unmeasurable
 from secateur.spec.job import NOT_IN_SPEC, JobContinue, JobCreate
 from secateur.spec.partial import merge_method
@@ -29,6 +29,8 @@ from secateur.spec.sparsity import Sparsity
 
 MAX_DOMAINS: Final = 256
 """Of a lineage: every stage is measured on every domain so far."""
+EACH_JOBS_OWN: Final = frozenset({"further", "further_statistics"})
+"""Of the sparsity, what is not one for a whole lineage."""
 
 
 class NotContinuable(Problem):
@@ -116,7 +118,7 @@ def _merge(
     # A place of the store is one job's: it is not inherited.
     merged["output"] = {**inherited.get("output", {}), "publish_to": None, **body.given("output")}
     effort = None if (began := inherited.get("effort")) is None else Effort(began)
-    merged["sparsity"] = inherited["sparsity"] | _further(body)
+    merged["sparsity"] = inherited["sparsity"] | _further(body, inherited["sparsity"], effort)
     merged["method"] = merge_method(inherited["method"], body.given("method"), effort)
     try:
         # What the lineage began with goes on, whatever its effort would mean by now.
@@ -142,10 +144,16 @@ def _tasks_there(session: Session, project: str, parent: Job) -> list[dict[str, 
     return [task for task in tasks if not task.get("dataset") or task["dataset"] in found]
 
 
-def _further(body: JobContinue) -> dict[str, Any]:
-    """The further targets, if any were said: they are each job's own."""
-    said = body.given("sparsity").get("further")
-    return {} if said is None else {"further": said}
+def _further(body: JobContinue, theirs: dict[str, Any], effort: Effort | None) -> dict[str, Any]:
+    """The further targets and their statistics: as said, else the parent's (`theirs`, of its sparsity), where that
+    had any, else as the effort has it."""
+    given = body.given("sparsity")
+    found = {name: given[name] for name in EACH_JOBS_OWN if given.get(name) is not None}
+    if not found.get("further", theirs.get("further")):
+        return {"further_statistics": None} | found
+    if effort is not None and not theirs.get("further"):
+        return {"further_statistics": PRESETS[effort].further_statistics} | found
+    return found
 
 
 def _differences(session: Session, project: str, body: JobContinue, parent: Job) -> list[FieldError]:
@@ -165,7 +173,7 @@ def _differences(session: Session, project: str, body: JobContinue, parent: Job)
     sparsity = Sparsity.model_validate(parent.spec["sparsity"]).model_dump(mode="json")
     for part in ("method", "sparsity", "evaluation"):
         given, theirs = body.given(part), sparsity if part == "sparsity" else parent.spec[part]
-        for name in given.keys() - {"further"} if part != "method" else given.keys() & {"mode"}:
+        for name in given.keys() - EACH_JOBS_OWN if part != "method" else given.keys() & {"mode"}:
             if given[name] is not None and given[name] != theirs.get(name):
                 errors.append(_differs(f"/{part}/{name}", given[name], theirs.get(name)))
     return errors

@@ -7,7 +7,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from secateur.spec.method import METHODS, Mask, MethodName, OutputWeighting, Refine, Target, WeightUpdate
-from secateur.spec.sparsity import SURVEY_TOKENS, Allocation, Channels, Curvature, Pattern
+from secateur.spec.sparsity import SURVEY_TOKENS, Allocation, Channels, Curvature, FurtherStatistics, Pattern
 from secateur.spec.strict import Choice
 
 
@@ -31,6 +31,8 @@ class Preset:
     refine: Refine = Refine.none
     channels: Channels = Channels.permuted
     """With an n:m pattern, where weights are solved for."""
+    further_statistics: FurtherStatistics = FurtherStatistics.own
+    """Where there are further targets."""
     survey_tokens: int = SURVEY_TOKENS
     """Of the allocation `error`, where weights are solved for."""
 
@@ -120,6 +122,8 @@ def _sparsity(sparsity: Any, preset: Preset, *, solved: bool) -> Any:
         wanted |= {"curvature": preset.curvature} | ({"survey_tokens": preset.survey_tokens} if solved else {})
     if solved and grouped:
         wanted |= {"channels": preset.channels}
+    if given.get("further"):
+        wanted |= {"further_statistics": preset.further_statistics}
     return given | {name: value for name, value in wanted.items() if given.get(name) is None}
 
 

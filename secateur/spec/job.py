@@ -21,7 +21,7 @@ from secateur.spec.limits import Limits
 from secateur.spec.method import METHODS, AnyMethod, Mode
 from secateur.spec.output import Form, Output, changes_of
 from secateur.spec.partial import MethodPart, SparsityPart
-from secateur.spec.sparsity import Sparsity, further_name
+from secateur.spec.sparsity import FurtherStatistics, Sparsity, further_name
 from secateur.spec.strict import Choice, Refusal, Strict, refuse
 from secateur.spec.tasks import MOST_TASKS, Tasks
 
@@ -194,8 +194,11 @@ class Pruning(Stages):
         message = None
         if self.method.mode is not Mode.accumulated:
             message = f"needs the sums that the mode accumulated keeps, and mode is {self.method.mode}"
-        elif self.method.refinement is not None:
-            message = f"has no text to tune on, and refine is {self.method.refine}; set `method.refine` to none"
+        elif self.method.refinement is not None and self.sparsity.further_statistics is FurtherStatistics.shared:
+            message = (
+                f"has no text to tune on with shared statistics, and refine is {self.method.refine}; set "
+                "`further_statistics` to own, or `method.refine` to none"
+            )
         if self.sparsity.further and message is not None:
             refuse(self, [Refusal(("sparsity", "further"), message, self.sparsity.further)])
         return self
@@ -268,10 +271,10 @@ class JobCreate(_Request, Pruning):
     effort: Effort | None = Field(
         default=Effort.standard,
         description="What is meant where `method` and `sparsity` leave `target`, `output_weighting`, `refine`, "
-        "`curvature`, `survey_tokens` or `channels` out. `fast`: what costs nothing; `standard`: weights are "
-        "solved for towards the dense blocks before them, with outputs weighed by the loss's gradients; `best`: "
-        "the model is tuned as a whole, too. null: every field's own plain choice. What is given counts "
-        "whatever the effort, and the job's spec has every field.",
+        "`curvature`, `survey_tokens`, `channels` or `further_statistics` out. `fast`: what costs nothing; "
+        "`standard`: weights are solved for towards the dense blocks before them, with outputs weighed by the "
+        "loss's gradients; `best`: the model is tuned as a whole, too. null: every field's own plain choice. What "
+        "is given counts whatever the effort, and the job's spec has every field.",
     )
 
     @model_validator(mode="wrap")

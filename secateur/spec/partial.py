@@ -20,7 +20,16 @@ from secateur.spec.method import (
     Target,
     WeightUpdate,
 )
-from secateur.spec.sparsity import Allocation, Channels, Curvature, Further, Override, PatternText, SurveyTokens
+from secateur.spec.sparsity import (
+    Allocation,
+    Channels,
+    Curvature,
+    Further,
+    FurtherStatistics,
+    Override,
+    PatternText,
+    SurveyTokens,
+)
 from secateur.spec.strict import Strict
 
 Settings = dict[str, JsonValue]
@@ -59,8 +68,8 @@ class MethodPart(Strict):
 
 
 class SparsityPart(Strict):
-    """Some fields of the sparsity. What is given must be the parent's, but for `further`: it is one for a whole
-    lineage."""
+    """Some fields of the sparsity. What is given must be the parent's, but for `further` and `further_statistics`:
+    it is one for a whole lineage."""
 
     pattern: PatternText | None = None
     target: float | None = Field(default=None, gt=0, lt=1)
@@ -71,6 +80,7 @@ class SparsityPart(Strict):
     keep_zeros: bool | None = None
     overrides: Annotated[tuple[Override, ...], Field(strict=False)] | None = Field(default=None, max_length=100)
     further: Annotated[tuple[Further, ...], Field(strict=False)] | None = Field(default=None, max_length=16)
+    further_statistics: FurtherStatistics | None = None
 
 
 def merge_method(theirs: dict[str, Any], given: dict[str, Any], effort: Effort | None = None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from secateur.spec.job import Domain, DomainName, Pruning
 from secateur.spec.method import Mode
 from secateur.spec.records.machine import Machine
 from secateur.spec.records.tasks import BrokenTask, TaskScores
+from secateur.spec.sparsity import FurtherStatistics
 from secateur.spec.strict import Choice, Refusal, Strict, refuse
 
 HIDDEN_PART: Final = 8
@@ -227,11 +228,19 @@ class EngineRequest(Pruning):
         return self.model_copy(update={"sparsity": self.sparsity.at(further)})
 
     def learns(self, stage: int) -> bool:
-        """Whether the stage is a domain's; else it is of a further target, and the text of no domain is passed."""
+        """Whether the stage is a domain's; else it is of a further target."""
         return stage < len(self.domains)
 
+    def measures(self, stage: int) -> bool:
+        """Whether the stage passes the windows that are solved on; else only those held out."""
+        return self.learns(stage) or self.sparsity.further_statistics is FurtherStatistics.own
+
+    def calibration_tokens(self, stage: int) -> int:
+        """Of the windows that a stage measures, also those held out."""
+        return self.domain_of(stage).calibration.tokens if self.measures(stage) else 0
+
     def domain_of(self, stage: int) -> Domain:
-        """The domain whose windows a stage has: of a further target, the last one's that are held out."""
+        """The domain whose windows a stage has: of a further target, the last one."""
         return self.domains[min(stage, len(self.domains) - 1)]
 
     @property

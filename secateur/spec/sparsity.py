@@ -53,6 +53,13 @@ class Channels(Choice):
     permuted = "permuted"
 
 
+class FurtherStatistics(Choice):
+    """From what a further target's model is solved."""
+
+    own = "own"
+    shared = "shared"
+
+
 @dataclass(frozen=True)
 class Pattern:
     """Unstructured (both None), or at most `kept` non-zeros in every `group` consecutive inputs."""
@@ -252,10 +259,17 @@ class Sparsity(Strict):
     further: Annotated[tuple[Further, ...], Field(strict=False)] = Field(
         default=(),
         max_length=16,
-        description="More targets, or n:m patterns: each makes a model of its own, solved from the statistics "
-        "that the domains' stages have left, without their text being passed again, and a row of R. A number "
-        "needs the pattern `unstructured`, an n:m pattern no overrides.",
+        description="More targets, or n:m patterns: each makes a model of its own, from the same survey and sums "
+        "over domains, and a row of R. A number needs the pattern `unstructured`, an n:m pattern no overrides.",
         examples=[[0.6, 0.7, "2:4"]],
+    )
+    further_statistics: FurtherStatistics = Field(
+        default=None,
+        validate_default=True,
+        description="From what the further targets are solved. `own`: the last domain's text is measured behind "
+        "what each target has pruned itself, so that over one domain its model is that of a job of its own. "
+        "`shared`: the sums that the last domain's stage has left; no text is passed again, and models are worse "
+        "the further their target is from the job's. Default: `own`; with `effort` null `shared`.",
     )
 
     @field_validator("target", mode="before", json_schema_input_type=float | None)
@@ -320,6 +334,18 @@ class Sparsity(Strict):
             refuse(self, [Refusal(("channels",), message, self.channels)])
         return self
 
+    @field_validator("further_statistics", mode="before", json_schema_input_type=FurtherStatistics | None)
+    @classmethod
+    def _shared_statistics(cls, value: Any) -> Any:
+        return FurtherStatistics.shared if value is None else value
+
+    @model_validator(mode="after")
+    def _statistics_of_others(self) -> "Sparsity":
+        if self.further_statistics is FurtherStatistics.own and not self.further:
+            message = "has no effect without further targets; leave it out"
+            refuse(self, [Refusal(("further_statistics",), message, self.further_statistics)])
+        return self
+
     @model_validator(mode="after")
     def _no_open_rate(self) -> "Sparsity":
         refuse(self, self._open_rates() if self.pattern.sparsity is not None else ())
@@ -349,7 +375,8 @@ class Sparsity(Strict):
     def at(self, further: "float | Pattern") -> "Sparsity":
         """The sparsity of one of the further targets by itself."""
         if isinstance(further, Pattern):
-            return Sparsity(pattern=further, keep_zeros=self.keep_zeros, channels=self.channels)
+            found = Sparsity(pattern=further, keep_zeros=self.keep_zeros, channels=self.channels)
+            return found.model_copy(update={"further_statistics": self.further_statistics})
         return self.model_copy(update={"target": further, "further": ()})
 
     def _open_rates(self) -> Iterator[Refusal]:

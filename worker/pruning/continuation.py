@@ -94,15 +94,16 @@ def _adapting(job: PruningJob, surveyed: Sequence[WeightTarget]) -> bool | list[
 def factors(job: PruningJob, stage: int, before: Document | None) -> Factors:
     """How one of the job's stages adds to the sums. before: the document of the stage before, None in a first one.
 
-    A state that does not say its scale was never divided. A further target adds nothing.
+    before: of a further target that measures, of the stage before its domain's. A state that does not say its
+    scale was never divided. What measures nothing adds nothing.
     """
     scale = None
     if before is not None:
         stages = before.get(KEY, {}).get("stages", [])
         scale = float(stages[-1].get("scale", 1.0)) if stages else 1.0
-    if not job.learns(stage):
+    if not job.measures(stage):
         return Factors(1.0, 0.0, scale or 1.0)
-    return Factors.of(job.domains[stage].weight, job.method.keeps, scale)
+    return Factors.of(job.domain_of(stage).weight, job.method.keeps, scale)
 
 
 def _stages(job: PruningJob, stage: int, earlier: Mapping[str, Any], scale: float) -> list[dict[str, Any]]:

@@ -139,9 +139,10 @@ def planned_work(
 
 
 def stage_tokens(job: PruningJob, stage: int) -> int:
-    """Tokens of the windows that a stage passes: of a further target, those held out."""
+    """Tokens of the windows that a stage passes: of a further target with shared statistics, those
+    held out."""
     calibration = job.domain_of(stage).calibration
-    if job.learns(stage):
+    if job.measures(stage):
         return calibration.tokens
     return len(held_out_indices(calibration.samples, calibration.held_out)) * calibration.sequence_length
 

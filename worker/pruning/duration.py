@@ -141,7 +141,8 @@ class Course:
             return float(gpus)
         job = self.subject.job
         passes = 3 if follows_dense(job.method, self.subject.shares) else 2
-        shared = passes * sum(domain.calibration.tokens for domain in job.domains) / self._passed(kind)
+        measured = sum(map(job.calibration_tokens, range(len(job.stage_names))))
+        shared = passes * measured / self._passed(kind)
         return 1 / (1 - shared + shared / gpus)
 
     def _passed(self, kind: Kind) -> float:

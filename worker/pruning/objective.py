@@ -68,5 +68,7 @@ def output_grams_of(context: StageContext, block: Block) -> BlockGrams:
     if context.output_grams is None:
         return {}
     path = context.state_before(block) if context.accumulates else None
-    keeps = factors(context.job, context.stage, None if path is None else read_document(path)).keeps
+    document = None if path is None else read_document(path)
+    # A further target's are those of the last domain's stage, whichever statistics it has.
+    keeps = factors(context.job, context.stage, document).keeps if context.learns else 1.0
     return summed(context.output_grams, weighing(context, block), path, keeps, context.device)

@@ -187,7 +187,7 @@ def _skip_stage(prepared: PreparedRun, stage: int) -> None:
 
 def _prune_stage(prepared: PreparedRun, stage: int) -> None:
     """Prune the blocks that are left, after passing those that an earlier run has committed."""
-    job, name, tokens = prepared.job, prepared.job.stage_names[stage], stage_tokens(prepared.job, stage)
+    job, tokens = prepared.job, stage_tokens(prepared.job, stage)
     committed = job.resume.blocks if stage == job.resume.stages else 0
     prepared.tracker.restart_clock()
     for block in prepared.blocks[:committed]:
@@ -201,10 +201,10 @@ def _prune_stage(prepared: PreparedRun, stage: int) -> None:
         context = allocate(with_channels(_stage_context(prepared, stage, stack)))
         _enter(context)
         for block, (written, dense) in read_ahead(partial(_as_committed, context), context.blocks[:committed]):
-            context.tracker.move(Phase.pruning, stage, name, block.index)
+            context.tracker.move(Phase.pruning, stage, context.name, block.index)
             _pass_committed(context, block, written, dense)
         for block, tensors in read_ahead(partial(read_block, context), context.blocks[committed:]):
-            context.tracker.move(Phase.pruning, stage, name, block.index)
+            context.tracker.move(Phase.pruning, stage, context.name, block.index)
             prune_block(context, block, tensors)
         context.behind.finish()
 
@@ -222,6 +222,7 @@ def _stage_context(prepared: PreparedRun, stage: int, stack: ExitStack) -> Stage
     windows = prepared.windows[min(stage, len(prepared.windows) - 1)]
     if not job.learns(stage):
         targets = assign(prepared.runner.graph.matrices, job.sparsity)
+    if not job.measures(stage):
         windows = replace(windows, solved_on=windows.solved_on[:0])
     sequential = job.method.mode is Mode.sequential and job.first_stage + stage > 0
     # What the stage before has pruned has no dense prefix, and nothing in it is solved for again.
@@ -239,6 +240,7 @@ def _stage_context(prepared: PreparedRun, stage: int, stack: ExitStack) -> Stage
         tracker=prepared.tracker,
         behind=prepared.behind,
         stage=stage,
+        name=prepared.job.stage_names[stage],
         windows=windows,
         targets=targets,
         hidden=stores[0],
@@ -288,7 +290,7 @@ def _tell_stage(prepared: PreparedRun, stage: int, seconds: float) -> None:
             "on this GPU the model adds up in no fixed order: bits may differ", {"operations": operations}
         )
     figures = stage_figures(records)
-    tokens = job.domains[stage].calibration.tokens if job.learns(stage) else 0
+    tokens = job.calibration_tokens(stage)
     prepared.observer.tell(
         StageResult(stage=stage, domain=name, **figures, calibration_tokens=tokens, seconds=seconds)
     )

@@ -394,12 +394,33 @@ def test_a_field_that_an_older_lineage_does_not_name_has_its_default(
     parent = submit(api, inputs.body())
     publish(session, parent)
     job = session.get_one(Job, parent)
-    newer = {"channels", "further", "curvature", "survey_tokens"}
+    newer = {"channels", "further", "further_statistics", "curvature", "survey_tokens"}
     older = {name: value for name, value in job.spec["sparsity"].items() if name not in newer}
     job.spec = {**job.spec, "sparsity": older}
     session.commit()
     body = {"continues": parent, "domains": [domain("sales", inputs.first)]}
     said = {"channels": "as_stored", "further": [], "survey_tokens": 8192}
     assert api.post("/v1/jobs", json={**body, "sparsity": said}).status_code == 201
+    asked = api.post("/v1/jobs", json={**body, "sparsity": {"further": [0.7]}}).json()["spec"]["sparsity"]
+    assert asked["further_statistics"] == "own", "as the effort has it: the parent had no further targets"
     refused = api.post("/v1/jobs", json={**body, "sparsity": {"channels": "permuted"}}).json()
     assert [error["pointer"] for error in refused["errors"]] == ["/sparsity/channels"]
+
+
+def test_further_targets_and_their_statistics_are_each_jobs_own(
+    api: httpx.Client, inputs: Inputs, session: Session
+) -> None:
+    parent = submit(api, inputs.body(sparsity={"target": 0.5, "further": [0.7], "further_statistics": "shared"}))
+    publish(session, parent)
+    body = {"continues": parent, "domains": [domain("sales", inputs.first)]}
+
+    def asked(**sparsity: Any) -> tuple[list[float], str]:
+        spec = api.post("/v1/jobs", json={**body, "sparsity": sparsity}).json()["spec"]["sparsity"]
+        return spec["further"], spec["further_statistics"]
+
+    assert asked() == ([0.7], "shared")
+    assert asked(further=[0.6]) == ([0.6], "shared")
+    assert asked(further_statistics="own") == ([0.7], "own")
+    assert asked(further=[]) == ([], "shared")
+    refused = api.post("/v1/jobs", json={**body, "sparsity": {"further": [], "further_statistics": "own"}}).json()
+    assert [error["pointer"] for error in refused["errors"]] == ["/sparsity/further_statistics"]

@@ -299,6 +299,10 @@ def several(*further: object, **method: object) -> dict[str, Any]:
     }
 
 
+def with_statistics(body: dict[str, Any], statistics: str) -> dict[str, Any]:
+    return body | {"sparsity": body["sparsity"] | {"further_statistics": statistics}}
+
+
 def test_further_targets_are_stages_behind_those_of_domains() -> None:
     job = JobCreate.model_validate(several(0.7, "2:4"))
     assert job.stage_names == ("a", "at 0.7", "at 2:4")
@@ -310,6 +314,16 @@ def test_further_targets_are_stages_behind_those_of_domains() -> None:
     assert job.sparsity.at(0.7).target == 0.7
 
 
+def test_further_targets_have_statistics_of_their_own_unless_told() -> None:
+    asked = several(0.7, "2:4", refine="model")
+    job = JobCreate.model_validate(asked)
+    assert job.sparsity.further_statistics == "own"
+    assert {job.sparsity.at(further).further_statistics for further in job.sparsity.further} == {"own"}
+    assert JobCreate.model_validate(several()).sparsity.further_statistics == "shared"
+    plain = JobCreate.model_validate(several(0.7) | {"effort": None})
+    assert plain.sparsity.further_statistics == "shared", "as in a spec of a release that knew no others"
+
+
 @pytest.mark.parametrize(
     ("body", "field", "said"),
     [
@@ -318,7 +332,12 @@ def test_further_targets_are_stages_behind_those_of_domains() -> None:
         (several(0.6, "unstructured"), "/sparsity/further/1", "between 0 and 1, or n:m"),
         (several(1), "/sparsity/further/0", "between 0 and 1, or n:m"),
         (several(0.6, mode="restart"), "/sparsity/further", "the mode accumulated"),
-        (several(0.6, refine="block"), "/sparsity/further", "set `method.refine` to none"),
+        (
+            with_statistics(several(0.6, refine="block"), "shared"),
+            "/sparsity/further",
+            "set `further_statistics` to own, or `method.refine` to none",
+        ),
+        (with_statistics(several(), "own"), "/sparsity/further_statistics", "without further targets"),
         (several() | {"sparsity": {"pattern": "2:4", "further": [0.6]}}, "/sparsity/further/0", "fixes every"),
     ],
 )

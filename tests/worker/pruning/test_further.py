@@ -1,4 +1,4 @@
-"""Several targets from one set of statistics: each its own model and row of R.
+"""Several targets in one job: each its own model and row of R.
 
 Slow: what one stage leaves for another goes through whole jobs' files.
 """
@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from secateur.spec.records.pipe import Output
 from tests.worker.pruning.conftest import Recorder, Request, known_again, prune
+from tests.worker.pruning.lineages import continuing, run_job
 from worker.pruning import EvaluationSpec, Text, UserError, perplexities, verify
 
 pytestmark = pytest.mark.slow
@@ -26,6 +27,8 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 SPARSITY: dict[str, Any] = {"target": 0.5, "allocation": "error"}
 FURTHER = [0.7, "2:4"]
+SHARED: dict[str, Any] = {"further": FURTHER}
+OWN: dict[str, Any] = {**SHARED, "further_statistics": "own"}
 EXACT = {"state_precision": "float32"}
 
 
@@ -41,11 +44,56 @@ def pruned(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in tensors.items() if name.endswith("_proj.weight")}
 
 
+@pytest.mark.parametrize(
+    "method",
+    [*METHODS.values(), METHODS["whole"] | {"refine": "block"}, METHODS["whole"] | {"refine": "model"}],
+    ids=[*METHODS, "block", "model"],
+)
+def test_with_statistics_of_its_own_a_model_is_that_of_a_job_of_its_own(
+    request_for: Request, method: dict[str, Any]
+) -> None:
+    several = request_for(method=method, sparsity=SPARSITY | OWN, output=EXACT)
+    recorder = Recorder()
+    output = prune(several, recorder)
+    assert [stage.calibration_tokens for stage in recorder.stages] == [192, 192, 192]
+    for number, own in enumerate(({"target": 0.7, "allocation": "error"}, {"pattern": "2:4"})):
+        alone = request_for(method=method, sparsity=own, output=EXACT, workspace=f"alone-{number}")
+        theirs = Recorder()
+        one = model(alone, prune(alone, theirs), "model")
+        other = model(several, output, ("targets/0.7/model", "targets/2-4/model")[number])
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        mine, (their,) = recorder.stages[1 + number], theirs.stages
+        figures = ("sparsity", "relative_error", "held_out_error", "weights_sha256")
+        assert [getattr(mine, name) for name in figures] == [getattr(their, name) for name in figures]
+
+
+def test_with_statistics_of_its_own_a_model_is_solved_on_the_sums_before_its_domain(request_for: Request) -> None:
+    """In a job of two domains, and in one that continues another's state: the same bytes."""
+    sparsity = SPARSITY | {"further": [0.7], "further_statistics": "own"}
+    asked: dict[str, Any] = {"method": METHODS["whole"] | {"recency": 0.5}, "output": EXACT}
+    both = request_for(domains="ab", sparsity=sparsity, **asked)
+    whole = model(both, prune(both), "targets/0.7/model")
+    shared = request_for(
+        domains="ab", sparsity=sparsity | {"further_statistics": "shared"}, workspace="shared", **asked
+    )
+    first = [name for name in pruned(whole) if ".layers.0." in name]
+    theirs = model(shared, prune(shared), "targets/0.7/model")
+    assert all(torch.equal(whole[name], theirs[name]) for name in first), "no block before them differs"
+    assert any(not torch.equal(whole[name], theirs[name]) for name in pruned(whole))
+    parent = run_job(request_for(domains="a", sparsity=SPARSITY, workspace="parent", **asked))
+    child = run_job(continuing(parent, request_for(domains="b", sparsity=sparsity, workspace="child", **asked)))
+    found = model(child.request, child.output, "targets/0.7/model")
+    assert all(torch.equal(whole[name], found[name]) for name in whole)
+
+
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_the_first_block_is_that_of_a_job_of_its_own(request_for: Request, method: dict[str, Any]) -> None:
+def test_with_shared_statistics_the_first_block_is_that_of_a_job_of_its_own(
+    request_for: Request, method: dict[str, Any]
+) -> None:
     """No block before it differs, so its statistics are the same ones, and a state in float32 keeps them bit for
     bit: the same rates, targets, masks and weights follow."""
-    several = request_for(method=method, sparsity=SPARSITY | {"further": FURTHER}, output=EXACT)
+    several = request_for(method=method, sparsity=SPARSITY | SHARED, output=EXACT)
     output = prune(several)
     for number, own in enumerate(({"target": 0.7, "allocation": "error"}, {"pattern": "2:4"})):
         alone = request_for(method=method, sparsity=own, output=EXACT, workspace=f"alone-{number}")
@@ -60,7 +108,7 @@ def test_the_first_block_is_that_of_a_job_of_its_own(request_for: Request, metho
 
 
 def test_each_has_a_row_of_r_and_a_stage(request_for: Request, texts: Path) -> None:
-    several = request_for(domains="ab", sparsity=SPARSITY | {"further": FURTHER})
+    several = request_for(domains="ab", sparsity=SPARSITY | SHARED)
     recorder = Recorder()
     output = prune(several, recorder)
     assert {(each.row, each.domain) for each in recorder.evaluations} == {(r, d) for r in range(5) for d in "ab"}
@@ -89,13 +137,15 @@ def test_what_a_job_gives_is_the_same_beside_more_targets(request_for: Request) 
     assert files(one, first) == files(two, second)
 
 
-@pytest.mark.parametrize("stop", [(1, 1), (2, 0), (2, 1), (3, 1)], ids=str)
-def test_an_interrupted_job_ends_in_the_same_bytes(request_for: Request, stop: tuple[int, int]) -> None:
-    asked: dict[str, Any] = {
-        "domains": "ab",
-        "method": METHODS["whole"],
-        "sparsity": SPARSITY | {"further": FURTHER},
-    }
+@pytest.mark.parametrize(
+    ("stop", "sparsity"),
+    [*((stop, SHARED) for stop in [(1, 1), (2, 0), (2, 1), (3, 1)]), ((2, 1), OWN), ((3, 1), OWN)],
+    ids=lambda given: str(given.get("further_statistics") if isinstance(given, dict) else given),
+)
+def test_an_interrupted_job_ends_in_the_same_bytes(
+    request_for: Request, stop: tuple[int, int], sparsity: dict[str, Any]
+) -> None:
+    asked: dict[str, Any] = {"domains": "ab", "method": METHODS["whole"], "sparsity": SPARSITY | sparsity}
     whole = request_for(**asked)
     recorder = Recorder()
     output = prune(whole, recorder)
@@ -130,7 +180,7 @@ def test_a_further_target_that_cannot_be_met_is_refused_before_anything_runs(req
 
 
 def test_every_model_is_held_against_the_report(request_for: Request, tmp_path: Path) -> None:
-    request = request_for(domains="ab", sparsity=SPARSITY | {"further": FURTHER})
+    request = request_for(domains="ab", sparsity=SPARSITY | SHARED)
     output, artifact = prune(request), tmp_path / "artifact"
     for file in output.files:
         (artifact / file.path).parent.mkdir(parents=True, exist_ok=True)

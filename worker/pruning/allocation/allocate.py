@@ -46,7 +46,7 @@ def allocate(context: StageContext) -> StageContext:
         found = read_survey(earlier)
     else:
         by = factors(job, context.stage, read_document(earlier[0]) if earlier else None)
-        context.tracker.move(Phase.surveying, context.stage, context.domain.name)
+        context.tracker.move(Phase.surveying, context.stage, context.name)
         found = survey(context).times(by.weight)
         if context.output_grams is not None:
             context.output_grams.weight = by.weight

@@ -64,7 +64,7 @@ class BlockInputs:
             return
         groups = find_groups(block, matrices, lambda: context.forward(block, context.probe))
         self.portions = portions(groups)
-        if (path := context.state_before(block)) is not None and context.accumulates:
+        if (path := context.sums_before(block)) is not None and context.accumulates:
             check_moments(groups, read_document(path)["groups"])
         self._compared = _compared(context, block, groups)
         # The calls of experts that are repeated portion by portion are all of one device.
@@ -89,7 +89,7 @@ class BlockInputs:
         """One of the portions. Raises IllConditioned for inputs that are not finite."""
         context, block, solving = self._context, self._block, self._solving
         before = _carried(context, block, groups, self.spread)
-        if not context.learns:
+        if not context.measures:
             return self._as_before(groups, before)
         length, home = context.windows.solved_on.shape[1], self.spread.home
         copal_sums = find_copal_sums(groups, context.method_of, before, length, home)
@@ -115,7 +115,7 @@ class BlockInputs:
     def _as_before(self, groups: list[Group], before: Mapping[str, Accumulated]) -> Collected:
         """With the sums as they were left, and the windows held out behind what this stage has pruned."""
         judged = self._judge(groups)
-        path = self._context.state_before(self._block)
+        path = self._context.sums_before(self._block)
         kept = {} if path is None else read_domain_grams(path, before)
         inputs = {name: Inputs(sums, None, _reached(judged.get(name))) for name, sums in before.items()}
         return Collected(groups, inputs, {}, kept)
@@ -205,7 +205,7 @@ def _reached(judged: Measured | None) -> Measured | None:
 
 def _carried(context: StageContext, block: Block, groups: list[Group], spread: Spread) -> dict[str, Accumulated]:
     """The sums of earlier domains, by group."""
-    path = context.state_before(block)
+    path = context.sums_before(block)
     found: dict[str, Accumulated] = {}
     if path is None or not context.accumulates:
         return found
@@ -257,7 +257,7 @@ def _domain_grams(context: StageContext, block: Block, measured: Mapping[str, Me
     if not context.job.output.keep_domain_statistics:
         return {}
     grams = {name: each.gram for name, each in measured.items()}
-    return with_domain_grams(context.state_before(block), context.domain.name, grams)
+    return with_domain_grams(context.sums_before(block), context.domain.name, grams)
 
 
 def _summed(
@@ -269,7 +269,7 @@ def _summed(
     judged: Mapping[str, Measured],
 ) -> dict[str, Inputs]:
     """The sums after this domain beside what it brings. A Gram is kept where any of a group is solved with it."""
-    path = context.state_before(block)
+    path = context.sums_before(block)
     by = factors(context.job, context.stage, None if path is None else read_document(path))
     found = {}
     for group in groups:
@@ -277,7 +277,7 @@ def _summed(
         statistics, carried = measured[name], before.get(name)
         keep = any(context.method_of(matrix).updates_weights for matrix in group)
         sums = accumulate(carried, statistics, keep_gram=keep, weight=by.weight, keeps=by.keeps)
-        only = carried is None and context.domain.weight == 1
+        only = not context.learns or (carried is None and context.domain.weight == 1)
         found[name] = Inputs(
             sums=sums,
             measured=statistics,

@@ -50,10 +50,10 @@ def with_channels(context: StageContext) -> StageContext:
 
 
 def as_written(context: StageContext) -> StageContext:
-    """The same of a stage whose blocks are all written, so that its own files say the order."""
+    """The same of a stage whose blocks are all written, so that its domain's files say the order."""
     if context.job.sparsity.channels is not Channels.permuted:
         return context
-    return _as_in(context, context.folder)
+    return _as_in(context, context.folder_of(context.domain_stage))
 
 
 def _as_in(context: StageContext, folder: StageFolder) -> StageContext:

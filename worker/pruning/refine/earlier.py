@@ -71,7 +71,7 @@ def earlier(context: StageContext, block: Block, *, diagonal: bool = False) -> E
 
     diagonal: of Grams, the diagonals alone.
     """
-    path = context.state_before(block) if context.accumulates else None
+    path = context.sums_before(block) if context.accumulates else None
     if path is None:
         return Earlier(block)
     document, sums = read_document(path), read_state(path, context.device)
@@ -97,7 +97,7 @@ def _ratio(context: StageContext, said: Mapping[str, Any]) -> float:
     said: what the state of the stage before holds.
     """
     held = 0.0
-    for stage in stages_before(context.job, context.stage, said):
+    for stage in stages_before(context.job, context.domain_stage, said):
         held = stage.get("recency", 1.0) * held + stage.get("weight", 1.0)
     return float(context.job.method.keeps * held / context.domain.weight)
 

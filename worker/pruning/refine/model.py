@@ -130,7 +130,7 @@ def refine_model(context: StageContext) -> None:
         return
     shards = [folder.path(folder.shard(block.index)) for block in context.blocks]
     solved = [read_file(place if place.is_file() else shard) for place, shard in zip(places, shards, strict=True)]
-    context.tracker.move(Phase.tuning, context.stage, context.domain.name)
+    context.tracker.move(Phase.tuning, context.stage, context.name)
     began = time.monotonic()
     _pass_dense(context)
     tuned, found = _distil(context, solved, work)

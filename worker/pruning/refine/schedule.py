@@ -28,7 +28,8 @@ class Schedule:
 
     def epochs(self) -> Iterator[list[list[int]]]:
         """The windows of every step, the same whenever the job runs."""
-        number, seed = self.context.job.first_stage + self.context.stage, self.context.domain.calibration.seed
+        context = self.context
+        number, seed = context.job.first_stage + context.domain_stage, context.domain.calibration.seed
         for epoch in range(self.settings.epochs):
             yield shuffled(self._count, self._step, f"{seed}/{number}/{self.place}/{epoch}")
 

@@ -126,7 +126,7 @@ def _stage(run: PreparedRun, stage: int, figures: dict[str, Any], records: list[
         "stage": stage,
         "domain": run.job.stage_names[stage],
         **figures,
-        "calibration_tokens": run.job.domains[stage].calibration.tokens if run.job.learns(stage) else 0,
+        "calibration_tokens": run.job.calibration_tokens(stage),
         "experts": _experts(records),
         **({} if (tuned := refined(records)) is None else {"refine": tuned}),
     }

@@ -101,8 +101,8 @@ class PreparedRun(RunContext):
 
 @dataclass(frozen=True, kw_only=True)
 class StageContext(RunContext):
-    """One domain's stage, or one of a further target. job: as this stage has it. targets: by matrix. survey: what
-    they follow from, empty where every rate is the same.
+    """One domain's stage, or one of a further target. name: of either. job: as this stage has it. targets: by
+    matrix. survey: what they follow from, empty where every rate is the same.
 
     hidden: inputs of the next block, one tensor a batch, replaced as blocks are passed; first those of the windows
     that are solved on, then those held out. dense: the same in the dense model, where a matrix is solved towards
@@ -113,6 +113,7 @@ class StageContext(RunContext):
     """
 
     stage: int
+    name: str
     windows: CalibrationWindows
     targets: dict[str, WeightTarget]
     hidden: HiddenStates
@@ -134,14 +135,23 @@ class StageContext(RunContext):
 
     @property
     def learns(self) -> bool:
-        """Whether the stage is a domain's own; else it has the sums of those before it, and its windows only
-        judge."""
+        """Whether the stage is a domain's own; else it is of a further target, and nothing continues it."""
         return self.job.learns(self.stage)
+
+    @property
+    def measures(self) -> bool:
+        """Whether its windows are solved on; else it has the sums of the stages before it, and they only judge."""
+        return self.job.measures(self.stage)
 
     @property
     def domain(self) -> Domain:
         """Whose windows these are."""
         return self.job.domain_of(self.stage)
+
+    @property
+    def domain_stage(self) -> int:
+        """The stage in which that domain is learned."""
+        return min(self.stage, len(self.job.domains) - 1)
 
     @property
     def folder(self) -> StageFolder:
@@ -185,6 +195,16 @@ class StageContext(RunContext):
     def state_before(self, block: Block) -> Path | None:
         """The block's state file of the stage before."""
         return None if self.previous is None else self.previous.path(self.previous.state(block.index))
+
+    def sums_before(self, block: Block) -> Path | None:
+        """The block's state file with the sums that this stage goes on from. A further target that measures the
+        last domain's text anew has those of the stage before that domain's."""
+        if self.learns or not self.measures:
+            return self.state_before(block)
+        if not self.job.first_stage + self.domain_stage:
+            return None
+        folder = self.folder_of(self.domain_stage - 1)
+        return folder.path(folder.state(block.index))
 
     def shard_before(self, block: Block) -> Path | None:
         """The block as the stage before has written it."""

@@ -68,6 +68,7 @@ def _stage(
         tracker=Tracker(Silent(), 1, len(graph.blocks), dict.fromkeys(Kind, 1.0)),
         behind=Behind(Silent()),
         stage=0,
+        name="a",
         windows=CalibrationWindows(windows, windows[:0], windows.numel(), prefix=prefix),
         targets=assign(graph.matrices, job.sparsity),
         room=Room(),

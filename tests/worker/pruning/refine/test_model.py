@@ -175,20 +175,22 @@ class Whole:
             assert (two / file.local).read_bytes() == (one / file.local).read_bytes(), file.path
 
 
-def two_domains(texts: Path) -> dict[str, Any]:
-    return {"domains": [longer(texts, "a"), longer(texts, "b")], "method": TUNED}
+def three_stages(texts: Path) -> dict[str, Any]:
+    """Of two domains and a further target."""
+    sparsity = {"target": 0.5, "allocation": "uniform", "further": [0.7], "further_statistics": "own"}
+    return {"domains": [longer(texts, "a"), longer(texts, "b")], "method": TUNED, "sparsity": sparsity}
 
 
 @pytest.fixture(scope="module")
 def whole(tiny_llama: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     with on_device():
-        return Whole.of(requests_in(tmp_path_factory.mktemp("whole"), tiny_llama, texts)(**two_domains(texts)))
+        return Whole.of(requests_in(tmp_path_factory.mktemp("whole"), tiny_llama, texts)(**three_stages(texts)))
 
 
-@pytest.mark.parametrize("blocks", range(1, 9))
+@pytest.mark.parametrize("blocks", range(1, 13))
 def test_a_killed_job_ends_in_the_same_bytes(request_for: Request, texts: Path, whole: Whole, blocks: int) -> None:
     """Behind every commit: of a block as solved, and of one as tuned, when others are not yet."""
-    killed, again = (request_for(workspace=name, **two_domains(texts)) for name in ("killed", "again"))
+    killed, again = (request_for(workspace=name, **three_stages(texts)) for name in ("killed", "again"))
     keeper = Keeper(Path(killed["workspace"]), Path(again["workspace"]), blocks)
     with pytest.raises(Killed):
         prune(killed, keeper)
