@@ -974,6 +974,7 @@ class Sparsity(TypedDict):
     keep_zeros: NotRequired[bool]
     overrides: NotRequired[list[Override]]
     further: NotRequired[list[float | str]]
+    further_statistics: NotRequired[Literal["own", "shared"] | None]
 
 
 class StageFinishedData(TypedDict):

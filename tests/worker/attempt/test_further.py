@@ -90,7 +90,8 @@ def test_each_target_is_stored_shown_resumed_and_continued(
         again = session.query(JobBlock).filter_by(job_id=watch.id, attempt=watch.row.attempts).count()
         assert again == 4 * BLOCKS - done, "no block was solved twice"
 
-    for asked, named in ((None, ["at 0.7", "at 2:4"]), ({"further": [0.6]}, ["at 0.6"])):
+    shared = {"further": [0.6], "further_statistics": "shared"}
+    for asked, named in ((None, ["at 0.7", "at 2:4"]), (shared, ["at 0.6"])):
         with transaction() as other:
             jobs.session = other
             spec = {} if asked is None else {"sparsity": asked}
