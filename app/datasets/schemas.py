@@ -10,6 +10,7 @@ from app.kit.fields import HubId, Name, Revision
 from app.kit.refs import InputError
 from app.tables.datasets import IntakeState
 from secateur.spec.strict import Strict
+from secateur.spec.words import shaped
 
 
 class FileFormat(StrEnum):
@@ -30,8 +31,20 @@ class Compression(StrEnum):
 
 
 Format = Literal["txt", "jsonl", "chat"]
-TextField = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-_Part = Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+TextField = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200, pattern=shaped(r"^[^\x00-\x1f\x7f]+$", "one line of text")),
+]
+_Part = Annotated[
+    str,
+    StringConstraints(
+        max_length=200,
+        pattern=shaped(
+            r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+            "a name of letters, digits, `_`, `.` and `-` that begins with none of the last two",
+        ),
+    ),
+]
 
 
 class HubReference(Strict):

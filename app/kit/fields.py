@@ -5,6 +5,8 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import AfterValidator, Field, StringConstraints
 
+from secateur.spec.words import shaped
+
 
 def _printable(text: str) -> str:
     if not text.isprintable():
@@ -21,12 +23,18 @@ Name = Annotated[
 
 HubId = Annotated[
     str,
-    StringConstraints(max_length=193, pattern=rf"^{_REPO_PART}(/{_REPO_PART})?$"),
+    StringConstraints(
+        max_length=193,
+        pattern=shaped(rf"^{_REPO_PART}(/{_REPO_PART})?$", "`name` or `owner/name`, as the hub has it"),
+    ),
     Field(description="A repository of the hub: `name` or `owner/name`.", examples=["HuggingFaceTB/SmolLM2-135M"]),
 ]
 Revision = Annotated[
     str,
-    StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"),
+    StringConstraints(
+        max_length=200,
+        pattern=shaped(r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$", "a branch, a tag or a commit"),
+    ),
     Field(description="A branch, a tag or a commit."),
 ]
 

@@ -8,12 +8,20 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from app.settings import Settings
+from secateur.spec.words import shaped
 
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_+.-]*"
 
 RootPath = Annotated[
     str,
-    StringConstraints(max_length=500, pattern=rf"^{_SEGMENT}(/{_SEGMENT})*$"),
+    StringConstraints(
+        max_length=500,
+        pattern=shaped(
+            rf"^{_SEGMENT}(/{_SEGMENT})*$",
+            "a path below a model root, without a slash in front, of letters, digits and `_ + . -`; no part "
+            "begins with a dot",
+        ),
+    ),
     Field(description="Relative to a model root; letters, digits, `_ + . -`; no part begins with a dot."),
 ]
 

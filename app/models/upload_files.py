@@ -7,12 +7,13 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field, StringConstraints
 
 from secateur.spec.strict import Strict
+from secateur.spec.words import shaped
 
 MOST_FILES: Final = 1000
 _ENDINGS: Final = (".safetensors", ".json", ".txt", ".model", ".jinja", ".md", ".rst", ".pdf")
 _BARE: Final = re.compile(r"[A-Z][A-Z_-]*")
 """Terms: LICENSE, NOTICE, USE_POLICY."""
-_SHA256: Final = r"^[0-9a-f]{64}$"
+_SHA256: Final = shaped(r"^[0-9a-f]{64}$", "64 hexadecimal digits in lower case")
 
 
 def _allowed(path: str) -> str:
@@ -27,7 +28,13 @@ def _allowed(path: str) -> str:
 
 FileName = Annotated[
     str,
-    StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"),
+    StringConstraints(
+        max_length=200,
+        pattern=shaped(
+            r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+            "a name of letters, digits, `_`, `.` and `-` that begins with none of the last two",
+        ),
+    ),
     AfterValidator(_allowed),
     Field(description="A plain name, without a folder.", examples=["model.safetensors"]),
 ]

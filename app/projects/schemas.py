@@ -14,6 +14,7 @@ from app.quotas.catalogue import Quota, own_quotas
 from app.tables.audit import AuditEvent
 from app.tables.auth import ApiKey, HubToken, Project
 from secateur.spec.strict import Strict
+from secateur.spec.words import shaped
 
 MOST_GRACE: Final = 7 * 86_400
 
@@ -199,7 +200,12 @@ class Whoami(BaseModel):
     )
 
 
-Token = Annotated[str, StringConstraints(min_length=8, max_length=500, pattern=r"^[\x21-\x7e]+$")]
+Token = Annotated[
+    str,
+    StringConstraints(
+        min_length=8, max_length=500, pattern=shaped(r"^[\x21-\x7e]+$", "printable ASCII without blanks")
+    ),
+]
 
 
 class HubTokenPut(Strict):

@@ -24,10 +24,29 @@ from secateur.spec.partial import MethodPart, SparsityPart
 from secateur.spec.sparsity import FurtherStatistics, Sparsity, further_name
 from secateur.spec.strict import Choice, Refusal, Strict, refuse
 from secateur.spec.tasks import MOST_TASKS, Tasks
+from secateur.spec.words import shaped
 
-DomainName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$")]
-LabelValue = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+DomainName = Annotated[
+    str,
+    StringConstraints(
+        pattern=shaped(
+            r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+            "1 to 64 letters, digits, `_`, `.` and `-`, the first a letter or digit",
+        )
+    ),
+]
+LabelKey = Annotated[
+    str,
+    StringConstraints(
+        pattern=shaped(
+            r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$",
+            "1 to 63 letters, digits, `_`, `.`, `/` and `-`, the first a letter or digit",
+        )
+    ),
+]
+LabelValue = Annotated[
+    str, StringConstraints(max_length=200, pattern=shaped(r"^[^\x00-\x1f\x7f]*$", "one line of text, or empty"))
+]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=16)]
 Priority = Annotated[int, Field(ge=-100, le=100)]
 

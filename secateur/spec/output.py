@@ -7,11 +7,19 @@ from pydantic import Field, StringConstraints
 from secateur.spec.method import Method
 from secateur.spec.sparsity import Channels, Sparsity
 from secateur.spec.strict import Choice, Strict
+from secateur.spec.words import shaped
 
 Prefix = Annotated[
-    str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*$")
+    str,
+    StringConstraints(
+        max_length=200,
+        pattern=shaped(
+            r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*$",
+            "a folder, without a slash in front or behind, of letters, digits and `_ . -`; every part begins "
+            "with a letter or digit",
+        ),
+    ),
 ]
-"""A folder of the store: letters, digits, `_ . -`; no part begins with a dot."""
 
 
 class Precision(Choice):

@@ -20,6 +20,7 @@ from secateur.spec.records.machine import Machine
 from secateur.spec.records.tasks import BrokenTask, TaskScores
 from secateur.spec.sparsity import FurtherStatistics
 from secateur.spec.strict import Choice, Refusal, Strict, refuse
+from secateur.spec.words import shaped
 
 HIDDEN_PART: Final = 8
 """One in so many bytes of memory is for hidden states, where nothing else is said."""
@@ -55,7 +56,12 @@ def _distinct_devices(value: str) -> str:
 
 Device = Annotated[
     str,
-    StringConstraints(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2}(,[0-9]{1,2}){0,15})?)$"),
+    StringConstraints(
+        pattern=shaped(
+            r"^(auto|cpu|cuda(:[0-9]{1,2}(,[0-9]{1,2}){0,15})?)$",
+            "auto, cpu, cuda, or GPUs such as cuda:0 or cuda:0,1",
+        )
+    ),
     AfterValidator(_distinct_devices),
 ]
 """One computes, or several GPUs of one host do: `cuda:0,1`."""

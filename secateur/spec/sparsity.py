@@ -22,6 +22,7 @@ from pydantic import (
 from secateur.spec.method import MethodName
 from secateur.spec.regexes import regular
 from secateur.spec.strict import ABSENT, Choice, Refusal, Strict, at_field, refuse
+from secateur.spec.words import shaped
 
 _FORM: Final = re.compile(r"([1-9][0-9]{0,2}):([1-9][0-9]{0,2})")
 _SLACK: Final = 1e-9
@@ -136,7 +137,9 @@ def usual_allocation(pattern: Pattern) -> Allocation:
     return Allocation.error if pattern.sparsity is None else Allocation.uniform
 
 
-_Matcher = StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")
+_Matcher = StringConstraints(
+    min_length=1, max_length=300, pattern=shaped(r"^[^\x00-\x1f\x7f]+$", "one line of text")
+)
 
 
 class Override(Strict):

@@ -5,9 +5,18 @@ from typing import Annotated, Final
 from pydantic import Field, StringConstraints
 
 from secateur.spec.strict import Strict
+from secateur.spec.words import shaped
 
 MOST_TASKS: Final = 16
-TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+()-]{0,99}$")]
+TaskName = Annotated[
+    str,
+    StringConstraints(
+        pattern=shaped(
+            r"^[A-Za-z0-9][A-Za-z0-9_.+()-]{0,99}$",
+            "1 to 100 letters, digits and `_ . + ( ) -`, the first a letter or digit",
+        )
+    ),
+]
 
 
 class HarnessTask(Strict):

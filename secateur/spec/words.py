@@ -43,7 +43,6 @@ _WORDS: Final = {
     "multiple_of": "must be a multiple of {multiple_of}",
     "string_too_short": "must have at least {min_length} character(s)",
     "string_too_long": "must have at most {max_length} characters",
-    "string_pattern_mismatch": "must match the pattern {pattern}",
     "too_short": "must have at least {min_length} item(s)",
     "too_long": "must have at most {max_length} items",
     "literal_error": "must be one of {expected}",
@@ -66,6 +65,15 @@ _WORDS: Final = {
     "union_tag_invalid": "must be one of {expected_tags}",
 }
 OTHERWISE: Final = "is not accepted here"
+_SHAPES: Final[dict[str, str]] = {}
+"""Regular expression → what a string that matches it is."""
+
+
+def shaped(expression: str, what: str) -> str:
+    """The regular expression of a field; a string that does not match it is told that it must be `what`."""
+    if _SHAPES.setdefault(expression, what) != what:
+        raise ValueError(f"{expression} is {_SHAPES[expression]} already")
+    return expression
 
 
 def words(kind: str, context: Mapping[str, Any], said: str) -> str:
@@ -75,6 +83,9 @@ def words(kind: str, context: Mapping[str, Any], said: str) -> str:
     """
     if kind in ("value_error", "assertion_error"):
         return said.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if kind == "string_pattern_mismatch":
+        what = _SHAPES.get(context.get("pattern", ""))
+        return OTHERWISE if what is None else f"must be {what}"
     template = _WORDS.get(kind)
     if template is not None:
         try:

@@ -8,11 +8,13 @@ from typing import Any, Final, get_args
 import httpx
 import pytest
 from fastapi import FastAPI
+from pydantic import TypeAdapter
 from pydantic_core.core_schema import ErrorType
 
 from app.auth.scopes import Scope
 from app.kit.problems import Problem
 from app.tables.states import ENDINGS
+from secateur.spec.durations import Duration
 from secateur.spec.words import OTHERWISE, words
 from tests.app.bodies import calls_with_bodies
 from tests.app.conftest import Inputs, MakeKey, client_of
@@ -135,6 +137,24 @@ def test_no_refusal_of_a_request_names_our_inside(
     problem = response.json()
     for text in (problem["detail"], problem["title"], *(each["detail"] for each in problem["errors"])):
         assert not is_internal(text), text
+
+
+def patterns(document: Any) -> set[str]:
+    if isinstance(document, dict):
+        own = {document["pattern"]} if isinstance(document.get("pattern"), str) else set()
+        return own.union(*map(patterns, document.values()))
+    return set().union(*map(patterns, document)) if isinstance(document, list) else set()
+
+
+def test_who_writes_a_string_in_a_wrong_form_is_told_the_right_one_not_a_regular_expression(
+    api: httpx.Client,
+) -> None:
+    found = patterns(api.get("/openapi.json").json()) - patterns(TypeAdapter(Duration).json_schema())
+    assert len(found) > 8
+    assert [each for each in found if words("string_pattern_mismatch", {"pattern": each}, "") == OTHERWISE] == []
+    source = {"type": "gguf", "path": "/models/a.gguf"}
+    refused = api.post("/v1/models", json={"name": "a", "source": source}).json()
+    assert "below a model root, without a slash in front" in refused["errors"][0]["detail"]
 
 
 def test_every_kind_of_the_librarys_errors_has_words_of_ours() -> None:
