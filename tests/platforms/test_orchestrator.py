@@ -77,6 +77,10 @@ def test_a_missed_gate_is_not_good(platform: Platform, folder: Path) -> None:
     assert task(folder, "check", job) == "NotGood"
 
 
+def test_a_refused_job_is_not_good(platform: Platform, folder: Path) -> None:
+    assert task(folder, "submit", platform.spec(sparsity={"target": 2}), RUN) == "NotGood"
+
+
 def retrying(function: Any, retries: int = 0, **_: Any) -> Any:
     """A task that is called again after an error, at once."""
 
