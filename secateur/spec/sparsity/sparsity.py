@@ -1,205 +1,20 @@
 """How much is removed, where and in which pattern."""
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    SerializerFunctionWrapHandler,
-    StringConstraints,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from secateur.spec.method import MethodName
-from secateur.spec.regexes import regular
-from secateur.spec.strict import ABSENT, Choice, Refusal, Strict, at_field, refuse
-from secateur.spec.words import shaped
-
-_FORM: Final = re.compile(r"([1-9][0-9]{0,2}):([1-9][0-9]{0,2})")
-_SLACK: Final = 1e-9
-"""A target that differs from a pattern's by no more is the pattern's."""
-SURVEY_TOKENS: Final = 8192
-"""At how many calibration tokens of a domain a survey looks unless told: of more it learns little."""
-SurveyTokens = Annotated[int, Field(ge=256, le=2**20)]
-
-
-class Allocation(Choice):
-    """How the free matrices share an unstructured target."""
-
-    uniform = "uniform"
-    owl = "owl"
-    error = "error"
-
-
-class Curvature(Choice):
-    """What a weight is worth to the loss along its input, where rates are shared out by `error`."""
-
-    adapting = "adapting"
-    plain = "plain"
-
-
-class Channels(Choice):
-    """In which order an MLP's intermediate channels stand, where a matrix with an n:m pattern reads them."""
-
-    as_stored = "as_stored"
-    permuted = "permuted"
-
-
-class FurtherStatistics(Choice):
-    """From what a further target's model is solved."""
-
-    own = "own"
-    shared = "shared"
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """Unstructured (both None), or at most `kept` non-zeros in every `group` consecutive inputs."""
-
-    kept: int | None = None
-    group: int | None = None
-
-    @classmethod
-    def parse(cls, text: Any) -> "Pattern":
-        """From `unstructured` or n:m; a pattern is itself. Raises ValueError with the fix."""
-        if isinstance(text, cls):
-            return text
-        if text == "unstructured":
-            return cls()
-        match = _FORM.fullmatch(text) if isinstance(text, str) else None
-        if match is None:
-            raise ValueError("must be `unstructured` or n:m, for example 2:4")
-        kept, group = int(match.group(1)), int(match.group(2))
-        if kept >= group:
-            raise ValueError("an n:m pattern keeps n of every m weights, so n must be less than m")
-        return cls(kept, group)
-
-    @property
-    def sparsity(self) -> float | None:
-        """The share of zeros an n:m pattern means; None when unstructured."""
-        return None if self.kept is None or self.group is None else 1 - self.kept / self.group
-
-    def __str__(self) -> str:
-        return "unstructured" if self.group is None else f"{self.kept}:{self.group}"
-
-
-PatternText = Annotated[
-    Pattern,
-    PlainValidator(Pattern.parse),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string"}),
-]
-"""A field that holds a pattern; JSON has its text."""
-
-
-def _further(value: Any) -> "float | Pattern":
-    if isinstance(value, float) and 0 < value < 1:
-        return value
-    pattern = Pattern.parse(value) if isinstance(value, str | Pattern) else Pattern()
-    if pattern.sparsity is None:
-        raise ValueError("must be a number between 0 and 1, or n:m, for example 0.6 or 2:4")
-    return pattern
-
-
-Further = Annotated[
-    float | Pattern,
-    PlainValidator(_further),
-    PlainSerializer(lambda value: str(value) if isinstance(value, Pattern) else value),
-    WithJsonSchema(
-        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, {"type": "string"}]}
-    ),
-]
-"""One more target: a share of the weights, or an n:m pattern, which implies one."""
-
-
-def further_name(further: Any) -> str:
-    """What a stage of one more target is called. further: as in a spec, or its JSON. No domain has a blank in its
-    name."""
-    return f"at {further}"
-
-
-def further_folder(further: Any) -> str:
-    """Where an artifact has the model of one more target, as the folder beside `model`."""
-    return f"targets/{further}".replace(":", "-")
+from secateur.spec.sparsity.choices import SURVEY_TOKENS, Allocation, Channels, Curvature, SurveyTokens
+from secateur.spec.sparsity.further import Further, FurtherStatistics
+from secateur.spec.sparsity.override import Override
+from secateur.spec.sparsity.pattern import Pattern, PatternText, agree
+from secateur.spec.strict import ABSENT, Refusal, Strict, at_field, refuse
 
 
 def usual_allocation(pattern: Pattern) -> Allocation:
     """What a job that names none gets: n:m fixes every rate, so that there is nothing to share out."""
     return Allocation.error if pattern.sparsity is None else Allocation.uniform
-
-
-_Matcher = StringConstraints(
-    min_length=1, max_length=300, pattern=shaped(r"^[^\x00-\x1f\x7f]+$", "one line of text")
-)
-
-
-class Override(Strict):
-    """An exception for the matrices whose whole name matches. Later ones win, field by field; `skip`, `target` and
-    `pattern` together say how much is removed, so that each of them ends an earlier one that contradicts it."""
-
-    match: Annotated[str, _Matcher] | None = Field(
-        default=None,
-        description="Glob over the checkpoint's tensor names; this or `regex`.",
-        examples=["*.down_proj.weight"],
-    )
-    regex: Annotated[str, _Matcher, AfterValidator(regular)] | None = Field(
-        default=None,
-        description="Regular expression (RE2: no backreferences, no lookaround) over the same names. Counts such "
-        r"as `\d{1,2}` go up to 9 and stand behind a character or a class; `\p` and `\Q` are not taken.",
-        examples=[r"model\.layers\.[0-3]\..*"],
-    )
-    pattern: PatternText | None = Field(
-        default=None,
-        description="Pattern of these matrices. An n:m pattern is their target too; with `unstructured` in a job "
-        "whose own pattern is n:m, a target must be given.",
-        examples=["2:4"],
-    )
-    target: float | None = Field(
-        default=None, ge=0, lt=1, description="Sparsity of these matrices; the others make up for it."
-    )
-    method: MethodName | None = Field(
-        default=None,
-        description="Selects and solves these matrices, from the job's own statistics and with its settings.",
-    )
-    skip: bool | None = Field(default=None, description="Leave these matrices as they are.")
-
-    @field_validator("target")
-    @classmethod
-    def _as_the_pattern(cls, value: float | None, info: ValidationInfo) -> float | None:
-        _agree(value, info.data.get("pattern"))
-        return value
-
-    @model_validator(mode="after")
-    def _one_thing(self) -> "Override":
-        if (self.match is None) == (self.regex is None):
-            raise ValueError("needs exactly one of `match` (a glob) and `regex`")
-        asked = any(value is not None for value in (self.target, self.pattern, self.method))
-        if asked == (self.skip is True):
-            raise ValueError("needs `skip: true` alone, or some of `target`, `pattern` and `method`")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in dump(self).items() if value is not None}
-
-    @property
-    def says(self) -> str:
-        """What is to match, as written."""
-        return self.match if self.match is not None else str(self.regex)
-
-    @property
-    def matcher(self) -> str:
-        """The field that says it."""
-        return "regex" if self.match is None else "match"
 
 
 class Sparsity(Strict):
@@ -291,7 +106,7 @@ class Sparsity(Strict):
     @classmethod
     def _as_the_pattern(cls, value: float, info: ValidationInfo) -> float:
         pattern = info.data.get("pattern", Pattern())
-        _agree(value, pattern)
+        agree(value, pattern)
         return value if pattern.sparsity is None else pattern.sparsity
 
     @field_validator("allocation", mode="before", json_schema_input_type=Allocation | None)
@@ -395,10 +210,3 @@ class Sparsity(Strict):
             elif override.target is None and override.pattern == Pattern():
                 message = f"is required, because beside the pattern {self.pattern} there is no budget to share"
                 yield Refusal(place, message, kind=ABSENT)
-
-
-def _agree(target: float | None, pattern: Pattern | None) -> None:
-    """Raises ValueError where the pattern implies another target."""
-    implied = None if pattern is None else pattern.sparsity
-    if target is not None and implied is not None and abs(target - implied) > _SLACK:
-        raise ValueError(f"is {implied} by the pattern {pattern}; leave target out")
