@@ -87,7 +87,7 @@ def test_the_more_earlier_domains_count_the_less_they_lose(
 
 def context_of(job: PruningJob) -> StageContext:
     """Of its only stage, as far as ratios ask."""
-    return cast(StageContext, SimpleNamespace(job=job, stage=0, domain=job.domains[0]))
+    return cast(StageContext, SimpleNamespace(job=job, domain_stage=0, domain=job.domains[0]))
 
 
 @pytest.mark.parametrize("recency", [0.25, 1.0, 2.0])
