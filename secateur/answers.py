@@ -873,6 +873,7 @@ class QuotaUsage(TypedDict):
 
 class Refinement(TypedDict):
     epochs: NotRequired[int]
+    relative_rate: NotRequired[float | None]
     learning_rate: NotRequired[float | None]
     norms: NotRequired[bool]
 

@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue
 from secateur.spec.effort import PRESETS, Effort, Preset, with_preset_method
 from secateur.spec.method import (
     METHODS,
+    RATES,
     ComparisonGroup,
     DomainMode,
     Mask,
@@ -94,7 +95,11 @@ def merge_method(theirs: dict[str, Any], given: dict[str, Any], effort: Effort |
         begun = given if effort is None else with_preset_method(given, _of_parent(PRESETS[effort], theirs))
         return {**begun, **mode}
     kept = {name: value for name, value in theirs.items() if name not in _displaced(theirs, given)}
-    inner = {name: kept.get(name, {}) | value for name, value in given.items() if isinstance(value, dict)}
+    inner = {
+        name: _without_rates(kept.get(name, {}), value) | value
+        for name, value in given.items()
+        if isinstance(value, dict)
+    }
     return kept | given | inner | mode | {"name": theirs["name"]}
 
 
@@ -106,6 +111,11 @@ def _of_parent(preset: Preset, theirs: dict[str, Any]) -> Preset:
         output_weighting=OutputWeighting(theirs.get("output_weighting", OutputWeighting.none)),
         refine=Refine(theirs.get("refine", Refine.none)),
     )
+
+
+def _without_rates(theirs: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The parent's settings without its rate of tuning, where another one is given."""
+    return theirs if given.keys().isdisjoint(RATES) else {k: v for k, v in theirs.items() if k not in RATES}
 
 
 def _said(value: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from secateur.spec.job import Numerics
-from secateur.spec.method import Method, MethodName
+from secateur.spec.method import Method, MethodName, Mode, Refine
 from secateur.spec.output import Precision
 from secateur.spec.records.plan import HOST_PARTS, Estimate
 from worker.pruning.allocation.survey import COPIES as SURVEYED_COPIES
@@ -243,7 +243,11 @@ def _solver_copies(method: Method) -> int:
 
 
 def state_bytes(subject: Subject, stages: int) -> float:
-    return float(sum(block_state_bytes(subject, block, stages) for block in subject.graph.blocks))
+    """With what tuning the whole model has changed, in bfloat16, which only its last commits write."""
+    tuned = subject.job.method.refine is Refine.model and subject.job.method.mode is Mode.accumulated
+    changes = 2 * sum(matrix.weights for block in subject.graph.blocks for matrix in subject.pruned(block))
+    blocks = sum(block_state_bytes(subject, block, stages) for block in subject.graph.blocks)
+    return float(blocks + tuned * changes)
 
 
 def _held_state_bytes(subject: Subject, block: Block) -> int:

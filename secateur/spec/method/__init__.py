@@ -27,12 +27,13 @@ from secateur.spec.method.choices import (
     WeightUpdate,
 )
 from secateur.spec.method.method import ComparisonGroup, DomainMode, Importance, Method
-from secateur.spec.method.refinement import Refine, Refinement
+from secateur.spec.method.refinement import RATES, Refine, Refinement
 from secateur.spec.method.settings import AdmmSettings, AlpsSettings, SparseGptSettings
 from secateur.spec.method.solving import Scoring, Selecting, Solving
 
 __all__ = [
     "METHODS",
+    "RATES",
     "RECENCY",
     "Admm",
     "AdmmSettings",

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from secateur.spec.strict import Choice, Strict
+from secateur.spec.strict import Choice, Refusal, Strict, refuse
 
 
 class Refine(Choice):
@@ -15,8 +15,10 @@ class Refine(Choice):
     model = "model"
 
 
-LEARNING_RATE: Final = {Refine.block: 1e-3, Refine.model: 3e-4}
-"""Where a job names none."""
+RELATIVE_RATE: Final = {Refine.block: 5e-3, Refine.model: 1.6e-3}
+"""Where a job names no rate."""
+RATES: Final = ("relative_rate", "learning_rate")
+"""Of which one counts."""
 
 
 class Refinement(Strict):
@@ -25,12 +27,26 @@ class Refinement(Strict):
     epochs: int = Field(
         default=4, ge=1, le=100, description="How often every calibration window that is solved on is passed."
     )
+    relative_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Learning rate of the first step as a part of the root mean square of what is tuned, matrix "
+        "by matrix, so that it suits weights of any size. Default: 0.005 for `block`, 0.0016 for `model`.",
+    )
     learning_rate: float | None = Field(
-        default=None, gt=0, le=1, description="Of the first step. Default: 0.001 for `block`, 0.0003 for `model`."
+        default=None, gt=0, le=1, description="Of the first step, one for all, in place of `relative_rate`."
     )
     norms: bool = Field(
         default=False, description="Tune also what is one number an output or a channel: norms and biases."
     )
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> "Refinement":
+        if self.learning_rate is not None and self.relative_rate is not None:
+            message = "takes the place of relative_rate; leave one of them out"
+            refuse(self, [Refusal(("learning_rate",), message, self.learning_rate)])
+        return self
 
 
 Refines = Annotated[
@@ -53,6 +69,6 @@ def settled(refine: Refine | None, given: Refinement | None) -> Refinement | Non
             raise ValueError("has no effect without refine: block or model; leave it out")
         return None
     given = given or Refinement()
-    if given.learning_rate is not None:
+    if any(getattr(given, name) is not None for name in RATES):
         return given
-    return given.model_copy(update={"learning_rate": LEARNING_RATE[refine]})
+    return given.model_copy(update={"relative_rate": RELATIVE_RATE[refine]})

@@ -131,19 +131,30 @@ def test_a_refinement_is_taken_within_its_limits_and_with_refine_alone(name: Met
     assert not is_taken({"name": name, "refine": "none", "refinement": {"epochs": 2}})
 
 
+def refinement(**changes: Any) -> dict[str, Any]:
+    return {"epochs": 2, "relative_rate": 0.005, "learning_rate": None, "norms": False} | changes
+
+
 def test_a_whole_model_is_tuned_at_a_lower_rate() -> None:
     refinement = make_method(MethodName.wanda, refine="model").refinement
     assert refinement is not None
-    assert refinement.learning_rate == 3e-4
+    assert (refinement.relative_rate, refinement.learning_rate) == (0.0016, None)
 
 
 def test_a_refinement_is_written_out() -> None:
     assert make_method(MethodName.wanda).refinement is None
     assert make_method(MethodName.wanda, refine="block").model_dump(mode="json")["refinement"] == {
         "epochs": 4,
-        "learning_rate": 0.001,
+        "relative_rate": 0.005,
+        "learning_rate": None,
         "norms": False,
     }
+    absolute = make_method(MethodName.wanda, refine="block", refinement={"learning_rate": 0.001}).refinement
+    assert absolute is not None
+    assert (absolute.relative_rate, absolute.learning_rate) == (None, 0.001)
+    assert not is_taken(
+        {"name": "wanda", "refine": "block", "refinement": {"learning_rate": 0.001, "relative_rate": 0.01}}
+    )
 
 
 @pytest.mark.parametrize("name", MethodName)
@@ -255,10 +266,11 @@ def test_a_target_goes_to_every_named_method_that_solves(name: MethodName) -> No
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, {"refine": "block", "refinement": {"epochs": 2, "learning_rate": 0.001, "norms": False}}),
+        ({}, {"refine": "block", "refinement": refinement()}),
+        ({"refinement": {"norms": True}}, {"refine": "block", "refinement": refinement(norms=True)}),
         (
-            {"refinement": {"norms": True}},
-            {"refine": "block", "refinement": {"epochs": 2, "learning_rate": 0.001, "norms": True}},
+            {"refinement": {"learning_rate": 0.1}},
+            {"refine": "block", "refinement": refinement(learning_rate=0.1, relative_rate=None)},
         ),
         ({"refine": "none"}, {"refine": "none"}),
         ({"name": "wanda"}, {"refine": "none"}),

@@ -9,7 +9,7 @@ back.
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +26,7 @@ from worker.pruning.model.checkpoint import read_file
 from worker.pruning.model.graph import Block
 from worker.pruning.model.loading import load_block
 from worker.pruning.refine.block import Tuned
+from worker.pruning.refine.carried import stored_changes, with_changes
 from worker.pruning.refine.earlier import Earlier, earlier
 from worker.pruning.refine.schedule import Schedule
 from worker.pruning.refine.tuning import DISTILLED_COPIES, Tunable, own_copies, tune
@@ -166,9 +167,10 @@ def _distil(context: StageContext, solved: Sequence[Tensors], work: float) -> tu
     """What became of the held-out loss, and the blocks as they would be written. work: of all steps."""
     _load(context, solved)
     schedule = Schedule(context, "model")
+    before = _Distillation(context, schedule, ()).held_out()
+    _load(context, (with_changes(context, *each) for each in zip(context.blocks, solved, strict=True)))
     anchors = [earlier(context, block, diagonal=True) for block in context.blocks]
     distillation = _Distillation(context, schedule, anchors)
-    before = distillation.held_out()
     tunables: list[dict[str, Tunable]] = [
         own_copies(block.module, free_parameters(context, block, tensors))
         for block, tensors in zip(context.blocks, solved, strict=True)
@@ -194,7 +196,7 @@ def _distil(context: StageContext, solved: Sequence[Tensors], work: float) -> tu
     return Tuned(before, after if math.isfinite(after) else None, lost), written
 
 
-def _load(context: StageContext, blocks: Sequence[Tensors]) -> None:
+def _load(context: StageContext, blocks: Iterable[Tensors]) -> None:
     for block, tensors in zip(context.blocks, blocks, strict=True):
         load_block(block, tensors, context.runner.graph.names.state, context.device)
 
@@ -215,6 +217,7 @@ def _commit(
     history = [*read_history(state)[:-1], [record.model_dump(exclude={"seconds"}) for record in records]]
     text = json.dumps(history, sort_keys=True, allow_nan=False)
     tensors = read_file(state) | {HISTORY: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
+    tensors |= stored_changes(context, block, solved, written)
     document = json.dumps(read_document(state) | {TUNED: True}, sort_keys=True, allow_nan=False)
     write_tensors(shard, written)
     write_tensors(state, tensors, ("secateur", document))

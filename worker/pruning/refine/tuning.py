@@ -16,6 +16,8 @@ BETAS: Final = (0.9, 0.95)
 """Of Adam: the second one is shorter than usual, because there are few steps."""
 DISTILLED_COPIES: Final = 6
 """Of a piece's logits, while a loss against the dense model's probabilities is computed, with its gradient."""
+SMALLEST: Final = 1e-3
+"""No parameter is taken for smaller, so that what is all zeros can move."""
 WINDOWS: Final = 2
 """Calibration windows of a step, if they are not too long."""
 
@@ -68,20 +70,38 @@ def tune(
 
     epochs: the windows of every step. steps: of all epochs together.
     """
-    assert settings.learning_rate is not None  # noqa: S101 - for the type checker
-    parameters = [each.parameter for each in tunables]
+    rates = _rates(tunables, settings)
+    groups = [{"params": [each.parameter], "lr": rate} for each, rate in zip(tunables, rates, strict=True)]
     # One tensor after another: together they would take as much memory again.
-    optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate, betas=BETAS, foreach=False)
+    optimiser = torch.optim.Adam(groups, betas=BETAS, foreach=False)
     done = 0
     for epoch in epochs:
         for windows in epoch:
-            optimiser.param_groups[0]["lr"] = cosine(settings.learning_rate, done, steps)
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = cosine(rate, done, steps)
             add_gradients(windows)
             _hold(tunables)
             optimiser.step()
             optimiser.zero_grad()
             done += 1
             yield windows
+
+
+def _rates(tunables: Sequence[Tunable], settings: Refinement) -> list[float]:
+    """Of the first step, one a parameter: by the size of what may change, unless one rate for all is given."""
+    if settings.relative_rate is None:
+        assert settings.learning_rate is not None  # noqa: S101 - for the type checker
+        return [settings.learning_rate] * len(tunables)
+    sizes = torch.stack([_root_mean_square(each) for each in tunables]).tolist() if tunables else []
+    return [settings.relative_rate * max(size, SMALLEST) for size in sizes]
+
+
+def _root_mean_square(tunable: Tunable) -> Tensor:
+    """Of the numbers that may change, a scalar."""
+    values, free = tunable.parameter.detach(), tunable.free
+    if free is None:
+        return values.square().mean().sqrt()
+    return (values.square().masked_fill_(~free, 0.0).sum() / free.sum()).sqrt()
 
 
 def _hold(tunables: Iterable[Tunable]) -> None:

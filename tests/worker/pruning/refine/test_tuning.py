@@ -55,6 +55,36 @@ def test_what_may_not_change_keeps_its_bits_whatever_the_gradients_are() -> None
     assert bool((tuned[~free] == 1e38).all())
 
 
+def test_a_relative_rate_is_of_the_size_of_what_may_change() -> None:
+    """Adam's first step is the rate itself, whatever the gradients are."""
+    modules = [layer() for _ in range(4)]
+    free = torch.rand(3, 6) < 0.5
+    with torch.no_grad():
+        modules[1].weight *= 100
+        modules[2].weight.copy_(torch.where(free, modules[2].weight, torch.tensor(1e6)))
+        modules[3].weight.zero_()
+    tunables = [
+        tunable
+        for number, module in enumerate(modules)
+        for tunable in own_copies(module, {"weight": free if number == 2 else None}).values()
+    ]
+    before = [each.parameter.detach().clone() for each in tunables]
+
+    def add_gradients(_: list[int]) -> None:
+        for each in tunables:
+            each.parameter.grad = torch.randn(3, 6).sign() * 1e3
+
+    list(tune(tunables, [[[0]]], 1, Refinement(relative_rate=0.01), add_gradients))
+    sizes = [each.square().mean().sqrt() for each in (before[0], before[1], before[2][free])] + [
+        torch.tensor(1e-3)
+    ]
+    for number, (each, then, size) in enumerate(zip(tunables, before, sizes, strict=True)):
+        moved = (each.parameter.detach() - then).abs()
+        moved = moved[free] if number == 2 else moved
+        torch.testing.assert_close(moved, (0.01 * size).expand_as(moved), rtol=1e-3, atol=1e-6)
+    assert torch.equal(tunables[2].parameter.detach()[~free], before[2][~free])
+
+
 def test_copies_leave_what_was_loaded_alone() -> None:
     module = layer()
     loaded = module.weight.detach()
