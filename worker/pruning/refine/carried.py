@@ -21,9 +21,9 @@ DTYPE: Final = torch.bfloat16
 
 
 def stored_changes(context: StageContext, block: Block, solved: Tensors, tuned: Tensors) -> dict[str, Tensor]:
-    """Of the block's matrices, as tensors of its state file, each in the orientation of its tensor; nothing of a
-    further target, which nothing continues."""
-    if not (context.learns and context.accumulates):
+    """Of the block's matrices, as tensors of its state file, each in the orientation of its tensor; nothing where
+    that is the same, or of a further target, which nothing continues."""
+    if tuned is solved or not (context.learns and context.accumulates):
         return {}
     return {
         f"{matrix.name}/{KEY}": (matrix.of(tuned).float() - matrix.of(solved).float()).to(DTYPE).contiguous()

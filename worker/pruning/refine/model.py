@@ -217,7 +217,9 @@ def _commit(
     history = [*read_history(state)[:-1], [record.model_dump(exclude={"seconds"}) for record in records]]
     text = json.dumps(history, sort_keys=True, allow_nan=False)
     tensors = read_file(state) | {HISTORY: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
-    tensors |= stored_changes(context, block, solved, written)
+    # Where nothing of this stage is kept, what those before have changed goes on to the next one.
+    changed = written if tuned.kept else with_changes(context, block, solved)
+    tensors |= stored_changes(context, block, solved, changed)
     document = json.dumps(read_document(state) | {TUNED: True}, sort_keys=True, allow_nan=False)
     write_tensors(shard, written)
     write_tensors(state, tensors, ("secateur", document))

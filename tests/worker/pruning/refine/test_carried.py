@@ -32,9 +32,11 @@ def changes(folder: Path, stage: int) -> dict[str, torch.Tensor]:
     return {name.removesuffix(f"/{KEY}"): each for name, each in tensors.items() if name.endswith(f"/{KEY}")}
 
 
-@pytest.mark.usefixtures("_kept")
-def test_a_later_stage_begins_with_what_tuning_has_changed(request_for: Request, texts: Path) -> None:
+def test_a_later_stage_begins_with_what_tuning_has_changed(
+    request_for: Request, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By a job whose second stage tunes with a rate that changes nothing."""
+    monkeypatch.setattr(Tuned, "kept", True)  # whatever the windows held out say
     first = run_job(request_for(method=TUNED, domains=[longer(texts, "a")], output={"state_precision": "float32"}))
     found = changes(first.folder, 0)
     before, after = solved(first.folder, 0), written(first.folder, 0)
@@ -48,6 +50,25 @@ def test_a_later_stage_begins_with_what_tuning_has_changed(request_for: Request,
     for name, change in found.items():
         moved = before[name].float() + torch.where(before[name] != 0, change.float(), 0.0)
         assert torch.equal(after[name], torch.where(moved == 0, before[name], moved.to(before[name].dtype))), name
+
+
+def test_a_stage_whose_tuning_is_not_kept_hands_on_what_those_before_have_changed(
+    request_for: Request, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = {"state_precision": "float32"}
+    first = run_job(request_for(method=TUNED, domains=[longer(texts, "a")], output=exact))
+    monkeypatch.setattr(Tuned, "kept", False)
+    asked = request_for(method=TUNED, domains=[longer(texts, "b")], output=exact, workspace="second")
+    second = run_job(continuing(first, asked))
+    before, after = solved(second.folder, 0), written(second.folder, 0)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    there, then = changes(second.folder, 0), changes(first.folder, 0)
+    assert there.keys() == then.keys()
+    for name, change in then.items():
+        left = torch.where(before[name] != 0, change.float(), 0.0)
+        torch.testing.assert_close(there[name].float(), left, rtol=0.01, atol=1e-6)
+    third = run_job(request_for(method=TUNED, domains=[longer(texts, "c")], output=exact, workspace="third"))
+    assert changes(third.folder, 0) == {}
 
 
 def test_one_job_or_two_the_bytes_are_the_same(request_for: Request, texts: Path) -> None:
@@ -71,9 +92,3 @@ def test_what_was_not_tuned_is_continued_as_it_was_solved(request_for: Request, 
     folder = Path(request["workspace"])
     before, after = solved(folder, 0), written(folder, 0)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-
-
-@pytest.fixture
-def _kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the windows held out say."""
-    monkeypatch.setattr(Tuned, "kept", property(lambda self: self.after is not None))
