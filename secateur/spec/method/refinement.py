@@ -15,7 +15,7 @@ class Refine(Choice):
     model = "model"
 
 
-RELATIVE_RATE: Final = {Refine.block: 5e-3, Refine.model: 1.6e-3}
+RELATIVE_RATE: Final = {Refine.block: 4e-3, Refine.model: 1.2e-3}
 """Where a job names no rate."""
 RATES: Final = ("relative_rate", "learning_rate")
 """Of which one counts."""
@@ -32,7 +32,7 @@ class Refinement(Strict):
         gt=0,
         le=1,
         description="Learning rate of the first step as a part of the root mean square of what is tuned, matrix "
-        "by matrix, so that it suits weights of any size. Default: 0.005 for `block`, 0.0016 for `model`.",
+        "by matrix, so that it suits weights of any size. Default: 0.004 for `block`, 0.0012 for `model`.",
     )
     learning_rate: float | None = Field(
         default=None, gt=0, le=1, description="Of the first step, one for all, in place of `relative_rate`."

@@ -132,20 +132,20 @@ def test_a_refinement_is_taken_within_its_limits_and_with_refine_alone(name: Met
 
 
 def refinement(**changes: Any) -> dict[str, Any]:
-    return {"epochs": 2, "relative_rate": 0.005, "learning_rate": None, "norms": False} | changes
+    return {"epochs": 2, "relative_rate": 0.004, "learning_rate": None, "norms": False} | changes
 
 
 def test_a_whole_model_is_tuned_at_a_lower_rate() -> None:
     refinement = make_method(MethodName.wanda, refine="model").refinement
     assert refinement is not None
-    assert (refinement.relative_rate, refinement.learning_rate) == (0.0016, None)
+    assert (refinement.relative_rate, refinement.learning_rate) == (0.0012, None)
 
 
 def test_a_refinement_is_written_out() -> None:
     assert make_method(MethodName.wanda).refinement is None
     assert make_method(MethodName.wanda, refine="block").model_dump(mode="json")["refinement"] == {
         "epochs": 4,
-        "relative_rate": 0.005,
+        "relative_rate": 0.004,
         "learning_rate": None,
         "norms": False,
     }
