@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from app.kit.fields import HubId, Name, Revision
+from app.kit.fields import PLAIN_NAME, HubId, Name, Revision
 from app.kit.refs import InputError
 from app.tables.datasets import IntakeState
 from secateur.spec.strict import Strict
-from secateur.spec.words import shaped
+from secateur.spec.words import ONE_LINE
 
 
 class FileFormat(StrEnum):
@@ -31,20 +31,8 @@ class Compression(StrEnum):
 
 
 Format = Literal["txt", "jsonl", "chat"]
-TextField = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=200, pattern=shaped(r"^[^\x00-\x1f\x7f]+$", "one line of text")),
-]
-_Part = Annotated[
-    str,
-    StringConstraints(
-        max_length=200,
-        pattern=shaped(
-            r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
-            "a name of letters, digits, `_`, `.` and `-` that begins with none of the last two",
-        ),
-    ),
-]
+TextField = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=ONE_LINE)]
+_Part = Annotated[str, StringConstraints(max_length=200, pattern=PLAIN_NAME)]
 
 
 class HubReference(Strict):

@@ -22,12 +22,12 @@ from app.backend import Backend, BackendDep, UnitOfWork
 from app.idempotency import repository
 from app.idempotency.repository import Kept
 from app.kit.answers import Answered, drop_hooks, run_hooks
+from app.kit.fields import VISIBLE
 from app.kit.json_body import is_json
 from app.kit.problems import Problem
 from app.kit.sealing import Unreadable, seal, unseal
 from app.tables.idempotency import IdempotencyKey
 from secateur.spec.job import canonical_digest
-from secateur.spec.words import shaped
 
 WAIT_SECONDS: Final = 2.0
 """So long a repetition waits for the first call's answer; it holds neither a connection nor a thread meanwhile."""
@@ -44,7 +44,7 @@ KeyHeader = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        pattern=shaped(r"^[\x21-\x7e]+$", "printable ASCII without blanks"),
+        pattern=VISIBLE,
         description="Names this request, for example a UUID. Repeated with the same key and body, the call makes "
         "nothing anew: the first answer comes again, marked `Idempotency-Replayed: true`.",
     ),

@@ -1,11 +1,17 @@
 """Kinds of text that requests share."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Path
 from pydantic import AfterValidator, Field, StringConstraints
 
 from secateur.spec.words import shaped
+
+PLAIN_NAME: Final = shaped(
+    r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+    "a name of letters, digits, `_`, `.` and `-` that begins with none of the last two",
+)
+VISIBLE: Final = shaped(r"^[\x21-\x7e]+$", "printable ASCII without blanks")
 
 
 def _printable(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, StringConstraints
 
+from app.kit.fields import PLAIN_NAME
 from secateur.spec.strict import Strict
 from secateur.spec.words import shaped
 
@@ -28,13 +29,7 @@ def _allowed(path: str) -> str:
 
 FileName = Annotated[
     str,
-    StringConstraints(
-        max_length=200,
-        pattern=shaped(
-            r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
-            "a name of letters, digits, `_`, `.` and `-` that begins with none of the last two",
-        ),
-    ),
+    StringConstraints(max_length=200, pattern=PLAIN_NAME),
     AfterValidator(_allowed),
     Field(description="A plain name, without a folder.", examples=["model.safetensors"]),
 ]

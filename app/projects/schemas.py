@@ -8,13 +8,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from app.auth.scopes import Scope
 from app.kit.clock import Instant
-from app.kit.fields import Name
+from app.kit.fields import VISIBLE, Name
 from app.models.references import RootPath
 from app.quotas.catalogue import Quota, own_quotas
 from app.tables.audit import AuditEvent
 from app.tables.auth import ApiKey, HubToken, Project
 from secateur.spec.strict import Strict
-from secateur.spec.words import shaped
 
 MOST_GRACE: Final = 7 * 86_400
 
@@ -200,12 +199,7 @@ class Whoami(BaseModel):
     )
 
 
-Token = Annotated[
-    str,
-    StringConstraints(
-        min_length=8, max_length=500, pattern=shaped(r"^[\x21-\x7e]+$", "printable ASCII without blanks")
-    ),
-]
+Token = Annotated[str, StringConstraints(min_length=8, max_length=500, pattern=VISIBLE)]
 
 
 class HubTokenPut(Strict):

@@ -76,6 +76,9 @@ def shaped(expression: str, what: str) -> str:
     return expression
 
 
+ONE_LINE: Final = shaped(r"^[^\x00-\x1f\x7f]+$", "one line of text")
+
+
 def words(kind: str, context: Mapping[str, Any], said: str) -> str:
     """kind, context, said: `type`, `ctx` and `msg` of one of a ValidationError's errors.
 

@@ -139,8 +139,7 @@ def planned_work(
 
 
 def stage_tokens(job: PruningJob, stage: int) -> int:
-    """Tokens of the windows that a stage passes: of a further target with shared statistics, those
-    held out."""
+    """Tokens of the windows that a stage passes: where a further target shares statistics, those held out."""
     calibration = job.domain_of(stage).calibration
     if job.measures(stage):
         return calibration.tokens

@@ -17,11 +17,9 @@ from secateur.spec.method import MethodName
 from secateur.spec.regexes import regular
 from secateur.spec.sparsity.pattern import PatternText, agree
 from secateur.spec.strict import Strict
-from secateur.spec.words import shaped
+from secateur.spec.words import ONE_LINE
 
-_Matcher = StringConstraints(
-    min_length=1, max_length=300, pattern=shaped(r"^[^\x00-\x1f\x7f]+$", "one line of text")
-)
+_Matcher = StringConstraints(min_length=1, max_length=300, pattern=ONE_LINE)
 
 
 class Override(Strict):

@@ -405,22 +405,3 @@ def test_a_field_that_an_older_lineage_does_not_name_has_its_default(
     assert asked["further_statistics"] == "own", "as the effort has it: the parent had no further targets"
     refused = api.post("/v1/jobs", json={**body, "sparsity": {"channels": "permuted"}}).json()
     assert [error["pointer"] for error in refused["errors"]] == ["/sparsity/channels"]
-
-
-def test_further_targets_and_their_statistics_are_each_jobs_own(
-    api: httpx.Client, inputs: Inputs, session: Session
-) -> None:
-    parent = submit(api, inputs.body(sparsity={"target": 0.5, "further": [0.7], "further_statistics": "shared"}))
-    publish(session, parent)
-    body = {"continues": parent, "domains": [domain("sales", inputs.first)]}
-
-    def asked(**sparsity: Any) -> tuple[list[float], str]:
-        spec = api.post("/v1/jobs", json={**body, "sparsity": sparsity}).json()["spec"]["sparsity"]
-        return spec["further"], spec["further_statistics"]
-
-    assert asked() == ([0.7], "shared")
-    assert asked(further=[0.6]) == ([0.6], "shared")
-    assert asked(further_statistics="own") == ([0.7], "own")
-    assert asked(further=[]) == ([], "shared")
-    refused = api.post("/v1/jobs", json={**body, "sparsity": {"further": [], "further_statistics": "own"}}).json()
-    assert [error["pointer"] for error in refused["errors"]] == ["/sparsity/further_statistics"]
