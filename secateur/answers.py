@@ -125,6 +125,8 @@ class Auto(TypedDict):
     comparison_group: NotRequired[Literal["row", "matrix"]]
     refine: NotRequired[Literal["none", "block", "model"] | None]
     refinement: NotRequired[Refinement | None]
+    target: NotRequired[Literal["dense", "prefix"] | None]
+    output_weighting: NotRequired[Literal["none", "gradients"] | None]
 
 
 class BlockSensitivityRead(TypedDict):

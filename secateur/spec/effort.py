@@ -46,7 +46,7 @@ PRESETS: Final = {
     Effort.standard: Preset(Target.prefix, OutputWeighting.gradients, Curvature.plain, SHORT),
     Effort.best: Preset(Target.prefix, OutputWeighting.gradients, Curvature.plain, SHORT, Refine.model),
 }
-_SOLVERS: Final = (MethodName.admm, MethodName.alps)
+_SOLVERS: Final = (MethodName.admm, MethodName.alps, MethodName.auto)
 """Methods that a preset is for by themselves. SparseGPT is a baseline: it stays as its paper has it."""
 
 

@@ -49,20 +49,24 @@ def importance_work(method: Method, matrix: PrunableWeight) -> float:
 
 def solve_work(method: Method, matrix: PrunableWeight) -> float:
     """One matrix: its products with a Gram, two of them to measure the error, and a selection for each mask."""
+    aiming = _aiming_products(method, matrix)
     if candidates := SOLVERS[method.name].candidates:
-        return _choice_work([each.method(method) for each in candidates], matrix)
+        whole = 2.0 * matrix.weights * matrix.columns * aiming
+        return _choice_work([each.method(method) for each in candidates], matrix) + 2 * whole
     own = SOLVERS[method.name].work(method)
-    steps, masks = 2.0 + own.products, own.masks
-    if method.weighs_outputs:
-        steps += WEIGHING_STEPS * (1 + min(matrix.rows, WIDEST) / matrix.columns)
-    if method.follows_dense:
-        steps += PREFIX_PRODUCTS
+    steps, masks = 2.0 + own.products + aiming, own.masks
     if method.update is not None:
         searched = admm_work(method.update)
         steps += searched.products if method.searches else method.update.iterations
         masks = searched.masks if method.searches else masks
     products = matrix.weights * steps + matrix.columns**2 * own.inverses
     return 2.0 * products * matrix.columns + matrix.weights * SELECTION * masks
+
+
+def _aiming_products(method: Method, matrix: PrunableWeight) -> float:
+    """Of a matrix with a Gram, where it has a target or its outputs are weighed."""
+    weighing = WEIGHING_STEPS * (1 + min(matrix.rows, WIDEST) / matrix.columns)
+    return weighing * method.weighs_outputs + PREFIX_PRODUCTS * method.follows_dense
 
 
 def _choice_work(tried: Sequence[Method], matrix: PrunableWeight) -> float:

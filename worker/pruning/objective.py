@@ -11,13 +11,13 @@ from worker.pruning.allocation.output_grams import summed
 from worker.pruning.calibration.portions import Group
 from worker.pruning.continuation import factors
 from worker.pruning.errors import about
-from worker.pruning.methods.output_weighting import OutputMetric
+from worker.pruning.methods.output_weighting import OutputMetric, weighed_error
 from worker.pruning.methods.prefix_target import PrefixTarget, prefix_target
 from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.model.loading import dense_weight
 from worker.pruning.state.context import StageContext
 from worker.pruning.state.file import read_document
-from worker.pruning.state.moments import Inputs
+from worker.pruning.state.moments import Inputs, Measured, relative_error
 
 BlockGrams = Mapping[str, list[Tensor]]
 """By matrix, see `OutputMetric`."""
@@ -30,9 +30,23 @@ class Objective:
     target: PrefixTarget | None = None
     outputs: OutputMetric | None = None
 
+    @property
+    def plain(self) -> bool:
+        return self.target is None and self.outputs is None
+
     def towards(self, dense: Tensor) -> Tensor | None:
         """What is solved towards, (out, in), float32; None: `dense`, W0, itself."""
         return None if self.target is None else self.target.of(dense)
+
+    def held_out_error(self, dense: Tensor, original: Tensor, weight: Tensor, held_out: Measured) -> float | None:
+        """Of a weight as written, by what it was solved for, on the windows held out.
+
+        dense: what it was solved from; original: W0; all (out, in), float32.
+        """
+        aim = original if self.target is None else self.target.of(dense)
+        if self.outputs is None:
+            return relative_error(weight, aim, held_out.gram)
+        return weighed_error(weight, aim, self.outputs)
 
     def notes(self, dense: Tensor, weight: Tensor) -> dict[str, Any]:
         """For the record. dense, weight: W0 and W as written, (out, in), float32."""

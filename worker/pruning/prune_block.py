@@ -193,8 +193,8 @@ def _prune_group(
         if matrix.name in output_grams
     }
     asked = dict.fromkeys(map(context.method_of, group))
-    choices = {method: choose(context, block, method, group, inputs) for method in asked}
     aims = objectives(context, block, group, inputs, output_grams)
+    choices = {method: choose(context, block, method, group, inputs, aims) for method in asked}
 
     @cache
     def own_domain(method: Method) -> methods.Group | None:

@@ -1,6 +1,7 @@
 """Solving one matrix: by what its group is solved with, under its own selection, as it will be written."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -36,13 +37,21 @@ def as_solved(context: StageContext, matrix: PrunableWeight, stored: Tensor) -> 
     return weight.T if matrix.transposed else weight
 
 
-def choose(context: StageContext, block: Block, method: Method, group: Group, inputs: Inputs) -> Choice:
-    """What the matrices of the group that ask for `method` are solved with."""
+def choose(
+    context: StageContext,
+    block: Block,
+    method: Method,
+    group: Group,
+    inputs: Inputs,
+    aims: Mapping[str, Objective],
+) -> Choice:
+    """What the matrices of the group that ask for `method` are solved with. aims: by matrix."""
 
     def member(matrix: PrunableWeight) -> Member:
         loaded = dense_weight(block, matrix)
         original = original_of(context, matrix, loaded)
-        return Member(matrix.name, loaded, partial(_selection, context, matrix, original), original)
+        select = partial(_selection, context, matrix, original)
+        return Member(matrix.name, loaded, select, original, aims[matrix.name].towards)
 
     def members() -> list[Member]:
         return [member(matrix) for matrix in group if context.method_of(matrix) == method]
@@ -67,8 +76,15 @@ def solve_matrix(
     """The matrix by the best of its options. dense: what it is solved from; original: what its errors are measured
     against; (out, in) both."""
     began = time.monotonic() - choice.seconds
+
+    def judge(solved: Solved) -> float | None:
+        if inputs.held_out is None or objective.plain:
+            return solved.held_out_error
+        written = as_solved(context, matrix, solved.written)
+        return objective.held_out_error(dense, original, written, inputs.held_out)
+
     _, solved, notes = best(
-        choice, lambda option: _solve_by(context, matrix, dense, original, option, inputs, objective)
+        choice, lambda option: _solve_by(context, matrix, dense, original, option, inputs, objective), judge
     )
     notes |= objective.notes(original, as_solved(context, matrix, solved.written))
     if (channels := context.channels.get(matrix.name)) is not None:

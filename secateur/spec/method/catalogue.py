@@ -97,12 +97,11 @@ class Admm(Solving):
         return (MethodName.wanda,)
 
 
-class Auto(Method):
+class Auto(Solving):
     """Chooses ADMM at one of several settings, ALPS or SparseGPT for each group of matrices that read one input,
     by the error on the calibration windows held out, of which every domain needs some. On those no matrix does
-    worse than by `admm` under no effort."""
+    worse than by `admm` at its own defaults with the same target and weighing."""
 
-    solves = True
     chooses = True
 
     name: Literal[MethodName.auto]

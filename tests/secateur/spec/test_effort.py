@@ -18,6 +18,7 @@ PLAIN = {"iterations": 20, "mask_steps": 15, "polish_steps": 10}
 SOLVED: list[dict[str, Any]] = [
     {"name": "admm"},
     {"name": "alps"},
+    {"name": "auto"},
     *(
         {"name": name, "weight_update": "admm"}
         for name in MethodName
@@ -27,7 +28,7 @@ SOLVED: list[dict[str, Any]] = [
 ]
 SEARCHED = [each for each in SOLVED if each["name"] == "admm" or "mask" in each]
 KEPT: list[dict[str, Any]] = [
-    *({"name": name} for name in ("copal", "wanda", "magnitude", "sparsegpt", "auto")),
+    *({"name": name} for name in ("copal", "wanda", "magnitude", "sparsegpt")),
     {"name": "wanda", "weight_update": "none"},
 ]
 

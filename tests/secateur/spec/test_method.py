@@ -26,7 +26,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
 }
 UPDATED = {"copal", "alps", "sparsegpt", "wanda", "magnitude"}
 SCORING = {"copal", "wanda", "magnitude"}
-SOLVING = {"admm", "alps", "sparsegpt"}
+SOLVING = {"admm", "alps", "auto", "sparsegpt"}
 TAKEN_BY: dict[str, set[str]] = {
     "mode": set(MethodName),
     "comparison_group": set(MethodName),

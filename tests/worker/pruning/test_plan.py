@@ -235,6 +235,10 @@ def test_choosing_counts_trials_and_two_solutions(request_for: Request) -> None:
     auto, admm, alps = (read_method({"name": name}) for name in ("auto", "admm", "alps"))
     every = 7 * solve_work(admm, matrix) + solve_work(alps, matrix)
     assert 2 * solve_work(admm, matrix) < solve_work(auto, matrix) < every
+    aim = {"target": "prefix", "output_weighting": "gradients"}
+    aimed = [solve_work(read_method({"name": name, **aim}), matrix) for name in ("auto", "admm")]
+    more = [of_aimed - solve_work(plain, matrix) for of_aimed, plain in zip(aimed, (auto, admm), strict=True)]
+    assert more[0] == pytest.approx(2 * more[1])
     plain, choosing = (
         memory(look(PruningJob.from_dict(request_for(method={"name": name})))).parts for name in ("admm", "auto")
     )

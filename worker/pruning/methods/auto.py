@@ -26,12 +26,14 @@ MIN_TOKENS: Final = 32
 @dataclass(frozen=True)
 class Member:
     """One matrix of a group. dense: what it is solved from, (out, in), float32. select: a method's selection in
-    this matrix. original: W0, which errors are measured against; None where `dense` is that."""
+    this matrix. original: W0, which errors are measured against; None where `dense` is that. towards: what rows of
+    it are solved towards, and their errors measured against, instead; None where there is no such target."""
 
     matrix: str
     dense: Tensor
     select: Callable[[Method], Selection]
     original: Tensor | None = None
+    towards: Callable[[Tensor], Tensor | None] = lambda rows: None
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,14 @@ def choose(
 ) -> Choice:
     """The first candidate, and the one with the lowest held-out error if that is another.
 
-    Each is tried on the same evenly spaced rows of every matrix, and its error is summed over the matrices. A
-    group that too few held-out tokens reach takes the first one untried. Raises IllConditioned when none can
-    solve.
+    Each is tried on the same evenly spaced rows of every matrix, their outputs counting alike, and its error is
+    summed over the matrices. A group that too few held-out tokens reach takes the first one untried. Raises
+    IllConditioned when none can solve.
     """
     reached = inputs.held_out.tokens if inputs.held_out is not None else 0
     if inputs.held_out is None or reached < MIN_TOKENS:
         reason = f"{reached} held-out tokens reached this input, a choice needs {MIN_TOKENS}"
-        return Choice((_option(job, candidates[0], inputs.sums),), {"untried": reason})
+        return Choice((_whole(job, _option(job, candidates[0], inputs.sums)),), {"untried": reason})
     parts = [_sample(member, len(candidates)) for member in members]
     first: Option | None = None
     lowest: tuple[float, Option] | None = None
@@ -106,7 +108,8 @@ def choose(
         raise IllConditioned(f"no candidate could be solved: {'; '.join(sorted(set(failed.values())))}")
     winner = lowest[1]
     options = (winner,) if first is None or first is winner else (first, winner)
-    return Choice(options, {"tried": tried} | ({"failed": failed} if failed else {}))
+    whole = tuple(_whole(job, option) for option in options)
+    return Choice(whole, {"tried": tried} | ({"failed": failed} if failed else {}))
 
 
 class Solved(Protocol):
@@ -119,11 +122,16 @@ class Solved(Protocol):
 T = TypeVar("T", bound=Solved)
 
 
-def best(choice: Choice, solve: Callable[[Option], T]) -> tuple[Option, T, dict[str, Any]]:
+def best(
+    choice: Choice,
+    solve: Callable[[Option], T],
+    judge: Callable[[T], float | None] = lambda solved: solved.held_out_error,
+) -> tuple[Option, T, dict[str, Any]]:
     """One whole matrix by every option: the one with the lowest held-out error, the first in a tie, and the notes.
 
     So no matrix does worse on the held-out windows than by the first option, whatever a sample of its rows said.
-    solve: may raise IllConditioned, which this does when every option fails.
+    solve: may raise IllConditioned, which this does when every option fails. judge: the error that counts, where
+    there is something to choose.
     """
     solved: dict[str, tuple[Option, T]] = {}
     failed: dict[str, str] = {}
@@ -136,11 +144,12 @@ def best(choice: Choice, solve: Callable[[Option], T]) -> tuple[Option, T, dict[
             failed[option.label] = str(error)
     if not solved:
         raise IllConditioned("; ".join(sorted(set(failed.values()))))
-    option, found = min(solved.values(), key=lambda each: _rank(each[1].held_out_error))
     if not choice.notes:
-        return option, found, {}
-    whole = {label: each.held_out_error for label, (_, each) in solved.items()}
-    notes = {**choice.notes, "chosen": option.label, "held_out_error": whole}
+        return *next(iter(solved.values())), {}
+    whole = {label: judge(each) for label, (_, each) in solved.items()}
+    chosen = min(whole, key=lambda label: _rank(whole[label]))
+    option, found = solved[chosen]
+    notes = {**choice.notes, "chosen": chosen, "held_out_error": whole}
     if failed:
         notes["failed"] = notes.get("failed", {}) | failed
     return option, found, {"auto": notes}
@@ -156,15 +165,20 @@ def _option(job: Method, candidate: Candidate, sums: Accumulated) -> Option:
     return Option(candidate.label, method, methods.prepare(method, sums))
 
 
+def _whole(job: Method, option: Option) -> Option:
+    """As it solves whole matrices."""
+    return replace(option, group=methods.with_weighing(option.group)) if job.weighs_outputs else option
+
+
 def _error(option: Option, parts: Sequence[Member], held_out: Tensor, check: Check) -> float | None:
     """Summed over the matrices; None where all their outputs are zero on the held-out windows."""
     found = []
     for part in parts:
-        scores = methods.scores(option.method, part.matrix, part.dense, option.group)
-        selection = part.select(option.method)
-        solution = methods.solve(option.method, part.matrix, part.dense, scores, option.group, selection, check)
-        original = part.dense if part.original is None else part.original
-        found.append(relative_error(solution.weight, original, held_out))
+        method, dense, target = option.method, part.dense, part.towards(part.dense)
+        scores, selection = methods.scores(method, part.matrix, dense, option.group), part.select(method)
+        solution = methods.solve(method, part.matrix, dense, scores, option.group, selection, check, target)
+        original = dense if part.original is None else part.original
+        found.append(relative_error(solution.weight, original if target is None else target, held_out))
     known = [error for error in found if error is not None]
     return math.fsum(known) if known else None
 
@@ -187,4 +201,4 @@ def _sample(member: Member, candidates: int) -> Member:
         return replace(whole, zeros=zeros, rows=weights, allowed=allowed)
 
     original = None if member.original is None else member.original[chosen].contiguous()
-    return Member(member.matrix, member.dense[chosen].contiguous(), select, original)
+    return replace(member, dense=member.dense[chosen].contiguous(), select=select, original=original)

@@ -86,6 +86,21 @@ def weigh_outputs(
     return moved, notes | factor.notes
 
 
+def weighed_error(weight: Tensor, towards: Tensor, outputs: OutputMetric) -> float | None:
+    """tr(G'(W − W0)H(W − W0)ᵀ) / tr(G'W0 H W0ᵀ) on the windows held out; None where that is divided by zero.
+
+    weight, towards: W and W0, (out, in), float32.
+    """
+    assert outputs.held_out is not None  # noqa: S101 - for the type checker
+    sums = torch.zeros(2, dtype=torch.float64, device=weight.device)
+    for rows, gram in zip(parts(len(weight)), outputs.grams, strict=True):
+        weighed = metric(gram)
+        sums[0] += _error(weight[rows] - towards[rows], outputs.held_out, weighed)
+        sums[1] += _error(towards[rows], outputs.held_out, weighed)
+    lost, whole = settled(sums).tolist()
+    return lost / whole if whole > 0 else None
+
+
 def descend(
     v: Tensor,
     v0: Tensor,

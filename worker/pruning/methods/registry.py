@@ -153,11 +153,16 @@ def prepare(method: Method, sums: Accumulated) -> Group:
     factorise = SOLVERS[method.name].factorise
     factor = factorise(method, sums.gram) if factorise else None
     update = admm.factorise(sums.gram, method.update, invert=method.searches) if method.update else None
-    weighing = None
-    if method.weighs_outputs:
-        own = factor if isinstance(factor, AdmmFactor) else None
-        weighing = update or own or admm.factorise(sums.gram, AdmmSettings(), invert=False)
-    return Group(sums, factor, update, weighing)
+    group = Group(sums, factor, update)
+    return with_weighing(group) if method.weighs_outputs else group
+
+
+def with_weighing(group: Group) -> Group:
+    """The group as its matrices need it where their outputs are weighed. Raises IllConditioned."""
+    assert group.sums.gram is not None  # noqa: S101 - for the type checker
+    own = group.factor if isinstance(group.factor, AdmmFactor) else None
+    factor = group.update or own or admm.factorise(group.sums.gram, AdmmSettings(), invert=False)
+    return replace(group, weighing=factor)
 
 
 def scores(method: Method, matrix: str, dense: Tensor, group: Group) -> Tensor:

@@ -142,6 +142,7 @@ def records_of(recorder: Recorder) -> list[MatrixRecord]:
 
 
 AUTO = {"name": "auto"}
+AIMED = {"target": "prefix", "output_weighting": "gradients"}
 SPARSITIES = [{"target": 0.5}, {"target": 0.5, "allocation": "uniform"}, {"pattern": "2:4"}]
 
 
@@ -164,6 +165,31 @@ def test_auto_chooses_what_does_best_on_what_is_held_out(request_for: Request, s
     assert all((a.held_out_error or 0) <= (b.held_out_error or 0) for a, b in pairs)
     assert any((a.held_out_error or 0) < (b.held_out_error or 0) for a, b in pairs)
     assert all(a.zeros == b.zeros for a, b in pairs)
+
+
+@pytest.mark.parametrize("aim", [{"target": "prefix"}, {"output_weighting": "gradients"}, AIMED])
+def test_auto_chooses_by_what_it_solves_for(request_for: Request, aim: dict[str, Any]) -> None:
+    """Towards the dense prefix and with weighed outputs as `admm` is, and by the error of that, which no longer is
+    the record's. In the first block the first candidate is `admm` itself."""
+    recorder, admm = Recorder(), Recorder()
+    changes: dict[str, Any] = {"samples": 10}
+    prune(calibrated(request_for(domains="ab", method=AUTO | aim), **changes), recorder)
+    prune(calibrated(request_for(domains="ab", method=ADMM | aim, workspace="admm"), **changes), admm)
+    weighed, other = 0, set()
+    for record, plain in zip(records_of(recorder), records_of(admm), strict=True):
+        auto = record.notes["auto"]
+        assert auto["chosen"] == min(auto["held_out_error"], key=auto["held_out_error"].get)
+        assert ("target" in record.notes) is ("target" in plain.notes)
+        assert ("output_weighting" in record.notes) is ("output_weighting" in plain.notes)
+        weighed += "output_weighting" in record.notes
+        other.add(auto["chosen"])
+        if "output_weighting" in aim or record.notes.get("target", {}).get("share"):
+            assert auto["held_out_error"][auto["chosen"]] != record.held_out_error
+    assert bool(weighed) is ("output_weighting" in aim)
+    assert len(other) > 1
+    for record, plain in zip(recorder.blocks[0].records, admm.blocks[0].records, strict=True):
+        if record.notes["auto"]["chosen"] == CANDIDATES[0].label:
+            assert record.weights_sha256 == plain.weights_sha256
 
 
 def test_auto_keeps_nothing_of_the_held_out_windows_but_the_choice(request_for: Request) -> None:

@@ -10,6 +10,7 @@ from secateur.spec.method import Admm, AdmmSettings, MethodName, Scope, read_met
 from secateur.spec.sparsity import Pattern
 from tests.specs import make_method
 from worker.pruning import IllConditioned
+from worker.pruning.methods import admm
 from worker.pruning.methods import registry as methods
 from worker.pruning.methods.auto import MIN_TOKENS, Choice, Member, Option, best, choose
 from worker.pruning.methods.candidates import CANDIDATES, Candidate
@@ -135,6 +136,32 @@ def test_trials_are_measured_against_the_original_weights() -> None:
     assert tried(choice) == {CANDIDATES[0].label: 1.0}
 
 
+@pytest.mark.parametrize("rows", [20, 320])
+def test_trials_are_solved_towards_a_target_and_measured_against_it(rows: int) -> None:
+    """As if the target were the weights; the one of the rows that are tried, where these are some of all."""
+    inputs = inputs_of(torch.randn(200, 24), torch.randn(100, 24))
+    moved = torch.eye(24) + 0.1 * torch.randn(24, 24)
+    (member,) = members((rows, 24))
+    aimed = choose(AUTO, [replace(member, original=member.dense, towards=lambda own: own @ moved)], inputs)
+    expected = choose(AUTO, [replace(member, dense=member.dense @ moved)], inputs)
+    assert tried(aimed) == pytest.approx(tried(expected))
+    assert tried(aimed) != pytest.approx(tried(choose(AUTO, [member], inputs)))
+
+
+@pytest.mark.parametrize("weighing", ["none", "gradients"])
+def test_options_are_ready_to_weigh_outputs_under_their_own_ridge_or_the_usual_one(weighing: str) -> None:
+    inputs = inputs_of(torch.randn(20, 64), torch.randn(4000, 64))
+    job = read_method({"name": "auto", "output_weighting": weighing})
+    for candidate in (STRONG, Candidate("alps", MethodName.alps), Candidate("sparsegpt", MethodName.sparsegpt)):
+        (option,) = choose(job, members((40, 64)), inputs, candidates=(candidate,)).options
+        factor = option.group.weighing
+        assert (factor is not None) is job.weighs_outputs
+        if factor is not None:
+            ridge = 1.0 if candidate is STRONG else AdmmSettings().damping
+            usual = admm.factorise(option.group.sums.gram, AdmmSettings(damping=ridge))
+            assert torch.equal(factor.gram, usual.gram)
+
+
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 def test_no_matrix_does_worse_on_what_is_held_out_than_by_the_default(pattern: str) -> None:
     """Also where the sampled rows speak for another one: those tried here are unlike the rest."""
@@ -164,6 +191,17 @@ def test_the_whole_matrix_has_the_last_word() -> None:
     assert best(choice, known({"a": 0.4, "b": 0.3}))[0].label == "b"
     assert best(choice, known({"a": 0.3, "b": 0.3}))[0].label == "a"
     assert best(choice, known({"a": None, "b": None}))[0].label == "a"
+
+
+def test_the_error_that_counts_may_be_another() -> None:
+    options = tuple(Option(label, AUTO, Group(inputs_of(torch.randn(9, 4), None).sums)) for label in "ab")
+    choice = Choice(options, {"tried": {"a": 0.2, "b": 0.1}})
+    errors = {"a": 0.3, "b": 0.4}
+    option, found, notes = best(
+        choice, lambda option: Whole(torch.zeros(1), errors[option.label]), lambda each: 1 - each.held_out_error
+    )
+    assert (option.label, found.held_out_error) == ("b", 0.4)
+    assert notes["auto"]["held_out_error"] == pytest.approx({"a": 0.7, "b": 0.6})
 
 
 def test_an_option_that_cannot_solve_the_whole_leaves_the_other() -> None:
@@ -219,8 +257,8 @@ def test_first_candidate_wins_ties() -> None:
 def test_the_default_as_the_only_candidate_is_plain_admm() -> None:
     inputs, (member,) = inputs_of(torch.randn(100, 16), torch.randn(50, 16)), members((80, 16))
     choice = choose(AUTO, [member], inputs, candidates=CANDIDATES[:1])
-    admm = read_method({"name": "admm"})
-    plain = Choice((Option("admm", admm, methods.prepare(admm, inputs.sums)),))
+    method = read_method({"name": "admm"})
+    plain = Choice((Option("admm", method, methods.prepare(method, inputs.sums)),))
     _, found, notes = best(choice, by_option(member, inputs))
     _, expected, none = best(plain, by_option(member, inputs))
     assert torch.equal(found.weight, expected.weight)
