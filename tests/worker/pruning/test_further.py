@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 METHODS: dict[str, dict[str, Any]] = {
     "wanda": {"name": "wanda"},
     "copal": {"name": "copal", "weight_update": "admm"},
-    "auto": {"name": "auto"},
+    "auto": {"name": "auto", "target": "prefix", "output_weighting": "gradients"},
     "alps": {"name": "alps"},
     "whole": {"name": "admm", "target": "prefix", "output_weighting": "gradients"},
 }

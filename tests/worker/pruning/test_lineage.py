@@ -61,7 +61,7 @@ def test_going_on_is_the_same_as_never_having_stopped(
         ({"name": "magnitude"}, {"target": 0.6, "allocation": "owl"}),
         ({"name": "alps"}, {"pattern": "2:4"}),
         ({"name": "sparsegpt"}, {"target": 0.5, "allocation": "error", "curvature": "plain"}),
-        ({"name": "auto"}, {"target": 0.5, "allocation": "uniform"}),
+        (ACROSS | {"name": "auto"}, {"target": 0.5, "allocation": "uniform"}),
         (
             COPAL | {"reading": "fisher"},
             {"target": 0.5, "overrides": [{"match": "*.mlp.*", "method": "sparsegpt"}]},
