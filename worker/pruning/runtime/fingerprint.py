@@ -15,6 +15,8 @@ from worker.pruning.runtime.numerics import flags, search_precision
 
 LIBRARIES: Final = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
 """Those that compute or write."""
+PROCESSORS: Final = Path("/proc/cpuinfo")
+INTEL: Final = "GenuineIntel"
 DRIVER: Final = Path("/proc/driver/nvidia/version")
 
 
@@ -63,12 +65,22 @@ def pinned(
 
 def processor_model() -> str:
     """What libraries of linear algebra choose their code by, beside the instructions that a processor has."""
+    return _said("model name") or platform.processor() or platform.machine()
+
+
+def processor_vendor() -> str:
+    """Such as `INTEL`; empty where the system does not say."""
+    return _said("vendor_id")
+
+
+def _said(field: str) -> str:
+    """What Linux says of the first processor."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in PROCESSORS.read_text().splitlines():
             name, _, value = line.partition(":")
-            if name.strip() == "model name":
+            if name.strip() == field:
                 return value.strip()
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def versions() -> dict[str, str]:

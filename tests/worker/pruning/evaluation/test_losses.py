@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.worker.pruning.model.test_families import opened
-from worker.pruning.evaluation.losses import FEWEST, LOGITS, pieces, precision
+from worker.pruning.evaluation import losses
+from worker.pruning.evaluation.losses import FEWEST, LOGITS, native_dtype, pieces, precision
 from worker.pruning.model.tracing import Call
 
 CPU = torch.device("cpu")
@@ -26,6 +27,28 @@ def test_pieces_cover_every_predicting_position_once(
     assert covered == list(range(length - 1))
     largest = windows * max(piece.stop - piece.start for piece in found)
     assert largest <= max(FEWEST, LOGITS[ids.device.type] // (copies * vocabulary), windows)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "amx", "vectors", "usable", "expected"),
+    [
+        ("GenuineIntel", True, True, True, "bfloat16"),
+        ("GenuineIntel", False, True, True, "float32"),
+        ("AuthenticAMD", False, True, True, "bfloat16"),
+        ("", False, True, True, "bfloat16"),
+        ("AuthenticAMD", False, False, True, "float32"),
+        ("AuthenticAMD", False, True, False, "float32"),
+        ("GenuineIntel", True, True, False, "float32"),
+    ],
+)
+def test_passes_are_in_bfloat16_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, amx: bool, vectors: bool, usable: bool, expected: str
+) -> None:
+    monkeypatch.setattr(losses, "processor_vendor", lambda: vendor)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vectors)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: usable)
+    assert native_dtype(CPU) == expected
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """What is said of the device that computes."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from secateur.spec.job import Numerics
 from worker.pruning.runtime import fingerprint as room
-from worker.pruning.runtime.fingerprint import fingerprint, pinned
+from worker.pruning.runtime.fingerprint import fingerprint, pinned, processor_model, processor_vendor
 
 
 @pytest.fixture
@@ -27,6 +28,16 @@ def test_a_processor_is_told_by_model_instructions_and_threads() -> None:
     assert found.threads == torch.get_num_threads()
     assert found.libraries["torch"] == torch.__version__
     assert (found.uuid, found.memory_bytes, found.precision) == (None, None, {})
+
+
+def test_what_linux_says_of_a_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said = tmp_path / "cpuinfo"
+    said.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n\nvendor_id\t: other\n")
+    monkeypatch.setattr(room, "PROCESSORS", said)
+    assert (processor_vendor(), processor_model()) == ("AuthenticAMD", "AMD EPYC")
+    said.unlink()
+    assert processor_vendor() == ""
+    assert processor_model()
 
 
 def test_a_gpu_is_told_by_itself_and_by_all_that_decides_its_bits(
