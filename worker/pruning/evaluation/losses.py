@@ -110,7 +110,8 @@ def window_losses(
         with runner.head() as head, memory.reusing():
             for (number, part), state in zip(parts, hidden, strict=True):
                 ids = sets[number].windows[part].to(state.device)
-                losses[number] += _losses(head, ids, state, runner.vocabulary, sets[number].context)
+                found = token_losses(head, ids, state, runner.vocabulary, sets[number].context)
+                losses[number] += check_outputs(found, "the output head").tolist()
                 advance(len(runner.graph.blocks), ids.numel())
     return losses
 
@@ -130,10 +131,11 @@ def pieces(ids: Tensor, vocabulary: int, copies: int = 1, context: int = 1) -> l
     return [slice(start, min(start + size, length - 1)) for start in range(context - 1, length - 1, size)]
 
 
-def _losses(
+def token_losses(
     head: Callable[[Tensor, Tensor], Tensor], ids: Tensor, hidden: Tensor, vocabulary: int, context: int
-) -> list[float]:
-    """Mean loss of each window of a batch. hidden: the last block's outputs. context: see `pieces`."""
+) -> Tensor:
+    """Mean loss of each window of a batch, (windows,), float64. hidden: the last block's outputs. context: see
+    `pieces`."""
     windows, length = ids.shape
     total = torch.zeros(windows, dtype=torch.float64, device=ids.device)
     for piece in pieces(ids, vocabulary, context=context):
@@ -141,4 +143,4 @@ def _losses(
         targets = ids[:, piece.start + 1 : piece.stop + 1]
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         total += loss.view(windows, -1).double().sum(dim=1)
-    return check_outputs(total / (length - context), "the output head").tolist()
+    return total / (length - context)

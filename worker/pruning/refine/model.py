@@ -20,7 +20,7 @@ from torch.nn import functional
 from secateur.spec.records.history import MatrixRecord, Phase
 from secateur.spec.records.pipe import BlockResult
 from worker.pruning.cost import distilling_work, pass_work
-from worker.pruning.evaluation.losses import pieces, precision
+from worker.pruning.evaluation.losses import pieces, precision, token_losses
 from worker.pruning.model.block_runner import batches
 from worker.pruning.model.checkpoint import read_file
 from worker.pruning.model.graph import Block
@@ -56,7 +56,7 @@ class _Distillation:
         ids, wanted = self.context.windows.solved_on[windows], self.schedule.gather(self.context.hidden, windows)
         inputs: list[Tensor] = []
         last = self._forward(ids, inputs)
-        _, gradient = self._divergence(ids, last, wanted, learns=True)
+        gradient = self._divergence(ids, last, wanted)
         for block in reversed(self.context.blocks):
             given = inputs.pop().requires_grad_()
             with torch.enable_grad():
@@ -68,16 +68,16 @@ class _Distillation:
             each.pull()
 
     def held_out(self) -> float:
-        """Mean cross entropy over the windows that nothing is tuned on."""
-        windows, first = self.context.windows.held_out, len(self.context.solved_on)
-        total = 0.0
-        for index, rows in enumerate(batches(*windows.shape), first):
+        """Mean loss of the text's own tokens over the windows that nothing is tuned on, as a perplexity's."""
+        windows, runner, losses = self.context.windows.held_out, self.context.runner, []
+        for rows in batches(*windows.shape):
             self.context.observer.check()
-            ids = windows[rows]
+            ids = windows[rows].to(self.context.device)
             with memory.reusing():
-                loss, _ = self._divergence(ids, self._forward(ids), self.context.hidden[index], learns=False)
-            total += loss * len(ids)
-        return total / len(windows)
+                last = self._forward(ids)
+                with precision(self.context.device, self.context.dtype), runner.head() as head:
+                    losses.append(token_losses(head, ids, last, runner.vocabulary, self._unpredicted(ids)))
+        return float(torch.cat(losses).mean())
 
     def _forward(self, ids: Tensor, inputs: list[Tensor] | None = None) -> Tensor:
         """The last block's outputs. inputs: gets every block's."""
@@ -93,28 +93,29 @@ class _Distillation:
         with precision(self.context.device, self.context.dtype):
             return self.context.runner.run(block, state)
 
-    def _divergence(self, ids: Tensor, last: Tensor, wanted: Tensor, *, learns: bool) -> tuple[float, Tensor]:
-        """The mean cross entropy against the dense model's probabilities, and its gradient by `last`.
+    def _unpredicted(self, ids: Tensor) -> int:
+        return min(len(self.context.windows.prefix) + 1, ids.shape[1] - 1)
+
+    def _divergence(self, ids: Tensor, last: Tensor, wanted: Tensor) -> Tensor:
+        """The gradient by `last` of the mean cross entropy against the dense model's probabilities.
 
         ids: (windows, length); last, wanted: the last hidden states of both, (windows, length, width).
         """
-        device, unpredicted = self.context.device, min(len(self.context.windows.prefix) + 1, ids.shape[1] - 1)
+        device, unpredicted = self.context.device, self._unpredicted(ids)
         ids, wanted = ids.to(device), wanted.to(device)
-        gradient, total = torch.zeros_like(last), torch.zeros((), device=device)
+        gradient = torch.zeros_like(last)
         count = ids.shape[0] * (ids.shape[1] - unpredicted)
         with precision(device, self.context.dtype), self.context.runner.head() as head:
             for piece in pieces(ids, self.context.runner.vocabulary, DISTILLED_COPIES, unpredicted):
                 target = head(ids[:, piece], wanted[:, piece]).float().softmax(dim=-1).flatten(0, 1)
-                given = last[:, piece].clone().requires_grad_(learns)
-                with torch.set_grad_enabled(learns):
+                given = last[:, piece].clone().requires_grad_()
+                with torch.enable_grad():
                     logits = head(ids[:, piece], given).float().flatten(0, 1)
                     loss = functional.cross_entropy(logits, target, reduction="sum") / count
-                total += loss.detach()
-                if learns:
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    assert given.grad is not None  # noqa: S101 - for the type checker
-                    gradient[:, piece] = given.grad
-        return float(total), gradient
+                loss.backward()  # type: ignore[no-untyped-call]
+                assert given.grad is not None  # noqa: S101 - for the type checker
+                gradient[:, piece] = given.grad
+        return gradient
 
 
 def refine_model(context: StageContext) -> None:
@@ -150,9 +151,9 @@ def _pass_dense(context: StageContext) -> None:
     """Fill `context.hidden` with the dense model's last hidden states."""
     context.hidden.clear()
     with precision(context.device, context.dtype):
-        for part in (context.windows.solved_on, context.windows.held_out):
-            for rows in batches(*part.shape):
-                context.hidden.append(context.runner.enter(part[rows], len(context.hidden)))
+        part = context.windows.solved_on
+        for rows in batches(*part.shape):
+            context.hidden.append(context.runner.enter(part[rows], len(context.hidden)))
     for block, tensors in context.read_ahead(context.blocks):
         context.runner.load_block(block, tensors)
         del tensors
