@@ -61,7 +61,7 @@ def native_dtype(device: torch.device) -> str:
     or takes longer."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    # Without AMX, an Intel processor's vectors multiply bfloat16 at half the rate of float32, others' at twice.
+    # Without AMX, an Intel processor's vectors multiply bfloat16 at half the rate of float32 (measurements.md).
     vectors = torch.cpu._is_avx512_bf16_supported() and processor_vendor() != INTEL
     has = torch.cpu._is_amx_tile_supported() or vectors
     # oneDNN makes these products, and ONEDNN_MAX_CPU_ISA can keep it from what the processor has.
