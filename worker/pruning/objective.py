@@ -32,18 +32,18 @@ class Objective:
 
     @property
     def plain(self) -> bool:
+        """Whether it is the outputs of W0, all counting alike."""
         return self.target is None and self.outputs is None
 
     def towards(self, dense: Tensor) -> Tensor | None:
         """What is solved towards, (out, in), float32; None: `dense`, W0, itself."""
         return None if self.target is None else self.target.of(dense)
 
-    def held_out_error(self, dense: Tensor, original: Tensor, weight: Tensor, held_out: Measured) -> float | None:
-        """Of a weight as written, by what it was solved for, on the windows held out.
+    def held_out_error(self, aim: Tensor, weight: Tensor, held_out: Measured) -> float | None:
+        """Of a weight as written, outputs weighed as it was solved for, on the windows held out.
 
-        dense: what it was solved from; original: W0; all (out, in), float32.
+        aim: what it should give the outputs of: its target, or W0 without one; both (out, in), float32.
         """
-        aim = original if self.target is None else self.target.of(dense)
         if self.outputs is None:
             return relative_error(weight, aim, held_out.gram)
         return weighed_error(weight, aim, self.outputs)

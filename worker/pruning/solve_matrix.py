@@ -14,6 +14,7 @@ from worker.pruning.errors import IllConditioned, about
 from worker.pruning.methods import registry as methods
 from worker.pruning.methods.auto import Choice, Member, Option, best, choice_of
 from worker.pruning.methods.masks import Selection, Solution
+from worker.pruning.methods.output_weighting import OutputMetric
 from worker.pruning.model.checkpoint import DTYPES
 from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.model.loading import dense_weight
@@ -75,17 +76,18 @@ def solve_matrix(
 ) -> Solved:
     """The matrix by the best of its options. dense: what it is solved from; original: what its errors are measured
     against; (out, in) both."""
-    began = time.monotonic() - choice.seconds
+    began, target = time.monotonic() - choice.seconds, objective.towards(dense)
+
+    def solve(option: Option) -> Solved:
+        return _solve_by(context, matrix, dense, original, option, inputs, target, objective.outputs)
 
     def judge(solved: Solved) -> float | None:
         if inputs.held_out is None or objective.plain:
             return solved.held_out_error
         written = as_solved(context, matrix, solved.written)
-        return objective.held_out_error(dense, original, written, inputs.held_out)
+        return objective.held_out_error(original if target is None else target, written, inputs.held_out)
 
-    _, solved, notes = best(
-        choice, lambda option: _solve_by(context, matrix, dense, original, option, inputs, objective), judge
-    )
+    _, solved, notes = best(choice, solve, judge)
     notes |= objective.notes(original, as_solved(context, matrix, solved.written))
     if (channels := context.channels.get(matrix.name)) is not None:
         notes |= {"channels": channels.notes}
@@ -100,14 +102,15 @@ def _solve_by(
     original: Tensor,
     option: Option,
     inputs: Inputs,
-    objective: Objective,
+    target: Tensor | None,
+    outputs: OutputMetric | None,
 ) -> Solved:
-    """By one option; its errors are those as written, on the windows solved on and on those held out."""
+    """By one option, see `registry.solve`; its errors are those as written, on the windows solved on and on those
+    held out."""
     method, group, check = option.method, option.group, context.observer.check
     selection = _selection(context, matrix, original, method)
     scores = methods.scores(method, matrix.name, dense, group)
-    towards, outputs = objective.towards(dense), objective.outputs
-    solution = methods.solve(method, matrix.name, dense, scores, group, selection, check, towards, outputs)
+    solution = methods.solve(method, matrix.name, dense, scores, group, selection, check, target, outputs)
     written = _cast(context, matrix, solution)
     grams = (inputs.solved_on, None if inputs.held_out is None else inputs.held_out.gram)
     known = [gram for gram in grams if gram is not None]

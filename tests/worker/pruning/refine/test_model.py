@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from secateur.spec.records.pipe import BlockResult, Message, Output
-from tests.tiny import make_tiny
+from tests.tiny import make_tiny, teach
 from tests.worker.pruning.conftest import (
     Recorder,
     Request,
@@ -55,7 +55,7 @@ def test_it_comes_nearer_to_the_dense_model_and_is_judged_by_the_text(
 ) -> None:
     """By transformers' own forward passes over the windows held out, of the model as solved and as written: the
     cross entropy against the dense model falls, and the record has that of the text's own tokens."""
-    model = make_tiny(family, tmp_path / "model")
+    model = teach(make_tiny(family, tmp_path / "model"))
     sparsity = {"target": 0.7}
     # Where forwards are in bfloat16, its rounding would be in the loss.
     fields: dict[str, Any] = {
