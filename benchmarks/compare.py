@@ -14,7 +14,6 @@ import argparse
 import os
 import statistics
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ import torch
 from benchmarks.child import ChildFailed
 from benchmarks.machine import machine
 from benchmarks.measure import Bench
-from benchmarks.model import smollm2
+from benchmarks.model import add_model, read_model
 from benchmarks.output import add_out
 from benchmarks.protocol import TESTS, add_arguments, read_arguments
 from benchmarks.ratio import compare_times
@@ -38,7 +37,7 @@ COLUMNS = ("row", *TESTS, "mean", "sparsity", "seconds", "planned", "peak RSS", 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--model", type=Path, help="a Hugging Face folder instead of SmolLM2-135M")
+    add_model(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: what the processor multiplies")
     parser.add_argument("--rows", default="*", metavar="GLOBS", help="comma-separated, of PATTERN/METHOD")
     parser.add_argument("--list", action="store_true", help="print the rows' names and stop")
@@ -100,7 +99,7 @@ def main(given: list[str] | None = None) -> int:
         return 0
     protocol = read_arguments(options)
     dtype = options.dtype or native_dtype(torch.device("cpu"))
-    model = options.model.resolve() if options.model else smollm2(options.cache, getattr(torch, dtype))
+    model = read_model(options, getattr(torch, dtype))
     bench = Bench(model, dtype, options.cache, protocol)
     document: dict[str, Any] = {"machine": machine(), "dtype": dtype, "protocol": protocol.identity()}
     failed: dict[str, str] = {}

@@ -26,7 +26,7 @@ from benchmarks.continual_rows import CALIBRATIONS, JOINT, MAIN, Row, choose
 from benchmarks.continual_stages import Stages
 from benchmarks.continual_steps import make, steps
 from benchmarks.machine import machine
-from benchmarks.model import smollm2
+from benchmarks.model import add_model, read_model
 from benchmarks.output import add_out
 from benchmarks.protocol import add_arguments, read_arguments
 from worker.pruning.evaluation.losses import native_dtype
@@ -41,7 +41,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.set_defaults(samples=32, windows=10)
-    parser.add_argument("--model", type=Path, help="a Hugging Face folder instead of SmolLM2-135M")
+    add_model(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: what the processor multiplies")
     parser.add_argument(
         "--rows",
@@ -86,7 +86,7 @@ def open_stages(options: argparse.Namespace) -> Stages:
     if missing:
         sys.exit(f"--data has no {', '.join(missing)}")
     dtype = options.dtype or native_dtype(torch.device("cpu"))
-    model = options.model.resolve() if options.model else smollm2(options.cache, getattr(torch, dtype))
+    model = read_model(options, getattr(torch, dtype))
     first = CHOOSING[0] if options.choose else 0
     return Stages(model, dtype, options.cache, protocol, first, options.jobs)
 

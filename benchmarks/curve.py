@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.model import smollm2
+from benchmarks.model import add_model, read_model
 from benchmarks.output import add_out
 from benchmarks.protocol import TESTS, Protocol, add_arguments, read_arguments
 from benchmarks.rows import METHODS, filled
@@ -46,6 +46,7 @@ def measure(
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
+    add_model(parser)
     parser.add_argument("--method", default="admm", choices=sorted(METHODS))
     parser.add_argument("--effort", type=Effort, default=Effort.fast, choices=list(Effort))
     parser.add_argument(
@@ -58,7 +59,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    protocol, model = read_arguments(options), smollm2(options.cache)
+    protocol, model = read_arguments(options), read_model(options)
     targets = [float(each) for each in options.targets.split(",")]
     together, seconds = measure(model, protocol, targets, options)
     alone: Figures = {}

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from benchmarks.inference_forms import Form, Model, forms, held_bytes, load
 from benchmarks.machine import machine
-from benchmarks.model import smollm2
+from benchmarks.model import add_model, read_model
 from benchmarks.output import add_out
 from secateur.packed import pack_file
 from worker.pruning.state.atomic import write_json
@@ -153,7 +153,7 @@ def table(found: dict[str, Any]) -> str:
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a Hugging Face folder instead of SmolLM2-135M")
+    add_model(parser)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device, choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=1)
@@ -168,7 +168,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     options = arguments()
     options.cache.mkdir(parents=True, exist_ok=True)
-    found = measure(options, options.model or smollm2(options.cache))
+    found = measure(options, read_model(options))
     print(table(found), flush=True)
     kept = {name: getattr(options, name) for name in ("device", "threads", "rounds", "prompt", "tokens")}
     gpu = torch.cuda.get_device_name() if options.device == "cuda" else None

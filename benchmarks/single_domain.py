@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bfloat16 import amx
-from benchmarks.model import smollm2
+from benchmarks.model import add_model, read_model
 from benchmarks.output import add_out
 from benchmarks.protocol import TESTS, Protocol, add_arguments, read_arguments
 from benchmarks.rows import METHODS, filled
@@ -73,6 +73,7 @@ def show(name: str, row: dict[str, Any]) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
+    add_model(parser)
     parser.add_argument("--methods", default="wanda,admm", help=f"comma-separated, of: {', '.join(METHODS)}")
     parser.add_argument(
         "--effort", type=Effort, choices=list(Effort), help="a preset; default: every field's own plain choice"
@@ -106,7 +107,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     options = arguments()
     protocol = read_arguments(options)
-    model = smollm2(options.cache)
+    model = read_model(options)
     settings, fields = (
         {key: json.loads(value) for key, _, value in (item.partition("=") for item in given)}
         for given in (options.set, options.fields)
