@@ -15,6 +15,7 @@ from worker.pruning.methods.auto import sampled_rows
 from worker.pruning.methods.output_weighting import STEPS, WIDEST
 from worker.pruning.methods.registry import SOLVERS, admm_work
 from worker.pruning.model.graph import Block, ModelGraph, PrunableWeight
+from worker.pruning.refine.tuning import windows_of_a_step
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.progress import Kind
 from worker.pruning.targets.budget import WeightTarget, follows_dense, weighs_outputs
@@ -94,6 +95,15 @@ def distilling_work(method: Method, graph: ModelGraph, tokens: int) -> float:
     blocks = sum(map(token_work, graph.blocks))
     vocabulary = graph.model.get_output_embeddings().weight.shape[0]
     return method.refinement.epochs * tokens * (4.0 * blocks + 3.0 * head_work(graph, vocabulary))
+
+
+def tuning_steps(method: Method, calibration: Calibration) -> int:
+    """Of one stage, with each of its blocks or with the whole model."""
+    if method.refinement is None:
+        return 0
+    held_out = held_out_indices(calibration.samples, calibration.held_out)
+    step = windows_of_a_step(calibration.sequence_length)
+    return method.refinement.epochs * -(-(calibration.samples - len(held_out)) // step)
 
 
 def head_work(graph: ModelGraph, vocabulary: int) -> float:

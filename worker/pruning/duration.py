@@ -21,6 +21,7 @@ from worker.pruning.cost import (
     stage_tokens,
     survey_tokens,
     task_work,
+    tuning_steps,
 )
 from worker.pruning.estimate import device_bytes, evaluation_tokens, hidden_bytes, state_bytes
 from worker.pruning.model.block_runner import BATCH_TOKENS
@@ -41,8 +42,11 @@ BLOCK_SECONDS: Final = 0.15
 """Of a block in a stage, whatever its size: it is loaded several times, and its calls are traced."""
 LOOKED_AT: Final = {"cpu": 60, "cuda": 20}
 """How often a weight is read or written in float32, beside products, until its matrix is recorded."""
-ELEMENTWISE: Final = 24
-"""Numbers of a token's width that a block reads or writes beside products: norms, residuals, casts."""
+ELEMENTWISE: Final = {"cpu": (50, 12), "cuda": (24, 2)}
+"""Numbers that a block reads or writes of a token beside products (norms, residuals, casts, rotations,
+activations): so many times the token's width, and so many times the widest output."""
+STEPPED: Final = 16
+"""How often a weight, its gradient or one of its moments is read or written in a step of tuning."""
 HASHED_BYTES: Final = 8e8
 """Digested in a second; each written file is, by the engine and by its worker."""
 INPUTS: Final = 4
@@ -73,11 +77,12 @@ class Course:
         if self.subject.job.tasks:
             parts["tasks"] = self._tasks()
         how = (
-            f"On {self.machine.kind}: operations counted by the engine's own progress meter, and attention's, by "
-            "the rate of products of matrices that such a machine has measured, "
-            f"{self._rate(Kind.forward) / 1e9:.0f} GFLOP/s for forward passes and "
-            f"{self._rate(Kind.solve) / 1e9:.0f} GFLOP/s for solving; activations, and weights that are scored, "
-            "selected and recorded, by the bandwidth of its memory; weights and hidden states that go to a GPU, "
+            f"On {self.machine.kind}: operations counted by the engine's own progress meter, by the rate of "
+            "products of matrices that such a machine has measured, "
+            f"{self._rate(Kind.forward) / 1e9:.0f} GFLOP/s for forward passes, "
+            f"{self._attention_rate / 1e9:.0f} for attention and "
+            f"{self._rate(Kind.solve) / 1e9:.0f} for solving; activations, and weights that are scored, selected, "
+            "tuned and recorded, by the bandwidth of its memory; weights and hidden states that go to a GPU, "
             "by its bus; model, checkpoints and artifact, by its disk. The store's part is left out; a running "
             "job's eta_at is better."
         )
@@ -126,10 +131,16 @@ class Course:
         return max(rates.bfloat16, rates.float32)
 
     def _products(self, kind: Kind) -> float:
-        operations = self.work[kind]
+        seconds = self.work[kind] / (EFFICIENCY[self.machine.device] * self._rate(kind))
         if kind is not Kind.solve:
-            operations += self._passed(kind) * self._attention
-        return operations / (EFFICIENCY[self.machine.device] * self._rate(kind) * self._at_once(kind))
+            seconds += self._passed(kind) * self._attention / self._attention_rate
+        return seconds / self._at_once(kind)
+
+    @property
+    def _attention_rate(self) -> float:
+        """Operations a second. Of a processor, float32's whole rate: bfloat16 helps attention little, and half of
+        it is masked away."""
+        return EFFICIENCY["cuda"] * self._rate(Kind.forward) if self._on_gpu else self.machine.rates.float32
 
     def _at_once(self, kind: Kind) -> float:
         """How many times as quick several GPUs are: a survey and tuning are on the first one, and a block has so
@@ -174,8 +185,9 @@ class Course:
     def _beside_products(self) -> float:
         """Seconds a token in all blocks: what is read and written of it, and a GPU's launches for its batch."""
         graph, rates = self.subject.graph, self.machine.rates
+        across, widest = ELEMENTWISE[self.machine.device]
         numbers = sum(
-            ELEMENTWISE * width(graph) + 2 * max((matrix.rows for matrix in block.matrices), default=0)
+            across * width(graph) + widest * max((matrix.rows for matrix in block.matrices), default=0)
             for block in graph.blocks
         )
         begun = LAUNCHES * LAUNCH_SECONDS * len(graph.blocks) / BATCH_TOKENS if self._on_gpu else 0.0
@@ -229,14 +241,21 @@ class Course:
         )
         return readings * model / rates.disk_read + written / rates.disk_write
 
+    @property
+    def _steps(self) -> int:
+        """Of tuning, in all stages."""
+        job = self.subject.job
+        stages = range(len(job.stage_names))
+        return sum(tuning_steps(job.method, job.domain_of(stage).calibration) for stage in stages)
+
     def _host(self) -> float:
-        """What is done to weights beside products: cast, scored, selected, summarised, packed and digested."""
+        """What is done to weights beside products: cast, scored, selected, tuned, summarised, packed, digested."""
         job, device = self.subject.job, self.machine.device
         domains, stages = len(job.domains), len(job.stage_names)
         pruned = sum(
             matrix.weights for block in self.subject.graph.blocks for matrix in self.subject.pruned(block)
         )
-        looked_at = stages * LOOKED_AT[device] * FLOAT * pruned
+        looked_at = (stages * LOOKED_AT[device] + self._steps * STEPPED) * FLOAT * pruned
         loaded = 0.0 if self._on_gpu else 2.0 * (self._loads + 2) * self._model_bytes
         digested = 2.0 * (stages * self._model_bytes + domains * state_bytes(self.subject, domains))
         counted = BLOCK_SECONDS * stages * len(self.subject.graph.blocks)
