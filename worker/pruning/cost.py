@@ -87,23 +87,30 @@ def tuning_work(method: Method, block: Block, tokens: int) -> float:
     return 0.0 if method.refinement is None else 3.0 * method.refinement.epochs * tokens * token_work(block)
 
 
-def distilling_work(method: Method, graph: ModelGraph, tokens: int) -> float:
-    """The epochs of tuning the whole model: each token forward, forward once more on the way back, and backward;
-    and through the head for both models. What comes before and after them is not counted."""
+def distilling_work(method: Method, graph: ModelGraph, calibration: Calibration) -> tuple[float, float]:
+    """Tuning the whole model: the dense model's pass, and all steps, in which each token goes forward, forward
+    once more on the way back, and backward, and through the head for both models. The passes of the windows held
+    out are not counted."""
     if method.refine is not Refine.model or method.refinement is None:
-        return 0.0
+        return 0.0, 0.0
+    tokens = solved_windows(calibration) * calibration.sequence_length
     blocks = sum(map(token_work, graph.blocks))
     vocabulary = graph.model.get_output_embeddings().weight.shape[0]
-    return method.refinement.epochs * tokens * (4.0 * blocks + 3.0 * head_work(graph, vocabulary))
+    step = 4.0 * blocks + 3.0 * head_work(graph, vocabulary)
+    return tokens * blocks, method.refinement.epochs * tokens * step
 
 
 def tuning_steps(method: Method, calibration: Calibration) -> int:
     """Of one stage, with each of its blocks or with the whole model."""
     if method.refinement is None:
         return 0
-    held_out = held_out_indices(calibration.samples, calibration.held_out)
     step = windows_of_a_step(calibration.sequence_length)
-    return method.refinement.epochs * -(-(calibration.samples - len(held_out)) // step)
+    return method.refinement.epochs * -(-solved_windows(calibration) // step)
+
+
+def solved_windows(calibration: Calibration) -> int:
+    """Those of a domain that are not held out."""
+    return calibration.samples - len(held_out_indices(calibration.samples, calibration.held_out))
 
 
 def head_work(graph: ModelGraph, vocabulary: int) -> float:
@@ -171,8 +178,7 @@ def stage_work(
     for block in graph.blocks:
         one, two = block_work(job, block, shares, tokens)
         forward, solve = forward + one, solve + two
-    if job.method.refine is Refine.model:
-        forward += tokens * sum(map(token_work, graph.blocks)) + distilling_work(job.method, graph, tokens)
+    forward += sum(distilling_work(job.method, graph, calibration))
     return forward + (survey_work(job, graph, shares, calibration) if job.learns(stage) else 0.0), solve
 
 

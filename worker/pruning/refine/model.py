@@ -124,18 +124,18 @@ def refine_model(context: StageContext) -> None:
     The blocks as they were solved stay beside: what was killed before the last of them is committed anew begins
     with these again.
     """
-    folder, tokens = context.folder, context.domain.calibration.tokens
-    work = distilling_work(context.job.method, context.runner.graph, tokens)
+    folder = context.folder
+    dense, steps = distilling_work(context.job.method, context.runner.graph, context.domain.calibration)
     places = [folder.path(folder.solved(block.index)) for block in context.blocks]
     if all(place.is_file() for place in places) and all(_is_tuned(context, block) for block in context.blocks):
-        context.tracker.skip(Kind.forward, work)
+        context.tracker.skip(Kind.forward, dense + steps)
         return
     shards = [folder.path(folder.shard(block.index)) for block in context.blocks]
     solved = [read_file(place if place.is_file() else shard) for place, shard in zip(places, shards, strict=True)]
     context.tracker.move(Phase.tuning, context.stage, context.name)
     began = time.monotonic()
     _pass_dense(context)
-    tuned, found = _distil(context, solved, work)
+    tuned, found = _distil(context, solved, steps)
     each = (time.monotonic() - began) / sum(len(context.pruned(block)) for block in context.blocks)
     for states in context.both:
         states.clear()
