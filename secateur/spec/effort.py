@@ -43,7 +43,7 @@ SHORTEST: Final = {"iterations": 6, "mask_steps": 5, "polish_steps": 3}
 """A quarter of the time less, for one or two per cent of a matrix's error."""
 PRESETS: Final = {
     Effort.fast: Preset(Target.dense, OutputWeighting.none, Curvature.plain, SHORTEST, survey_tokens=4096),
-    Effort.standard: Preset(Target.prefix, OutputWeighting.gradients, Curvature.plain, SHORT),
+    Effort.standard: Preset(Target.prefix, OutputWeighting.gradients, Curvature.plain, SHORT, Refine.norms),
     Effort.best: Preset(Target.prefix, OutputWeighting.gradients, Curvature.plain, SHORT, Refine.model),
 }
 _SOLVERS: Final = (MethodName.admm, MethodName.alps, MethodName.auto)
@@ -54,11 +54,14 @@ def with_preset(request: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     """A request for a job with the preset's choices in the place of those that it leaves out or says null for.
 
     Nothing is checked yet: what has a wrong form stays as it is. Where a domain holds no windows out, nothing is
-    solved towards the dense prefix or refined, because these judge both.
+    solved towards the dense prefix or refined, because these judge both; nor is anything refined where further
+    targets share statistics, and so have no text of their own.
     """
     preset, found = PRESETS[effort], dict(request) | {"effort": effort}
     if not _hold_out(found.get("domains")):
         preset = replace(preset, target=Target.dense, refine=Refine.none)
+    if _shares_statistics(found.get("sparsity")):
+        preset = replace(preset, refine=Refine.none)
     if "method" in found:
         found["method"] = with_preset_method(found["method"], preset)
     if "sparsity" in found:
@@ -129,6 +132,11 @@ def _sparsity(sparsity: Any, preset: Preset, *, solved: bool) -> Any:
 
 def _is_grouped(pattern: Any) -> bool:
     return pattern not in (None, Pattern(), str(Pattern()))
+
+
+def _shares_statistics(sparsity: Any) -> bool:
+    given = _as_sent(sparsity)
+    return isinstance(given, dict) and given.get("further_statistics") == FurtherStatistics.shared
 
 
 def _hold_out(domains: Any) -> bool:

@@ -88,15 +88,16 @@ def tuning_work(method: Method, block: Block, tokens: int) -> float:
 
 
 def distilling_work(method: Method, graph: ModelGraph, calibration: Calibration) -> tuple[float, float]:
-    """Tuning the whole model: the dense model's pass, and all steps, in which each token goes forward, forward
-    once more on the way back, and backward, and through the head for both models. The passes of the windows held
-    out are not counted."""
-    if method.refine is not Refine.model or method.refinement is None:
+    """Tuning the whole model, or its norms: the dense model's pass, and all steps, in which each token goes
+    forward, forward once more on the way back, and backward, and through the head for both models. The passes of
+    the windows held out are not counted."""
+    if method.refine in (Refine.none, Refine.block) or method.refinement is None:
         return 0.0, 0.0
-    tokens = solved_windows(calibration) * calibration.sequence_length
+    tokens = tuned_windows(method, calibration) * calibration.sequence_length
     blocks = sum(map(token_work, graph.blocks))
     vocabulary = graph.model.get_output_embeddings().weight.shape[0]
-    step = 4.0 * blocks + 3.0 * head_work(graph, vocabulary)
+    # Weights that do not change need no gradients.
+    step = (4.0 if method.refine is Refine.model else 3.0) * blocks + 3.0 * head_work(graph, vocabulary)
     return tokens * blocks, method.refinement.epochs * tokens * step
 
 
@@ -105,12 +106,14 @@ def tuning_steps(method: Method, calibration: Calibration) -> int:
     if method.refinement is None:
         return 0
     step = windows_of_a_step(calibration.sequence_length)
-    return method.refinement.epochs * -(-solved_windows(calibration) // step)
+    return method.refinement.epochs * -(-tuned_windows(method, calibration) // step)
 
 
-def solved_windows(calibration: Calibration) -> int:
-    """Those of a domain that are not held out."""
-    return calibration.samples - len(held_out_indices(calibration.samples, calibration.held_out))
+def tuned_windows(method: Method, calibration: Calibration) -> int:
+    """Of a domain: those that are not held out, or as many as the job says."""
+    solved_on = calibration.samples - len(held_out_indices(calibration.samples, calibration.held_out))
+    asked = None if method.refinement is None else method.refinement.windows
+    return solved_on if asked is None else min(asked, solved_on)
 
 
 def head_work(graph: ModelGraph, vocabulary: int) -> float:

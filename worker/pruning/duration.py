@@ -21,6 +21,7 @@ from worker.pruning.cost import (
     stage_tokens,
     survey_tokens,
     task_work,
+    tuned_windows,
     tuning_steps,
 )
 from worker.pruning.estimate import device_bytes, evaluation_tokens, hidden_bytes, state_bytes
@@ -162,11 +163,24 @@ class Course:
         if kind is Kind.evaluate:
             return float(evaluation_tokens(job) * (len(job.stage_names) + 1))
         passes = 3 if follows_dense(job.method, self.subject.shares) else 2
-        if job.method.refinement is not None:
-            # Once for what is wanted; then forward and back, and of the whole model forward once more on the way.
-            passes += 1 + (3 if job.method.refine is Refine.block else 4) * job.method.refinement.epochs
+        stages = range(len(job.stage_names))
+        tuned = [self._tuning_passes * self._tuned_tokens(stage) for stage in stages]
         surveyed = [3 * self._surveys * survey_tokens(job, domain.calibration) for domain in job.domains]
-        return float(sum(passes * stage_tokens(job, n) for n in range(len(job.stage_names))) + sum(surveyed))
+        return float(sum(passes * stage_tokens(job, stage) for stage in stages) + sum(tuned) + sum(surveyed))
+
+    @property
+    def _tuning_passes(self) -> int:
+        """Of a tuned token: once for what is wanted; then forward and back, and behind all blocks forward once
+        more on the way."""
+        refinement = self.subject.job.method.refinement
+        if refinement is None:
+            return 0
+        return 1 + (3 if self.subject.job.method.refine is Refine.block else 4) * refinement.epochs
+
+    def _tuned_tokens(self, stage: int) -> int:
+        job = self.subject.job
+        calibration = job.domain_of(stage).calibration
+        return tuned_windows(job.method, calibration) * calibration.sequence_length
 
     @property
     def _surveys(self) -> bool:
@@ -206,9 +220,12 @@ class Course:
 
     @property
     def _loads(self) -> int:
-        """How often the whole model is loaded: to be evaluated, surveyed (forward and back) and pruned."""
+        """How often the whole model is loaded: to be evaluated, surveyed (forward and back) and pruned; and where
+        norms are tuned, in every step, and for what is wanted, where it begins, and both held-out losses."""
         job = self.subject.job
-        return len(job.stage_names) * 2 + len(job.domains) * 2 * self._surveys + 1
+        stages = len(job.stage_names)
+        tuned = 2 * self._steps + 4 * stages if job.method.refine is Refine.norms else 0
+        return stages * 2 + len(job.domains) * 2 * self._surveys + 1 + tuned
 
     def _transfer(self) -> float:
         """Over the bus: the model once a load, as stored, and hidden states that the GPU does not hold."""
@@ -255,7 +272,8 @@ class Course:
         pruned = sum(
             matrix.weights for block in self.subject.graph.blocks for matrix in self.subject.pruned(block)
         )
-        looked_at = (stages * LOOKED_AT[device] + self._steps * STEPPED) * FLOAT * pruned
+        stepped = 0 if job.method.refine is Refine.norms else self._steps * STEPPED
+        looked_at = (stages * LOOKED_AT[device] + stepped) * FLOAT * pruned
         loaded = 0.0 if self._on_gpu else 2.0 * (self._loads + 2) * self._model_bytes
         digested = 2.0 * (stages * self._model_bytes + domains * state_bytes(self.subject, domains))
         counted = BLOCK_SECONDS * stages * len(self.subject.graph.blocks)

@@ -210,8 +210,8 @@ def _prune_stage(prepared: PreparedRun, stage: int) -> None:
 
 
 def _refine_stage(prepared: PreparedRun, stage: int) -> None:
-    """Tune the stage's model as a whole, where the job asks for it."""
-    if prepared.job.method.refine is Refine.model:
+    """Tune the stage's model as a whole, or its norms, where the job asks for it."""
+    if prepared.job.method.refine in (Refine.norms, Refine.model):
         with ExitStack() as stack:
             refine_model(as_written(_stage_context(prepared, stage, stack)))
 

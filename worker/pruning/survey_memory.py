@@ -1,5 +1,6 @@
 """What a survey will need of memory and disk, from shapes alone."""
 
+from secateur.spec.method import Refine
 from secateur.spec.sparsity import Allocation
 from worker.pruning.cost import survey_tokens
 from worker.pruning.subject import FLOAT, Subject, width
@@ -7,9 +8,11 @@ from worker.pruning.targets.budget import weighs_outputs
 
 
 def surveys_loss(subject: Subject) -> bool:
-    """Whether a stage begins with a pass back through the dense model."""
+    """Whether a stage passes back through a model, a block at a time: through the dense one for a survey, or
+    through the pruned one to tune its norms, which takes no more."""
     job = subject.job
-    return job.sparsity.allocation is Allocation.error or weighs_outputs(job.method, subject.shares)
+    surveyed = job.sparsity.allocation is Allocation.error or weighs_outputs(job.method, subject.shares)
+    return surveyed or job.method.refine is Refine.norms
 
 
 def surveyed_bytes(subject: Subject) -> int:

@@ -132,7 +132,8 @@ def test_a_refinement_is_taken_within_its_limits_and_with_refine_alone(name: Met
 
 
 def refinement(**changes: Any) -> dict[str, Any]:
-    return {"epochs": 2, "relative_rate": 0.004, "learning_rate": None, "norms": False} | changes
+    usual = {"epochs": 2, "windows": None, "relative_rate": 0.004, "learning_rate": None, "norms": False}
+    return usual | changes
 
 
 def test_a_whole_model_is_tuned_at_a_lower_rate() -> None:
@@ -143,12 +144,15 @@ def test_a_whole_model_is_tuned_at_a_lower_rate() -> None:
 
 def test_a_refinement_is_written_out() -> None:
     assert make_method(MethodName.wanda).refinement is None
-    assert make_method(MethodName.wanda, refine="block").model_dump(mode="json")["refinement"] == {
-        "epochs": 4,
-        "relative_rate": 0.004,
-        "learning_rate": None,
-        "norms": False,
-    }
+    block, norms = (make_method(MethodName.wanda, refine=refine) for refine in ("block", "norms"))
+    assert block.model_dump(mode="json")["refinement"] == refinement(epochs=4)
+    few = {"epochs": 1, "windows": 16, "relative_rate": 0.01, "norms": True}
+    assert norms.model_dump(mode="json")["refinement"] == refinement(**few)
+    more = make_method(MethodName.wanda, refine="norms", refinement={"epochs": 4, "windows": 3, "norms": True})
+    assert more.model_dump(mode="json")["refinement"] == refinement(**few | {"epochs": 4, "windows": 3})
+    assert read_method(more.model_dump(mode="json")) == more
+    assert not is_taken({"name": "wanda", "refine": "norms", "refinement": {"norms": False}})
+    assert not is_taken({"name": "wanda", "refine": "norms", "refinement": {"windows": 0}})
     absolute = make_method(MethodName.wanda, refine="block", refinement={"learning_rate": 0.001}).refinement
     assert absolute is not None
     assert (absolute.relative_rate, absolute.learning_rate) == (None, 0.001)

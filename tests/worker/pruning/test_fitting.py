@@ -120,15 +120,18 @@ def test_tuning_takes_what_it_passes_and_writes(request_for: Request) -> None:
     assert found["none"]["disk"] == found["block"]["disk"] < found["model"]["disk"]
 
 
-@pytest.mark.parametrize("refine", ["block", "model"])
-def test_attention_of_tuning_passes_counts(request_for: Request, refine: str) -> None:
-    subject = look(PruningJob.from_dict(request_for(method={"name": "admm", "refine": refine})))
+@pytest.mark.parametrize(("refine", "windows"), [("norms", 2), ("norms", None), ("block", None), ("model", None)])
+def test_attention_of_tuning_passes_counts(request_for: Request, refine: str, windows: int | None) -> None:
+    method = {"name": "admm", "refine": refine, "refinement": {"windows": windows} if windows else {}}
+    subject = look(PruningJob.from_dict(request_for(method=method)))
     plain = look(PruningJob.from_dict(request_for(method={"name": "admm"})))
     refinement = subject.job.method.refinement
     assert refinement is not None
-    passes = 1 + {"block": 3, "model": 4}[refine] * refinement.epochs
+    passes = 1 + {"norms": 4, "block": 3, "model": 4}[refine] * refinement.epochs
     tokens = [Course(each, gpu())._passed(Kind.forward) for each in (subject, plain)]
-    assert tokens[0] - tokens[1] == passes * subject.job.domains[0].calibration.tokens
+    calibration = subject.job.domains[0].calibration
+    assert (calibration.samples, calibration.held_out) == (6, 0.1)
+    assert tokens[0] - tokens[1] == passes * (windows or 5) * calibration.sequence_length
 
 
 def test_what_tuning_the_model_has_on_the_host_is_not_the_gpus(request_for: Request) -> None:

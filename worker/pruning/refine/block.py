@@ -105,7 +105,7 @@ def tune_block(context: StageContext, block: Block, tensors: Tensors) -> Tuned:
     memory.trim()
     if found is None:
         return Tuned(before, None)
-    load_block(block, found, context.runner.graph.names.state, context.device)
+    load_block(block, tensors | found, context.runner.graph.names.state, context.device)
     after = tuning.held_out()
     tuned = Tuned(before, after if math.isfinite(after) else None, tuning.earlier.lost)
     if tuned.kept:

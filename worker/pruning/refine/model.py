@@ -1,5 +1,5 @@
-"""Tuning the whole model on one stage's windows: what stays of all blocks' matrices, towards the probabilities
-that the dense model gives (distillation).
+"""Tuning the whole model on one stage's windows, towards the probabilities that the dense model gives
+(distillation): what stays of all blocks' matrices, or norms and biases alone.
 
 The dense model passes first, block by block, and only its last hidden states are kept; the head makes the same
 logits of them again for every step. A step keeps every block's inputs, and runs each block once more on the way
@@ -9,30 +9,33 @@ back.
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from secateur.spec.method import Refine
 from secateur.spec.records.history import MatrixRecord, Phase
 from secateur.spec.records.pipe import BlockResult
-from worker.pruning.cost import distilling_work, pass_work
+from worker.pruning.cost import distilling_work, pass_work, tuned_windows
 from worker.pruning.evaluation.losses import pieces, precision, token_losses
 from worker.pruning.model.block_runner import batches
 from worker.pruning.model.checkpoint import read_file
 from worker.pruning.model.graph import Block
-from worker.pruning.model.loading import load_block
 from worker.pruning.refine.block import Tuned
 from worker.pruning.refine.carried import stored_changes, with_changes
 from worker.pruning.refine.earlier import Earlier, earlier
+from worker.pruning.refine.loaded import Read, Streamed, Together
 from worker.pruning.refine.schedule import Schedule
-from worker.pruning.refine.tuning import DISTILLED_COPIES, Tunable, own_copies, tune
-from worker.pruning.refine.written import Tensors, as_written, free_parameters
+from worker.pruning.refine.tuning import DISTILLED_COPIES, tune
+from worker.pruning.refine.written import Tensors, as_written, tuned_tensors
 from worker.pruning.report.records import HISTORY, read_history, tuned_record
 from worker.pruning.runtime import memory
+from worker.pruning.runtime.hidden_states import HiddenStates, Room
 from worker.pruning.runtime.progress import Kind
 from worker.pruning.state.atomic import write_tensors
 from worker.pruning.state.context import StageContext
@@ -45,20 +48,25 @@ TUNED: Final = "tuned"
 
 @dataclass(frozen=True)
 class _Distillation:
-    """One stage's model, loaded as a whole. `context.hidden` has the dense model's last hidden states."""
+    """One stage's model. `context.hidden` has the dense model's last hidden states."""
 
     context: StageContext
     schedule: Schedule
-    earlier: Sequence[Earlier]
+    loaded: Together | Streamed
+    earlier: Sequence[Earlier] = ()
 
     def add_gradients(self, windows: list[int]) -> None:
         """Of windows that are solved on, by number, and of what holds the weights back."""
         ids, wanted = self.context.windows.solved_on[windows], self.schedule.gather(self.context.hidden, windows)
-        inputs: list[Tensor] = []
-        last = self._forward(ids, inputs)
-        gradient = self._divergence(ids, last, wanted)
-        for block in reversed(self.context.blocks):
-            given = inputs.pop().requires_grad_()
+        blocks, inputs = self.context.blocks, self.loaded.inputs
+        inputs.clear()
+        state = self._enter(ids)
+        for block in self.loaded.passed(blocks):
+            inputs.append(state)
+            state = self._block(block, state)
+        gradient = self._divergence(ids, state, wanted)
+        for number, block in enumerate(self.loaded.passed(blocks[::-1]), 1):
+            given = inputs[len(blocks) - number].clone().requires_grad_()
             with torch.enable_grad():
                 output = self._block(block, given)
             output.backward(gradient.to(output))  # type: ignore[no-untyped-call]
@@ -70,24 +78,23 @@ class _Distillation:
     def held_out(self) -> float:
         """Mean loss of the text's own tokens over the windows that nothing is tuned on, as a perplexity's."""
         windows, runner, losses = self.context.windows.held_out, self.context.runner, []
-        for rows in batches(*windows.shape):
-            self.context.observer.check()
-            ids = windows[rows].to(self.context.device)
-            with memory.reusing():
-                last = self._forward(ids)
-                with precision(self.context.device, self.context.dtype), runner.head() as head:
+        parts = [windows[rows].to(self.context.device) for rows in batches(*windows.shape)]
+        # On disk: memory must not grow with what is held out.
+        with HiddenStates(self.context.job.workspace, self.context.device, Room()) as states, memory.reusing():
+            for ids in parts:
+                states.append(self._enter(ids))
+            for block in self.loaded.passed(self.context.blocks):
+                self.context.observer.check()
+                for number, state in enumerate(states):
+                    states[number] = self._block(block, state)
+            with precision(self.context.device, self.context.dtype), runner.head() as head:
+                for ids, last in zip(parts, states, strict=True):
                     losses.append(token_losses(head, ids, last, runner.vocabulary, self._unpredicted(ids)))
         return float(torch.cat(losses).mean())
 
-    def _forward(self, ids: Tensor, inputs: list[Tensor] | None = None) -> Tensor:
-        """The last block's outputs. inputs: gets every block's."""
+    def _enter(self, ids: Tensor) -> Tensor:
         with precision(self.context.device, self.context.dtype):
-            state = self.context.runner.enter(ids)
-        for block in self.context.blocks:
-            if inputs is not None:
-                inputs.append(state)
-            state = self._block(block, state)
-        return state
+            return self.context.runner.enter(ids)
 
     def _block(self, block: Block, state: Tensor) -> Tensor:
         with precision(self.context.device, self.context.dtype):
@@ -121,30 +128,39 @@ class _Distillation:
 def refine_model(context: StageContext) -> None:
     """Tune a stage whose blocks are all committed, and commit them once more. Nothing, where that has been done.
 
-    The blocks as they were solved stay beside: what was killed before the last of them is committed anew begins
-    with these again.
+    What is tuned stays beside as it was solved: a job that was killed before the last block is committed anew
+    begins with that again.
     """
-    folder = context.folder
-    dense, steps = distilling_work(context.job.method, context.runner.graph, context.domain.calibration)
+    folder, method, calibration = context.folder, context.job.method, context.domain.calibration
+    dense, steps = distilling_work(method, context.runner.graph, calibration)
     places = [folder.path(folder.solved(block.index)) for block in context.blocks]
     if all(place.is_file() for place in places) and all(_is_tuned(context, block) for block in context.blocks):
         context.tracker.skip(Kind.forward, dense + steps)
         return
-    shards = [folder.path(folder.shard(block.index)) for block in context.blocks]
-    solved = [read_file(place if place.is_file() else shard) for place, shard in zip(places, shards, strict=True)]
     context.tracker.move(Phase.tuning, context.stage, context.name)
     began = time.monotonic()
+    first = context.windows.solved_on[: tuned_windows(method, calibration)]
+    context = replace(context, windows=replace(context.windows, solved_on=first))
     _pass_dense(context)
-    tuned, found = _distil(context, solved, steps)
+    solved = partial(_solved, context)
+    tuned, changed = _distil(context, solved, steps)
     each = (time.monotonic() - began) / sum(len(context.pruned(block)) for block in context.blocks)
     for states in context.both:
         states.clear()
     # What is still on its way to be committed is not written over.
     context.observer.settle()
-    for block, before in zip(context.blocks, solved, strict=True):
+    for block in context.blocks:
         context.observer.check()
-        written = found[block.index] if tuned.kept else before
+        before = solved(block)
+        written = before | changed[block.index] if tuned.kept else before
         context.observer.tell(_commit(context, block, before, written, tuned, each))
+
+
+def _solved(context: StageContext, block: Block) -> Tensors:
+    """A committed block as it was solved."""
+    folder = context.folder
+    kept, found = folder.path(folder.solved(block.index)), read_file(folder.path(folder.shard(block.index)))
+    return found | read_file(kept) if kept.is_file() else found
 
 
 def _pass_dense(context: StageContext) -> None:
@@ -164,42 +180,39 @@ def _pass_dense(context: StageContext) -> None:
         context.runner.unload(block)
 
 
-def _distil(context: StageContext, solved: Sequence[Tensors], work: float) -> tuple[Tuned, list[Tensors]]:
-    """What became of the held-out loss, and the blocks as they would be written. work: of all steps."""
-    _load(context, solved)
-    schedule = Schedule(context, "model")
-    before = _Distillation(context, schedule, ()).held_out()
-    _load(context, (with_changes(context, *each) for each in zip(context.blocks, solved, strict=True)))
-    anchors = [earlier(context, block, diagonal=True) for block in context.blocks]
-    distillation = _Distillation(context, schedule, anchors)
-    tunables: list[dict[str, Tunable]] = [
-        own_copies(block.module, free_parameters(context, block, tensors))
-        for block, tensors in zip(context.blocks, solved, strict=True)
-    ]
-    every = [tunable for own in tunables for tunable in own.values()]
-    with memory.reusing():
-        for _ in tune(every, schedule.epochs(), schedule.steps, schedule.settings, distillation.add_gradients):
-            context.tracker.advance(Kind.forward, work / schedule.steps)
-    found = [
-        as_written(context, block, tensors, own)
-        for block, tensors, own in zip(context.blocks, solved, tunables, strict=True)
-    ]
-    del every, tunables
-    written = [tensors for tensors in found if tensors is not None]
-    after, lost = math.nan, None
-    if len(written) == len(found):
-        _load(context, written)
-        after = distillation.held_out()
-        losses = [each.lost for each in anchors]
-        lost = sum(each for each in losses if each is not None) if any(each.anchors for each in anchors) else None
-    for block in context.blocks:
-        context.runner.unload(block)
-    return Tuned(before, after if math.isfinite(after) else None, lost), written
-
-
-def _load(context: StageContext, blocks: Iterable[Tensors]) -> None:
-    for block, tensors in zip(context.blocks, blocks, strict=True):
-        load_block(block, tensors, context.runner.graph.names.state, context.device)
+def _distil(context: StageContext, solved: Read, work: float) -> tuple[Tuned, list[Tensors]]:
+    """What became of the held-out loss, and of each block what has changed, as it would be written. work: of all
+    steps."""
+    whole = context.job.method.refine is Refine.model
+    schedule, blocks = Schedule(context, "model"), context.blocks
+    blocks_of: type[Together | Streamed] = Together if whole else Streamed
+    with blocks_of(context) as loaded:
+        loaded.load(solved)
+        before = _Distillation(context, schedule, loaded).held_out()
+        anchors = []
+        if whole:
+            loaded.load(lambda block: with_changes(context, block, solved(block)))
+            anchors = [earlier(context, block, diagonal=True) for block in blocks]
+        distillation = _Distillation(context, schedule, loaded, anchors)
+        tunables = [loaded.own(block, solved(block)) for block in blocks]
+        every = [tunable for own in tunables for tunable in own.values()]
+        with memory.reusing():
+            for _ in tune(every, schedule.epochs(), schedule.steps, schedule.settings, distillation.add_gradients):
+                context.tracker.advance(Kind.forward, work / schedule.steps)
+        found = [
+            as_written(context, block, solved(block), own) for block, own in zip(blocks, tunables, strict=True)
+        ]
+        del every, tunables
+        changed = [tensors for tensors in found if tensors is not None]
+        after, lost = math.nan, None
+        if len(changed) == len(found):
+            loaded.load(lambda block: solved(block) | changed[block.index])
+            after = distillation.held_out()
+            losses = [each.lost for each in anchors]
+            lost = (
+                sum(each for each in losses if each is not None) if any(each.anchors for each in anchors) else None
+            )
+    return Tuned(before, after if math.isfinite(after) else None, lost), changed
 
 
 def _commit(
@@ -213,14 +226,15 @@ def _commit(
     shard, state, kept = (folder.path(place(index)) for place in (folder.shard, folder.state, folder.solved))
     if not kept.is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(kept, solved)
+        write_tensors(kept, {name: solved[name] for name in tuned_tensors(context, block)})
     records = _records(context, block, written, tuned, seconds)
     history = [*read_history(state)[:-1], [record.model_dump(exclude={"seconds"}) for record in records]]
     text = json.dumps(history, sort_keys=True, allow_nan=False)
     tensors = read_file(state) | {HISTORY: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
-    # Where nothing of this stage is kept, what those before have changed goes on to the next one.
-    changed = written if tuned.kept else with_changes(context, block, solved)
-    tensors |= stored_changes(context, block, solved, changed)
+    if context.job.method.refine is Refine.model:
+        # Where nothing of this stage is kept, what those before have changed goes on to the next one.
+        changed = written if tuned.kept else with_changes(context, block, solved)
+        tensors |= stored_changes(context, block, solved, changed)
     document = json.dumps(read_document(state) | {TUNED: True}, sort_keys=True, allow_nan=False)
     write_tensors(shard, written)
     write_tensors(state, tensors, ("secateur", document))

@@ -66,10 +66,13 @@ def tune(
     settings: Refinement,
     add_gradients: Callable[[list[int]], None],
 ) -> Iterator[list[int]]:
-    """Adam by what `add_gradients(windows)` leaves in the parameters. Yields each step's windows behind it.
+    """Adam by what `add_gradients(windows)` leaves in the parameters. Yields each step's windows behind it; where
+    there is nothing to tune, none.
 
     epochs: the windows of every step. steps: of all epochs together.
     """
+    if not tunables:
+        return
     rates = _rates(tunables, settings)
     groups = [{"params": [each.parameter], "lr": rate} for each, rate in zip(tunables, rates, strict=True)]
     # Fused: each number is read and written once, which takes a third of the time, and nothing is held beside it.

@@ -1,9 +1,12 @@
 """From stored tensors to what may be tuned in a loaded block, and back."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from worker.pruning.model.graph import Block
+from secateur.spec.method import Refine
+from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.model.loading import dense_weight
 from worker.pruning.refine.norms import norms
 from worker.pruning.refine.tuning import Tunable
@@ -21,7 +24,7 @@ def free_parameters(context: StageContext, block: Block, tensors: Tensors) -> di
     """
     names = context.runner.graph.names
     free = {name: torch.zeros(tensor.shape, dtype=torch.bool) for name, tensor in tensors.items()}
-    for matrix in context.pruned(block):
+    for matrix in _matrices(context, block):
         matrix.of(free).copy_(matrix.of(tensors) != 0)
     for name in _norms(context, block):
         free[name].fill_(True)
@@ -34,23 +37,31 @@ def free_parameters(context: StageContext, block: Block, tensors: Tensors) -> di
     return found
 
 
+def tuned_tensors(context: StageContext, block: Block) -> list[str]:
+    """Names of the block's tensors in which something may be tuned."""
+    return [*dict.fromkeys(matrix.tensor for matrix in _matrices(context, block)), *_norms(context, block)]
+
+
+def _matrices(context: StageContext, block: Block) -> Sequence[PrunableWeight]:
+    return [] if context.job.method.refine is Refine.norms else context.pruned(block)
+
+
 def _norms(context: StageContext, block: Block) -> list[str]:
     refinement = context.job.method.refinement
-    asked = refinement is not None and refinement.norms
+    asked = refinement is not None and refinement.norms and context.pruned(block)
     return norms(context.runner.graph, context.source, block) if asked else []
 
 
 def as_written(
     context: StageContext, block: Block, tensors: Tensors, tunables: dict[str, Tunable]
 ) -> Tensors | None:
-    """The block's tensors with what was tuned, in their own dtypes; None where a number does not fit.
+    """Those of the block's tensors that were tuned, in their own dtypes; None where a number does not fit.
 
     A weight that the dtype would round to zero stays as it was solved, so that the mask is what it was.
     """
-    found = dict(tensors)
-    for name in {matrix.tensor for matrix in context.pruned(block) if matrix.slice is not None}:
-        found[name] = tensors[name].clone()
-    for matrix in context.pruned(block):
+    matrices = _matrices(context, block)
+    found = {matrix.tensor: tensors[matrix.tensor].clone() for matrix in matrices if matrix.slice is not None}
+    for matrix in matrices:
         solved, tuned = matrix.of(tensors), dense_weight(block, matrix)
         written = _cast(tuned.T if matrix.transposed else tuned, solved)
         if written is None:

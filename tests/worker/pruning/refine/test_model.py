@@ -1,8 +1,8 @@
-"""Jobs that tune the whole model at the end of a stage."""
+"""Jobs that tune the whole model, or its norms, at the end of a stage."""
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -30,12 +30,16 @@ from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.windows import calibration_windows
 from worker.pruning.disk import disk
 from worker.pruning.estimate import memory
+from worker.pruning.model.graph import Block
 from worker.pruning.plan import look
+from worker.pruning.refine.loaded import Streamed
 from worker.pruning.state.atomic import write_tensors
 from worker.pruning.verify import verify_report
 
 ADMM: dict[str, Any] = {"name": "admm"}
 TUNED: dict[str, Any] = {**ADMM, "refine": "model", "refinement": {"learning_rate": 1e-3}}
+NORMS: dict[str, Any] = {**ADMM, "refine": "norms", "refinement": {"epochs": 4, "relative_rate": 0.02}}
+EITHER = pytest.mark.parametrize("tuning", [TUNED, NORMS], ids=["model", "norms"])
 
 
 def written(folder: Path, stage: int = 0) -> dict[str, torch.Tensor]:
@@ -49,9 +53,10 @@ def longer(texts: Path, name: str = "a") -> dict[str, Any]:
     return found
 
 
+@EITHER
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "qwen3-moe"])
 def test_it_comes_nearer_to_the_dense_model_and_is_judged_by_the_text(
-    request_for: Request, texts: Path, tmp_path: Path, family: str
+    request_for: Request, texts: Path, tmp_path: Path, family: str, tuning: dict[str, Any]
 ) -> None:
     """By transformers' own forward passes over the windows held out, of the model as solved and as written: the
     cross entropy against the dense model falls, and the record has that of the text's own tokens."""
@@ -66,7 +71,7 @@ def test_it_comes_nearer_to_the_dense_model_and_is_judged_by_the_text(
     }
     plain, tuned = (
         request_for(method={**method, "name": "wanda"}, workspace=name, **fields)
-        for name, method in (("plain", ADMM), ("tuned", TUNED))
+        for name, method in (("plain", ADMM), ("tuned", tuning))
     )
     prune(plain)
     recorder = Recorder()
@@ -85,7 +90,9 @@ def test_it_comes_nearer_to_the_dense_model_and_is_judged_by_the_text(
     assert note["after"] < note["before"]
     before, after = written(Path(plain["workspace"])), written(Path(tuned["workspace"]))
     assert all(torch.equal(after[name] == 0, tensor == 0) for name, tensor in before.items())
-    assert any(not torch.equal(after[name], tensor) for name, tensor in before.items())
+    changed = {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}
+    assert changed
+    assert tuning is TUNED or all(before[name].ndim == 1 for name in changed)
 
 
 @torch.no_grad()
@@ -95,8 +102,11 @@ def logits_of(model: Path, windows: torch.Tensor) -> torch.Tensor:
     return found[:, :-1].flatten(0, 1)
 
 
-def test_blocks_are_committed_once_more_with_what_they_were(request_for: Request, texts: Path) -> None:
-    request = request_for(method=TUNED, domains=[longer(texts)])
+@EITHER
+def test_blocks_are_committed_once_more_with_what_they_were(
+    request_for: Request, texts: Path, tuning: dict[str, Any]
+) -> None:
+    request = request_for(method=tuning, domains=[longer(texts)])
     recorder = Recorder()
     summary = prune(request, recorder).summary
     folder = Path(request["workspace"])
@@ -105,11 +115,11 @@ def test_blocks_are_committed_once_more_with_what_they_were(request_for: Request
     first, again = recorder.blocks[0].records, recorder.blocks[2].records
     for one, other in zip(first, again, strict=True):
         assert one.mask_sha256 == other.mask_sha256
-        assert one.weights_sha256 != other.weights_sha256
+        assert (one.weights_sha256 == other.weights_sha256) is (tuning is NORMS)
         assert (one.zeros, one.relative_error) == (other.zeros, other.relative_error)
     assert verify_report(folder / "stage-00/model", json_of(folder / "report.json")).differences == ()
     assert summary.weights_sha256 == json_of(folder / "report.json")["stages"][0]["weights_sha256"]
-    assert not any(file.path.startswith("solved") for file in prune(request_for(method=TUNED)).files)
+    assert not any(file.path.startswith("solved") for file in prune(request_for(method=tuning)).files)
 
 
 def json_of(path: Path) -> dict[str, Any]:
@@ -177,22 +187,26 @@ class Whole:
             assert (two / file.local).read_bytes() == (one / file.local).read_bytes(), file.path
 
 
-def three_stages(texts: Path) -> dict[str, Any]:
+def three_stages(texts: Path, tuning: dict[str, Any]) -> dict[str, Any]:
     """Of two domains and a further target."""
     sparsity = {"target": 0.5, "allocation": "uniform", "further": [0.7], "further_statistics": "own"}
-    return {"domains": [longer(texts, "a"), longer(texts, "b")], "method": TUNED, "sparsity": sparsity}
+    return {"domains": [longer(texts, "a"), longer(texts, "b")], "method": tuning, "sparsity": sparsity}
 
 
-@pytest.fixture(scope="module")
-def whole(tiny_llama: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+@pytest.fixture(scope="module", params=[TUNED, NORMS], ids=["model", "norms"])
+def whole(
+    tiny_llama: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Whole:
+    make = requests_in(tmp_path_factory.mktemp("whole"), tiny_llama, texts)
     with on_device():
-        return Whole.of(requests_in(tmp_path_factory.mktemp("whole"), tiny_llama, texts)(**three_stages(texts)))
+        return Whole.of(make(**three_stages(texts, request.param)))
 
 
 @pytest.mark.parametrize("blocks", range(1, 13))
 def test_a_killed_job_ends_in_the_same_bytes(request_for: Request, texts: Path, whole: Whole, blocks: int) -> None:
     """Behind every commit: of a block as solved, and of one as tuned, when others are not yet."""
-    killed, again = (request_for(workspace=name, **three_stages(texts)) for name in ("killed", "again"))
+    fields = three_stages(texts, whole.request["method"])
+    killed, again = (request_for(workspace=name, **fields) for name in ("killed", "again"))
     keeper = Keeper(Path(killed["workspace"]), Path(again["workspace"]), blocks)
     with pytest.raises(Killed):
         prune(killed, keeper)
@@ -203,14 +217,18 @@ def test_a_killed_job_ends_in_the_same_bytes(request_for: Request, texts: Path, 
 
 
 @pytest.mark.parametrize("overrides", [[], [{"match": "model.layers.1.*", "skip": True}]])
+@pytest.mark.parametrize("tuning", [TUNED | {"refinement": {"learning_rate": 1e-3, "norms": True}}, NORMS])
 def test_a_job_killed_between_two_files_ends_in_the_same_bytes(
-    request_for: Request, texts: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[dict[str, Any]]
+    request_for: Request,
+    texts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: list[dict[str, Any]],
+    tuning: dict[str, Any],
 ) -> None:
-    """Above all of the last block, behind which nothing else is left to be tuned; also where its norms alone
-    are."""
+    """Above all of the last block, behind which nothing else is left to be tuned; also where nothing of it is."""
     fields: dict[str, Any] = {
         "domains": [longer(texts)],
-        "method": TUNED | {"refinement": {"learning_rate": 1e-3, "norms": True}},
+        "method": tuning,
         "sparsity": {"target": 0.5, "allocation": "uniform", "overrides": overrides},
     }
     expected = Whole.of(request_for(workspace="whole", **fields))
@@ -238,8 +256,9 @@ def test_a_job_killed_between_two_files_ends_in_the_same_bytes(
         shutil.rmtree(folder)
 
 
-def test_what_makes_nothing_better_is_not_kept(request_for: Request, texts: Path) -> None:
-    wild = {**TUNED, "refinement": {"learning_rate": 1.0, "epochs": 1}}
+@EITHER
+def test_what_makes_nothing_better_is_not_kept(request_for: Request, texts: Path, tuning: dict[str, Any]) -> None:
+    wild = {**tuning, "refinement": {"learning_rate": 1.0, "epochs": 1}}
     plain, tuned = (
         request_for(method=method, domains=[longer(texts)], workspace=name)
         for name, method in (("plain", ADMM), ("tuned", wild))
@@ -249,6 +268,38 @@ def test_what_makes_nothing_better_is_not_kept(request_for: Request, texts: Path
     before, after = (written(Path(each["workspace"])) for each in (plain, tuned))
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert "not_refined" in {warning.code for warning in summary.warnings}
+
+
+def test_of_norms_no_more_than_a_block_is_ever_loaded(
+    request_for: Request, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every pass, there and back, so that memory does not grow with blocks."""
+    passed, most = Streamed.passed, 0
+
+    def counted(self: Streamed, blocks: Sequence[Block]) -> Iterator[Block]:
+        nonlocal most
+        for block in passed(self, blocks):
+            loaded = [any(not each.is_meta for each in other.module.parameters()) for other in blocks]
+            most = max(most, sum(loaded))
+            yield block
+
+    monkeypatch.setattr(Streamed, "passed", counted)
+    prune(request_for(method=NORMS, domains=[longer(texts)]))
+    assert most == 1
+
+
+def test_a_model_without_norms_is_left_as_it_was_solved(
+    request_for: Request, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.pruning.refine.written.norms", lambda *_: [])
+    plain, tuned = (
+        request_for(method=method, domains=[longer(texts)], workspace=name)
+        for name, method in (("plain", ADMM), ("tuned", NORMS))
+    )
+    prune(plain)
+    prune(tuned)
+    before, after = (written(Path(each["workspace"])) for each in (plain, tuned))
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_it_waits_for_commits_and_can_be_stopped(request_for: Request, texts: Path) -> None:
