@@ -212,7 +212,8 @@ def _check(func: Any, name: str, args: Any, tensors: list[Tensor]) -> None:
             }
             for each in indices:
                 to_device(each, args[0].place, None, waits=True)
-    if len(places) > 1 or (_in_place(func) and not isinstance(args[0], GpuTensor)):
+    changed = args[0][0] if isinstance(args[0], list) else args[0]
+    if len(places) > 1 or (_in_place(func) and not isinstance(changed, GpuTensor)):
         found = " and ".join(sorted({str(each.device) for each in tensors}))
         said = ", ".join(f"{each.device}{tuple(each.shape)}" for each in tensors)
         message = f"Expected all tensors to be on the same device, but found at least two devices, {found}!"

@@ -46,8 +46,8 @@ def pruned(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "method",
-    [*METHODS.values(), METHODS["whole"] | {"refine": "block"}, METHODS["whole"] | {"refine": "model"}],
-    ids=[*METHODS, "block", "model"],
+    [*METHODS.values(), *(METHODS["whole"] | {"refine": refine} for refine in ("norms", "block", "model"))],
+    ids=[*METHODS, "norms", "block", "model"],
 )
 def test_with_statistics_of_its_own_a_model_is_that_of_a_job_of_its_own(
     request_for: Request, method: dict[str, Any]

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.slow
 
 PREFIX = {"name": "admm", "target": "prefix", "output_weighting": "gradients"}
 TUNED = {"name": "admm", "target": "prefix", "refine": "block"}
+NORMS = {"name": "admm", "refine": "norms"}
 
 
 class Weigher(Recorder):
@@ -85,7 +86,9 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("frozen", "slow_disk")
 @pytest.mark.parametrize(
-    "method", [{"name": "wanda"}, {"name": "admm"}, PREFIX, TUNED], ids=["wanda", "admm", "prefix", "tuned"]
+    "method",
+    [{"name": "wanda"}, {"name": "admm"}, PREFIX, TUNED, NORMS],
+    ids=["wanda", "admm", "prefix", "tuned", "norms"],
 )
 def test_live_tensors_do_not_grow_with_the_blocks(
     request_for: Request, tmp_path: Path, method: dict[str, str]

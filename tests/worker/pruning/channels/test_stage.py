@@ -118,6 +118,7 @@ SOLVED = {"name": "admm", "target": "prefix", "output_weighting": "gradients"}
         WANDA,
         {**SOLVED, "refine": "block"},
         {**SOLVED, "refine": "model", "refinement": {"epochs": 1}},
+        {**SOLVED, "refine": "norms"},
         {"name": "wanda", "mode": "sequential"},
     ],
 )

@@ -51,6 +51,7 @@ OTHERS: Final[dict[str, dict[str, Any]]] = {
         "domains": "ab",
     },
     "refine-model": {"method": {"name": "wanda", "refine": "model"}, "sparsity": UNIFORM, "domains": "ab"},
+    "refine-norms": {"method": {"name": "wanda", "refine": "norms"}, "sparsity": UNIFORM, "domains": "ab"},
     "kept": {
         "method": ADMM,
         "sparsity": UNIFORM,
