@@ -16,9 +16,9 @@ class Refine(Choice):
     model = "model"
 
 
-RELATIVE_RATE: Final = {Refine.norms: 7e-3, Refine.block: 4e-3, Refine.model: 1.2e-3}
+RELATIVE_RATE: Final = {Refine.norms: 1.2e-2, Refine.block: 4e-3, Refine.model: 1.2e-3}
 """Where a job names no rate."""
-USUAL: Final[dict[Refine, dict[str, Any]]] = {Refine.norms: {"epochs": 1, "windows": 16, "norms": True}}
+USUAL: Final[dict[Refine, dict[str, Any]]] = {Refine.norms: {"epochs": 1, "windows": 8, "norms": True}}
 """What else is not as the fields say, where a job does not say it."""
 RATES: Final = ("relative_rate", "learning_rate")
 """Of which one counts."""
@@ -33,7 +33,7 @@ class Refinement(Strict):
     windows: int | None = Field(
         default=None,
         ge=1,
-        description="How many of the calibration windows that are solved on, from the first. Default: 16 for "
+        description="How many of the calibration windows that are solved on, from the first. Default: 8 for "
         "`norms`, all for `block` and `model`.",
     )
     relative_rate: float | None = Field(
@@ -41,7 +41,7 @@ class Refinement(Strict):
         gt=0,
         le=1,
         description="Learning rate of the first step as a part of the root mean square of what is tuned, matrix "
-        "by matrix, so that it suits weights of any size. Default: 0.007 for `norms`, 0.004 for `block`, 0.0012 "
+        "by matrix, so that it suits weights of any size. Default: 0.012 for `norms`, 0.004 for `block`, 0.0012 "
         "for `model`.",
     )
     learning_rate: float | None = Field(

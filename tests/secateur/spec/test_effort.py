@@ -147,15 +147,33 @@ def test_without_a_preset_every_field_is_plain() -> None:
 
 @pytest.mark.parametrize("field", [{"held_out": 0}, {"held_out": 0.0}, {"samples": 1}])
 @pytest.mark.parametrize("number", [0, 1])
-def test_nothing_is_judged_by_windows_held_out_where_none_are(field: dict[str, Any], number: int) -> None:
+@pytest.mark.parametrize("effort", [Effort.standard, Effort.best])
+def test_nothing_is_judged_by_windows_held_out_where_none_are(
+    field: dict[str, Any], number: int, effort: Effort
+) -> None:
     domains = [dict(each) for each in DOMAINS]
     domains[number]["calibration"] = field
-    job = ask(domains=domains, effort="best")
+    job = ask(domains=domains, effort=effort)
     assert not job.method.follows_dense
     assert job.method.refinement is None
     assert job.method.weighs_outputs
     with pytest.raises(ValidationError, match="held out"):
         ask(domains=domains, method={"name": "admm", "target": "prefix"})
+
+
+@pytest.mark.parametrize("effort", [Effort.standard, Effort.best])
+def test_nothing_is_tuned_without_text_of_its_own(effort: Effort) -> None:
+    for statistics, tuned in (("own", True), (None, True), ("shared", False)):
+        sparsity = {"target": 0.5, "further": [0.7], "further_statistics": statistics}
+        job = ask(sparsity=sparsity, effort=effort)
+        assert (job.method.refinement is not None) is tuned
+        assert job.method.follows_dense
+    with pytest.raises(ValidationError, match="no text to tune on"):
+        ask(
+            sparsity=sparsity,
+            method={"name": "admm", "refine": "norms"},
+            effort=effort,
+        )
 
 
 @pytest.mark.parametrize(
