@@ -32,10 +32,10 @@ DOMAINS: Final = ("first", "second")
 CALIBRATION: Final = {"samples": 16, "sequence_length": 64, "seed": 0}
 ADMM: Final = {"iterations": 80, "mask_steps": 50}
 METHODS: Final[tuple[dict[str, Any], ...]] = (
-    {"name": "copal", "weight_update": "admm", "admm": ADMM},
-    {"name": "admm", "admm": ADMM},
+    {"name": "copal", "weight_update": "admm", "admm": ADMM, "refine": "none"},
+    {"name": "admm", "admm": ADMM, "refine": "none"},
 )
-"""Of the jobs, in turn; so slow that a block is well worth a fault."""
+"""Of the jobs, in turn; so slow that a block is well worth a fault, and each block is committed once."""
 TIMES: Final = {
     "SECATEUR_LEASE_SECONDS": "3",
     "SECATEUR_HEARTBEAT_SECONDS": "0.5",

@@ -177,6 +177,7 @@ def _is_one_trace(observed: Observed) -> None:
         ("engine", "evaluating", service),
         ("engine", "surveying", service),
         ("engine", "pruning", service),
+        ("engine", "tuning", service),
         ("engine", "publishing", service),
         ("engine", "publish", service),
         ("submission", "webhook", "secateur-webhooks"),

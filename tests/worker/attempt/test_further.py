@@ -27,7 +27,7 @@ from worker.attempt.engine_process import COMMAND
 
 BLOCKS = 4
 SEVERAL = {"target": 0.5, "further": [0.7, "2:4"]}
-SLOW = {"name": "copal", "weight_update": "admm", "admm": {"iterations": 300}}
+SLOW = {"name": "copal", "weight_update": "admm", "admm": {"iterations": 300}, "refine": "none"}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 

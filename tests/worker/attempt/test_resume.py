@@ -24,7 +24,7 @@ from worker.attempt import run_jobs
 from worker.attempt.engine_process import COMMAND
 
 BLOCKS = 6
-SLOW = {"name": "copal", "weight_update": "admm", "admm": {"iterations": 300}}
+SLOW = {"name": "copal", "weight_update": "admm", "admm": {"iterations": 300}, "refine": "none"}
 """So many steps that a job can be disturbed in its middle."""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
