@@ -208,10 +208,8 @@ def _distil(context: StageContext, solved: Read, work: float) -> tuple[Tuned, li
         if len(changed) == len(found):
             loaded.load(lambda block: solved(block) | changed[block.index])
             after = distillation.held_out()
-            losses = [each.lost for each in anchors]
-            lost = (
-                sum(each for each in losses if each is not None) if any(each.anchors for each in anchors) else None
-            )
+            losses = [each.loss() for each in anchors if each.anchors]
+            lost = sum(losses) if losses else None
     return Tuned(before, after if math.isfinite(after) else None, lost), changed
 
 
