@@ -84,6 +84,7 @@ def advance_through(context: StageContext, block: Block) -> None:
             context.hidden[index] = context.forward(block, state)
         context.tracker.advance(Kind.forward, pass_work(block, state))
     context.runner.unload(block)
+    memory.trim()  # so that no block adds to the one before
 
 
 def _prune_matrices(
@@ -219,7 +220,6 @@ def _prune_group(
         pruned.append(_New(record, summaries, written, solved.written, kept))
         context.tracker.advance(Kind.solve, solve_work(context.method_of(matrix), matrix))
         del solved, loaded, dense, original
-        memory.trim()  # matrices differ in shape, and so do the holes that each one leaves
     if name not in collected.domain_grams:
         return pruned
     return _on_every_domain(context, block, group, pruned, collected.domain_grams[name])

@@ -88,6 +88,7 @@ def _outliers(context: StageContext, parts: list[Tensor], hidden: HiddenStates) 
         if groups:
             shares[block.index] = _outlier_share(block, groups, measured)
         context.runner.unload(block)
+    memory.trim()
     return Survey(outliers=shares)
 
 
@@ -103,6 +104,7 @@ def _forward(context: StageContext, parts: list[Tensor], inputs: HiddenStates) -
                 states[index] = context.runner.forward(block, state)
             context.tracker.advance(Kind.forward, pass_work(block, state))
         context.runner.unload(block)
+    memory.trim()
     return states
 
 
@@ -176,10 +178,10 @@ def _backward(context: StageContext, inputs: HiddenStates, gradients: list[Tenso
                     of_group = _of_group(context, block, group, measured.pop(group[0].name), squares, tokens)
                     found.outputs.update(of_group.outputs)
                     found.curves.update(of_group.curves)
-                    memory.trim()
         if context.output_grams is not None:
             context.output_grams.put(_finite(sums.means(tokens)))
         context.runner.unload(block)
+        memory.trim()  # so that no block adds to the one before
     return found
 
 

@@ -111,6 +111,7 @@ def _search(context: StageContext) -> dict[str, MovedChannels]:
                 own = {}
             found |= own
             context.runner.unload(block)
+    memory.trim()
     if unproven:
         message = "channels stay as they are stored where moving them changes what a block gives"
         context.warn(message, {"blocks": unproven})

@@ -106,6 +106,7 @@ def window_losses(
                     hidden[index] = runner.forward(block, state)
                 advance(block.index, state.shape[0] * state.shape[1])
             runner.unload(block)
+        memory.trim()
         losses: list[list[float]] = [[] for _ in sets]
         with runner.head() as head, memory.reusing():
             for (number, part), state in zip(parts, hidden, strict=True):

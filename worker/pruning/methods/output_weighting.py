@@ -72,13 +72,12 @@ def weigh_outputs(
     for rows, gram in zip(parts(len(weight)), outputs.grams, strict=True):
         own, target = weight[rows], towards[rows].float()
         weighed = metric(gram)
-        v = descend(own * factor.norms, target * factor.norms, factor.gram, mask[rows], weighed, check)
+        v, change = descend(own * factor.norms, target * factor.norms, factor.gram, mask[rows], weighed, check)
         moved[rows] = masked(v / factor.norms, mask[rows])
-        for number, inputs in enumerate((factor.gram, outputs.held_out)):
-            scale = factor.norms if number == 0 else 1.0
-            if inputs is not None:
-                errors[0, number] += _error((own - target) * scale, inputs, weighed)
-                errors[1, number] += _error((moved[rows] - target) * scale, inputs, weighed)
+        errors[:, 0] += change
+        if outputs.held_out is not None:
+            errors[0, 1] += _error(own - target, outputs.held_out, weighed)
+            errors[1, 1] += _error(moved[rows] - target, outputs.held_out, weighed)
     if not all_finite(moved):
         raise IllConditioned("the solution with weighed outputs is not finite")
     gained = [1 - end / start if start > 0 else 0.0 for start, end in settled(errors).T.tolist()]
@@ -109,16 +108,19 @@ def descend(
     weighed: Tensor,
     check: Callable[[], None] = lambda: None,
     steps: int = STEPS,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Lower tr(G'(V − V0)H(V − V0)ᵀ) on a fixed support by conjugate gradients, preconditioned by both diagonals.
 
     v, v0, mask: (out, in); gram: H, (in, in), and weighed: G', (out, out), positive definite. What rounding made
-    worse is given back as it came.
+    worse is given back as it came. Returns V, and that error before and after, (2,), float64.
     """
     support = as_numbers(mask)
     diagonal = torch.outer(weighed.diagonal(), gram.diagonal())
     precondition = diagonal.reciprocal().masked_fill_(diagonal <= 0, 0.0).mul_(support)
-    residual = (weighed @ ((v0 - v) @ gram)).mul_(support)
+    missing = v0 - v
+    residual = weighed @ (missing @ gram)
+    before = _dot(missing, residual).clamp_min(0.0)
+    residual.mul_(support)
     direction = residual * precondition
     product = _dot(residual, direction)
     found = v.clone()
@@ -137,7 +139,9 @@ def descend(
         new = _dot(residual, scaled)
         add_scaled(scaled, direction, torch.where(going, new / product, 0.0))
         direction, product = scaled, new
-    return either(_error(found - v0, gram, weighed) < _error(v - v0, gram, weighed), found, v)
+    after = _error(found - v0, gram, weighed)
+    better = after < before
+    return either(better, found, v), torch.stack([before, torch.where(better, after, before)])
 
 
 def _error(lost: Tensor, gram: Tensor, weighed: Tensor) -> Tensor:

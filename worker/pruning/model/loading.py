@@ -13,7 +13,6 @@ from transformers.pytorch_utils import Conv1D
 
 from worker.pruning.model.experts import of_expert
 from worker.pruning.model.graph import Block, PrunableWeight
-from worker.pruning.runtime import memory
 
 _MULTIPLY: Final = (nn.Linear.forward, Conv1D.forward)
 """Forwards that do nothing with their weight but multiply by it."""
@@ -65,12 +64,11 @@ def load_block(
 
 
 def unload(block: Block) -> None:
-    """Forget the parameters' values, and give their memory back, so that no block adds to the one before."""
+    """Forget the parameters' values."""
     block.unrounded.clear()
     for part in block.module.modules():
         for name, parameter in part.named_parameters(recurse=False):
             setattr(part, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
-    memory.trim()
 
 
 def dense_weight(block: Block, matrix: PrunableWeight) -> Tensor:

@@ -9,6 +9,7 @@ from worker.pruning.model.graph import Block
 from worker.pruning.model.loading import load_block
 from worker.pruning.refine.tuning import Tunable, own_copies
 from worker.pruning.refine.written import Tensors, free_parameters
+from worker.pruning.runtime import memory
 from worker.pruning.runtime.hidden_states import HiddenStates, Room
 from worker.pruning.runtime.prefetch import read_ahead
 from worker.pruning.state.context import StageContext
@@ -31,6 +32,7 @@ class Together:
         self.inputs.clear()
         for block in self._context.blocks:
             self._context.runner.unload(block)
+        memory.trim()
 
     def load(self, read: Read) -> None:
         """Take all blocks' tensors from there."""
@@ -81,3 +83,4 @@ class Streamed:
                 setattr(block.module.get_submodule(owner), name, parameter)
             yield block
             runner.unload(block)
+        memory.trim()

@@ -16,7 +16,6 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from secateur.spec.method import Refine
 from secateur.spec.records.history import MatrixRecord, Phase
@@ -114,12 +113,13 @@ class _Distillation:
         count = ids.shape[0] * (ids.shape[1] - unpredicted)
         with precision(device, self.context.dtype), self.context.runner.head() as head:
             for piece in pieces(ids, self.context.runner.vocabulary, DISTILLED_COPIES, unpredicted):
-                target = head(ids[:, piece], wanted[:, piece]).float().softmax(dim=-1).flatten(0, 1)
+                target = head(ids[:, piece], wanted[:, piece]).softmax(dim=-1, dtype=torch.float32)
                 given = last[:, piece].clone().requires_grad_()
                 with torch.enable_grad():
-                    logits = head(ids[:, piece], given).float().flatten(0, 1)
-                    loss = functional.cross_entropy(logits, target, reduction="sum") / count
-                loss.backward()  # type: ignore[no-untyped-call]
+                    logits = head(ids[:, piece], given)
+                # The cross entropy's gradient by logits, without what autograd would keep for it.
+                wrong = logits.detach().softmax(dim=-1, dtype=torch.float32).sub_(target).div_(count)
+                logits.backward(wrong.to(logits))  # type: ignore[no-untyped-call]
                 assert given.grad is not None  # noqa: S101 - for the type checker
                 gradient[:, piece] = given.grad
         return gradient
@@ -178,6 +178,7 @@ def _pass_dense(context: StageContext) -> None:
                 context.hidden[index] = context.forward(block, state)
             context.tracker.advance(Kind.forward, pass_work(block, state))
         context.runner.unload(block)
+    memory.trim()
 
 
 def _distil(context: StageContext, solved: Read, work: float) -> tuple[Tuned, list[Tensors]]:

@@ -14,7 +14,7 @@ from worker.pruning.model.block_runner import BATCH_TOKENS
 
 BETAS: Final = (0.9, 0.95)
 """Of Adam: the second one is shorter than usual, because there are few steps."""
-DISTILLED_COPIES: Final = 6
+DISTILLED_COPIES: Final = 4
 """Of a piece's logits, while a loss against the dense model's probabilities is computed, with its gradient."""
 SMALLEST: Final = 1e-3
 """No parameter is taken for smaller, so that what is all zeros can move."""

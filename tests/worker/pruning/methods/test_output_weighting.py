@@ -48,7 +48,7 @@ def row_by_row(dense: Tensor, factor: AdmmFactor, mask: Tensor) -> Tensor:
 
 def test_enough_steps_reach_the_only_solution(dense: Tensor, factor: AdmmFactor, mask: Tensor) -> None:
     v0, weighed = dense * factor.norms, metric(gram_of(40, ROWS, 4))
-    found = descend(v0 * mask, v0, factor.gram, mask, weighed, steps=200)
+    found, _ = descend(v0 * mask, v0, factor.gram, mask, weighed, steps=200)
     # The problem in the kept weights alone, row after row.
     kept = mask.flatten().nonzero().flatten()
     whole = torch.kron(weighed.double(), factor.gram.double())
@@ -63,7 +63,8 @@ def test_every_step_lowers_the_error(dense: Tensor, factor: AdmmFactor, mask: Te
     v0, weighed = dense * factor.norms, metric(gram_of(40, ROWS, 4))
     start = row_by_row(dense, factor, mask) * factor.norms
     found = [descend(start, v0, factor.gram, mask, weighed, steps=count) for count in (steps - 1, steps)]
-    before, after = (error(each, v0, factor.gram, weighed) for each in found)
+    before, after = (error(each, v0, factor.gram, weighed) for each, _ in found)
+    assert found[1][1].tolist() == pytest.approx([error(start, v0, factor.gram, weighed), after])
     assert after <= before * (1 + 1e-6)
     assert after < error(start, v0, factor.gram, weighed)
 
@@ -71,7 +72,9 @@ def test_every_step_lowers_the_error(dense: Tensor, factor: AdmmFactor, mask: Te
 def test_what_is_best_already_stays_to_the_bit(dense: Tensor, factor: AdmmFactor) -> None:
     v0 = dense * factor.norms
     whole = torch.ones_like(dense, dtype=torch.bool)
-    assert torch.equal(descend(v0, v0, factor.gram, whole, metric(gram_of(40, ROWS, 4))), v0)
+    found, errors = descend(v0, v0, factor.gram, whole, metric(gram_of(40, ROWS, 4)))
+    assert torch.equal(found, v0)
+    assert errors.tolist() == [0, 0]
 
 
 def test_outputs_that_count_alike_leave_the_best_weights_of_each_alone(
