@@ -35,6 +35,8 @@ class Preset:
     """Where there are further targets."""
     survey_tokens: int = SURVEY_TOKENS
     """Of the allocation `error`, where weights are solved for."""
+    windows: int | None = None
+    """That are tuned on, where `refine` is the preset's; None: as many as are usual."""
 
 
 SHORT: Final = {"iterations": 10, "mask_steps": 8, "polish_steps": 3}
@@ -42,7 +44,9 @@ SHORT: Final = {"iterations": 10, "mask_steps": 8, "polish_steps": 3}
 SHORTEST: Final = {"iterations": 6, "mask_steps": 5, "polish_steps": 3}
 """A quarter of the time less, for one or two per cent of a matrix's error."""
 PRESETS: Final = {
-    Effort.fast: Preset(Target.dense, OutputWeighting.none, Curvature.plain, SHORTEST, survey_tokens=4096),
+    Effort.fast: Preset(
+        Target.dense, OutputWeighting.none, Curvature.plain, SHORTEST, Refine.norms, survey_tokens=4096, windows=4
+    ),
     Effort.standard: Preset(Target.prefix, OutputWeighting.gradients, Curvature.plain, SHORT, Refine.norms),
     Effort.best: Preset(Target.prefix, OutputWeighting.gradients, Curvature.plain, SHORT, Refine.model),
 }
@@ -86,7 +90,16 @@ def with_preset_method(method: Any, preset: Preset) -> Any:
         return given
     wanted = {name: getattr(preset, name) for name in ("target", "output_weighting", "refine")}
     found = given | {name: value for name, value in wanted.items() if given.get(name) is None}
+    if preset.windows is not None and found["refine"] == preset.refine != Refine.none:
+        found["refinement"] = _tuning(given.get("refinement"), preset.windows)
     return found | ({"admm": _search(given.get("admm"), preset)} if _searches(given) else {})
+
+
+def _tuning(settings: Any, windows: int) -> Any:
+    own = {} if settings is None else _as_sent(settings)
+    if not isinstance(own, dict) or own.get("windows") is not None:
+        return settings
+    return {**own, "windows": windows}
 
 
 def _searches(given: Mapping[str, Any]) -> bool:

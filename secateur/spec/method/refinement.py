@@ -34,7 +34,7 @@ class Refinement(Strict):
         default=None,
         ge=1,
         description="How many of the calibration windows that are solved on, from the first. Default: 8 for "
-        "`norms`, all for `block` and `model`.",
+        "`norms`, or as the job's `effort` has it, all for `block` and `model`.",
     )
     relative_rate: float | None = Field(
         default=None,

@@ -125,6 +125,27 @@ def test_only_the_fast_effort_looks_at_fewer_tokens_and_only_where_rates_are_sha
         assert ask(sparsity=sparsity, effort="fast").sparsity.survey_tokens == SURVEY_TOKENS
 
 
+@pytest.mark.parametrize(
+    ("given", "windows"),
+    [
+        ({}, 4),
+        ({"refine": None, "refinement": None}, 4),
+        ({"refinement": {"epochs": 2}}, 4),
+        ({"refinement": {"windows": None}}, 4),
+        ({"refinement": {"windows": 6}}, 6),
+        ({"refine": "block"}, None),
+        ({"refine": "model", "refinement": {"epochs": 2}}, None),
+    ],
+)
+def test_the_fast_effort_tunes_norms_on_fewer_windows(given: dict[str, Any], windows: int | None) -> None:
+    found = ask(method={"name": "admm", **given}, effort="fast").method
+    assert found.refinement is not None
+    assert found.refinement.windows == windows
+    usual = ask(method={"name": "admm"}, effort="standard").method.refinement
+    assert usual is not None
+    assert usual.windows == 8
+
+
 @pytest.mark.parametrize("effort", Effort)
 def test_channels_are_permuted_where_weights_are_solved_for_in_groups(effort: Effort) -> None:
     one = {"target": 0.5, "overrides": [{"match": "*", "pattern": "2:4"}]}
@@ -147,7 +168,7 @@ def test_without_a_preset_every_field_is_plain() -> None:
 
 @pytest.mark.parametrize("field", [{"held_out": 0}, {"held_out": 0.0}, {"samples": 1}])
 @pytest.mark.parametrize("number", [0, 1])
-@pytest.mark.parametrize("effort", [Effort.standard, Effort.best])
+@pytest.mark.parametrize("effort", Effort)
 def test_nothing_is_judged_by_windows_held_out_where_none_are(
     field: dict[str, Any], number: int, effort: Effort
 ) -> None:
@@ -156,18 +177,18 @@ def test_nothing_is_judged_by_windows_held_out_where_none_are(
     job = ask(domains=domains, effort=effort)
     assert not job.method.follows_dense
     assert job.method.refinement is None
-    assert job.method.weighs_outputs
+    assert job.method.weighs_outputs is (PRESETS[effort].output_weighting is OutputWeighting.gradients)
     with pytest.raises(ValidationError, match="held out"):
         ask(domains=domains, method={"name": "admm", "target": "prefix"})
 
 
-@pytest.mark.parametrize("effort", [Effort.standard, Effort.best])
+@pytest.mark.parametrize("effort", Effort)
 def test_nothing_is_tuned_without_text_of_its_own(effort: Effort) -> None:
     for statistics, tuned in (("own", True), (None, True), ("shared", False)):
         sparsity = {"target": 0.5, "further": [0.7], "further_statistics": statistics}
         job = ask(sparsity=sparsity, effort=effort)
         assert (job.method.refinement is not None) is tuned
-        assert job.method.follows_dense
+        assert job.method.follows_dense is (PRESETS[effort].target is Target.prefix)
     with pytest.raises(ValidationError, match="no text to tune on"):
         ask(
             sparsity=sparsity,
