@@ -1,7 +1,7 @@
 """Ours and others' side by side: perplexity, wall time and peak memory after pruning SmolLM2-135M on C4.
 
     python -m benchmarks.compare --data DIR [--rows '50%/*,dense'] [--out FILE]
-    python -m benchmarks.compare --data DIR --ratio [--repeats 3]
+    python -m benchmarks.compare --data DIR --ratio [--repeats 3] [--rows '50%/admm:fast']
 
 DIR holds wikitext2/test.txt, ptb/test.txt, c4/calibration.jsonl and c4/test.jsonl. Prints a table and writes JSON;
 "planned" are the seconds that a plan of the row says on this machine. Rows are kept in --cache and not measured
@@ -104,7 +104,7 @@ def main(given: list[str] | None = None) -> int:
     document: dict[str, Any] = {"machine": machine(), "dtype": dtype, "protocol": protocol.identity()}
     failed: dict[str, str] = {}
     if options.ratio:
-        document["ratios"] = compare_times(bench, options.repeats)
+        document["ratios"] = compare_times(bench, options.repeats, rows)
     else:
         document["rows"], failed = fill(bench, rows, options.again)
         document["failed"] = failed

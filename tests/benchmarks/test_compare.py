@@ -16,7 +16,7 @@ from benchmarks.measure import Bench
 from benchmarks.protocol import CALIBRATION, TESTS, Protocol
 from benchmarks.ratio import compare_times
 from benchmarks.results import Results
-from benchmarks.rows import DENSE, Row, choose
+from benchmarks.rows import DENSE, Row, all_rows, choose
 from tests.tiny import make_tiny_llama, text
 
 pytestmark = pytest.mark.slow
@@ -123,12 +123,16 @@ def test_ratio_takes_turns_and_compares_medians(bench: Bench, monkeypatch: pytes
         return Finished({"seconds": 4.0 if row.peer else 1.0, "processor_seconds": 2.0}, 2, 1)
 
     monkeypatch.setattr(Bench, "prune", prune)
-    found = compare_times(bench, 2)
+    found = compare_times(bench, 2, all_rows())
     there = ["50%/admm:fast", "50%/admm:standard", "50%/llmcompressor-sparsegpt"]
     assert order[:6] == [*there, *reversed(there)]
     assert [each["ours"] for each in found] == [*there[:2], "50%/wanda", "50%/wanda@uniform"]
     assert [(each["ratio"], each["processor_ratio"]) for each in found] == [(0.25, 1.0)] * 4
+    assert [each["goal"] for each in found] == [0.5, 1.0, 0.5, 0.5]
     assert set(found[1]["runs"]) == {"50%/admm:standard", "50%/llmcompressor-sparsegpt"}
+    order.clear()
+    assert [each["ours"] for each in compare_times(bench, 1, choose("*/admm:standard"))] == there[1:2]
+    assert order == there[1:]
 
 
 def test_a_peers_model_gets_the_tokenizer_that_all_are_evaluated_with(
