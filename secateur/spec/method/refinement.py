@@ -41,8 +41,8 @@ class Refinement(Strict):
         gt=0,
         le=1,
         description="Learning rate of the first step as a part of the root mean square of what is tuned, matrix "
-        "by matrix, so that it suits weights of any size. Default: 0.012 for `norms`, 0.004 for `block`, 0.0012 "
-        "for `model`.",
+        "by matrix, and of every number itself in norms and biases, so that it suits weights of any size. "
+        "Default: 0.012 for `norms`, 0.004 for `block`, 0.0012 for `model`.",
     )
     learning_rate: float | None = Field(
         default=None, gt=0, le=1, description="Of the first step, one for all, in place of `relative_rate`."

@@ -31,7 +31,7 @@ from worker.pruning.model.graph import Block, PrunableWeight
 from worker.pruning.model.loading import dense_weight
 from worker.pruning.runtime import memory
 from worker.pruning.runtime.hidden_states import HiddenStates, Room
-from worker.pruning.runtime.numerics import all_finite
+from worker.pruning.runtime.numerics import all_finite, products_of
 from worker.pruning.runtime.progress import Kind
 from worker.pruning.state.context import StageContext, Tensors
 from worker.pruning.state.moments import Measured
@@ -270,7 +270,7 @@ def _when_it_comes_back(matrix: PrunableWeight, output: Tensor, first: int, add:
 
     def call(gradient: Tensor) -> None:
         own = gradient.reshape(-1, gradient.shape[-1])[:, first : first + matrix.rows]
-        with torch.autocast(own.device.type, enabled=False):
+        with torch.autocast(own.device.type, enabled=False), products_of(own.dtype):
             add(own.float())
 
     output.register_hook(call)  # type: ignore[no-untyped-call]

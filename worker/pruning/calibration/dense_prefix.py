@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worker.pruning.model.graph import Block, PrunableWeight
+from worker.pruning.runtime.numerics import products_of
 from worker.pruning.state.moments import Measured
 
 Tensors = defaultdict[str, list[Tensor]]
@@ -23,7 +24,7 @@ PROBE_TOKENS = 8
 
 
 class PrefixGap:
-    """Sums of (Y − X)ᵀX over the batches of one domain, by group, and of (Y − X)ᵀ(Y − X) where windows are held
+    """Sums of YᵀX over the batches of one domain, by group, and of (Y − X)ᵀ(Y − X) where windows are held
     out.
 
     A batch passes the block twice: behind the pruned prefix, then, inside `dense_pass`, behind the dense one.
@@ -45,29 +46,35 @@ class PrefixGap:
         finally:
             self.in_dense = False
 
-    def add(self, name: str, inputs: Tensor, *, dense: bool) -> None:
-        """inputs: (tokens, in), float32, of the group of that name; other groups' are passed over. dense: heard in
-        a `dense_pass`."""
+    def add(self, name: str, inputs: Tensor, dtype: torch.dtype, *, dense: bool) -> None:
+        """inputs: (tokens, in), float32, of the group of that name; other groups' are passed over. dtype: as which
+        they were read. dense: heard in a `dense_pass`."""
         if name not in self.cross:
             return
         if not dense:
             self._pruned[name] = inputs.clone()  # a block may go on to write where its inputs are
             return
         pruned = self._pruned.pop(name)
-        gap = inputs - pruned
-        self.cross[name].addmm_(gap.T, pruned)
+        with products_of(dtype):
+            self.cross[name].addmm_(inputs.T, pruned)
         if name in self.gap:
+            gap = inputs - pruned
             self.gap[name].addmm_(gap.T, gap)
 
     def put_into(self, measured: Mapping[str, Measured]) -> dict[str, Measured]:
-        """The groups' statistics with these beside them, per token. The sums are used up."""
+        """The groups' statistics with these beside them, per token. The sums are used up.
+
+        (Y − X)ᵀX as YᵀX − XᵀX: both factors are what a layer reads, whose products are quick (see `numerics`).
+        """
         self._pruned.clear()
         found = dict(measured)
         for name, cross in self.cross.items():
             tokens = max(measured[name].tokens, 1)
             gap = self.gap.get(name)
             found[name] = replace(
-                found[name], cross=cross.div_(tokens), gap=None if gap is None else gap.div_(tokens)
+                found[name],
+                cross=cross.div_(tokens).sub_(found[name].gram),
+                gap=None if gap is None else gap.div_(tokens),
             )
         return found
 

@@ -96,7 +96,8 @@ def measure(
         # Statistics are float32, whatever the pass around them computes in.
         with torch.autocast(device.type, enabled=False):
             if prefix_gap is not None:
-                prefix_gap.add(matrix.name, inputs.reshape(-1, matrix.columns), dense=found.dense)
+                tokens = inputs.reshape(-1, matrix.columns)
+                prefix_gap.add(matrix.name, tokens, found.inputs.dtype, dense=found.dense)
             if found.dense:
                 return
             with products_of(found.inputs.dtype):

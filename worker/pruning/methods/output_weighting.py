@@ -13,7 +13,7 @@ from worker.pruning.allocation.curves import floored
 from worker.pruning.errors import IllConditioned
 from worker.pruning.methods.admm import AdmmFactor
 from worker.pruning.methods.masks import as_numbers, masked
-from worker.pruning.runtime.numerics import all_finite
+from worker.pruning.runtime.numerics import all_finite, search_products
 from worker.pruning.runtime.waiting import add_scaled, either, settled, shows_at_once
 
 WIDEST: Final = 512
@@ -111,8 +111,9 @@ def descend(
 ) -> tuple[Tensor, Tensor]:
     """Lower tr(G'(V − V0)H(V − V0)ᵀ) on a fixed support by conjugate gradients, preconditioned by both diagonals.
 
-    v, v0, mask: (out, in); gram: H, (in, in), and weighed: G', (out, out), positive definite. What rounding made
-    worse is given back as it came. Returns V, and that error before and after, (2,), float64.
+    v, v0, mask: (out, in); gram: H, (in, in), and weighed: G', (out, out), positive definite. Steps may be rounded,
+    errors are not: what rounding made worse is given back as it came. Returns V, and that error before and after,
+    (2,), float64.
     """
     support = as_numbers(mask)
     diagonal = torch.outer(weighed.diagonal(), gram.diagonal())
@@ -127,7 +128,8 @@ def descend(
     going = torch.ones_like(product, dtype=torch.bool)
     for _ in range(steps):
         check()
-        image = (weighed @ (direction @ gram)).mul_(support)
+        with search_products():
+            image = (weighed @ (direction @ gram)).mul_(support)
         bend = _dot(direction, image)
         going = going & (product > 0) & (bend > 0)
         if shows_at_once(going) and not bool(going):

@@ -5,10 +5,11 @@ How exact products are, whatever the processor. Torch may make float32 products 
 precision `medium`: bfloat16 on a processor with AMX, TF32 on a GPU, plain float32 elsewhere). Here all float32
 products are exact (`highest`), with two exceptions:
 
-- A Gram of inputs that a layer reads in bfloat16: they are rounded first, and the product of two such numbers is
-  exact in float32, so that `medium` loses nothing (`products_of`). TF32 has 11 significant bits, bfloat16 has 8.
-- The steps by which ADMM looks for a mask, in a job with fast numerics (`search_products`): they are rounded, and
-  what they find is polished exactly.
+- A Gram of inputs that a layer reads in bfloat16, or of gradients that come in it: they are rounded first, and the
+  product of two such numbers is exact in float32, so that `medium` loses nothing (`products_of`). TF32 has 11
+  significant bits, bfloat16 has 8.
+- Steps that look for something, in a job with fast numerics (`search_products`), are rounded: ADMM's for a mask,
+  whose weights are then polished exactly, and those of weighed outputs, whose errors are exact.
 
 Forward passes, and the survey's gradients, are in bfloat16 where a job's forward dtype says so (`evaluate`), by
 autocast and never by `medium`: that would also round what a model computes in float32 on purpose, such as the

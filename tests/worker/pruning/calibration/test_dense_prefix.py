@@ -77,6 +77,6 @@ def test_what_is_summed_is_of_the_whole_models_run_side_by_side(request_for: Req
         torch.testing.assert_close(found / scale, expected / scale, rtol=1e-3, atol=1e-4)
     assert "model.layers.1.mlp.down_proj.weight/cross" not in state
     first = load_file(folder / "state/block-0000.safetensors")
-    assert not first["model.layers.0.self_attn.q_proj.weight/cross"].any(), (
-        "nothing is pruned before the first block"
-    )
+    # Nothing is pruned before the first block: what is left is rounding of the sums.
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert first[f"{name}/cross"].abs().max() <= 1e-5 * first[f"{name}/second"].max()

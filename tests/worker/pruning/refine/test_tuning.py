@@ -85,6 +85,25 @@ def test_a_relative_rate_is_of_the_size_of_what_may_change() -> None:
     assert torch.equal(tunables[2].parameter.detach()[~free], before[2][~free])
 
 
+@pytest.mark.parametrize("rate", ["relative_rate", "learning_rate"])
+def test_every_number_of_a_norm_moves_by_its_own_size(rate: str) -> None:
+    """Unless one rate for all is given. A matrix beside it has one rate by all of its numbers."""
+    sizes = torch.tensor([1600.0, -30.0, 0.3, 0.0, -1e-7])
+    norm, matrix = nn.Parameter(sizes.clone()), nn.Parameter(torch.diag(sizes))
+    tunables = [Tunable(norm, None), Tunable(matrix, None)]
+
+    def add_gradients(_: list[int]) -> None:
+        norm.grad = -torch.tensor([1e-4, 1.0, 1e3, 1.0, 1.0])
+        matrix.grad = -torch.ones_like(matrix)
+
+    list(tune(tunables, [[[0]]], 1, Refinement(**{rate: 0.01}), add_gradients))
+    own = sizes.abs().clamp_min(1e-3) if rate == "relative_rate" else torch.ones(5)
+    all_of_it = torch.diag(sizes).square().mean().sqrt() if rate == "relative_rate" else torch.tensor(1.0)
+    torch.testing.assert_close(norm.detach() - sizes, 0.01 * own, rtol=2e-3, atol=1e-8)
+    moved = matrix.detach() - torch.diag(sizes)
+    torch.testing.assert_close(moved, (0.01 * all_of_it).expand(5, 5), rtol=2e-3, atol=1e-6)
+
+
 def test_copies_leave_what_was_loaded_alone() -> None:
     module = layer()
     loaded = module.weight.detach()

@@ -23,7 +23,10 @@ from worker.pruning.runtime.numerics import search_products, torch_settings
 
 pytestmark = pytest.mark.slow
 
-ADMM = {"method": {"name": "admm"}, "sparsity": {"target": 0.5, "allocation": "error"}}
+ADMM = {
+    "method": {"name": "admm", "target": "prefix", "output_weighting": "gradients"},
+    "sparsity": {"target": 0.5, "allocation": "error"},
+}
 
 
 def report_of(request: dict[str, Any]) -> dict[str, Any]:
