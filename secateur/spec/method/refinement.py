@@ -16,7 +16,7 @@ class Refine(Choice):
     model = "model"
 
 
-RELATIVE_RATE: Final = {Refine.norms: 1.2e-2, Refine.block: 4e-3, Refine.model: 1.2e-3}
+RELATIVE_RATE: Final = {Refine.norms: 1.5e-2, Refine.block: 4e-3, Refine.model: 1.2e-3}
 """Where a job names no rate."""
 USUAL: Final[dict[Refine, dict[str, Any]]] = {Refine.norms: {"epochs": 1, "windows": 8, "norms": True}}
 """What else is not as the fields say, where a job does not say it."""
@@ -42,7 +42,7 @@ class Refinement(Strict):
         le=1,
         description="Learning rate of the first step as a part of the root mean square of what is tuned, matrix "
         "by matrix, and of every number itself in norms and biases, so that it suits weights of any size. "
-        "Default: 0.012 for `norms`, 0.004 for `block`, 0.0012 for `model`.",
+        "Default: 0.015 for `norms`, 0.004 for `block`, 0.0012 for `model`.",
     )
     learning_rate: float | None = Field(
         default=None, gt=0, le=1, description="Of the first step, one for all, in place of `relative_rate`."

@@ -146,7 +146,7 @@ def test_a_refinement_is_written_out() -> None:
     assert make_method(MethodName.wanda).refinement is None
     block, norms = (make_method(MethodName.wanda, refine=refine) for refine in ("block", "norms"))
     assert block.model_dump(mode="json")["refinement"] == refinement(epochs=4)
-    few = {"epochs": 1, "windows": 8, "relative_rate": 0.012, "norms": True}
+    few = {"epochs": 1, "windows": 8, "relative_rate": 0.015, "norms": True}
     assert norms.model_dump(mode="json")["refinement"] == refinement(**few)
     more = make_method(MethodName.wanda, refine="norms", refinement={"epochs": 4, "windows": 3, "norms": True})
     assert more.model_dump(mode="json")["refinement"] == refinement(**few | {"epochs": 4, "windows": 3})
