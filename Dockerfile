@@ -42,7 +42,7 @@ RUN pip install --constraint deploy/constraints.txt --constraint deploy/constrai
 
 FROM python:${PYTHON}-slim AS runtime
 RUN useradd --uid 10001 --create-home --home-dir /home/secateur secateur \
- && mkdir /work && chown secateur /work
+ && mkdir /var/lib/secateur && chown secateur /var/lib/secateur
 ENV PATH=/opt/secateur/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /home/secateur
 USER 10001
@@ -55,7 +55,7 @@ CMD ["python", "-m", "app.serve", "--host", "0.0.0.0", "--port", "8000"]
 FROM runtime AS runtime-worker
 # Read by Celery before it loads any module: SIGTERM then gives the job back at once.
 ENV REMAP_SIGTERM=SIGQUIT
-VOLUME /work
+VOLUME /var/lib/secateur
 
 FROM runtime-worker AS worker-cpu
 COPY --from=build-worker-cpu /opt/secateur /opt/secateur

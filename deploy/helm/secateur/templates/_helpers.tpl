@@ -45,7 +45,7 @@ SECATEUR_S3_REGION: {{ .Values.store.s3Region | quote }}
 SECATEUR_S3_PUBLIC_ENDPOINT: {{ . | quote }}
 {{- end }}
 SECATEUR_PRESIGN_DOWNLOADS: {{ .Values.store.presignDownloads | quote }}
-SECATEUR_WORK_DIR: /work
+SECATEUR_WORK_DIR: /var/lib/secateur
 SECATEUR_HEALTH_DIR: /tmp
 SECATEUR_METRICS_LISTEN: 0.0.0.0:9464
 SECATEUR_LOG_FORMAT: {{ .Values.logs.format }}
@@ -126,7 +126,7 @@ topologySpreadConstraints:
 
 {{- define "secateur.workMounts" -}}
 - {name: tmp, mountPath: /tmp}
-- {name: work, mountPath: /work}
+- {name: work, mountPath: /var/lib/secateur}
 {{- if .Values.models.existingClaim }}
 - {name: models, mountPath: /models, readOnly: true}
 {{- end }}
