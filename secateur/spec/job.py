@@ -183,8 +183,8 @@ class Pruning(Stages):
     numerics: Numerics = Field(
         default=Numerics.fast,
         description="`exact`: every product is of float32 numbers, in forward passes, statistics, solvers and "
-        "evaluation, whatever the processor. `fast`: forward passes, evaluation and the search for ADMM's masks "
-        "multiply in bfloat16 where the hardware does so natively.",
+        "evaluation, whatever the processor. `fast`: forward passes, evaluation, the search for ADMM's masks and "
+        "the steps of weighed outputs multiply in bfloat16 where the hardware does so natively.",
     )
     output: Output = Output()
     tasks: Tasks = Field(

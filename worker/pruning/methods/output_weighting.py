@@ -111,9 +111,9 @@ def descend(
 ) -> tuple[Tensor, Tensor]:
     """Lower tr(G'(V − V0)H(V − V0)ᵀ) on a fixed support by conjugate gradients, preconditioned by both diagonals.
 
-    v, v0, mask: (out, in); gram: H, (in, in), and weighed: G', (out, out), positive definite. Steps may be rounded,
-    errors are not: what rounding made worse is given back as it came. Returns V, and that error before and after,
-    (2,), float64.
+    v, v0, mask: (out, in); gram: H, (in, in), and weighed: G', (out, out), positive definite. Steps may be
+    rounded, errors are not: what rounding made worse is given back as it came. Returns V, and that error before
+    and after, (2,), float64.
     """
     support = as_numbers(mask)
     diagonal = torch.outer(weighed.diagonal(), gram.diagonal())
