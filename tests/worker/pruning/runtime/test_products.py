@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks.bfloat16 import MediumInBfloat16, amx
 from secateur.spec.job import Numerics
@@ -16,9 +17,10 @@ from tests.tiny import make_tiny
 from tests.worker.pruning.conftest import Recorder, Request, prune
 from tests.worker.pruning.lineages import chain, continuing, run_job
 from worker.pruning import UserError
+from worker.pruning.allocation.output_grams import GradientSums
 from worker.pruning.model.block_runner import BlockRunner
 from worker.pruning.model.checkpoint import Checkpoint
-from worker.pruning.model.graph import build_graph
+from worker.pruning.model.graph import PrunableWeight, build_graph
 from worker.pruning.runtime.numerics import search_products, torch_settings
 
 pytestmark = pytest.mark.slow
@@ -51,13 +53,26 @@ def test_an_exact_job_is_the_same_on_a_processor_that_multiplies_in_bfloat16(req
     assert said[0][2]["dtype"]["forward"] == "float32"
 
 
-def test_what_fast_numerics_cost_a_job(request_for: Request) -> None:
+def test_what_fast_numerics_cost_a_job(request_for: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also: gradients come in bfloat16 there, so that their Grams are as quick."""
     perplexities, reports = {}, {}
+    precisions: set[str] = set()
+    add = GradientSums.add
+
+    def listening(sums: GradientSums, matrix: PrunableWeight, gradients: Tensor) -> None:
+        precisions.add(torch.get_float32_matmul_precision())
+        if numerics is Numerics.fast:
+            assert torch.equal(gradients, gradients.bfloat16().float())
+        add(sums, matrix, gradients)
+
+    monkeypatch.setattr(GradientSums, "add", listening)
     for numerics in Numerics:
+        precisions.clear()
         request, recorder = request_for(workspace=numerics, numerics=numerics, **ADMM), Recorder()
         with amx() as rounding:
             prune(request, recorder)
         assert (rounding.rounded > 0) == (numerics is Numerics.fast)
+        assert precisions == {"medium" if numerics is Numerics.fast else "highest"}
         perplexities[numerics] = recorder.evaluations[-1].perplexity
         reports[numerics] = report_of(request)
     fast, exact = reports[Numerics.fast], reports[Numerics.exact]
