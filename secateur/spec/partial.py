@@ -11,6 +11,7 @@ from secateur.spec.method import (
     RATES,
     ComparisonGroup,
     DomainMode,
+    Inputs,
     Mask,
     MethodName,
     Objective,
@@ -59,6 +60,7 @@ class MethodPart(Strict):
     target: Target | None = None
     output_weighting: OutputWeighting | None = None
     comparison_group: ComparisonGroup | None = None
+    inputs: Inputs | None = None
     refine: Refine | None = Field(default=None, description="Another one ends the parent's `refinement`.")
     refinement: Settings | None = None
     reading: Reading | None = None
@@ -107,6 +109,7 @@ def _of_parent(preset: Preset, theirs: dict[str, Any]) -> Preset:
     """As far as the parent's state has what that takes."""
     return replace(
         preset,
+        inputs=Inputs(theirs.get("inputs", Inputs.pruned)),
         target=Target(theirs.get("target", Target.dense)),
         output_weighting=OutputWeighting(theirs.get("output_weighting", OutputWeighting.none)),
         refine=Refine(theirs.get("refine", Refine.none)),
@@ -134,4 +137,6 @@ def _displaced(theirs: dict[str, Any], given: dict[str, Any]) -> set[str]:
         found |= {"admm", "mask"} | (set() if METHODS[theirs["name"]].solves else {"target", "output_weighting"})
     if given.get("refine") not in (None, theirs.get("refine")):
         found.add("refinement")
+    if given.get("target") == Target.prefix or given.get("refine") == Refine.block:
+        found.add("inputs")
     return found

@@ -1,13 +1,13 @@
 """What the parts of a job cost, in floating point operations: only ratios matter, for progress and ETA."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 from secateur.spec.job import Calibration
-from secateur.spec.method import Method, Refine
+from secateur.spec.method import Inputs, Method, Refine
 from secateur.spec.sparsity import Allocation, Channels
 from secateur.spec.tasks import HarnessTask
 from worker.pruning.calibration.windows import held_out_indices
@@ -36,6 +36,12 @@ def token_work(block: Block) -> float:
 def pass_work(block: Block, state: Tensor) -> float:
     """One batch (windows, length, width) through one block."""
     return token_work(block) * math.prod(state.shape[:2])
+
+
+def block_passes(method: Method, shares: Mapping[str, WeightTarget]) -> int:
+    """How often a stage's windows pass each block: to be measured and to go on, at once where inputs are those
+    behind dense blocks; once more where the dense prefix is followed. method: the job's."""
+    return 1 if method.inputs is Inputs.dense else 2 + follows_dense(method, shares)
 
 
 def gram_work(block: Block, state: Tensor) -> float:
@@ -206,10 +212,12 @@ def block_work(job: PruningJob, block: Block, shares: dict[str, WeightTarget], t
     widths = {share.matrix.columns for share in pruned}
     asked = [(job.method.named(share.method), share.matrix) for share in pruned]
     importance = sum(importance_work(method, matrix) for method, matrix in asked)
-    passes, grams = (3, 2) if follows_dense(job.method, shares) else (2, 1)
+    grams = 1 + follows_dense(job.method, shares)
     tuned = bool(pruned) and job.method.refine is Refine.block
     forward = tokens * (
-        (passes + tuned) * token_work(block) + grams * 2.0 * sum(width**2 for width in widths) + importance
+        (block_passes(job.method, shares) + tuned) * token_work(block)
+        + grams * 2.0 * sum(width**2 for width in widths)
+        + importance
     )
     if tuned:
         forward += tuning_work(job.method, block, tokens)

@@ -17,6 +17,7 @@ from secateur.spec.sparsity import Allocation
 from worker.pruning.cost import (
     ROW_TOKENS,
     TASK_ROWS,
+    block_passes,
     planned_work,
     stage_tokens,
     survey_tokens,
@@ -29,7 +30,7 @@ from worker.pruning.model.block_runner import BATCH_TOKENS
 from worker.pruning.runtime.hidden_states import SPARE
 from worker.pruning.runtime.progress import Kind
 from worker.pruning.subject import FLOAT, Subject, width
-from worker.pruning.targets.budget import follows_dense, weighs_outputs
+from worker.pruning.targets.budget import weighs_outputs
 
 EFFICIENCY: Final = {"cpu": 0.7, "cuda": 0.5}
 """Of a square product's rate, what products of a model's shapes reach."""
@@ -152,7 +153,7 @@ class Course:
         if kind is Kind.evaluate:
             return float(gpus)
         job = self.subject.job
-        passes = 3 if follows_dense(job.method, self.subject.shares) else 2
+        passes = block_passes(job.method, self.subject.shares)
         measured = sum(map(job.calibration_tokens, range(len(job.stage_names))))
         shared = passes * measured / self._passed(kind)
         return 1 / (1 - shared + shared / gpus)
@@ -162,7 +163,7 @@ class Course:
         job = self.subject.job
         if kind is Kind.evaluate:
             return float(evaluation_tokens(job) * (len(job.stage_names) + 1))
-        passes = 3 if follows_dense(job.method, self.subject.shares) else 2
+        passes = block_passes(job.method, self.subject.shares)
         stages = range(len(job.stage_names))
         tuned = [self._tuning_passes * self._tuned_tokens(stage) for stage in stages]
         surveyed = [3 * self._surveys * survey_tokens(job, domain.calibration) for domain in job.domains]

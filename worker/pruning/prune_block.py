@@ -59,7 +59,7 @@ def read_block(context: StageContext, block: Block) -> Tensors:
 
 def prune_block(context: StageContext, block: Block, tensors: Tensors) -> None:
     """Begin to write the block's shard and state, which is told of when they are whole, and send the hidden states
-    through the block as written.
+    through the block as written, or as it was where inputs are those behind dense blocks.
 
     tensors: what `read_block` gave; the matrices in it are replaced.
     """
@@ -67,19 +67,20 @@ def prune_block(context: StageContext, block: Block, tensors: Tensors) -> None:
     # Grams and factors are gone with this call, before the forward pass takes memory.
     pruned, state = _prune_matrices(context, block, tensors)
     context.behind.write(partial(write_block, context, block, tensors, pruned, state))
+    passed = context.behind_dense and bool(pruned)
     del pruned, state
-    advance_through(context, block)
+    advance_through(context, block, passed=passed)
 
 
-def advance_through(context: StageContext, block: Block) -> None:
-    """Replace the hidden states by what the block, which is loaded as written, makes of them, and unload it.
+def advance_through(context: StageContext, block: Block, *, passed: bool = False) -> None:
+    """Replace the hidden states by what the loaded block makes of them, and unload it. passed: they have been.
 
     The last block's outputs are nobody's inputs.
     """
     if block is context.blocks[-1]:
         for states in context.both:
             states.clear()
-    for index, state in enumerate(context.hidden):
+    for index, state in enumerate(() if passed else context.hidden):
         with memory.reusing():
             context.hidden[index] = context.forward(block, state)
         context.tracker.advance(Kind.forward, pass_work(block, state))

@@ -200,9 +200,9 @@ def _prune_stage(prepared: PreparedRun, stage: int) -> None:
     with ExitStack() as stack:
         context = allocate(with_channels(_stage_context(prepared, stage, stack)))
         _enter(context)
-        for block, (written, dense) in read_ahead(partial(_as_committed, context), context.blocks[:committed]):
+        for block, (passed, dense) in read_ahead(partial(_as_committed, context), context.blocks[:committed]):
             context.tracker.move(Phase.pruning, stage, context.name, block.index)
-            _pass_committed(context, block, written, dense)
+            _pass_committed(context, block, passed, dense)
         for block, tensors in read_ahead(partial(read_block, context), context.blocks[committed:]):
             context.tracker.move(Phase.pruning, stage, context.name, block.index)
             prune_block(context, block, tensors)
@@ -251,18 +251,21 @@ def _stage_context(prepared: PreparedRun, stage: int, stack: ExitStack) -> Stage
 
 
 def _as_committed(context: StageContext, block: Block) -> tuple[Tensors, Tensors]:
-    """A block as an earlier run has written it, and as the dense model has it where that is passed, too."""
+    """A block as an earlier run has passed it: as it was written, or pruned from; and as the dense model has it
+    where that is passed, too."""
+    if context.behind_dense:
+        return read_block(context, block), {}
     folder, pinned = context.folder, context.runner.pinned
     dense = {} if context.dense is None else context.source.read(block.tensors, pinned=pinned)
     return read_file(folder.path(folder.shard(block.index)), pinned=pinned), dense
 
 
-def _pass_committed(context: StageContext, block: Block, written: Tensors, dense: Tensors) -> None:
+def _pass_committed(context: StageContext, block: Block, passed: Tensors, dense: Tensors) -> None:
     if context.dense is not None and block is not context.blocks[-1]:
         context.runner.load_block(block, dense)
         pass_dense(context, block)
     if block is not context.blocks[-1]:
-        context.runner.load_block(block, written)
+        context.runner.load_block(block, passed)
     advance_through(context, block)
 
 

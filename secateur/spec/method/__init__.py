@@ -14,6 +14,7 @@ from secateur.spec.method.catalogue import (
 )
 from secateur.spec.method.choices import (
     RECENCY,
+    Inputs,
     Mask,
     MethodName,
     Mode,
@@ -45,6 +46,7 @@ __all__ = [
     "Copal",
     "DomainMode",
     "Importance",
+    "Inputs",
     "Magnitude",
     "Mask",
     "Method",

@@ -58,6 +58,13 @@ class Target(Choice):
     prefix = "prefix"
 
 
+class Inputs(Choice):
+    """Behind which blocks a matrix's inputs are measured: the pruned ones before it, or the dense ones."""
+
+    pruned = "pruned"
+    dense = "dense"
+
+
 class OutputWeighting(Choice):
     """How the errors of a matrix's outputs are weighed while its kept weights are solved for."""
 

@@ -1,13 +1,20 @@
 """What every method has: how it goes from domain to domain, and what it asks of the engine."""
 
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from secateur.spec.method.choices import RECENCY, MethodName, Mode, Objective, Perturbation, Reading, Scope
+from secateur.spec.method.choices import RECENCY, Inputs, MethodName, Mode, Objective, Perturbation, Reading, Scope
 from secateur.spec.method.refinement import Refine, Refinement, Refines, settled
 from secateur.spec.method.settings import AdmmSettings
-from secateur.spec.strict import Strict
+from secateur.spec.strict import Refusal, Strict, refuse
 
 DomainMode = Annotated[
     Mode,
@@ -20,6 +27,15 @@ DomainMode = Annotated[
 ComparisonGroup = Annotated[
     Scope,
     Field(description="Weights compete in their output row or the whole matrix; under `error` always the latter."),
+]
+MeasuredInputs = Annotated[
+    Inputs,
+    Field(
+        description="Behind which blocks a matrix's inputs are measured. `pruned`: those before it as they are "
+        "written; `dense`: as the stage begins with them, so that the windows pass every block once instead of "
+        "twice, and a domain's statistics are the same whatever was pruned before. Level up to 50 %, and worse "
+        "beyond. Not with the target `prefix` or `refine: block`. Default: as the job's `effort` has it."
+    ),
 ]
 
 
@@ -63,10 +79,16 @@ class Method(Strict):
         "Below 1 a newer domain counts more, above 1 less. Only with the mode `accumulated`.",
     )
     comparison_group: ComparisonGroup
+    inputs: MeasuredInputs = Field(default=None, validate_default=True)
     refine: Refines = Field(default=None, validate_default=True)
     refinement: Refinement | None = Field(
         default=None, validate_default=True, description="Only with a `refine` that is not `none`."
     )
+
+    @field_validator("inputs", mode="before", json_schema_input_type=Inputs | None)
+    @classmethod
+    def _own_inputs(cls, value: Any) -> Any:
+        return Inputs.pruned if value is None else value
 
     @field_validator("refine", mode="before", json_schema_input_type=Refine | None)
     @classmethod
@@ -97,6 +119,17 @@ class Method(Strict):
     @model_serializer(mode="wrap")
     def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in dump(self).items() if value is not None}
+
+    @model_validator(mode="after")
+    def _where_pruned_blocks_are_passed(self) -> Self:
+        if self.inputs is Inputs.dense:
+            tells = {"target: prefix": self.follows_dense, "refine: block": self.refine is Refine.block}
+            for field in (field for field, given in tells.items() if given):
+                message = (
+                    f"`{field}` looks at what comes behind pruned blocks: take `inputs: pruned`, or leave it out"
+                )
+                refuse(self, [Refusal(("inputs",), message, self.inputs)])
+        return self
 
     @property
     def keeps(self) -> float:

@@ -49,11 +49,23 @@ STOPS = list(itertools.product((0, 1), (0, 1, 2)))
         ({"name": "admm"}, [(0, 1), (1, 1)]),
         ({"name": "alps"}, [(0, 1), (1, 1)]),
         (TOWARDS_PREFIX, STOPS),
+        ({"name": "admm", "inputs": "dense"}, STOPS),
+        ({"name": "wanda", "inputs": "dense", "mode": "sequential"}, STOPS),
         (WEIGHED, [(0, 1), (1, 1)]),
         (TUNED, [(0, 1), (1, 1)]),
         ({"name": "wanda", "mode": "sequential", "refine": "block"}, [(0, 1), (1, 1)]),
     ],
-    ids=["copal+admm", "admm", "alps", "prefix", "weighed", "tuned", "tuned again"],
+    ids=[
+        "copal+admm",
+        "admm",
+        "alps",
+        "prefix",
+        "dense inputs",
+        "and sequential",
+        "weighed",
+        "tuned",
+        "tuned again",
+    ],
 )
 def test_interrupted_job_ends_in_the_same_bytes(
     request_for: Request, method: dict[str, Any], stops: list[tuple[int, int]]

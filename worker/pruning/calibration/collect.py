@@ -146,12 +146,17 @@ class BlockInputs:
             partial(self._pass, judges, gap, routed),
             context.device,
             copal_sums,
-            stop_early=True,
+            stop_early=not self._passes_on,
             gram_tokens=limits,
             prefix_gap=gap,
             routed=routed,
             spread=self.spread,
         )
+
+    @property
+    def _passes_on(self) -> bool:
+        """Whether what is measured is on its way to the next block: the last one's outputs are nobody's inputs."""
+        return self._context.behind_dense and self._block is not self._context.blocks[-1]
 
     def _pass(self, judges: bool, gap: PrefixGap | None, routed: RoutedTokens | None) -> None:
         """The windows held out through the block, or those to solve on."""
@@ -163,7 +168,9 @@ class BlockInputs:
         )
         for index, (state, dense) in enumerate(zip(states, behind, strict=False), first):
             with suppress(AllHeard), memory.reusing():
-                context.forward(block, self._heard(state))
+                found = context.forward(block, self._heard(state))
+                if self._passes_on:
+                    context.hidden[index] = found
             if gap is not None and dense is not None:
                 with gap.dense_pass(), nullcontext() if routed is None else routed.paused():
                     _pass_batch(context, block, index, self._heard(dense))

@@ -40,7 +40,7 @@ def test_all_but_what_reads_the_block_s_own_activations_and_experts(tmp_path: Pa
         assert len(found) < len(groups)
 
 
-def _inputs(model: nn.Module, path: str, ids: Tensor) -> Tensor:
+def inputs_of(model: nn.Module, path: str, ids: Tensor) -> Tensor:
     """What a module reads, (tokens, in)."""
     heard: list[Tensor] = []
     hook = model.get_submodule(path).register_forward_pre_hook(lambda _, args: heard.append(args[0]))
@@ -69,7 +69,7 @@ def test_what_is_summed_is_of_the_whole_models_run_side_by_side(request_for: Req
     state = load_file(folder / "state/block-0001.safetensors")
     for group, module in (("self_attn.q_proj", "q"), ("self_attn.o_proj", "o"), ("mlp.gate_proj", "gate")):
         path = f"model.layers.1.{group}"
-        x, y = _inputs(pruned, path, ids), _inputs(dense, path, ids)
+        x, y = inputs_of(pruned, path, ids), inputs_of(dense, path, ids)
         expected = (y - x).T @ x / len(x)
         found = state[f"{path}.weight/cross"].double()
         scale = expected.abs().max()

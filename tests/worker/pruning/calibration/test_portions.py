@@ -62,6 +62,7 @@ CASES: dict[str, dict[str, Any]] = {
         "output": {"keep_domain_statistics": True},
     },
     "prefix": {"method": {"name": "admm", "target": "prefix"}},
+    "dense": {"method": {"name": "admm", "inputs": "dense"}},
     "token": {"method": {"name": "copal", "reading": "token"}},
     "outliers": {"sparsity": {"target": 0.5, "allocation": "owl"}},
 }
