@@ -56,7 +56,7 @@ PRESETS: Final = {
         SHORTEST,
         Refine.norms,
         inputs=Inputs.dense,
-        survey_tokens=4096,
+        survey_tokens=2048,
         windows=4,
     ),
     Effort.standard: Preset(Target.prefix, OutputWeighting.gradients, Curvature.plain, SHORT, Refine.norms),

@@ -55,7 +55,7 @@ class Sparsity(Strict):
         description="At how many of each domain's calibration tokens a job looks before it prunes: in the passes "
         "over the dense model of the allocations `owl` and `error` and of weighed outputs, and in the search for "
         "an order of channels. Whole windows, the first ones that are solved on, one at the least. Default: as "
-        "the job's `effort` has it: 8,192, and 4,096 under `fast` where `error` shares out what solved weights "
+        "the job's `effort` has it: 8,192, and 2,048 under `fast` where `error` shares out what solved weights "
         "lose.",
     )
     channels: Channels = Field(

@@ -114,10 +114,10 @@ def test_the_curvature_is_said_where_rates_are_shared_out_by_the_error(effort: E
 def test_only_the_fast_effort_looks_at_fewer_tokens_and_only_where_rates_are_shared_out() -> None:
     found = {effort: ask(effort=effort).sparsity.survey_tokens for effort in (*Effort, None)}
     usual = dict.fromkeys((Effort.standard, Effort.best, None), SURVEY_TOKENS)
-    assert found == usual | {Effort.fast: 4096}
+    assert found == usual | {Effort.fast: 2048}
     for sparsity in ({"target": 0.5, "survey_tokens": 512}, {"target": 0.5, "survey_tokens": None}):
         job = ask(sparsity=sparsity, effort="fast")
-        assert job.sparsity.survey_tokens == (sparsity["survey_tokens"] or 4096)
+        assert job.sparsity.survey_tokens == (sparsity["survey_tokens"] or 2048)
     assert (
         ask(sparsity={"target": 0.5, "survey_tokens": None}, effort=None).sparsity.survey_tokens == SURVEY_TOKENS
     )
