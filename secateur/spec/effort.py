@@ -1,7 +1,6 @@
 """How much a job does for quality: presets for what a request leaves open."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -31,7 +30,7 @@ class Preset:
     """Of `admm`, where it looks for the mask itself: taken as a whole, where none of it is named."""
     refine: Refine = Refine.none
     inputs: Inputs = Inputs.pruned
-    """Where at most half is to go, and nothing looks at what comes behind pruned blocks."""
+    """Where nothing looks at what comes behind pruned blocks."""
     channels: Channels = Channels.permuted
     """With an n:m pattern, where weights are solved for."""
     further_statistics: FurtherStatistics = FurtherStatistics.own
@@ -42,8 +41,6 @@ class Preset:
     """That are tuned on, where `refine` is the preset's; None: as many as are usual."""
 
 
-HALF: Final = 0.5
-"""Beyond this sparsity models are better for inputs behind pruned blocks."""
 SHORT: Final = {"iterations": 10, "mask_steps": 8, "polish_steps": 3}
 """As good as twice as many, in half of the time. On a given mask it would not be: there ten steps fall short."""
 SHORTEST: Final = {"iterations": 6, "mask_steps": 5, "polish_steps": 3}
@@ -55,7 +52,7 @@ PRESETS: Final = {
         Curvature.plain,
         SHORTEST,
         Refine.norms,
-        inputs=Inputs.dense,
+        inputs=Inputs.dense_to_half,
         survey_tokens=2048,
         windows=4,
     ),
@@ -78,8 +75,6 @@ def with_preset(request: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
         preset = replace(preset, target=Target.dense, refine=Refine.none)
     if _shares_statistics(found.get("sparsity")):
         preset = replace(preset, refine=Refine.none)
-    if not _takes_half(found.get("sparsity")):
-        preset = replace(preset, inputs=Inputs.pruned)
     if "method" in found:
         found["method"] = with_preset_method(found["method"], preset)
     if "sparsity" in found:
@@ -161,24 +156,6 @@ def _sparsity(sparsity: Any, preset: Preset, *, solved: bool) -> Any:
 
 def _is_grouped(pattern: Any) -> bool:
     return pattern not in (None, Pattern(), str(Pattern()))
-
-
-def _takes_half(sparsity: Any) -> bool:
-    """Whether every target, or what a pattern implies, is at most half of the weights."""
-    given = _as_sent(sparsity)
-    if not isinstance(given, dict):
-        return False
-    own = given.get("pattern") if _is_grouped(given.get("pattern")) else given.get("target")
-    further = given.get("further")
-    return all(_share(each) <= HALF for each in (own, *(further if isinstance(further, list | tuple) else ())))
-
-
-def _share(target: Any) -> float:
-    """Of the weights; 1 for what is none."""
-    if isinstance(target, str | Pattern):
-        with suppress(ValueError):
-            return Pattern.parse(target).sparsity or 1.0
-    return target if isinstance(target, int | float) else 1.0
 
 
 def _shares_statistics(sparsity: Any) -> bool:

@@ -241,6 +241,10 @@ class EngineRequest(Pruning):
         """Whether the stage passes the windows that are solved on; else only those held out."""
         return self.learns(stage) or self.sparsity.further_statistics is FurtherStatistics.own
 
+    def behind_dense(self, stage: int) -> bool:
+        """Whether a stage's inputs are measured behind blocks as it begins with them; else as it writes them."""
+        return self.method.inputs.behind_dense(self.at_stage(stage).sparsity.target)
+
     def calibration_tokens(self, stage: int) -> int:
         """Of the windows that a stage measures, also those held out."""
         return self.domain_of(stage).calibration.tokens if self.measures(stage) else 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from secateur.spec.job import Calibration
-from secateur.spec.method import Inputs, Method, Refine
+from secateur.spec.method import Method, Refine
 from secateur.spec.sparsity import Allocation, Channels
 from secateur.spec.tasks import HarnessTask
 from worker.pruning.calibration.windows import held_out_indices
@@ -38,10 +38,10 @@ def pass_work(block: Block, state: Tensor) -> float:
     return token_work(block) * math.prod(state.shape[:2])
 
 
-def block_passes(method: Method, shares: Mapping[str, WeightTarget]) -> int:
+def block_passes(job: PruningJob, shares: Mapping[str, WeightTarget], stage: int) -> int:
     """How often a stage's windows pass each block: to be measured and to go on, at once where inputs are those
-    behind dense blocks; once more where the dense prefix is followed. method: the job's."""
-    return 1 if method.inputs is Inputs.dense else 2 + follows_dense(method, shares)
+    behind dense blocks; once more where the dense prefix is followed."""
+    return 1 if job.behind_dense(stage) else 2 + follows_dense(job.method, shares)
 
 
 def gram_work(block: Block, state: Tensor) -> float:
@@ -180,12 +180,12 @@ def stage_work(
     job: PruningJob, graph: ModelGraph, shares: dict[str, WeightTarget], stage: int
 ) -> tuple[float, float]:
     """Forwards and solving of one of the job's stages."""
-    forward, solve, tokens = 0.0, 0.0, stage_tokens(job, stage)
+    forward, solve = 0.0, 0.0
     calibration = job.domain_of(stage).calibration
     if job.sparsity.channels is Channels.permuted and not job.first_stage + stage:
         forward += survey_tokens(job, calibration) * sum(map(token_work, graph.blocks))
     for block in graph.blocks:
-        one, two = block_work(job, block, shares, tokens)
+        one, two = block_work(job, block, shares, stage)
         forward, solve = forward + one, solve + two
     forward += sum(distilling_work(job.method, graph, calibration))
     return forward + (survey_work(job, graph, shares, calibration) if job.learns(stage) else 0.0), solve
@@ -207,7 +207,9 @@ def survey_work(
     return passes * survey_tokens(job, calibration) * sum(map(token_work, graph.blocks))
 
 
-def block_work(job: PruningJob, block: Block, shares: dict[str, WeightTarget], tokens: int) -> tuple[float, float]:
+def block_work(job: PruningJob, block: Block, shares: dict[str, WeightTarget], stage: int) -> tuple[float, float]:
+    """Forwards and solving of one block in one of the job's stages."""
+    tokens = stage_tokens(job, stage)
     pruned = [shares[matrix.name] for matrix in block.matrices if shares[matrix.name].zeros is not None]
     widths = {share.matrix.columns for share in pruned}
     asked = [(job.method.named(share.method), share.matrix) for share in pruned]
@@ -215,7 +217,7 @@ def block_work(job: PruningJob, block: Block, shares: dict[str, WeightTarget], t
     grams = 1 + follows_dense(job.method, shares)
     tuned = bool(pruned) and job.method.refine is Refine.block
     forward = tokens * (
-        (block_passes(job.method, shares) + tuned) * token_work(block)
+        (block_passes(job, shares, stage) + tuned) * token_work(block)
         + grams * 2.0 * sum(width**2 for width in widths)
         + importance
     )

@@ -153,9 +153,9 @@ class Course:
         if kind is Kind.evaluate:
             return float(gpus)
         job = self.subject.job
-        passes = block_passes(job.method, self.subject.shares)
-        measured = sum(map(job.calibration_tokens, range(len(job.stage_names))))
-        shared = passes * measured / self._passed(kind)
+        stages = range(len(job.stage_names))
+        measured = sum(self._passes(stage) * job.calibration_tokens(stage) for stage in stages)
+        shared = measured / self._passed(kind)
         return 1 / (1 - shared + shared / gpus)
 
     def _passed(self, kind: Kind) -> float:
@@ -163,11 +163,15 @@ class Course:
         job = self.subject.job
         if kind is Kind.evaluate:
             return float(evaluation_tokens(job) * (len(job.stage_names) + 1))
-        passes = block_passes(job.method, self.subject.shares)
         stages = range(len(job.stage_names))
         tuned = [self._tuning_passes * self._tuned_tokens(stage) for stage in stages]
         surveyed = [3 * self._surveys * survey_tokens(job, domain.calibration) for domain in job.domains]
-        return float(sum(passes * stage_tokens(job, stage) for stage in stages) + sum(tuned) + sum(surveyed))
+        return float(
+            sum(self._passes(stage) * stage_tokens(job, stage) for stage in stages) + sum(tuned) + sum(surveyed)
+        )
+
+    def _passes(self, stage: int) -> int:
+        return block_passes(self.subject.job, self.subject.shares, stage)
 
     @property
     def _tuning_passes(self) -> int:

@@ -191,7 +191,7 @@ def _prune_stage(prepared: PreparedRun, stage: int) -> None:
     committed = job.resume.blocks if stage == job.resume.stages else 0
     prepared.tracker.restart_clock()
     for block in prepared.blocks[:committed]:
-        forward, solve = block_work(job, block, prepared.targets, tokens)
+        forward, solve = block_work(job, block, prepared.targets, stage)
         prepared.tracker.skip(Kind.solve, solve)
         passes = 1 + follows_dense(job.method, prepared.targets)
         prepared.tracker.skip(Kind.forward, forward - passes * token_work(block) * tokens)
@@ -247,6 +247,7 @@ def _stage_context(prepared: PreparedRun, stage: int, stack: ExitStack) -> Stage
         dense=stores[1] if follows else None,
         output_grams=stack.enter_context(OutputGrams(prepared.job.workspace)) if weighs else None,
         wanted=stores[-1] if tunes else None,
+        behind_dense=prepared.job.behind_dense(stage),
     )
 
 

@@ -59,10 +59,20 @@ class Target(Choice):
 
 
 class Inputs(Choice):
-    """Behind which blocks a matrix's inputs are measured: the pruned ones before it, or the dense ones."""
+    """Behind which blocks a matrix's inputs are measured: the pruned ones before it, the dense ones, or these in
+    the stages that prune at most half."""
 
     pruned = "pruned"
     dense = "dense"
+    dense_to_half = "dense_to_half"
+
+    def behind_dense(self, target: float) -> bool:
+        """Whether they are in a stage of that sparsity."""
+        return self is Inputs.dense or (self is Inputs.dense_to_half and target <= HALF)
+
+
+HALF: Final = 0.5
+"""Up to this sparsity inputs behind dense blocks serve as well as others."""
 
 
 class OutputWeighting(Choice):

@@ -33,8 +33,9 @@ MeasuredInputs = Annotated[
     Field(
         description="Behind which blocks a matrix's inputs are measured. `pruned`: those before it as they are "
         "written; `dense`: as the stage begins with them, so that the windows pass every block once instead of "
-        "twice, and a domain's statistics are the same whatever was pruned before. Level up to 50 %, and worse "
-        "beyond. Not with the target `prefix` or `refine: block`. Default: as the job's `effort` has it."
+        "twice, and a domain's statistics are the same whatever was pruned before. That is level up to 50 %, and "
+        "worse beyond: `dense_to_half` is `dense` in stages of at most 50 %, and else `pruned`. Neither goes with "
+        "the target `prefix` or `refine: block`. Default: as the job's `effort` has it."
     ),
 ]
 
@@ -122,7 +123,7 @@ class Method(Strict):
 
     @model_validator(mode="after")
     def _where_pruned_blocks_are_passed(self) -> Self:
-        if self.inputs is Inputs.dense:
+        if self.inputs is not Inputs.pruned:
             tells = {"target: prefix": self.follows_dense, "refine: block": self.refine is Refine.block}
             for field in (field for field, given in tells.items() if given):
                 message = (

@@ -8,6 +8,7 @@ from secateur.spec.method import (
     METHODS,
     AdmmSettings,
     AlpsSettings,
+    Inputs,
     Method,
     MethodName,
     Reading,
@@ -135,16 +136,17 @@ def test_a_refinement_is_taken_within_its_limits_and_with_refine_alone(name: Met
 def test_inputs_behind_dense_blocks_are_refused_where_pruned_ones_are_looked_at(name: MethodName) -> None:
     solved = {} if name in SOLVING else {"weight_update": "admm"} if name in UPDATED else None
     for fields in ({}, {"refine": "norms"}, {"refine": "model"}):
-        assert is_taken({"name": name, "inputs": "dense", **fields})
+        assert all(is_taken({"name": name, "inputs": inputs, **fields}) for inputs in Inputs)
     wrong: list[dict[str, Any]] = [{"refine": "block"}]
     wrong += [] if solved is None else [{**solved, "target": "prefix"}]
     for fields in wrong:
         assert is_taken({"name": name, "inputs": "pruned", **fields})
-        with pytest.raises(ValidationError) as caught:
-            read_method({"name": name, "inputs": "dense", **fields})
-        (error,) = caught.value.errors()
-        assert error["loc"][-1] == "inputs"
-        assert "inputs: pruned" in error["msg"]
+        for inputs in ("dense", "dense_to_half"):
+            with pytest.raises(ValidationError) as caught:
+                read_method({"name": name, "inputs": inputs, **fields})
+            (error,) = caught.value.errors()
+            assert error["loc"][-1] == "inputs"
+            assert "inputs: pruned" in error["msg"]
 
 
 def refinement(**changes: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from torch import Tensor, device
 
 from secateur.spec.job import Domain
-from secateur.spec.method import Inputs, Method, Mode
+from secateur.spec.method import Method, Mode
 from secateur.spec.records.history import JobWarning
 from secateur.spec.records.pipe import Note
 from secateur.spec.records.tasks import TaskScores
@@ -105,7 +105,8 @@ class StageContext(RunContext):
     matrix. survey: what they follow from, empty where every rate is the same.
 
     hidden: inputs of the next block, one tensor a batch, replaced as blocks are passed; first those of the windows
-    that are solved on, then those held out; behind pruned blocks unless `behind_dense`. dense: the same in the
+    that are solved on, then those held out; behind pruned
+    blocks, or `behind_dense` ones, which are as the stage begins with them. dense: the same in the
     dense model, where a matrix is solved towards it; else None. output_grams: of the stage's domain, how the
     loss's gradients by outputs that are weighed go together; None where none are. wanted: as `hidden`, the block's
     outputs that it is tuned towards; None where nothing is tuned. channels: by the matrix that reads them, those
@@ -120,6 +121,7 @@ class StageContext(RunContext):
     dense: HiddenStates | None = None
     output_grams: OutputGrams | None = None
     wanted: HiddenStates | None = None
+    behind_dense: bool = False
     survey: Survey = field(default_factory=Survey)
     channels: Mapping[str, MovedChannels] = field(default_factory=dict)
 
@@ -172,11 +174,6 @@ class StageContext(RunContext):
     def prunes_the_pruned(self) -> bool:
         """Whether blocks are pruned as the stage before left them, not as the dense model has them."""
         return self.job.method.mode is Mode.sequential and self.previous is not None
-
-    @property
-    def behind_dense(self) -> bool:
-        """Whether inputs are measured behind the blocks as the stage begins with them; else as it writes them."""
-        return self.job.method.inputs is Inputs.dense
 
     @property
     def probe(self) -> Tensor:

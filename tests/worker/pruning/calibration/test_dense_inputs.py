@@ -68,6 +68,33 @@ def test_windows_pass_a_block_once_instead_of_twice(request_for: Request, monkey
 
 
 @pytest.mark.slow
+def test_up_to_one_half_is_by_stage(request_for: Request) -> None:
+    """Of the job's own target and of further ones, whose models are those of jobs of their own."""
+    found = {}
+    for target, inputs in ((0.5, "dense"), (0.7, "pruned"), (0.5, "dense_to_half")):
+        further = {"further": [0.7, "2:4"], "further_statistics": "own"} if inputs == "dense_to_half" else {}
+        found[inputs] = run_job(
+            request_for(
+                method={"name": "admm", "inputs": inputs},
+                sparsity={"target": target, "allocation": "error", **further},
+                output=EXACT,
+                workspace=inputs,
+            )
+        )
+    one = request_for(method=METHOD, sparsity={"pattern": "2:4"}, output=EXACT, workspace="pattern")
+    several = found["dense_to_half"]
+    for job, folder in (
+        (found["dense"], "model"),
+        (found["pruned"], "targets/0.7"),
+        (run_job(one), "targets/2-4"),
+    ):
+        expected = {name.rpartition(":")[2]: tensor for name, tensor in job.tensors("model").items()}
+        made = {name.rpartition(":")[2]: tensor for name, tensor in several.tensors(folder).items()}
+        assert made.keys() == expected.keys()
+        assert all(torch.equal(made[name], expected[name]) for name in made)
+
+
+@pytest.mark.slow
 def test_a_domains_statistics_are_the_same_whatever_was_pruned_before(request_for: Request) -> None:
     output = {**EXACT, "keep_domain_statistics": True}
     found = {}
