@@ -229,6 +229,20 @@ def test_time_grows_with_the_work(request_for: Request) -> None:
     assert "GFLOP/s" in short["how"]
 
 
+def test_inputs_behind_dense_blocks_are_planned_with_one_pass_fewer_in_stages_up_to_one_half(
+    request_for: Request,
+) -> None:
+    found = {}
+    for inputs in ("pruned", "dense", "dense_to_half"):
+        for target in (0.5, 0.7):
+            sparsity = {"target": target, "allocation": "uniform"}
+            request = request_for(method={"name": "admm", "inputs": inputs}, sparsity=sparsity)
+            found[inputs, target] = planned(request)["estimates"]["seconds"]["parts"]["forward"]
+    assert found["dense", 0.5] < found["pruned", 0.5]
+    assert found["dense_to_half", 0.5] == found["dense", 0.5]
+    assert found["dense_to_half", 0.7] == found["pruned", 0.7]
+
+
 def test_choosing_counts_trials_and_two_solutions(request_for: Request) -> None:
     """Of a matrix as wide as a model's: more than plain ADMM's work twice, less than all candidates' wholes."""
     matrix = PrunableWeight("m", "m", 1536, 576)
