@@ -16,6 +16,7 @@ from tests.worker.pruning.conftest import Request, known_again
 from tests.worker.pruning.gpu.test_jobs import ADMM, ERROR, PREFIX_WEIGHED, UNIFORM, small
 from tests.worker.pruning.lineages import run_job
 from tests.worker.pruning.test_runner import copy_committed
+from worker.pruning.calibration import portions
 from worker.pruning.channels import stage as channels
 from worker.pruning.model import block_runner
 from worker.pruning.refine import model as tuning
@@ -107,8 +108,14 @@ def several(request: dict[str, Any], device: str) -> dict[str, Any]:
     return request
 
 
-def test_experts_are_solved_on_both(request_for: Request, tmp_path: Path) -> None:
-    fields = {"model": str(make_tiny("mixtral", tmp_path / "m")), "method": ADMM, "sparsity": UNIFORM}
+@pytest.mark.parametrize("grams", [portions.GRAMS, 1], ids=["one portion", "portions"])
+@pytest.mark.parametrize("method", [ADMM, {**ADMM, "target": "prefix"}, {**ADMM, "inputs": "dense"}])
+def test_experts_are_solved_on_both(
+    method: dict[str, Any], grams: int, request_for: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are measured in portions, what one device has is measured on the other."""
+    monkeypatch.setattr(portions, "GRAMS", grams)
+    fields = {"model": str(make_tiny("mixtral", tmp_path / "m")), "method": method, "sparsity": UNIFORM}
     with pretend_gpu():
         one = run_job(several(request_for(workspace="one", **fields), "cuda:0"))
     with pretend_gpu(devices=2):
