@@ -105,12 +105,12 @@ class StageContext(RunContext):
     matrix. survey: what they follow from, empty where every rate is the same.
 
     hidden: inputs of the next block, one tensor a batch, replaced as blocks are passed; first those of the windows
-    that are solved on, then those held out; behind pruned
-    blocks, or `behind_dense` ones, which are as the stage begins with them. dense: the same in the
-    dense model, where a matrix is solved towards it; else None. output_grams: of the stage's domain, how the
-    loss's gradients by outputs that are weighed go together; None where none are. wanted: as `hidden`, the block's
-    outputs that it is tuned towards; None where nothing is tuned. channels: by the matrix that reads them, those
-    which are in another order in `source` than in the model as it was registered.
+    that are solved on, then those held out; behind pruned blocks, or `behind_dense` ones, which are as the stage
+    begins with them. dense: the same in the dense model, where a matrix is solved towards it; else None.
+    output_grams: of the stage's domain, how the loss's gradients by outputs that are weighed go together; None
+    where none are. wanted: as `hidden`, the block's outputs that it is tuned towards; None where nothing is tuned.
+    channels: by the matrix that reads them, those which are in another order in `source` than in the model as it
+    was registered.
     """
 
     stage: int
