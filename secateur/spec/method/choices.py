@@ -72,7 +72,7 @@ class Inputs(Choice):
 
 
 HALF: Final = 0.5
-"""Up to this sparsity inputs behind dense blocks serve as well as others."""
+"""Up to this sparsity inputs behind dense blocks serve as well as others, or nearly."""
 
 
 class OutputWeighting(Choice):
