@@ -35,7 +35,7 @@ MeasuredInputs = Annotated[
         "written; `dense`: as the stage begins with them, so that the windows pass every block once instead of "
         "twice, and a domain's statistics are the same whatever was pruned before. Up to 50 % that costs at most "
         "2 % of the perplexity, and more beyond: `dense_to_half` is `dense` in stages of at most 50 %, and else "
-        "`pruned`. Neither goes with the target `prefix` or `refine: block`. Default: as the job's `effort` has it."
+        "`pruned`. Not with the target `prefix` or `refine: block`. Default: as the job's `effort` has it."
     ),
 ]
 
