@@ -292,8 +292,8 @@ class JobCreate(_Request, Pruning):
         description="What is meant where `method` and `sparsity` leave `target`, `inputs`, `output_weighting`, "
         "`refine`, `curvature`, `survey_tokens`, `channels` or `further_statistics` out. `fast`: what costs "
         "little; `standard`: weights are solved for towards the dense blocks before them, with outputs weighed by "
-        "the loss's gradients; `best`: the model is tuned as a whole, too. null: every field's own plain choice. What "
-        "is given counts whatever the effort, and the job's spec has every field.",
+        "the loss's gradients; `best`: the model is tuned as a whole, too. null: every field's own plain choice. "
+        "What is given counts whatever the effort, and the job's spec has every field.",
     )
 
     @model_validator(mode="wrap")
