@@ -97,6 +97,8 @@ def with_preset_method(method: Any, preset: Preset) -> Any:
     given = _as_sent(method)
     if not _is_solved(given):
         return given
+    if given.get("inputs") not in (None, Inputs.pruned):
+        preset = replace(preset, target=Target.dense)
     wanted = {name: getattr(preset, name) for name in ("target", "output_weighting", "refine")}
     found = given | {name: value for name, value in wanted.items() if given.get(name) is None}
     if found["target"] != Target.prefix and found["refine"] != Refine.block and given.get("inputs") is None:

@@ -139,4 +139,7 @@ def _displaced(theirs: dict[str, Any], given: dict[str, Any]) -> set[str]:
         found.add("refinement")
     if given.get("target") == Target.prefix or given.get("refine") == Refine.block:
         found.add("inputs")
+    if given.get("inputs") not in (None, Inputs.pruned):
+        found |= {"target"} if theirs.get("target") == Target.prefix else set()
+        found |= {"refine", "refinement"} if theirs.get("refine") == Refine.block else set()
     return found

@@ -123,13 +123,12 @@ class Method(Strict):
 
     @model_validator(mode="after")
     def _where_pruned_blocks_are_passed(self) -> Self:
-        if self.inputs is not Inputs.pruned:
-            tells = {"target: prefix": self.follows_dense, "refine: block": self.refine is Refine.block}
-            for field in (field for field, given in tells.items() if given):
-                message = (
-                    f"`{field}` looks at what comes behind pruned blocks: take `inputs: pruned`, or leave it out"
-                )
-                refuse(self, [Refusal(("inputs",), message, self.inputs)])
+        looks = {"target: prefix": self.follows_dense, "refine: block": self.refine is Refine.block}
+        if self.inputs is not Inputs.pruned and (fields := [field for field, given in looks.items() if given]):
+            message = (
+                f"must be `pruned`, or left out, because `{fields[0]}` looks at what comes behind pruned blocks"
+            )
+            refuse(self, [Refusal(("inputs",), message, self.inputs)])
         return self
 
     @property

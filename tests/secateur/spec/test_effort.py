@@ -84,6 +84,9 @@ def test_a_selection_and_a_baseline_stay_as_they_are(effort: Effort | None, meth
         {"refine": "block", "refinement": {"epochs": 2}},
         {"target": "prefix", "output_weighting": "none"},
         {"output_weighting": "gradients"},
+        {"inputs": "dense"},
+        {"inputs": "dense_to_half", "refine": "model"},
+        {"inputs": "pruned", "target": "prefix"},
         {"admm": {"iterations": 30}},
         {"admm": {"mask_steps": 12}},
         {"admm": {"polish_steps": 0}},
@@ -272,3 +275,9 @@ def test_another_method_of_a_continuation_takes_what_the_parent_has_kept() -> No
     assert read_method(merge_method(without, {"name": "admm"}, Effort.fast)).inputs is Inputs.pruned
     for given in ({"target": "prefix"}, {"refine": "block"}):
         assert read_method(merge_method(fast, given, Effort.fast)).inputs is Inputs.pruned
+    block = ask(method={"name": "admm", "target": "prefix", "refine": "block"}).resolved()["method"]
+    found = read_method(merge_method(block, {"inputs": "dense"}, Effort.standard))
+    assert not found.follows_dense
+    assert found.refinement is None
+    kept = read_method(merge_method(theirs, {"inputs": "pruned"}, Effort.best))
+    assert kept.follows_dense

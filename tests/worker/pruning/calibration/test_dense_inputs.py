@@ -25,7 +25,7 @@ from worker.pruning.request import PruningJob
 METHOD = {"name": "admm", "inputs": "dense"}
 UNIFORM = {"target": 0.5, "allocation": "uniform"}
 EXACT = {"state_precision": "float32"}
-GROUPS = {"self_attn.q_proj": "q", "self_attn.o_proj": "o", "mlp.gate_proj": "gate", "mlp.down_proj": "down"}
+GROUPS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
 
 
 @torch.no_grad()
