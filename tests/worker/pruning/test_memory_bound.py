@@ -192,10 +192,10 @@ def test_stopped_while_a_block_is_written_the_job_ends_in_the_same_bytes(
             assert stopped.wait(60)
         write(path, *arguments)
 
-    def handed_over(context: Any, block: Any) -> None:
+    def handed_over(context: Any, block: Any, **options: Any) -> None:
         if block.index == 1:
             handed.set()
-        advance(context, block)
+        advance(context, block, **options)
 
     class Stopping(Recorder):
         def check(self) -> None:
