@@ -8,6 +8,7 @@ over a small model took half as long again when those of its forward passes were
 """
 
 import ctypes
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,9 +19,17 @@ M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 LARGE: Final = 4 * 2**20
 LARGEST: Final = 32 * 2**20
-KEPT: Final = 64 * 2**20
+KEPT: Final = 256 * 2**20
 """Bytes: of a tensor that is mapped by itself, and gone when it is freed; the most that glibc lets this be; and
-free at the heap's end, kept for the next small one."""
+what may be free in the heap and stay. A small model's passes take less, and find it again in the next batch and
+the next block: fresh pages, which the system fills with zeros, were a tenth of such a job."""
+
+
+class _Counts(ctypes.Structure):
+    """`struct mallinfo2` of <malloc.h>."""
+
+    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in _names.split()]
 
 
 _mapping: Final = Event()
@@ -50,9 +59,21 @@ def reusing() -> Iterator[None]:
 
 
 def trim() -> None:
-    """Give free pages back to the system. Takes milliseconds; does nothing where there is no such call."""
-    if (call := _function("malloc_trim", [ctypes.c_size_t])) is not None:
+    """Give the heap's free pages back to the system, where they are more than what may stay. Takes milliseconds;
+    does nothing where there is no such call."""
+    if (call := _function("malloc_trim", [ctypes.c_size_t])) is not None and _free() > KEPT:
         call(0)
+
+
+def _free() -> float:
+    """Bytes that are free in the heap; without end where the library cannot say."""
+    try:
+        call = _library().mallinfo2
+    except (OSError, AttributeError):
+        return math.inf
+    call.restype = _Counts
+    found: int = call().fordblks
+    return found
 
 
 def _function(name: str, arguments: list[type]) -> Callable[..., int] | None:

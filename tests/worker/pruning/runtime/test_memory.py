@@ -24,7 +24,7 @@ from worker.pruning.runtime import memory
 
 freed = torch.ones(30 * MIB, dtype=torch.uint8)
 del freed  # a freed mapping of up to 32 MiB raises the size below which the heap is used
-tensors = [torch.ones(16 * MIB, dtype=torch.uint8) for _ in range(32)]
+tensors = [torch.ones(16 * MIB, dtype=torch.uint8) for _ in range(48)]
 kept = tensors[1::2]
 before = anonymous()
 tensors.clear()
@@ -62,6 +62,7 @@ def faults(around):
         with around():
             a, b = (torch.ones(size * MIB, dtype=torch.uint8) for size in (24, 8))
             del a, b
+        memory.trim()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 memory.map_large()
@@ -81,13 +82,13 @@ def test_holes_between_tensors_are_given_back() -> None:
     """In a process of its own."""
     kept_by_the_library, given_back = figures(HOLED)
     assert kept_by_the_library < 32
-    assert given_back > 200
+    assert given_back > 300
 
 
 @pytest.mark.slow
 def test_large_tensors_leave_no_holes_and_passes_reuse_their_places() -> None:
-    """In a process of its own."""
-    grown, mapped, reused = figures(GROWING + FAULTING)
+    """Each in a process of its own."""
+    (grown,), (mapped, reused) = figures(GROWING), figures(FAULTING)
     assert grown < 20
     assert reused < mapped / 5
 
