@@ -7,13 +7,14 @@ from dataclasses import replace
 from torch import Tensor
 
 from secateur.spec.job import Calibration
-from secateur.spec.method import Method, Refine
+from secateur.spec.method import Method, Mode, Refine
 from secateur.spec.sparsity import Allocation, Channels
 from secateur.spec.tasks import HarnessTask
 from worker.pruning.calibration.windows import held_out_indices
 from worker.pruning.methods.auto import sampled_rows
 from worker.pruning.methods.output_weighting import STEPS, WIDEST
 from worker.pruning.methods.registry import SOLVERS, admm_work
+from worker.pruning.model.block_runner import batches
 from worker.pruning.model.graph import Block, ModelGraph, PrunableWeight
 from worker.pruning.refine.tuning import windows_of_a_step
 from worker.pruning.request import PruningJob
@@ -93,10 +94,13 @@ def tuning_work(method: Method, block: Block, tokens: int) -> float:
     return 0.0 if method.refinement is None else 3.0 * method.refinement.epochs * tokens * token_work(block)
 
 
-def distilling_work(method: Method, graph: ModelGraph, calibration: Calibration) -> tuple[float, float]:
-    """Tuning the whole model, or its norms: the dense model's pass, and all steps, in which each token goes
-    forward, forward once more on the way back, and backward, and through the head for both models. The passes of
-    the windows held out are not counted."""
+def distilling_work(
+    job: PruningJob, graph: ModelGraph, shares: Mapping[str, WeightTarget], stage: int
+) -> tuple[float, float]:
+    """Tuning the whole model, or its norms: the dense model's pass, where a survey has not left what is wanted of
+    it, and all steps, in which each token goes forward, forward once more on the way back, and backward, and
+    through the head for both models. The passes of the windows held out are not counted."""
+    method, calibration = job.method, job.domain_of(stage).calibration
     if method.refine in (Refine.none, Refine.block) or method.refinement is None:
         return 0.0, 0.0
     tokens = tuned_windows(method, calibration) * calibration.sequence_length
@@ -104,7 +108,26 @@ def distilling_work(method: Method, graph: ModelGraph, calibration: Calibration)
     vocabulary = graph.model.get_output_embeddings().weight.shape[0]
     # Weights that do not change need no gradients.
     step = (4.0 if method.refine is Refine.model else 3.0) * blocks + 3.0 * head_work(graph, vocabulary)
-    return tokens * blocks, method.refinement.epochs * tokens * step
+    dense = 0.0 if batches_from_survey(job, shares, stage) else tokens * blocks
+    return dense, method.refinement.epochs * tokens * step
+
+
+def batches_from_survey(job: PruningJob, shares: Mapping[str, WeightTarget], stage: int) -> int:
+    """How many batches a stage's survey passes through the dense model as its tuning would, first of all: all that
+    the whole model, or its norms, is tuned on; else none."""
+    method, calibration = job.method, job.domain_of(stage).calibration
+    goes_back = job.sparsity.allocation is Allocation.error or weighs_outputs(method, shares)
+    if method.refine not in (Refine.norms, Refine.model) or not (goes_back and _surveys(job, stage)):
+        return 0
+    length, tuned = calibration.sequence_length, tuned_windows(method, calibration)
+    surveyed = min(survey_tokens(job, calibration) // length, solved_windows(calibration))
+    wanted = batches(tuned, length)
+    return len(wanted) if tuned and batches(surveyed, length)[: len(wanted)] == wanted else 0
+
+
+def solved_windows(calibration: Calibration) -> int:
+    """Of a domain: those that are not held out."""
+    return calibration.samples - len(held_out_indices(calibration.samples, calibration.held_out))
 
 
 def tuning_steps(method: Method, calibration: Calibration) -> int:
@@ -116,10 +139,9 @@ def tuning_steps(method: Method, calibration: Calibration) -> int:
 
 
 def tuned_windows(method: Method, calibration: Calibration) -> int:
-    """Of a domain: those that are not held out, or as many as the job says."""
-    solved_on = calibration.samples - len(held_out_indices(calibration.samples, calibration.held_out))
+    """Of those of a domain: all, or as many as the job says."""
     asked = None if method.refinement is None else method.refinement.windows
-    return solved_on if asked is None else min(asked, solved_on)
+    return solved_windows(calibration) if asked is None else min(asked, solved_windows(calibration))
 
 
 def head_work(graph: ModelGraph, vocabulary: int) -> float:
@@ -187,8 +209,13 @@ def stage_work(
     for block in graph.blocks:
         one, two = block_work(job, block, shares, stage)
         forward, solve = forward + one, solve + two
-    forward += sum(distilling_work(job.method, graph, calibration))
-    return forward + (survey_work(job, graph, shares, calibration) if job.learns(stage) else 0.0), solve
+    forward += sum(distilling_work(job, graph, shares, stage))
+    return forward + (survey_work(job, graph, shares, calibration) if _surveys(job, stage) else 0.0), solve
+
+
+def _surveys(job: PruningJob, stage: int) -> bool:
+    """Whether a stage may look at its domain before it prunes: a sequential job keeps its first stage's rates."""
+    return job.learns(stage) and not (job.method.mode is Mode.sequential and job.first_stage + stage)
 
 
 def survey_tokens(job: PruningJob, calibration: Calibration) -> int:

@@ -53,7 +53,7 @@ from worker.pruning.report.warnings import (
 )
 from worker.pruning.request import PruningJob
 from worker.pruning.runtime.behind import Behind
-from worker.pruning.runtime.hidden_states import Room
+from worker.pruning.runtime.hidden_states import HiddenStates, Room
 from worker.pruning.runtime.numerics import pick_devices, torch_settings, without_order
 from worker.pruning.runtime.prefetch import read_ahead
 from worker.pruning.runtime.progress import Kind, Tracker
@@ -88,8 +88,10 @@ def run(job: PruningJob, observer: Observer, subject: Subject | None = None) -> 
             if done := stage < job.resume.stages:
                 _skip_stage(prepared, stage)
             else:
-                _prune_stage(prepared, stage)
-                _refine_stage(prepared, stage)
+                # In a file: a survey's, whose size is not that of the hidden states' room.
+                with HiddenStates(job.workspace, devices, Room()) as last:
+                    _prune_stage(prepared, stage, last)
+                    _refine_stage(prepared, stage, last)
             entries |= _evaluate(prepared, stage, entries)
             if not done:
                 _tell_stage(prepared, stage, time.monotonic() - began)
@@ -185,8 +187,9 @@ def _skip_stage(prepared: PreparedRun, stage: int) -> None:
     prepared.tracker.skip(Kind.solve, solve)
 
 
-def _prune_stage(prepared: PreparedRun, stage: int) -> None:
-    """Prune the blocks that are left, after passing those that an earlier run has committed."""
+def _prune_stage(prepared: PreparedRun, stage: int, last: HiddenStates) -> None:
+    """Prune the blocks that are left, after passing those that an earlier run has committed. last: see
+    `StageContext`."""
     job, tokens = prepared.job, stage_tokens(prepared.job, stage)
     committed = job.resume.blocks if stage == job.resume.stages else 0
     prepared.tracker.restart_clock()
@@ -198,7 +201,7 @@ def _prune_stage(prepared: PreparedRun, stage: int) -> None:
     if committed == len(prepared.blocks):
         return
     with ExitStack() as stack:
-        context = allocate(with_channels(_stage_context(prepared, stage, stack)))
+        context = allocate(with_channels(_stage_context(prepared, stage, stack, last)))
         _enter(context)
         for block, (passed, dense) in read_ahead(partial(_as_committed, context), context.blocks[:committed]):
             context.tracker.move(Phase.pruning, stage, context.name, block.index)
@@ -209,14 +212,14 @@ def _prune_stage(prepared: PreparedRun, stage: int) -> None:
         context.behind.finish()
 
 
-def _refine_stage(prepared: PreparedRun, stage: int) -> None:
+def _refine_stage(prepared: PreparedRun, stage: int, last: HiddenStates) -> None:
     """Tune the stage's model as a whole, or its norms, where the job asks for it."""
     if prepared.job.method.refine in (Refine.norms, Refine.model):
         with ExitStack() as stack:
-            refine_model(as_written(_stage_context(prepared, stage, stack)))
+            refine_model(as_written(_stage_context(prepared, stage, stack, last)))
 
 
-def _stage_context(prepared: PreparedRun, stage: int, stack: ExitStack) -> StageContext:
+def _stage_context(prepared: PreparedRun, stage: int, stack: ExitStack, last: HiddenStates) -> StageContext:
     """With empty stores of hidden states, which `stack` closes."""
     job, targets = prepared.job.at_stage(stage), prepared.targets
     windows = prepared.windows[min(stage, len(prepared.windows) - 1)]
@@ -247,6 +250,7 @@ def _stage_context(prepared: PreparedRun, stage: int, stack: ExitStack) -> Stage
         dense=stores[1] if follows else None,
         output_grams=stack.enter_context(OutputGrams(prepared.job.workspace)) if weighs else None,
         wanted=stores[-1] if tunes else None,
+        last=last,
         behind_dense=prepared.job.behind_dense(stage),
     )
 

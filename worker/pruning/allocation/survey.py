@@ -21,7 +21,7 @@ from worker.pruning.allocation.result import Survey
 from worker.pruning.calibration.hooks import find_groups, measure
 from worker.pruning.calibration.portions import portions
 from worker.pruning.calibration.routed_tokens import routed_tokens
-from worker.pruning.cost import pass_work, survey_tokens
+from worker.pruning.cost import batches_from_survey, pass_work, survey_tokens
 from worker.pruning.errors import IllConditioned, about
 from worker.pruning.evaluation.losses import pieces, precision
 from worker.pruning.methods.damping import cholesky, with_more_damping
@@ -60,11 +60,14 @@ def survey(context: StageContext) -> Survey:
 def _of_the_loss(context: StageContext, parts: list[Tensor]) -> Survey:
     # On disk whatever its size: every block's inputs are kept, and memory must not grow with blocks.
     with HiddenStates(context.job.workspace, context.device, Room()) as inputs:
-        return _backward(context, inputs, _loss_gradients(context, parts, _forward(context, parts, inputs)))
+        last = _forward(context, parts, inputs)
+        for state in last[: batches_from_survey(context.job, context.targets, context.stage)]:
+            context.last.append(state)
+        return _backward(context, inputs, _loss_gradients(context, parts, last))
 
 
 def _load(context: StageContext, block: Block, tensors: Tensors, sample: Tensor) -> list[list[PrunableWeight]]:
-    """Load a block and find its groups. sample: its inputs in one window."""
+    """Load a block and find its groups. sample: some of its inputs."""
     context.runner.load_block(block, tensors)
     return find_groups(block, context.pruned(block), lambda: context.runner.forward(block, sample))
 
@@ -74,7 +77,7 @@ def _outliers(context: StageContext, parts: list[Tensor], hidden: HiddenStates) 
         hidden.append(context.runner.enter(part))
     shares: dict[int, Tensor] = {}
     for block, tensors in context.read_ahead(context.blocks):
-        groups = _load(context, block, tensors, hidden.window(0))
+        groups = _load(context, block, tensors, hidden.probe())
         del tensors
 
         def run(block: Block = block) -> None:
@@ -136,7 +139,7 @@ def _backward(context: StageContext, inputs: HiddenStates, gradients: list[Tenso
     shares_out = context.job.sparsity.allocation is Allocation.error
     for block, tensors in context.read_ahead(context.blocks[::-1]):
         first = block.index * len(gradients)
-        groups = _load(context, block, tensors, inputs.window(first))
+        groups = _load(context, block, tensors, inputs.probe(first))
         del tensors
         grams = {g[0].name: 0 for g in groups if not (shares_out and any(map(context.adapts, g)))}
         squares: dict[str, Tensor] = {}

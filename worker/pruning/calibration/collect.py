@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worker.pruning.calibration.copal_sums import CopalSums, complete, find_copal_sums
-from worker.pruning.calibration.dense_prefix import PROBE_TOKENS, PrefixGap, comparable_groups
+from worker.pruning.calibration.dense_prefix import PrefixGap, comparable_groups
 from worker.pruning.calibration.domain_grams import DomainGrams, read_domain_grams, with_domain_grams
 from worker.pruning.calibration.expert_fallback import ExpertTokens, feed
 from worker.pruning.calibration.hooks import AllHeard, find_groups, measure
@@ -227,8 +227,7 @@ def _compared(context: StageContext, block: Block, groups: list[Group]) -> list[
     if context.dense is None:
         return []
     asking = [group for group in groups if any(context.method_of(matrix).follows_dense for matrix in group)]
-    state = context.probe[:, :PROBE_TOKENS]
-    return comparable_groups(block, asking, lambda given: context.forward(block, given), state)
+    return comparable_groups(block, asking, lambda given: context.forward(block, given), context.probe)
 
 
 def _gap(context: StageContext, groups: list[Group], spread: Spread, *, judges: bool) -> PrefixGap | None:

@@ -19,8 +19,6 @@ from worker.pruning.state.moments import Measured
 
 Tensors = defaultdict[str, list[Tensor]]
 """By a group's name or a module's path, in the order in which they came."""
-PROBE_TOKENS = 8
-"""Tokens of the text that shows who reads what."""
 
 
 class PrefixGap:

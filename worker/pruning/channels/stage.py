@@ -8,7 +8,7 @@ that statistics, gradients, masks and files are all of one order.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,10 +34,6 @@ from worker.pruning.runtime.progress import Kind
 from worker.pruning.state.context import StageContext, Tensors
 from worker.pruning.state.file import read_document
 from worker.pruning.state.stage_folder import StageFolder
-
-"""In a state file: by matrix, what moves with its inputs; and the end of the order's name there."""
-PROBE_TOKENS: Final = 16
-"""Tokens of the text that show which channels are free, and that the block is the same function without them."""
 
 
 def with_channels(context: StageContext) -> StageContext:
@@ -104,7 +100,7 @@ def _search(context: StageContext) -> dict[str, MovedChannels]:
             hidden.append(context.runner.enter(windows[rows], len(hidden)))
         for block, tensors in context.read_ahead(context.blocks):
             context.observer.check()
-            state = hidden.window(0)[:, :PROBE_TOKENS].clone()
+            state = hidden.probe().clone()
             own = _of_block(context, block, tensors, hidden)
             if own and not same_function(context, block, tensors, own, state):
                 unproven.append(block.index)
@@ -125,7 +121,7 @@ def _of_block(
 ) -> dict[str, MovedChannels]:
     """hidden: the block's inputs, replaced by its outputs."""
     context.runner.load_block(block, tensors)
-    state = hidden.window(0)
+    state = hidden.probe()
 
     def forward(given: Tensor = state) -> Tensor:
         with memory.reusing():
@@ -133,7 +129,7 @@ def _of_block(
 
     groups = [group for group in find_groups(block, block.matrices, forward) if _asks(context, group)]
     stored = Stored(context.source, context.runner.graph.names, block)
-    free = free_channels(stored, groups, context.pruned(block), forward, state[:, :PROBE_TOKENS]) if groups else {}
+    free = free_channels(stored, groups, context.pruned(block), forward, state) if groups else {}
     wanted = [group for group in groups if group[0] in free]
 
     def run() -> None:

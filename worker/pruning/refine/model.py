@@ -47,7 +47,7 @@ TUNED: Final = "tuned"
 
 @dataclass(frozen=True)
 class _Distillation:
-    """One stage's model. `context.hidden` has the dense model's last hidden states."""
+    """One stage's model, towards what `context.last` has of the dense one."""
 
     context: StageContext
     schedule: Schedule
@@ -56,7 +56,7 @@ class _Distillation:
 
     def add_gradients(self, windows: list[int]) -> None:
         """Of windows that are solved on, by number, and of what holds the weights back."""
-        ids, wanted = self.context.windows.solved_on[windows], self.schedule.gather(self.context.hidden, windows)
+        ids, wanted = self.context.windows.solved_on[windows], self.schedule.gather(self.context.last, windows)
         blocks, inputs = self.context.blocks, self.loaded.inputs
         inputs.clear()
         state = self._enter(ids)
@@ -132,21 +132,22 @@ def refine_model(context: StageContext) -> None:
     begins with that again.
     """
     folder, method, calibration = context.folder, context.job.method, context.domain.calibration
-    dense, steps = distilling_work(method, context.runner.graph, calibration)
+    dense, steps = distilling_work(context.job, context.runner.graph, context.targets, context.stage)
     places = [folder.path(folder.solved(block.index)) for block in context.blocks]
     if all(place.is_file() for place in places) and all(_is_tuned(context, block) for block in context.blocks):
         context.tracker.skip(Kind.forward, dense + steps)
         return
     context.tracker.move(Phase.tuning, context.stage, context.name)
     began = time.monotonic()
-    first = context.windows.solved_on[: tuned_windows(method, calibration)]
-    context = replace(context, windows=replace(context.windows, solved_on=first))
-    _pass_dense(context)
+    count = tuned_windows(method, calibration)
+    first, judging = context.windows.solved_on[:count], context.windows.held_out[:count]
+    context = replace(context, windows=replace(context.windows, solved_on=first, held_out=judging))
+    if not len(context.last):
+        _pass_dense(context, dense)
     solved = partial(_solved, context)
     tuned, changed = _distil(context, solved, steps)
     each = (time.monotonic() - began) / sum(len(context.pruned(block)) for block in context.blocks)
-    for states in context.both:
-        states.clear()
+    context.last.clear()
     # What is still on its way to be committed is not written over.
     context.observer.settle()
     for block in context.blocks:
@@ -163,20 +164,20 @@ def _solved(context: StageContext, block: Block) -> Tensors:
     return found | read_file(kept) if kept.is_file() else found
 
 
-def _pass_dense(context: StageContext) -> None:
-    """Fill `context.hidden` with the dense model's last hidden states."""
-    context.hidden.clear()
+def _pass_dense(context: StageContext, work: float) -> None:
+    """Fill `context.last` with the dense model's last hidden states. work: what is planned for it; none, where a
+    survey was to leave them and this is another run of the job."""
     with precision(context.device, context.dtype):
         part = context.windows.solved_on
         for rows in batches(*part.shape):
-            context.hidden.append(context.runner.enter(part[rows], len(context.hidden)))
+            context.last.append(context.runner.enter(part[rows], len(context.last)))
     for block, tensors in context.read_ahead(context.blocks):
         context.runner.load_block(block, tensors)
         del tensors
-        for index, state in enumerate(context.hidden):
+        for index, state in enumerate(context.last):
             with memory.reusing():
-                context.hidden[index] = context.forward(block, state)
-            context.tracker.advance(Kind.forward, pass_work(block, state))
+                context.last[index] = context.forward(block, state)
+            context.tracker.advance(Kind.forward, pass_work(block, state) if work else 0.0)
         context.runner.unload(block)
     memory.trim()
 

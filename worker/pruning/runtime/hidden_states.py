@@ -18,6 +18,8 @@ from worker.isolation.limits import host_memory_bytes
 from worker.pruning.runtime.scratch_file import ScratchFile
 from worker.pruning.runtime.transfers import Buffer, Sent, Transfers, Turns, page_locked
 
+PROBE_TOKENS: Final = 16
+"""That show how a block is built: who reads what, which channels are free."""
 SPARE: Final = 1 / 16
 """Of a GPU's memory, what an estimate may be wrong by, and the allocator's holes."""
 
@@ -121,6 +123,10 @@ class HiddenStates:
     def window(self, index: int, number: int = 0) -> Tensor:
         """One window of a batch, (1, length, width)."""
         return self[:].window(index, number)
+
+    def probe(self, index: int = 0) -> Tensor:
+        """The first tokens of a batch, (1, at most PROBE_TOKENS, width)."""
+        return self.window(index)[:, :PROBE_TOKENS]
 
     @property
     def on_disk(self) -> int:

@@ -19,7 +19,7 @@ M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 LARGE: Final = 4 * 2**20
 LARGEST: Final = 32 * 2**20
-KEPT: Final = 256 * 2**20
+KEPT: Final = 512 * 2**20
 """Bytes: of a tensor that is mapped by itself, and gone when it is freed; the most that glibc lets this be; and
 what may be free in the heap and stay. A small model's passes take less, and find it again in the next batch and
 the next block: fresh pages, which the system fills with zeros, were a tenth of such a job."""

@@ -109,6 +109,7 @@ class StageContext(RunContext):
     begins with them. dense: the same in the dense model, where a matrix is solved towards it; else None.
     output_grams: of the stage's domain, how the loss's gradients by outputs that are weighed go together; None
     where none are. wanted: as `hidden`, the block's outputs that it is tuned towards; None where nothing is tuned.
+    last: the dense model's last hidden states, as far as a survey has left them for the model to be tuned by.
     channels: by the matrix that reads them, those which are in another order in `source` than in the model as it
     was registered.
     """
@@ -118,6 +119,7 @@ class StageContext(RunContext):
     windows: CalibrationWindows
     targets: dict[str, WeightTarget]
     hidden: HiddenStates
+    last: HiddenStates
     dense: HiddenStates | None = None
     output_grams: OutputGrams | None = None
     wanted: HiddenStates | None = None
@@ -177,8 +179,8 @@ class StageContext(RunContext):
 
     @property
     def probe(self) -> Tensor:
-        """One of the next block's inputs, (1, length, width)."""
-        return self.hidden[:].window(0)
+        """Some of the next block's inputs, see `HiddenStates.probe`."""
+        return self.hidden.probe()
 
     @property
     def solved_on(self) -> Batches:

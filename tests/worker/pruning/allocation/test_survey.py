@@ -74,6 +74,7 @@ def _stage(
         room=Room(),
         hidden=HiddenStates(folder.parent, torch.device("cpu"), Room()),
         output_grams=output_grams,
+        last=HiddenStates(folder.parent, torch.device("cpu"), Room()),
     )
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.tiny import FAMILIES, make_tiny
 from tests.worker.pruning.conftest import Request, prune
-from worker.pruning.calibration.dense_prefix import PROBE_TOKENS, comparable_groups
+from worker.pruning.calibration.dense_prefix import comparable_groups
 from worker.pruning.calibration.hooks import find_groups
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.windows import calibration_windows
@@ -30,7 +30,7 @@ def test_all_but_what_reads_the_block_s_own_activations_and_experts(tmp_path: Pa
     folder = make_tiny(family, tmp_path / "model")
     checkpoint = Checkpoint.open(folder)
     runner = BlockRunner(build_graph(folder, checkpoint), checkpoint, torch.device("cpu"))
-    state = runner.enter(torch.randint(0, 320, (1, PROBE_TOKENS)))
+    state = runner.enter(torch.randint(0, 320, (1, 8)))
     for block in runner.graph.blocks:
         runner.load_block(block, checkpoint.read(block.tensors))
         groups = find_groups(block, block.matrices, lambda block=block: runner.forward(block, state))

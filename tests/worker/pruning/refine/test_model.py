@@ -32,8 +32,10 @@ from worker.pruning.disk import disk
 from worker.pruning.estimate import memory
 from worker.pruning.model.graph import Block
 from worker.pruning.plan import look
+from worker.pruning.refine import model
 from worker.pruning.refine.loaded import Streamed
 from worker.pruning.state.atomic import write_tensors
+from worker.pruning.state.context import StageContext
 from worker.pruning.verify import verify_report
 
 ADMM: dict[str, Any] = {"name": "admm"}
@@ -254,6 +256,54 @@ def test_a_job_killed_between_two_files_ends_in_the_same_bytes(
                 prune(again | {"resume": resume})
         expected.assert_same(again, prune(again | {"resume": resume}))
         shutil.rmtree(folder)
+
+
+@EITHER
+def test_what_a_survey_has_passed_through_the_dense_model_is_not_passed_again(
+    request_for: Request, texts: Path, monkeypatch: pytest.MonkeyPatch, tuning: dict[str, Any]
+) -> None:
+    """But by a run that has no survey to make, which ends in the same bytes, and where batches are others."""
+    passes, pass_dense = [], model._pass_dense
+
+    def passed(context: StageContext, work: float) -> None:
+        passes.append(work)
+        pass_dense(context, work)
+
+    monkeypatch.setattr(model, "_pass_dense", passed)
+    method = {**tuning, "refinement": {**tuning["refinement"], "windows": 8}}
+
+    def fields(surveyed: int) -> dict[str, Any]:
+        sparsity = {"target": 0.7, "allocation": "error", "survey_tokens": surveyed * 32}
+        return {"domains": [longer(texts)], "method": method, "sparsity": sparsity}
+
+    whole = Whole.of(request_for(workspace="whole", **fields(8)))
+    assert passes == []
+    again = request_for(workspace="again", **fields(8))
+    with pytest.raises(Killed):
+        prune(again, Committing(2))
+    assert passes == []
+    again["resume"] = {"stages": 0, "blocks": 2, "evaluations": whole.known(1)}
+    whole.assert_same(again, prune(again))
+    assert passes == [0.0]
+    prune(request_for(workspace="other", **fields(9)))
+    assert passes[1] > 0.0
+
+
+@EITHER
+def test_it_is_judged_by_as_many_windows_as_it_is_tuned_on(
+    request_for: Request, texts: Path, monkeypatch: pytest.MonkeyPatch, tuning: dict[str, Any]
+) -> None:
+    judging, distil = [], model._distil
+
+    def seen(context: StageContext, *arguments: Any) -> Any:
+        judging.append(len(context.windows.held_out))
+        return distil(context, *arguments)
+
+    monkeypatch.setattr(model, "_distil", seen)
+    for windows in (1, 4):
+        method = {**tuning, "refinement": {**tuning["refinement"], "windows": windows}}
+        prune(request_for(workspace=str(windows), method=method, domains=[longer(texts)]))
+    assert judging == [1, 2]  # of the two that are held out
 
 
 @EITHER

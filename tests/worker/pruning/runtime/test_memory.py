@@ -24,7 +24,7 @@ from worker.pruning.runtime import memory
 
 freed = torch.ones(30 * MIB, dtype=torch.uint8)
 del freed  # a freed mapping of up to 32 MiB raises the size below which the heap is used
-tensors = [torch.ones(16 * MIB, dtype=torch.uint8) for _ in range(48)]
+tensors = [torch.ones(16 * MIB, dtype=torch.uint8) for _ in range(80)]
 kept = tensors[1::2]
 before = anonymous()
 tensors.clear()
@@ -39,14 +39,14 @@ from worker.pruning.runtime import memory
 
 memory.map_large()
 kept, before = [], anonymous()
-for _ in range(40):  # blocks of several shapes, passes through each, and something small that stays of it
+for _ in range(100):  # blocks of several shapes, passes through each, and something small that stays of it
     block = [torch.ones(size * MIB, dtype=torch.uint8) for size in (5, 20, 9, 30)]
     for size in (12, 25, 6):
         with memory.reusing():
             kept.append(torch.ones(size * MIB, dtype=torch.uint8)[:1000].clone())
     kept.append(torch.ones(1000))
     del block
-memory.trim()
+    memory.trim()
 print((anonymous() - before) // MIB)
 """
 FAULTING = """
@@ -82,14 +82,14 @@ def test_holes_between_tensors_are_given_back() -> None:
     """In a process of its own."""
     kept_by_the_library, given_back = figures(HOLED)
     assert kept_by_the_library < 32
-    assert given_back > 300
+    assert given_back > 500
 
 
 @pytest.mark.slow
 def test_large_tensors_leave_no_holes_and_passes_reuse_their_places() -> None:
     """Each in a process of its own."""
     (grown,), (mapped, reused) = figures(GROWING), figures(FAULTING)
-    assert grown < 20
+    assert grown * MIB < memory.KEPT + 20 * MIB
     assert reused < mapped / 5
 
 
