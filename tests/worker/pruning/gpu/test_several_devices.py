@@ -87,9 +87,9 @@ def test_dense_passes_are_shared_and_give_the_bytes_of_one(
     launched: Counter[int] = Counter()
     whole = getattr(module, function)
 
-    def counted(context: Any) -> Any:
+    def counted(*arguments: Any) -> Any:
         before = Counter(counts.launched)
-        found = whole(context)
+        found = whole(*arguments)
         launched.update(counts.launched - before)
         return found
 
