@@ -259,8 +259,21 @@ def test_a_job_killed_between_two_files_ends_in_the_same_bytes(
 
 
 @EITHER
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        ({}, {"allocation": "error"}),
+        ({"output_weighting": "gradients"}, {"pattern": "2:4", "channels": "permuted"}),
+    ],
+    ids=["shared out", "in another order"],
+)
 def test_what_a_survey_has_passed_through_the_dense_model_is_not_passed_again(
-    request_for: Request, texts: Path, monkeypatch: pytest.MonkeyPatch, tuning: dict[str, Any]
+    request_for: Request,
+    texts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tuning: dict[str, Any],
+    options: dict[str, Any],
+    pattern: dict[str, Any],
 ) -> None:
     """But by a run that has no survey to make, which ends in the same bytes, and where batches are others."""
     passes, pass_dense = [], model._pass_dense
@@ -270,10 +283,10 @@ def test_what_a_survey_has_passed_through_the_dense_model_is_not_passed_again(
         pass_dense(context, work)
 
     monkeypatch.setattr(model, "_pass_dense", passed)
-    method = {**tuning, "refinement": {**tuning["refinement"], "windows": 8}}
+    method = {**tuning, **options, "refinement": {**tuning["refinement"], "windows": 8}}
 
     def fields(surveyed: int) -> dict[str, Any]:
-        sparsity = {"target": 0.7, "allocation": "error", "survey_tokens": surveyed * 32}
+        sparsity = {"target": 0.5, **pattern, "survey_tokens": surveyed * 32}
         return {"domains": [longer(texts)], "method": method, "sparsity": sparsity}
 
     whole = Whole.of(request_for(workspace="whole", **fields(8)))
