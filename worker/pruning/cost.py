@@ -117,7 +117,7 @@ def batches_from_survey(job: PruningJob, shares: Mapping[str, WeightTarget], sta
     the whole model, or its norms, is tuned on; else none."""
     method, calibration = job.method, job.domain_of(stage).calibration
     goes_back = job.sparsity.allocation is Allocation.error or weighs_outputs(method, shares)
-    if method.refine not in (Refine.norms, Refine.model) or not (goes_back and _surveys(job, stage)):
+    if method.refine not in (Refine.norms, Refine.model) or not (goes_back and surveys(job, shares, stage)):
         return 0
     length, tuned = calibration.sequence_length, tuned_windows(method, calibration)
     surveyed = min(survey_tokens(job, calibration) // length, solved_windows(calibration))
@@ -210,12 +210,14 @@ def stage_work(
         one, two = block_work(job, block, shares, stage)
         forward, solve = forward + one, solve + two
     forward += sum(distilling_work(job, graph, shares, stage))
-    return forward + (survey_work(job, graph, shares, calibration) if _surveys(job, stage) else 0.0), solve
+    return forward + (survey_work(job, graph, shares, calibration) if surveys(job, shares, stage) else 0.0), solve
 
 
-def _surveys(job: PruningJob, stage: int) -> bool:
-    """Whether a stage may look at its domain before it prunes: a sequential job keeps its first stage's rates."""
-    return job.learns(stage) and not (job.method.mode is Mode.sequential and job.first_stage + stage)
+def surveys(job: PruningJob, shares: Mapping[str, WeightTarget], stage: int) -> bool:
+    """Whether a stage looks at its domain before it prunes: a sequential job keeps its first stage's rates."""
+    if not job.learns(stage) or (job.method.mode is Mode.sequential and job.first_stage + stage):
+        return False
+    return job.sparsity.allocation is not Allocation.uniform or weighs_outputs(job.method, shares)
 
 
 def survey_tokens(job: PruningJob, calibration: Calibration) -> int:

@@ -13,14 +13,15 @@ from secateur.spec.job import Numerics
 from secateur.spec.method import Refine
 from secateur.spec.records.machine import Machine
 from secateur.spec.records.plan import Estimate
-from secateur.spec.sparsity import Allocation
 from worker.pruning.cost import (
     ROW_TOKENS,
     TASK_ROWS,
+    batches_from_survey,
     block_passes,
     planned_work,
     stage_tokens,
     survey_tokens,
+    surveys,
     task_work,
     tuned_windows,
     tuning_steps,
@@ -30,7 +31,6 @@ from worker.pruning.model.block_runner import BATCH_TOKENS
 from worker.pruning.runtime.hidden_states import SPARE
 from worker.pruning.runtime.progress import Kind
 from worker.pruning.subject import FLOAT, Subject, width
-from worker.pruning.targets.budget import weighs_outputs
 
 EFFICIENCY: Final = {"cpu": 0.7, "cuda": 0.5}
 """Of a square product's rate, what products of a model's shapes reach."""
@@ -164,8 +164,8 @@ class Course:
         if kind is Kind.evaluate:
             return float(evaluation_tokens(job) * (len(job.stage_names) + 1))
         stages = range(len(job.stage_names))
-        tuned = [self._tuning_passes * self._tuned_tokens(stage) for stage in stages]
-        surveyed = [3 * self._surveys * survey_tokens(job, domain.calibration) for domain in job.domains]
+        tuned = [self._tuning_passes(stage) * self._tuned_tokens(stage) for stage in stages]
+        surveyed = [3 * survey_tokens(job, job.domain_of(stage).calibration) for stage in self._surveying]
         return float(
             sum(self._passes(stage) * stage_tokens(job, stage) for stage in stages) + sum(tuned) + sum(surveyed)
         )
@@ -173,25 +173,28 @@ class Course:
     def _passes(self, stage: int) -> int:
         return block_passes(self.subject.job, self.subject.shares, stage)
 
-    @property
-    def _tuning_passes(self) -> int:
-        """Of a tuned token: once for what is wanted; then forward and back, and behind all blocks forward once
-        more on the way."""
+    def _tuning_passes(self, stage: int) -> int:
+        """Of a tuned token: once for what is wanted, if no survey has it; then forward and back, and behind all
+        blocks forward once more on the way."""
         refinement = self.subject.job.method.refinement
         if refinement is None:
             return 0
-        return 1 + (3 if self.subject.job.method.refine is Refine.block else 4) * refinement.epochs
+        return self._passed_for_tuning(stage) + (3 if self.subject.job.method.refine is Refine.block else 4) * refinement.epochs
+
+    def _passed_for_tuning(self, stage: int) -> bool:
+        """Whether the dense model passes for what is wanted, because no survey has it."""
+        return not batches_from_survey(self.subject.job, self.subject.shares, stage)
+
+    @property
+    def _surveying(self) -> list[int]:
+        """Stages that begin with passes over the dense model."""
+        job = self.subject.job
+        return [stage for stage in range(len(job.stage_names)) if surveys(job, self.subject.shares, stage)]
 
     def _tuned_tokens(self, stage: int) -> int:
         job = self.subject.job
         calibration = job.domain_of(stage).calibration
         return tuned_windows(job.method, calibration) * calibration.sequence_length
-
-    @property
-    def _surveys(self) -> bool:
-        """Whether a stage begins with passes over the dense model."""
-        job = self.subject.job
-        return job.sparsity.allocation is not Allocation.uniform or weighs_outputs(job.method, self.subject.shares)
 
     @property
     def _attention(self) -> float:
@@ -229,8 +232,9 @@ class Course:
         norms are tuned, in every step, and for what is wanted, where it begins, and both held-out losses."""
         job = self.subject.job
         stages = len(job.stage_names)
-        tuned = 2 * self._steps + 4 * stages if job.method.refine is Refine.norms else 0
-        return stages * 2 + len(job.domains) * 2 * self._surveys + 1 + tuned
+        wanted = sum(map(self._passed_for_tuning, range(stages)))
+        tuned = 2 * self._steps + 3 * stages + wanted if job.method.refine is Refine.norms else 0
+        return stages * 2 + len(self._surveying) * 2 + 1 + tuned
 
     def _transfer(self) -> float:
         """Over the bus: the model once a load, as stored, and hidden states that the GPU does not hold."""

@@ -27,6 +27,7 @@ JOBS: Final[dict[str, dict[str, Any]]] = {
     "wanda": {"method": {"name": "wanda"}, "sparsity": ERROR},
     "admm": {"method": ADMM, "sparsity": UNIFORM, "domains": "ab"},
     "dense-inputs": {"method": {**ADMM, "inputs": "dense"}, "sparsity": UNIFORM, "domains": "ab"},
+    "surveyed-norms": {"method": {**ADMM, "refine": "norms"}, "sparsity": ERROR},
     "prefix-refined": {"method": {**PREFIX_WEIGHED, "refine": "block"}, "sparsity": UNIFORM},
     "alps": {"method": {"name": "alps", "alps": {"max_steps": 3}}, "sparsity": UNIFORM},
     "sparsegpt": {"method": {"name": "sparsegpt", "mode": "sequential"}, "sparsity": UNIFORM, "domains": "ab"},

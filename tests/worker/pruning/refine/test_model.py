@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,16 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from secateur.spec.records.pipe import BlockResult, Message, Output
 from tests.tiny import make_tiny, teach
 from tests.worker.pruning.conftest import (
     Recorder,
     Request,
     domain,
-    known_again,
     on_device,
     prune,
     requests_in,
 )
+from tests.worker.pruning.refine.killed import Committing, Keeper, Killed, Whole
 from worker.pruning import PruningJob, UserError, fitting
 from worker.pruning.calibration.tokenizer import Tokenizer
 from worker.pruning.calibration.windows import calibration_windows
@@ -127,66 +125,6 @@ def test_blocks_are_committed_once_more_with_what_they_were(
 def json_of(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text())
     return found
-
-
-class Killed(Exception):
-    """Raised in place of an order to stop."""
-
-
-class Committing(Recorder):
-    """Kills the job behind so many blocks."""
-
-    def __init__(self, blocks: int) -> None:
-        super().__init__()
-        self._most = blocks
-
-    def tell(self, record: Message) -> None:
-        super().tell(record)
-        if len(self.blocks) == self._most:
-            raise Killed
-
-
-class Keeper(Recorder):
-    """Keeps every block's files as its commit does, and kills the job behind so many."""
-
-    def __init__(self, workspace: Path, kept: Path, blocks: int) -> None:
-        super().__init__()
-        self._workspace, self._kept, self._left = workspace, kept, blocks
-
-    def tell(self, record: Message) -> None:
-        super().tell(record)
-        if isinstance(record, BlockResult):
-            for _, file in record.files:
-                (self._kept / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(self._workspace / file, self._kept / file)
-            self._left -= 1
-            if not self._left:
-                raise Killed
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A job that nothing has stopped."""
-
-    request: dict[str, Any]
-    recorder: Recorder
-    output: Output
-
-    @classmethod
-    def of(cls, request: dict[str, Any]) -> "Whole":
-        recorder = Recorder()
-        return cls(request, recorder, prune(request, recorder))
-
-    def known(self, rows: int) -> list[dict[str, Any]]:
-        """Its evaluations before that row, as a later attempt is told of them."""
-        return known_again(each for each in self.recorder.evaluations if each.row < rows)
-
-    def assert_same(self, request: dict[str, Any], found: Output) -> None:
-        """As that request's, byte by byte."""
-        assert {file.path for file in found.files} == {file.path for file in self.output.files}
-        one, two = (Path(each["workspace"]) for each in (self.request, request))
-        for file in self.output.files:
-            assert (two / file.local).read_bytes() == (one / file.local).read_bytes(), file.path
 
 
 def three_stages(texts: Path, tuning: dict[str, Any]) -> dict[str, Any]:
