@@ -179,7 +179,8 @@ class Course:
         refinement = self.subject.job.method.refinement
         if refinement is None:
             return 0
-        return self._passed_for_tuning(stage) + (3 if self.subject.job.method.refine is Refine.block else 4) * refinement.epochs
+        each = 3 if self.subject.job.method.refine is Refine.block else 4
+        return self._passed_for_tuning(stage) + each * refinement.epochs
 
     def _passed_for_tuning(self, stage: int) -> bool:
         """Whether the dense model passes for what is wanted, because no survey has it."""
